@@ -1,0 +1,459 @@
+"""The one YAML that drives a run, typed. `load` in `config_file.py` reads it.
+
+The sections `runtime`, `training`, `model`, `train_data` and `validation_data` are the schema of the reference
+implementation; `prepare`, `test_data`, `evaluation`, `export` and the fields marked "(ours)" are added beside it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+
+
+class Section(BaseModel):
+    """A mapping of the YAML; a key that it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    def exactly_one(self, *names: str) -> str:
+        """The one field of `names` that is set. Raises ValueError if none or several are."""
+        given = [name for name in names if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs exactly one of {', '.join(names)}; got {', '.join(given) or 'none'}")
+        return given[0]
+
+
+def not_yet(default: Any) -> BeforeValidator:
+    """A knob of the reference's schema that does not work yet: only its default passes."""
+
+    def check(value: Any) -> Any:
+        if value != default:
+            raise ValueError(f"is not supported yet; leave it out or set it to {default!r}")
+        return value
+
+    return BeforeValidator(check)
+
+
+# --- runtime -----------------------------------------------------------------------------------------------------
+
+
+class Runtime(Section):
+    """How the arithmetic runs."""
+
+    enable_tensorfloat32: bool = Field(
+        False, description="Allow TF32 in fp32 matrix products on GPUs that have it; no effect on a CPU."
+    )
+    enable_amp: Annotated[bool, not_yet(False)] = Field(
+        False, description="bf16 autocast. Not supported yet: only `false`."
+    )
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+class Training(Section):
+    """How long to train, what to log and what to keep."""
+
+    save_dir: str | None = Field(
+        None, description="The run root of `twhin train` where `--run-root` is not given: a folder or gs:// prefix."
+    )
+    num_train_steps: PositiveInt | None = Field(
+        None, description="Training ends after this many steps, or after `num_epochs`, whichever comes first."
+    )
+    num_epochs: PositiveInt = Field(1, description="Passes over the training edges.")
+    checkpoint_every_n: PositiveInt = Field(
+        1000, description="Steps between checkpoints; the last step always writes one."
+    )
+    checkpoint_max_to_keep: PositiveInt | None = Field(
+        None, description="Older checkpoints are removed beyond this number; null keeps all."
+    )
+    train_log_every_n: PositiveInt = Field(100, description="Steps between lines of `training/metrics.jsonl`.")
+    num_eval_steps: PositiveInt = Field(100, description="Batches of validation edges a validation loss is taken over.")
+    eval_log_every_n: PositiveInt = Field(
+        1000, description="Steps between validation losses; the last step always has one. Without validation edges, none."
+    )
+    eval_timeout_in_s: Annotated[int, not_yet(10000)] = Field(
+        10000, description="Seconds a separate evaluator waits for checkpoints. Not supported yet: only `10000`."
+    )
+    initial_checkpoint_dir: Annotated[str | None, not_yet(None)] = Field(
+        None, description="Weights to start from. Not supported yet: only `null`."
+    )
+    gradient_accumulation: Annotated[int | None, not_yet(None)] = Field(
+        None, description="Micro-batches an update. Not supported yet: only `null`."
+    )
+    seed: int = Field(0, ge=0, description="(ours) Seeds initial weights, the order of edges and the negatives.")
+
+
+# --- model -------------------------------------------------------------------------------------------------------
+
+Rate = Annotated[float, Field(gt=0)]
+
+
+class LearningRate(Section):
+    """Exactly one schedule."""
+
+    constant: Rate | None = Field(None, description="The same rate at every step.")
+    linear_ramp_to_constant: Annotated[dict[str, Any] | None, not_yet(None)] = Field(
+        None, description="Not supported yet."
+    )
+    linear_ramp_to_cosine: Annotated[dict[str, Any] | None, not_yet(None)] = Field(
+        None, description="Not supported yet."
+    )
+    piecewise_constant: Annotated[dict[str, Any] | None, not_yet(None)] = Field(None, description="Not supported yet.")
+
+    @model_validator(mode="after")
+    def _one(self) -> LearningRate:
+        self.exactly_one("constant", "linear_ramp_to_constant", "linear_ramp_to_cosine", "piecewise_constant")
+        return self
+
+
+class Sgd(Section):
+    """θ ← θ - lr·g."""
+
+    lr: Rate = Field(description="Learning rate.")
+
+
+class Adam(Section):
+    """Kingma & Ba, 2015. Tables need a GPU for it: fbgemm has no CPU kernel."""
+
+    lr: Rate = Field(description="Learning rate.")
+    betas: tuple[float, float] = Field(
+        (0.9, 0.999), strict=False, description="Decay of the first and of the second moment."
+    )
+    eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
+
+
+class Adagrad(Section):
+    """Duchi et al., 2011: one accumulator an element."""
+
+    lr: Rate = Field(description="Learning rate.")
+    eps: float = Field(1e-8, ge=0, description="Added to the root of the accumulator.")
+
+
+class RowwiseAdagrad(Section):
+    """Adagrad with one accumulator a row, of the row's mean squared gradient: dim times less state."""
+
+    lr: Rate = Field(description="Learning rate.")
+    eps: float = Field(1e-8, ge=0, description="Added to the root of the accumulator.")
+
+
+OPTIMIZERS = ("sgd", "adam", "adagrad", "rowwise_adagrad")
+
+
+class Optimizer(Section):
+    """Exactly one optimizer, and its learning rate."""
+
+    sgd: Sgd | None = Field(None, description="Stochastic gradient descent.")
+    adam: Adam | None = Field(None, description="Adam.")
+    adagrad: Adagrad | None = Field(None, description="Adagrad, one accumulator an element.")
+    rowwise_adagrad: RowwiseAdagrad | None = Field(
+        None, description="(ours) Adagrad, one accumulator a row; for tables only."
+    )
+    learning_rate: LearningRate | None = Field(
+        None, description="The schedule; a `constant` must agree with the optimizer's own `lr`."
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Optimizer:
+        self.exactly_one(*OPTIMIZERS)
+        if self.learning_rate is not None and self.learning_rate.constant != self.choice.lr:
+            raise ValueError(
+                f"{self.name}.lr is {self.choice.lr} but learning_rate.constant is {self.learning_rate.constant}"
+            )
+        return self
+
+    @property
+    def name(self) -> str:
+        return next(name for name in OPTIMIZERS if getattr(self, name) is not None)
+
+    @property
+    def choice(self) -> Sgd | Adam | Adagrad | RowwiseAdagrad:
+        choice: Sgd | Adam | Adagrad | RowwiseAdagrad = getattr(self, self.name)
+        return choice
+
+
+class Table(Section):
+    """One embedding table: a kind of node."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_-]+$", description="Unique; letters, digits, `_` and `-`.")
+    num_embeddings: PositiveInt | None = Field(
+        None, description="Rows. May be left out where `prepare` made the vocabulary."
+    )
+    embedding_dim: PositiveInt = Field(description="Columns; the same for every table.")
+    data_type: Annotated[Literal["fp32"], not_yet("fp32")] = Field(
+        "fp32", description="Type of the weights. Others are not supported yet."
+    )
+    optimizer: Optimizer = Field(description="Runs inside the backward pass, row by row.")
+    vocab: str | None = Field(
+        None,
+        description="Folder of Parquet files (index: int64, id) that name the rows of a table not made by `prepare`; "
+        "used by export. Without it such rows are named by their index.",
+    )
+
+
+class Embeddings(Section):
+    """The embedding tables."""
+
+    tables: list[Table] = Field(min_length=1, description="One entry a kind of node.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Embeddings:
+        names = [table.name for table in self.tables]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"tables: names must be unique; repeated: {', '.join(repeated)}")
+        if len({table.embedding_dim for table in self.tables}) > 1:
+            dims = ", ".join(f"{table.name} {table.embedding_dim}" for table in self.tables)
+            raise ValueError(f"tables: embedding_dim must be equal in all tables; got {dims}")
+        return self
+
+
+class Relation(Section):
+    """One kind of edge."""
+
+    name: str = Field(
+        min_length=1,
+        description="Unique. `*` stands for every value of the source's relation column that has no entry of its own.",
+    )
+    lhs: str = Field(description="Table of the edge's source.")
+    rhs: str = Field(description="Table of the edge's target.")
+    operator: Literal["translation"] = Field("translation", description="Acts on the lhs: θ_lhs + θ_relation.")
+
+
+class Model(Section):
+    """Tables, relations, and how an edge is scored."""
+
+    embeddings: Embeddings = Field(description="The tables.")
+    relations: list[Relation] = Field(min_length=1, description="In the order of the ids in the edges' `rel` column.")
+    translation_optimizer: Optimizer = Field(description="Optimizer of the relations' parameters.")
+    comparator: Literal["dot", "cos"] = Field("dot", description="(ours) How two vectors are compared.")
+    loss: Literal["bce", "softmax"] = Field(
+        "bce",
+        description="(ours) `bce`: binary cross-entropy, all negatives of a positive together weighing as much as it; "
+        "`softmax`: cross-entropy of the positive among its negatives.",
+    )
+    temperature: float = Field(1.0, gt=0, description="(ours) Scores are divided by it before the softmax.")
+    reciprocal: bool = Field(
+        False,
+        description="(ours) Each relation gets an inverse of its own for queries of heads, (?, r, t). Needed where "
+        "heads are ranked with the dot product, which cannot depend on the relation otherwise.",
+    )
+    init_std: float = Field(
+        0.01, gt=0, description="(ours) Standard deviation of the tables' initial weights; relations start at zero."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Model:
+        tables = {table.name for table in self.embeddings.tables}
+        seen: set[str] = set()
+        for position, relation in enumerate(self.relations):
+            if relation.name in seen:
+                raise ValueError(f"relations.{position}.name: {relation.name!r} is listed twice")
+            seen.add(relation.name)
+            for side in ("lhs", "rhs"):
+                if (table := getattr(relation, side)) not in tables:
+                    raise ValueError(
+                        f"relations.{position}.{side}: no table named {table!r}; there are {', '.join(sorted(tables))}"
+                    )
+        if self.loss == "bce" and "temperature" in self.model_fields_set and self.temperature != 1.0:
+            raise ValueError("temperature: has no effect on the bce loss; set loss: softmax or leave it out")
+        if self.translation_optimizer.name == "rowwise_adagrad":
+            raise ValueError("translation_optimizer: rowwise_adagrad is for tables; use adagrad")
+        return self
+
+    @property
+    def dim(self) -> int:
+        return self.embeddings.tables[0].embedding_dim
+
+    def table(self, name: str) -> Table:
+        return next(table for table in self.embeddings.tables if table.name == name)
+
+
+# --- data --------------------------------------------------------------------------------------------------------
+
+
+class EdgeData(Section):
+    """A set of edges."""
+
+    data_root: str | None = Field(
+        None,
+        description="Glob of Parquet files with columns lhs, rel, rhs (vocabulary indices) and optionally weight; "
+        "local or gs://. Left out: the split of that name which `prepare` wrote under the run root.",
+    )
+    limit: PositiveInt | None = Field(None, description="Use at most this many edges, in data set order.")
+    offset: int = Field(0, ge=0, description="Skip this many edges first, in data set order.")
+
+
+class TrainData(EdgeData):
+    """Edges to learn from, and the negatives sampled beside each."""
+
+    per_replica_batch_size: PositiveInt = Field(description="Positive edges a step and rank.")
+    in_batch_negatives: int = Field(
+        0, ge=0, description="Negatives a positive and side, drawn from the batch's edges of the same relation."
+    )
+    global_negatives: int = Field(
+        0, ge=0, description="Negatives a positive and side, drawn uniformly from the relation's table."
+    )
+    chunk_size: PositiveInt = Field(
+        1000, description="(ours) Positives that share their negatives, so that scores are one matrix product."
+    )
+
+    @model_validator(mode="after")
+    def _some_negatives(self) -> TrainData:
+        if self.in_batch_negatives + self.global_negatives == 0:
+            raise ValueError("in_batch_negatives and global_negatives are both 0: nothing to tell the edges from")
+        return self
+
+
+# --- prepare -----------------------------------------------------------------------------------------------------
+
+
+class Source(Section):
+    """Raw interactions: one or more files of one layout."""
+
+    path: str = Field(description="File or glob, local or gs://.")
+    format: Literal["parquet", "csv", "tsv"] | None = Field(None, description="Default: by the file's suffix.")
+    columns: list[str] | None = Field(
+        None, description="Names of a CSV's or TSV's columns where its files have no header line."
+    )
+    lhs: str = Field("lhs", description="Column of the edge's source id: string or integer.")
+    rhs: str = Field("rhs", description="Column of the edge's target id: string or integer.")
+    relation: str | None = Field(None, description="The relation of all these edges; or else `relation_column`.")
+    relation_column: str | None = Field(None, description="Column that names each edge's relation.")
+    weight: str | None = Field(None, description="Column of the edge's weight, a number > 0. Default: all 1.")
+    timestamp: str | None = Field(None, description="Column of the edge's time: timestamp, date or integer.")
+    split: Literal["train", "validation", "test"] | None = Field(
+        None, description="All these edges belong to this split. Either every source has it or none."
+    )
+
+    @model_validator(mode="after")
+    def _one_relation(self) -> Source:
+        self.exactly_one("relation", "relation_column")
+        return self
+
+
+class Split(Section):
+    """How edges are held out, where the sources do not say."""
+
+    by: Literal["hash", "time"] = Field(
+        "hash", description="`hash`: at random, stable from run to run; `time`: the latest edges are held out."
+    )
+    validation: float = Field(0.05, ge=0, lt=1, description="Share of the edges in the validation split.")
+    test: float = Field(0.05, ge=0, lt=1, description="Share of the edges in the test split.")
+    seed: int = Field(0, ge=0, description="Another seed is another random split.")
+
+    @model_validator(mode="after")
+    def _leaves_train(self) -> Split:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test together must leave edges to train on")
+        return self
+
+
+class Generate(Section):
+    """A generated Twitter-like network (see `twhin generate`), for trying things out."""
+
+    users: PositiveInt = Field(8000, description="Nodes of the table `user`.")
+    tweets: PositiveInt = Field(12000, description="Nodes of the table `tweet`.")
+    communities: PositiveInt = Field(40, description="Planted groups that interact mostly among themselves.")
+    edges_per_user: PositiveInt = Field(40, description="Mean number of edges a user starts, over all relations.")
+    seed: int = Field(0, ge=0, description="Another seed is another network.")
+
+
+class Prepare(Section):
+    """From raw interactions to `graph/`."""
+
+    sources: list[Source] = Field(default_factory=list, description="Where the interactions are.")
+    generate: Generate | None = Field(
+        None, description="Make a network under `<run_root>/raw` instead; needs tables user and tweet and its relations."
+    )
+    split: Split | None = Field(
+        None, description="Which edges are held out; left out, a random tenth, or what the sources say."
+    )
+    memory_limit: str = Field(
+        "4GB", pattern=r"^\d+(\.\d+)?\s*[KMGT]i?B$", description="DuckDB's memory; beyond it, it spills to disk."
+    )
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Prepare:
+        if bool(self.sources) == (self.generate is not None):
+            raise ValueError("needs either sources or generate")
+        given = [source.split is not None for source in self.sources]
+        if any(given) and not all(given):
+            raise ValueError("sources: either every source has a split or none")
+        if any(given) and self.split is not None:
+            raise ValueError("split: has no effect where the sources give their splits; leave it out")
+        by_time = self.split is not None and self.split.by == "time"
+        if by_time and not all(source.timestamp for source in self.sources):
+            raise ValueError("split.by: time needs a timestamp column in every source")
+        return self
+
+
+# --- evaluation and export ---------------------------------------------------------------------------------------
+
+
+class Gate(Section):
+    """Bounds of one metric."""
+
+    min: float | None = Field(None, description="Smallest value that passes.")
+    max: float | None = Field(None, description="Largest value that passes.")
+
+    @model_validator(mode="after")
+    def _some_bound(self) -> Gate:
+        if self.min is None and self.max is None:
+            raise ValueError("needs min, max or both")
+        return self
+
+
+class Evaluation(Section):
+    """Exact filtered ranking of held-out edges."""
+
+    split: Literal["test", "validation"] = Field("test", description="Which held-out edges are ranked.")
+    hits_at: list[PositiveInt] = Field([1, 3, 10], min_length=1, description="The k of hits@k.")
+    recall_at: list[PositiveInt] = Field([10, 20, 50], min_length=1, description="The k of recall@k and ndcg@k.")
+    block_mb: PositiveInt = Field(64, description="Size of one block of scores, in MiB; bounds the memory.")
+    seed: int = Field(0, ge=0, description="Seeds the random baseline.")
+    gates: dict[str, Gate] = Field(
+        default_factory=dict,
+        description="Bounds that must hold before export, by metric: `test.all.mrr: {min: 0.1}`.",
+    )
+
+
+class Export(Section):
+    """Embeddings for other systems."""
+
+    tables: list[str] | None = Field(None, description="Tables to write; null writes all.")
+    rows_per_file: PositiveInt = Field(1_000_000, description="Rows of one Parquet file.")
+
+
+class Config(Section):
+    """A run."""
+
+    runtime: Runtime = Field(default_factory=lambda: Runtime(), description="How the arithmetic runs.")
+    prepare: Prepare | None = Field(None, description="(ours) From raw interactions to vocabulary and edges.")
+    model: Model = Field(description="What is learned.")
+    training: Training = Field(default_factory=lambda: Training(), description="How long, and what is kept.")
+    train_data: TrainData = Field(description="Edges to learn from.")
+    validation_data: TrainData | None = Field(
+        None, description="Edges of the validation loss; left out, the split that `prepare` made, with train_data's batch."
+    )
+    test_data: EdgeData | None = Field(None, description="(ours) Edges to evaluate on; left out, the split of `prepare`.")
+    evaluation: Evaluation = Field(default_factory=lambda: Evaluation(), description="(ours) How the result is measured.")
+    export: Export = Field(default_factory=lambda: Export(), description="(ours) How the result is written.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.prepare is None and self.train_data.data_root is None:
+            raise ValueError("train_data.data_root: is needed where there is no prepare section")
+        if self.prepare is None:
+            for position, table in enumerate(self.model.embeddings.tables):
+                if table.num_embeddings is None:
+                    raise ValueError(
+                        f"model.embeddings.tables.{position}.num_embeddings: is needed where there is no prepare section"
+                    )
+            if any(relation.name == "*" for relation in self.model.relations):
+                raise ValueError("model.relations: `*` needs a prepare section to find the relations")
+        names = {table.name for table in self.model.embeddings.tables}
+        for name in self.export.tables or []:
+            if name not in names:
+                raise ValueError(f"export.tables: no table named {name!r}; there are {', '.join(sorted(names))}")
+        return self

@@ -1,0 +1,147 @@
+"""From a YAML file, `${VARIABLES}` and `--set` overrides to a `Config`, and back to YAML."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from twhin_core import storage
+from twhin_core.config import Config
+from twhin_core.errors import UserError
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as PyYAML reads it, but `1e-3` is a number, as in YAML 1.2, and a repeated key is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if repeated := sorted({key for key in keys if keys.count(key) > 1}):
+            raise yaml.constructor.ConstructorError(None, None, f"repeated key {repeated[0]!r}", node.start_mark)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def load(path: str, overrides: Iterable[str] = ()) -> Config:
+    """Reads the config at `path` (local or gs://) and applies `overrides`, each `section.key=value`.
+
+    Raises:
+        UserError: no such file, not YAML, an unset variable, or a key or value that the schema does not take.
+    """
+    if not storage.exists(path):
+        raise UserError(f"{path}: no such config file")
+    return parse(storage.read_text(path), origin=path, overrides=overrides)
+
+
+def parse(text: str, origin: str = "config", overrides: Iterable[str] = ()) -> Config:
+    """As `load`, from the YAML itself; `origin` names it in errors."""
+    tree = _expand(_yaml(text, origin), origin)
+    if not isinstance(tree, dict):
+        raise UserError(f"{origin}: expected a mapping of sections, got {type(tree).__name__}")
+    for override in overrides:
+        _override(tree, override)
+    return validate(Config, tree, origin)
+
+
+def validate(schema: type[T], tree: Any, origin: str) -> T:
+    """`tree` as a `schema`; pydantic's complaint becomes one line that names the key."""
+    try:
+        return schema.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(f"{origin}: {_one_line(error, schema)}") from None
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved config, every default included; `parse` gives it back."""
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def _yaml(text: str, origin: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 -- _Loader is a SafeLoader
+    except yaml.YAMLError as error:
+        raise UserError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _expand(value: Any, origin: str) -> Any:
+    """Replaces `${NAME}` in every string by the environment variable of that name."""
+    if isinstance(value, dict):
+        return {key: _expand(item, origin) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item, origin) for item in value]
+    if not isinstance(value, str):
+        return value
+
+    def variable(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in os.environ:
+            raise UserError(f"{origin}: the environment variable {name} is not set (it is used in {value!r})")
+        return os.environ[name]
+
+    return re.sub(r"\$\{(\w+)\}", variable, value)
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    """Sets one `section.key=value` in place; the value is YAML, list entries are named by their position."""
+    path, separator, text = override.partition("=")
+    if not separator or not path:
+        raise UserError(f"--set {override}: expected section.key=value")
+    *parents, last = path.split(".")
+    node: Any = tree
+    try:
+        for key in parents:
+            node = node[int(key)] if isinstance(node, list) else node.setdefault(key, {})
+            if node is None:
+                raise UserError(f"--set {override}: {key} is null and has no keys")
+        value = _expand(_yaml(text, f"--set {override}"), f"--set {override}")
+        node[int(last) if isinstance(node, list) else last] = value
+    except (TypeError, ValueError, IndexError, AttributeError):
+        raise UserError(f"--set {override}: there is no key {path}") from None
+
+
+def _one_line(error: ValidationError, schema: type[BaseModel]) -> str:
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        message = "unknown key" + _suggestion(schema, first["loc"])
+    elif first["type"] == "value_error":
+        message = str(first["ctx"]["error"])
+    elif first["type"] == "missing":
+        message = "is required"
+    else:
+        message = f"{first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if re.match(r"[a-z_][\w.]*: ", message):  # a section's own check, which names the key within it
+        return ".".join(filter(None, (place, message))) + more
+    return (f"{place}: {message}" if place else message) + more
+
+
+def _suggestion(schema: type[BaseModel], place: tuple[int | str, ...]) -> str:
+    """The key that an unknown one was probably meant to be."""
+    known: Any = schema
+    for part in place[:-1]:
+        if isinstance(part, str) and part in known.model_fields:
+            known = _section(known.model_fields[part].annotation) or known
+    close = difflib.get_close_matches(str(place[-1]), known.model_fields, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known.model_fields)}"
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The section in an annotation such as `Prepare | None` or `list[Table]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_section, getattr(annotation, "__args__", ()))), None)

@@ -1,0 +1,112 @@
+"""What a graph is: `graph/manifest.json`, published last by prepare, and the schema that later stages need of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ValidationError
+
+from twhin_core import storage
+from twhin_core.config import Config, Relation
+from twhin_core.errors import UserError
+from twhin_core.parquet import FileEntry
+
+MANIFEST = "graph/manifest.json"
+SPLITS = ("train", "validation", "test")
+
+
+class TableEntry(BaseModel):
+    """A table's vocabulary: rows are numbered 0 … num_embeddings - 1."""
+
+    name: str
+    num_embeddings: int
+    files: list[FileEntry]
+
+
+class RelationEntry(BaseModel):
+    """A relation, in the order of its id, with the number of its edges in each split."""
+
+    name: str
+    lhs: str
+    rhs: str
+    operator: str
+    edges: dict[str, int]
+
+
+class SplitEntry(BaseModel):
+    """The edges of a split."""
+
+    edges: int
+    files: list[FileEntry]
+
+
+class RejectedEntry(BaseModel):
+    """Rows of the sources that did not become edges."""
+
+    rows: int
+    by_reason: dict[str, int]
+    files: list[FileEntry]
+
+
+class Manifest(BaseModel):
+    """`graph/manifest.json`."""
+
+    version: str
+    weighted: bool
+    tables: list[TableEntry]
+    relations: list[RelationEntry]
+    splits: dict[str, SplitEntry]
+    rejected: RejectedEntry
+
+
+def read_manifest(root: str) -> Manifest | None:
+    """The manifest under the run root, or None where prepare has not finished."""
+    url = storage.join(root, MANIFEST)
+    if not storage.exists(url):
+        return None
+    try:
+        return Manifest.model_validate(storage.read_json(url))
+    except (ValidationError, json.JSONDecodeError) as error:
+        raise UserError(f"{url}: not a manifest of this version: {str(error).splitlines()[0]}") from None
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The nodes and relations of a graph: rows a table, and relations in the order of their ids."""
+
+    tables: dict[str, int]
+    relations: list[Relation]
+
+    def table_of(self, relation: int, side: str) -> str:
+        """The table of the `lhs` or `rhs` of a relation id."""
+        table: str = getattr(self.relations[relation], side)
+        return table
+
+
+def read_schema(config: Config, root: str) -> Schema:
+    """The schema of the run: from prepare's manifest where there is a prepare section, else from the config alone.
+
+    Raises:
+        UserError: prepare has not finished, or a table's `num_embeddings` is smaller than its vocabulary.
+    """
+    if config.prepare is None:
+        sizes = {table.name: table.num_embeddings for table in config.model.embeddings.tables}
+        return Schema({name: size for name, size in sizes.items() if size is not None}, config.model.relations)
+    manifest = read_manifest(root)
+    if manifest is None:
+        raise UserError(f"{root}: there is no finished graph here ({MANIFEST}); run `twhin prepare` first")
+    tables = {}
+    for entry in manifest.tables:
+        stated = config.model.table(entry.name).num_embeddings
+        if stated is not None and stated < entry.num_embeddings:
+            raise UserError(
+                f"model.embeddings.tables: {entry.name} has num_embeddings {stated} but its vocabulary has "
+                f"{entry.num_embeddings}"
+            )
+        tables[entry.name] = stated or entry.num_embeddings
+    relations = [
+        Relation.model_validate(entry.model_dump(include={"name", "lhs", "rhs", "operator"}))
+        for entry in manifest.relations
+    ]
+    return Schema(tables, relations)

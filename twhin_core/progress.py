@@ -1,0 +1,64 @@
+"""What one sees while a stage works: a bar on a terminal, a line every few seconds in a log."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+log = logging.getLogger("twhin")
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+def show_log(debug: bool = False) -> None:
+    """Sends the log to stderr; called by the entry points, never by the library."""
+    logging.basicConfig(
+        format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING, stream=sys.stderr, force=True
+    )
+    log.setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+class Progress:
+    """Counts work done: `with Progress("train", total, "edges") as progress: progress.update(n, loss=0.3)`."""
+
+    def __init__(self, name: str, total: int, unit: str, done: int = 0, quiet: bool = False) -> None:
+        self._name, self._total, self._unit = name, total, unit
+        self._start, self._done = done, done
+        self._quiet = quiet
+        self._started = self._printed = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty() and not quiet:
+            self._bar = tqdm(desc=name, total=total, initial=done, unit=f" {unit}", unit_scale=True, file=sys.stderr)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif kind is None and not self._quiet:
+            self._line("")
+
+    def update(self, count: int, **figures: float) -> None:
+        """`count` more units are done; `figures` are shown beside."""
+        self._done += count
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        if self._bar is not None:
+            self._bar.set_postfix_str(shown, refresh=False)
+            self._bar.update(count)
+        elif not self._quiet and time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
+            self._line(shown)
+
+    def _line(self, shown: str) -> None:
+        self._printed = time.monotonic()
+        rate = (self._done - self._start) / max(self._printed - self._started, 1e-9)
+        left = (self._total - self._done) / rate if rate else 0.0
+        share = self._done / self._total if self._total else 1.0
+        text = f"{self._name}: {share:.0%} of {self._total:,} {self._unit}, {rate:,.0f}/s, {left:.0f} s left"
+        log.info("%s", f"{text}, {shown}" if shown else text)
