@@ -1,0 +1,81 @@
+"""Fixtures that every folder of tests shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from twhin_core import config_file
+from twhin_core.config import Config
+
+SmallConfig = Callable[..., Config]
+
+
+@pytest.fixture
+def small_config(tmp_path: Path) -> SmallConfig:
+    """`small_config(**sections)`: a config of a tiny graph, whose raw file it writes under `tmp_path`.
+
+    Tables user and tweet, relations follow (user → user) and fav (user → tweet), 600 distinct edges among 40 users
+    and 30 tweets, split at random into about 480, 60 and 60. Each keyword is a section that is merged into the default
+    one, key by key; a list replaces the whole list and None the whole section:
+    `small_config(training={"num_epochs": 2}, prepare={"split": None})`.
+    """
+
+    def build(**sections: Any) -> Config:
+        raw = tmp_path / "raw.parquet"
+        if not raw.exists():
+            write_raw(raw)
+        rowwise = {"rowwise_adagrad": {"lr": 0.1}}
+        tree = {
+            "prepare": {
+                "sources": [{"path": str(raw), "relation_column": "relation"}],
+                "split": {"validation": 0.1, "test": 0.1},
+                "memory_limit": "512MB",
+            },
+            "model": {
+                "embeddings": {
+                    "tables": [
+                        {"name": "user", "embedding_dim": 8, "optimizer": rowwise},
+                        {"name": "tweet", "embedding_dim": 8, "optimizer": rowwise},
+                    ]
+                },
+                "relations": [
+                    {"name": "follow", "lhs": "user", "rhs": "user"},
+                    {"name": "fav", "lhs": "user", "rhs": "tweet"},
+                ],
+                "translation_optimizer": {"adagrad": {"lr": 0.1}},
+                "loss": "softmax",
+            },
+            "training": {"num_epochs": 2, "checkpoint_every_n": 5, "train_log_every_n": 1},
+            "train_data": {"per_replica_batch_size": 64, "global_negatives": 8, "chunk_size": 32},
+        }
+        return config_file.validate(Config, _merged(tree, sections), "small_config")
+
+    return build
+
+
+def write_raw(path: Path, users: int = 40, tweets: int = 30, edges: int = 600) -> None:
+    """A Parquet file of distinct random edges with columns lhs, relation, rhs: half follow, half fav."""
+    rng = np.random.default_rng(7)
+    follow = rng.choice(users * (users - 1), edges // 2, replace=False)
+    follower, followed = follow // (users - 1), follow % (users - 1)
+    followed += followed >= follower  # nobody follows themselves
+    fav = rng.choice(users * tweets, edges - edges // 2, replace=False)
+    lhs = [f"u{user}" for user in [*follower, *(fav // tweets)]]
+    rhs = [*(f"u{user}" for user in followed), *(f"t{tweet}" for tweet in fav % tweets)]
+    relation = ["follow"] * len(follow) + ["fav"] * len(fav)
+    pq.write_table(pa.table({"lhs": lhs, "relation": relation, "rhs": rhs}), path)
+
+
+def _merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(tree)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(tree.get(key), dict)
+        merged[key] = _merged(tree[key], value) if both else value
+    return merged
