@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -14,7 +15,6 @@ from pydantic import BaseModel, ValidationError
 from twhin_core import storage
 from twhin_core.config import Config
 from twhin_core.errors import UserError
-
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -68,6 +68,11 @@ def to_yaml(config: Config) -> str:
     """The resolved config, every default included; `parse` gives it back."""
     text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     return text
+
+
+def to_line(config: Config) -> str:
+    """As `to_yaml`, but on one line: JSON, which is YAML too. KFP breaks the file it compiles on longer defaults."""
+    return json.dumps(config.model_dump(mode="json"), ensure_ascii=False)
 
 
 def _yaml(text: str, origin: str) -> Any:

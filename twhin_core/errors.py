@@ -1,9 +1,19 @@
 """What a user can mend, as opposed to what we broke."""
 
 
-class UserError(Exception):
-    """A mistake of the user's: shown as one line, without a traceback, and ended with exit code 2."""
+class TwhinError(Exception):
+    """An end that one line explains: the command line shows it without a traceback."""
+
+    exit_code = 1
 
 
-class GateFailed(Exception):
-    """A metric missed its gate: the run is sound, its result is not good enough. Exit code 3."""
+class UserError(TwhinError):
+    """A mistake of the user's."""
+
+    exit_code = 2
+
+
+class GateFailed(TwhinError):
+    """A metric missed its gate: the run is sound, its result is not good enough."""
+
+    exit_code = 3

@@ -1,0 +1,45 @@
+# `make help` lists what there is. Everything runs in .venv, which is made from the pinned requirements on first use.
+
+PYTHON ?= python3.11
+DEVICE ?= cpu# or cuda: which of requirements/{cpu,cuda}.txt is installed
+BIN := .venv/bin
+INSTALLED := .venv/installed-$(DEVICE)
+PACKAGES := twhin_core components pipelines
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-all lint goldens docs clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | column -t -s '|'
+
+run: $(INSTALLED) ## run the whole pipeline on a generated network and print the results
+	$(BIN)/twhin run configs/quickstart.yaml
+
+test: $(INSTALLED) ## run the tests but the slow ones
+	$(BIN)/pytest -m "not slow"
+
+test-all: $(INSTALLED) ## run every test
+	$(BIN)/pytest
+
+lint: $(INSTALLED) ## check style, types and the Dockerfile
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(PACKAGES)
+	$(BIN)/hadolint Dockerfile
+
+goldens: $(INSTALLED) ## compile the golden pipelines in tests/golden anew
+	$(BIN)/python -m tests.golden.renew
+
+docs: $(INSTALLED) ## generate docs/configuration.md from the config's schema
+	$(BIN)/python -m docs.generate_configuration
+
+clean: ## remove .venv and what the tools left; runs/ stays
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+
+# torchrec comes last and without its dependencies; requirements/torchrec.txt says why.
+$(INSTALLED): requirements/common.txt requirements/$(DEVICE).txt requirements/torchrec.txt requirements/dev.txt pyproject.toml
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet -r requirements/$(DEVICE).txt -r requirements/dev.txt
+	$(BIN)/pip install --quiet --no-deps -r requirements/torchrec.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@

@@ -1,0 +1,1 @@
+"""The stages as KFP components: thin interfaces around `twhin_core`."""

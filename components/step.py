@@ -1,0 +1,65 @@
+"""What every component does around the stage that it runs: the log, and errors in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from twhin_core import storage
+from twhin_core.errors import TwhinError
+from twhin_core.progress import log, show_log
+
+ERROR_FILE = "TWHIN_ERROR_FILE"
+"""Environment variable: where a step leaves an error for `twhin run`, which KFP would tell only that it failed."""
+DEBUG = "TWHIN_DEBUG"
+"""Environment variable: set to 1, a step logs more and shows the traceback of a user's error."""
+
+
+@contextlib.contextmanager
+def step() -> Iterator[None]:
+    """Runs a stage as the process of a component: an error of the user's ends it with one line and its exit code."""
+    show_log(debug=os.environ.get(DEBUG) == "1")
+    error_file = os.environ.get(ERROR_FILE)
+    if error_file is not None:
+        threading.Thread(target=_end_with_reader, daemon=True).start()
+    try:
+        yield
+    except TwhinError as error:
+        if log.isEnabledFor(logging.DEBUG):
+            traceback.print_exc()
+        if error_file is None:
+            sys.stderr.write(f"error: {error}\n")
+        else:
+            Path(error_file).write_text(json.dumps({"exit_code": error.exit_code, "message": str(error)}))
+        sys.exit(error.exit_code)
+
+
+def _end_with_reader() -> None:
+    """Ends this process when nobody reads its output any more.
+
+    A step of `twhin run` writes to a pipe. Were `twhin run` killed, the step would otherwise go on writing under a run
+    root that the next `twhin run` writes under too.
+    """
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)  # asks for nothing: only the loss of the reader is reported
+    output.poll()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def publish(artifact: Any, url: str, uri: str) -> None:
+    """Fills a KFP artifact with the small file at `url` and notes in its metadata the `uri` of what that describes.
+
+    The bulk stays under the run root: KFP would download it before a step starts and upload it only after success.
+    """
+    Path(artifact.path).write_text(storage.read_text(url))
+    artifact.metadata["uri"] = uri

@@ -1,0 +1,210 @@
+"""The command line `twhin`. What only one command needs is imported in it, so that `twhin --help` is quick."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from twhin_core import __version__
+from twhin_core.errors import GateFailed, TwhinError, UserError
+from twhin_core.progress import log, show_log
+
+if TYPE_CHECKING:
+    from twhin_core.config import Config
+    from twhin_core.evaluation.metrics import Metrics
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="The YAML of the run, local or gs://.")]
+RunRoot = Annotated[
+    str | None,
+    typer.Option(metavar="DIR", help="Folder or gs:// prefix of the run. Default: the config's training.save_dir."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Overrides one value of the config; repeatable."),
+]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"twhin {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Log more, and show the traceback of every error.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """Learns one vector a node of a heterogeneous network, from its typed edges.
+
+    A run is one YAML and one run root: the folder or gs:// prefix that everything of the run lives under. `run` takes
+    it through all stages; `prepare`, `train`, `evaluate` and `export` are those stages, one at a time. Each finds what
+    is finished under the run root and goes on from there.
+
+    Exit codes: 0 done, 2 a mistake of the user's (one line says which), 3 a metric missed its gate, 1 anything else.
+    """
+    show_log(debug)
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    run_root: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Folder or gs:// prefix of the run. Default: runs/<CONFIG>."),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Run the whole pipeline on this machine and print the results."""
+    settings = _load(config, overrides)
+    root = run_root or f"runs/{Path(config).stem}"
+
+    from pipelines import local
+    from twhin_core.evaluation import gates
+
+    gates.check_names(settings)
+    local.run(settings, root, debug=log.isEnabledFor(logging.DEBUG))
+    metrics = _show_results(root)
+    if missed := gates.missed(settings.evaluation.gates, metrics):
+        raise GateFailed(f"nothing was exported: {'; '.join(missed)}")
+    _show("embeddings", root, "embeddings/manifest.json")
+
+
+@app.command()
+def prepare(config: ConfigPath, run_root: RunRoot = None, overrides: Overrides = None) -> None:
+    """Turn raw interactions into a vocabulary and edges, under graph/."""
+    settings, root = _load_run(config, run_root, overrides)
+
+    from twhin_core.graph import prepare
+
+    prepare.prepare(settings, root)
+
+
+@app.command()
+def train(config: ConfigPath, run_root: RunRoot = None, overrides: Overrides = None) -> None:
+    """Learn the embeddings, from the newest checkpoint on if there is one."""
+    settings, root = _load_run(config, run_root, overrides)
+
+    from twhin_core.training import train
+
+    train.train(settings, root)
+
+
+@app.command()
+def evaluate(config: ConfigPath, run_root: RunRoot = None, overrides: Overrides = None) -> None:
+    """Rank the held-out edges and print the results."""
+    settings, root = _load_run(config, run_root, overrides)
+
+    from twhin_core.evaluation import evaluate
+
+    evaluate.evaluate(settings, root)
+    _show_results(root)
+
+
+@app.command()
+def export(config: ConfigPath, run_root: RunRoot = None, overrides: Overrides = None) -> None:
+    """Write the embeddings with their original ids, if every gate holds."""
+    settings, root = _load_run(config, run_root, overrides)
+
+    from twhin_core.export import export
+
+    export.export(settings, root)
+    _show("embeddings", root, "embeddings/manifest.json")
+
+
+@app.command(name="compile")
+def compile_command(
+    config: ConfigPath,
+    resources: Annotated[str, typer.Option(metavar="FILE", help="CPUs, memory, GPUs: see configs/resources/.")],
+    target: Annotated[Literal["kubeflow", "vertex"], typer.Option(help="Where the pipeline will run.")],
+    output: Annotated[str, typer.Option(metavar="FILE", help="The YAML to write.")],
+    run_root: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Default of the pipeline's run_root. Left out: each run names its own."),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Compile the pipeline for Kubeflow or Vertex AI.
+
+    CONFIG becomes the default of the pipeline's parameter `config`; another one, given when a run is started, needs no
+    recompiling.
+    """
+    settings = _load(config, overrides)
+
+    from pipelines.compile import compile_pipeline
+    from pipelines.resources import load
+
+    compile_pipeline(settings, load(resources), target, output, run_root)
+    typer.echo(f"compiled for {target}: {output}")
+
+
+@app.command()
+def generate(folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder or gs:// prefix to write to.")]) -> None:
+    """Write the raw data of the quickstart: a generated Twitter-like network."""
+    from twhin_core.config import Generate
+    from twhin_core.graph import generate
+
+    generate.generate(Generate(), folder)
+
+
+def _load(path: str, overrides: list[str] | None) -> Config:
+    from twhin_core import config_file
+
+    return config_file.load(path, overrides or ())
+
+
+def _load_run(path: str, run_root: str | None, overrides: list[str] | None) -> tuple[Config, str]:
+    """The config and the run root. Raises UserError where there is none."""
+    config = _load(path, overrides)
+    root = run_root or config.training.save_dir
+    if root is None:
+        raise UserError("there is no run root: give --run-root, or training.save_dir in the config")
+    return config, root
+
+
+def _show_results(root: str) -> Metrics:
+    from rich.console import Console
+
+    from twhin_core import storage
+    from twhin_core.evaluation.summary import print_summary
+
+    metrics: Metrics = storage.read_json(storage.join(root, "evaluation/metrics.json"))
+    print_summary(metrics, Console())
+    _show("metrics", root, "evaluation/metrics.json")
+    _show("report", root, "evaluation/report.html")
+    return metrics
+
+
+def _show(what: str, root: str, path: str) -> None:
+    """Prints where a result is."""
+    from twhin_core import storage
+
+    url = storage.join(root, path)
+    assert storage.exists(url), f"{url} is missing"  # KFP's local runner only warns of a condition it cannot read
+    typer.echo(f"{what + ':':<12}{url}")
+
+
+def main() -> None:
+    """Runs the command line; an error that one line explains ends it with that line and its exit code."""
+    try:
+        app()
+    except TwhinError as error:
+        if log.isEnabledFor(logging.DEBUG):
+            traceback.print_exc()
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
