@@ -1,45 +1,44 @@
-"""How two vectors are compared.
-
-A comparator is written on inner products and squared lengths, so that scores of many candidates come out of one
-matrix product whatever the comparator.
-"""
+"""How operator(θ_lhs) and θ_rhs are compared."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
-
-TINY = 1e-12
 
 
 class Comparator(ABC):
-    """Compares operator(θ_lhs) with θ_rhs."""
-
-    uses_lengths: bool
-    """Whether `compare` reads the squared lengths."""
+    """Scores pairs of vectors."""
 
     @abstractmethod
-    def compare(self, inner: Tensor, lhs_square: Tensor, rhs_square: Tensor) -> Tensor:
-        """Scores from inner products ⟨a, b⟩ and squared lengths |a|², |b|², all of broadcastable shapes."""
+    def one_to_one(self, left: Tensor, right: Tensor) -> Tensor:
+        """[..., dim] and [..., dim] → [...]."""
+
+    @abstractmethod
+    def all_pairs(self, left: Tensor, right: Tensor) -> Tensor:
+        """[C, L, dim] and [C, K, dim] → [C, L, K], by one batched matrix product."""
 
 
 class Dot(Comparator):
     """⟨a, b⟩."""
 
-    uses_lengths = False
+    def one_to_one(self, left: Tensor, right: Tensor) -> Tensor:
+        return (left * right).sum(-1)
 
-    def compare(self, inner: Tensor, lhs_square: Tensor, rhs_square: Tensor) -> Tensor:
-        return inner
+    def all_pairs(self, left: Tensor, right: Tensor) -> Tensor:
+        return torch.bmm(left, right.transpose(1, 2))
 
 
-class Cosine(Comparator):
+class Cosine(Dot):
     """⟨a, b⟩ / |a||b|."""
 
-    uses_lengths = True
+    def one_to_one(self, left: Tensor, right: Tensor) -> Tensor:
+        return super().one_to_one(F.normalize(left, dim=-1), F.normalize(right, dim=-1))
 
-    def compare(self, inner: Tensor, lhs_square: Tensor, rhs_square: Tensor) -> Tensor:
-        return inner * (lhs_square + TINY).rsqrt() * (rhs_square + TINY).rsqrt()
+    def all_pairs(self, left: Tensor, right: Tensor) -> Tensor:
+        return super().all_pairs(F.normalize(left, dim=-1), F.normalize(right, dim=-1))
 
 
 COMPARATORS: dict[str, type[Comparator]] = {"dot": Dot, "cos": Cosine}

@@ -7,16 +7,24 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from twhin_core.config import Model
-from twhin_core.model.comparators import COMPARATORS
-from twhin_core.model.operators import OPERATORS
+from twhin_core.model.comparators import COMPARATORS, Dot
+from twhin_core.model.operators import Translation
 
 Side = Literal["lhs", "rhs"]
 """The end of an edge that is asked for: `rhs` for the query (lhs, rel, ?), `lhs` for (?, rel, rhs)."""
 SIDES: tuple[Side, Side] = ("lhs", "rhs")
+
+
+def relations_share_candidates(model: Model, side: Side) -> bool:
+    """Whether queries of different relations can share candidates in one matrix product.
+
+    They can where the operator acts on the query. Where it acts on the candidates (queries for the lhs, without an
+    inverse), only the dot product lets it be moved over.
+    """
+    return side == "rhs" or model.reciprocal or model.comparator == "dot"
 
 
 class Scorer(nn.Module):
@@ -29,38 +37,33 @@ class Scorer(nn.Module):
     def __init__(self, model: Model, num_relations: int) -> None:
         super().__init__()
         self.comparator = COMPARATORS[model.comparator]()
-        operator = OPERATORS["translation"]
-        self.operator = operator(num_relations, model.dim)
-        self.inverse = operator(num_relations, model.dim) if model.reciprocal else None
+        self.operator = Translation(num_relations, model.dim)
+        self.inverse = Translation(num_relations, model.dim) if model.reciprocal else None
 
     def edges(self, side: Side, rel: Tensor, lhs: Tensor, rhs: Tensor) -> Tensor:
         """Scores of whole edges as answers to their query for `side`: rel [...], lhs and rhs [..., dim] → [...]."""
         if side == "lhs" and self.inverse is not None:
-            moved, other = self.inverse(rel, rhs), lhs
-        else:
-            moved, other = self.operator(rel, lhs), rhs
-        return self.comparator.compare((moved * other).sum(-1), moved.square().sum(-1), other.square().sum(-1))
+            return self.comparator.one_to_one(self.inverse(rel, rhs), lhs)
+        return self.comparator.one_to_one(self.operator(rel, lhs), rhs)
 
     def candidates(self, side: Side, rel: Tensor, given: Tensor, candidates: Tensor) -> Tensor:
         """Scores of candidates for `side`, which the queries of a chunk share.
 
         Args:
-            rel: [C, L] relation of each query, in C chunks of L.
+            rel: [C, L] relation of each query, in C chunks of L; one relation a chunk unless
+                `relations_share_candidates`.
             given: [C, L, dim] vector of each query's known end: lhs if `side` is rhs, and the other way round.
             candidates: [C, K, dim] vectors of each chunk's candidates.
 
         Returns:
             [C, L, K] scores.
         """
-        if side == "lhs" and self.inverse is None:
-            inner = self.operator.candidate_inner(rel, candidates, given)
-            if not self.comparator.uses_lengths:
-                return inner
-            lengths = self.operator.candidate_square(rel, candidates)
-            return self.comparator.compare(inner, lengths, given.square().sum(-1)[:, :, None])
-        operator = self.operator if self.inverse is None or side == "rhs" else self.inverse
-        moved = operator(rel, given)
-        inner = torch.bmm(moved, candidates.transpose(1, 2))
-        return self.comparator.compare(
-            inner, moved.square().sum(-1)[:, :, None], candidates.square().sum(-1)[:, None, :]
-        )
+        if side == "rhs":
+            return self.comparator.all_pairs(self.operator(rel, given), candidates)
+        if self.inverse is not None:
+            return self.comparator.all_pairs(self.inverse(rel, given), candidates)
+        if type(self.comparator) is Dot:
+            scores = self.comparator.all_pairs(given, candidates)
+            return scores + self.operator.offset(rel, given)[:, :, None]
+        moved = self.operator(rel[:, :1].expand(-1, candidates.shape[1]), candidates)
+        return self.comparator.all_pairs(given, moved)
