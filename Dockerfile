@@ -21,7 +21,7 @@ COPY pipelines/ pipelines/
 RUN pip install --no-cache-dir --no-deps --no-build-isolation . \
     && useradd --create-home --uid 1000 twhin
 
-USER twhin
+USER 1000
 WORKDIR /home/twhin
 COPY --chown=twhin configs/ configs/
 # Logs must not wait for a buffer to fill.

@@ -31,7 +31,7 @@ goldens: $(INSTALLED) ## compile the golden pipelines in tests/golden anew
 	$(BIN)/python -m tests.golden.renew
 
 docs: $(INSTALLED) ## generate docs/configuration.md from the config's schema
-	$(BIN)/python -m docs.generate_configuration
+	$(BIN)/python docs/generate_configuration.py
 
 clean: ## remove .venv and what the tools left; runs/ stays
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

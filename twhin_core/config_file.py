@@ -119,7 +119,8 @@ def _override(tree: dict[str, Any], override: str) -> None:
 
 
 def _one_line(error: ValidationError, schema: type[BaseModel]) -> str:
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])  # misspelt explains missing
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         message = "unknown key" + _suggestion(schema, first["loc"])

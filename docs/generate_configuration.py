@@ -1,0 +1,127 @@
+"""Writes docs/configuration.md from the docstrings, descriptions and defaults of `twhin_core.config`."""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from twhin_core.config import Config, Section
+
+PAGE = Path(__file__).parent / "configuration.md"
+
+INTRODUCTION = """# Configuration
+
+One YAML drives a run. `configs/` holds some to start from; this page lists every key. It is generated from
+`twhin_core/config.py` by `make docs`.
+
+- A key that is not listed here is an error, and so is a value of another type.
+- `${NAME}` in a string stands for the environment variable of that name; it must be set.
+- `--set section.key=value` overrides one value on the command line; a list's entry is named by its position, as in
+  `--set model.embeddings.tables.0.embedding_dim=32`.
+- `(ours)` marks what is added to the schema of the reference implementation.
+- Each run saves its config, with all defaults, as `<run_root>/config.yaml`.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    return INTRODUCTION + "".join(_section("", Config, {}))
+
+
+def _section(path: str, section: type[BaseModel], described: dict[type[BaseModel], str]) -> Iterator[str]:
+    """A section and those within it, in the order of the fields; one that stands elsewhere is referred to."""
+    yield f"\n## `{path}`\n\n" if path else "\n## Sections\n\n"
+    if section in described:
+        yield f"As `{described[section]}`.\n"
+        return
+    described[section] = path
+    yield _table(section)
+    for name, field in section.model_fields.items():
+        inner, suffix = _inner(field.annotation)
+        if inner is not None:
+            yield from _section(f"{path}.{name}{suffix}".lstrip("."), inner, described)
+
+
+def _inner(annotation: Any) -> tuple[type[BaseModel] | None, str]:
+    """The section that an annotation holds, and what follows the key on the way to it: `[]` for a list's entries."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation, ""
+    suffix = {list: "[]", dict: ".<name>"}.get(get_origin(annotation), "")
+    for argument in get_args(annotation):
+        inner, more = _inner(argument)
+        if inner is not None:
+            return inner, suffix + more
+    return None, ""
+
+
+def _table(section: type[BaseModel]) -> str:
+    rows = "".join(
+        f"| `{name}` | {_type(field)} | {_default(field)} | {_cell(field)} |\n"
+        for name, field in section.model_fields.items()
+    )
+    return f"{_paragraph(section.__doc__)}\n\n| key | type | default | meaning |\n| --- | --- | --- | --- |\n{rows}"
+
+
+def _paragraph(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def _cell(field: FieldInfo) -> str:
+    return _paragraph(field.description).replace("|", "\\|")
+
+
+def _type(field: FieldInfo) -> str:
+    return _name(field.annotation) + _bounds(field)
+
+
+def _name(annotation: Any) -> str:
+    """The type in YAML's words."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _name(arguments[0])
+    if origin in (Union, types.UnionType):
+        return " or ".join(_name(argument) for argument in arguments)
+    if origin is Literal:
+        return " or ".join(f"`{argument}`" for argument in arguments)
+    if origin is list:
+        return f"list of {_name(arguments[0])}s"
+    if origin is dict:
+        return f"mapping of names to {_name(arguments[1])}"
+    if origin is tuple:
+        return f"list of {len(arguments)} {_name(arguments[0])}s"
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return "section"
+    words = {int: "integer", float: "number", str: "string", bool: "boolean", type(None): "null", Any: "any"}
+    return words[annotation]
+
+
+def _bounds(field: FieldInfo) -> str:
+    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+    shown = [
+        f"{sign} {getattr(item, name):g}"
+        for item in field.metadata
+        for name, sign in signs.items()
+        if getattr(item, name, None) is not None
+    ]
+    return f" {' and '.join(shown)}" if shown else ""
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    assert value is not PydanticUndefined
+    if isinstance(value, Section):
+        return "its defaults"
+    return f"`{json.dumps(value)}`"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

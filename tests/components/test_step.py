@@ -1,0 +1,71 @@
+"""How a component's process ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components import step
+from tests.command_line import ROOT
+
+RAISE_USER_ERROR = "raise UserError('edges.parquet: has no column lhs')"
+
+
+def start(body: str, **variables: str) -> subprocess.Popen[str]:
+    code = f"import time\nfrom components.step import step\nfrom twhin_core.errors import *\nwith step():\n    {body}\n"
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+    )
+
+
+def test_a_users_error_is_one_line_and_exit_code_2() -> None:
+    process = start(RAISE_USER_ERROR)
+    assert process.communicate(timeout=60) == ("", "error: edges.parquet: has no column lhs\n")
+    assert process.returncode == 2
+
+
+def test_a_missed_gate_is_exit_code_3() -> None:
+    process = start("raise GateFailed('test.all.mrr is 0.1')")
+    assert process.communicate(timeout=60) == ("", "error: test.all.mrr is 0.1\n")
+    assert process.returncode == 3
+
+
+def test_the_local_runner_gets_the_error_by_file(tmp_path: Path) -> None:
+    error_file = tmp_path / "error.json"
+    process = start(RAISE_USER_ERROR, **{step.ERROR_FILE: str(error_file)})
+    assert process.communicate(timeout=60) == ("", "")  # `twhin run` shows it, once
+    assert process.returncode == 2
+    assert json.loads(error_file.read_text()) == {"exit_code": 2, "message": "edges.parquet: has no column lhs"}
+
+
+def test_an_error_of_ours_keeps_its_traceback() -> None:
+    process = start("raise ValueError('a bug')")
+    assert "Traceback" in process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+
+
+def test_a_step_does_not_outlive_the_local_runner(tmp_path: Path) -> None:
+    process = start("print('started', flush=True); time.sleep(250)", **{step.ERROR_FILE: str(tmp_path / "error.json")})
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    process.stdout.close()  # as when the process that reads it is killed
+    assert process.wait(timeout=60) != 0
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train", "evaluate", "export"])
+def test_every_component_takes_the_config_and_the_run_root(stage: str) -> None:
+    module = __import__(f"components.{stage}.component", fromlist=[stage])
+    inputs = getattr(module, stage).component_spec.inputs
+    assert {name: (spec.type, spec.optional) for name, spec in inputs.items()} == {
+        "config": ("String", False),
+        "run_root": ("String", False),
+    }

@@ -1,0 +1,35 @@
+"""Compiled pipelines to compare with; `make goldens` renews them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines import resources
+from pipelines.compile import compile_pipeline
+from pipelines.resources import Target
+from tests.command_line import ROOT
+from twhin_core import config_file
+
+FOLDER = Path(__file__).parent
+GOLDENS: dict[str, tuple[str, Target]] = {
+    "cpu-small.kubeflow.yaml": ("configs/resources/cpu-small.yaml", "kubeflow"),
+    "gpu-1.kubeflow.yaml": ("configs/resources/gpu-1.yaml", "kubeflow"),
+    "gpu-1.vertex.yaml": ("configs/resources/gpu-1.yaml", "vertex"),
+}
+
+
+def write(name: str, output: Path) -> None:
+    """Compiles configs/local.yaml, whose values nobody tunes, as the golden of that name."""
+    path, target = GOLDENS[name]
+    config = config_file.load(str(ROOT / "configs/local.yaml"))
+    compile_pipeline(config, resources.load(str(ROOT / path)), target, str(output))
+
+
+def documents(path: Path) -> list[Any]:
+    """The YAML documents of a compiled pipeline, without the version of the SDK that compiled it."""
+    found = list(yaml.safe_load_all(path.read_text()))
+    del found[0]["sdkVersion"]
+    return found

@@ -1,0 +1,140 @@
+"""The YAML: what it accepts, what it refuses, and that it survives being written and read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.command_line import ROOT
+from twhin_core import config_file
+from twhin_core.config import Config
+from twhin_core.errors import UserError
+
+LOCAL = str(ROOT / "configs/local.yaml")
+
+
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Config:
+    monkeypatch.setenv("TWHIN_DATA", "/data")
+    return config_file.load(str(ROOT / "configs" / request.param))
+
+
+ALL_CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("config", ALL_CONFIGS, indirect=True)
+def test_a_resolved_config_reads_back_as_itself(config: Config) -> None:
+    assert config_file.parse(config_file.to_yaml(config)) == config
+    line = config_file.to_line(config)
+    assert "\n" not in line
+    assert config_file.parse(line) == config
+
+
+def test_the_reference_schema_is_read_as_it_is() -> None:
+    config = config_file.load(LOCAL)
+    user, tweet = config.model.embeddings.tables
+    assert (user.name, user.num_embeddings, user.embedding_dim) == ("user", 424_241, 4)
+    assert (tweet.name, tweet.num_embeddings, tweet.embedding_dim) == ("tweet", 72_543, 4)
+    assert user.optimizer.sgd is not None
+    assert user.optimizer.sgd.lr == 0.01
+    assert [relation.name for relation in config.model.relations] == ["fav", "reply", "retweet", "magic_recs"]
+    assert config.validation_data is not None
+    assert (config.train_data.limit, config.train_data.offset) == (9990, 0)
+    assert (config.validation_data.limit, config.validation_data.offset) == (10, 9990)
+    assert config.training.save_dir == "/tmp/model"
+
+
+def test_set_overrides_one_value_and_keeps_the_rest() -> None:
+    before = config_file.load(LOCAL).model_dump()
+    overrides = [
+        "training.num_epochs=7",
+        "model.embeddings.tables.1.num_embeddings=10",
+        "evaluation.gates.a={min: 1.0}",
+    ]
+    after = config_file.load(LOCAL, overrides).model_dump()
+    before["training"]["num_epochs"] = 7
+    before["model"]["embeddings"]["tables"][1]["num_embeddings"] = 10
+    before["evaluation"]["gates"] = {"a": {"min": 1.0, "max": None}}
+    assert after == before
+
+
+def test_a_number_without_a_dot_is_a_number() -> None:
+    config = config_file.load(LOCAL, ["model.translation_optimizer={sgd: {lr: 1e-3}}"])
+    assert config.model.translation_optimizer.choice.lr == 0.001
+
+
+def test_a_variable_is_replaced_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACE", "/somewhere")
+    assert config_file.load(LOCAL, ["training.save_dir=${PLACE}/model"]).training.save_dir == "/somewhere/model"
+
+
+REFUSED = {
+    "unknown key": ("training.flavour=3", "training.flavour: unknown key"),
+    "misspelt key": ("training.num_epoch=3", "training.num_epoch: unknown key; did you mean num_epochs?"),
+    "unknown section": ("trainnig={}", "trainnig: unknown key; did you mean training?"),
+    "string for a number": ("training.num_epochs=many", "training.num_epochs: input should be a valid integer"),
+    "number for a string": ("model.relations.0.lhs=3", "model.relations.0.lhs: input should be a valid string"),
+    "below the bound": ("training.num_epochs=0", "training.num_epochs: input should be greater than 0"),
+    "not finite": ("model.temperature=.nan", "model.temperature: input should be a finite number"),
+    "two optimizers": (
+        "model.embeddings.tables.0.optimizer.adagrad={lr: 0.1}",
+        "model.embeddings.tables.0.optimizer: needs exactly one of",
+    ),
+    "no optimizer": ("model.translation_optimizer={}", "model.translation_optimizer: needs exactly one of"),
+    "two rates": ("model.translation_optimizer.sgd.lr=0.1", "model.translation_optimizer: sgd.lr is 0.1 but"),
+    "unequal dims": ("model.embeddings.tables.0.embedding_dim=8", "embedding_dim must be equal in all tables"),
+    "a table twice": ("model.embeddings.tables.0.name=tweet", "tables: names must be unique; repeated: tweet"),
+    "a relation's table": ("model.relations.0.rhs=tweets", "model.relations.0.rhs: no table named 'tweets'"),
+    "a relation twice": ("model.relations.1.name=fav", "model.relations.1.name: 'fav' is listed twice"),
+    "a knob not yet supported": ("runtime.enable_amp=true", "runtime.enable_amp: is not supported yet"),
+    "a schedule not yet supported": (
+        "model.translation_optimizer.learning_rate={linear_ramp_to_cosine: {}}",
+        "linear_ramp_to_cosine: is not supported yet",
+    ),
+    "no negatives": (
+        "train_data.in_batch_negatives=0",
+        "train_data: in_batch_negatives and global_negatives are both 0",
+    ),
+    "no data": ("train_data.data_root=null", "train_data.data_root: is needed"),
+    "an export of no table": ("export.tables=[book]", "export.tables: no table named 'book'"),
+    "set without a value": ("training.num_epochs", "--set training.num_epochs: expected section.key=value"),
+    "set of no entry": ("model.relations.9.name=x", "--set model.relations.9.name=x: there is no key"),
+    "set below a number": ("training.num_epochs.x=1", "--set training.num_epochs.x=1: there is no key"),
+    "set of no YAML": ("training.num_epochs=[", "--set training.num_epochs=[: not valid YAML"),
+    "an unset variable": ("training.save_dir=${NO_SUCH_PLACE}", "the environment variable NO_SUCH_PLACE is not set"),
+}
+
+
+@pytest.mark.parametrize(("override", "message"), REFUSED.values(), ids=REFUSED)
+def test_a_mistake_is_named_in_one_line(override: str, message: str) -> None:
+    with pytest.raises(UserError) as refused:
+        config_file.load(LOCAL, [override])
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training: [", "not valid YAML"),
+        ("just words", "expected a mapping of sections, got str"),
+        ("training: {num_epochs: 1, num_epochs: 2}", "repeated key 'num_epochs'"),
+        ("training: {}", "model: is required"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as refused:
+        config_file.load(str(path))
+    assert str(refused.value).startswith(str(path))
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_local_yaml_holds_nothing_but_the_reference_schema() -> None:
+    tree = yaml.safe_load(Path(LOCAL).read_text())
+    assert set(tree) == {"runtime", "training", "model", "train_data", "validation_data"}
+    assert set(tree["model"]) == {"translation_optimizer", "embeddings", "relations"}

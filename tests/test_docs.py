@@ -1,0 +1,48 @@
+"""The documents say what is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from docs import generate_configuration
+from tests.command_line import ROOT
+from twhin_core import __version__
+
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "components").glob("*/README.md")])
+
+
+def test_the_configuration_page_is_current() -> None:
+    assert generate_configuration.PAGE.read_text() == generate_configuration.page(), "run `make docs`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+    missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_that_a_page_names_exists(page: Path) -> None:
+    named = re.findall(
+        r"`((?:twhin_core|components|pipelines|configs|docs|tests|requirements)/[\w./-]+)`", page.read_text()
+    )
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_the_readme_lists_every_entry_of_the_repository() -> None:
+    readme = (ROOT / "README.md").read_text()
+    entries = {path.name for path in ROOT.iterdir() if not path.name.startswith(".") and path.is_dir()}
+    ours = entries & {"configs", "twhin_core", "components", "pipelines", "tests", "docs", "requirements"}
+    assert len(ours) == 7
+    assert not [name for name in ours if not re.search(rf"^{name}/", readme, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("path", ["README.md", "Dockerfile"])
+def test_the_image_carries_the_version(path: str) -> None:
+    tags = re.findall(r"twhin/twhin:(\d[\w.]*)", (ROOT / path).read_text())
+    assert tags
+    assert set(tags) == {__version__}
