@@ -354,9 +354,17 @@ class Generate(Section):
 
     users: PositiveInt = Field(8000, description="Nodes of the table `user`.")
     tweets: PositiveInt = Field(12000, description="Nodes of the table `tweet`.")
-    communities: PositiveInt = Field(40, description="Planted groups that interact mostly among themselves.")
-    edges_per_user: PositiveInt = Field(40, description="Mean number of edges a user starts, over all relations.")
+    communities: PositiveInt = Field(100, description="Planted groups that interact mostly among themselves.")
+    edges_per_user: PositiveInt = Field(
+        48, description="Mean number of interactions a user starts, over all relations; repeated ones make one edge."
+    )
     seed: int = Field(0, ge=0, description="Another seed is another network.")
+
+    @model_validator(mode="after")
+    def _nobody_alone(self) -> Generate:
+        if self.communities > min(self.users, self.tweets):
+            raise ValueError("communities: there are more of them than users or tweets")
+        return self
 
 
 class Prepare(Section):

@@ -29,35 +29,46 @@ def write_parts(
 ) -> list[FileEntry]:
     """Writes `batches` in order to `<root>/<folder>/part-00000.parquet` and on, `rows_per_file` rows a file.
 
-    What was in the folder is removed first. There is always at least one file, so that no rows still have a schema.
+    The files depend on the rows alone, not on how they are cut into batches. What was in the folder is removed first.
+    There is always at least one file, so that no rows still have a schema.
     """
     storage.remove(storage.join(root, folder))
     entries: list[FileEntry] = []
-    pieces = _pieces(batches, rows_per_file)
-    piece = next(pieces, None)
-    while piece is not None or not entries:
+    groups = _row_groups(batches, rows_per_file)
+    group = next(groups, None)
+    while group is not None or not entries:
         path = f"{folder}/part-{len(entries):05d}.parquet"
         rows = 0
         with storage.open_write(storage.join(root, path)) as file:
             checksum = storage.ChecksumWriter(file)
             with pq.ParquetWriter(pa.PythonFile(checksum, mode="w"), schema, compression="zstd") as writer:
-                while piece is not None and rows + piece.num_rows <= rows_per_file:
-                    writer.write_batch(piece, row_group_size=ROWS_PER_GROUP)
-                    rows += piece.num_rows
-                    piece = next(pieces, None)
+                while group is not None and rows + group.num_rows <= rows_per_file:
+                    writer.write_table(group, row_group_size=ROWS_PER_GROUP)
+                    rows += group.num_rows
+                    group = next(groups, None)
         entries.append(FileEntry(path=path, rows=rows, sha256=checksum.hexdigest()))
     return entries
 
 
-def _pieces(batches: Iterable[pa.RecordBatch], rows_per_file: int) -> Iterator[pa.RecordBatch]:
-    """The same rows, cut also wherever a file ends."""
-    written = 0
+def _row_groups(batches: Iterable[pa.RecordBatch], rows_per_file: int) -> Iterator[pa.Table]:
+    """The same rows in row groups of `ROWS_PER_GROUP`, shorter only where a file ends."""
+    held: list[pa.RecordBatch] = []
+    written = rows = 0
+
+    def group() -> pa.Table:
+        return pa.Table.from_batches(held).combine_chunks()
+
     for batch in batches:
         while batch.num_rows:
-            rows = min(batch.num_rows, rows_per_file - written % rows_per_file)
-            yield batch.slice(0, rows)
-            written += rows
-            batch = batch.slice(rows)
+            room = min(ROWS_PER_GROUP, rows_per_file - written % rows_per_file) - rows
+            held.append(batch.slice(0, room))
+            rows += held[-1].num_rows
+            batch = batch.slice(held[-1].num_rows)
+            if held[-1].num_rows == room:
+                yield group()
+                written, rows, held = written + rows, 0, []
+    if held:
+        yield group()
 
 
 @contextlib.contextmanager

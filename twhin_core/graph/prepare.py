@@ -1,0 +1,141 @@
+"""From raw interactions to `graph/`: vocabulary, edges a split, rejected rows and the manifest."""
+
+from __future__ import annotations
+
+import ibis.expr.types as ir
+from ibis.backends.duckdb import Backend
+
+from twhin_core import storage
+from twhin_core.config import Config, Prepare, Relation, Source, Split
+from twhin_core.errors import UserError
+from twhin_core.graph.edges import encode, find_relations, rejected_rows, with_copies, with_reasons, with_splits
+from twhin_core.graph.engine import connect
+from twhin_core.graph.generate import generate
+from twhin_core.graph.manifest import MANIFEST, SPLITS, Manifest, read_manifest
+from twhin_core.graph.raw_files import RawSource, check_sources
+from twhin_core.graph.sources import read_sources, reading
+from twhin_core.graph.vocabulary import number_nodes
+from twhin_core.graph.write import Counts, Graph, count_graph, write_graph
+from twhin_core.progress import log
+from twhin_core.run import open_run
+
+
+def prepare(config: Config, root: str) -> Manifest:
+    """Makes the graph of the run under `root`, or finds it finished.
+
+    The result depends on the rows of the sources alone, not on the order of files or the number of threads. Every
+    row becomes an edge or is kept in `graph/rejected/` with the reason: `null_id` (missing or empty),
+    `unknown_relation`, `invalid_weight` (missing, not a number, or not a normal float32 above 0), `null_timestamp`
+    (only where edges are split by time) or `duplicate` (the same lhs, relation and rhs).
+
+    Raises:
+        UserError: a source that cannot be read or is empty, a relation without entry, a vocabulary larger than its
+            table's `num_embeddings`, a table without nodes, or an empty split.
+    """
+    open_run(config, root)
+    manifest = read_manifest(root)
+    if manifest is not None:
+        log.info("prepare: the graph is there already: %s", storage.join(root, MANIFEST))
+        return manifest
+    if config.prepare is None:
+        raise UserError("prepare: the config has no such section, so there is nothing to prepare")
+    _check_relations(config.prepare.sources, config.model.relations)
+    sources = check_sources(_sources(config.prepare, root))
+    split = _split(config.prepare, sources)
+    storage.remove(storage.join(root, "graph"))  # what an interrupted run may have left
+    with connect(config.prepare.memory_limit) as engine:
+        graph = _plan(engine, config, sources, split)
+        counts = count_graph(graph)
+        _log(counts)
+        _check(config, sources, split, counts)
+        manifest = write_graph(engine, graph, counts, root)
+    storage.write_json(storage.join(root, MANIFEST), manifest.model_dump())
+    return manifest
+
+
+def _sources(settings: Prepare, root: str) -> list[Source]:
+    if settings.generate is None:
+        return settings.sources
+    return generate(settings.generate, storage.join(root, "raw"))
+
+
+def _split(settings: Prepare, sources: list[RawSource]) -> Split | None:
+    """How to split, or None where the sources give their splits."""
+    given = any(raw.source.split is not None for raw in sources)
+    return None if given else settings.split or Split()
+
+
+def _plan(engine: Backend, config: Config, sources: list[RawSource], split: Split | None) -> Graph:
+    """The graph as tables of the engine; each `create_table` runs what stands above it, and rows stay in the engine."""
+    with reading():
+        raw = read_sources(engine, sources)
+        relations = find_relations(raw, config.model.relations)
+        rows = engine.create_table(
+            "rows", with_reasons(raw, relations, needs_time=split is not None and split.by == "time")
+        )
+    _check_rows(rows, sources)
+    sound = rows.filter(rows.reason.isnull())
+    copies = engine.create_table("copies", with_copies(sound, seed=0 if split is None else split.seed))
+    edges = with_splits(copies.filter(copies.copy == 0), split)
+    vocabulary = engine.create_table("vocabulary", number_nodes(edges))
+    return Graph(
+        tables=[table.name for table in config.model.embeddings.tables],
+        relations=relations,
+        weighted=any(raw.source.weight is not None for raw in sources),
+        vocabulary=vocabulary,
+        edges=engine.create_table("edges", encode(edges, vocabulary)),
+        rejected=rejected_rows(rows, copies),
+    )
+
+
+def _check_relations(sources: list[Source], relations: list[Relation]) -> None:
+    names = {relation.name for relation in relations}
+    for position, source in enumerate(sources):
+        if source.relation is not None and source.relation not in names:
+            raise UserError(
+                f"prepare.sources.{position}.relation: {source.relation!r} is not in model.relations; there are "
+                f"{', '.join(sorted(names))}"
+            )
+
+
+def _check_rows(rows: ir.Table, sources: list[RawSource]) -> None:
+    by_source = rows.group_by("source").agg(count=rows.count()).to_pyarrow()
+    counts = dict(zip(by_source["source"].to_pylist(), by_source["count"].to_pylist(), strict=True))
+    for position, raw in enumerate(sources):
+        if not counts.get(position):
+            raise UserError(f"prepare.sources.{position}: {raw.source.path} has no rows")
+    files = sum(len(raw.files) for raw in sources)
+    log.info("prepare: read %s rows from %d %s", f"{sum(counts.values()):,}", files, "file" if files == 1 else "files")
+
+
+def _check(config: Config, sources: list[RawSource], split: Split | None, counts: Counts) -> None:
+    edges = {name: sum(counts.edges[name]) for name in SPLITS}
+    if not any(edges.values()):
+        raise UserError(f"prepare: not one edge is left; rejected: {_listed(counts.rejected)}")
+    expected = {"train"} | {raw.source.split for raw in sources}
+    if split is not None:
+        expected |= {name for name in ("validation", "test") if getattr(split, name) > 0}
+    for name in SPLITS:
+        if name in expected and not edges[name]:
+            raise UserError(
+                f"prepare: the {name} split is empty; edges: {_listed(edges)}; rejected: {_listed(counts.rejected)}"
+            )
+    for table in config.model.embeddings.tables:
+        rows = counts.nodes[table.name]
+        if rows == 0:
+            raise UserError(f"model.embeddings.tables: no edge has a node of the table {table.name}")
+        if table.num_embeddings is not None and table.num_embeddings < rows:
+            raise UserError(
+                f"model.embeddings.tables: {table.name} has num_embeddings {table.num_embeddings} but its vocabulary "
+                f"has {rows}"
+            )
+
+
+def _log(counts: Counts) -> None:
+    log.info("prepare: edges: %s", _listed({name: sum(counts.edges[name]) for name in SPLITS}))
+    log.info("prepare: rejected: %s", _listed(counts.rejected))
+    log.info("prepare: vocabulary: %s", _listed(counts.nodes))
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"

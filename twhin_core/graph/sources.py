@@ -1,0 +1,103 @@
+"""Raw interactions as one Ibis table, whatever files they come from."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+from collections.abc import Iterator
+
+import duckdb
+import ibis
+import ibis.expr.types as ir
+from ibis.backends.duckdb import Backend
+
+from twhin_core import storage
+from twhin_core.config import Source
+from twhin_core.errors import UserError
+from twhin_core.graph.raw_files import DELIMITERS, QUOTES, RawFile, RawSource
+
+
+def read_sources(engine: Backend, sources: list[RawSource]) -> ir.Table:
+    """Every row of every source, lazily.
+
+    Columns: lhs, relation, rhs: string, null where missing or empty; weight: float64, 1 where the source has none and
+    null where it is missing or no number; time: timestamp or int64, null where it is missing, cannot be read or the
+    source has none; split: string, null where the source has none; file: string; source: int32, the position of the
+    source in the config.
+    """
+    remote = [file.url for raw in sources for file in raw.files if storage.is_remote(file.url)]
+    if remote:
+        engine.register_filesystem(storage.filesystem(remote[0])[0])
+    times = [file.time for raw in sources for file in raw.files]
+    time_type = "timestamp" if "timestamp" in times else "int64"
+    tables = []
+    for position, raw in enumerate(sources):
+        layouts: dict[tuple[object, ...], list[RawFile]] = {}
+        for file in raw.files:
+            layouts.setdefault(file.layout, []).append(file)
+        for files in layouts.values():
+            table = _open(engine, files, has_header=raw.source.columns is None)
+            tables.append(_normalised(table, files[0], raw.source, position, time_type))
+    return functools.reduce(lambda one, other: one.union(other), tables)
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """What the engine cannot parse while the block runs becomes one line for the user."""
+    try:
+        yield
+    except (duckdb.InvalidInputException, duckdb.IOException) as error:
+        raise UserError(_one_line(str(error))) from None
+
+
+def _one_line(message: str) -> str:
+    """`file: line n: what is wrong` from DuckDB's page about a CSV; of anything else the first line."""
+    line = re.search(r"CSV Error on Line: (\d+)", message)
+    file = re.search(r"^\s*file = (.*)$", message, re.MULTILINE)
+    if line is None or file is None:
+        return message.splitlines()[0]
+    said = message[: message.find("Possible fixes")].rstrip().splitlines()[-1]
+    return f"{file.group(1).strip()}: line {line.group(1)}: {said.strip().rstrip('.')}"
+
+
+def _open(engine: Backend, files: list[RawFile], has_header: bool) -> ir.Table:
+    """Files of one layout with the columns they have, and `twhin_file`, the URL. Those of text are named c0, c1 …"""
+    urls = [file.url for file in files]
+    if files[0].format == "parquet":
+        return engine.read_parquet(urls, filename="twhin_file", hive_partitioning=False)
+    return engine.read_csv(
+        urls,
+        columns={f"c{position}": "VARCHAR" for position in range(len(files[0].columns))},
+        filename="twhin_file",
+        hive_partitioning=False,
+        header=has_header,
+        delim=DELIMITERS[files[0].format],
+        quote=QUOTES[files[0].format],
+        escape=QUOTES[files[0].format],
+        compression="gzip" if urls[0].endswith(".gz") else "none",
+    )
+
+
+def _normalised(table: ir.Table, file: RawFile, source: Source, position: int, time_type: str) -> ir.Table:
+    names = [name for name, _ in file.columns]
+
+    def column(name: str) -> ir.Column:
+        return table[name] if file.format == "parquet" else table[f"c{names.index(name)}"]
+
+    def text(name: str) -> ir.Column:
+        return column(name).cast("string").nullif("")
+
+    def value(name: str, to: str) -> ir.Column:
+        return column(name).cast(to) if file.format == "parquet" else column(name).strip().try_cast(to)
+
+    return table.select(
+        lhs=text(source.lhs),
+        relation=text(source.relation_column) if source.relation_column else ibis.literal(source.relation),
+        rhs=text(source.rhs),
+        weight=value(source.weight, "float64") if source.weight else ibis.literal(1.0),
+        time=value(source.timestamp, time_type) if source.timestamp else ibis.null(time_type),
+        split=ibis.literal(source.split, type="string"),
+        file=table.twhin_file,
+        source=ibis.literal(position, type="int32"),
+    )

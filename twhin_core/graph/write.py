@@ -1,0 +1,98 @@
+"""A planned graph as files: vocabulary, edges and rejected rows, and the manifest that lists them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ibis.expr.types as ir
+import pyarrow as pa
+from ibis.backends.duckdb import Backend
+
+from twhin_core import __version__
+from twhin_core.config import Relation
+from twhin_core.graph.engine import stream
+from twhin_core.graph.manifest import SPLITS, Manifest, RejectedEntry, RelationEntry, SplitEntry, TableEntry
+from twhin_core.parquet import FileEntry, write_parts
+
+VOCABULARY_SCHEMA = pa.schema([("index", pa.int64()), ("id", pa.string()), ("degree", pa.int64())])
+EDGES_SCHEMA = pa.schema([("lhs", pa.int64()), ("rel", pa.int32()), ("rhs", pa.int64())])
+WEIGHT_FIELD = pa.field("weight", pa.float32())
+REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("source", "lhs", "relation", "rhs", "reason")])
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The graph as tables of the engine, still to be written.
+
+    `vocabulary` as `vocabulary.number_nodes` gives it, `edges` as `edges.encode` does and `rejected` as
+    `edges.rejected_rows` does; `tables` in the order of the config, `relations` in the order of their ids.
+    """
+
+    tables: list[str]
+    relations: list[Relation]
+    weighted: bool
+    vocabulary: ir.Table
+    edges: ir.Table
+    rejected: ir.Table
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Nodes of each table, edges of each split and relation (in the order of ids), rejected rows by reason."""
+
+    nodes: dict[str, int]
+    edges: dict[str, list[int]]
+    rejected: dict[str, int]
+
+
+def count_graph(graph: Graph) -> Counts:
+    vocabulary, edges, rejected = graph.vocabulary, graph.edges, graph.rejected
+    nodes = _counts(vocabulary.group_by("table").agg(count=vocabulary.count()))
+    by_reason = _counts(rejected.group_by("reason").agg(count=rejected.count()))
+    by_relation = {split: [0] * len(graph.relations) for split in SPLITS}
+    for row in edges.group_by("split", "rel").agg(count=edges.count()).to_pyarrow().to_pylist():
+        by_relation[row["split"]][row["rel"]] = row["count"]
+    return Counts({table: nodes.get(table, 0) for table in graph.tables}, by_relation, by_reason)
+
+
+def _counts(groups: ir.Table) -> dict[str, int]:
+    """A two-column table (name, count), sorted by name."""
+    return dict(sorted(tuple(row.values()) for row in groups.to_pyarrow().to_pylist()))
+
+
+def write_graph(engine: Backend, graph: Graph, counts: Counts, root: str) -> Manifest:
+    """Writes everything but the manifest, and returns that: it makes the graph whole when the caller writes it."""
+    tables = [
+        TableEntry(name=table, num_embeddings=counts.nodes[table], files=_write_table(engine, graph, table, root))
+        for table in graph.tables
+    ]
+    splits = {
+        split: SplitEntry(edges=sum(counts.edges[split]), files=_write_split(engine, graph, split, root))
+        for split in SPLITS
+    }
+    rejected = graph.rejected.order_by(*REJECTED_SCHEMA.names)
+    rejected_files = write_parts(stream(engine, rejected), REJECTED_SCHEMA, root, "graph/rejected")
+    return Manifest(
+        version=__version__,
+        weighted=graph.weighted,
+        tables=tables,
+        relations=[
+            RelationEntry(**relation.model_dump(), edges={split: counts.edges[split][rel] for split in SPLITS})
+            for rel, relation in enumerate(graph.relations)
+        ],
+        splits=splits,
+        rejected=RejectedEntry(rows=sum(counts.rejected.values()), by_reason=counts.rejected, files=rejected_files),
+    )
+
+
+def _write_table(engine: Backend, graph: Graph, table: str, root: str) -> list[FileEntry]:
+    nodes = graph.vocabulary.filter(graph.vocabulary.table == table).order_by("index")
+    rows = stream(engine, nodes.select(*VOCABULARY_SCHEMA.names))
+    return write_parts(rows, VOCABULARY_SCHEMA, root, f"graph/vocab/{table}")
+
+
+def _write_split(engine: Backend, graph: Graph, split: str, root: str) -> list[FileEntry]:
+    """In the order of the edges' hashes: any stretch of them is a random sample."""
+    schema = EDGES_SCHEMA.append(WEIGHT_FIELD) if graph.weighted else EDGES_SCHEMA
+    edges = graph.edges.filter(graph.edges.split == split).order_by("hash", "lhs", "rel", "rhs")
+    return write_parts(stream(engine, edges.select(*schema.names)), schema, root, f"graph/edges/{split}")
