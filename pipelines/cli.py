@@ -180,13 +180,14 @@ def _load_run(path: str, run_root: str | None, overrides: list[str] | None) -> t
 def _show_results(root: str) -> Metrics:
     from rich.console import Console
 
-    from twhin_core import storage
+    from twhin_core.evaluation.evaluate import METRICS, REPORT, read_metrics
     from twhin_core.evaluation.summary import print_summary
 
-    metrics: Metrics = storage.read_json(storage.join(root, "evaluation/metrics.json"))
+    metrics = read_metrics(root)
+    assert metrics is not None
     print_summary(metrics, Console())
-    _show("metrics", root, "evaluation/metrics.json")
-    _show("report", root, "evaluation/report.html")
+    _show("metrics", root, METRICS)
+    _show("report", root, REPORT)
     return metrics
 
 

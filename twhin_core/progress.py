@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import warnings
 from types import TracebackType
 
 from tqdm import tqdm
@@ -20,6 +21,12 @@ def show_log(debug: bool = False) -> None:
         format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING, stream=sys.stderr, force=True
     )
     log.setLevel(logging.DEBUG if debug else logging.INFO)
+    if not debug:
+        # What torch and torchrec advise their callers: deprecations and planner hints, nothing that a user can mend.
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        for name in ("torch", "torchrec"):
+            logging.getLogger(name).setLevel(logging.ERROR)
 
 
 class Progress:

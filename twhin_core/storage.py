@@ -77,7 +77,8 @@ def list_folders(url: str) -> list[str]:
     fs, path = filesystem(url)
     if not fs.isdir(path):
         return []
-    return sorted(entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path) if entry["type"] == "directory")
+    folders = [entry["name"] for entry in fs.ls(path, detail=True) if entry["type"] == "directory"]
+    return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in folders)
 
 
 def remove(url: str) -> None:

@@ -29,7 +29,7 @@ def evaluate(config: str, run_root: str, metrics: dsl.Output[dsl.Metrics], repor
         split = settings.evaluation.split
         for name, value in found[split]["all"].items():
             metrics.log_metric(f"{split}.all.{name}", value)
-        publish(report, storage.join(run_root, "evaluation/report.html"), uri=storage.join(run_root, "evaluation"))
+        publish(report, storage.join(run_root, evaluate.REPORT), uri=storage.join(run_root, "evaluation"))
         missed = gates.missed(settings.evaluation.gates, found)
         for sentence in missed:
             log.warning("%s", sentence)
