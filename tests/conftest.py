@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,29 @@ def small_config(tmp_path: Path) -> SmallConfig:
         return config_file.validate(Config, _merged(tree, sections), "small_config")
 
     return build
+
+
+@pytest.fixture(scope="session")
+def trained_once() -> dict[str, tuple[Config, str]]:
+    """What `trained` copies from."""
+    return {}
+
+
+@pytest.fixture
+def trained(
+    trained_once: dict[str, tuple[Config, str]], small_config: SmallConfig, tmp_path: Path
+) -> tuple[Config, str]:
+    """The config and run root of a prepared and trained run on the tiny graph; each test has a copy of its own."""
+    from twhin_core.graph.prepare import prepare
+    from twhin_core.training.train import train
+
+    if not trained_once:
+        config, root = small_config(), str(tmp_path / "trained-once")
+        prepare(config, root)
+        train(config, root)
+        trained_once["small"] = config, root
+    config, root = trained_once["small"]
+    return config, str(shutil.copytree(root, tmp_path / "run"))
 
 
 def write_raw(path: Path, users: int = 40, tweets: int = 30, edges: int = 600) -> None:

@@ -1,0 +1,162 @@
+"""The stage, on real graphs and checkpoints."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import SmallConfig
+from tests.evaluation.brute_force import BruteForce, Triple
+from twhin_core import config_file
+from twhin_core.config import Config
+from twhin_core.errors import UserError
+from twhin_core.evaluation.evaluate import evaluate
+from twhin_core.graph.manifest import read_manifest
+from twhin_core.graph.prepare import prepare
+from twhin_core.model.scorer import Scorer
+from twhin_core.training.checkpoint import newest
+from twhin_core.training.train import train
+
+TABLES = [("user", "user"), ("user", "tweet")]  # of follow and fav
+RELATIONS = {"all": None, "follow": 0, "fav": 1}
+
+
+def changed(config: Config, **evaluation: object) -> Config:
+    tree = config.model_dump()
+    tree["evaluation"].update(evaluation)
+    return config_file.validate(Config, tree, "changed")
+
+
+def brute_force(config: Config, root: str, evaluated: str) -> BruteForce:
+    """The definition, on the files and the checkpoint under `root`."""
+    manifest, checkpoint = read_manifest(root), newest(root)
+    assert manifest is not None
+    assert checkpoint is not None
+    nodes = {table.name: table.num_embeddings for table in manifest.tables}
+    vectors = {name: checkpoint.read_rows(name, 0, rows).double() for name, rows in nodes.items()}
+    scorer = Scorer(config.model, len(TABLES))
+    checkpoint.load_scorer(scorer)
+    translation = scorer.operator.translation.detach().double()
+
+    def score(side: str, edge: Triple) -> float:
+        lhs, rel, rhs = edge
+        return float((vectors[TABLES[rel][0]][lhs] + translation[rel]) @ vectors[TABLES[rel][1]][rhs])
+
+    splits = {
+        split: [
+            (row["lhs"], row["rel"], row["rhs"])
+            for path in sorted(Path(root, "graph/edges", split).glob("*.parquet"))
+            for row in pq.read_table(path).to_pylist()
+        ]
+        for split in ("train", "validation", "test")
+    }
+    sizes = {side: [nodes[tables[end]] for tables in TABLES] for end, side in enumerate(("lhs", "rhs"))}
+    return BruteForce(splits, evaluated, sizes, score)
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_the_metrics_of_a_trained_run_are_those_of_the_definition(trained: tuple[Config, str], split: str) -> None:
+    config, root = trained
+    config = changed(config, split=split, block_mb=1)
+    metrics = evaluate(config, root)
+    assert json.loads(Path(root, "evaluation/metrics.json").read_text()) == metrics
+    expected = brute_force(config, root, split)
+    assert list(metrics[split]) == list(RELATIONS)
+    for name, rel in RELATIONS.items():
+        figures = expected.figures(rel, [1, 3, 10], [10, 20, 50])
+        assert metrics[split][name] == pytest.approx(figures, abs=1e-9)
+    for baseline in ("popularity", "random"):
+        assert {name: set(of) for name, of in metrics["baselines"][baseline].items()} == {
+            name: set(of) for name, of in metrics[split].items()
+        }
+    assert metrics["graph"]["tables"] == {"user": 40, "tweet": 30}
+    assert sum(metrics["graph"]["edges"].values()) == 600
+    assert metrics["checkpoint"] == newest(root).step
+
+
+def test_rows_that_no_node_has_are_no_rivals(small_config: SmallConfig, tmp_path: Path) -> None:
+    tables = [
+        {"name": name, "num_embeddings": 500, "embedding_dim": 4, "optimizer": {"sgd": {"lr": 0.1}}}
+        for name in ("user", "tweet")
+    ]
+    config, root = small_config(model={"embeddings": {"tables": tables}}), str(tmp_path / "run")
+    prepare(config, root)
+    train(config, root)
+    metrics = evaluate(config, root)
+    figures = brute_force(config, root, "test").figures(None, [1, 3, 10], [10, 20, 50])
+    assert metrics["test"]["all"] == pytest.approx(figures, abs=1e-9)
+    assert metrics["graph"]["tables"] == {"user": 40, "tweet": 30}
+
+
+def test_evaluated_again_it_finds_its_metrics(trained: tuple[Config, str], caplog: pytest.LogCaptureFixture) -> None:
+    config, root = trained
+    first = evaluate(config, root)
+    file = Path(root, "evaluation/metrics.json")
+    written = file.stat().st_mtime_ns
+    with caplog.at_level(logging.INFO, "twhin"):
+        assert evaluate(changed(config, gates={"test.all.mrr": {"min": 0.9}}), root) == first
+    assert "metrics.json is of this checkpoint" in caplog.text
+    assert file.stat().st_mtime_ns == written
+
+
+def test_another_checkpoint_is_evaluated_anew(trained: tuple[Config, str]) -> None:
+    config, root = trained
+    last = evaluate(config, root)
+    Path(newest(root).url, "complete.json").unlink()
+    before = evaluate(config, root)
+    assert before["checkpoint"] < last["checkpoint"]
+    assert before["test"] != last["test"]
+
+
+def test_other_settings_are_evaluated_anew(trained: tuple[Config, str]) -> None:
+    config, root = trained
+    evaluate(config, root)
+    assert "hits@2" in evaluate(changed(config, hits_at=[2]), root)["test"]["all"]
+    assert "test" not in evaluate(changed(config, split="validation"), root)
+    limited = config_file.validate(Config, config.model_dump() | {"test_data": {"limit": 7}}, "limited")
+    assert evaluate(limited, root)["test"]["all"]["edges"] == 7
+
+
+def test_a_killed_evaluation_is_not_taken_for_whole(trained: tuple[Config, str]) -> None:
+    config, root = trained
+    metrics = evaluate(config, root)
+    report = Path(root, "evaluation/report.html")
+    report.unlink()
+    assert evaluate(config, root) == metrics
+    assert report.exists()
+
+
+def test_the_planted_optimum_stands_beside_the_result(trained: tuple[Config, str]) -> None:
+    config, root = trained
+    planted = {"all": {"mrr": 0.4321, "edges": 10}, "fav": {"mrr": 0.5432, "edges": 5}}
+    Path(root, "raw").mkdir()
+    Path(root, "raw/planted.json").write_text(json.dumps(planted))
+    assert evaluate(config, root)["planted"] == planted
+    page = Path(root, "evaluation/report.html").read_text()
+    assert "0.4321" in page
+    assert "planted optimum" in page
+
+
+def test_without_a_checkpoint_it_says_to_train(small_config: SmallConfig, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no whole checkpoint here; run `twhin train` first"):
+        evaluate(small_config(), str(tmp_path / "run"))
+
+
+def test_a_gate_that_names_no_metric_is_found_before_any_work(small_config: SmallConfig, tmp_path: Path) -> None:
+    config = small_config(evaluation={"gates": {"test.all.mmr": {"min": 0.1}}})
+    with pytest.raises(UserError, match=r"test\.all\.mmr names no metric; near it: test\.all\.mrr"):
+        evaluate(config, str(tmp_path / "run"))
+
+
+def test_edges_that_are_not_there_to_evaluate_are_an_error(trained: tuple[Config, str], tmp_path: Path) -> None:
+    config, root = trained
+    nowhere = config.model_dump() | {"test_data": {"data_root": str(tmp_path / "nowhere/*")}}
+    with pytest.raises(UserError, match=r"nowhere/\*: no file matches"):
+        evaluate(config_file.validate(Config, nowhere, "nowhere"), root)
+    empty = config.model_dump() | {"test_data": {"offset": 1000}}
+    with pytest.raises(UserError, match="the test split has no edges"):
+        evaluate(config_file.validate(Config, empty, "empty"), root)
