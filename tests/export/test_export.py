@@ -1,0 +1,217 @@
+"""The stage, on real graphs and checkpoints: read back by pyarrow and DuckDB."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import SmallConfig
+from twhin_core import config_file
+from twhin_core.config import Config
+from twhin_core.errors import GateFailed, UserError
+from twhin_core.evaluation.evaluate import evaluate
+from twhin_core.export import export as stage
+from twhin_core.export.export import export
+from twhin_core.export.manifest import read_export_manifest
+from twhin_core.graph.prepare import prepare
+from twhin_core.model.scorer import Scorer
+from twhin_core.training.checkpoint import newest
+from twhin_core.training.train import train
+
+
+def changed(config: Config, section: str, **values: object) -> Config:
+    tree = config.model_dump()
+    tree[section] = {**(tree[section] or {}), **values}
+    return config_file.validate(Config, tree, "changed")
+
+
+def vocabulary(root: str, table: str) -> dict[int, str]:
+    rows = pq.read_table(Path(root, "graph/vocab", table)).to_pylist()
+    return {row["index"]: row["id"] for row in rows}
+
+
+@pytest.mark.parametrize("rows_per_file", [7, 1_000_000])
+def test_each_row_has_its_id_and_the_vector_of_the_checkpoint(
+    trained: tuple[Config, str], rows_per_file: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "BLOCK_BYTES", 11 * 4 * 8)  # blocks of 11 rows: neither files nor tables are multiples
+    config, root = trained
+    manifest = export(changed(config, "export", rows_per_file=rows_per_file), root)
+    for table, rows in (("user", 40), ("tweet", 30)):
+        entry = next(entry for entry in manifest.tables if entry.name == table)
+        assert (entry.rows, entry.unnamed_rows) == (rows, 0)
+        assert [file.rows for file in entry.files] == [rows_per_file] * (rows // rows_per_file) + [rows % rows_per_file]
+        found = pa.concat_tables([pq.read_table(Path(root, file.path)) for file in entry.files])
+        assert found.schema.types == [pa.int64(), pa.string(), pa.list_(pa.float32(), 8)]
+        assert found.column_names == ["index", "id", "embedding"]
+        assert found["index"].to_pylist() == list(range(rows))
+        assert dict(zip(range(rows), found["id"].to_pylist(), strict=True)) == vocabulary(root, table)
+        vectors = np.array(found["embedding"].to_pylist(), np.float32)
+        np.testing.assert_array_equal(vectors, newest(root).read_rows(table, 0, rows).numpy())
+        assert np.abs(vectors).sum(1).min() > 0
+
+
+def test_duckdb_reads_it_and_finds_a_node_by_its_id(trained: tuple[Config, str]) -> None:
+    config, root = trained
+    export(changed(config, "export", rows_per_file=7), root)
+    index, vector = duckdb.execute(
+        "SELECT index, embedding FROM read_parquet($files) WHERE id = 'u7'",
+        {"files": f"{root}/embeddings/user/*.parquet"},
+    ).fetchone()
+    assert vocabulary(root, "user")[index] == "u7"
+    np.testing.assert_array_equal(vector, newest(root).read_rows("user", index, index + 1)[0].numpy())
+
+
+@pytest.mark.parametrize("reciprocal", [False, True])
+def test_relations_have_their_vectors(small_config: SmallConfig, tmp_path: Path, reciprocal: bool) -> None:
+    config, root = small_config(model={"reciprocal": reciprocal}), str(tmp_path / "run")
+    prepare(config, root)
+    train(config, root)
+    manifest = export(config, root)
+    found = pq.read_table(Path(root, manifest.relations.path))
+    scorer = Scorer(config.model, 2)
+    newest(root).load_scorer(scorer)
+    assert found.select(["rel", "name", "operator"]).to_pylist() == [
+        {"rel": 0, "name": "follow", "operator": "translation"},
+        {"rel": 1, "name": "fav", "operator": "translation"},
+    ]
+    assert found.schema.field("rel").type == pa.int32()
+    assert found.schema.field("embedding").type == pa.list_(pa.float32(), 8)
+    translation = scorer.operator.translation.detach().numpy()
+    np.testing.assert_array_equal(np.array(found["embedding"].to_pylist(), np.float32), translation)
+    assert np.abs(translation).max() > 0
+    assert ("inverse" in found.column_names) == reciprocal == manifest.reciprocal
+    if scorer.inverse is not None:
+        inverse = scorer.inverse.translation.detach().numpy()
+        np.testing.assert_array_equal(np.array(found["inverse"].to_pylist(), np.float32), inverse)
+
+
+def test_the_manifest_lists_every_file_with_its_checksum(trained: tuple[Config, str]) -> None:
+    config, root = trained
+    manifest = export(changed(config, "export", rows_per_file=7), root)
+    assert read_export_manifest(root) == manifest
+    assert (manifest.checkpoint, manifest.dim, manifest.comparator) == (newest(root).step, 8, "dot")
+    listed = [file for table in manifest.tables for file in table.files] + [manifest.relations]
+    for file in listed:
+        assert hashlib.sha256(Path(root, file.path).read_bytes()).hexdigest() == file.sha256
+        assert pq.read_metadata(Path(root, file.path)).num_rows == file.rows
+    on_disk = {str(path.relative_to(root)) for path in Path(root, "embeddings").rglob("*") if path.is_file()}
+    assert on_disk == {file.path for file in listed} | {"embeddings/manifest.json"}
+
+
+def test_only_the_tables_asked_for_are_there(trained: tuple[Config, str]) -> None:
+    config, root = trained
+    export(config, root)
+    manifest = export(changed(config, "export", tables=["tweet"]), root)
+    assert [table.name for table in manifest.tables] == ["tweet"]
+    assert {path.name for path in Path(root, "embeddings").iterdir()} == {"tweet", "relations.parquet", "manifest.json"}
+
+
+def test_rows_that_the_vocabulary_does_not_name_are_left_out_and_counted(
+    small_config: SmallConfig, tmp_path: Path
+) -> None:
+    tables = [
+        {"name": name, "num_embeddings": rows, "embedding_dim": 4, "optimizer": {"sgd": {"lr": 0.1}}}
+        for name, rows in (("user", 64), ("tweet", 30))
+    ]
+    config, root = small_config(model={"embeddings": {"tables": tables}}), str(tmp_path / "run")
+    prepare(config, root)
+    train(config, root)
+    manifest = export(config, root)
+    assert [(table.rows, table.unnamed_rows) for table in manifest.tables] == [(40, 24), (30, 0)]
+    assert pq.read_table(Path(root, "embeddings/user"))["index"].to_pylist() == list(range(40))
+
+
+def test_exported_again_it_finds_its_files(trained: tuple[Config, str], caplog: pytest.LogCaptureFixture) -> None:
+    config, root = trained
+    first = export(config, root)
+    times = {path: path.stat().st_mtime_ns for path in Path(root, "embeddings").rglob("*.parquet")}
+    with caplog.at_level(logging.INFO, "twhin"):
+        assert export(config, root) == first
+    assert "manifest.json is of this checkpoint" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in Path(root, "embeddings").rglob("*.parquet")} == times
+
+
+def test_another_checkpoint_is_exported_anew(trained: tuple[Config, str]) -> None:
+    config, root = trained
+    last = export(config, root)
+    Path(newest(root).url, "complete.json").unlink()
+    before = export(config, root)
+    assert before.checkpoint < last.checkpoint
+    vectors = np.array(pq.read_table(Path(root, "embeddings/user"))["embedding"].to_pylist(), np.float32)
+    np.testing.assert_array_equal(vectors, newest(root).read_rows("user", 0, 40).numpy())
+
+
+def test_an_export_that_was_killed_is_not_taken_for_whole(
+    trained: tuple[Config, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, root = trained
+    whole = export(config, root)
+    again = changed(config, "export", rows_per_file=7)
+
+    def die(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "_write_relations", die)
+        with pytest.raises(KeyboardInterrupt):
+            export(again, root)
+    assert read_export_manifest(root) is None
+    assert export(config, root) == whole
+
+
+# --- gates -------------------------------------------------------------------------------------------------------
+
+
+def test_a_missed_gate_stops_the_export(trained: tuple[Config, str]) -> None:
+    config, root = trained
+    gated = changed(config, "evaluation", gates={"test.all.mrr": {"min": 0.99}, "test.all.hits@10": {"min": 0}})
+    mrr = evaluate(gated, root)["test"]["all"]["mrr"]
+    with pytest.raises(GateFailed) as error:
+        export(gated, root)
+    assert str(error.value) == (
+        f"nothing was exported: test.all.mrr is {mrr:.6g}, {0.99 - mrr:.3g} below its gate of at least 0.99"
+    )
+    assert not Path(root, "embeddings").exists()
+    assert export(changed(config, "evaluation", gates={"test.all.mrr": {"max": 0.99}}), root).checkpoint
+
+
+def test_a_missed_gate_leaves_the_export_before_it(trained: tuple[Config, str]) -> None:
+    config, root = trained
+    before = export(config, root)
+    gated = changed(config, "evaluation", gates={"test.all.mrr": {"min": 0.99}})
+    evaluate(gated, root)
+    with pytest.raises(GateFailed):
+        export(gated, root)
+    assert read_export_manifest(root) == before
+
+
+def test_gates_need_metrics_of_this_checkpoint_and_measure(trained: tuple[Config, str]) -> None:
+    config, root = trained
+    gated = changed(config, "evaluation", gates={"test.all.mrr": {"min": 0}})
+    with pytest.raises(UserError, match=r"evaluation/metrics\.json: is needed for evaluation\.gates"):
+        export(gated, root)
+    evaluate(gated, root)
+    with pytest.raises(UserError, match="measured by other evaluation settings; run `twhin evaluate` again"):
+        export(changed(gated, "evaluation", hits_at=[7]), root)
+    Path(newest(root).url, "complete.json").unlink()
+    with pytest.raises(UserError, match=r"is not of the newest checkpoint \(step \d+\)"):
+        export(gated, root)
+
+
+def test_a_gate_naming_no_metric_stops_the_export(trained: tuple[Config, str]) -> None:
+    config, root = trained
+    with pytest.raises(UserError, match="names no metric"):
+        export(changed(config, "evaluation", gates={"test.all.mmr": {"min": 0}}), root)
+
+
+def test_without_a_checkpoint_it_says_to_train(small_config: SmallConfig, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no whole checkpoint here; run `twhin train` first"):
+        export(small_config(), str(tmp_path / "run"))
