@@ -180,7 +180,9 @@ class Table(Section):
     num_embeddings: PositiveInt | None = Field(
         None, description="Rows. May be left out where `prepare` made the vocabulary."
     )
-    embedding_dim: PositiveInt = Field(description="Columns; the same for every table.")
+    embedding_dim: PositiveInt = Field(
+        multiple_of=4, description="Columns; the same for every table, and a multiple of 4 for the kernels."
+    )
     data_type: Annotated[Literal["fp32"], not_yet("fp32")] = Field(
         "fp32", description="Type of the weights. Others are not supported yet."
     )
@@ -311,8 +313,11 @@ class TrainData(EdgeData):
 class Source(Section):
     """Raw interactions: one or more files of one layout."""
 
-    path: str = Field(description="File or glob, local or gs://.")
-    format: Literal["parquet", "csv", "tsv"] | None = Field(None, description="Default: by the file's suffix.")
+    path: str = Field(description="File, folder or glob, local or gs://.")
+    format: Literal["parquet", "csv", "tsv"] | None = Field(
+        None,
+        description="Default: by the file's suffix. A CSV quotes with `\"`, a TSV not at all; `.gz` is unpacked.",
+    )
     columns: list[str] | None = Field(
         None, description="Names of a CSV's or TSV's columns where its files have no header line."
     )
@@ -321,7 +326,9 @@ class Source(Section):
     relation: str | None = Field(None, description="The relation of all these edges; or else `relation_column`.")
     relation_column: str | None = Field(None, description="Column that names each edge's relation.")
     weight: str | None = Field(None, description="Column of the edge's weight, a number > 0. Default: all 1.")
-    timestamp: str | None = Field(None, description="Column of the edge's time: timestamp, date or integer.")
+    timestamp: str | None = Field(
+        None, description="Column of the edge's time: integer, or timestamp or date, which are compared to the second."
+    )
     split: Literal["train", "validation", "test"] | None = Field(
         None, description="All these edges belong to this split. Either every source has it or none."
     )
@@ -418,7 +425,7 @@ class Evaluation(Section):
     split: Literal["test", "validation"] = Field("test", description="Which held-out edges are ranked.")
     hits_at: list[PositiveInt] = Field([1, 3, 10], min_length=1, description="The k of hits@k.")
     recall_at: list[PositiveInt] = Field([10, 20, 50], min_length=1, description="The k of recall@k and ndcg@k.")
-    block_mb: PositiveInt = Field(64, description="Size of one block of scores, in MiB; bounds the memory.")
+    block_mb: PositiveInt = Field(16, description="Size of one block of scores, in MiB; bounds the memory.")
     seed: int = Field(0, ge=0, description="Seeds the random baseline.")
     gates: dict[str, Gate] = Field(
         default_factory=dict,
@@ -460,6 +467,12 @@ class Config(Section):
                     )
             if any(relation.name == "*" for relation in self.model.relations):
                 raise ValueError("model.relations: `*` needs a prepare section to find the relations")
+        for position, table in enumerate(self.model.embeddings.tables):
+            if self.prepare is not None and table.vocab is not None:
+                raise ValueError(
+                    f"model.embeddings.tables.{position}.vocab: has no effect where prepare makes the vocabulary; "
+                    "leave it out"
+                )
         names = {table.name for table in self.model.embeddings.tables}
         for name in self.export.tables or []:
             if name not in names:

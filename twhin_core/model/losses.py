@@ -49,8 +49,7 @@ class Softmax(Loss):
         self.temperature = temperature
 
     def reduce(self, scores: Tensor, masked: Tensor) -> Tensor:
-        reduced: Tensor = _LogSumExp.apply(scores, masked, 1.0 / self.temperature)
-        return reduced
+        return _log_sum_exp(scores, masked, 1.0 / self.temperature)
 
     def combine(self, positive: Tensor, reduced: list[Tensor], counts: list[Tensor]) -> Tensor:
         positive = positive / self.temperature
@@ -75,10 +74,15 @@ class _LogSumExp(torch.autograd.Function):
         return (total.log() + largest).squeeze(-1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]  # one gradient a result
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         shares, total = ctx.saved_tensors
         weight = ctx.scale * gradient.unsqueeze(-1) / total.clamp(min=torch.finfo(total.dtype).tiny)
         return shares * weight, None, None
+
+
+def _log_sum_exp(scores: Tensor, masked: Tensor, scale: float) -> Tensor:
+    reduced: Tensor = _LogSumExp.apply(scores, masked, scale)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return reduced
 
 
 def make_loss(model: Model) -> Loss:

@@ -42,7 +42,8 @@ class Twhin(nn.Module):
         rows = torch.cat([table.values() for table in self.tables(batch.lookups).values()])
         if batch.position is not None:
             rows = rows.index_select(0, batch.position)
-        return rows.split(batch.requested)
+        parts: tuple[Tensor, ...] = rows.split(batch.requested)
+        return parts
 
     def _side(self, batch: Batch, side: Side, lhs: Tensor, rhs: Tensor, uniform: Iterator[Tensor]) -> Tensor:
         """Loss [B] of the batch's edges as answers to their query for `side`."""

@@ -38,7 +38,7 @@ class _IndexUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-class _Reader(FsspecReader):  # type: ignore[misc]  # torch leaves it untyped
+class _Reader(FsspecReader):
     """torch's reader, with an unpickler that knows nothing but an index."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:

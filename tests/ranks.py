@@ -1,0 +1,64 @@
+"""Runs a function on several gloo ranks, within a time box."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+
+def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, seconds: float = 90) -> list[Any]:
+    """`function(*arguments)` in `world_size` fresh processes that find each other as torchrun's do; their results.
+
+    The function must be importable, and its result plain data or arrays (tensors would be shared, and die with a rank). If one rank fails or the time is up, all are ended and the first traceback shown.
+    """
+    context = multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        context.Process(target=_rank, args=(answers, rank, world_size, port, function, arguments), daemon=True)
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    results: dict[int, Any] = {}
+    deadline = time.monotonic() + seconds
+    try:
+        while len(results) < world_size:
+            try:
+                rank, failure, result = answers.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(
+                    f"ranks {set(range(world_size)) - set(results)} did not end in {seconds} s"
+                ) from None
+            assert failure is None, f"rank {rank} failed:\n{failure}"
+            results[rank] = result
+        return [results[rank] for rank in range(world_size)]
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _rank(
+    answers: Any, rank: int, world_size: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        GLOO_SOCKET_IFNAME="lo",
+    )
+    try:
+        answers.put((rank, None, function(*arguments)))
+    except BaseException:
+        answers.put((rank, traceback.format_exc(), None))

@@ -1,0 +1,91 @@
+"""One training step written out plainly on dense tables, edge by edge, with no code of the model's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class PlainEdge:
+    """An edge, and the nodes it is corrupted with on each side; a node that is the true one does not count."""
+
+    lhs: int
+    rel: int
+    rhs: int
+    weight: float
+    lhs_negatives: list[int]
+    rhs_negatives: list[int]
+
+
+@dataclass
+class PlainModel:
+    """Dense parameters: a table a kind of node, the translations, and those of the inverse relations if there are."""
+
+    tables: dict[str, Tensor]
+    relation_tables: list[tuple[str, str]]
+    translation: Tensor
+    inverse: Tensor | None
+    cosine: bool
+    loss: str
+    temperature: float
+
+    def loss_of(self, edges: list[PlainEdge]) -> Tensor:
+        total = torch.zeros(())
+        for edge in edges:
+            lhs_table, rhs_table = (self.tables[name] for name in self.relation_tables[edge.rel])
+
+            def tail_score(s: Tensor, t: Tensor, rel: int = edge.rel) -> Tensor:
+                return self._compare(s + self.translation[rel], t)
+
+            def head_score(s: Tensor, t: Tensor, rel: int = edge.rel) -> Tensor:
+                return self._compare(t + self.inverse[rel], s) if self.inverse is not None else tail_score(s, t, rel)
+
+            s, t = lhs_table[edge.lhs], rhs_table[edge.rhs]
+            tails = [tail_score(s, rhs_table[node]) for node in edge.rhs_negatives if node != edge.rhs]
+            heads = [head_score(lhs_table[node], t) for node in edge.lhs_negatives if node != edge.lhs]
+            both = self._loss(tail_score(s, t), tails) + self._loss(head_score(s, t), heads)
+            total = total + edge.weight * both / 2
+        return total / len(edges)
+
+    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
+        product = sum(x * y for x, y in zip(a, b, strict=True))
+        return product / (a.norm() * b.norm()) if self.cosine else product
+
+    def _loss(self, positive: Tensor, negatives: list[Tensor]) -> Tensor:
+        if self.loss == "softmax":
+            scores = torch.stack([positive, *negatives]) / self.temperature
+            return -torch.log(torch.exp(scores[0]) / torch.exp(scores).sum())
+        wrong = [-torch.log(1 - torch.sigmoid(score)) for score in negatives]
+        return -torch.log(torch.sigmoid(positive)) + (sum(wrong) / len(wrong) if wrong else 0.0)
+
+    def step(self, edges: list[PlainEdge], update: Callable[[Tensor, Tensor], Tensor], lr_relations: float) -> float:
+        """Learns from `edges`: tables by `update(value, gradient)`, relations by plain gradient descent."""
+        relations = [self.translation] + ([self.inverse] if self.inverse is not None else [])
+        parameters = [*self.tables.values(), *relations]
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        loss = self.loss_of(edges)
+        gradients = torch.autograd.grad(loss, parameters)
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                assert gradient.abs().sum() > 0, "every parameter must learn"
+                is_relation = any(parameter is relation for relation in relations)
+                parameter.copy_(parameter - lr_relations * gradient if is_relation else update(parameter, gradient))
+        return float(loss)
+
+
+def sgd(value: Tensor, gradient: Tensor, lr: float = 0.1) -> Tensor:
+    return value - lr * gradient
+
+
+def adagrad(value: Tensor, gradient: Tensor, lr: float = 0.1) -> Tensor:
+    """The first step: the accumulator is the gradient's square."""
+    return value - lr * gradient / (gradient.square().sqrt() + 1e-8)
+
+
+def rowwise_adagrad(value: Tensor, gradient: Tensor, lr: float = 0.1) -> Tensor:
+    return value - lr * gradient / (gradient.square().mean(1, keepdim=True).sqrt() + 1e-8)

@@ -1,0 +1,262 @@
+"""One training step: 2 ranks = 1 rank = a dense autograd implementation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+
+from tests.ranks import run_ranks
+from tests.training import dense
+from twhin_core import config_file
+from twhin_core.config import Config
+from twhin_core.data.edges import Edges
+from twhin_core.graph.manifest import Schema
+from twhin_core.model.batch import Batch, BatchMaker, Candidates
+from twhin_core.model.negatives import Chunks
+from twhin_core.training.build import TrainableModel, build
+from twhin_core.training.ranks import Ranks, process_group
+
+Array = npt.NDArray[np.float32]
+
+SIZES = {"user": 13, "tweet": 11}
+DIM = 8
+EDGES_PER_RANK = 20
+UNIFORM = 4
+
+
+@dataclass(frozen=True)
+class Case:
+    optimizer: str
+    loss: str
+    comparator: str
+    reciprocal: bool
+    in_batch: int = 3
+    uniform: int = UNIFORM
+
+
+CASES = [
+    Case("sgd", "bce", "dot", False),
+    Case("sgd", "softmax", "dot", False),
+    Case("adagrad", "softmax", "cos", False),
+    Case("rowwise_adagrad", "softmax", "cos", True),
+    Case("rowwise_adagrad", "bce", "dot", True, in_batch=0),
+    Case("sgd", "bce", "cos", False, uniform=0),
+]
+
+
+def make_config(case: Case) -> Config:
+    table = {"embedding_dim": DIM, "optimizer": {case.optimizer: {"lr": 0.1}}}
+    tree: dict[str, Any] = {
+        "model": {
+            "embeddings": {"tables": [{"name": name, "num_embeddings": size, **table} for name, size in SIZES.items()]},
+            "relations": [
+                {"name": "follow", "lhs": "user", "rhs": "user"},
+                {"name": "fav", "lhs": "user", "rhs": "tweet"},
+                {"name": "read_by", "lhs": "tweet", "rhs": "user"},
+            ],
+            "translation_optimizer": {"sgd": {"lr": 0.2}},
+            "loss": case.loss,
+            "comparator": case.comparator,
+            "reciprocal": case.reciprocal,
+            "init_std": 0.5,
+        },
+        "train_data": {
+            "data_root": "unused",
+            "per_replica_batch_size": EDGES_PER_RANK,
+            "in_batch_negatives": case.in_batch,
+            "global_negatives": case.uniform,
+            "chunk_size": 6,
+        },
+    }
+    if case.loss == "softmax":
+        tree["model"]["temperature"] = 0.7
+    return config_file.validate(Config, tree, "test")
+
+
+def make_batches(config: Config) -> tuple[list[Edges], list[Batch]]:
+    """The edges and the batches of rank 0 and of rank 1."""
+    rng = np.random.default_rng(3)
+    maker = BatchMaker(Schema(SIZES, config.model.relations), config.model, config.train_data)
+    edges, batches = [], []
+    for rank in range(2):
+        rel = np.sort(rng.integers(3, size=EDGES_PER_RANK))
+        lhs = rng.integers(np.where(rel == 2, SIZES["tweet"], SIZES["user"]))
+        rhs = rng.integers(np.where(rel == 1, SIZES["tweet"], SIZES["user"]))
+        weight = rng.uniform(0.5, 2.0, EDGES_PER_RANK).astype(np.float32)
+        edges.append(Edges(lhs, rel, rhs, weight))
+        batches.append(maker.make(edges[-1], 2 * EDGES_PER_RANK, torch.Generator().manual_seed(rank)))
+    return edges, batches
+
+
+def one_step(case: Case, whole: bool, ranks: Ranks) -> dict[str, Any]:
+    """The step's loss, and the whole weights before and after it; `whole` has one rank take both ranks' batches."""
+    config = make_config(case)
+    _, batches = make_batches(config)
+    model = build(config, Schema(SIZES, config.model.relations), ranks)
+    generator = torch.Generator().manual_seed(5)
+    for parameter in model.model.module.scorer.parameters():
+        parameter.data.normal_(0.0, 0.5, generator=generator)
+    before = whole_weights(model)
+    loss = ranks.sum(model.step(merge(batches) if whole else batches[ranks.rank]))
+    return {"loss": loss, "before": before, "after": whole_weights(model)}
+
+
+def all_cases(whole: bool) -> list[dict[str, Any]]:
+    with process_group() as ranks:
+        return [one_step(case, whole, ranks) for case in CASES]
+
+
+def whole_weights(model: TrainableModel) -> dict[str, Array]:
+    """Every table and relation parameter as one dense tensor, on every rank."""
+    weights = {}
+    for name, value in sorted(model.model.state_dict().items()):  # in one order on all ranks
+        if not isinstance(value, ShardedTensor):
+            weights[name] = value.numpy().copy()
+            continue
+        whole = torch.zeros(value.size())
+        for shard in value.local_shards():
+            (row, column), (rows, columns) = shard.metadata.shard_offsets, shard.metadata.shard_sizes
+            whole[row : row + rows, column : column + columns] = shard.tensor
+        torch.distributed.all_reduce(whole)
+        weights[name] = whole.numpy()
+    return weights
+
+
+def merge(batches: list[Batch]) -> Batch:
+    """Both ranks' batches as one: the same edges, chunks and negatives."""
+    size = len(batches[0].rel)
+    parts = [(edge_part(batch), batch) for batch in batches]
+    lookups, position, requested = relist([part for part, _ in parts])
+    candidates = {}
+    for side in batches[0].candidates:
+        entries = zip(*(batch.candidates[side] for batch in batches), strict=True)
+        candidates[side] = [merge_candidates(pair, size) for pair in entries]
+    return replace(
+        batches[0],
+        rel=torch.cat([batch.rel for batch in batches]),
+        weight=torch.cat([batch.weight for batch in batches]),
+        candidates=candidates,
+        lookups=lookups,
+        position=position,
+        requested=requested,
+    )
+
+
+def edge_part(batch: Batch) -> list[list[tuple[int, int]]]:
+    """The (table, node) pairs that a batch requests, part by part."""
+    lengths = batch.lookups.lengths().tolist()
+    tables = [table for table, length in enumerate(lengths) for _ in range(length)]
+    looked_up = list(zip(tables, batch.lookups.values().tolist(), strict=True))
+    assert batch.position is not None
+    requests = [looked_up[row] for row in batch.position.tolist()]
+    ends = np.cumsum(batch.requested)
+    return [requests[end - length : end] for end, length in zip(ends, batch.requested, strict=True)]
+
+
+def relist(batches: list[list[list[tuple[int, int]]]]) -> tuple[Any, Tensor, list[int]]:
+    from torchrec import KeyedJaggedTensor
+
+    parts = [sum(same, []) for same in zip(*batches, strict=True)]
+    requests = sum(parts, [])
+    order = sorted(range(len(requests)), key=lambda row: requests[row][0])
+    position = torch.empty(len(order), dtype=torch.int64)
+    position[torch.tensor(order)] = torch.arange(len(order))
+    lengths = torch.tensor([sum(table == t for table, _ in requests) for t in range(len(SIZES))], dtype=torch.int32)
+    values = torch.tensor([requests[row][1] for row in order])
+    lookups = KeyedJaggedTensor(keys=list(SIZES), values=values, lengths=lengths, stride=1)
+    return lookups, position, [len(part) for part in parts]
+
+
+def merge_candidates(pair: tuple[Candidates, ...], size: int) -> Candidates:
+    length = max(entry.chunks.edge.shape[1] for entry in pair)
+    edges, slots, masked, sampled, first_chunk = [], [], [], [], 0
+    for rank, entry in enumerate(pair):
+        chunks, own = entry.chunks.edge.shape
+        count = UNIFORM if entry.sampled_edge is None else entry.sampled_edge.shape[1]
+        edge = torch.zeros(chunks, length, dtype=torch.int64)
+        edge[:, :own] = entry.chunks.edge + rank * size
+        edges.append(edge)
+        slots.append((first_chunk + entry.chunks.slot // own) * length + entry.chunks.slot % own)
+        slot, candidate = entry.masked // count, entry.masked % count
+        masked.append(((first_chunk + slot // own) * length + slot % own) * count + candidate)
+        if entry.sampled_edge is not None:
+            sampled.append(entry.sampled_edge + rank * size)
+        first_chunk += chunks
+    return Candidates(
+        Chunks(torch.cat(edges), torch.cat(slots), torch.cat([entry.chunks.group for entry in pair])),
+        torch.cat(masked),
+        torch.cat([entry.counts for entry in pair]),
+        torch.cat(sampled) if sampled else None,
+    )
+
+
+def plain_edges(batch: Batch, edges: Edges) -> list[dense.PlainEdge]:
+    """The batch as plain edges with lists of negatives."""
+    requests = edge_part(batch)
+    negatives: dict[str, list[list[int]]] = {"lhs": [[] for _ in edges.lhs], "rhs": [[] for _ in edges.rhs]}
+    own = iter(requests[2:])
+    for side in ("lhs", "rhs"):
+        for entry in batch.candidates[side]:  # type: ignore[index]  # the two literals
+            chunks, length = entry.chunks.edge.shape
+            if entry.sampled_edge is not None:
+                node = getattr(edges, side)
+                nodes = [[int(node[edge]) for edge in chunk] for chunk in entry.sampled_edge]
+            else:
+                flat = [node for _, node in next(own)]
+                per_chunk = len(flat) // chunks
+                nodes = [flat[chunk * per_chunk : (chunk + 1) * per_chunk] for chunk in range(chunks)]
+            for edge, slot in enumerate(entry.chunks.slot.tolist()):
+                negatives[side][edge] += nodes[slot // length]
+    return [
+        dense.PlainEdge(*map(int, row[:3]), float(row[3]), negatives["lhs"][edge], negatives["rhs"][edge])
+        for edge, row in enumerate(zip(edges.lhs, edges.rel, edges.rhs, edges.weight, strict=True))
+    ]
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, list[dict[str, Any]]]:
+    first, second = run_ranks(2, all_cases, False)
+    for one, other in zip(first, second, strict=True):
+        for name in one["after"]:
+            np.testing.assert_array_equal(one["after"][name], other["after"][name])
+    return {"two": first, "one": run_ranks(1, all_cases, True)[0]}
+
+
+@pytest.mark.parametrize("index", range(len(CASES)), ids=[str(case) for case in CASES])
+def test_two_ranks_equal_one_and_a_dense_step(index: int, results: dict[str, list[dict[str, Any]]]) -> None:
+    case, two, one = CASES[index], results["two"][index], results["one"][index]
+    config = make_config(case)
+    edges, batches = make_batches(config)
+    before = {name: torch.from_numpy(value) for name, value in two["before"].items()}
+    plain = dense.PlainModel(
+        tables={name: before[f"tables.embeddings.{name}.weight"].clone() for name in SIZES},
+        relation_tables=[(relation.lhs, relation.rhs) for relation in config.model.relations],
+        translation=before["scorer.operator.translation"].clone(),
+        inverse=before["scorer.inverse.translation"].clone() if case.reciprocal else None,
+        cosine=case.comparator == "cos",
+        loss=case.loss,
+        temperature=config.model.temperature,
+    )
+    both = [edge for rank in range(2) for edge in plain_edges(batches[rank], edges[rank])]
+    loss = plain.step(both, getattr(dense, case.optimizer), lr_relations=0.2)
+
+    expected = {f"tables.embeddings.{name}.weight": table for name, table in plain.tables.items()}
+    expected["scorer.operator.translation"] = plain.translation
+    if plain.inverse is not None:
+        expected["scorer.inverse.translation"] = plain.inverse
+    assert set(two["after"]) == set(expected)
+    assert two["loss"] == pytest.approx(loss, rel=1e-5)
+    assert one["loss"] == pytest.approx(loss, rel=1e-5)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(one["before"][name], two["before"][name])
+        for ranks, result in (("2 ranks", two), ("1 rank", one)):
+            np.testing.assert_allclose(
+                result["after"][name], value.detach().numpy(), rtol=1e-4, atol=1e-5, err_msg=f"{ranks}: {name}"
+            )
