@@ -1,7 +1,8 @@
 # `make help` lists what there is. Everything runs in .venv, which is made from the pinned requirements on first use.
 
 PYTHON ?= python3.11
-DEVICE ?= cpu# or cuda: which of requirements/{cpu,cuda}.txt is installed
+# cpu or cuda: which of requirements/{cpu,cuda}.txt is installed.
+DEVICE ?= cpu
 BIN := .venv/bin
 INSTALLED := .venv/installed-$(DEVICE)
 PACKAGES := twhin_core components pipelines
