@@ -125,7 +125,8 @@ def _first_rows(url: str, form: str) -> tuple[list[str], list[str]]:
     """The first two rows of a CSV or TSV; empty where there are none."""
     with storage.open_read(url) as raw, gzip.open(raw) if url.endswith(".gz") else raw as file:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-        rows = csv.reader(text, delimiter=DELIMITERS[form], quoting=csv.QUOTE_MINIMAL if QUOTES[form] else csv.QUOTE_NONE)
+        quoting = csv.QUOTE_MINIMAL if QUOTES[form] else csv.QUOTE_NONE
+        rows = csv.reader(text, delimiter=DELIMITERS[form], quoting=quoting)  # type: ignore[arg-type] # an int to mypy
         try:
             return next(rows, []), next(rows, [])
         except (UnicodeDecodeError, OSError, EOFError, csv.Error) as error:

@@ -22,15 +22,13 @@ def read_sources(engine: Backend, sources: list[RawSource]) -> ir.Table:
     """Every row of every source, lazily.
 
     Columns: lhs, relation, rhs: string, null where missing or empty; weight: float64, 1 where the source has none and
-    null where it is missing or no number; time: timestamp or int64, null where it is missing, cannot be read or the
-    source has none; split: string, null where the source has none; file: string; source: int32, the position of the
+    null where it is missing or no number; time: int64, as given or the second since 1970, null where it is missing,
+    cannot be read or the source has none; split: string, null where the source has none; file: string; source: int32, the position of the
     source in the config.
     """
     remote = [file.url for raw in sources for file in raw.files if storage.is_remote(file.url)]
     if remote:
         engine.register_filesystem(storage.filesystem(remote[0])[0])
-    times = [file.time for raw in sources for file in raw.files]
-    time_type = "timestamp" if "timestamp" in times else "int64"
     tables = []
     for position, raw in enumerate(sources):
         layouts: dict[tuple[object, ...], list[RawFile]] = {}
@@ -38,7 +36,7 @@ def read_sources(engine: Backend, sources: list[RawSource]) -> ir.Table:
             layouts.setdefault(file.layout, []).append(file)
         for files in layouts.values():
             table = _open(engine, files, has_header=raw.source.columns is None)
-            tables.append(_normalised(table, files[0], raw.source, position, time_type))
+            tables.append(_normalised(table, files[0], raw.source, position))
     return functools.reduce(lambda one, other: one.union(other), tables)
 
 
@@ -79,7 +77,7 @@ def _open(engine: Backend, files: list[RawFile], has_header: bool) -> ir.Table:
     )
 
 
-def _normalised(table: ir.Table, file: RawFile, source: Source, position: int, time_type: str) -> ir.Table:
+def _normalised(table: ir.Table, file: RawFile, source: Source, position: int) -> ir.Table:
     names = [name for name, _ in file.columns]
 
     def column(name: str) -> ir.Column:
@@ -91,12 +89,18 @@ def _normalised(table: ir.Table, file: RawFile, source: Source, position: int, t
     def value(name: str, to: str) -> ir.Column:
         return column(name).cast(to) if file.format == "parquet" else column(name).strip().try_cast(to)
 
+    def time(name: str) -> ir.Column:
+        if file.time == "integer":
+            return value(name, "int64")
+        # Whole seconds, as engines agree on these alone.
+        return value(name, "timestamp").truncate("s").epoch_seconds().cast("int64")
+
     return table.select(
         lhs=text(source.lhs),
         relation=text(source.relation_column) if source.relation_column else ibis.literal(source.relation),
         rhs=text(source.rhs),
         weight=value(source.weight, "float64") if source.weight else ibis.literal(1.0),
-        time=value(source.timestamp, time_type) if source.timestamp else ibis.null(time_type),
+        time=time(source.timestamp) if source.timestamp else ibis.null("int64"),
         split=ibis.literal(source.split, type="string"),
         file=table.twhin_file,
         source=ibis.literal(position, type="int32"),
