@@ -37,8 +37,8 @@ def run(config: Config, run_root: str, debug: bool = False) -> None:
     with tempfile.TemporaryDirectory(prefix="twhin-") as scratch:
         error_file = Path(scratch) / "error.json"
         # KFP's own outputs are small copies of what the run root holds; they are local files always.
-        outputs = Path(scratch) / "kfp" if storage.is_remote(run_root) else Path(run_root) / "kfp"
-        local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(outputs))
+        folder = scratch if storage.is_remote(run_root) else storage.filesystem(run_root)[1]
+        local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=f"{folder}/kfp")
         with _environment({step.ERROR_FILE: str(error_file), step.DEBUG: "1" if debug else "0"}), _only_steps_speak():
             try:
                 pipeline.build()(config=config_file.to_line(config), run_root=run_root)
