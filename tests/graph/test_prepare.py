@@ -56,7 +56,9 @@ def test_a_graph_by_hand(small_config: SmallConfig, tmp_path: Path) -> None:
         ("c", None, "a"),
     )
     test = write(tmp_path / "test.parquet", columns, ("c", "fav", "t2"), ("a", "follow", "b"), ("c", "fav", ""))
-    config = small_config(prepare={"sources": [source(train, split="train"), source(test, split="test")], "split": None})
+    config = small_config(
+        prepare={"sources": [source(train, split="train"), source(test, split="test")], "split": None}
+    )
     root = tmp_path / "run"
 
     manifest = prepare(config, str(root))
@@ -211,7 +213,7 @@ def test_random_splits_have_their_shares_and_are_stable(small_config: SmallConfi
         config = small_config(prepare={"sources": [source(path)], "split": split})
         splits[name] = all_edges(tmp_path / name, prepare(config, str(tmp_path / name)))
     for split in SPLITS:  # more edges do not move those that were there
-        assert splits["less"][split] == splits["more"][split] & set([*pairs[:6000], follow])
+        assert splits["less"][split] == splits["more"][split] & {*pairs[:6000], follow}
     sizes = [len(splits["more"][split]) for split in SPLITS]
     assert sum(sizes) == 9001
     for size, share in zip(sizes, (0.7, 0.1, 0.2), strict=True):  # within 4 standard deviations
@@ -298,6 +300,7 @@ def test_half_written_output_is_replaced(
         write_graph(*arguments)
         shutil.copy(root / "graph/edges/train/part-00000.parquet", root / "graph/edges/train/part-00001.parquet")
         (root / "graph/vocab/gone").mkdir()
+        (root / "graph/vocab/gone/part-00000.parquet").touch()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "write_graph", die_at_the_end)
@@ -402,9 +405,7 @@ def test_memory_that_does_not_do(small_config: SmallConfig, tmp_path: Path) -> N
 
 def test_a_config_without_prepare(small_config: SmallConfig, tmp_path: Path) -> None:
     sgd = {"sgd": {"lr": 0.1}}
-    tables = [
-        {"name": name, "embedding_dim": 4, "num_embeddings": 9, "optimizer": sgd} for name in ("user", "tweet")
-    ]
+    tables = [{"name": name, "embedding_dim": 4, "num_embeddings": 9, "optimizer": sgd} for name in ("user", "tweet")]
     config = small_config(
         prepare=None, model={"embeddings": {"tables": tables}}, train_data={"data_root": "somewhere/*"}
     )

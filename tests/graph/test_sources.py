@@ -88,7 +88,9 @@ def test_a_format_beats_the_suffix_and_windows_lines_do(tmp_path: Path) -> None:
     ],
 )
 def test_ids_of_parquet(tmp_path: Path, type_: pa.DataType, values: list[Any]) -> None:
-    ids = pa.array(values, pa.string()).dictionary_encode() if pa.types.is_dictionary(type_) else pa.array(values, type_)
+    ids = (
+        pa.array(values, pa.string()).dictionary_encode() if pa.types.is_dictionary(type_) else pa.array(values, type_)
+    )
     pq.write_table(pa.table({"lhs": ids, "rhs": ids}), tmp_path / "raw.parquet")
     rows = read(Source(path=str(tmp_path / "raw.parquet"), relation="r", split="test"))
     assert rows == [("-3", "r", "-3", 1.0, None, "test"), ("12", "r", "12", 1.0, None, "test")]

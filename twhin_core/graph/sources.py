@@ -22,9 +22,9 @@ def read_sources(engine: Backend, sources: list[RawSource]) -> ir.Table:
     """Every row of every source, lazily.
 
     Columns: lhs, relation, rhs: string, null where missing or empty; weight: float64, 1 where the source has none and
-    null where it is missing or no number; time: int64, as given or the second since 1970, null where it is missing,
-    cannot be read or the source has none; split: string, null where the source has none; file: string; source: int32, the position of the
-    source in the config.
+    null where it is missing or no number; time: int64, the integer or the second since 1970, null where it is missing,
+    cannot be read or the source has none; split: string, null where the source has none; file: string, the URL;
+    source: int32, the position in the config.
     """
     remote = [file.url for raw in sources for file in raw.files if storage.is_remote(file.url)]
     if remote:

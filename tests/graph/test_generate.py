@@ -1,0 +1,170 @@
+"""The generated network: what is promised of it, and its optimum by brute force."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import SmallConfig
+from twhin_core.config import Generate
+from twhin_core.graph.generate import generate
+from twhin_core.graph.optimum import best_metrics
+from twhin_core.graph.planted import KINDS, Planted, plant
+from twhin_core.graph.prepare import prepare
+
+SMALL = Generate(users=300, tweets=400, communities=10, edges_per_user=30, seed=5)
+
+
+def test_edges_are_distinct_and_nobody_follows_themselves(tmp_path: Path) -> None:
+    (source,) = generate(SMALL, str(tmp_path))
+    rows = pq.read_table(source.path).to_pylist()
+    assert len({(row["lhs"], row["relation"], row["rhs"]) for row in rows}) == len(rows)
+    assert 0.6 * 300 * 30 < len(rows) < 300 * 30
+    for row in rows:
+        lhs_table, lhs = row["lhs"].split(":")
+        rhs_table, rhs = row["rhs"].split(":")
+        assert lhs_table == "user"
+        assert rhs_table == ("user" if row["relation"] == "follow" else "tweet")
+        assert 0 <= int(lhs) < 300
+        assert 0 <= int(rhs) < (300 if rhs_table == "user" else 400)
+        assert row["lhs"] != row["rhs"]
+        assert row["time"].year == 2023
+    assert {row["relation"] for row in rows} == {"follow", "fav", "reply", "retweet"}
+
+
+def test_a_seed_makes_the_same_network_again(tmp_path: Path) -> None:
+    other = SMALL.model_copy(update={"seed": 6})
+    for name, settings in (("one", SMALL), ("two", SMALL), ("other", other)):
+        generate(settings, str(tmp_path / name))
+    edges, planted = "edges/part-00000.parquet", "planted.json"
+    for file in (edges, planted):
+        content = {name: (tmp_path / name / file).read_bytes() for name in ("one", "two", "other")}
+        assert content["one"] == content["two"] != content["other"]
+
+
+def test_pairs_are_drawn_at_their_rates() -> None:
+    # Without repeats the drawn share of a pair in many draws is 1 - exp(-n · rate); summed over the pairs of a cell
+    # (inside or outside the community) it must fit what was drawn, whatever the sampling does inside.
+    settings = Generate(users=40, tweets=50, communities=5, edges_per_user=1)
+    count, draws = 400, 300
+    for planted in plant(settings, np.random.default_rng(1)):
+        size = len(planted.popularity)
+        lhs, rhs = np.arange(40)[:, None], np.arange(size)[None]
+        inside = planted.lhs_community[lhs] == planted.rhs_community[rhs]
+        # The definition, worked out by two sums over nodes instead of the class's stored ones.
+        within = np.where(
+            inside, planted.popularity[None] / (inside * planted.popularity[None]).sum(1, keepdims=True), 0
+        )
+        rate = planted.activity[:, None] * (
+            planted.kind.within * within + (1 - planted.kind.within) * planted.popularity
+        )
+        assert rate.sum() == pytest.approx(1)
+        if planted.kind.rhs == "user":
+            rate[np.arange(40), np.arange(40)] = 0
+        np.testing.assert_allclose(planted.rates(lhs, rhs), rate, rtol=1e-12)
+        seen = np.zeros((40, size))
+        rng = np.random.default_rng(2)
+        for _ in range(draws):
+            seen[planted.draw(count, rng)] += 1
+        expected = draws * (1 - (1 - rate) ** count)
+        deviation = (seen - expected) / np.sqrt(np.maximum(expected * (1 - expected / draws), 1e-9))
+        # A variance of 1 within the noise of its estimate, and no pair far out.
+        assert np.mean(deviation[rate > 0] ** 2) == pytest.approx(1, abs=0.15)
+        assert np.abs(deviation[rate > 0]).max() < 6
+        assert not seen[rate == 0].any()
+
+
+def test_most_interactions_stay_in_the_community() -> None:
+    rng = np.random.default_rng(3)
+    for planted in plant(Generate(), rng):
+        lhs, rhs = planted.draw(20_000, rng)
+        inside = (planted.lhs_community[lhs] == planted.rhs_community[rhs]).mean()
+        # Outside ones fall into the community by chance too, once in 100, and repeats thin out the inside.
+        assert planted.kind.within - 0.08 < inside < planted.kind.within + 0.03
+
+
+def test_the_optimum_is_that_of_a_plain_ranking() -> None:
+    rng = np.random.default_rng(7)
+    relations = plant(SMALL, rng)
+    edges = [planted.draw(2500, rng) for planted in relations]
+    sample_seed = 11
+    found = best_metrics(relations, edges, np.random.default_rng(sample_seed))
+
+    sampler = np.random.default_rng(sample_seed)
+    total = sum(len(lhs) for lhs, _ in edges)
+    reciprocals: dict[str, list[float]] = {"all": []}
+    hits: list[bool] = []
+    recalls: dict[str, list[float]] = {"all": []}
+    for planted, (lhs, rhs) in zip(relations, edges, strict=True):
+        name = planted.kind.name
+        reciprocals[name], recalls[name] = [], []
+        picked = sampler.choice(len(lhs), round(min(0.05, 20_000 / total) * len(lhs)), replace=False)
+        true = set(zip(lhs.tolist(), rhs.tolist(), strict=True))
+        held_out = {(int(lhs[i]), int(rhs[i])) for i in picked}
+        nodes = range(len(planted.popularity))
+        rate = planted.rates(np.arange(SMALL.users)[:, None], np.arange(len(planted.popularity))[None])
+        for s, t in held_out:
+            tails = [rate[s, other] for other in nodes if (s, other) not in true]
+            heads = [rate[other, t] for other in range(SMALL.users) if (other, t) not in true]
+            for rivals in (tails, heads):
+                rank = (
+                    1 + sum(rival > rate[s, t] for rival in rivals) + sum(rival == rate[s, t] for rival in rivals) / 2
+                )
+                reciprocals[name].append(1 / rank)
+                hits.append(rank <= 10)
+        for s in {s for s, _ in held_out}:
+            order = sorted((t for t in nodes if (s, t) not in true - held_out), key=lambda t: -rate[s, t])
+            mine = {t for of, t in held_out if of == s}
+            recalls[name].append(len(mine & set(order[:20])) / len(mine))
+        reciprocals["all"] += reciprocals[name]
+        recalls["all"] += recalls[name]
+    for name, values in reciprocals.items():
+        assert found[name]["mrr"] == pytest.approx(np.mean(values))
+        assert found[name]["recall@20"] == pytest.approx(np.mean(recalls[name]))
+        assert found[name]["edges"] == len(values) // 2
+    assert found["all"]["hits@10"] == pytest.approx(np.mean(hits))
+
+
+def test_an_answer_among_equals_is_in_their_middle() -> None:
+    # One community, all alike: 4 other tails make rank 1 + 4/2, 3 other heads rank 1 + 3/2.
+    alike = Planted(
+        KINDS[1], np.full(4, 1 / 4), np.zeros(4, np.int64), np.zeros(5, np.int64), np.full(5, 1 / 5), np.ones(1)
+    )
+    found = best_metrics([alike], [(np.array([0]), np.array([0]))], np.random.default_rng(0))
+    assert found["all"]["mrr"] == pytest.approx((1 / 3 + 1 / 2.5) / 2)
+    assert found["all"]["hits@1"] == 0
+    assert found["all"]["hits@3"] == 1
+
+
+def test_no_popularity_ranking_comes_near_the_optimum() -> None:
+    rng = np.random.default_rng(0)
+    settings = Generate(users=1000, tweets=1500, communities=25, edges_per_user=40)
+    relations = plant(settings, rng)
+    edges = [planted.draw(round(40_000 * planted.kind.share), rng) for planted in relations]
+    best = best_metrics(relations, edges, rng)
+    for planted, (lhs, rhs) in zip(relations, edges, strict=True):
+        tail_degree, head_degree = np.bincount(rhs), np.bincount(lhs)
+        true = np.zeros((len(head_degree), len(tail_degree)), bool)
+        true[lhs, rhs] = True
+        reciprocal = []
+        for s, t in zip(lhs[:300], rhs[:300], strict=True):
+            for degree, own, known in ((tail_degree, t, true[s]), (head_degree, s, true[:, t])):
+                rivals = degree[~known]
+                reciprocal.append(1 / (1 + (rivals > degree[own]).sum() + (rivals == degree[own]).sum() / 2))
+        assert best[planted.kind.name]["mrr"] > 3 * np.mean(reciprocal)
+
+
+def test_prepare_generates_the_network_into_the_run(small_config: SmallConfig, tmp_path: Path) -> None:
+    relations = [{"name": kind.name, "lhs": "user", "rhs": kind.rhs} for kind in KINDS]
+    config = small_config(prepare={"sources": [], "generate": SMALL.model_dump()}, model={"relations": relations})
+    manifest = prepare(config, str(tmp_path / "run"))
+    rows = pq.read_table(tmp_path / "run/raw/edges").num_rows
+    assert sum(entry.edges for entry in manifest.splits.values()) == rows
+    assert manifest.rejected.rows == 0
+    planted = json.loads((tmp_path / "run/raw/planted.json").read_text())
+    assert list(planted) == ["all", "follow", "fav", "reply", "retweet"]
+    assert set(planted["all"]) == {"mrr", "hits@1", "hits@3", "hits@10", "recall@20", "edges"}

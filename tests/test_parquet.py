@@ -1,0 +1,100 @@
+"""Parts of Parquet: their rows, checksums and row groups, and files that are not whole."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from twhin_core import parquet
+from twhin_core.errors import UserError
+from twhin_core.parquet import FileEntry, open_parquet, write_parts
+
+SCHEMA = pa.schema([("n", pa.int64()), ("text", pa.string())])
+
+
+def batches(*sizes: int) -> list[pa.RecordBatch]:
+    """Batches of consecutive numbers."""
+    found, start = [], 0
+    for size in sizes:
+        numbers = list(range(start, start + size))
+        found.append(pa.RecordBatch.from_pydict({"n": numbers, "text": [f"row {n}" for n in numbers]}, schema=SCHEMA))
+        start += size
+    return found
+
+
+def check(root: Path, entries: list[FileEntry], sizes: list[int]) -> None:
+    assert [entry.rows for entry in entries] == sizes
+    assert [entry.path for entry in entries] == [f"some/folder/part-{i:05d}.parquet" for i in range(len(sizes))]
+    numbers = []
+    for entry in entries:
+        table = pq.read_table(root / entry.path)
+        assert table.schema == SCHEMA
+        assert len(table) == entry.rows
+        assert hashlib.sha256((root / entry.path).read_bytes()).hexdigest() == entry.sha256
+        numbers += table["n"].to_pylist()
+    assert numbers == list(range(sum(sizes)))
+    assert sorted(path.name for path in (root / "some/folder").iterdir()) == [Path(e.path).name for e in entries]
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [
+        ([], [0]),
+        ([0, 0], [0]),
+        ([3], [3]),
+        ([10], [10]),
+        ([11], [10, 1]),
+        ([4, 4, 4], [10, 2]),
+        ([0, 10, 0, 10, 0], [10, 10]),
+        ([35], [10, 10, 10, 5]),
+        ([1] * 25, [10, 10, 5]),
+    ],
+)
+def test_files_hold_their_rows(tmp_path: Path, given: list[int], written: list[int]) -> None:
+    check(tmp_path, write_parts(batches(*given), SCHEMA, str(tmp_path), "some/folder", rows_per_file=10), written)
+
+
+def test_files_do_not_depend_on_the_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "ROWS_PER_GROUP", 4)
+    cuts = [[25], [1] * 25, [7, 0, 11, 7], [4, 4, 4, 4, 4, 4, 1]]
+    entries = [
+        write_parts(batches(*cut), SCHEMA, str(tmp_path / str(i)), "some/folder", rows_per_file=10)
+        for i, cut in enumerate(cuts)
+    ]
+    assert entries[0] == entries[1] == entries[2] == entries[3]
+    metadata = pq.read_metadata(tmp_path / "0" / entries[0][0].path)
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [4, 4, 2]
+
+
+def test_what_was_in_the_folder_is_gone(tmp_path: Path) -> None:
+    write_parts(batches(30), SCHEMA, str(tmp_path), "some/folder", rows_per_file=10)
+    check(tmp_path, write_parts(batches(12), SCHEMA, str(tmp_path), "some/folder", rows_per_file=10), [10, 2])
+
+
+def test_a_writer_that_fails_leaves_no_part_of_a_file(tmp_path: Path) -> None:
+    def failing():
+        yield from batches(12)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_parts(failing(), SCHEMA, str(tmp_path), "some/folder", rows_per_file=10)
+    files = list((tmp_path / "some/folder").iterdir())
+    assert [pq.read_table(file).num_rows for file in files] in ([], [10])
+
+
+def test_a_file_that_is_not_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"n": list(range(1000))}), path)
+    with open_parquet(str(path)) as file:
+        assert file.metadata.num_rows == 1000
+    whole = path.read_bytes()
+    for content in (b"", b"PAR1", whole[:-1], whole[: len(whole) // 2], b"n\n1\n"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=f"^{path}: not a whole Parquet file: [^\n]+$"), open_parquet(str(path)):
+            pass
+    with pytest.raises(UserError, match="gone"), open_parquet(str(tmp_path / "gone.parquet")):
+        pass

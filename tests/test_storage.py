@@ -1,0 +1,96 @@
+"""Local files behind the face that gs:// has too."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from pathlib import Path
+
+import pytest
+
+from twhin_core import storage
+from twhin_core.errors import UserError
+
+
+def test_text_and_json_come_back(tmp_path: Path) -> None:
+    url = storage.join(str(tmp_path), "a", "b.json")
+    storage.write_json(url, {"ä": [1, None]})
+    assert storage.read_json(url) == {"ä": [1, None]}
+    assert "ä" in (tmp_path / "a/b.json").read_text(encoding="utf-8")
+    storage.write_text(url, "other")
+    assert storage.read_text(f"file://{url}") == "other"
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    url = str(tmp_path / "x")
+    storage.write_text(url, "old")
+
+    def fail() -> None:
+        with storage.open_write(url) as file:
+            file.write(b"new, but only a pa")
+            file.flush()
+            assert storage.read_text(url) == "old"
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert storage.read_text(url) == "old"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+    with storage.open_write(str(tmp_path / "x.parquet")) as file:
+        file.write(b"1")
+        assert not storage.exists(str(tmp_path / "x.parquet"))
+        with pytest.raises(UserError, match="no file matches"):  # what is written aside is no data
+            storage.glob(str(tmp_path))
+    assert storage.glob(str(tmp_path)) == [str(tmp_path / "x.parquet")]
+
+
+def test_glob(tmp_path: Path) -> None:
+    for name in ("b.csv", "a.csv", "c.tsv", ".hidden.csv", "_SUCCESS", "deep/d.csv"):
+        storage.write_text(str(tmp_path / name), "")
+
+    def names(pattern: str) -> list[str]:
+        return [os.path.relpath(url, tmp_path) for url in storage.glob(str(tmp_path / pattern))]
+
+    assert names("*.csv") == ["a.csv", "b.csv"]
+    assert names("") == ["a.csv", "b.csv", "c.tsv"]
+    assert names("**/*.csv") == ["a.csv", "b.csv", "deep/d.csv"]
+    assert names("a.csv") == ["a.csv"]
+    for nothing in ("*.parquet", "gone/", "gone.csv"):
+        with pytest.raises(UserError, match="no file matches"):
+            names(nothing)
+
+
+def test_folders_and_removal(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    assert storage.list_folders(storage.join(root, "gone")) == []
+    for name in ("2/x", "10/y", "file"):
+        storage.write_text(storage.join(root, name), "")
+    assert storage.list_folders(root) == ["10", "2"]
+    storage.remove(storage.join(root, "10"))
+    storage.remove(storage.join(root, "file"))
+    storage.remove(storage.join(root, "gone"))
+    assert storage.list_folders(root) == ["2"]
+    assert os.listdir(tmp_path) == ["2"]
+
+
+def test_join() -> None:
+    assert storage.join("gs://bucket/", "a", "b") == "gs://bucket/a/b"
+    assert storage.join("runs", "a") == "runs/a"
+
+
+def test_other_schemes_are_refused() -> None:
+    with pytest.raises(UserError, match="s3://bucket/x: only local paths and gs://"):
+        storage.exists("s3://bucket/x")
+
+
+def test_the_checksum_is_of_what_was_written() -> None:
+    file = io.BytesIO()
+    writer = storage.ChecksumWriter(file)
+    for part in (b"one", memoryview(b"two"), b""):
+        writer.write(part)
+    assert file.getvalue() == b"onetwo"
+    assert writer.hexdigest() == hashlib.sha256(b"onetwo").hexdigest()
