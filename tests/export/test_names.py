@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.conftest import SmallConfig
 from tests.evaluation.graphs import model_config
 from twhin_core.config import Config
 from twhin_core.errors import UserError
@@ -73,3 +74,13 @@ def test_a_truncated_vocabulary_is_the_users_error(tmp_path: Path) -> None:
         names(tmp_path / "v")
     with pytest.raises(UserError, match="nothing: no file matches"):
         names(tmp_path / "nothing")
+
+
+def test_a_vocabulary_beside_that_of_prepare_is_refused(small_config: SmallConfig) -> None:
+    sgd = {"sgd": {"lr": 0.1}}
+    tables = [
+        {"name": "user", "embedding_dim": 4, "optimizer": sgd},
+        {"name": "tweet", "embedding_dim": 4, "optimizer": sgd, "vocab": "elsewhere"},
+    ]
+    with pytest.raises(UserError, match=r"model\.embeddings\.tables\.1\.vocab: has no effect where prepare"):
+        small_config(model={"embeddings": {"tables": tables}})
