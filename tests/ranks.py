@@ -15,7 +15,8 @@ from typing import Any
 def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, seconds: float = 90) -> list[Any]:
     """`function(*arguments)` in `world_size` fresh processes that find each other as torchrun's do; their results.
 
-    The function must be importable, and its result plain data or arrays (tensors would be shared, and die with a rank). If one rank fails or the time is up, all are ended and the first traceback shown.
+    The function must be importable, and its result plain data or arrays (tensors would be shared, and die with a rank).
+    If one rank fails or the time is up, all are ended and the first traceback shown.
     """
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
@@ -60,5 +61,5 @@ def _rank(
     )
     try:
         answers.put((rank, None, function(*arguments)))
-    except BaseException:
+    except BaseException:  # noqa: BLE001 -- whatever it is, the test must show it
         answers.put((rank, traceback.format_exc(), None))

@@ -71,7 +71,8 @@ class Training(Section):
     train_log_every_n: PositiveInt = Field(100, description="Steps between lines of `training/metrics.jsonl`.")
     num_eval_steps: PositiveInt = Field(100, description="Batches of validation edges a validation loss is taken over.")
     eval_log_every_n: PositiveInt = Field(
-        1000, description="Steps between validation losses; the last step always has one. Without validation edges, none."
+        1000,
+        description="Steps between validation losses; the last step always has one. Without validation edges, none.",
     )
     eval_timeout_in_s: Annotated[int, not_yet(10000)] = Field(
         10000, description="Seconds a separate evaluator waits for checkpoints. Not supported yet: only `10000`."
@@ -379,7 +380,8 @@ class Prepare(Section):
 
     sources: list[Source] = Field(default_factory=list, description="Where the interactions are.")
     generate: Generate | None = Field(
-        None, description="Make a network under `<run_root>/raw` instead; needs tables user and tweet and its relations."
+        None,
+        description="Make a network under `<run_root>/raw` instead; needs tables user and tweet and its relations.",
     )
     split: Split | None = Field(
         None, description="Which edges are held out; left out, a random tenth, or what the sources say."
@@ -443,17 +445,20 @@ class Export(Section):
 class Config(Section):
     """A run."""
 
-    runtime: Runtime = Field(default_factory=lambda: Runtime(), description="How the arithmetic runs.")
+    runtime: Runtime = Field(default_factory=Runtime, description="How the arithmetic runs.")
     prepare: Prepare | None = Field(None, description="(ours) From raw interactions to vocabulary and edges.")
     model: Model = Field(description="What is learned.")
-    training: Training = Field(default_factory=lambda: Training(), description="How long, and what is kept.")
+    training: Training = Field(default_factory=Training, description="How long, and what is kept.")
     train_data: TrainData = Field(description="Edges to learn from.")
     validation_data: TrainData | None = Field(
-        None, description="Edges of the validation loss; left out, the split that `prepare` made, with train_data's batch."
+        None,
+        description="Edges of the validation loss; left out, the split that `prepare` made, with train_data's batch.",
     )
-    test_data: EdgeData | None = Field(None, description="(ours) Edges to evaluate on; left out, the split of `prepare`.")
-    evaluation: Evaluation = Field(default_factory=lambda: Evaluation(), description="(ours) How the result is measured.")
-    export: Export = Field(default_factory=lambda: Export(), description="(ours) How the result is written.")
+    test_data: EdgeData | None = Field(
+        None, description="(ours) Edges to evaluate on; left out, the split of `prepare`."
+    )
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="(ours) How the result is measured.")
+    export: Export = Field(default_factory=Export, description="(ours) How the result is written.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -462,9 +467,8 @@ class Config(Section):
         if self.prepare is None:
             for position, table in enumerate(self.model.embeddings.tables):
                 if table.num_embeddings is None:
-                    raise ValueError(
-                        f"model.embeddings.tables.{position}.num_embeddings: is needed where there is no prepare section"
-                    )
+                    key = f"model.embeddings.tables.{position}.num_embeddings"
+                    raise ValueError(f"{key}: is needed where there is no prepare section")
             if any(relation.name == "*" for relation in self.model.relations):
                 raise ValueError("model.relations: `*` needs a prepare section to find the relations")
         for position, table in enumerate(self.model.embeddings.tables):

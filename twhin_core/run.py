@@ -17,7 +17,8 @@ REPEATABLE_SECTIONS = {"test_data", "evaluation", "export"}
 def open_run(config: Config, root: str) -> None:
     """Claims `root` for `config`, or checks that it was made by it: `<root>/config.yaml` holds the resolved config.
 
-    Sections that only measure or write a result may differ; the file then holds the newest.
+    Sections that only measure or write a result may differ, and so may all while nothing is made yet; the file then
+    holds the newest.
 
     Raises:
         UserError: the root was made by another config; names the first key that differs.
@@ -28,13 +29,20 @@ def open_run(config: Config, root: str) -> None:
         if made_by == config:
             return
         for key, before, now in _differences(made_by.model_dump(), config.model_dump()):
-            if key.split(".")[0] not in REPEATABLE_SECTIONS:
+            if key.split(".")[0] not in REPEATABLE_SECTIONS and _is_made(root):
                 raise UserError(
                     f"{root}: this run root was made by another config: {key} was {before!r} and is {now!r}; "
                     "use another --run-root"
                 )
     header = f"# The resolved config of this run. twhin {__version__}, revision {_revision()}\n"
     storage.write_text(url, header + config_file.to_yaml(config))
+
+
+def _is_made(root: str) -> bool:
+    """Whether there is anything whole under `root` that another config would not have made."""
+    return storage.exists(storage.join(root, "graph/manifest.json")) or bool(
+        storage.list_folders(storage.join(root, "checkpoints"))
+    )
 
 
 def _differences(before: Any, now: Any, key: str = "") -> list[tuple[str, Any, Any]]:

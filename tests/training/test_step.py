@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torchrec import KeyedJaggedTensor
 
 from tests.ranks import run_ranks
 from tests.training import dense
@@ -161,10 +163,8 @@ def edge_part(batch: Batch) -> list[list[tuple[int, int]]]:
 
 
 def relist(batches: list[list[list[tuple[int, int]]]]) -> tuple[Any, Tensor, list[int]]:
-    from torchrec import KeyedJaggedTensor
-
-    parts = [sum(same, []) for same in zip(*batches, strict=True)]
-    requests = sum(parts, [])
+    parts = [[*chain.from_iterable(same)] for same in zip(*batches, strict=True)]
+    requests = [*chain.from_iterable(parts)]
     order = sorted(range(len(requests)), key=lambda row: requests[row][0])
     position = torch.empty(len(order), dtype=torch.int64)
     position[torch.tensor(order)] = torch.arange(len(order))

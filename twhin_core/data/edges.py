@@ -18,7 +18,7 @@ from twhin_core.parquet import open_parquet
 
 @dataclass(frozen=True)
 class Edges:
-    """Edges in data set order: `lhs` and `rhs` int64 [E] rows of their tables, `rel` int64 [E], `weight` float32 [E]."""
+    """Edges in data set order: `lhs`, `rhs` int64 [E] rows of their tables, `rel` int64 [E], `weight` float32 [E]."""
 
     lhs: npt.NDArray[np.int64]
     rel: npt.NDArray[np.int64]

@@ -71,7 +71,9 @@ class Batch:
             self,
             rel=move(self.rel),
             weight=move(self.weight),
-            candidates={side: [move_candidates(entry) for entry in entries] for side, entries in self.candidates.items()},
+            candidates={
+                side: [move_candidates(entry) for entry in entries] for side, entries in self.candidates.items()
+            },
             lookups=self.lookups.to(device, non_blocking=True),
             position=None if self.position is None else move(self.position),
         )
@@ -143,6 +145,4 @@ class BatchMaker:
 def _candidates(negatives: Negatives, true_node: Tensor) -> Candidates:
     masked, count = negatives.masked(true_node), negatives.node.shape[1]
     masked_in_slot = (masked // count).bincount(minlength=negatives.chunks.edge.numel())
-    return Candidates(
-        negatives.chunks, masked, count - masked_in_slot[negatives.chunks.slot], negatives.sampled_edge
-    )
+    return Candidates(negatives.chunks, masked, count - masked_in_slot[negatives.chunks.slot], negatives.sampled_edge)

@@ -1,4 +1,4 @@
-"""Checkpoints: `<root>/checkpoints/<step>/`, written by torch.distributed.checkpoint, whole only if its marker is there.
+"""Checkpoints: `<root>/checkpoints/<step>/`, by torch.distributed.checkpoint, whole only if the marker is there.
 
 The marker, `complete.json`, is written last. It says what model the weights are of and how far training was, so that a
 reader needs to unpickle nothing.
@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from pydantic import BaseModel
@@ -114,7 +113,9 @@ def newest(root: str) -> Checkpoint | None:
     return found[-1] if found else None
 
 
-def save(root: str, state: Mapping[str, Any], position: Position, model: ModelDescription, keep: int | None) -> Checkpoint:
+def save(
+    root: str, state: Mapping[str, Any], position: Position, model: ModelDescription, keep: int | None
+) -> Checkpoint:
     """Writes a checkpoint of `state`, every rank its part, and then removes all but the newest `keep`."""
     url = storage.join(root, FOLDER, str(position.step))
     if dist.get_rank() == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -41,13 +42,16 @@ class _IndexUnpickler(pickle.Unpickler):
 class _Reader(FsspecReader):
     """torch's reader, with an unpickler that knows nothing but an index."""
 
+    def __init__(self, path: str, **options: Any) -> None:
+        super().__init__(path, **options)
+        # Here and not in read_metadata, whose errors torch wraps in tracebacks of every rank.
+        with self.fs.create_stream(self._get_metadata_path(), "rb") as stream:
+            index = _IndexUnpickler(io.BytesIO(stream.read())).load()
+        assert isinstance(index, Metadata)
+        self._index: Metadata = index
+
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        with self.fs.create_stream(self._get_metadata_path(kwargs.get("rank")), "rb") as stream:
-            metadata = _IndexUnpickler(io.BytesIO(stream.read())).load()
-        assert isinstance(metadata, Metadata)
-        metadata.storage_meta = metadata.storage_meta or StorageMeta()
-        metadata.storage_meta.load_id = self.load_id
-        return metadata
+        return replace(self._index, storage_meta=StorageMeta(load_id=self.load_id))
 
 
 def _location(url: str) -> tuple[str, dict[str, Any]]:

@@ -36,10 +36,10 @@ class Ranks:
 @contextlib.contextmanager
 def process_group() -> Iterator[Ranks]:
     """Joins the ranks that torchrun's environment names, or forms a group of one; nccl with a GPU a rank, else gloo."""
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = torch.device("cpu")
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     # Checkpoints are coordinated on the CPU also where training is on GPUs.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"

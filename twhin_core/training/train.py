@@ -60,7 +60,7 @@ class Trainer:
                 window.add(self.model.step(batch), batch.step_edges)
                 self.position = position
                 saves = is_last or position.step % training.checkpoint_every_n == 0
-                # The loss is looked at before every checkpoint too, so that none is kept of weights that are not finite.
+                # The loss is looked at before every checkpoint, so that none is kept of weights that are not finite.
                 if saves or position.step % training.train_log_every_n == 0:
                     self.metrics.add(position.step, position.epoch, **window.close(position.step))
                 if is_last or position.step % training.eval_log_every_n == 0:

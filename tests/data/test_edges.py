@@ -1,0 +1,123 @@
+"""Edges prepared for the reference are read as they are, and what is wrong with them is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from twhin_core import config_file
+from twhin_core.config import Config, Relation
+from twhin_core.data.edges import Edges, read_split
+from twhin_core.errors import UserError
+from twhin_core.graph.manifest import Schema
+
+SCHEMA = Schema(
+    {"user": 5, "tweet": 3},
+    [Relation(name="follow", lhs="user", rhs="user"), Relation(name="fav", lhs="user", rhs="tweet")],
+)
+
+
+def config_of(pattern: str, **data: Any) -> Config:
+    table = {"embedding_dim": 4, "optimizer": {"sgd": {"lr": 0.1}}}
+    tree = {
+        "model": {
+            "embeddings": {"tables": [{"name": n, "num_embeddings": s, **table} for n, s in SCHEMA.tables.items()]},
+            "relations": [relation.model_dump() for relation in SCHEMA.relations],
+            "translation_optimizer": {"sgd": {"lr": 0.1}},
+        },
+        "train_data": {"data_root": pattern, "per_replica_batch_size": 2, "global_negatives": 1, **data},
+    }
+    return config_file.validate(Config, tree, "test")
+
+
+def read(folder: Path, **data: Any) -> Edges:
+    return read_split(config_of(f"{folder}/*", **data), "unused", SCHEMA, "train")
+
+
+def write(path: Path, kind: pa.DataType | None = None, **columns: list[Any]) -> Path:
+    default = {"lhs": [0, 1], "rel": [0, 1], "rhs": [4, 2]}
+    pq.write_table(pa.table({name: pa.array(values, kind) for name, values in {**default, **columns}.items()}), path)
+    return path
+
+
+def test_files_are_read_in_the_order_of_their_names_with_any_integer_type(tmp_path: Path) -> None:
+    write(tmp_path / "b.parquet", pa.int32(), lhs=[3, 4])
+    write(tmp_path / "a.parquet", pa.int64(), lhs=[1, 2])
+    edges = read(tmp_path)
+    assert (list(edges.lhs), list(edges.rel), list(edges.rhs)) == ([1, 2, 3, 4], [0, 1, 0, 1], [4, 2, 4, 2])
+    assert list(edges.weight) == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("limit", "offset", "expected"), [(3, 0, [0, 1, 2]), (3, 2, [2, 3]), (None, 1, [1, 2, 3])])
+def test_limit_and_offset_hold_across_files(
+    tmp_path: Path, limit: int | None, offset: int, expected: list[int]
+) -> None:
+    write(tmp_path / "a.parquet", lhs=[0, 1])
+    write(tmp_path / "b.parquet", lhs=[2, 3])
+    assert list(read(tmp_path, limit=limit, offset=offset).lhs) == expected
+
+
+def test_weights_are_read_where_there_are_any(tmp_path: Path) -> None:
+    table = {"lhs": [0], "rel": [0], "rhs": [1], "weight": pa.array([2.5], pa.float32())}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    assert list(read(tmp_path).weight) == [2.5]
+
+
+def test_no_file_matches(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"/\*: no file matches"):
+        read(tmp_path)
+
+
+def test_a_file_without_lhs(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"src": [1], "rel": [0], "rhs": [0]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: has no column lhs; it has src, rel, rhs"):
+        read(tmp_path)
+
+
+def test_a_truncated_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet")
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"a\.parquet: not a whole Parquet file"):
+        read(tmp_path)
+
+
+def test_a_file_damaged_in_its_middle(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", lhs=[0, 1])
+    content = bytearray(path.read_bytes())
+    content[4:60] = bytes(56)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.parquet: not a whole Parquet file"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"lhs": [0, 5]}, r"row 1: lhs 5 is outside table user of 5 rows"),
+        ({"lhs": [-1, 0]}, r"row 0: lhs -1 is outside table user of 5 rows"),
+        ({"rhs": [4, 3]}, r"row 1: rhs 3 is outside table tweet of 3 rows"),
+        ({"rel": [0, 2]}, r"row 1: rel 2 is outside the 2 relations"),
+        ({"rhs": [4, None]}, r"column rhs has nulls, the first in row 1"),
+        ({"weight": [1, 0]}, r"row 1: weight is not a number above 0"),
+    ],
+)
+def test_an_edge_that_cannot_be(tmp_path: Path, columns: dict[str, list[Any]], message: str) -> None:
+    write(tmp_path / "a.parquet", **columns)
+    with pytest.raises(UserError, match=message):
+        read(tmp_path)
+
+
+def test_a_column_that_is_not_integers(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"lhs": ["a"], "rel": [0], "rhs": [0]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="column lhs is string, not integers"):
+        read(tmp_path)
+
+
+def test_an_empty_split(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="the train split has no edges"):
+        read(tmp_path, offset=2)

@@ -1,0 +1,142 @@
+"""Checkpoints are whole or not there, fit their model, and name no function to call."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import SmallConfig
+from twhin_core import config_file
+from twhin_core.config import Config
+from twhin_core.errors import UserError
+from twhin_core.model.scorer import Scorer
+from twhin_core.training import checkpoint
+from twhin_core.training.train import train
+
+Trained = tuple[Config, str]
+
+
+def steps(root: str) -> list[int]:
+    return [entry.step for entry in checkpoint.complete(root)]
+
+
+def test_one_is_written_at_each_interval_and_after_the_last_step(trained: Trained) -> None:
+    config, root = trained
+    last = checkpoint.newest(root)
+    assert last is not None
+    edges = json.loads((Path(root) / "graph/manifest.json").read_text())["splits"]["train"]["edges"]
+    total = 2 * -(-edges // config.train_data.per_replica_batch_size)
+    assert steps(root) == sorted({*range(5, total + 1, 5), total})
+    assert last.marker.position.model_dump() == {"step": total, "epoch": 1, "edges": edges}
+
+
+def test_without_its_marker_a_checkpoint_is_not_there(trained: Trained) -> None:
+    config, root = trained
+    *_, before, last = steps(root)
+    (Path(root) / f"checkpoints/{last}/complete.json").unlink()
+    newest = checkpoint.newest(root)
+    assert newest is not None
+    assert newest.step == before
+    weights = newest.read_rows("user", 0, 40)
+    train(config, root)
+    again = checkpoint.newest(root)
+    assert again is not None
+    assert again.step == last
+    assert not torch.equal(again.read_rows("user", 0, 40), weights)
+
+
+def test_blocks_of_rows_put_together_are_the_table(trained: Trained) -> None:
+    newest = checkpoint.newest(trained[1])
+    assert newest is not None
+    whole = newest.read_rows("tweet", 0, 30)
+    assert whole.shape == (30, 8)
+    assert torch.equal(torch.cat([newest.read_rows("tweet", start, start + 10) for start in (0, 10, 20)]), whole)
+
+
+def test_older_ones_go_beyond_the_number_to_keep(small_config: SmallConfig, tmp_path: Path) -> None:
+    from twhin_core.graph.prepare import prepare
+
+    config = small_config(training={"checkpoint_max_to_keep": 2})
+    prepare(config, str(tmp_path / "run"))
+    train(config, str(tmp_path / "run"))
+    kept = steps(str(tmp_path / "run"))
+    assert len(kept) == 2
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == sorted(map(str, kept))
+
+
+def changed(config: Config, section: str, **values: object) -> Config:
+    return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
+
+
+def test_a_checkpoint_of_another_model_names_what_differs(trained: Trained) -> None:
+    config, root = trained
+    other = changed(config, "model", comparator="cos", reciprocal=True)
+    (Path(root) / "config.yaml").write_text(config_file.to_yaml(other))
+    with pytest.raises(
+        UserError, match=r"another model: comparator 'dot' there, 'cos' here; reciprocal False there, Tr"
+    ):
+        train(other, root)
+
+
+def test_a_run_root_of_another_config_is_refused(trained: Trained) -> None:
+    config, root = trained
+    with pytest.raises(UserError, match=r"made by another config: training\.num_epochs was 2 and is 3"):
+        train(changed(config, "training", num_epochs=3), root)
+
+
+def test_while_nothing_is_made_the_config_of_a_run_root_may_be_mended(
+    small_config: SmallConfig, tmp_path: Path
+) -> None:
+    root = str(tmp_path / "run")
+    with pytest.raises(UserError, match="run `twhin prepare` first"):
+        train(small_config(training={"num_epochs": 3}), root)
+    with pytest.raises(UserError, match="run `twhin prepare` first"):
+        train(small_config(training={"num_epochs": 4}), root)
+    assert config_file.load(f"{root}/config.yaml").training.num_epochs == 4
+
+
+def test_train_before_prepare_is_refused(small_config: SmallConfig, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run `twhin prepare` first"):
+        train(small_config(), str(tmp_path / "run"))
+
+
+def test_an_index_that_names_a_function_is_not_unpickled(trained: Trained, tmp_path: Path) -> None:
+    _, root = trained
+    newest = checkpoint.newest(root)
+    assert newest is not None
+
+    class Malicious:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (tmp_path / "touched",)  # type: ignore[return-value]
+
+    (Path(newest.url) / ".metadata").write_bytes(pickle.dumps(Malicious()))
+    with pytest.raises(UserError, match="names pathlib"):
+        newest.read_rows("user", 0, 1)
+    assert not (tmp_path / "touched").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_a_checkpoint_of_it(
+    small_config: SmallConfig, tmp_path: Path
+) -> None:
+    from twhin_core.graph.prepare import prepare
+
+    table = {"embedding_dim": 8, "optimizer": {"sgd": {"lr": 1e30}}}
+    tables = [{"name": name, **table} for name in ("user", "tweet")]
+    config = small_config(model={"embeddings": {"tables": tables}}, training={"train_log_every_n": 100})
+    prepare(config, str(tmp_path / "run"))
+    with pytest.raises(UserError, match=r"the loss is .* at step 5"):
+        train(config, str(tmp_path / "run"))
+    assert checkpoint.newest(str(tmp_path / "run")) is None
+
+
+def test_the_scorer_is_read_back(trained: Trained) -> None:
+    config, root = trained
+    newest = checkpoint.newest(root)
+    assert newest is not None
+    scorer = Scorer(config.model, 2)
+    newest.load_scorer(scorer)
+    assert (scorer.operator.translation.abs().sum(1) > 0).all(), "both relations have learned"
