@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from components.image import IMAGE
 from twhin_core import config_file, storage
-from twhin_core.config import Section
+from twhin_core.config import Section, not_yet
 from twhin_core.errors import UserError
 
 Target = Literal["kubeflow", "vertex"]
@@ -18,7 +18,9 @@ Target = Literal["kubeflow", "vertex"]
 class Accelerator(Section):
     """GPUs of one machine, by the name that each target has for them."""
 
-    count: PositiveInt = Field(1, description="GPUs.")
+    count: Annotated[int, not_yet(1)] = Field(
+        1, description="GPUs; the train step runs one process, so more than one are not supported yet."
+    )
     kubeflow: str = Field("nvidia.com/gpu", pattern=r"^[a-z0-9.-]+/[\w.-]+$", description="Resource name of the GPUs.")
     vertex: str = Field("NVIDIA_L4", pattern=r"^[A-Z][A-Z0-9_]+$", description="Accelerator type of Vertex AI.")
 

@@ -38,23 +38,23 @@ def test_dot_by_hand() -> None:
     scorer = make_scorer()
     set_relations(scorer, [0, 0, 1, 5])
     # (1, 2, 0, 0) + (0, 0, 1, 5) = (1, 2, 1, 5); times (3, 0, 4, 0) is 3 + 4.
-    assert float(scorer.edges("rhs", REL, LHS, RHS)) == 7
-    assert float(scorer.edges("lhs", REL, LHS, RHS)) == 7
+    assert scorer.edges("rhs", REL, LHS, RHS).item() == 7
+    assert scorer.edges("lhs", REL, LHS, RHS).item() == 7
 
 
 def test_cosine_by_hand() -> None:
     scorer = make_scorer(comparator="cos")
     set_relations(scorer, [0, 0, 2, 0])
     # |(1, 2, 2, 0)| = 3, |(3, 0, 4, 0)| = 5, product 3 + 8.
-    assert float(scorer.edges("rhs", REL, LHS, RHS)) == pytest.approx(11 / 15)
+    assert scorer.edges("rhs", REL, LHS, RHS).item() == pytest.approx(11 / 15)
 
 
 def test_reciprocal_relations_move_the_rhs_of_queries_for_the_lhs() -> None:
     scorer = make_scorer(reciprocal=True)
     set_relations(scorer, [0, 0, 1, 5], [0, 10, 0, 0])
-    assert float(scorer.edges("rhs", REL, LHS, RHS)) == 7
+    assert scorer.edges("rhs", REL, LHS, RHS).item() == 7
     # (3, 0, 4, 0) + (0, 10, 0, 0) times (1, 2, 0, 0).
-    assert float(scorer.edges("lhs", REL, LHS, RHS)) == 23
+    assert scorer.edges("lhs", REL, LHS, RHS).item() == 23
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ class PlainModel:
                 assert gradient.abs().sum() > 0, "every parameter must learn"
                 is_relation = any(parameter is relation for relation in relations)
                 parameter.copy_(parameter - lr_relations * gradient if is_relation else update(parameter, gradient))
-        return float(loss)
+        return float(loss.detach())
 
 
 def sgd(value: Tensor, gradient: Tensor, lr: float = 0.1) -> Tensor:

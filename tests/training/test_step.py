@@ -22,12 +22,13 @@ from twhin_core.data.edges import Edges
 from twhin_core.graph.manifest import Schema
 from twhin_core.model.batch import Batch, BatchMaker, Candidates
 from twhin_core.model.negatives import Chunks
-from twhin_core.training.build import TrainableModel, build
+from twhin_core.training.build import SHARDING_TYPES, TrainableModel, build
 from twhin_core.training.ranks import Ranks, process_group
 
 Array = npt.NDArray[np.float32]
 
-SIZES = {"user": 13, "tweet": 11}
+# Of two sizes, so that the planner may treat them differently.
+SIZES = {"user": 13, "tweet": 9000}
 DIM = 8
 EDGES_PER_RANK = 20
 UNIFORM = 4
@@ -39,17 +40,18 @@ class Case:
     loss: str
     comparator: str
     reciprocal: bool
+    sharding: str
     in_batch: int = 3
     uniform: int = UNIFORM
 
 
 CASES = [
-    Case("sgd", "bce", "dot", False),
-    Case("sgd", "softmax", "dot", False),
-    Case("adagrad", "softmax", "cos", False),
-    Case("rowwise_adagrad", "softmax", "cos", True),
-    Case("rowwise_adagrad", "bce", "dot", True, in_batch=0),
-    Case("sgd", "bce", "cos", False, uniform=0),
+    Case("sgd", "bce", "dot", False, "row_wise"),
+    Case("sgd", "softmax", "dot", False, "table_wise"),
+    Case("adagrad", "softmax", "cos", False, "table_wise"),
+    Case("rowwise_adagrad", "softmax", "cos", True, "row_wise"),
+    Case("rowwise_adagrad", "bce", "dot", True, "table_wise", in_batch=0),
+    Case("sgd", "bce", "cos", False, "row_wise", uniform=0),
 ]
 
 
@@ -101,6 +103,7 @@ def one_step(case: Case, whole: bool, ranks: Ranks) -> dict[str, Any]:
     """The step's loss, and the whole weights before and after it; `whole` has one rank take both ranks' batches."""
     config = make_config(case)
     _, batches = make_batches(config)
+    SHARDING_TYPES[:] = [case.sharding]  # the planner's whole choice
     model = build(config, Schema(SIZES, config.model.relations), ranks)
     generator = torch.Generator().manual_seed(5)
     for parameter in model.model.module.scorer.parameters():

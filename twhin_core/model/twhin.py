@@ -20,6 +20,7 @@ class Twhin(nn.Module):
 
     def __init__(self, model: Model, schema: Schema, table_device: torch.device, device: torch.device) -> None:
         super().__init__()
+        self.table_names = list(schema.tables)
         self.tables = EmbeddingCollection(
             tables=[
                 EmbeddingConfig(name=name, num_embeddings=size, embedding_dim=model.dim, feature_names=[name])
@@ -39,7 +40,8 @@ class Twhin(nn.Module):
 
     def _look_up(self, batch: Batch) -> tuple[Tensor, ...]:
         """The requested rows: lhs [B, dim], rhs [B, dim], and the uniform negatives of each side [C·K, dim]."""
-        rows = torch.cat([table.values() for table in self.tables(batch.lookups).values()])
+        found = self.tables(batch.lookups)  # in whatever order the tables are sharded
+        rows = torch.cat([found[name].values() for name in self.table_names])
         if batch.position is not None:
             rows = rows.index_select(0, batch.position)
         parts: tuple[Tensor, ...] = rows.split(batch.requested)

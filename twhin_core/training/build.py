@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
-from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.types import ShardingType
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 
 from twhin_core.config import Config
@@ -20,6 +21,10 @@ from twhin_core.model.twhin import Twhin
 from twhin_core.training.initialise import initialise_table
 from twhin_core.training.optimizers import optimizer_class
 from twhin_core.training.ranks import Ranks
+
+# The kinds under which a step is the same as on one rank. Data-parallel tables have no optimizer in the backward pass
+# and would not learn; column-wise shards would each take a mean of their own in row-wise Adagrad.
+SHARDING_TYPES = [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value]
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,8 @@ def build(config: Config, schema: Schema, ranks: Ranks) -> TrainableModel:
 def _shard(twhin: Twhin, ranks: Ranks) -> DistributedModelParallel:
     sharder = EmbeddingCollectionSharder()
     topology = Topology(world_size=ranks.world_size, compute_device=ranks.device.type)
-    planner = EmbeddingShardingPlanner(topology=topology)
+    constraints = {table: ParameterConstraints(sharding_types=SHARDING_TYPES) for table in twhin.tables.embeddings}
+    planner = EmbeddingShardingPlanner(topology=topology, constraints=constraints)
     plan = planner.collective_plan(twhin, [sharder], torch.distributed.group.WORLD)
     return DistributedModelParallel(twhin, device=ranks.device, plan=plan, sharders=[sharder])
 
