@@ -26,8 +26,8 @@ def test_chunks_are_filled_evenly() -> None:
 
 
 def test_in_batch_negatives_are_other_edges_of_the_same_relation() -> None:
-    rel = torch.tensor([0, 0, 0, 1, 1, 4])
-    node = torch.tensor([10, 11, 12, 20, 21, 30])
+    rel = torch.tensor([0, 4, 1, 0, 1, 0])
+    node = torch.tensor([10, 30, 20, 11, 21, 12])
     negatives = in_batch_negatives(rel, node, 50, 2, torch.Generator().manual_seed(0))
     assert negatives.sampled_edge is not None
     for group, sampled, nodes in zip(negatives.chunks.group, negatives.sampled_edge, negatives.node, strict=True):

@@ -72,7 +72,7 @@ def test_every_stage_runs_in_the_one_image_with_its_resources(config: Config, gp
         container = executors[f"exec-{stage}"]["container"]
         assert container["image"] == "elsewhere/twhin:7"
         assert "pip install" not in " ".join(container["command"])
-        assert ("accelerator" in container["resources"]) == (stage in ("train", "evaluate"))
+        assert ("accelerator" in container["resources"]) == (stage == "train")
     train = executors["exec-train"]["container"]["resources"]
     assert (train["resourceCpuLimit"], train["resourceMemoryLimit"]) == ("8", "32Gi")
     assert (train["accelerator"]["resourceType"], train["accelerator"]["resourceCount"]) == ("NVIDIA_L4", "1")

@@ -1,4 +1,4 @@
-"""A batch as the model takes it: edges sorted by relation, their negatives, and the rows to look up, a table at a time.
+"""A batch as the model takes it: edges, their negatives, and the rows to look up, a table at a time.
 
 Row requests are listed in one order, and looked up in another:
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
@@ -42,7 +41,7 @@ class Batch:
     """B edges of one rank, with all that their loss needs; built on the CPU, moved by `to`."""
 
     rel: Tensor
-    """int64 [B], sorted."""
+    """int64 [B]."""
     weight: Tensor
     """float32 [B]."""
     candidates: dict[Side, list[Candidates]]
@@ -94,7 +93,6 @@ class BatchMaker:
 
     def make(self, edges: Edges, step_edges: int, generator: torch.Generator) -> Batch:
         """The batch of `edges` (at least one), with negatives drawn from `generator`."""
-        edges = edges.take(np.argsort(edges.rel, kind="stable"))
         rel = torch.from_numpy(edges.rel)
         node: dict[Side, Tensor] = {"lhs": torch.from_numpy(edges.lhs), "rhs": torch.from_numpy(edges.rhs)}
         negatives = {side: self._negatives(side, rel, node[side], generator) for side in SIDES}

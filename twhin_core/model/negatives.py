@@ -71,14 +71,15 @@ def in_batch_negatives(rel: Tensor, node: Tensor, count: int, chunk_size: int, g
     """`count` candidates a chunk, drawn with replacement from the batch's edges of the same relation.
 
     Args:
-        rel: int64 [B], sorted: the relation of each edge.
+        rel: int64 [B]: the relation of each edge.
         node: int64 [B]: each edge's node on the side to be corrupted.
     """
     chunks = make_chunks(rel, chunk_size)
-    relations, counts = rel.unique_consecutive(return_counts=True)
+    order = rel.argsort(stable=True)
+    relations, counts = rel[order].unique_consecutive(return_counts=True)
     run = torch.searchsorted(relations, chunks.group)
     first = (counts.cumsum(0) - counts)[run]
-    sampled = first[:, None] + draw(counts[run], count, generator)
+    sampled = order[first[:, None] + draw(counts[run], count, generator)]
     return Negatives(chunks, node[sampled], sampled)
 
 

@@ -68,7 +68,7 @@ class Trainer:
                 if saves:
                     self._save()
                 progress.update(batch.step_edges, **window.figures)
-        log.info("train: finished after step %d, epoch %d", self.position.step, self.position.epoch + 1)
+        self._say("train: finished after step %d, epoch %d", self.position.step, self.position.epoch + 1)
 
     def _remaining(self) -> Iterator[tuple[Batch, Position]]:
         """The batches still to be learned from, each with the position after it."""
@@ -87,8 +87,12 @@ class Trainer:
             return Position()
         newest.check_fits(self.description)
         checkpoint.load(newest, self.model.state())
-        log.info("train: continues after step %d, from its checkpoint", newest.step)
+        self._say("train: continues after step %d, from its checkpoint", newest.step)
         return newest.marker.position
+
+    def _say(self, message: str, *figures: int) -> None:
+        if self.ranks.is_first:
+            log.info(message, *figures)
 
     def _save(self) -> None:
         if self.ranks.is_first:
