@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from twhin_core.model.negatives import draw, in_batch_negatives, make_chunks, uniform_negatives
+from twhin_core.model.negatives import Negatives, draw, draw_edges, make_chunks
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 100])
@@ -14,10 +14,17 @@ def test_every_edge_has_one_slot_in_a_chunk_of_its_group(size: int) -> None:
     chunks = make_chunks(group, size)
     count, length = chunks.edge.shape
     assert length <= size
-    assert len(chunks.slot.unique()) == len(group)
-    assert chunks.edge.flatten()[chunks.slot].tolist() == list(range(len(group)))
-    assert chunks.group[chunks.slot // length].tolist() == group.tolist()
+    assert sorted(chunks.edge[chunks.filled].tolist()) == list(range(len(group)))
+    for edges, filled, own in zip(chunks.edge, chunks.filled, chunks.group, strict=True):
+        assert set(group[edges[filled]].tolist()) == {int(own)}
     assert count == len(chunks.group)
+
+
+@pytest.mark.parametrize(("group", "size", "expected"), [([0] * 6, 3, True), ([0] * 5, 3, False), ([0, 1], 3, False)])
+def test_slots_are_the_edges_where_nothing_is_padded_or_moved(group: list[int], size: int, expected: bool) -> None:
+    chunks = make_chunks(torch.tensor(group), size)
+    assert chunks.is_identity == expected
+    assert (chunks.edge[chunks.filled].tolist() == list(range(len(group))) and bool(chunks.filled.all())) >= expected
 
 
 def test_chunks_are_filled_evenly() -> None:
@@ -25,35 +32,33 @@ def test_chunks_are_filled_evenly() -> None:
     assert chunks.edge.shape == (2, 501)
 
 
-def test_in_batch_negatives_are_other_edges_of_the_same_relation() -> None:
+def test_in_batch_negatives_are_edges_of_the_same_relation() -> None:
     rel = torch.tensor([0, 4, 1, 0, 1, 0])
-    node = torch.tensor([10, 30, 20, 11, 21, 12])
-    negatives = in_batch_negatives(rel, node, 50, 2, torch.Generator().manual_seed(0))
-    assert negatives.sampled_edge is not None
-    for group, sampled, nodes in zip(negatives.chunks.group, negatives.sampled_edge, negatives.node, strict=True):
-        assert set(rel[sampled].tolist()) == {int(group)}
-        assert nodes.tolist() == node[sampled].tolist()
-    seen = {int(node) for nodes in negatives.node for node in nodes}
-    assert seen == set(node.tolist()), "each edge of a relation can be drawn"
+    chunks = make_chunks(rel, 2)
+    sampled = draw_edges(chunks, rel, 50, torch.Generator().manual_seed(0))
+    for group, edges in zip(chunks.group, sampled, strict=True):
+        assert set(rel[edges].tolist()) == {int(group)}
+    assert set(sampled.flatten().tolist()) == set(range(len(rel))), "each edge of a relation can be drawn"
 
 
 def test_a_sampled_node_that_is_the_true_one_is_masked() -> None:
-    rel, node = torch.zeros(4, dtype=torch.int64), torch.tensor([5, 6, 5, 7])
-    negatives = in_batch_negatives(rel, node, 9, 4, torch.Generator().manual_seed(0))
-    expected = [
-        slot * 9 + candidate
-        for slot in range(4)
-        for candidate in range(9)
-        if negatives.node[0, candidate] == node[negatives.chunks.edge[0, slot]]
-    ]
-    assert negatives.masked(node).tolist() == expected
+    node = torch.tensor([5, 6, 5, 7])
+    chunks = make_chunks(torch.zeros(4, dtype=torch.int64), 2)
+    candidates = torch.tensor([[5, 6, 9], [7, 5, 5]])
+    masked = Negatives(chunks, candidates, torch.empty(2, 0, dtype=torch.int64)).masked(node)
+    # Slots hold edges 0, 1 | 2, 3: node 5 meets 5; 6 meets 6; 5 meets the second and third; 7 meets 7.
+    assert masked.tolist() == [0, 4, 7, 8, 9]
 
 
-def test_uniform_negatives_cover_their_table_and_no_more() -> None:
-    group, sizes = torch.tensor([0, 1, 1, 0]), torch.tensor([3, 7])
-    negatives = uniform_negatives(group, sizes, 200, 10, torch.Generator().manual_seed(1))
-    for table, nodes in zip(negatives.chunks.group.tolist(), negatives.node, strict=True):
-        assert set(nodes.tolist()) == set(range(int(sizes[table])))
+def test_uniform_candidates_are_those_after_the_in_batch_ones() -> None:
+    chunks = make_chunks(torch.zeros(2, dtype=torch.int64), 2)
+    negatives = Negatives(chunks, torch.tensor([[1, 2, 3]]), torch.tensor([[0]]))
+    assert negatives.uniform.tolist() == [[2, 3]]
+
+
+def test_draws_cover_their_range_and_no_more() -> None:
+    drawn = draw(torch.tensor([3, 7]), 300, torch.Generator().manual_seed(1))
+    assert [set(row.tolist()) for row in drawn] == [set(range(3)), set(range(7))]
 
 
 def test_draws_are_uniform() -> None:

@@ -73,4 +73,4 @@ def test_candidates_score_as_the_edges_that_they_make(side: Side, comparator: st
         ends = given[chunk, query], candidates[chunk, candidate]
         lhs, rhs = ends if side == "rhs" else ends[::-1]
         edge = scorer.edges(side, rel[chunk, query], lhs, rhs)
-        assert float(scores[chunk, query, candidate]) == pytest.approx(float(edge), abs=1e-5)
+        assert scores[chunk, query, candidate].item() == pytest.approx(edge.item(), abs=1e-5)

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
-from torchrec import KeyedJaggedTensor
 
 from tests.ranks import run_ranks
 from tests.training import dense
+from tests.training.surgery import merge, plain_edges
 from twhin_core import config_file
 from twhin_core.config import Config
 from twhin_core.data.edges import Edges
 from twhin_core.graph.manifest import Schema
-from twhin_core.model.batch import Batch, BatchMaker, Candidates
-from twhin_core.model.negatives import Chunks
+from twhin_core.model.batch import Batch, BatchMaker
 from twhin_core.training.build import SHARDING_TYPES, TrainableModel, build
 from twhin_core.training.ranks import Ranks, process_group
 
@@ -132,95 +129,6 @@ def whole_weights(model: TrainableModel) -> dict[str, Array]:
         torch.distributed.all_reduce(whole)
         weights[name] = whole.numpy()
     return weights
-
-
-def merge(batches: list[Batch]) -> Batch:
-    """Both ranks' batches as one: the same edges, chunks and negatives."""
-    size = len(batches[0].rel)
-    parts = [(edge_part(batch), batch) for batch in batches]
-    lookups, position, requested = relist([part for part, _ in parts])
-    candidates = {}
-    for side in batches[0].candidates:
-        entries = zip(*(batch.candidates[side] for batch in batches), strict=True)
-        candidates[side] = [merge_candidates(pair, size) for pair in entries]
-    return replace(
-        batches[0],
-        rel=torch.cat([batch.rel for batch in batches]),
-        weight=torch.cat([batch.weight for batch in batches]),
-        candidates=candidates,
-        lookups=lookups,
-        position=position,
-        requested=requested,
-    )
-
-
-def edge_part(batch: Batch) -> list[list[tuple[int, int]]]:
-    """The (table, node) pairs that a batch requests, part by part."""
-    lengths = batch.lookups.lengths().tolist()
-    tables = [table for table, length in enumerate(lengths) for _ in range(length)]
-    looked_up = list(zip(tables, batch.lookups.values().tolist(), strict=True))
-    assert batch.position is not None
-    requests = [looked_up[row] for row in batch.position.tolist()]
-    ends = np.cumsum(batch.requested)
-    return [requests[end - length : end] for end, length in zip(ends, batch.requested, strict=True)]
-
-
-def relist(batches: list[list[list[tuple[int, int]]]]) -> tuple[Any, Tensor, list[int]]:
-    parts = [[*chain.from_iterable(same)] for same in zip(*batches, strict=True)]
-    requests = [*chain.from_iterable(parts)]
-    order = sorted(range(len(requests)), key=lambda row: requests[row][0])
-    position = torch.empty(len(order), dtype=torch.int64)
-    position[torch.tensor(order)] = torch.arange(len(order))
-    lengths = torch.tensor([sum(table == t for table, _ in requests) for t in range(len(SIZES))], dtype=torch.int32)
-    values = torch.tensor([requests[row][1] for row in order])
-    lookups = KeyedJaggedTensor(keys=list(SIZES), values=values, lengths=lengths, stride=1)
-    return lookups, position, [len(part) for part in parts]
-
-
-def merge_candidates(pair: tuple[Candidates, ...], size: int) -> Candidates:
-    length = max(entry.chunks.edge.shape[1] for entry in pair)
-    edges, slots, masked, sampled, first_chunk = [], [], [], [], 0
-    for rank, entry in enumerate(pair):
-        chunks, own = entry.chunks.edge.shape
-        count = UNIFORM if entry.sampled_edge is None else entry.sampled_edge.shape[1]
-        edge = torch.zeros(chunks, length, dtype=torch.int64)
-        edge[:, :own] = entry.chunks.edge + rank * size
-        edges.append(edge)
-        slots.append((first_chunk + entry.chunks.slot // own) * length + entry.chunks.slot % own)
-        slot, candidate = entry.masked // count, entry.masked % count
-        masked.append(((first_chunk + slot // own) * length + slot % own) * count + candidate)
-        if entry.sampled_edge is not None:
-            sampled.append(entry.sampled_edge + rank * size)
-        first_chunk += chunks
-    return Candidates(
-        Chunks(torch.cat(edges), torch.cat(slots), torch.cat([entry.chunks.group for entry in pair])),
-        torch.cat(masked),
-        torch.cat([entry.counts for entry in pair]),
-        torch.cat(sampled) if sampled else None,
-    )
-
-
-def plain_edges(batch: Batch, edges: Edges) -> list[dense.PlainEdge]:
-    """The batch as plain edges with lists of negatives."""
-    requests = edge_part(batch)
-    negatives: dict[str, list[list[int]]] = {"lhs": [[] for _ in edges.lhs], "rhs": [[] for _ in edges.rhs]}
-    own = iter(requests[2:])
-    for side in ("lhs", "rhs"):
-        for entry in batch.candidates[side]:  # type: ignore[index]  # the two literals
-            chunks, length = entry.chunks.edge.shape
-            if entry.sampled_edge is not None:
-                node = getattr(edges, side)
-                nodes = [[int(node[edge]) for edge in chunk] for chunk in entry.sampled_edge]
-            else:
-                flat = [node for _, node in next(own)]
-                per_chunk = len(flat) // chunks
-                nodes = [flat[chunk * per_chunk : (chunk + 1) * per_chunk] for chunk in range(chunks)]
-            for edge, slot in enumerate(entry.chunks.slot.tolist()):
-                negatives[side][edge] += nodes[slot // length]
-    return [
-        dense.PlainEdge(*map(int, row[:3]), float(row[3]), negatives["lhs"][edge], negatives["rhs"][edge])
-        for edge, row in enumerate(zip(edges.lhs, edges.rel, edges.rhs, edges.weight, strict=True))
-    ]
 
 
 @pytest.fixture(scope="module")

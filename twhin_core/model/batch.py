@@ -10,7 +10,8 @@ Row requests are listed in one order, and looked up in another:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,63 +20,61 @@ from torchrec import KeyedJaggedTensor
 from twhin_core.config import Model, TrainData
 from twhin_core.data.edges import Edges
 from twhin_core.graph.manifest import Schema
-from twhin_core.model.negatives import Chunks, Negatives, in_batch_negatives, uniform_negatives
+from twhin_core.model.negatives import Chunks, Negatives, draw, draw_edges, make_chunks
 from twhin_core.model.scorer import SIDES, Side, relations_share_candidates
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """Negatives as the model scores them."""
+class Queries:
+    """The batch's queries for one side, in C chunks of L slots (see `negatives`), and their answers' rivals."""
 
-    chunks: Chunks
+    edge: Tensor | None
+    """int64 [C · L]: the edge in each slot; None where the slots, in order, are the edges."""
+    rel: Tensor
+    """int64 [C, L]."""
+    weight: Tensor
+    """float32 [C, L]: the edge's weight; 0 in a padding slot."""
+    sampled_edge: Tensor
+    """int64 [C · N]: the edges whose nodes are each chunk's in-batch candidates, which come first."""
     masked: Tensor
-    """int64: candidates that do not count, as positions in the flattened scores [C, L, K]."""
-    counts: Tensor
-    """int64 [B]: how many count for each edge."""
-    sampled_edge: Tensor | None
-    """int64 [C, K]: the edges of the batch whose rows these are; None where rows of their own are looked up."""
+    """int64: candidates that are the true node, as positions in the flattened scores [C, L, K]."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """B edges of one rank, with all that their loss needs; built on the CPU, moved by `to`."""
 
-    rel: Tensor
-    """int64 [B]."""
-    weight: Tensor
-    """float32 [B]."""
-    candidates: dict[Side, list[Candidates]]
+    queries: dict[Side, Queries]
     lookups: KeyedJaggedTensor
     """One feature a table, all its ids as one jagged entry: an un-pooled lookup gives a row an id."""
     position: Tensor | None
     """int64: where each requested row is among those looked up; None where the two orders are the same."""
     requested: list[int]
-    """Lengths of the parts of the request: B, B, and one for each entry of `candidates` with rows of its own."""
+    """Lengths of the parts of the request: B, B, and the uniform candidates of each side."""
     step_edges: int
     """Edges of this step over all ranks, which its loss is the mean of."""
 
     def to(self, device: torch.device) -> Batch:
         if device.type == "cpu":
             return self
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.pin_memory().to(device, non_blocking=True)
-
-        def move_candidates(entry: Candidates) -> Candidates:
-            chunks = Chunks(move(entry.chunks.edge), move(entry.chunks.slot), move(entry.chunks.group))
-            sampled = None if entry.sampled_edge is None else move(entry.sampled_edge)
-            return Candidates(chunks, move(entry.masked), move(entry.counts), sampled)
-
         return replace(
-            self,
-            rel=move(self.rel),
-            weight=move(self.weight),
-            candidates={
-                side: [move_candidates(entry) for entry in entries] for side, entries in self.candidates.items()
-            },
-            lookups=self.lookups.to(device, non_blocking=True),
-            position=None if self.position is None else move(self.position),
+            _moved(self, device),
+            queries={side: _moved(queries, device) for side, queries in self.queries.items()},
+            lookups=self.lookups.pin_memory().to(device, non_blocking=True),
         )
+
+
+Moved = TypeVar("Moved", Batch, Queries)
+
+
+def _moved(value: Moved, device: torch.device) -> Moved:
+    """A copy whose tensors are on the device."""
+    tensors: dict[str, Any] = {
+        field.name: entry.pin_memory().to(device, non_blocking=True)
+        for field in fields(value)
+        if isinstance(entry := getattr(value, field.name), Tensor)
+    }
+    return replace(value, **tensors)
 
 
 class BatchMaker:
@@ -89,44 +88,41 @@ class BatchMaker:
             for side in SIDES
         }
         self._size = torch.tensor(list(schema.tables.values()))
-        self._by_table = {side: relations_share_candidates(model, side) for side in SIDES}
+        self._by_table = {
+            side: not data.in_batch_negatives and relations_share_candidates(model, side) for side in SIDES
+        }
 
     def make(self, edges: Edges, step_edges: int, generator: torch.Generator) -> Batch:
         """The batch of `edges` (at least one), with negatives drawn from `generator`."""
         rel = torch.from_numpy(edges.rel)
         node: dict[Side, Tensor] = {"lhs": torch.from_numpy(edges.lhs), "rhs": torch.from_numpy(edges.rhs)}
         negatives = {side: self._negatives(side, rel, node[side], generator) for side in SIDES}
-        tables, nodes = [self._table[side][rel] for side in SIDES], [node[side] for side in SIDES]
+        tables = [self._table[side][rel] for side in SIDES]
+        nodes = [node[side] for side in SIDES]
         for side in SIDES:
-            for entry in negatives[side]:
-                if entry.sampled_edge is None:
-                    tables.append(self._chunk_table(side, entry).repeat_interleave(entry.node.shape[1]))
-                    nodes.append(entry.node.flatten())
+            uniform = negatives[side].uniform
+            tables.append(self._chunk_table(side, negatives[side].chunks).repeat_interleave(uniform.shape[1]))
+            nodes.append(uniform.flatten())
         lookups, position = self._lookups(torch.cat(tables), torch.cat(nodes))
+        weight = torch.from_numpy(edges.weight)
         return Batch(
-            rel=rel,
-            weight=torch.from_numpy(edges.weight),
-            candidates={side: [_candidates(entry, node[side]) for entry in negatives[side]] for side in SIDES},
+            queries={side: _queries(negatives[side], rel, weight, node[side]) for side in SIDES},
             lookups=lookups,
             position=position,
             requested=[len(part) for part in nodes],
             step_edges=step_edges,
         )
 
-    def _negatives(self, side: Side, rel: Tensor, node: Tensor, generator: torch.Generator) -> list[Negatives]:
-        data, negatives = self._data, []
-        if data.in_batch_negatives:
-            negatives.append(in_batch_negatives(rel, node, data.in_batch_negatives, data.chunk_size, generator))
-        if data.global_negatives:
-            group, size = rel, self._size[self._table[side]]
-            if self._by_table[side]:
-                group, size = self._table[side][rel], self._size
-            negatives.append(uniform_negatives(group, size, data.global_negatives, data.chunk_size, generator))
-        return negatives
+    def _negatives(self, side: Side, rel: Tensor, node: Tensor, generator: torch.Generator) -> Negatives:
+        group = self._table[side][rel] if self._by_table[side] else rel
+        chunks = make_chunks(group, self._data.chunk_size)
+        sampled = draw_edges(chunks, group, self._data.in_batch_negatives, generator)
+        size = self._size[self._chunk_table(side, chunks)]
+        uniform = draw(size, self._data.global_negatives, generator)
+        return Negatives(chunks, torch.cat([node[sampled], uniform], 1), sampled)
 
-    def _chunk_table(self, side: Side, negatives: Negatives) -> Tensor:
-        group = negatives.chunks.group
-        return group if self._by_table[side] else self._table[side][group]
+    def _chunk_table(self, side: Side, chunks: Chunks) -> Tensor:
+        return chunks.group if self._by_table[side] else self._table[side][chunks.group]
 
     def _lookups(self, table: Tensor, node: Tensor) -> tuple[KeyedJaggedTensor, Tensor | None]:
         """Sorts the requested nodes by their tables; see the module's picture."""
@@ -140,7 +136,12 @@ class BatchMaker:
         return KeyedJaggedTensor(keys=self._tables, values=node, lengths=counts.int(), stride=1), position
 
 
-def _candidates(negatives: Negatives, true_node: Tensor) -> Candidates:
-    masked, count = negatives.masked(true_node), negatives.node.shape[1]
-    masked_in_slot = (masked // count).bincount(minlength=negatives.chunks.edge.numel())
-    return Candidates(negatives.chunks, masked, count - masked_in_slot[negatives.chunks.slot], negatives.sampled_edge)
+def _queries(negatives: Negatives, rel: Tensor, weight: Tensor, node: Tensor) -> Queries:
+    chunks = negatives.chunks
+    return Queries(
+        edge=None if chunks.is_identity else chunks.edge.flatten(),
+        rel=rel[chunks.edge],
+        weight=weight[chunks.edge] * chunks.filled,
+        sampled_edge=negatives.sampled_edge.flatten(),
+        masked=negatives.masked(node),
+    )

@@ -1,44 +1,40 @@
-"""How operator(θ_lhs) and θ_rhs are compared."""
+"""How operator(θ_lhs) and θ_rhs are compared: by the inner product of what `prepare` makes of each."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
 class Comparator(ABC):
-    """Scores pairs of vectors."""
+    """A score is ⟨prepare(a), prepare(b)⟩, so that all scores of a chunk are one matrix product."""
+
+    commutes_with_operators: bool
+    """Whether an operator on one vector can be moved over to the other one."""
 
     @abstractmethod
-    def one_to_one(self, left: Tensor, right: Tensor) -> Tensor:
-        """[..., dim] and [..., dim] → [...]."""
-
-    @abstractmethod
-    def all_pairs(self, left: Tensor, right: Tensor) -> Tensor:
-        """[C, L, dim] and [C, K, dim] → [C, L, K], by one batched matrix product."""
+    def prepare(self, vectors: Tensor) -> Tensor:
+        """[..., dim] → [..., dim]."""
 
 
 class Dot(Comparator):
     """⟨a, b⟩."""
 
-    def one_to_one(self, left: Tensor, right: Tensor) -> Tensor:
-        return (left * right).sum(-1)
+    commutes_with_operators = True
 
-    def all_pairs(self, left: Tensor, right: Tensor) -> Tensor:
-        return torch.bmm(left, right.transpose(1, 2))
+    def prepare(self, vectors: Tensor) -> Tensor:
+        return vectors
 
 
-class Cosine(Dot):
+class Cosine(Comparator):
     """⟨a, b⟩ / |a||b|."""
 
-    def one_to_one(self, left: Tensor, right: Tensor) -> Tensor:
-        return super().one_to_one(F.normalize(left, dim=-1), F.normalize(right, dim=-1))
+    commutes_with_operators = False
 
-    def all_pairs(self, left: Tensor, right: Tensor) -> Tensor:
-        return super().all_pairs(F.normalize(left, dim=-1), F.normalize(right, dim=-1))
+    def prepare(self, vectors: Tensor) -> Tensor:
+        return F.normalize(vectors, dim=-1)
 
 
 COMPARATORS: dict[str, type[Comparator]] = {"dot": Dot, "cos": Cosine}

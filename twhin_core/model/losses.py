@@ -1,8 +1,4 @@
-"""What training makes small, for a positive and the negatives beside it.
-
-Negatives come in several sets (in-batch, uniform), each in chunks of its own; so a loss first reduces the scores of a
-set to one number a positive, then combines the sets.
-"""
+"""What training makes small, for a positive and the negatives beside it."""
 
 from __future__ import annotations
 
@@ -17,15 +13,17 @@ from twhin_core.config import Model
 
 
 class Loss(ABC):
-    """Loss of each positive on one side."""
+    """Loss of each positive as the answer to its query for one side."""
 
     @abstractmethod
-    def reduce(self, scores: Tensor, masked: Tensor) -> Tensor:
-        """Scores of negatives [C, L, K] → [C, L]; those at the flat positions `masked` (int64) do not count."""
+    def __call__(self, positive: Tensor, negatives: Tensor, masked: Tensor) -> Tensor:
+        """Loss [C, L] of C chunks of L positives, each with the K negatives of its chunk.
 
-    @abstractmethod
-    def combine(self, positive: Tensor, reduced: list[Tensor], counts: list[Tensor]) -> Tensor:
-        """Loss [B] from the positives' scores [B], each set's reduction [B] and number of negatives that count [B]."""
+        Args:
+            positive: [C, L] scores of the positives.
+            negatives: [C, L, K] scores of the negatives; may be overwritten.
+            masked: int64: negatives that do not count, as positions in the flattened [C, L, K].
+        """
 
 
 class BinaryCrossEntropy(Loss):
@@ -34,12 +32,11 @@ class BinaryCrossEntropy(Loss):
     softplus(-f) + mean_k softplus(f_k).
     """
 
-    def reduce(self, scores: Tensor, masked: Tensor) -> Tensor:
-        return F.softplus(scores).flatten().index_fill(0, masked, 0.0).view_as(scores).sum(-1)
-
-    def combine(self, positive: Tensor, reduced: list[Tensor], counts: list[Tensor]) -> Tensor:
-        mean = torch.stack(reduced).sum(0) / torch.stack(counts).sum(0).clamp(min=1)
-        return F.softplus(-positive) + mean
+    def __call__(self, positive: Tensor, negatives: Tensor, masked: Tensor) -> Tensor:
+        count = negatives.shape[-1]
+        wrong = F.softplus(negatives).flatten().index_fill(0, masked, 0.0).view_as(negatives).sum(-1)
+        counted = count - (masked // count).bincount(minlength=positive.numel()).view_as(positive)
+        return F.softplus(-positive) + wrong / counted.clamp(min=1)
 
 
 class Softmax(Loss):
@@ -48,41 +45,39 @@ class Softmax(Loss):
     def __init__(self, temperature: float) -> None:
         self.temperature = temperature
 
-    def reduce(self, scores: Tensor, masked: Tensor) -> Tensor:
-        return _log_sum_exp(scores, masked, 1.0 / self.temperature)
-
-    def combine(self, positive: Tensor, reduced: list[Tensor], counts: list[Tensor]) -> Tensor:
-        positive = positive / self.temperature
-        return torch.stack([positive, *reduced]).logsumexp(0) - positive
+    def __call__(self, positive: Tensor, negatives: Tensor, masked: Tensor) -> Tensor:
+        # Functions of torch's carry no types.
+        loss, _ = _CrossEntropy.apply(positive, negatives, masked, 1 / self.temperature)  # type: ignore[no-untyped-call]
+        return loss  # type: ignore[no-any-return]
 
 
-class _LogSumExp(torch.autograd.Function):
-    """log Σ_k e^{scale·s_k} over the last axis, those at the flat positions `masked` left out.
+class _CrossEntropy(torch.autograd.Function):
+    """log( e^{scale·f} + Σ_k e^{scale·f_k} ) - scale·f, masked negatives left out.
 
-    Written out, because the taped version keeps and passes over several copies of the scores, the largest tensor of
-    a step; this one keeps one.
+    Written out, because the scores of the negatives are the largest tensor of a step, and the taped version keeps and
+    passes over several copies of them. Here they become their shares of the softmax, and those their gradient, in
+    place.
     """
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, masked: Tensor, scale: float) -> Tensor:
-        shares = scores * scale
+    def forward(ctx: Any, positive: Tensor, negatives: Tensor, masked: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        shares = negatives.mul_(scale) if scale != 1 else negatives
         shares.view(-1).index_fill_(0, masked, -torch.inf)
-        largest = shares.amax(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)  # finite if all are masked
-        total = shares.sub_(largest).exp_().sum(-1, keepdim=True)
-        ctx.save_for_backward(shares, total)
+        positive = positive * scale
+        largest = torch.maximum(shares.amax(-1), positive)
+        positive_share = (positive - largest).exp_()
+        total = shares.sub_(largest.unsqueeze(-1)).exp_().sum(-1).add_(positive_share)
+        ctx.mark_dirty(negatives)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(shares, positive_share, total)
         ctx.scale = scale
-        return (total.log() + largest).squeeze(-1)
+        return total.log() + largest - positive, negatives
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        shares, total = ctx.saved_tensors
-        weight = ctx.scale * gradient.unsqueeze(-1) / total.clamp(min=torch.finfo(total.dtype).tiny)
-        return shares * weight, None, None
-
-
-def _log_sum_exp(scores: Tensor, masked: Tensor, scale: float) -> Tensor:
-    reduced: Tensor = _LogSumExp.apply(scores, masked, scale)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    return reduced
+    def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor, Tensor, None, None]:
+        shares, positive_share, total = ctx.saved_tensors
+        weight = ctx.scale * gradient / total
+        return weight * (positive_share - total), shares.mul_(weight.unsqueeze(-1)), None, None
 
 
 def make_loss(model: Model) -> Loss:

@@ -3,8 +3,8 @@
     chunk 0 │ edge 0  edge 3  edge 7 │ × K candidates of chunk 0  → scores [L, K]
     chunk 1 │ edge 1  edge 2  (pad)  │ × K candidates of chunk 1
 
-Edges of a chunk agree in what they may be corrupted with: the relation for in-batch negatives, the table for uniform
-ones. So the scores of a batch are one batched matrix product [C, L, d] × [C, d, K].
+Edges of a chunk agree in what they may be corrupted with: the table of the side, or, where in-batch negatives are
+drawn, the relation. So the scores of a batch are one batched matrix product [C, L, dim] × [C, dim, K].
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Chunks:
-    """Edges of a batch laid out in C chunks of L slots, a group to a chunk."""
+    """Edges of a batch laid out in C chunks of L slots, one group to a chunk."""
 
     edge: Tensor
-    """int64 [C, L]: the edge in each slot; a padding slot holds edge 0 and is never read back."""
-    slot: Tensor
-    """int64 [B]: where each edge is in the flattened slots."""
+    """int64 [C, L]: the edge in each slot; a padding slot holds edge 0."""
+    filled: Tensor
+    """bool [C, L]: false in a padding slot."""
     group: Tensor
     """int64 [C]: the group of each chunk."""
+    is_identity: bool
+    """Whether the slots, in order, are the edges."""
 
 
 def make_chunks(group: Tensor, size: int) -> Chunks:
@@ -36,23 +38,30 @@ def make_chunks(group: Tensor, size: int) -> Chunks:
     chunks = -(-counts // length)
     first_slot = (chunks.cumsum(0) - chunks) * length
     first_edge = counts.cumsum(0) - counts
-    slots = torch.arange(len(group)) + (first_slot - first_edge).repeat_interleave(counts)
-    edge = torch.zeros(int(chunks.sum()) * length, dtype=torch.int64)
-    edge[slots] = order
-    slot = torch.empty_like(order)
-    slot[order] = slots
-    return Chunks(edge.view(-1, length), slot, groups.repeat_interleave(chunks))
+    slot = torch.arange(len(group)) + (first_slot - first_edge).repeat_interleave(counts)
+    slots = int(chunks.sum()) * length
+    edge = torch.zeros(slots, dtype=torch.int64)
+    edge[slot] = order
+    filled = torch.zeros(slots, dtype=torch.bool)
+    filled[slot] = True
+    is_identity = len(groups) == 1 and slots == len(group)
+    return Chunks(edge.view(-1, length), filled.view(-1, length), groups.repeat_interleave(chunks), is_identity)
 
 
 @dataclass(frozen=True)
 class Negatives:
-    """K candidates for one side of the edges of each chunk."""
+    """K candidates for one side of the edges of each chunk: N in-batch ones, then M uniform ones."""
 
     chunks: Chunks
     node: Tensor
-    """int64 [C, K]: the candidates' rows in the table of the side."""
-    sampled_edge: Tensor | None
-    """int64 [C, K]: the batch's edge that each in-batch candidate was taken from; None for uniform ones."""
+    """int64 [C, N + M]: the candidates' rows in the table of the side."""
+    sampled_edge: Tensor
+    """int64 [C, N]: the batch's edge that each in-batch candidate was taken from."""
+
+    @property
+    def uniform(self) -> Tensor:
+        """int64 [C, M]: the candidates that are nodes of no edge of the batch."""
+        return self.node[:, self.sampled_edge.shape[1] :]
 
     def masked(self, true_node: Tensor) -> Tensor:
         """Where a candidate is the edge's own node, as positions in the flattened [C, L, K]; `true_node` is [B]."""
@@ -67,30 +76,10 @@ def draw(size: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return (share * size[:, None]).long()
 
 
-def in_batch_negatives(rel: Tensor, node: Tensor, count: int, chunk_size: int, generator: torch.Generator) -> Negatives:
-    """`count` candidates a chunk, drawn with replacement from the batch's edges of the same relation.
-
-    Args:
-        rel: int64 [B]: the relation of each edge.
-        node: int64 [B]: each edge's node on the side to be corrupted.
-    """
-    chunks = make_chunks(rel, chunk_size)
-    order = rel.argsort(stable=True)
-    relations, counts = rel[order].unique_consecutive(return_counts=True)
-    run = torch.searchsorted(relations, chunks.group)
+def draw_edges(chunks: Chunks, group: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """For each chunk, edges drawn with replacement from the batch's edges of its group: int64 [C, count]."""
+    order = group.argsort(stable=True)
+    groups, counts = group[order].unique_consecutive(return_counts=True)
+    run = torch.searchsorted(groups, chunks.group)
     first = (counts.cumsum(0) - counts)[run]
-    sampled = order[first[:, None] + draw(counts[run], count, generator)]
-    return Negatives(chunks, node[sampled], sampled)
-
-
-def uniform_negatives(
-    group: Tensor, table_size: Tensor, count: int, chunk_size: int, generator: torch.Generator
-) -> Negatives:
-    """`count` candidates a chunk, drawn uniformly from the table of the side to be corrupted.
-
-    Args:
-        group: int64 [B]: what the edges of a chunk must agree in, their table on that side or their relation.
-        table_size: int64 [groups]: rows of each group's table.
-    """
-    chunks = make_chunks(group, chunk_size)
-    return Negatives(chunks, draw(table_size[chunks.group], count, generator), None)
+    return order[first[:, None] + draw(counts[run], count, generator)]

@@ -1,16 +1,18 @@
 """The score of an edge, and of many candidates for one of its ends.
 
-`score(lhs, rel, rhs) = comparator(operator_rel(θ_lhs), θ_rhs)`. Training, evaluation and retrieval all score here.
+`score(lhs, rel, rhs) = comparator(operator_rel(θ_lhs), θ_rhs)`, which is `⟨query, answer⟩ + offset` once each end is
+projected. Training, evaluation and retrieval all score here.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from twhin_core.config import Model
-from twhin_core.model.comparators import COMPARATORS, Dot
+from twhin_core.model.comparators import COMPARATORS
 from twhin_core.model.operators import Translation
 
 Side = Literal["lhs", "rhs"]
@@ -19,12 +21,12 @@ SIDES: tuple[Side, Side] = ("lhs", "rhs")
 
 
 def relations_share_candidates(model: Model, side: Side) -> bool:
-    """Whether queries of different relations can share candidates in one matrix product.
+    """Whether a candidate is projected alike for all relations, so that their queries can share one matrix product.
 
-    They can where the operator acts on the query. Where it acts on the candidates (queries for the lhs, without an
-    inverse), only the dot product lets it be moved over.
+    It is where the operator acts on the query. Where it acts on the candidates (queries for the lhs, without an
+    inverse), the comparator must let it be moved over.
     """
-    return side == "rhs" or model.reciprocal or model.comparator == "dot"
+    return side == "rhs" or model.reciprocal or COMPARATORS[model.comparator].commutes_with_operators
 
 
 class Scorer(nn.Module):
@@ -40,11 +42,34 @@ class Scorer(nn.Module):
         self.operator = Translation(num_relations, model.dim)
         self.inverse = Translation(num_relations, model.dim) if model.reciprocal else None
 
+    def queries(self, side: Side, rel: Tensor, given: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Projects known ends, lhs if `side` is rhs and the other way round: rel [...], given [..., dim].
+
+        Returns:
+            The queries [..., dim], and the offset [...] of their scores, None where it is 0.
+        """
+        if side == "rhs":
+            return self.comparator.prepare(self.operator(rel, given)), None
+        if self.inverse is not None:
+            return self.comparator.prepare(self.inverse(rel, given)), None
+        offset = self.operator.offset(rel, given) if self.comparator.commutes_with_operators else None
+        return self.comparator.prepare(given), offset
+
+    def answers(self, side: Side, rel: Tensor, nodes: Tensor) -> Tensor:
+        """Projects nodes that may answer queries for `side`: rel [...], nodes [..., dim] → [..., dim].
+
+        `rel` matters only unless `relations_share_candidates`.
+        """
+        if side == "lhs" and self.inverse is None and not self.comparator.commutes_with_operators:
+            nodes = self.operator(rel, nodes)
+        return self.comparator.prepare(nodes)
+
     def edges(self, side: Side, rel: Tensor, lhs: Tensor, rhs: Tensor) -> Tensor:
         """Scores of whole edges as answers to their query for `side`: rel [...], lhs and rhs [..., dim] → [...]."""
-        if side == "lhs" and self.inverse is not None:
-            return self.comparator.one_to_one(self.inverse(rel, rhs), lhs)
-        return self.comparator.one_to_one(self.operator(rel, lhs), rhs)
+        given, asked = (lhs, rhs) if side == "rhs" else (rhs, lhs)
+        queries, offset = self.queries(side, rel, given)
+        scores = (queries * self.answers(side, rel, asked)).sum(-1)
+        return scores if offset is None else scores + offset
 
     def candidates(self, side: Side, rel: Tensor, given: Tensor, candidates: Tensor) -> Tensor:
         """Scores of candidates for `side`, which the queries of a chunk share.
@@ -52,18 +77,13 @@ class Scorer(nn.Module):
         Args:
             rel: [C, L] relation of each query, in C chunks of L; one relation a chunk unless
                 `relations_share_candidates`.
-            given: [C, L, dim] vector of each query's known end: lhs if `side` is rhs, and the other way round.
+            given: [C, L, dim] vector of each query's known end.
             candidates: [C, K, dim] vectors of each chunk's candidates.
 
         Returns:
             [C, L, K] scores.
         """
-        if side == "rhs":
-            return self.comparator.all_pairs(self.operator(rel, given), candidates)
-        if self.inverse is not None:
-            return self.comparator.all_pairs(self.inverse(rel, given), candidates)
-        if type(self.comparator) is Dot:
-            scores = self.comparator.all_pairs(given, candidates)
-            return scores + self.operator.offset(rel, given)[:, :, None]
-        moved = self.operator(rel[:, :1].expand(-1, candidates.shape[1]), candidates)
-        return self.comparator.all_pairs(given, moved)
+        queries, offset = self.queries(side, rel, given)
+        answers = self.answers(side, rel[:, :1].expand(-1, candidates.shape[1]), candidates)
+        scores = torch.bmm(queries, answers.transpose(1, 2))
+        return scores if offset is None else scores + offset[:, :, None]

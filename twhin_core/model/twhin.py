@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torchrec import EmbeddingCollection, EmbeddingConfig
@@ -33,13 +31,12 @@ class Twhin(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """This rank's part of the step's mean loss: Σ weight · (lhs side + rhs side) / 2 / edges of the step."""
-        lhs, rhs, *uniform = self._look_up(batch)
-        negatives = iter(uniform)
-        loss = self._side(batch, "lhs", lhs, rhs, negatives) + self._side(batch, "rhs", lhs, rhs, negatives)
-        return (batch.weight * loss).sum() / (2 * batch.step_edges)
+        lhs, rhs, lhs_negatives, rhs_negatives = self._look_up(batch)
+        loss = self._loss(batch, "lhs", rhs, lhs, lhs_negatives) + self._loss(batch, "rhs", lhs, rhs, rhs_negatives)
+        return loss / (2 * batch.step_edges)
 
     def _look_up(self, batch: Batch) -> tuple[Tensor, ...]:
-        """The requested rows: lhs [B, dim], rhs [B, dim], and the uniform negatives of each side [C·K, dim]."""
+        """The requested rows: lhs [B, dim], rhs [B, dim], and the uniform candidates of each side [C·M, dim]."""
         found = self.tables(batch.lookups)  # in whatever order the tables are sharded
         rows = torch.cat([found[name].values() for name in self.table_names])
         if batch.position is not None:
@@ -47,20 +44,23 @@ class Twhin(nn.Module):
         parts: tuple[Tensor, ...] = rows.split(batch.requested)
         return parts
 
-    def _side(self, batch: Batch, side: Side, lhs: Tensor, rhs: Tensor, uniform: Iterator[Tensor]) -> Tensor:
-        """Loss [B] of the batch's edges as answers to their query for `side`."""
-        asked, given = (lhs, rhs) if side == "lhs" else (rhs, lhs)
-        reduced = []
-        for entry in batch.candidates[side]:
-            chunks = entry.chunks
-            rows = next(uniform) if entry.sampled_edge is None else _rows(asked, entry.sampled_edge)
-            candidates = rows.view(len(chunks.group), -1, rows.shape[-1])
-            scores = self.scorer.candidates(side, batch.rel[chunks.edge], _rows(given, chunks.edge), candidates)
-            reduced.append(self.loss.reduce(scores, entry.masked).flatten()[chunks.slot])
-        counts = [entry.counts for entry in batch.candidates[side]]
-        return self.loss.combine(self.scorer.edges(side, batch.rel, lhs, rhs), reduced, counts)
+    def _loss(self, batch: Batch, side: Side, given: Tensor, asked: Tensor, uniform: Tensor) -> Tensor:
+        """Weighted sum of the losses of the batch's queries for `side`; a scalar."""
+        slots = batch.queries[side]
+        chunks, length = slots.rel.shape
+        candidates = torch.cat(
+            [asked.index_select(0, slots.sampled_edge).view(chunks, -1, asked.shape[-1]),
+             uniform.view(chunks, -1, asked.shape[-1])], 1
+        )  # fmt: skip
+        if slots.edge is not None:
+            given, asked = given.index_select(0, slots.edge), asked.index_select(0, slots.edge)
+        given, asked = given.view(chunks, length, -1), asked.view(chunks, length, -1)
 
-
-def _rows(vectors: Tensor, index: Tensor) -> Tensor:
-    """`vectors[index]`; the backward pass of plain indexing is several times slower on a CPU."""
-    return vectors.index_select(0, index.flatten()).view(*index.shape, -1)
+        queries, offset = self.scorer.queries(side, slots.rel, given)
+        answers = self.scorer.answers(side, slots.rel, asked)
+        rivals = self.scorer.answers(side, slots.rel[:, :1].expand(-1, candidates.shape[1]), candidates)
+        positive = (queries * answers).sum(-1)
+        negatives = torch.bmm(queries, rivals.transpose(1, 2))
+        if offset is not None:
+            positive, negatives = positive + offset, negatives + offset[:, :, None]
+        return (self.loss(positive, negatives, slots.masked) * slots.weight).sum()
