@@ -41,11 +41,20 @@ def test_without_any_negative_left_only_the_positive_counts() -> None:
 
 @pytest.mark.parametrize("loss", [BinaryCrossEntropy(), Softmax(0.7)], ids=["bce", "softmax"])
 def test_gradients_equal_finite_differences(loss: Loss) -> None:
-    positive = torch.tensor([[0.3, -0.8]], dtype=torch.float64, requires_grad=True)
-    negatives = torch.tensor([[[0.4, -1.2, 2.0], [0.1, 0.0, -0.3]]], dtype=torch.float64, requires_grad=True)
-    masked = torch.tensor([2, 3])
-    inputs = positive, negatives
-    assert torch.autograd.gradcheck(lambda one, many: loss(one, many * 1.0, masked), inputs, check_undefined_grad=False)
+    # Each row a positive, then its negatives; the last of the first and the first of the second are masked.
+    scores = torch.tensor([[0.3, 0.4, -1.2, 2.0], [-0.8, 0.1, 0.0, -0.3]], dtype=torch.float64, requires_grad=True)
+    weight = torch.tensor([[1.5, 0.5]], dtype=torch.float64)
+
+    def total(values: torch.Tensor) -> torch.Tensor:
+        return (loss(values[None, :, 0], values[None, :, 1:] * 1.0, torch.tensor([2, 3])) * weight).sum()
+
+    total(scores).backward()
+    assert scores.grad is not None
+    for place in range(scores.numel()):
+        step = torch.zeros(scores.numel(), dtype=torch.float64)
+        step[place] = 1e-6
+        slope = (total(scores.detach() + step.view(2, 4)) - total(scores.detach() - step.view(2, 4))) / 2e-6
+        assert scores.grad.flatten()[place].item() == pytest.approx(slope.item(), abs=1e-8)
 
 
 def test_a_masked_negative_has_a_gradient_of_zero() -> None:

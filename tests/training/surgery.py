@@ -63,8 +63,7 @@ def requests_of(batch: Batch) -> Requests:
     lengths = batch.lookups.lengths().tolist()
     tables = [table for table, length in enumerate(lengths) for _ in range(length)]
     looked_up = list(zip(tables, batch.lookups.values().tolist(), strict=True))
-    rows = range(len(looked_up)) if batch.position is None else batch.position.tolist()
-    requests = [looked_up[row] for row in rows]
+    requests = [looked_up[row] for row in batch.position.tolist()]
     ends = np.cumsum(batch.requested)
     return [requests[end - length : end] for end, length in zip(ends, batch.requested, strict=True)]
 

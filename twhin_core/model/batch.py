@@ -1,6 +1,6 @@
 """A batch as the model takes it: edges, their negatives, and the rows to look up, a table at a time.
 
-Row requests are listed in one order, and looked up in another:
+Row requests are listed in one order and looked up in another, each row once:
 
     requested:  lhs of B edges │ rhs of B edges │ uniform lhs negatives │ uniform rhs negatives
     looked up:  rows of table 0 │ rows of table 1 │ …
@@ -46,9 +46,9 @@ class Batch:
 
     queries: dict[Side, Queries]
     lookups: KeyedJaggedTensor
-    """One feature a table, all its ids as one jagged entry: an un-pooled lookup gives a row an id."""
-    position: Tensor | None
-    """int64: where each requested row is among those looked up; None where the two orders are the same."""
+    """One feature a table, all its ids, each once, as one jagged entry: an un-pooled lookup gives a row an id."""
+    position: Tensor
+    """int64: where each requested row is among those looked up."""
     requested: list[int]
     """Lengths of the parts of the request: B, B, and the uniform candidates of each side."""
     step_edges: int
@@ -124,16 +124,14 @@ class BatchMaker:
     def _chunk_table(self, side: Side, chunks: Chunks) -> Tensor:
         return chunks.group if self._by_table[side] else self._table[side][chunks.group]
 
-    def _lookups(self, table: Tensor, node: Tensor) -> tuple[KeyedJaggedTensor, Tensor | None]:
-        """Sorts the requested nodes by their tables; see the module's picture."""
-        position = None
-        if len(self._tables) > 1:
-            order = table.argsort(stable=True)
-            position = torch.empty_like(order)
-            position[order] = torch.arange(len(order))
-            node = node[order]
-        counts = table.bincount(minlength=len(self._tables))
-        return KeyedJaggedTensor(keys=self._tables, values=node, lengths=counts.int(), stride=1), position
+    def _lookups(self, table: Tensor, node: Tensor) -> tuple[KeyedJaggedTensor, Tensor]:
+        """Each requested node once, sorted by its table; see the module's picture."""
+        first = self._size.cumsum(0) - self._size  # number all tables' rows in one line
+        found, position = torch.unique(first[table] + node, return_inverse=True)
+        ends = torch.searchsorted(found, first + self._size)
+        counts = ends.diff(prepend=ends.new_zeros(1))
+        nodes = found - first.repeat_interleave(counts)
+        return KeyedJaggedTensor(keys=self._tables, values=nodes, lengths=counts.int(), stride=1), position
 
 
 def _queries(negatives: Negatives, rel: Tensor, weight: Tensor, node: Tensor) -> Queries:

@@ -15,6 +15,9 @@ from twhin_core.config import Model
 class Loss(ABC):
     """Loss of each positive as the answer to its query for one side."""
 
+    is_shift_invariant: bool
+    """Whether adding one number to all scores of a query leaves its loss as it is."""
+
     @abstractmethod
     def __call__(self, positive: Tensor, negatives: Tensor, masked: Tensor) -> Tensor:
         """Loss [C, L] of C chunks of L positives, each with the K negatives of its chunk.
@@ -32,6 +35,8 @@ class BinaryCrossEntropy(Loss):
     softplus(-f) + mean_k softplus(f_k).
     """
 
+    is_shift_invariant = False
+
     def __call__(self, positive: Tensor, negatives: Tensor, masked: Tensor) -> Tensor:
         count = negatives.shape[-1]
         wrong = F.softplus(negatives).flatten().index_fill(0, masked, 0.0).view_as(negatives).sum(-1)
@@ -41,6 +46,8 @@ class BinaryCrossEntropy(Loss):
 
 class Softmax(Loss):
     """Cross-entropy of the positive among its negatives: -log( e^{f/τ} / (e^{f/τ} + Σ_k e^{f_k/τ}) )."""
+
+    is_shift_invariant = True
 
     def __init__(self, temperature: float) -> None:
         self.temperature = temperature

@@ -65,8 +65,16 @@ class Negatives:
 
     def masked(self, true_node: Tensor) -> Tensor:
         """Where a candidate is the edge's own node, as positions in the flattened [C, L, K]; `true_node` is [B]."""
-        same = true_node[self.chunks.edge][:, :, None] == self.node[:, None, :]
-        return same.flatten().nonzero().squeeze(1)
+        # Looked up among the sorted candidates: comparing all pairs would take as long as scoring them.
+        candidates, order = self.node.sort(1)
+        wanted = true_node[self.chunks.edge]
+        first = torch.searchsorted(candidates, wanted)
+        count = (torch.searchsorted(candidates, wanted, right=True) - first).flatten()
+        slot = torch.arange(len(count)).repeat_interleave(count)
+        nth = torch.arange(len(slot)) - (count.cumsum(0) - count).repeat_interleave(count)
+        chunk = slot // wanted.shape[1]
+        candidate = order[chunk, first.flatten()[slot] + nth]
+        return slot * self.node.shape[1] + candidate
 
 
 def draw(size: Tensor, count: int, generator: torch.Generator) -> Tensor:

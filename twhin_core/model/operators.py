@@ -22,5 +22,7 @@ class Translation(nn.Module):
         return (self._of(rel) * rhs).sum(-1)
 
     def _of(self, rel: Tensor) -> Tensor:
+        if len(self.translation) == 1:
+            return self.translation.expand(*rel.shape, -1)
         # index_select, because the backward pass of plain indexing is several times slower on a CPU.
         return self.translation.index_select(0, rel.flatten()).view(*rel.shape, -1)

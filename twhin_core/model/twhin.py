@@ -39,9 +39,7 @@ class Twhin(nn.Module):
         """The requested rows: lhs [B, dim], rhs [B, dim], and the uniform candidates of each side [C·M, dim]."""
         found = self.tables(batch.lookups)  # in whatever order the tables are sharded
         rows = torch.cat([found[name].values() for name in self.table_names])
-        if batch.position is not None:
-            rows = rows.index_select(0, batch.position)
-        parts: tuple[Tensor, ...] = rows.split(batch.requested)
+        parts: tuple[Tensor, ...] = rows.index_select(0, batch.position).split(batch.requested)
         return parts
 
     def _loss(self, batch: Batch, side: Side, given: Tensor, asked: Tensor, uniform: Tensor) -> Tensor:
@@ -61,6 +59,6 @@ class Twhin(nn.Module):
         rivals = self.scorer.answers(side, slots.rel[:, :1].expand(-1, candidates.shape[1]), candidates)
         positive = (queries * answers).sum(-1)
         negatives = torch.bmm(queries, rivals.transpose(1, 2))
-        if offset is not None:
+        if offset is not None and not self.loss.is_shift_invariant:
             positive, negatives = positive + offset, negatives + offset[:, :, None]
         return (self.loss(positive, negatives, slots.masked) * slots.weight).sum()
