@@ -70,6 +70,9 @@ def test_a_variable_is_replaced_by_the_environment(monkeypatch: pytest.MonkeyPat
     assert config_file.load(LOCAL, ["training.save_dir=${PLACE}/model"]).training.save_dir == "/somewhere/model"
 
 
+RATE = "model.translation_optimizer.learning_rate"
+PIECEWISE = "{learning_rate_boundaries: [5], learning_rate_values: [0.5, 0.1]}"
+
 REFUSED = {
     "unknown key": ("training.flavour=3", "training.flavour: unknown key"),
     "misspelt key": ("training.num_epoch=3", "training.num_epoch: unknown key; did you mean num_epochs?"),
@@ -88,10 +91,47 @@ REFUSED = {
     "a table twice": ("model.embeddings.tables.0.name=tweet", "tables: names must be unique; repeated: tweet"),
     "a relation's table": ("model.relations.0.rhs=tweets", "model.relations.0.rhs: no table named 'tweets'"),
     "a relation twice": ("model.relations.1.name=fav", "model.relations.1.name: 'fav' is listed twice"),
-    "a knob not yet supported": ("runtime.enable_amp=true", "runtime.enable_amp: is not supported yet"),
-    "a schedule not yet supported": (
-        "model.translation_optimizer.learning_rate={linear_ramp_to_cosine: {}}",
-        "linear_ramp_to_cosine: is not supported yet",
+    "batches an update": ("training.gradient_accumulation=2", "training.gradient_accumulation: 2 batches cannot make"),
+    "two schedules": (f"{RATE}.piecewise_constant={PIECEWISE}", f"{RATE}: needs exactly one of"),
+    "half a schedule": (f"{RATE}={{linear_ramp_to_cosine: {{}}}}", "linear_ramp_to_cosine.learning_rate: is required"),
+    "a schedule of another rate": (
+        f"{RATE}={{linear_ramp_to_constant: {{learning_rate: 0.1, num_ramp_steps: 9}}}}",
+        "sgd.lr is 0.05 but learning_rate.linear_ramp_to_constant.learning_rate is 0.1",
+    ),
+    "pieces of another rate": (
+        f"{RATE}={{piecewise_constant: {PIECEWISE}}}",
+        "sgd.lr is 0.05 but learning_rate.piecewise_constant.learning_rate_values.0 is 0.5",
+    ),
+    "too few pieces": (
+        f"{RATE}={{piecewise_constant: {{learning_rate_boundaries: [5, 9], learning_rate_values: [0.05, 0.1]}}}}",
+        "piecewise_constant.learning_rate_values: needs 3, one more than the boundaries; got 2",
+    ),
+    "boundaries that fall": (
+        f"{RATE}={{piecewise_constant: {{learning_rate_boundaries: [5, 5], learning_rate_values: [1, 2, 3]}}}}",
+        "piecewise_constant.learning_rate_boundaries: must ascend; got [5, 5]",
+    ),
+    "a cosine within its ramp": (
+        f"{RATE}={{linear_ramp_to_cosine: {{learning_rate: 0.05, final_learning_rate: 0.01, num_ramp_steps: 9, "
+        "final_num_steps: 9}}",
+        "linear_ramp_to_cosine.final_num_steps: must be beyond num_ramp_steps, which is 9",
+    ),
+    "a mean of each part": (
+        "model.embeddings.tables.0={name: user, embedding_dim: 4, sharding: column_wise, "
+        "optimizer: {rowwise_adagrad: {lr: 0.1}}}",
+        "tables.0.sharding: column_wise would give each part a mean of its own",
+    ),
+    "too few columns to part": (
+        "model.embeddings.tables.0.sharding=column_wise",
+        "tables.0.sharding: column_wise cannot part 4 columns",
+    ),
+    "copies with adam": (
+        "model.embeddings.tables.0={name: user, embedding_dim: 4, sharding: data_parallel, optimizer: {adam: {lr: 1}}}",
+        "tables.0.sharding: data_parallel would move rows that no edge looked up with adam",
+    ),
+    "copies in fp16": (
+        "model.embeddings.tables.0={name: user, embedding_dim: 4, sharding: data_parallel, data_type: fp16, "
+        "optimizer: {sgd: {lr: 1}}}",
+        "tables.0.sharding: data_parallel would round the gradients of an fp16 table",
     ),
     "no negatives": (
         "train_data.in_batch_negatives=0",

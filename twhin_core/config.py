@@ -6,6 +6,7 @@ implementation; `prepare`, `test_data`, `evaluation`, `export` and the fields ma
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
@@ -44,8 +45,10 @@ class Runtime(Section):
     enable_tensorfloat32: bool = Field(
         False, description="Allow TF32 in fp32 matrix products on GPUs that have it; no effect on a CPU."
     )
-    enable_amp: Annotated[bool, not_yet(False)] = Field(
-        False, description="bf16 autocast. Not supported yet: only `false`."
+    enable_amp: bool = Field(
+        False,
+        description="Matrix products of the training steps in bf16, by autocast; weights, optimizers and the loss stay "
+        "as they are, and so do validation and evaluation.",
     )
 
 
@@ -80,10 +83,21 @@ class Training(Section):
     initial_checkpoint_dir: Annotated[str | None, not_yet(None)] = Field(
         None, description="Weights to start from. Not supported yet: only `null`."
     )
-    gradient_accumulation: Annotated[int | None, not_yet(None)] = Field(
-        None, description="Micro-batches an update. Not supported yet: only `null`."
+    gradient_accumulation: PositiveInt | None = Field(
+        None,
+        description="Batches an update: only 1, or null for the same. Tables are updated within the backward pass of "
+        "each batch, so several have no common update; raise `train_data.per_replica_batch_size` instead.",
     )
     seed: int = Field(0, ge=0, description="(ours) Seeds initial weights, the order of edges and the negatives.")
+
+    @model_validator(mode="after")
+    def _one_batch_an_update(self) -> Training:
+        if self.gradient_accumulation not in (None, 1):
+            raise ValueError(
+                f"gradient_accumulation: {self.gradient_accumulation} batches cannot make one update, because tables "
+                "are updated within the backward pass of each; raise train_data.per_replica_batch_size instead"
+            )
+        return self
 
 
 # --- model -------------------------------------------------------------------------------------------------------
@@ -91,22 +105,74 @@ class Training(Section):
 Rate = Annotated[float, Field(gt=0)]
 
 
+class LinearRampToConstant(Section):
+    """lr·n / num_ramp_steps at step n, then lr."""
+
+    learning_rate: Rate = Field(description="The rate from step `num_ramp_steps` on.")
+    num_ramp_steps: PositiveInt = Field(description="Steps of the ramp.")
+
+
+class LinearRampToCosine(Section):
+    """A linear ramp to `learning_rate`, then half a cosine down to `final_learning_rate`, which stays."""
+
+    learning_rate: Rate = Field(description="The rate at step `num_ramp_steps`, the highest.")
+    final_learning_rate: float = Field(ge=0, description="The rate from step `final_num_steps` on.")
+    num_ramp_steps: PositiveInt = Field(description="Steps of the ramp.")
+    final_num_steps: PositiveInt = Field(description="The step at which the cosine ends, counted from the first step.")
+
+    @model_validator(mode="after")
+    def _falls(self) -> LinearRampToCosine:
+        if self.final_num_steps <= self.num_ramp_steps:
+            raise ValueError(f"final_num_steps: must be beyond num_ramp_steps, which is {self.num_ramp_steps}")
+        if self.final_learning_rate > self.learning_rate:
+            raise ValueError(f"final_learning_rate: must not exceed learning_rate, which is {self.learning_rate}")
+        return self
+
+
+class PiecewiseConstant(Section):
+    """One rate up to each boundary, and one after the last."""
+
+    learning_rate_boundaries: list[PositiveInt] = Field(
+        min_length=1, description="The last step of each rate but the last one, ascending."
+    )
+    learning_rate_values: list[Rate] = Field(description="The rates, one more than the boundaries.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PiecewiseConstant:
+        boundaries, values = self.learning_rate_boundaries, self.learning_rate_values
+        if len(values) != len(boundaries) + 1:
+            raise ValueError(
+                f"learning_rate_values: needs {len(boundaries) + 1}, one more than the boundaries; got {len(values)}"
+            )
+        if any(later <= earlier for earlier, later in itertools.pairwise(boundaries)):
+            raise ValueError(f"learning_rate_boundaries: must ascend; got {boundaries}")
+        return self
+
+
 class LearningRate(Section):
-    """Exactly one schedule."""
+    """Exactly one schedule. Steps are counted from 1: the rate of step n is that of the n-th update."""
 
     constant: Rate | None = Field(None, description="The same rate at every step.")
-    linear_ramp_to_constant: Annotated[dict[str, Any] | None, not_yet(None)] = Field(
-        None, description="Not supported yet."
-    )
-    linear_ramp_to_cosine: Annotated[dict[str, Any] | None, not_yet(None)] = Field(
-        None, description="Not supported yet."
-    )
-    piecewise_constant: Annotated[dict[str, Any] | None, not_yet(None)] = Field(None, description="Not supported yet.")
+    linear_ramp_to_constant: LinearRampToConstant | None = Field(None, description="Up in equal steps, then the same.")
+    linear_ramp_to_cosine: LinearRampToCosine | None = Field(None, description="Up in equal steps, then half a cosine.")
+    piecewise_constant: PiecewiseConstant | None = Field(None, description="Steps from rate to rate.")
 
     @model_validator(mode="after")
     def _one(self) -> LearningRate:
         self.exactly_one("constant", "linear_ramp_to_constant", "linear_ramp_to_cosine", "piecewise_constant")
         return self
+
+    @property
+    def stated(self) -> tuple[str, float]:
+        """The key and the value that the optimizer's own `lr` must agree with."""
+        if self.constant is not None:
+            return "constant", self.constant
+        if self.piecewise_constant is not None:
+            return "piecewise_constant.learning_rate_values.0", self.piecewise_constant.learning_rate_values[0]
+        if self.linear_ramp_to_constant is not None:
+            return "linear_ramp_to_constant.learning_rate", self.linear_ramp_to_constant.learning_rate
+        assert self.linear_ramp_to_cosine is not None
+        return "linear_ramp_to_cosine.learning_rate", self.linear_ramp_to_cosine.learning_rate
 
 
 class Sgd(Section):
@@ -116,7 +182,7 @@ class Sgd(Section):
 
 
 class Adam(Section):
-    """Kingma & Ba, 2015. Tables need a GPU for it: fbgemm has no CPU kernel."""
+    """Kingma & Ba, 2015. A table's rows move only in steps that look them up; for tables it needs a GPU."""
 
     lr: Rate = Field(description="Learning rate.")
     betas: tuple[float, float] = Field(
@@ -152,16 +218,18 @@ class Optimizer(Section):
         None, description="(ours) Adagrad, one accumulator a row; for tables only."
     )
     learning_rate: LearningRate | None = Field(
-        None, description="The schedule; a `constant` must agree with the optimizer's own `lr`."
+        None,
+        description="The schedule. The optimizer's own `lr` must be its `constant`, its `learning_rate` or the first "
+        "of its `learning_rate_values`. Default: `lr` at every step.",
     )
 
     @model_validator(mode="after")
     def _one(self) -> Optimizer:
         self.exactly_one(*OPTIMIZERS)
-        if self.learning_rate is not None and self.learning_rate.constant != self.choice.lr:
-            raise ValueError(
-                f"{self.name}.lr is {self.choice.lr} but learning_rate.constant is {self.learning_rate.constant}"
-            )
+        if self.learning_rate is not None:
+            key, rate = self.learning_rate.stated
+            if rate != self.choice.lr:
+                raise ValueError(f"{self.name}.lr is {self.choice.lr} but learning_rate.{key} is {rate}")
         return self
 
     @property
@@ -184,8 +252,13 @@ class Table(Section):
     embedding_dim: PositiveInt = Field(
         multiple_of=4, description="Columns; the same for every table, and a multiple of 4 for the kernels."
     )
-    data_type: Annotated[Literal["fp32"], not_yet("fp32")] = Field(
-        "fp32", description="Type of the weights. Others are not supported yet."
+    data_type: Literal["fp32", "fp16"] = Field(
+        "fp32", description="Type of the weights. `fp16` halves their memory; the optimizer's state stays fp32."
+    )
+    sharding: Literal["auto", "data_parallel", "table_wise", "row_wise", "column_wise"] = Field(
+        "auto",
+        description="(ours) How ranks share the table: a copy each, whole on one rank, or by rows or columns. `auto` "
+        "lets a planner choose between table_wise and row_wise, by the ranks' memory.",
     )
     optimizer: Optimizer = Field(description="Runs inside the backward pass, row by row.")
     vocab: str | None = Field(
@@ -193,6 +266,19 @@ class Table(Section):
         description="Folder of Parquet files (index: int64, id) that name the rows of a table not made by `prepare`; "
         "used by export. Without it such rows are named by their index.",
     )
+
+    @model_validator(mode="after")
+    def _exact(self) -> Table:
+        kind, optimizer = self.sharding, self.optimizer
+        if kind == "column_wise" and optimizer.name == "rowwise_adagrad":
+            raise ValueError("sharding: column_wise would give each part a mean of its own in rowwise_adagrad")
+        if kind == "column_wise" and self.embedding_dim % 8:
+            raise ValueError(f"sharding: column_wise cannot part {self.embedding_dim} columns into multiples of 4")
+        if kind == "data_parallel" and optimizer.name == "adam":
+            raise ValueError("sharding: data_parallel would move rows that no edge looked up with adam")
+        if kind == "data_parallel" and self.data_type == "fp16":
+            raise ValueError("sharding: data_parallel would round the gradients of an fp16 table")
+        return self
 
 
 class Embeddings(Section):

@@ -31,7 +31,10 @@ MISTAKES = {
     ),
     "unequal dims": (["--set", "model.embeddings.tables.0.embedding_dim=8"], "embedding_dim must be equal"),
     "no such table": (["--set", "model.relations.0.rhs=tweets"], "model.relations.0.rhs: no table named 'tweets'"),
-    "a knob not yet supported": (["--set", "runtime.enable_amp=true"], "runtime.enable_amp: is not supported yet"),
+    "what cannot be": (
+        ["--set", "training.gradient_accumulation=2"],
+        "training.gradient_accumulation: 2 batches cannot",
+    ),
     "half an override": (["--set", "training.num_epochs"], "expected section.key=value"),
 }
 

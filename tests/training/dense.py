@@ -1,8 +1,7 @@
-"""One training step written out plainly on dense tables, edge by edge, with no code of the model's."""
+"""Training steps written out plainly on dense tables, edge by edge, with no code of the model's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +51,7 @@ class PlainModel:
         return total / len(edges)
 
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
-        product = sum(x * y for x, y in zip(a, b, strict=True))
+        product = (a * b).sum()
         return product / (a.norm() * b.norm()) if self.cosine else product
 
     def _loss(self, positive: Tensor, negatives: list[Tensor]) -> Tensor:
@@ -62,8 +61,8 @@ class PlainModel:
         wrong = [-torch.log(1 - torch.sigmoid(score)) for score in negatives]
         return -torch.log(torch.sigmoid(positive)) + (sum(wrong) / len(wrong) if wrong else 0.0)
 
-    def step(self, edges: list[PlainEdge], update: Callable[[Tensor, Tensor], Tensor], lr_relations: float) -> float:
-        """Learns from `edges`: tables by `update(value, gradient)`, relations by plain gradient descent."""
+    def step(self, edges: list[PlainEdge], update: Update, lr_relations: float) -> float:
+        """Learns from `edges`: tables by `update`, relations by plain gradient descent."""
         relations = [self.translation] + ([self.inverse] if self.inverse is not None else [])
         parameters = [*self.tables.values(), *relations]
         for parameter in parameters:
@@ -71,21 +70,37 @@ class PlainModel:
         loss = self.loss_of(edges)
         gradients = torch.autograd.grad(loss, parameters)
         with torch.no_grad():
-            for parameter, gradient in zip(parameters, gradients, strict=True):
+            for place, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
                 assert gradient.abs().sum() > 0, "every parameter must learn"
-                is_relation = any(parameter is relation for relation in relations)
-                parameter.copy_(parameter - lr_relations * gradient if is_relation else update(parameter, gradient))
+                is_relation = place >= len(self.tables)
+                change = lr_relations * gradient if is_relation else update.change(place, gradient)
+                parameter.copy_(parameter - change)
         return float(loss.detach())
 
 
-def sgd(value: Tensor, gradient: Tensor, lr: float = 0.1) -> Tensor:
-    return value - lr * gradient
+class Update:
+    """Plain gradient descent, lr 0.1."""
+
+    def __init__(self) -> None:
+        self.sums: dict[int, Tensor | float] = {}
+
+    def change(self, table: int, gradient: Tensor) -> Tensor:
+        """What is taken from the weights of a table."""
+        return 0.1 * gradient
 
 
-def adagrad(value: Tensor, gradient: Tensor, lr: float = 0.1) -> Tensor:
-    """The first step: the accumulator is the gradient's square."""
-    return value - lr * gradient / (gradient.square().sqrt() + 1e-8)
+class Adagrad(Update):
+    def squares(self, gradient: Tensor) -> Tensor:
+        return gradient.square()
+
+    def change(self, table: int, gradient: Tensor) -> Tensor:
+        self.sums[table] = self.sums.get(table, 0.0) + self.squares(gradient)
+        return 0.1 * gradient / (self.sums[table] ** 0.5 + 1e-8)
 
 
-def rowwise_adagrad(value: Tensor, gradient: Tensor, lr: float = 0.1) -> Tensor:
-    return value - lr * gradient / (gradient.square().mean(1, keepdim=True).sqrt() + 1e-8)
+class RowwiseAdagrad(Adagrad):
+    def squares(self, gradient: Tensor) -> Tensor:
+        return gradient.square().mean(1, keepdim=True)
+
+
+UPDATES: dict[str, type[Update]] = {"sgd": Update, "adagrad": Adagrad, "rowwise_adagrad": RowwiseAdagrad}

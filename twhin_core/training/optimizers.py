@@ -1,13 +1,22 @@
-"""The config's optimizers as those of torch and torchrec."""
+"""The optimizers of a model: fused with the backward pass, of replicated tables, and of the relations.
+
+All do the mathematics of docs/numerics.md, each with the rate that its schedule gives for the step.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torchrec.distributed import DistributedModelParallel
 from torchrec.optim import RowWiseAdagrad
+from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 
-from twhin_core.config import Optimizer
+from twhin_core.config import Config, Optimizer
+from twhin_core.model.twhin import Twhin
+from twhin_core.training.schedules import rate
 
 CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -17,6 +26,129 @@ CLASSES: dict[str, type[torch.optim.Optimizer]] = {
 }
 
 
-def optimizer_class(optimizer: Optimizer) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-    """The class and its arguments; torchrec turns them into the kernel fused with a table's backward pass."""
-    return CLASSES[optimizer.name], optimizer.choice.model_dump()
+def fuse(config: Config, twhin: Twhin) -> None:
+    """Marks the tables that are not replicated for an optimizer within their backward pass.
+
+    Tables of equal arguments share a kernel, and with it the rate. So here the place among the different optimizers
+    stands in for the rate, and the rate is set before each step.
+    """
+    for table in config.model.embeddings.tables:
+        if table.sharding != "data_parallel":
+            arguments = table.optimizer.choice.model_dump()
+            arguments["lr"] = float(_different(config).index(table.optimizer))
+            weight = twhin.tables.embeddings[table.name].weight
+            apply_optimizer_in_backward(CLASSES[table.optimizer.name], [weight], arguments)
+
+
+def _different(config: Config) -> list[Optimizer]:
+    """The optimizers of the tables, each once."""
+    different: list[Optimizer] = []
+    for table in config.model.embeddings.tables:
+        if table.optimizer not in different:
+            different.append(table.optimizer)
+    return different
+
+
+class Optimizers:
+    """Every optimizer of a sharded model. `start` sets the rates of a step; `finish` updates after its backward."""
+
+    def __init__(self, config: Config, model: DistributedModelParallel) -> None:
+        self._steps, self._started = torch.zeros((), dtype=torch.int64), False
+        self._fused = model.fused_optimizer
+        different = _different(config)
+        self._groups = [(group, different[round(float(group["lr"]))]) for group in self._fused.param_groups]
+        self._replicated = [
+            ReplicatedTable(table.name, table.optimizer, model.module.tables.embeddings[table.name].weight)
+            for table in config.model.embeddings.tables
+            if table.sharding == "data_parallel"
+        ]
+        self._choice = config.model.translation_optimizer
+        self._named_relations = dict(model.module.scorer.named_parameters())
+        self._relations = _relation_optimizer(self._choice, list(self._named_relations.values()))
+
+    def start(self) -> None:
+        """Clears the gradients and sets the rates of the next step."""
+        if not self._started:
+            # Adam corrects its moments by the number of steps, which its kernel counts from what it is told at first.
+            self._fused.set_optimizer_step(int(self._steps))
+            self._started = True
+        step = int(self._steps) + 1
+        for group, optimizer in self._groups:
+            group["lr"] = rate(optimizer, step)
+        self._fused.step()  # hands the rates to the kernels; the update itself is in the backward pass
+        for group in self._relations.param_groups:
+            group["lr"] = rate(self._choice, step)
+        self._relations.zero_grad()
+        for table in self._replicated:
+            table.zero_grad()
+
+    def finish(self) -> None:
+        """Updates what is not updated within the backward pass; every rank has the same gradients of it."""
+        self._relations.step()
+        self._steps += 1
+        for table in self._replicated:
+            table.step(int(self._steps))
+
+    def state(self) -> dict[str, Tensor | ShardedTensor]:
+        """The state by name, the same names whatever the sharding; changing it in place changes the optimizers."""
+        state: dict[str, Tensor | ShardedTensor] = {"optimizer.steps": self._steps}
+        for weight, entries in self._fused.state_dict()["state"].items():
+            state.update({f"optimizer.{weight}.{name}": value for name, value in entries.items()})
+        for table in self._replicated:
+            state.update(table.state())
+        for name, parameter in self._named_relations.items():
+            entries = self._relations.state[parameter]
+            state.update({f"optimizer.scorer.{name}.{key}": value for key, value in entries.items()})
+        return state
+
+
+class ReplicatedTable:
+    """The optimizer of a table that every rank has a copy of; moves only the rows that have a gradient.
+
+    Its gradients are dense and the mean over the ranks, so all copies stay equal.
+    """
+
+    def __init__(self, name: str, optimizer: Optimizer, weight: Tensor) -> None:
+        assert optimizer.name in ("sgd", "adagrad", "rowwise_adagrad")
+        self._name, self._optimizer, self._weight = name, optimizer, weight
+        self._sum: Tensor | None = None
+        if optimizer.name != "sgd":
+            shape = weight.shape[:1] if optimizer.name == "rowwise_adagrad" else weight.shape
+            self._sum = torch.zeros(shape, device=weight.device)
+
+    def zero_grad(self) -> None:
+        if self._weight.grad is not None:
+            self._weight.grad.zero_()
+
+    @torch.no_grad()
+    def step(self, step: int) -> None:
+        gradient = self._weight.grad
+        assert gradient is not None
+        rows = gradient.any(1).nonzero().squeeze(1)
+        change = gradient[rows]
+        if self._sum is not None:
+            row_wise = self._sum.dim() == 1
+            self._sum[rows] += change.square().mean(1) if row_wise else change.square()
+            root = self._sum[rows].sqrt() + self._optimizer.choice.model_dump()["eps"]
+            change = change / (root[:, None] if row_wise else root)
+        self._weight.data[rows] -= rate(self._optimizer, step) * change
+
+    def state(self) -> dict[str, Tensor]:
+        """Named as the fused kernels name theirs."""
+        if self._sum is None:
+            return {}
+        return {f"optimizer.tables.embeddings.{self._name}.weight.{self._name}.momentum1": self._sum}
+
+
+def _relation_optimizer(optimizer: Optimizer, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    arguments: dict[str, Any] = optimizer.choice.model_dump()
+    made = CLASSES[optimizer.name](parameters, **arguments)
+    # Adam makes its state at its first step; checkpoints need it from the start. These are its own first values.
+    if isinstance(made, torch.optim.Adam):
+        for parameter in parameters:
+            made.state[parameter] = {
+                "step": torch.tensor(0.0),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+    return made

@@ -23,6 +23,11 @@ class Ranks:
     device: torch.device
 
     @property
+    def local_world_size(self) -> int:
+        """Ranks on this machine."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
+
+    @property
     def is_first(self) -> bool:
         return self.rank == 0
 

@@ -1,0 +1,189 @@
+"""Which rank holds which part of which table: torchrec's planner within the memory that the ranks have."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import (
+    HardwareConfig,
+    KernelConfig,
+    PlannerError,
+    TopologyFactory,
+    TrainerConfig,
+)
+from torchrec.distributed.types import ShardingPlan
+
+from twhin_core import storage
+from twhin_core.config import Config, Table
+from twhin_core.errors import UserError
+from twhin_core.graph.manifest import Schema
+from twhin_core.model.twhin import Twhin
+from twhin_core.progress import log
+from twhin_core.training.ranks import Ranks
+
+# What `auto` chooses from. A copy on each rank is exact too, but its gradients are as large as the table.
+AUTO = ("table_wise", "row_wise")
+
+# Of each rank's memory, for activations, buffers and the rest of the process.
+RESERVED = 0.15
+
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A rank's part of a table; bytes of weights and optimizer state."""
+
+    rank: int
+    rows: int
+    columns: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """How a table is shared."""
+
+    table: str
+    sharding: str
+    parts: list[Part]
+
+
+def make_plan(config: Config, schema: Schema, twhin: Twhin, ranks: Ranks) -> ShardingPlan:
+    """The same plan on every rank, which all must call it.
+
+    Raises:
+        UserError: the ranks cannot hold the tables.
+    """
+    memory = torch.tensor(_memory(ranks), device=ranks.device)
+    dist.all_reduce(memory, dist.ReduceOp.MIN)  # the machines may differ
+    outcome: list[ShardingPlan | str | None] = [None]
+    if ranks.is_first:
+        outcome = [_plan(config, schema, twhin, ranks, int(memory))]
+    # An error travels like a plan, so that all ranks end with it.
+    dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
+    if isinstance(outcome[0], str):
+        raise UserError(outcome[0])
+    assert outcome[0] is not None
+    return outcome[0]
+
+
+def _plan(config: Config, schema: Schema, twhin: Twhin, ranks: Ranks, memory: int) -> ShardingPlan | str:
+    """A plan within `memory` bytes a rank, or why there is none."""
+    limit, world_size = int(memory * (1 - RESERVED)), ranks.world_size
+    tables = config.model.embeddings.tables
+    needs = {table.name: _least_bytes(table, schema.tables[table.name], world_size) for table in tables}
+    for table in tables:
+        if needs[table.name] > limit:
+            return (
+                f"model.embeddings.tables: {table.name}, {schema.tables[table.name]:,} rows with sharding "
+                f"{table.sharding}, needs {_readable(needs[table.name])} on a rank, which can give {_readable(limit)}"
+            )
+    cuda = ranks.device.type == "cuda"
+    topology = TopologyFactory.create_topology(
+        TrainerConfig(world_size=world_size, local_world_size=ranks.local_world_size),
+        HardwareConfig(hbm_cap_bytes=memory if cuda else 0, ddr_cap_bytes=memory),
+        KernelConfig(compute_device=ranks.device.type),
+    )
+    planner = EmbeddingShardingPlanner(
+        topology=topology,
+        batch_size=config.train_data.per_replica_batch_size,
+        constraints={table.name: _constraint(table, world_size) for table in tables},
+        storage_reservation=FixedPercentageStorageReservation(RESERVED),
+        stats=[],
+        debug=False,
+    )
+    try:
+        return planner.plan(twhin, [EmbeddingCollectionSharder()])
+    except PlannerError as error:
+        log.debug("the planner says: %s", error)
+        return (
+            f"model.embeddings.tables: no plan fits all tables into {_readable(limit)} a rank, of which they need "
+            f"{_readable(sum(needs.values()))} or more; use more ranks, row_wise, or an optimizer with less state"
+        )
+
+
+def _constraint(table: Table, world_size: int) -> ParameterConstraints:
+    kinds = list(AUTO) if table.sharding == "auto" else [table.sharding]
+    if table.sharding == "column_wise":
+        # torchrec takes the columns of a shard; the kernels want multiples of 4.
+        shards = max(n for n in range(1, world_size + 1) if table.embedding_dim % (4 * n) == 0)
+        if shards == 1:
+            return ParameterConstraints(sharding_types=["table_wise"])
+        return ParameterConstraints(sharding_types=kinds, min_partition=table.embedding_dim // shards)
+    kernels = None if table.sharding == "data_parallel" else ["fused"]  # on GPUs others would use host memory
+    return ParameterConstraints(sharding_types=kinds, compute_kernels=kernels)
+
+
+def describe(config: Config, schema: Schema, plan: ShardingPlan, world_size: int) -> list[TablePlan]:
+    """`plan`, in the order of the config's tables."""
+    described = []
+    for table in config.model.embeddings.tables:
+        entry = plan.plan["tables"][table.name]
+        if entry.sharding_spec is None:
+            shards = [(rank, schema.tables[table.name], table.embedding_dim) for rank in range(world_size)]
+        else:
+            shards = [(shard.placement.rank(), *shard.shard_sizes) for shard in entry.sharding_spec.shards]
+        parts = [Part(rank, rows, columns, _bytes(table, rows, columns)) for rank, rows, columns in shards]
+        described.append(TablePlan(table.name, entry.sharding_type, parts))
+    return described
+
+
+def show(plan: list[TablePlan]) -> None:
+    """Logs `plan` as a table, with the largest part of each table."""
+    rows = [("table", "sharding", "ranks", "rows a rank", "columns", "memory a rank")]
+    for table in plan:
+        largest = max(table.parts, key=lambda part: part.bytes)
+        ranks = len({part.rank for part in table.parts if part.rows})
+        figures = f"{largest.rows:,}", str(largest.columns), _readable(largest.bytes)
+        rows.append((table.table, table.sharding, str(ranks), *figures))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        log.info("plan: %s", "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def write(plan: list[TablePlan], root: str) -> None:
+    """Writes `plan` to `<root>/training/plan.json`."""
+    text = json.dumps([asdict(table) for table in plan], indent=1)
+    storage.write_text(storage.join(root, "training/plan.json"), text + "\n")
+
+
+def _bytes(table: Table, rows: int, columns: int) -> int:
+    """Bytes of weights and optimizer state, and of the dense gradients of a copy."""
+    weights = (2 if table.data_type == "fp16" else 4) * columns
+    state = {"sgd": 0, "adam": 8 * columns, "adagrad": 4 * columns, "rowwise_adagrad": 4}[table.optimizer.name]
+    gradients = weights if table.sharding == "data_parallel" else 0
+    return rows * (weights + state + gradients)
+
+
+def _least_bytes(table: Table, rows: int, world_size: int) -> int:
+    """What the table needs at least on the rank that holds most of it."""
+    whole = _bytes(table, rows, table.embedding_dim)
+    return whole if table.sharding in ("data_parallel", "table_wise") else -(-whole // world_size)
+
+
+def _memory(ranks: Ranks) -> int:
+    """Bytes of this rank's GPU, or its share of the memory of the machine or container."""
+    if ranks.device.type == "cuda":
+        return int(torch.cuda.get_device_properties(ranks.device).total_memory)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if CGROUP_LIMIT.exists() and (limit := CGROUP_LIMIT.read_text().strip()) != "max":
+        memory = min(memory, int(limit))
+    return memory // ranks.local_world_size
+
+
+def _readable(size: int) -> str:
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.4g} {unit}"
+        value /= 1024
+    return f"{value:,.1f} TiB"
