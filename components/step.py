@@ -21,6 +21,8 @@ from twhin_core.progress import log, show_log
 
 ERROR_FILE = "TWHIN_ERROR_FILE"
 """Environment variable: where a step leaves an error for `twhin run`, which KFP would tell only that it failed."""
+PID_FILE, STOP_FILE = "pid", "stop"
+"""Beside the error file: the process of the newest step, and whether it was to stop before it had begun."""
 DEBUG = "TWHIN_DEBUG"
 """Environment variable: set to 1, a step logs more and shows the traceback of a user's error."""
 
@@ -31,6 +33,7 @@ def step() -> Iterator[None]:
     show_log(debug=os.environ.get(DEBUG) == "1")
     error_file = os.environ.get(ERROR_FILE)
     if error_file is not None:
+        _answer_for_signals(Path(error_file).parent)
         threading.Thread(target=_end_with_reader, daemon=True).start()
     try:
         yield
@@ -42,6 +45,13 @@ def step() -> Iterator[None]:
         else:
             Path(error_file).write_text(json.dumps({"exit_code": error.exit_code, "message": str(error)}))
         sys.exit(error.exit_code)
+
+
+def _answer_for_signals(folder: Path) -> None:
+    """Tells `twhin run` which process a SIGTERM is to be passed on to; one that came before this is obeyed now."""
+    (folder / PID_FILE).write_text(str(os.getpid()))
+    if (folder / STOP_FILE).exists():
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _end_with_reader() -> None:

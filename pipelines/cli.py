@@ -56,7 +56,9 @@ def options(
     it through all stages; `prepare`, `train`, `evaluate` and `export` are those stages, one at a time. Each finds what
     is finished under the run root and goes on from there.
 
-    Exit codes: 0 done, 2 a mistake of the user's (one line says which), 3 a metric missed its gate, 1 anything else.
+    Exit codes: 0 done, 2 a mistake of the user's (one line says which), 3 a metric missed its gate, 4 no new checkpoint
+    came in the time that `evaluate --follow` waits, 75 stopped by SIGTERM (a checkpoint was written; the same command
+    goes on from there), 1 anything else.
     """
     show_log(debug)
 
@@ -97,7 +99,10 @@ def prepare(config: ConfigPath, run_root: RunRoot = None, overrides: Overrides =
 
 @app.command()
 def train(config: ConfigPath, run_root: RunRoot = None, overrides: Overrides = None) -> None:
-    """Learn the embeddings, from the newest checkpoint on if there is one."""
+    """Learn the embeddings, from the newest checkpoint on if there is one.
+
+    SIGTERM makes it write a checkpoint of the current step and end with exit code 75.
+    """
     settings, root = _load_run(config, run_root, overrides)
 
     from twhin_core.training import train
@@ -106,13 +111,30 @@ def train(config: ConfigPath, run_root: RunRoot = None, overrides: Overrides = N
 
 
 @app.command()
-def evaluate(config: ConfigPath, run_root: RunRoot = None, overrides: Overrides = None) -> None:
+def evaluate(
+    config: ConfigPath,
+    run_root: RunRoot = None,
+    overrides: Overrides = None,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow",
+            help="Evaluate every checkpoint as it appears, beside the training that writes them, until training has "
+            "finished, or for training.eval_timeout_in_s seconds without a new one.",
+        ),
+    ] = False,
+) -> None:
     """Rank the held-out edges and print the results."""
     settings, root = _load_run(config, run_root, overrides)
 
-    from twhin_core.evaluation import evaluate
+    if follow:
+        from twhin_core.evaluation import follow as following
 
-    evaluate.evaluate(settings, root)
+        following.follow(settings, root)
+    else:
+        from twhin_core.evaluation import evaluate
+
+        evaluate.evaluate(settings, root)
     _show_results(root)
 
 

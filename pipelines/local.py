@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 import warnings
@@ -20,7 +21,7 @@ from components import step
 from pipelines import pipeline
 from twhin_core import config_file, storage
 from twhin_core.config import Config
-from twhin_core.errors import GateFailed, TwhinError, UserError
+from twhin_core.errors import GateFailed, Preempted, TwhinError, UserError
 
 
 class StepFailed(TwhinError):
@@ -32,6 +33,7 @@ def run(config: Config, run_root: str, debug: bool = False) -> None:
 
     Raises:
         UserError, GateFailed: a step ended with it.
+        Preempted: SIGTERM came, and the running step has ended.
         StepFailed: a step ended with another error.
     """
     with tempfile.TemporaryDirectory(prefix="twhin-") as scratch:
@@ -39,15 +41,18 @@ def run(config: Config, run_root: str, debug: bool = False) -> None:
         # KFP's own outputs are small copies of what the run root holds; they are local files always.
         folder = scratch if storage.is_remote(run_root) else storage.filesystem(run_root)[1]
         local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=f"{folder}/kfp")
-        with _environment({step.ERROR_FILE: str(error_file), step.DEBUG: "1" if debug else "0"}), _only_steps_speak():
+        variables = {step.ERROR_FILE: str(error_file), step.DEBUG: "1" if debug else "0"}
+        with _environment(variables), _only_steps_speak(), _sigterm_passed_on(Path(scratch)):
             try:
                 pipeline.build()(config=config_file.to_line(config), run_root=run_root)
             except RuntimeError as failure:  # all that KFP says of a step that failed
+                if not error_file.exists() and (Path(scratch) / step.STOP_FILE).exists():
+                    raise Preempted("SIGTERM: stopped; run it again to go on from there") from None
                 if not error_file.exists():
                     raise StepFailed("a step of the pipeline failed; what it said is above") from failure
                 error = json.loads(error_file.read_text())
-                kind = next(kind for kind in (UserError, GateFailed) if kind.exit_code == error["exit_code"])
-                raise kind(error["message"]) from None
+                kinds = {kind.exit_code: kind for kind in (UserError, GateFailed, Preempted)}
+                raise kinds.get(error["exit_code"], StepFailed)(error["message"]) from None
 
 
 @contextlib.contextmanager
@@ -63,6 +68,22 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _sigterm_passed_on(folder: Path) -> Iterator[None]:
+    """Passes a SIGTERM on to the running step, or the next one, whose end KFP then reports."""
+
+    def pass_on(*_: object) -> None:
+        (folder / step.STOP_FILE).touch()
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            os.kill(int((folder / step.PID_FILE).read_text()), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -55,6 +55,13 @@ class Runtime(Section):
 # --- training ----------------------------------------------------------------------------------------------------
 
 
+class EarlyStopping(Section):
+    """Training ends once a figure has stopped falling. Its newest checkpoint is then of the last step, not the best."""
+
+    metric: Literal["validation_loss"] = Field("validation_loss", description="The figure that should fall.")
+    patience: PositiveInt = Field(description="Validations in a row without a new lowest value that end training.")
+
+
 class Training(Section):
     """How long to train, what to log and what to keep."""
 
@@ -66,10 +73,11 @@ class Training(Section):
     )
     num_epochs: PositiveInt = Field(1, description="Passes over the training edges.")
     checkpoint_every_n: PositiveInt = Field(
-        1000, description="Steps between checkpoints; the last step always writes one."
+        1000, description="Steps between checkpoints; the last step always writes one. Training goes on meanwhile."
     )
     checkpoint_max_to_keep: PositiveInt | None = Field(
-        None, description="Older checkpoints are removed beyond this number; null keeps all."
+        None,
+        description="Older checkpoints are removed beyond this number, once a new one is whole; null keeps all.",
     )
     train_log_every_n: PositiveInt = Field(100, description="Steps between lines of `training/metrics.jsonl`.")
     num_eval_steps: PositiveInt = Field(100, description="Batches of validation edges a validation loss is taken over.")
@@ -77,11 +85,17 @@ class Training(Section):
         1000,
         description="Steps between validation losses; the last step always has one. Without validation edges, none.",
     )
-    eval_timeout_in_s: Annotated[int, not_yet(10000)] = Field(
-        10000, description="Seconds a separate evaluator waits for checkpoints. Not supported yet: only `10000`."
+    eval_timeout_in_s: PositiveInt = Field(
+        10000, description="Seconds that `twhin evaluate --follow` waits for the next checkpoint before it gives up."
     )
-    initial_checkpoint_dir: Annotated[str | None, not_yet(None)] = Field(
-        None, description="Weights to start from. Not supported yet: only `null`."
+    early_stopping: EarlyStopping | None = Field(
+        None, description="(ours) Ends training before its last step; left out, never."
+    )
+    initial_checkpoint_dir: str | None = Field(
+        None,
+        description="Weights to begin with, at step 0 and with fresh optimizers: a checkpoint's folder, the folder of "
+        "several or a run root, of which the newest is taken. Its tables, dim and relations must be these. No effect "
+        "once the run has a checkpoint of its own.",
     )
     gradient_accumulation: PositiveInt | None = Field(
         None,

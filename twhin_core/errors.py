@@ -17,3 +17,19 @@ class GateFailed(TwhinError):
     """A metric missed its gate: the run is sound, its result is not good enough."""
 
     exit_code = 3
+
+
+class CheckpointFailed(TwhinError):
+    """The checkpoint that training ends with could not be written; the newest one before it is whole."""
+
+
+class TimedOut(TwhinError):
+    """What was waited for did not come in the time allowed."""
+
+    exit_code = 4
+
+
+class Preempted(TwhinError):
+    """The machine is asked for back: a checkpoint of the last step is kept, and a retry goes on from there."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again

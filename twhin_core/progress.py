@@ -55,7 +55,7 @@ class Progress:
     def update(self, count: int, **figures: float) -> None:
         """`count` more units are done; `figures` are shown beside."""
         self._done += count
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        shown = ", ".join(f"{name} {_short(value)}" for name, value in figures.items())
         if self._bar is not None:
             self._bar.set_postfix_str(shown, refresh=False)
             self._bar.update(count)
@@ -69,3 +69,7 @@ class Progress:
         share = self._done / self._total if self._total else 1.0
         text = f"{self._name}: {share:.0%} of {self._total:,} {self._unit}, {rate:,.0f}/s, {left:.0f} s left"
         log.info("%s", f"{text}, {shown}" if shown else text)
+
+
+def _short(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

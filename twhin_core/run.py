@@ -11,13 +11,13 @@ from twhin_core.config import Config
 from twhin_core.errors import UserError
 
 # How a result is measured and written may change from one call to the next; what it was learned from may not.
-REPEATABLE_SECTIONS = {"test_data", "evaluation", "export"}
+REPEATABLE = ("test_data", "evaluation", "export", "training.eval_timeout_in_s")
 
 
 def open_run(config: Config, root: str) -> None:
     """Claims `root` for `config`, or checks that it was made by it: `<root>/config.yaml` holds the resolved config.
 
-    Sections that only measure or write a result may differ, and so may all while nothing is made yet; the file then
+    What only measures or writes a result may differ, and so may all while nothing is made yet; the file then
     holds the newest.
 
     Raises:
@@ -29,7 +29,7 @@ def open_run(config: Config, root: str) -> None:
         if made_by == config:
             return
         for key, before, now in _differences(made_by.model_dump(), config.model_dump()):
-            if key.split(".")[0] not in REPEATABLE_SECTIONS and _is_made(root):
+            if not f"{key}.".startswith(tuple(f"{part}." for part in REPEATABLE)) and _is_made(root):
                 raise UserError(
                     f"{root}: this run root was made by another config: {key} was {before!r} and is {now!r}; "
                     "use another --run-root"

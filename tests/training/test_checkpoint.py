@@ -119,20 +119,6 @@ def test_an_index_that_names_a_function_is_not_unpickled(trained: Trained, tmp_p
     assert not (tmp_path / "touched").exists()
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_before_a_checkpoint_of_it(
-    small_config: SmallConfig, tmp_path: Path
-) -> None:
-    from twhin_core.graph.prepare import prepare
-
-    table = {"embedding_dim": 8, "optimizer": {"sgd": {"lr": 1e30}}}
-    tables = [{"name": name, **table} for name in ("user", "tweet")]
-    config = small_config(model={"embeddings": {"tables": tables}}, training={"train_log_every_n": 100})
-    prepare(config, str(tmp_path / "run"))
-    with pytest.raises(UserError, match=r"the loss is .* at step 5"):
-        train(config, str(tmp_path / "run"))
-    assert checkpoint.newest(str(tmp_path / "run")) is None
-
-
 def test_the_scorer_is_read_back(trained: Trained) -> None:
     config, root = trained
     newest = checkpoint.newest(root)

@@ -22,11 +22,15 @@ from twhin_core.graph.manifest import SPLITS, Schema, read_manifest, read_schema
 from twhin_core.model.scorer import SIDES
 from twhin_core.progress import Progress, log
 from twhin_core.run import open_run
-from twhin_core.training.checkpoint import describe, newest
+from twhin_core.training.checkpoint import Checkpoint, describe, newest
 
 METRICS = "evaluation/metrics.json"
 REPORT = "evaluation/report.html"
 PLANTED = "raw/planted.json"
+MODEL = "model"
+
+Baselines = dict[str, dict[str, dict[str, float]]]
+"""Figures of each baseline, by relation."""
 
 
 def evaluate(config: Config, root: str) -> Metrics:
@@ -46,25 +50,32 @@ def evaluate(config: Config, root: str) -> Metrics:
     if found is not None and is_current(found, config, checkpoint.step) and storage.exists(storage.join(root, REPORT)):
         log.info("evaluate: %s is of this checkpoint, step %d", storage.join(root, METRICS), checkpoint.step)
         return found
+    metrics = measure(config, root, checkpoint)
+    publish(config, root, metrics)
+    log.info("evaluate: %s mrr %.4f", config.evaluation.split, metrics[config.evaluation.split][ALL][MRR])
+    return metrics
+
+
+def measure(config: Config, root: str, checkpoint: Checkpoint, baselines: Baselines | None = None) -> Metrics:
+    """Ranks the held-out edges by a checkpoint and, unless theirs are given, by the baselines.
+
+    Raises:
+        UserError: the checkpoint is of another model, or the split has no edges.
+    """
     schema = read_schema(config, root)
     checkpoint.check_fits(describe(config, schema))
     if ALL in [relation.name for relation in schema.relations]:
         raise UserError(f"model.relations: {ALL!r} is the name of the figures over all relations; rename that one")
     schema = _nodes_only(schema, root)
     splits = _read_splits(config, root, schema)
-    result, popularity, random = _measure(
-        {
-            "model": ModelScores(config, schema, checkpoint),
-            "popularity": Popularity(schema, splits["train"]),
-            "random": Random(schema, config.evaluation.seed),
-        },
-        splits,
-        schema,
-        config,
-    )
+    scores: dict[str, Scores] = {MODEL: ModelScores(config, schema, checkpoint)}
+    if baselines is None:
+        scores["popularity"] = Popularity(schema, splits["train"])
+        scores["random"] = Random(schema, config.evaluation.seed)
+    measured = dict(zip(scores, _measure(scores, splits, schema, config), strict=True))
     metrics: Metrics = {
-        config.evaluation.split: result,
-        "baselines": {"popularity": popularity, "random": random},
+        config.evaluation.split: measured.pop(MODEL),
+        "baselines": measured if baselines is None else baselines,
         "checkpoint": checkpoint.step,
         "config": _digest(config),
         "graph": {"tables": schema.tables, "edges": {name: len(edges) for name, edges in splits.items()}},
@@ -73,11 +84,14 @@ def evaluate(config: Config, root: str) -> Metrics:
     planted = storage.join(root, PLANTED)
     if storage.exists(planted):
         metrics["planted"] = storage.read_json(planted)
+    return metrics
+
+
+def publish(config: Config, root: str, metrics: Metrics) -> None:
+    """Writes the report and then the metrics."""
     storage.remove(storage.join(root, METRICS))  # the report below is not of the metrics that were there
     write_report(storage.join(root, REPORT), metrics, config, root)
     storage.write_json(storage.join(root, METRICS), metrics)
-    log.info("evaluate: %s mrr %.4f", config.evaluation.split, result[ALL][MRR])
-    return metrics
 
 
 def read_metrics(root: str) -> Metrics | None:

@@ -10,24 +10,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from pydantic import BaseModel
 from torch import Tensor
 
-from twhin_core import __version__, storage
+from twhin_core import storage
 from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import Schema
 from twhin_core.model.scorer import Scorer
-from twhin_core.training.checkpoint_io import make_reader, make_writer, read_part
+from twhin_core.training.checkpoint_io import make_reader, read_part
 
 FOLDER = "checkpoints"
 MARKER = "complete.json"
+FINISHED = "training/finished.json"
+"""Says that no checkpoint follows: the last step, and why it was the last."""
+
+
+MOST_DIFFERENCES = 10
+"""As many are named where a checkpoint does not fit."""
+
+OPTIMIZER = "optimizer."
+"""How the names of what optimizers keep begin; all other tensors of a state are weights."""
 
 
 class ModelDescription(BaseModel):
-    """What must agree for weights to fit a model."""
+    """What must agree for a checkpoint to fit a model."""
 
     tables: dict[str, int]
     dim: int
@@ -52,12 +60,20 @@ def describe(config: Config, schema: Schema) -> ModelDescription:
     )
 
 
+# What only training as a whole depends on: weights alone fit whatever these are.
+NOT_OF_WEIGHTS = {"comparator", "optimizers"}
+
+
 class Position(BaseModel):
     """How far training is: steps done, and within the running epoch the edges all ranks have taken."""
 
     step: int = 0
     epoch: int = 0
     edges: int = 0
+
+    def edges_since(self, before: Position) -> int:
+        """Edges of the one step between `before` and here."""
+        return self.edges - (before.edges if before.epoch == self.epoch else 0)
 
 
 class Marker(BaseModel):
@@ -90,46 +106,61 @@ class Checkpoint:
             part = read_part(self.url, f"scorer.{name}", (0,) * parameter.dim(), tuple(parameter.shape))
             parameter.data.copy_(part)
 
-    def check_fits(self, model: ModelDescription) -> None:
+    def check_fits(self, model: ModelDescription, weights_only: bool = False) -> None:
         """Raises UserError if this is a checkpoint of another model; names each difference."""
-        mine, other = model.model_dump(), self.marker.model.model_dump()
-        differences = [f"{key} {other[key]!r} there, {mine[key]!r} here" for key in mine if mine[key] != other[key]]
+        left_out = NOT_OF_WEIGHTS if weights_only else set()
+        there, here = (_flat(of.model_dump(exclude=left_out)) for of in (self.marker.model, model))
+        differences = [
+            f"{key} {there.get(key, 'missing')!r} there, {here.get(key, 'missing')!r} here"
+            for key in {**here, **there}
+            if there.get(key) != here.get(key)
+        ]
         if differences:
-            shortened = "; ".join(text if len(text) < 300 else f"{text[:300]}…" for text in differences)
-            raise UserError(f"{self.url}: this checkpoint is of another model: {shortened}")
+            more = len(differences) - MOST_DIFFERENCES
+            named = "; ".join(differences[:MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
+            raise UserError(f"{self.url}: this checkpoint is of another model: {named}")
+
+
+def _flat(tree: Any, key: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings and lists, by their dotted paths."""
+    if isinstance(tree, list):
+        tree = {str(position): child for position, child in enumerate(tree)}
+    if not isinstance(tree, dict):
+        return {key: tree}
+    leaves: dict[str, Any] = {}
+    for name, child in tree.items():
+        leaves.update(_flat(child, f"{key}.{name}" if key else name))
+    return leaves
 
 
 def complete(root: str) -> list[Checkpoint]:
     """The complete checkpoints under the run root, oldest first."""
-    folder = storage.join(root, FOLDER)
+    return _complete_in(storage.join(root, FOLDER))
+
+
+def _complete_in(folder: str) -> list[Checkpoint]:
     steps = sorted(int(name) for name in storage.list_folders(folder) if name.isdigit())
-    urls = [storage.join(folder, str(step)) for step in steps]
-    return [Checkpoint(url, _read_marker(url)) for url in urls if storage.exists(storage.join(url, MARKER))]
+    found = [_read(storage.join(folder, str(step))) for step in steps]
+    return [checkpoint for checkpoint in found if checkpoint is not None]
 
 
 def newest(root: str) -> Checkpoint | None:
     """The newest complete checkpoint under the run root."""
-    found = complete(root)
-    return found[-1] if found else None
+    return _newest_in(storage.join(root, FOLDER))
 
 
-def save(
-    root: str, state: Mapping[str, Any], position: Position, model: ModelDescription, keep: int | None
-) -> Checkpoint:
-    """Writes a checkpoint of `state`, every rank its part, and then removes all but the newest `keep`."""
-    url = storage.join(root, FOLDER, str(position.step))
-    if dist.get_rank() == 0:
-        storage.remove(url)  # what a killed run may have left half-written
-    dist.barrier()
-    dcp.save(dict(state), storage_writer=make_writer(url))
-    checkpoint = Checkpoint(url, Marker(version=__version__, position=position, model=model))
-    if dist.get_rank() == 0:
-        storage.write_text(storage.join(url, MARKER), checkpoint.marker.model_dump_json(indent=1) + "\n")
-        for old in complete(root)[: -keep if keep else 0]:
-            storage.remove(storage.join(old.url, MARKER))  # first, so that it is never taken for whole while it goes
-            storage.remove(old.url)
-    dist.barrier()
-    return checkpoint
+def remove_incomplete(root: str) -> None:
+    """Removes what was left half-written or half-removed; nobody may be writing."""
+    folder = storage.join(root, FOLDER)
+    whole = {str(checkpoint.step) for checkpoint in complete(root)}
+    for name in storage.list_folders(folder):
+        if name.isdigit() and name not in whole:
+            storage.remove(storage.join(folder, name))
+
+
+def remove(checkpoint: Checkpoint) -> None:
+    storage.remove(storage.join(checkpoint.url, MARKER))  # first, so that it is never taken for whole while it goes
+    storage.remove(checkpoint.url)
 
 
 def load(checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:
@@ -137,5 +168,30 @@ def load(checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:
     dcp.load(dict(state), storage_reader=make_reader(checkpoint.url))
 
 
-def _read_marker(url: str) -> Marker:
-    return Marker.model_validate(storage.read_json(storage.join(url, MARKER)))
+def load_initial(place: str, state: Mapping[str, Any], model: ModelDescription) -> Checkpoint:
+    """Reads the weights alone of the checkpoint at `place`: its folder, the folder of several or a run root, whose
+    newest is taken.
+
+    Raises:
+        UserError: there is none, or its tables, dim or relations are others.
+    """
+    inside = _read(place), _newest_in(place), newest(place)
+    found = next((checkpoint for checkpoint in inside if checkpoint is not None), None)
+    if found is None:
+        raise UserError(f"training.initial_checkpoint_dir: there is no whole checkpoint at {place}")
+    found.check_fits(model, weights_only=True)
+    load(found, {name: value for name, value in state.items() if not name.startswith(OPTIMIZER)})
+    return found
+
+
+def _newest_in(folder: str) -> Checkpoint | None:
+    found = _complete_in(folder)
+    return found[-1] if found else None
+
+
+def _read(url: str) -> Checkpoint | None:
+    """The checkpoint at `url`, or None if it is not whole or was removed just now."""
+    try:
+        return Checkpoint(url, Marker.model_validate(storage.read_json(storage.join(url, MARKER))))
+    except FileNotFoundError:
+        return None

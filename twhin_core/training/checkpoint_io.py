@@ -1,4 +1,4 @@
-"""torch.distributed.checkpoint on local folders and gs://, read without unpickling more than its own index."""
+"""Reads torch.distributed.checkpoint on local folders and gs://, without unpickling more than its own index."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
+from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, StorageMeta, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
@@ -26,9 +26,7 @@ INDEX_NAMES = {
     )),
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
     ("torch.serialization", "_get_layout"),
-    ("torch", "Size"),
-    ("torch", "float32"),
-    ("torch", "int64"),
+    *(("torch", name) for name in ("Size", "float32", "float16", "bfloat16", "int64")),
 }  # fmt: skip
 
 
@@ -54,19 +52,15 @@ class _Reader(FsspecReader):
         return replace(self._index, storage_meta=StorageMeta(load_id=self.load_id))
 
 
-def _location(url: str) -> tuple[str, dict[str, Any]]:
+def location(url: str) -> tuple[str, dict[str, Any]]:
+    """`url` and the options of its file system, as torch's readers and writers take them."""
     _, path = storage.filesystem(url)
     return (f"gs://{path}", {"use_listings_cache": False}) if storage.is_remote(url) else (path, {})
 
 
 def make_reader(url: str) -> FsspecReader:
-    path, options = _location(url)
+    path, options = location(url)
     return _Reader(path, **options)
-
-
-def make_writer(url: str) -> FsspecWriter:
-    path, options = _location(url)
-    return FsspecWriter(path, **options)
 
 
 def read_part(url: str, name: str, offset: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:

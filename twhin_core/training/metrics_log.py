@@ -1,65 +1,134 @@
-"""`training/metrics.jsonl`: one JSON object a line, in the order of the steps."""
+"""What training says of itself: `training/metrics.jsonl`, TensorBoard's event files, and the figures of both."""
 
 from __future__ import annotations
 
 import json
-import math
+import resource
 import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import TypeVar
 
 import torch
 
 from twhin_core import storage
-from twhin_core.errors import UserError
+from twhin_core.progress import log
 from twhin_core.training.ranks import Ranks
+from twhin_core.training.tensorboard import EventFiles
 
 SECONDS_BETWEEN_WRITES = 10.0
 
+T = TypeVar("T")
+
 
 class MetricsLog:
-    """Lines of the whole run. The file is rewritten as a whole, since an object store cannot append."""
+    """One JSON object a line, in the order of the steps, and the same figures as TensorBoard's scalars.
 
-    def __init__(self, root: str, step: int) -> None:
+    Every rank keeps the lines; the first writes them. The file is rewritten as a whole, since an object store cannot
+    append.
+    """
+
+    def __init__(self, root: str, step: int, ranks: Ranks) -> None:
         """Continues the log of a run that is at `step`; lines of steps that were lost with a killed run go."""
         self._url = storage.join(root, "training/metrics.jsonl")
         self._lines: list[str] = []
         if storage.exists(self._url):
             lines = storage.read_text(self._url).splitlines()
             self._lines = [line for line in lines if json.loads(line)["step"] <= step]
+        self._events = EventFiles(root, step) if ranks.is_first else None
         self._written = time.monotonic()
 
     def add(self, step: int, epoch: int, **figures: float) -> None:
         self._lines.append(json.dumps({"step": step, "epoch": epoch, **figures}))
+        if self._events is not None:
+            self._events.add(step, {"epoch": epoch, **figures})
         if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
             self.write()
 
+    def past(self, name: str) -> Iterator[tuple[int, float]]:
+        """Steps and values of a figure so far."""
+        for line in map(json.loads, self._lines):
+            if name in line:
+                yield line["step"], line[name]
+
     def write(self) -> None:
-        storage.write_text(self._url, "".join(f"{line}\n" for line in self._lines))
+        """Brings the files up to date. A full disk costs no step: the lines are kept, and written when it has room."""
         self._written = time.monotonic()
+        if self._events is None:
+            return
+        try:
+            storage.write_text(self._url, "".join(f"{line}\n" for line in self._lines))
+        except OSError as error:
+            log.error("train: %s could not be written, and will be tried again: %s", self._url, error)
+        self._events.flush()
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.write()
+        if self._events is not None:
+            self._events.close()
 
 
 class Window:
-    """Mean loss and speed since the last line; the loss stays on the device until the window is closed."""
+    """Mean loss, speed and share of time spent waiting for data since the last line, and the speed of the whole run.
+
+    The loss stays on the device until the window is closed.
+    """
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
         self.figures: dict[str, float] = {}
+        self._edges_before = 0
+        self._run_started = time.monotonic()
         self._restart()
 
     def _restart(self) -> None:
         self._loss = torch.zeros((), device=self._ranks.device)
         self._edges = 0
+        self._waited = 0.0
         self._started = time.monotonic()
+
+    def waiting(self, batches: Iterable[T]) -> Iterator[T]:
+        """`batches`, with the time that this rank waits for each on the clock."""
+        source = iter(batches)
+        while True:
+            started = time.monotonic()
+            try:
+                batch = next(source)
+            except StopIteration:
+                return
+            self._waited += time.monotonic() - started
+            yield batch
 
     def add(self, loss: torch.Tensor, edges: int) -> None:
         """A step of `edges` edges over all ranks, of whose mean loss `loss` is this rank's part."""
         self._loss += loss * edges
         self._edges += edges
 
-    def close(self, step: int) -> dict[str, float]:
-        """The window's figures; every rank must call it. Raises UserError if the loss is not finite."""
-        loss = self._ranks.sum(self._loss) / self._edges
-        if not math.isfinite(loss):
-            raise UserError(f"the loss is {loss} at step {step}; lower the learning rates")
-        self.figures = {"loss": loss, "edges_per_s": self._edges / (time.monotonic() - self._started)}
+    def close(self) -> dict[str, float]:
+        """The window's figures; every rank must call it."""
+        seconds = time.monotonic() - self._started
+        self.figures = {
+            "loss": self._ranks.sum(self._loss) / self._edges,
+            "edges_per_s": self._edges / seconds,
+            "data_wait": self._waited / seconds,
+        }
+        self._edges_before += self._edges
         self._restart()
         return self.figures
+
+    def speed(self) -> float:
+        """Edges a second of all ranks, from the first step of this process on, validation and checkpoints included."""
+        return (self._edges_before + self._edges) / (time.monotonic() - self._run_started)
+
+
+def peak_memory(device: torch.device) -> str:
+    """The most memory that this process has held, as text; on a GPU that of the device too."""
+    parts = [f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB of main memory"]
+    if device.type == "cuda":
+        parts.append(f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB of the GPU's")
+    return ", ".join(parts)

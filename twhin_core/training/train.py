@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
+import numpy as np
 
+from twhin_core import storage
 from twhin_core.config import Config
 from twhin_core.data.edges import has_split, read_split
+from twhin_core.data.epochs import EpochReader
+from twhin_core.errors import CheckpointFailed, Preempted, UserError
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.batch import Batch
 from twhin_core.progress import Progress, log
@@ -15,9 +18,13 @@ from twhin_core.run import open_run
 from twhin_core.training import checkpoint
 from twhin_core.training.batches import Batches
 from twhin_core.training.build import build
-from twhin_core.training.checkpoint import Position
-from twhin_core.training.metrics_log import MetricsLog, Window
+from twhin_core.training.checkpoint import FINISHED, Position
+from twhin_core.training.checkpoint_writer import CheckpointWriter
+from twhin_core.training.divergence import STEPS_BETWEEN_LOOKS, LossGuard
+from twhin_core.training.metrics_log import MetricsLog, Window, peak_memory
+from twhin_core.training.preemption import Preemption
 from twhin_core.training.ranks import Ranks, process_group
+from twhin_core.training.validation import Patience, validation_loss
 
 
 def train(config: Config, root: str) -> None:
@@ -25,6 +32,8 @@ def train(config: Config, root: str) -> None:
 
     Raises:
         UserError: a mistake in the config or the edges, a checkpoint of another model, or a loss that is not finite.
+        Preempted: SIGTERM came; the newest checkpoint is of the last step.
+        CheckpointFailed: the checkpoint that the run ends with could not be written.
     """
     open_run(config, root)
     with process_group() as ranks:
@@ -35,85 +44,120 @@ class Trainer:
     """One rank's part of a run."""
 
     def __init__(self, config: Config, root: str, ranks: Ranks) -> None:
-        self.training, self.root, self.ranks = config.training, root, ranks
-        schema = read_schema(config, root)
-        edges = read_split(config, root, schema, "train")
-        self.batches = Batches(config, schema, edges, config.train_data, ranks)
-        self.validation = None
-        if has_split(config, root, "validation"):
-            data = config.validation_data or config.train_data.model_copy(update={"limit": None, "offset": 0})
-            held_out = read_split(config, root, schema, "validation")
-            self.validation = Batches(config, schema, held_out, data, ranks)
-        self.model = build(config, schema, ranks)
-        self.description = checkpoint.describe(config, schema)
+        self.config, self.training, self.root, self.ranks = config, config.training, root, ranks
+        self.schema = read_schema(config, root)
+        self.edges = read_split(config, root, self.schema, "train")
+        self.batches = Batches(config, self.schema, self.edges, config.train_data, ranks)
+        self.validation = self._read_validation()
+        self.model = build(config, self.schema, ranks)
+        self.description = checkpoint.describe(config, self.schema)
         self.position = self._resume()
-        self.metrics = MetricsLog(root, self.position.step)
-        self.edges_per_epoch = len(edges)
+        self.metrics = MetricsLog(root, self.position.step, ranks)
+        self.patience = Patience(self.training.early_stopping, self.metrics.past("validation_loss"))
 
     def run(self) -> None:
         """Steps to the end, leaving a checkpoint of the last step."""
         training, window = self.training, Window(self.ranks)
-        total = self.edges_per_epoch * training.num_epochs
-        done = self.edges_per_epoch * self.position.epoch + self.position.edges
-        with Progress("train", total, "edges", done, quiet=not self.ranks.is_first) as progress:
-            for batch, position, is_last in _with_last(self._remaining()):
-                window.add(self.model.step(batch), batch.step_edges)
+        if self.ranks.is_first:
+            storage.remove(storage.join(self.root, FINISHED))
+        guard = LossGuard(self._relations_after, STEPS_BETWEEN_LOOKS[self.ranks.device.type])
+        writer = CheckpointWriter(self.root, self.description, training.checkpoint_max_to_keep, self.ranks)
+        with Preemption(self.ranks) as preemption, writer, self.metrics, self._progress() as progress:
+            for batch, position, is_last in _with_last(window.waiting(self._remaining())):
+                loss, edges = self.model.step(batch), position.edges_since(self.position)
+                guard.add(loss, self.position)
+                window.add(loss, edges)
                 self.position = position
-                saves = is_last or position.step % training.checkpoint_every_n == 0
-                # The loss is looked at before every checkpoint, so that none is kept of weights that are not finite.
-                if saves or position.step % training.train_log_every_n == 0:
-                    self.metrics.add(position.step, position.epoch, **window.close(position.step))
-                if is_last or position.step % training.eval_log_every_n == 0:
-                    self._validate()
-                if saves:
-                    self._save()
-                progress.update(batch.step_edges, **window.figures)
-        self._say("train: finished after step %d, epoch %d", self.position.step, self.position.epoch + 1)
+                if is_last or position.step % training.train_log_every_n == 0:
+                    self.metrics.add(position.step, position.epoch, **window.close())
+                if self.validation is not None and (is_last or position.step % training.eval_log_every_n == 0):
+                    self._validate(self.validation)
+                is_preempted = preemption.agreed()
+                ends = is_last or is_preempted or self.patience.is_over
+                if ends or position.step % training.checkpoint_every_n == 0:
+                    guard.check()  # no checkpoint follows a loss that was not finite
+                    self.metrics.write()
+                    writer.save(self.model.state(), position)
+                progress.update(edges, step=position.step, **window.figures)
+                if ends:
+                    self._end(writer, is_preempted and not is_last and not self.patience.is_over)
+                    self._say("train: %s edges/s, peak %s", f"{window.speed():,.0f}", peak_memory(self.ranks.device))
+                    break
+        self._finish()
 
     def _remaining(self) -> Iterator[tuple[Batch, Position]]:
         """The batches still to be learned from, each with the position after it."""
         step, first = self.position.step, self.position.edges
         for epoch in range(self.position.epoch, self.training.num_epochs):
             for batch, edges in self.batches.epoch(epoch, first):
-                if step == self.training.num_train_steps:
+                if step == self.training.num_train_steps or self.patience.is_over:
                     return
                 step += 1
                 yield batch, Position(step=step, epoch=epoch, edges=edges)
             first = 0
 
-    def _resume(self) -> Position:
-        newest = checkpoint.newest(self.root)
-        if newest is None:
-            return Position()
-        newest.check_fits(self.description)
-        checkpoint.load(newest, self.model.state())
-        self._say("train: continues after step %d, from its checkpoint", newest.step)
-        return newest.marker.position
+    def _read_validation(self) -> Batches | None:
+        config = self.config
+        if not has_split(config, self.root, "validation"):
+            if config.training.early_stopping is not None:
+                raise UserError("training.early_stopping: there are no validation edges whose loss it could watch")
+            return None
+        data = config.validation_data or config.train_data.model_copy(update={"limit": None, "offset": 0})
+        held_out = read_split(config, self.root, self.schema, "validation")
+        return Batches(config, self.schema, held_out, data, self.ranks)
 
-    def _say(self, message: str, *figures: int) -> None:
+    def _resume(self) -> Position:
+        """Loads the newest checkpoint of the run, or else the weights that it is to begin with, if any."""
+        newest, initial = checkpoint.newest(self.root), self.training.initial_checkpoint_dir
+        if newest is not None:
+            newest.check_fits(self.description)
+            checkpoint.load(newest, self.model.state())
+            self._say("train: continues after step %d, from its checkpoint", newest.step)
+            return newest.marker.position
+        if initial is not None:
+            found = checkpoint.load_initial(initial, self.model.state(), self.description)
+            self._say("train: begins with the weights of %s", found.url)
+        return Position()
+
+    def _progress(self) -> Progress:
+        total = len(self.edges) * self.training.num_epochs
+        done = len(self.edges) * self.position.epoch + self.position.edges
+        return Progress("train", total, "edges", done, quiet=not self.ranks.is_first)
+
+    def _validate(self, validation: Batches) -> None:
+        step, epoch = self.position.step, self.position.epoch
+        loss = validation_loss(self.model, validation, self.training.num_eval_steps, self.ranks)
+        self.metrics.add(step, epoch, validation_loss=loss)
+        self.patience.add(step, loss)
+
+    def _end(self, writer: CheckpointWriter, is_preempted: bool) -> None:
+        """Waits for the last checkpoint."""
+        if not writer.wait():
+            raise CheckpointFailed(f"the checkpoint of step {self.position.step}, the last, could not be written")
+        if is_preempted:
+            raise Preempted(f"SIGTERM: stopped after step {self.position.step}; run it again to go on from there")
+
+    def _finish(self) -> None:
+        step, reason = self.position.step, "all steps are done"
+        if self.patience.is_over:
+            reason = f"the validation loss has not fallen since step {self.patience.best_step}"
+        if self.ranks.is_first:
+            storage.write_json(storage.join(self.root, FINISHED), {"step": step, "reason": reason})
+        self._say("train: finished after step %d, epoch %d: %s", step, self.position.epoch + 1, reason)
+
+    def _relations_after(self, position: Position) -> list[str]:
+        """Names of the relations in the batch that this rank takes after `position`."""
+        size, ranks = self.config.train_data.per_replica_batch_size, self.ranks
+        reader = EpochReader(self.edges, size, ranks.rank, ranks.world_size, self.training.seed)
+        epoch, first = position.epoch, position.edges
+        if first == len(self.edges):
+            epoch, first = epoch + 1, 0
+        rels = np.unique(next(iter(reader.steps(epoch, first))).edges.rel)
+        return [self.schema.relations[rel].name for rel in rels]
+
+    def _say(self, message: str, *figures: object) -> None:
         if self.ranks.is_first:
             log.info(message, *figures)
-
-    def _save(self) -> None:
-        if self.ranks.is_first:
-            self.metrics.write()
-        keep = self.training.checkpoint_max_to_keep
-        checkpoint.save(self.root, self.model.state(), self.position, self.description, keep)
-
-    def _validate(self) -> None:
-        """Logs the mean loss of the first validation edges, against negatives that are the same every time."""
-        if self.validation is None:
-            return
-        total, edges = torch.zeros((), device=self.ranks.device), 0
-        self.model.model.eval()
-        with torch.no_grad():
-            for count, batch in enumerate(self.validation.in_order()):
-                if count == self.training.num_eval_steps:
-                    break
-                total += self.model.model(batch) * batch.step_edges
-                edges += batch.step_edges
-        self.model.model.train()
-        self.metrics.add(self.position.step, self.position.epoch, validation_loss=self.ranks.sum(total) / edges)
 
 
 def _with_last(steps: Iterator[tuple[Batch, Position]]) -> Iterator[tuple[Batch, Position, bool]]:

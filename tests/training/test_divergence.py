@@ -1,0 +1,83 @@
+"""A loss that is not finite ends the run at once, says where it began, and spares the checkpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tests.conftest import SmallConfig
+from twhin_core.errors import UserError
+from twhin_core.graph.prepare import prepare
+from twhin_core.training import checkpoint
+from twhin_core.training.checkpoint import Position
+from twhin_core.training.divergence import LossGuard
+from twhin_core.training.train import train
+
+
+def test_the_step_and_its_relations_are_named_and_the_last_good_checkpoint_is_the_newest(
+    small_config: SmallConfig, tmp_path: Path
+) -> None:
+    """One edge, the only one of its relation, weighs so much that its loss has no float32; batches hold one edge."""
+    odd = 50
+    raw = {
+        "lhs": [f"u{n % 40}" for n in range(90)],
+        "rhs": [f"t{n % 30}" for n in range(90)],
+        "relation": ["poison" if n == odd else "fav" for n in range(90)],
+        "weight": [3e38 if n == odd else 1.0 for n in range(90)],
+    }
+    path = tmp_path / "weighted.parquet"
+    pq.write_table(pa.table(raw), path)
+    source = {"path": str(path), "relation_column": "relation", "weight": "weight", "split": "train"}
+    relations = [{"name": name, "lhs": "user", "rhs": "tweet"} for name in ("fav", "poison")]
+    config = small_config(
+        prepare={"sources": [source], "split": None},
+        model={"relations": relations},
+        train_data={"per_replica_batch_size": 1, "chunk_size": 1},
+        training={"checkpoint_every_n": 1, "seed": 3},
+    )
+    root = str(tmp_path / "run")
+    prepare(config, root)
+    with pytest.raises(UserError, match=r"the loss is (inf|nan) at step (\d+), in a batch of the relations poison; "):
+        train(config, root)
+    logged = [json.loads(line)["step"] for line in (tmp_path / "run/training/metrics.jsonl").read_text().splitlines()]
+    last = logged[-1]
+    assert 1 < last < 90
+    newest = checkpoint.newest(root)
+    assert newest is not None
+    assert newest.step == last
+    assert newest.read_rows("tweet", 0, 30).isfinite().all()
+    with pytest.raises(UserError, match=rf"at step {last + 1}, in a batch of the relations poison; "):
+        train(config, root)
+
+
+def test_weights_that_are_not_finite_are_never_a_checkpoint(small_config: SmallConfig, tmp_path: Path) -> None:
+    """The loss of the first step is sound, the weights that it leaves are not."""
+    table = {"embedding_dim": 8, "optimizer": {"sgd": {"lr": 1e38}}}
+    tables = [{"name": name, **table} for name in ("user", "tweet")]
+    config = small_config(model={"embeddings": {"tables": tables}, "init_std": 1e4}, training={"num_train_steps": 1})
+    root = str(tmp_path / "run")
+    prepare(config, root)
+    with pytest.raises(UserError, match=r"step 1 made values in tables\.embeddings\.\w+\.weight that are not finite; "):
+        train(config, root)
+    assert checkpoint.newest(root) is None
+    assert not list((tmp_path / "run").glob("checkpoints/*")), "nothing is left of it"
+
+
+def test_looking_later_names_the_first_step_all_the_same() -> None:
+    guard = LossGuard(lambda before: [f"relation {before.step}"], steps_between_looks=4)
+    losses = [0.5, 0.4, float("nan"), float("inf"), 0.1]
+    for step, loss in enumerate(losses[:3]):
+        guard.add(torch.tensor(loss), Position(step=step))
+    with pytest.raises(UserError, match="the loss is nan at step 3, in a batch of the relations relation 2;"):
+        guard.add(torch.tensor(losses[3]), Position(step=3))
+
+
+def test_many_relations_are_counted() -> None:
+    guard = LossGuard(lambda _: [f"r{n}" for n in range(12)], steps_between_looks=1)
+    with pytest.raises(UserError, match="r8, r9 and 2 more;"):
+        guard.add(torch.tensor(float("inf")), Position())

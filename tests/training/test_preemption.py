@@ -1,0 +1,106 @@
+"""SIGTERM: a checkpoint of the current step, an exit code of its own, and on from there."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import torch
+
+from tests.command_line import COMMAND, ROOT, assert_refused, twhin
+from tests.conftest import SmallConfig
+from tests.ranks import run_ranks
+from twhin_core import config_file
+from twhin_core.config import Config
+from twhin_core.errors import Preempted
+from twhin_core.graph.prepare import prepare
+from twhin_core.training import checkpoint
+from twhin_core.training.build import TrainableModel
+from twhin_core.training.checkpoint import FINISHED
+from twhin_core.training.train import train
+
+
+def test_it_keeps_its_step_ends_with_75_and_goes_on_to_the_same_weights(
+    small_config: SmallConfig, tmp_path: Path
+) -> None:
+    config = small_config(training={"num_epochs": 40, "checkpoint_every_n": 1000, "train_log_every_n": 50})
+    path, root = tmp_path / "config.yaml", tmp_path / "run"
+    path.write_text(config_file.to_yaml(config))
+    prepare(config, str(root))
+    process = subprocess.Popen(
+        [*COMMAND, "train", str(path), "--run-root", str(root)],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(root.glob("training/events*")):  # there since the first line is logged
+        assert process.poll() is None, "training ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    stopped = subprocess.CompletedProcess(process.args, process.returncode, "", errors)
+    assert_refused(stopped, "SIGTERM: stopped after step", "run it again", exit_code=75)
+    newest = checkpoint.newest(str(root))
+    assert newest is not None
+    assert f"stopped after step {newest.step};" in errors
+    assert newest.step % 1000 != 0
+    assert not (root / FINISHED).exists()
+
+    again = twhin("train", path, "--run-root", root)
+    assert again.returncode == 0, again.stderr
+    assert f"continues after step {newest.step}," in again.stderr
+    assert (root / FINISHED).exists()
+    undisturbed = tmp_path / "undisturbed"
+    prepare(config, str(undisturbed))
+    train(config, str(undisturbed))
+    ends = [checkpoint.newest(str(place)) for place in (root, undisturbed)]
+    assert ends[0] is not None
+    assert ends[1] is not None
+    assert ends[0].marker == ends[1].marker
+    for table, rows in {"user": 40, "tweet": 30}.items():
+        assert torch.equal(ends[0].read_rows(table, 0, rows), ends[1].read_rows(table, 0, rows))
+
+
+def stopped_at_its_13th_step(config: Config, root: str) -> str:
+    """Trains, as a rank of which the second alone is told to stop; how it ended."""
+    steps, step = 0, TrainableModel.step
+
+    def counted(model: TrainableModel, batch: object) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        if steps == 13 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(model, batch)  # type: ignore[arg-type] # whatever a batch is
+
+    TrainableModel.step = counted  # type: ignore[method-assign] # in a process of its own
+    try:
+        train(config, root)
+    except Preempted as end:
+        return str(end)
+    return "not stopped"
+
+
+def test_all_ranks_stop_after_the_same_step(small_config: SmallConfig, tmp_path: Path) -> None:
+    config = small_config(training={"num_epochs": 20}, train_data={"per_replica_batch_size": 32})
+    root = str(tmp_path / "run")
+    prepare(config, root)
+    ends = run_ranks(2, stopped_at_its_13th_step, config, root)
+    assert ends[0] == ends[1]
+    found = re.fullmatch(r"SIGTERM: stopped after step (\d+); .*", ends[0])
+    assert found is not None, ends[0]
+    assert 13 < int(found[1]) <= 23, "they vote every 10 steps"
+    newest = checkpoint.newest(root)
+    assert newest is not None
+    assert newest.step == int(found[1])
+
+
+def test_the_handler_that_was_there_comes_back(small_config: SmallConfig, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    config = small_config(training={"num_train_steps": 2})
+    prepare(config, str(tmp_path / "run"))
+    train(config, str(tmp_path / "run"))
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -1,0 +1,184 @@
+"""Writes checkpoints while training goes on: a copy of the state in main memory, then a thread that writes it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
+from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.planner import SavePlan
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.remote_device import _remote_device
+
+from twhin_core import __version__, storage
+from twhin_core.errors import UserError
+from twhin_core.progress import log
+from twhin_core.training import checkpoint
+from twhin_core.training.checkpoint import FOLDER, MARKER, Marker, ModelDescription, Position
+from twhin_core.training.checkpoint_io import location
+from twhin_core.training.ranks import Ranks
+
+State = Mapping[str, Tensor | ShardedTensor]
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of a run, one at a time; leaving its block waits for the last one.
+
+    Every rank makes one and calls the same methods in the same order. The thread's collectives have a process group of
+    their own, so that they never mix with training's.
+    """
+
+    def __init__(self, root: str, model: ModelDescription, keep: int | None, ranks: Ranks) -> None:
+        """`keep`: older checkpoints are removed beyond this number, once a new one is whole; None keeps all."""
+        self._root, self._model, self._keep, self._ranks = root, model, keep, ranks
+        self._group = dist.new_group(backend="gloo")
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._running: Future[None] | None = None
+        self._step = 0
+        self._is_whole = True
+        if ranks.is_first:
+            checkpoint.remove_incomplete(root)
+
+    def save(self, state: State, position: Position) -> None:
+        """Begins a checkpoint; waits for the one before it. Returns when `state` may change."""
+        self.wait()
+        self._step = position.step
+        self._running = self._thread.submit(self._write, _staged(state), position)
+
+    def wait(self) -> bool:
+        """Waits for the checkpoint that is being written, if any. Whether the last one begun is whole.
+
+        One that could not be written is logged in a line, and what was written of it is gone.
+
+        Raises:
+            UserError: the weights are not finite.
+        """
+        running, self._running = self._running, None
+        if running is not None:
+            try:
+                running.result()
+                self._is_whole = True
+            except CheckpointException as failure:
+                self._is_whole = False
+                reason = next(error for error, _ in failure.failures.values())
+                if isinstance(reason, NotFiniteError):
+                    raise UserError(f"step {self._step} made {reason}; lower the learning rates") from None
+                if self._ranks.is_first:
+                    log.error("train: the checkpoint of step %d could not be written: %s", self._step, _line(reason))
+        return self._is_whole
+
+    def __enter__(self) -> CheckpointWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.wait()
+            else:
+                with contextlib.suppress(UserError):  # the error that ends the block says more
+                    self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def _write(self, state: State, position: Position) -> None:
+        """In the thread: every rank's part, then the marker, then the removal of older ones."""
+        url = storage.join(self._root, FOLDER, str(position.step))
+        marker = Marker(version=__version__, position=position, model=self._model).model_dump_json(indent=1) + "\n"
+
+        def publish() -> None:
+            storage.write_text(storage.join(url, MARKER), marker)
+
+        path, options = location(url)
+        # Made in the thread that uses it: fsspec keeps one connection a thread.
+        writer = _Writer(path, publish, **options)
+        try:
+            dcp.save(dict(state), storage_writer=writer, planner=_FinitePlanner(), process_group=self._group)
+        except CheckpointException:
+            if self._ranks.is_first:
+                _try_to(lambda: storage.remove(url))
+            raise
+        if self._ranks.is_first and self._keep is not None:
+            for old in checkpoint.complete(self._root)[: -self._keep]:
+                _try_to(lambda old=old: checkpoint.remove(old))  # type: ignore[misc] # mypy has no type for `old=old`
+
+
+class NotFiniteError(ValueError):
+    """Weights, or what an optimizer keeps, that no training can go on from."""
+
+
+class _Writer(FsspecWriter):
+    """torch's writer, with a last act once the parts of all ranks and the index are durable.
+
+    As with all that a writer does, its failure becomes a CheckpointException of every rank.
+    """
+
+    def __init__(self, path: str, finally_do: Callable[[], None], **options: Any) -> None:
+        super().__init__(path, **options)
+        self._finally_do = finally_do
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """On the coordinator alone."""
+        super().finish(metadata, results)
+        self._finally_do()
+
+
+class _FinitePlanner(DefaultSavePlanner):
+    """Refuses to save what is not finite."""
+
+    def create_local_plan(self) -> SavePlan:
+        for name, value in self.state_dict.items():
+            for part in _parts(value):
+                # The least and the greatest value tell, without a mask as long as the table.
+                if part.numel() and not all(bool(end.isfinite()) for end in part.aminmax()):
+                    raise NotFiniteError(f"values in {name} that are not finite")
+        return super().create_local_plan()
+
+
+def _parts(value: Tensor | ShardedTensor) -> list[Tensor]:
+    return [shard.tensor for shard in value.local_shards()] if isinstance(value, ShardedTensor) else [value]
+
+
+def _staged(state: State) -> State:
+    """A copy of this rank's parts in main memory."""
+    return {name: _copied(value) for name, value in state.items()}
+
+
+def _copied(value: Tensor | ShardedTensor) -> Tensor | ShardedTensor:
+    if not isinstance(value, ShardedTensor):
+        return value.detach().to("cpu", copy=True)
+    metadata = copy.deepcopy(value.metadata())
+    for entry in metadata.shards_metadata:
+        assert entry.placement is not None
+        entry.placement = _remote_device(f"rank:{entry.placement.rank()}/cpu")
+    places = {tuple(entry.shard_offsets): entry for entry in metadata.shards_metadata}
+    shards = [
+        Shard(shard.tensor.detach().to("cpu", copy=True), places[tuple(shard.metadata.shard_offsets)])
+        for shard in value.local_shards()
+    ]
+    copied: ShardedTensor = ShardedTensor._init_from_local_shards_and_global_metadata(shards, metadata)
+    return copied
+
+
+def _try_to(remove: Callable[[], None]) -> None:
+    """What cannot be removed now stays, and is tried again after the next checkpoint or at the next start."""
+    try:
+        remove()
+    except OSError as error:
+        log.error("train: an old or broken checkpoint could not be removed: %s", _line(error))
+
+
+def _line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,50 @@
+"""Stops a run whose loss is not finite, and says where that began."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from twhin_core.errors import UserError
+from twhin_core.training.checkpoint import Position
+
+STEPS_BETWEEN_LOOKS = {"cpu": 1, "cuda": 100}
+"""On a GPU each look would wait for the step."""
+
+MOST_RELATIONS = 10
+
+
+class LossGuard:
+    """Looks at the loss of every step: at once, or some steps later, when it still knows each step's own."""
+
+    def __init__(self, relations_after: Callable[[Position], list[str]], steps_between_looks: int) -> None:
+        """`relations_after`: names of the relations in the batch that this rank takes after a position."""
+        self._relations_after, self._steps_between_looks = relations_after, steps_between_looks
+        self._losses: list[torch.Tensor] = []
+        self._positions: list[Position] = []
+
+    def add(self, loss: torch.Tensor, before: Position) -> None:
+        """`loss` of the step after the position `before`. May raise, as `check`."""
+        self._losses.append(loss)
+        self._positions.append(before)
+        if len(self._losses) >= self._steps_between_looks:
+            self.check()
+
+    def check(self) -> None:
+        """Raises UserError for the first step whose loss was not finite."""
+        for loss, before in zip(self._values(), self._positions, strict=True):
+            if not math.isfinite(loss):
+                names = self._relations_after(before)
+                more = len(names) - MOST_RELATIONS
+                named = ", ".join(names[:MOST_RELATIONS]) + (f" and {more} more" if more > 0 else "")
+                raise UserError(
+                    f"the loss is {loss} at step {before.step + 1}, in a batch of the relations {named}; lower the "
+                    "learning rates"
+                )
+        self._losses.clear()
+        self._positions.clear()
+
+    def _values(self) -> list[float]:
+        return torch.stack(self._losses).tolist() if self._losses else []

@@ -1,0 +1,61 @@
+"""SIGTERM, which says that the machine is wanted back: all ranks stop after the same step."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+
+import torch
+import torch.distributed as dist
+
+from twhin_core.training.ranks import Ranks
+
+STEPS_BETWEEN_VOTES = 10
+
+
+class Preemption:
+    """Notes a SIGTERM for as long as its block runs; `agreed` says after which step all ranks stop.
+
+    Several ranks vote every 10 steps, whichever of them was told to stop. The votes are summed while the next step
+    computes, and counted after it, so that no rank waits for them.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._alone = ranks.world_size == 1
+        self._group = None if self._alone else dist.new_group(backend="gloo")
+        self._asked = False
+        self._steps = 0
+        self._votes = torch.zeros(1)
+        self._counting: dist.Work | None = None
+
+    def __enter__(self) -> Preemption:
+        self._handler_before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._count()
+        signal.signal(signal.SIGTERM, self._handler_before)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+
+    def agreed(self) -> bool:
+        """Whether to stop here; every rank asks after every step, and all are told the same."""
+        if self._alone:
+            return self._asked
+        self._steps += 1
+        stop = self._count()
+        if self._steps % STEPS_BETWEEN_VOTES == 0:
+            self._votes = torch.tensor([float(self._asked)])
+            self._counting = dist.all_reduce(self._votes, group=self._group, async_op=True)
+        return stop
+
+    def _count(self) -> bool:
+        if self._counting is None:
+            return False
+        self._counting.wait()
+        self._counting = None
+        return bool(self._votes > 0)

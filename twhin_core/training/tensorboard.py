@@ -1,0 +1,54 @@
+"""TensorBoard's event files, beside `training/metrics.jsonl`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from twhin_core import storage
+from twhin_core.progress import log
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class EventFiles:
+    """A new file each time a run is started; TensorBoard shows the files of a folder as one run."""
+
+    def __init__(self, root: str, step: int) -> None:
+        """`step`: where the run goes on; what an earlier file says of later steps is no longer shown."""
+        folder = storage.join(root, "training")
+        self._folder = folder if storage.is_remote(folder) else storage.filesystem(folder)[1]
+        self._purge_step = step + 1 if step else None
+        self._writer: SummaryWriter | None = None
+        self._failed = False
+
+    def add(self, step: int, figures: Mapping[str, float]) -> None:
+        def scalars() -> None:
+            if self._writer is None:
+                # Imported here: only the first rank needs it, and it takes a while.
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._writer = SummaryWriter(self._folder, purge_step=self._purge_step)
+            for name, value in figures.items():
+                self._writer.add_scalar(name, value, step)
+
+        self._try_to(scalars)
+
+    def flush(self) -> None:
+        if self._writer is not None:
+            self._try_to(self._writer.flush)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._try_to(self._writer.close)
+
+    def _try_to(self, act: Callable[[], None]) -> None:
+        """A full disk ends the event files and not the run; `metrics.jsonl` has all that they would have had."""
+        if self._failed:
+            return
+        try:
+            act()
+        except OSError as error:
+            log.error("train: no more TensorBoard events are written: %s", error)
+            self._failed = True

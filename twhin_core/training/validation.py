@@ -1,0 +1,48 @@
+"""The loss of edges that are not learned from, and an early end where it no longer falls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+
+from twhin_core.config import EarlyStopping
+from twhin_core.training.batches import Batches
+from twhin_core.training.build import TrainableModel
+from twhin_core.training.ranks import Ranks
+
+
+def validation_loss(model: TrainableModel, batches: Batches, num_steps: int, ranks: Ranks) -> float:
+    """Mean loss of the first `num_steps` batches in data set order, against negatives that are the same every time."""
+    total, edges = torch.zeros((), device=ranks.device), 0
+    model.model.eval()
+    with torch.no_grad():
+        for count, batch in enumerate(batches.in_order()):
+            if count == num_steps:
+                break
+            total += model.model(batch) * batch.step_edges
+            edges += batch.step_edges
+    model.model.train()
+    return ranks.sum(total) / edges
+
+
+class Patience:
+    """Watches a figure that should fall; `is_over` once it has not for `patience` validations in a row."""
+
+    def __init__(self, settings: EarlyStopping | None, past: Iterable[tuple[int, float]]) -> None:
+        """`past`: steps and figures of earlier validations, so that a resumed run judges as an undisturbed one."""
+        self._patience = math.inf if settings is None else settings.patience
+        self._best, self.best_step, self._since = math.inf, 0, 0
+        for step, figure in past:
+            self.add(step, figure)
+
+    def add(self, step: int, figure: float) -> None:
+        if figure < self._best:
+            self._best, self.best_step, self._since = figure, step, 0
+        else:
+            self._since += 1
+
+    @property
+    def is_over(self) -> bool:
+        return self._since >= self._patience
