@@ -24,11 +24,10 @@ def merge(batches: list[Batch]) -> Batch:
     tables = batches[0].lookups.keys()
     parts = [[*chain.from_iterable(same)] for same in zip(*map(requests_of, batches), strict=True)]
     requests = [*chain.from_iterable(parts)]
-    order = sorted(range(len(requests)), key=lambda row: requests[row][0])
-    position = torch.empty(len(order), dtype=torch.int64)
-    position[torch.tensor(order)] = torch.arange(len(order))
-    lengths = [sum(table == position for table, _ in requests) for position in range(len(tables))]
-    nodes = torch.tensor([requests[row][1] for row in order])
+    looked_up = sorted(set(requests))  # each row once, a table at a time
+    position = torch.tensor([looked_up.index(request) for request in requests])
+    lengths = [sum(table == number for table, _ in looked_up) for number in range(len(tables))]
+    nodes = torch.tensor([node for _, node in looked_up])
     return replace(
         batches[0],
         queries={side: _merge_queries(side, batches) for side in SIDES},

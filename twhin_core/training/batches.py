@@ -10,6 +10,7 @@ import torch
 from twhin_core.config import Config, TrainData
 from twhin_core.data.edges import Edges
 from twhin_core.data.epochs import EpochReader, Step
+from twhin_core.data.prefetch import one_ahead
 from twhin_core.graph.manifest import Schema
 from twhin_core.model.batch import Batch, BatchMaker
 from twhin_core.training.ranks import Ranks
@@ -25,13 +26,12 @@ class Batches:
 
     def epoch(self, epoch: int, first: int) -> Iterator[tuple[Batch, int]]:
         """Batches of a shuffled epoch from its `first` edge on, each with the edges that the epoch has then taken."""
-        for step in self._reader.steps(epoch, first):
-            yield self._make(step, stream=0), step.first + step.step_edges
+        steps = self._reader.steps(epoch, first)
+        yield from one_ahead((self._make(step, stream=0), step.first + step.step_edges) for step in steps)
 
     def in_order(self) -> Iterator[Batch]:
         """Batches of one pass in data set order."""
-        for step in self._reader.steps_in_order():
-            yield self._make(step, stream=1)
+        yield from one_ahead(self._make(step, stream=1) for step in self._reader.steps_in_order())
 
     def _make(self, step: Step, stream: int) -> Batch:
         """`stream` keeps the negatives of validation apart from those of training."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.types import ShardingPlan
 from torchrec.modules.embedding_configs import DataType
 
 from twhin_core.config import Config
@@ -21,6 +22,7 @@ from twhin_core.graph.manifest import Schema
 from twhin_core.model.batch import Batch
 from twhin_core.model.twhin import Twhin
 from twhin_core.training.initialise import initialise_table
+from twhin_core.training.local_tables import LocalModel
 from twhin_core.training.optimizers import Optimizers, fuse
 from twhin_core.training.plan import TablePlan, describe, make_plan
 from twhin_core.training.ranks import Ranks
@@ -30,7 +32,7 @@ from twhin_core.training.ranks import Ranks
 class TrainableModel:
     """The sharded model, its optimizers, and how its tables are shared."""
 
-    model: DistributedModelParallel
+    model: DistributedModelParallel | LocalModel
     optimizers: Optimizers
     plan: list[TablePlan]
     amp: bool
@@ -60,20 +62,29 @@ def build(config: Config, schema: Schema, ranks: Ranks) -> TrainableModel:
         UserError: a table's optimizer has no kernel for this device, or the ranks cannot hold the tables.
     """
     torch.set_float32_matmul_precision("high" if config.runtime.enable_tensorfloat32 else "highest")
-    _check_kernels(config, ranks)
     twhin = Twhin(config.model, schema, table_device=torch.device("meta"), device=ranks.device)
-    _set_data_types(config, twhin)
-    fuse(config, twhin)
-    plan = make_plan(config, schema, twhin, ranks)
-    model = DistributedModelParallel(twhin, device=ranks.device, plan=plan, sharders=[EmbeddingCollectionSharder()])
-    if ranks.device.type == "cpu":
-        _unpool_replicated(model)
+    model: DistributedModelParallel | LocalModel
+    if ranks.world_size == 1 and LocalModel.can_hold(config.model, ranks.device):
+        model, plan = LocalModel(config.model, schema, twhin), None
+    else:
+        model, plan = _shard(config, schema, twhin, ranks)
     state = model.state_dict()
     for table in config.model.embeddings.tables:
         weight = state[f"tables.embeddings.{table.name}.weight"]
         initialise_table(table.name, weight, config.model.init_std, config.training.seed)
     description = describe(config, schema, plan, ranks.world_size)
     return TrainableModel(model, Optimizers(config, model), description, config.runtime.enable_amp)
+
+
+def _shard(config: Config, schema: Schema, twhin: Twhin, ranks: Ranks) -> tuple[DistributedModelParallel, ShardingPlan]:
+    _check_kernels(config, ranks)
+    _set_data_types(config, twhin)
+    fuse(config, twhin)
+    plan = make_plan(config, schema, twhin, ranks)
+    model = DistributedModelParallel(twhin, device=ranks.device, plan=plan, sharders=[EmbeddingCollectionSharder()])
+    if ranks.device.type == "cpu":
+        _unpool_replicated(model)
+    return model, plan
 
 
 def _check_kernels(config: Config, ranks: Ranks) -> None:

@@ -5,7 +5,8 @@ All do the mathematics of docs/numerics.md, each with the rate that its schedule
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 
 from twhin_core.config import Config, Optimizer
 from twhin_core.model.twhin import Twhin
+from twhin_core.training.local_tables import LocalModel
+from twhin_core.training.row_optimizer import RowOptimizer
 from twhin_core.training.schedules import rate
 
 CLASSES: dict[str, type[torch.optim.Optimizer]] = {
@@ -50,94 +53,110 @@ def _different(config: Config) -> list[Optimizer]:
 
 
 class Optimizers:
-    """Every optimizer of a sharded model. `start` sets the rates of a step; `finish` updates after its backward."""
+    """Every optimizer of a model. `start` sets the rates of a step; `finish` updates after its backward pass."""
 
-    def __init__(self, config: Config, model: DistributedModelParallel) -> None:
-        self._steps, self._started = torch.zeros((), dtype=torch.int64), False
-        self._fused = model.fused_optimizer
-        different = _different(config)
-        self._groups = [(group, different[round(float(group["lr"]))]) for group in self._fused.param_groups]
-        self._replicated = [
-            ReplicatedTable(table.name, table.optimizer, model.module.tables.embeddings[table.name].weight)
-            for table in config.model.embeddings.tables
-            if table.sharding == "data_parallel"
-        ]
+    def __init__(self, config: Config, model: DistributedModelParallel | LocalModel) -> None:
+        self._steps = torch.zeros((), dtype=torch.int64)
         self._choice = config.model.translation_optimizer
         self._named_relations = dict(model.module.scorer.named_parameters())
         self._relations = _relation_optimizer(self._choice, list(self._named_relations.values()))
+        self._tables: list[TableOptimizer] = []
+        if isinstance(model, LocalModel):
+            self._tables.append(model.tables)
+            return
+        self._tables.append(FusedTables(model, _different(config)))
+        for table in config.model.embeddings.tables:
+            if table.sharding == "data_parallel":
+                weight = model.module.tables.embeddings[table.name].weight
+                self._tables.append(ReplicatedTable(table.name, table.optimizer, weight))
 
     def start(self) -> None:
         """Clears the gradients and sets the rates of the next step."""
-        if not self._started:
-            # Adam corrects its moments by the number of steps, which its kernel counts from what it is told at first.
-            self._fused.set_optimizer_step(int(self._steps))
-            self._started = True
         step = int(self._steps) + 1
-        for group, optimizer in self._groups:
-            group["lr"] = rate(optimizer, step)
-        self._fused.step()  # hands the rates to the kernels; the update itself is in the backward pass
         for group in self._relations.param_groups:
             group["lr"] = rate(self._choice, step)
         self._relations.zero_grad()
-        for table in self._replicated:
-            table.zero_grad()
+        for table in self._tables:
+            table.start(step)
 
     def finish(self) -> None:
         """Updates what is not updated within the backward pass; every rank has the same gradients of it."""
         self._relations.step()
         self._steps += 1
-        for table in self._replicated:
-            table.step(int(self._steps))
+        for table in self._tables:
+            table.finish(int(self._steps))
 
     def state(self) -> dict[str, Tensor | ShardedTensor]:
         """The state by name, the same names whatever the sharding; changing it in place changes the optimizers."""
         state: dict[str, Tensor | ShardedTensor] = {"optimizer.steps": self._steps}
-        for weight, entries in self._fused.state_dict()["state"].items():
-            state.update({f"optimizer.{weight}.{name}": value for name, value in entries.items()})
-        for table in self._replicated:
-            state.update(table.state())
+        for table in self._tables:
+            state.update(table.optimizer_state())
         for name, parameter in self._named_relations.items():
             entries = self._relations.state[parameter]
             state.update({f"optimizer.scorer.{name}.{key}": value for key, value in entries.items()})
         return state
 
 
+class TableOptimizer(Protocol):
+    """The optimizer of one or more tables, around the backward pass of step `step`, counted from 1."""
+
+    def start(self, step: int) -> None: ...
+
+    def finish(self, step: int) -> None: ...
+
+    def optimizer_state(self) -> Mapping[str, Tensor | ShardedTensor]: ...
+
+
+class FusedTables:
+    """Tables that are updated within the backward pass."""
+
+    def __init__(self, model: DistributedModelParallel, different: list[Optimizer]) -> None:
+        self._fused = model.fused_optimizer
+        self._groups = [(group, different[round(float(group["lr"]))]) for group in self._fused.param_groups]
+        self._kernels_count = False
+
+    def start(self, step: int) -> None:
+        if self._groups and not self._kernels_count:
+            # Adam corrects its moments by the number of steps, which its kernel counts from where it is told.
+            self._fused.set_optimizer_step(step - 1)
+            self._kernels_count = True
+        for group, optimizer in self._groups:
+            group["lr"] = rate(optimizer, step)
+        self._fused.step()  # hands the rates to the kernels; the update itself is in the backward pass
+
+    def finish(self, step: int) -> None:
+        """Nothing is left to do."""
+
+    def optimizer_state(self) -> dict[str, ShardedTensor]:
+        state = {}
+        for weight, entries in self._fused.state_dict()["state"].items():
+            state.update({f"optimizer.{weight}.{name}": value for name, value in entries.items()})
+        return state
+
+
 class ReplicatedTable:
-    """The optimizer of a table that every rank has a copy of; moves only the rows that have a gradient.
+    """A table that every rank has a copy of; moves only the rows that have a gradient.
 
     Its gradients are dense and the mean over the ranks, so all copies stay equal.
     """
 
     def __init__(self, name: str, optimizer: Optimizer, weight: Tensor) -> None:
-        assert optimizer.name in ("sgd", "adagrad", "rowwise_adagrad")
-        self._name, self._optimizer, self._weight = name, optimizer, weight
-        self._sum: Tensor | None = None
-        if optimizer.name != "sgd":
-            shape = weight.shape[:1] if optimizer.name == "rowwise_adagrad" else weight.shape
-            self._sum = torch.zeros(shape, device=weight.device)
+        assert optimizer.name != "adam", "a zero gradient does not tell whether a row was looked up"
+        self._weight = weight
+        self._optimizer = RowOptimizer(name, optimizer, weight)
 
-    def zero_grad(self) -> None:
+    def start(self, step: int) -> None:
         if self._weight.grad is not None:
             self._weight.grad.zero_()
 
-    @torch.no_grad()
-    def step(self, step: int) -> None:
+    def finish(self, step: int) -> None:
         gradient = self._weight.grad
         assert gradient is not None
         rows = gradient.any(1).nonzero().squeeze(1)
-        change = gradient[rows]
-        if self._sum is not None:
-            row_wise = self._sum.dim() == 1
-            self._sum[rows] += change.square().mean(1) if row_wise else change.square()
-            root = self._sum[rows].sqrt() + self._optimizer.choice.model_dump()["eps"]
-            change = change / (root[:, None] if row_wise else root)
-        self._weight.data[rows] -= rate(self._optimizer, step) * change
+        self._optimizer.update(rows, self._weight.data[rows], gradient[rows], step)
 
-    def state(self) -> dict[str, Tensor]:
-        """Named as the fused kernels name theirs."""
-        if self._sum is None:
-            return {}
-        return {f"optimizer.tables.embeddings.{self._name}.weight.{self._name}.momentum1": self._sum}
+    def optimizer_state(self) -> dict[str, Tensor]:
+        return self._optimizer.state()
 
 
 def _relation_optimizer(optimizer: Optimizer, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

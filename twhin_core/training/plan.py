@@ -123,16 +123,21 @@ def _constraint(table: Table, world_size: int) -> ParameterConstraints:
     return ParameterConstraints(sharding_types=kinds, compute_kernels=kernels)
 
 
-def describe(config: Config, schema: Schema, plan: ShardingPlan, world_size: int) -> list[TablePlan]:
-    """`plan`, in the order of the config's tables."""
+def describe(config: Config, schema: Schema, plan: ShardingPlan | None, world_size: int) -> list[TablePlan]:
+    """`plan`, in the order of the config's tables; without one, a process alone holds them all."""
     described = []
     for table in config.model.embeddings.tables:
+        rows = schema.tables[table.name]
+        if plan is None:
+            whole = Part(0, rows, table.embedding_dim, _bytes(table, rows, table.embedding_dim))
+            described.append(TablePlan(table.name, "local", [whole]))
+            continue
         entry = plan.plan["tables"][table.name]
         if entry.sharding_spec is None:
-            shards = [(rank, schema.tables[table.name], table.embedding_dim) for rank in range(world_size)]
+            shards = [(rank, rows, table.embedding_dim) for rank in range(world_size)]
         else:
             shards = [(shard.placement.rank(), *shard.shard_sizes) for shard in entry.sharding_spec.shards]
-        parts = [Part(rank, rows, columns, _bytes(table, rows, columns)) for rank, rows, columns in shards]
+        parts = [Part(rank, height, width, _bytes(table, height, width)) for rank, height, width in shards]
         described.append(TablePlan(table.name, entry.sharding_type, parts))
     return described
 

@@ -1,0 +1,70 @@
+"""Optimizers of a table that update the rows of a step and leave the others alone, as the fused kernels do."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from twhin_core.config import Adam, Optimizer
+from twhin_core.training.schedules import rate
+
+
+class RowOptimizer:
+    """The optimizer of one table that this process holds whole, with the mathematics of docs/numerics.md."""
+
+    def __init__(self, table: str, optimizer: Optimizer, weight: Tensor) -> None:
+        self._table, self._optimizer, self._weight = table, optimizer, weight
+        rows, columns = weight.shape
+        shapes: dict[str, list[tuple[int, ...]]] = {
+            "sgd": [],
+            "adam": [(rows, columns), (rows, columns)],
+            "adagrad": [(rows, columns)],
+            "rowwise_adagrad": [(rows,)],
+        }
+        self._state = [torch.zeros(shape, device=weight.device) for shape in shapes[optimizer.name]]
+
+    @torch.no_grad()
+    def update(self, rows: Tensor, values: Tensor, gradient: Tensor, step: int) -> None:
+        """Takes step `step`, counted from 1.
+
+        Args:
+            rows: int64 [n], each row once.
+            values: float32 [n, dim], what the table holds there; may be overwritten.
+            gradient: float32 [n, dim].
+        """
+        lr = rate(self._optimizer, step)
+        if self._optimizer.name == "sgd":
+            values.sub_(gradient, alpha=lr)
+        elif self._optimizer.name == "adam":
+            self._adam(rows, values, gradient, lr, step)
+        else:
+            self._adagrad(rows, values, gradient, lr)
+        self._weight.index_copy_(0, rows, values)
+
+    def _adagrad(self, rows: Tensor, values: Tensor, gradient: Tensor, lr: float) -> None:
+        (total,) = self._state
+        squares = total.index_select(0, rows)
+        if total.dim() == 1:
+            length = torch.linalg.vector_norm(gradient, dim=1)
+            squares.addcmul_(length, length, value=1 / gradient.shape[1])
+        else:
+            squares.addcmul_(gradient, gradient)
+        total.index_copy_(0, rows, squares)
+        root = squares.sqrt_().add_(self._optimizer.choice.model_dump()["eps"])
+        values.addcdiv_(gradient, root.unsqueeze(1) if total.dim() == 1 else root, value=-lr)
+
+    def _adam(self, rows: Tensor, values: Tensor, gradient: Tensor, lr: float, step: int) -> None:
+        settings = self._optimizer.choice
+        assert isinstance(settings, Adam)
+        moments = []
+        for moment, beta, target in zip(self._state, settings.betas, (gradient, gradient.square()), strict=True):
+            moved = moment.index_select(0, rows).lerp_(target, 1 - beta)
+            moment.index_copy_(0, rows, moved)
+            moments.append(moved / (1 - beta**step))
+        values.addcdiv_(moments[0], moments[1].sqrt_().add_(settings.eps), value=-lr)
+
+    def state(self) -> dict[str, Tensor]:
+        """Named as the fused kernels name theirs, so that checkpoints fit either."""
+        prefix = f"optimizer.tables.embeddings.{self._table}.weight.{self._table}"
+        names = ("exp_avg", "exp_avg_sq") if self._optimizer.name == "adam" else ("momentum1",)
+        return {f"{prefix}.{name}": value for name, value in zip(names, self._state, strict=False)}
