@@ -25,7 +25,7 @@ def show_log(debug: bool = False) -> None:
         # What torch and torchrec advise their callers: deprecations and planner hints, nothing that a user can mend.
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
-        for name in ("torch", "torchrec"):
+        for name in ("torch", "torch.fx._symbolic_trace", "torchrec"):
             logging.getLogger(name).setLevel(logging.ERROR)
 
 

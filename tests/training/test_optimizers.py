@@ -17,6 +17,7 @@ from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import Schema
 from twhin_core.training.build import TrainableModel, build
+from twhin_core.training.local_tables import LocalModel
 from twhin_core.training.ranks import process_group
 
 STEPS = 4
@@ -52,12 +53,19 @@ def plain_copy(model: TrainableModel, config: Config) -> dense.PlainModel:
     )
 
 
-@pytest.mark.parametrize("sharding", ["row_wise", "data_parallel"])
+@pytest.fixture(params=["local", "row_wise", "data_parallel"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What updates the tables of one rank: its own code, fbgemm's fused kernel, or that of replicated tables."""
+    if request.param != "local":
+        monkeypatch.setattr(LocalModel, "can_hold", staticmethod(lambda *_: False))
+    return str(request.param)
+
+
 @pytest.mark.parametrize(("optimizer", "relations"), [("sgd", "sgd"), ("adagrad", "adam"), ("sgd", "adagrad")])
 def test_tables_and_relations_move_as_by_torch_at_the_rate_of_each_step(
-    optimizer: str, relations: str, sharding: str
+    optimizer: str, relations: str, kind: str
 ) -> None:
-    config = scheduled(make_config(Case(optimizer, sharding)), optimizer, relations)
+    config = scheduled(make_config(Case(optimizer, "row_wise" if kind == "local" else kind)), optimizer, relations)
     with process_group() as ranks:
         model = build(config, Schema(SIZES, config.model.relations), ranks)
         plain = plain_copy(model, config)
@@ -85,9 +93,9 @@ def test_tables_and_relations_move_as_by_torch_at_the_rate_of_each_step(
     )
 
 
-def test_rates_go_on_where_the_state_says() -> None:
+def test_rates_go_on_where_the_state_says(kind: str) -> None:
     """A model given another's state takes the same next step, though it never took the first ones."""
-    config = scheduled(make_config(Case("sgd", "row_wise")), "sgd", "adam")
+    config = scheduled(make_config(Case("adagrad", "row_wise" if kind == "local" else kind)), "adagrad", "adam")
     batches = [merge(make_batches(config, step)[1]) for step in range(STEPS)]
     with process_group() as ranks:
         schema = Schema(SIZES, config.model.relations)
@@ -111,7 +119,8 @@ def local_tensors(value: Any) -> list[Tensor]:
     return [shard.tensor for shard in value.local_shards()] if hasattr(value, "local_shards") else [value.detach()]
 
 
-def test_adam_for_tables_of_a_cpu_is_refused() -> None:
+def test_adam_has_no_kernel_for_shards_on_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalModel, "can_hold", staticmethod(lambda *_: False))  # as among several ranks
     config = make_config(Case("adam", "row_wise"))
     with process_group() as ranks, pytest.raises(UserError, match="user has adam, which has no fused kernel for a CPU"):
         build(config, Schema(SIZES, config.model.relations), ranks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,7 +12,13 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from twhin_core.errors import TwhinError
+
+# For what others may wait for, such as a checkpoint on its way to a bucket. A rank that dies is noticed at once.
 TIMEOUT = timedelta(minutes=10)
+
+# What gloo and nccl say when another process is gone.
+LOST = re.compile("Connection (closed|reset) by peer|Broken pipe|remote process exited", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,11 @@ class Ranks:
 
 @contextlib.contextmanager
 def process_group() -> Iterator[Ranks]:
-    """Joins the ranks that torchrun's environment names, or forms a group of one; nccl with a GPU a rank, else gloo."""
+    """Joins the ranks that torchrun's environment names, or forms a group of one; nccl with a GPU a rank, else gloo.
+
+    Raises:
+        TwhinError: another rank has ended, whose own output says why.
+    """
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = torch.device("cpu")
     if torch.cuda.is_available():
@@ -53,5 +64,9 @@ def process_group() -> Iterator[Ranks]:
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
     try:
         yield Ranks(rank, world_size, device)
+    except RuntimeError as error:
+        if world_size > 1 and LOST.search(str(error)):
+            raise TwhinError(f"rank {rank} ends because another rank has ended, whose own output says why") from error
+        raise
     finally:
         dist.destroy_process_group()

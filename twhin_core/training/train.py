@@ -15,7 +15,7 @@ from twhin_core.graph.manifest import read_schema
 from twhin_core.model.batch import Batch
 from twhin_core.progress import Progress, log
 from twhin_core.run import open_run
-from twhin_core.training import checkpoint
+from twhin_core.training import checkpoint, plan
 from twhin_core.training.batches import Batches
 from twhin_core.training.build import build
 from twhin_core.training.checkpoint import FINISHED, Position
@@ -50,6 +50,9 @@ class Trainer:
         self.batches = Batches(config, self.schema, self.edges, config.train_data, ranks)
         self.validation = self._read_validation()
         self.model = build(config, self.schema, ranks)
+        if ranks.is_first:
+            plan.show(self.model.plan)
+            plan.write(self.model.plan, root)
         self.description = checkpoint.describe(config, self.schema)
         self.position = self._resume()
         self.metrics = MetricsLog(root, self.position.step, ranks)

@@ -1,0 +1,122 @@
+"""bf16 products, TF32 and fp16 tables: what they change, and what they leave as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.conftest import SmallConfig
+from tests.training.surgery import merge
+from tests.training.test_step import SIZES, Case, make_batches, make_config, whole_weights
+from twhin_core import config_file
+from twhin_core.config import Config
+from twhin_core.graph.manifest import Schema
+from twhin_core.training import checkpoint
+from twhin_core.training.build import build
+from twhin_core.training.ranks import process_group
+
+STEPS = 4
+
+
+class Products(TorchDispatchMode):
+    """Notes the types of the factors of every batched matrix product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: list[torch.dtype] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.name() in ("aten::bmm", "aten::mm", "aten::baddbmm", "aten::addmm"):
+            self.types += [value.dtype for value in args if isinstance(value, torch.Tensor)]
+        return function(*args, **(kwargs or {}))
+
+
+def changed(config: Config, **values: Any) -> Config:
+    """`config` with the values given as `section__key`, and `table__key` of every table."""
+    tree = config.model_dump()
+    for name, value in values.items():
+        section, key = name.split("__")
+        for place in tree["model"]["embeddings"]["tables"] if section == "table" else [tree[section]]:
+            place[key] = value
+    return config_file.validate(Config, tree, "test")
+
+
+def steps(config: Config) -> dict[str, Any]:
+    """Losses, weights before and after, and what the products were made in."""
+    with process_group() as ranks:
+        model = build(config, Schema(SIZES, config.model.relations), ranks)
+        before, losses, products = whole_weights(model), list[float](), Products()
+        with products:
+            losses += [float(model.step(merge(make_batches(config, step)[1]))) for step in range(STEPS)]
+        weights = [value for name, value in model.state().items() if name.endswith(".weight")]
+        local = [value.local_shards()[0].tensor if isinstance(value, ShardedTensor) else value for value in weights]
+        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in local}
+        return {
+            "losses": losses,
+            "before": before,
+            "after": whole_weights(model),
+            "products": products.types,
+            "types": {tensor.dtype for tensor in local},
+            "bytes": sum(storage.nbytes() for storage in storages.values()),
+        }
+
+
+@pytest.mark.parametrize("loss", ["softmax", "bce"])
+def test_amp_makes_the_products_in_bf16_and_leaves_the_weights_in_fp32(loss: str) -> None:
+    config = make_config(Case("rowwise_adagrad", "row_wise", loss))
+    full, half = steps(config), steps(changed(config, runtime__enable_amp=True))
+    assert set(full["products"]) == {torch.float32}
+    assert set(half["products"]) == {torch.bfloat16}
+    assert len(half["products"]) == len(full["products"]) > 0
+    assert half["types"] == {torch.float32}
+    assert half["losses"] != full["losses"]
+    assert half["losses"] == pytest.approx(full["losses"], rel=0.01)
+    for name, value in full["after"].items():
+        np.testing.assert_allclose(half["after"][name], value, atol=0.05)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "rowwise_adagrad"])
+def test_fp16_tables_take_half_the_memory_and_learn_the_same(optimizer: str) -> None:
+    config = make_config(Case(optimizer, "row_wise"))
+    full, half = steps(config), steps(changed(config, table__data_type="fp16"))
+    assert (full["types"], half["types"]) == ({torch.float32}, {torch.float16})
+    assert half["bytes"] == full["bytes"] / 2
+    assert half["losses"] == pytest.approx(full["losses"], rel=0.01)
+    for name in full["after"]:
+        moved, off = (np.abs(full["after"][name] - other) for other in (full["before"][name], half["after"][name]))
+        assert moved.max() > 0.01
+        # Neighbours in fp16 are 0.001 apart from 1 to 2. Adagrad's first step turns where a gradient is almost 0.
+        assert np.quantile(off, 0.99) < 0.001, name
+
+
+def test_fp16_tables_are_read_from_a_checkpoint_as_fp32(small_config: SmallConfig, tmp_path: Path) -> None:
+    from twhin_core.graph.prepare import prepare
+    from twhin_core.training.train import train
+
+    config, root = changed(small_config(), table__data_type="fp16"), str(tmp_path / "run")
+    prepare(config, root)
+    train(config, root)
+    newest = checkpoint.newest(root)
+    assert newest is not None
+    rows = newest.read_rows("user", 0, 40)
+    assert rows.dtype == torch.float32
+    assert rows.abs().max() > 0.05
+    assert torch.equal(rows, rows.half().float()), "they were fp16"
+
+
+@pytest.mark.parametrize(("enabled", "precision"), [(True, "high"), (False, "highest")])
+def test_tensorfloat32_sets_the_precision_of_products(enabled: bool, precision: str) -> None:
+    config = changed(make_config(Case("sgd", "row_wise")), runtime__enable_tensorfloat32=enabled)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with process_group() as ranks:
+            build(config, Schema(SIZES, config.model.relations), ranks)
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision("highest")
