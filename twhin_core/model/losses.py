@@ -73,7 +73,8 @@ class _CrossEntropy(torch.autograd.Function):
         positive = positive * scale
         largest = torch.maximum(shares.amax(-1), positive)
         positive_share = (positive - largest).exp_()
-        total = shares.sub_(largest.unsqueeze(-1)).exp_().sum(-1).add_(positive_share)
+        # Under autocast the negatives are bf16, too coarse to add up in; the positives are not.
+        total = shares.sub_(largest.unsqueeze(-1)).exp_().sum(-1, dtype=positive.dtype).add_(positive_share)
         ctx.mark_dirty(negatives)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(shares, positive_share, total)
