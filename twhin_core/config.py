@@ -196,7 +196,7 @@ class Sgd(Section):
 
 
 class Adam(Section):
-    """Kingma & Ba, 2015. A table's rows move only in steps that look them up; for tables it needs a GPU."""
+    """Kingma & Ba, 2015. A table's rows move only in steps that look them up; several CPU ranks cannot have it."""
 
     lr: Rate = Field(description="Learning rate.")
     betas: tuple[float, float] = Field(
@@ -272,7 +272,8 @@ class Table(Section):
     sharding: Literal["auto", "data_parallel", "table_wise", "row_wise", "column_wise"] = Field(
         "auto",
         description="(ours) How ranks share the table: a copy each, whole on one rank, or by rows or columns. `auto` "
-        "lets a planner choose between table_wise and row_wise, by the ranks' memory.",
+        "lets a planner choose between table_wise and row_wise, by the ranks' memory. A process alone on a CPU holds "
+        "all tables whole.",
     )
     optimizer: Optimizer = Field(description="Runs inside the backward pass, row by row.")
     vocab: str | None = Field(
@@ -329,12 +330,17 @@ class Model(Section):
     embeddings: Embeddings = Field(description="The tables.")
     relations: list[Relation] = Field(min_length=1, description="In the order of the ids in the edges' `rel` column.")
     translation_optimizer: Optimizer = Field(description="Optimizer of the relations' parameters.")
-    comparator: Literal["dot", "cos"] = Field("dot", description="(ours) How two vectors are compared.")
-    loss: Literal["bce", "softmax"] = Field(
+    comparator: Literal["dot", "cos", "l2", "squared_l2"] = Field(
+        "dot",
+        description="(ours) How two vectors are compared; the distances are negated, so that near ones score high.",
+    )
+    loss: Literal["bce", "softmax", "ranking"] = Field(
         "bce",
         description="(ours) `bce`: binary cross-entropy, all negatives of a positive together weighing as much as it; "
-        "`softmax`: cross-entropy of the positive among its negatives.",
+        "`softmax`: cross-entropy of the positive among its negatives; `ranking`: each negative must score lower than "
+        "the positive by `margin`.",
     )
+    margin: float = Field(0.1, gt=0, description="(ours) Of the ranking loss.")
     temperature: float = Field(1.0, gt=0, description="(ours) Scores are divided by it before the softmax.")
     reciprocal: bool = Field(
         False,
@@ -358,8 +364,9 @@ class Model(Section):
                     raise ValueError(
                         f"relations.{position}.{side}: no table named {table!r}; there are {', '.join(sorted(tables))}"
                     )
-        if self.loss == "bce" and "temperature" in self.model_fields_set and self.temperature != 1.0:
-            raise ValueError("temperature: has no effect on the bce loss; set loss: softmax or leave it out")
+        for key, default, loss in (("temperature", 1.0, "softmax"), ("margin", 0.1, "ranking")):
+            if self.loss != loss and getattr(self, key) != default:
+                raise ValueError(f"{key}: has no effect on the {self.loss} loss; set loss: {loss} or leave it out")
         if self.translation_optimizer.name == "rowwise_adagrad":
             raise ValueError("translation_optimizer: rowwise_adagrad is for tables; use adagrad")
         return self

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from twhin_core.model.losses import BinaryCrossEntropy, Loss, Softmax
+from twhin_core.model.losses import BinaryCrossEntropy, Loss, Ranking, Softmax
 
 
 def loss_of(loss: Loss, positive: float, negatives: list[float], masked: tuple[int, ...] = ()) -> float:
@@ -28,10 +28,15 @@ def test_softmax_by_hand() -> None:
     assert loss_of(Softmax(0.5), math.log(3), [0.0, math.log(2)]) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("loss", [BinaryCrossEntropy(), Softmax(0.7)], ids=["bce", "softmax"])
+@pytest.mark.parametrize("loss", [BinaryCrossEntropy(), Softmax(0.7), Ranking(0.9)], ids=["bce", "softmax", "ranking"])
 def test_a_masked_negative_is_as_good_as_none(loss: Loss) -> None:
     with_masked = loss_of(loss, 0.3, [1.0, 9.0, -2.0], (1,))
     assert with_masked == pytest.approx(loss_of(loss, 0.3, [1.0, -2.0]), rel=1e-6)
+
+
+def test_ranking_by_hand() -> None:
+    # Margins missed by 0.5 - 1 + 0.75, by nothing, and by 0.5 - 1 + 2.
+    assert loss_of(Ranking(0.5), 1.0, [0.75, 0.25, 2.0]) == pytest.approx((0.25 + 0 + 1.5) / 3)
 
 
 def test_without_any_negative_left_only_the_positive_counts() -> None:
@@ -39,7 +44,7 @@ def test_without_any_negative_left_only_the_positive_counts() -> None:
     assert loss_of(BinaryCrossEntropy(), 0.0, [5.0], (0,)) == pytest.approx(math.log(2))
 
 
-@pytest.mark.parametrize("loss", [BinaryCrossEntropy(), Softmax(0.7)], ids=["bce", "softmax"])
+@pytest.mark.parametrize("loss", [BinaryCrossEntropy(), Softmax(0.7), Ranking(0.9)], ids=["bce", "softmax", "ranking"])
 def test_gradients_equal_finite_differences(loss: Loss) -> None:
     # Each row a positive, then its negatives; the last of the first and the first of the second are masked.
     scores = torch.tensor([[0.3, 0.4, -1.2, 2.0], [-0.8, 0.1, 0.0, -0.3]], dtype=torch.float64, requires_grad=True)

@@ -49,6 +49,15 @@ def test_cosine_by_hand() -> None:
     assert scorer.edges("rhs", REL, LHS, RHS).item() == pytest.approx(11 / 15)
 
 
+@pytest.mark.parametrize(("comparator", "expected"), [("squared_l2", -24), ("l2", -(24**0.5))])
+def test_distances_by_hand(comparator: str, expected: float) -> None:
+    scorer = make_scorer(comparator=comparator)
+    set_relations(scorer, [0, 0, 0, 0])
+    # (1, 2, 0, 0) - (3, 0, 4, 0) = (-2, 2, -4, 0).
+    assert scorer.edges("rhs", REL, LHS, RHS).item() == pytest.approx(expected)
+    assert scorer.edges("lhs", REL, LHS, RHS).item() == pytest.approx(expected)
+
+
 def test_reciprocal_relations_move_the_rhs_of_queries_for_the_lhs() -> None:
     scorer = make_scorer(reciprocal=True)
     set_relations(scorer, [0, 0, 1, 5], [0, 10, 0, 0])
@@ -58,7 +67,8 @@ def test_reciprocal_relations_move_the_rhs_of_queries_for_the_lhs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "comparator", "reciprocal"), list(itertools.product(SIDES, ("dot", "cos"), (False, True)))
+    ("side", "comparator", "reciprocal"),
+    list(itertools.product(SIDES, ("dot", "cos", "l2", "squared_l2"), (False, True))),
 )
 def test_candidates_score_as_the_edges_that_they_make(side: Side, comparator: str, reciprocal: bool) -> None:
     scorer = make_scorer(comparator=comparator, reciprocal=reciprocal)

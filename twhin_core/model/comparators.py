@@ -1,22 +1,32 @@
-"""How operator(θ_lhs) and θ_rhs are compared: by the inner product of what `prepare` makes of each."""
+"""How operator(θ_lhs) and θ_rhs are compared: by a function of one inner product of what is made of each."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-class Comparator(ABC):
-    """A score is ⟨prepare(a), prepare(b)⟩, so that all scores of a chunk are one matrix product."""
+class Comparator:
+    """A score is finish(⟨query(a), answer(b)⟩), so that all scores of a chunk are one matrix product.
 
-    commutes_with_operators: bool
+    Every comparator is symmetric: either vector may be the query.
+    """
+
+    commutes_with_operators: bool = False
     """Whether an operator on one vector can be moved over to the other one."""
 
-    @abstractmethod
-    def prepare(self, vectors: Tensor) -> Tensor:
-        """[..., dim] → [..., dim]."""
+    def query(self, vectors: Tensor) -> Tensor:
+        """[..., dim] → [..., width]."""
+        return vectors
+
+    def answer(self, vectors: Tensor) -> Tensor:
+        """[..., dim] → [..., width]."""
+        return vectors
+
+    def finish(self, products: Tensor) -> Tensor:
+        """Inner products [...] → scores [...]."""
+        return products
 
 
 class Dot(Comparator):
@@ -24,17 +34,35 @@ class Dot(Comparator):
 
     commutes_with_operators = True
 
-    def prepare(self, vectors: Tensor) -> Tensor:
-        return vectors
-
 
 class Cosine(Comparator):
     """⟨a, b⟩ / |a||b|."""
 
-    commutes_with_operators = False
+    def query(self, vectors: Tensor) -> Tensor:
+        return F.normalize(vectors, dim=-1)
 
-    def prepare(self, vectors: Tensor) -> Tensor:
+    def answer(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=-1)
 
 
-COMPARATORS: dict[str, type[Comparator]] = {"dot": Dot, "cos": Cosine}
+class SquaredL2(Comparator):
+    """-|a - b|² = ⟨(2a, -|a|², -1), (b, 1, |b|²)⟩."""
+
+    def query(self, vectors: Tensor) -> Tensor:
+        square = vectors.square().sum(-1, keepdim=True)
+        return torch.cat([2 * vectors, -square, -torch.ones_like(square)], -1)
+
+    def answer(self, vectors: Tensor) -> Tensor:
+        square = vectors.square().sum(-1, keepdim=True)
+        return torch.cat([vectors, torch.ones_like(square), square], -1)
+
+
+class L2(SquaredL2):
+    """-|a - b|."""
+
+    def finish(self, products: Tensor) -> Tensor:
+        # Rounding can make a small distance negative, and at 0 the root has no slope.
+        return -(-products).clamp(min=1e-12).sqrt()
+
+
+COMPARATORS: dict[str, type[Comparator]] = {"dot": Dot, "cos": Cosine, "l2": L2, "squared_l2": SquaredL2}

@@ -38,10 +38,20 @@ class BinaryCrossEntropy(Loss):
     is_shift_invariant = False
 
     def __call__(self, positive: Tensor, negatives: Tensor, masked: Tensor) -> Tensor:
-        count = negatives.shape[-1]
-        wrong = F.softplus(negatives).flatten().index_fill(0, masked, 0.0).view_as(negatives).sum(-1)
-        counted = count - (masked // count).bincount(minlength=positive.numel()).view_as(positive)
-        return F.softplus(-positive) + wrong / counted.clamp(min=1)
+        return F.softplus(-positive) + _mean_of_counted(F.softplus(negatives), masked)
+
+
+class Ranking(Loss):
+    """Each negative must score lower than the positive by a margin: mean_k max(0, margin - f + f_k)."""
+
+    is_shift_invariant = True
+
+    def __init__(self, margin: float) -> None:
+        self.margin = margin
+
+    def __call__(self, positive: Tensor, negatives: Tensor, masked: Tensor) -> Tensor:
+        short = F.relu(negatives + (self.margin - positive).unsqueeze(-1))
+        return _mean_of_counted(short, masked)
 
 
 class Softmax(Loss):
@@ -88,5 +98,14 @@ class _CrossEntropy(torch.autograd.Function):
         return weight * (positive_share - total), shares.mul_(weight.unsqueeze(-1)), None, None
 
 
+def _mean_of_counted(values: Tensor, masked: Tensor) -> Tensor:
+    """Means [C, L] of values [C, L, K], those at the flat positions `masked` left out; 0 where none is left."""
+    count = values.shape[-1]
+    left_out = (masked // count).bincount(minlength=values.numel() // count).view(values.shape[:-1])
+    return values.flatten().index_fill(0, masked, 0.0).view_as(values).sum(-1) / (count - left_out).clamp(min=1)
+
+
 def make_loss(model: Model) -> Loss:
-    return Softmax(model.temperature) if model.loss == "softmax" else BinaryCrossEntropy()
+    if model.loss == "softmax":
+        return Softmax(model.temperature)
+    return Ranking(model.margin) if model.loss == "ranking" else BinaryCrossEntropy()

@@ -1,7 +1,7 @@
 """The score of an edge, and of many candidates for one of its ends.
 
-`score(lhs, rel, rhs) = comparator(operator_rel(θ_lhs), θ_rhs)`, which is `⟨query, answer⟩ + offset` once each end is
-projected. Training, evaluation and retrieval all score here.
+`score(lhs, rel, rhs) = comparator(operator_rel(θ_lhs), θ_rhs)`, which comes of `⟨query, answer⟩ + offset` once each
+end is projected. Training, evaluation and retrieval all score here.
 """
 
 from __future__ import annotations
@@ -46,30 +46,39 @@ class Scorer(nn.Module):
         """Projects known ends, lhs if `side` is rhs and the other way round: rel [...], given [..., dim].
 
         Returns:
-            The queries [..., dim], and the offset [...] of their scores, None where it is 0.
+            The queries [..., width], and the offset [...] of their scores, None where it is 0.
         """
         if side == "rhs":
-            return self.comparator.prepare(self.operator(rel, given)), None
+            return self.comparator.query(self.operator(rel, given)), None
         if self.inverse is not None:
-            return self.comparator.prepare(self.inverse(rel, given)), None
+            return self.comparator.query(self.inverse(rel, given)), None
         offset = self.operator.offset(rel, given) if self.comparator.commutes_with_operators else None
-        return self.comparator.prepare(given), offset
+        return self.comparator.query(given), offset
 
     def answers(self, side: Side, rel: Tensor, nodes: Tensor) -> Tensor:
-        """Projects nodes that may answer queries for `side`: rel [...], nodes [..., dim] → [..., dim].
+        """Projects nodes that may answer queries for `side`: rel [...], nodes [..., dim] → [..., width].
 
         `rel` matters only unless `relations_share_candidates`.
         """
         if side == "lhs" and self.inverse is None and not self.comparator.commutes_with_operators:
             nodes = self.operator(rel, nodes)
-        return self.comparator.prepare(nodes)
+        return self.comparator.answer(nodes)
+
+    def one_to_one(self, queries: Tensor, answers: Tensor, offset: Tensor | None) -> Tensor:
+        """Scores of projected pairs: queries and answers [..., width], offset [...] → [...]."""
+        products = (queries * answers).sum(-1)
+        return self.comparator.finish(products if offset is None else products + offset)
+
+    def all_pairs(self, queries: Tensor, answers: Tensor, offset: Tensor | None) -> Tensor:
+        """Scores of a chunk: queries [C, L, width], answers [C, K, width], offset [C, L] → [C, L, K]."""
+        products = torch.bmm(queries, answers.transpose(1, 2))
+        return self.comparator.finish(products if offset is None else products + offset[:, :, None])
 
     def edges(self, side: Side, rel: Tensor, lhs: Tensor, rhs: Tensor) -> Tensor:
         """Scores of whole edges as answers to their query for `side`: rel [...], lhs and rhs [..., dim] → [...]."""
         given, asked = (lhs, rhs) if side == "rhs" else (rhs, lhs)
         queries, offset = self.queries(side, rel, given)
-        scores = (queries * self.answers(side, rel, asked)).sum(-1)
-        return scores if offset is None else scores + offset
+        return self.one_to_one(queries, self.answers(side, rel, asked), offset)
 
     def candidates(self, side: Side, rel: Tensor, given: Tensor, candidates: Tensor) -> Tensor:
         """Scores of candidates for `side`, which the queries of a chunk share.
@@ -85,5 +94,4 @@ class Scorer(nn.Module):
         """
         queries, offset = self.queries(side, rel, given)
         answers = self.answers(side, rel[:, :1].expand(-1, candidates.shape[1]), candidates)
-        scores = torch.bmm(queries, answers.transpose(1, 2))
-        return scores if offset is None else scores + offset[:, :, None]
+        return self.all_pairs(queries, answers, offset)

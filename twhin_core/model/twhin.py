@@ -57,8 +57,8 @@ class Twhin(nn.Module):
         queries, offset = self.scorer.queries(side, slots.rel, given)
         answers = self.scorer.answers(side, slots.rel, asked)
         rivals = self.scorer.answers(side, slots.rel[:, :1].expand(-1, candidates.shape[1]), candidates)
-        positive = (queries * answers).sum(-1)
-        negatives = torch.bmm(queries, rivals.transpose(1, 2))
-        if offset is not None and not self.loss.is_shift_invariant:
-            positive, negatives = positive + offset, negatives + offset[:, :, None]
+        if self.loss.is_shift_invariant:
+            offset = None
+        positive = self.scorer.one_to_one(queries, answers, offset)
+        negatives = self.scorer.all_pairs(queries, rivals, offset)
         return (self.loss(positive, negatives, slots.masked) * slots.weight).sum()
