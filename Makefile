@@ -28,7 +28,7 @@ lint: $(INSTALLED) ## check style, types and the Dockerfile
 	$(BIN)/mypy $(PACKAGES)
 	$(BIN)/hadolint Dockerfile
 
-goldens: $(INSTALLED) ## compile the golden pipelines in tests/golden anew
+goldens: $(INSTALLED) ## make the golden pipelines and losses in tests/golden anew
 	$(BIN)/python -m tests.golden.renew
 
 docs: $(INSTALLED) ## generate docs/configuration.md from the config's schema

@@ -146,6 +146,12 @@ def test_tables_that_no_rank_can_hold_are_refused_by_all_ranks() -> None:
         assert f"needs {needed} TiB on a rank" in message
 
 
+def test_tables_that_a_process_alone_cannot_hold_are_refused() -> None:
+    # 8 columns of 4 bytes twice over.
+    with process_group() as ranks, pytest.raises(UserError, match=r"the tables need 582\.1 TiB, of which this process"):
+        build_one(make_config("auto", tweets=10**13), ranks)
+
+
 def test_the_plan_is_logged_as_a_table_and_kept_with_the_run(
     trained: tuple[Config, str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -24,7 +24,7 @@ from twhin_core.model.twhin import Twhin
 from twhin_core.training.initialise import initialise_table
 from twhin_core.training.local_tables import LocalModel
 from twhin_core.training.optimizers import Optimizers, fuse
-from twhin_core.training.plan import TablePlan, describe, make_plan
+from twhin_core.training.plan import TablePlan, check_alone, describe, make_plan
 from twhin_core.training.ranks import Ranks
 
 
@@ -65,6 +65,7 @@ def build(config: Config, schema: Schema, ranks: Ranks) -> TrainableModel:
     twhin = Twhin(config.model, schema, table_device=torch.device("meta"), device=ranks.device)
     model: DistributedModelParallel | LocalModel
     if ranks.world_size == 1 and LocalModel.can_hold(config.model, ranks.device):
+        check_alone(config, schema, ranks)
         model, plan = LocalModel(config.model, schema, twhin), None
     else:
         model, plan = _shard(config, schema, twhin, ranks)
@@ -91,8 +92,8 @@ def _check_kernels(config: Config, ranks: Ranks) -> None:
     for table in config.model.embeddings.tables:
         if table.optimizer.name == "adam" and ranks.device.type == "cpu":
             raise UserError(
-                f"model.embeddings.tables: {table.name} has adam, which has no fused kernel for a CPU; use sgd, "
-                "adagrad or rowwise_adagrad, or a GPU"
+                f"model.embeddings.tables: {table.name} has adam, which on CPUs only fp32 tables of one process can "
+                "have; use sgd, adagrad or rowwise_adagrad, or GPUs"
             )
 
 

@@ -63,7 +63,7 @@ def make_plan(config: Config, schema: Schema, twhin: Twhin, ranks: Ranks) -> Sha
     Raises:
         UserError: the ranks cannot hold the tables.
     """
-    memory = torch.tensor(_memory(ranks), device=ranks.device)
+    memory = torch.tensor(_memory_of(ranks), device=ranks.device)
     dist.all_reduce(memory, dist.ReduceOp.MIN)  # the machines may differ
     outcome: list[ShardingPlan | str | None] = [None]
     if ranks.is_first:
@@ -81,12 +81,11 @@ def _plan(config: Config, schema: Schema, twhin: Twhin, ranks: Ranks, memory: in
     limit, world_size = int(memory * (1 - RESERVED)), ranks.world_size
     tables = config.model.embeddings.tables
     needs = {table.name: _least_bytes(table, schema.tables[table.name], world_size) for table in tables}
-    for table in tables:
-        if needs[table.name] > limit:
-            return (
-                f"model.embeddings.tables: {table.name}, {schema.tables[table.name]:,} rows with sharding "
-                f"{table.sharding}, needs {_readable(needs[table.name])} on a rank, which can give {_readable(limit)}"
-            )
+    if (table := next((table for table in tables if needs[table.name] > limit), None)) is not None:
+        return (
+            f"model.embeddings.tables: {table.name}, {schema.tables[table.name]:,} rows with sharding "
+            f"{table.sharding}, needs {_readable(needs[table.name])} on a rank, which can give {_readable(limit)}"
+        )
     cuda = ranks.device.type == "cuda"
     topology = TopologyFactory.create_topology(
         TrainerConfig(world_size=world_size, local_world_size=ranks.local_world_size),
@@ -175,7 +174,19 @@ def _least_bytes(table: Table, rows: int, world_size: int) -> int:
     return whole if table.sharding in ("data_parallel", "table_wise") else -(-whole // world_size)
 
 
-def _memory(ranks: Ranks) -> int:
+def check_alone(config: Config, schema: Schema, ranks: Ranks) -> None:
+    """Raises UserError if this process cannot hold all tables whole."""
+    tables = config.model.embeddings.tables
+    needed = sum(_bytes(table, schema.tables[table.name], table.embedding_dim) for table in tables)
+    limit = int(_memory_of(ranks) * (1 - RESERVED))
+    if needed > limit:
+        raise UserError(
+            f"model.embeddings.tables: the tables need {_readable(needed)}, of which this process can give "
+            f"{_readable(limit)}; train on more machines"
+        )
+
+
+def _memory_of(ranks: Ranks) -> int:
     """Bytes of this rank's GPU, or its share of the memory of the machine or container."""
     if ranks.device.type == "cuda":
         return int(torch.cuda.get_device_properties(ranks.device).total_memory)
