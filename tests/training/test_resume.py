@@ -1,113 +1,112 @@
-"""What is killed goes on from its newest checkpoint, and ends as if it had not been."""
+"""A run goes on with another number of ranks: what it restores is what was kept, bit for bit.
+
+What one rank does after that differs from what two would only by the negatives that each draws; that a step of theirs
+on the same negatives is the same is `test_step.py`'s matter. Resuming on as many ranks as before is `test_kills.py`'s.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
-from tests.command_line import COMMAND, ROOT, twhin
 from tests.conftest import SmallConfig
 from tests.ranks import run_ranks
 from twhin_core import config_file
 from twhin_core.config import Config
 from twhin_core.graph.prepare import prepare
 from twhin_core.training import checkpoint
-from twhin_core.training.train import train
+from twhin_core.training.ranks import process_group
+from twhin_core.training.train import Trainer
 
-TABLES = {"user": 40, "tweet": 30}
+STEPS = 11
+"""Amid the second epoch: an epoch has 8 steps."""
 
-
-def weights(root: Path | str) -> dict[str, torch.Tensor]:
-    newest = checkpoint.newest(str(root))
-    assert newest is not None
-    return {table: newest.read_rows(table, 0, rows) for table, rows in TABLES.items()}
+Parts = dict[str, list[tuple[tuple[int, ...], npt.NDArray[Any]]]]
 
 
-def write_config(config: Config, folder: Path) -> Path:
-    path = folder / "config.yaml"
-    path.write_text(config_file.to_yaml(config))
-    return path
+def local_parts(trainer: Trainer) -> Parts:
+    """Where this rank's parts of every tensor begin, and their values."""
+    parts: Parts = {}
+    for name, value in trainer.model.state().items():
+        if hasattr(value, "local_shards"):
+            shards = [(tuple(shard.metadata.shard_offsets), shard.tensor) for shard in value.local_shards()]
+        else:
+            shards = [((0,) * value.dim(), value)]
+        parts[name] = [(offsets, tensor.detach().cpu().numpy().copy()) for offsets, tensor in shards]
+    return parts
 
 
-def kill_after_first_checkpoint(path: Path, root: Path) -> None:
-    """Starts `twhin train` and kills it as soon as a checkpoint is whole."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [*COMMAND, "train", str(path), "--run-root", str(root)], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 120
-    while checkpoint.newest(str(root)) is None:
-        assert process.poll() is None, "training ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+def whole(ranks: list[Parts]) -> dict[str, npt.NDArray[Any]]:
+    """Every tensor, put together from the parts of all ranks."""
+    state = {}
+    for name in ranks[0]:
+        parts = [part for rank in ranks for part in rank[name]]
+        shape = np.max([np.add(offsets, values.shape) for offsets, values in parts], axis=0).astype(int)
+        tensor = np.full(shape, np.nan)
+        for offsets, values in parts:
+            tensor[tuple(slice(at, at + size) for at, size in zip(offsets, values.shape, strict=True))] = values
+        assert not np.isnan(tensor).any()
+        state[name] = tensor
+    return state
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint_and_ends_the_same(small_config: SmallConfig, tmp_path: Path) -> None:
-    config = small_config(training={"num_epochs": 300, "checkpoint_every_n": 20, "checkpoint_max_to_keep": 3})
-    path = write_config(config, tmp_path)
-    for root in ("disturbed", "undisturbed"):
-        prepare(config, str(tmp_path / root))
-    kill_after_first_checkpoint(path, tmp_path / "disturbed")
-    killed = checkpoint.newest(str(tmp_path / "disturbed"))
-    assert killed is not None
-
-    again = twhin("train", path, "--run-root", tmp_path / "disturbed")
-    assert again.returncode == 0, again.stderr
-    assert f"continues after step {killed.step}," in again.stderr
-    whole = twhin("train", path, "--run-root", tmp_path / "undisturbed")
-    assert whole.returncode == 0, whole.stderr
-    disturbed, undisturbed = weights(tmp_path / "disturbed"), weights(tmp_path / "undisturbed")
-    for table in TABLES:
-        assert torch.equal(disturbed[table], undisturbed[table])
-    logs = [(tmp_path / root / "training/metrics.jsonl").read_text() for root in ("disturbed", "undisturbed")]
-    steps = [[json.loads(line)["step"] for line in log.splitlines()] for log in logs]
-    assert steps[0] == steps[1], "no step is logged twice or left out"
+def run_and_read(config: Config, root: str) -> tuple[Parts, dict[str, int]]:
+    with process_group() as ranks:
+        trainer = Trainer(config, root, ranks)
+        trainer.run()
+        return local_parts(trainer), trainer.position.model_dump()
 
 
-def train_and_read(config: Config, root: str, steps: int | None = None) -> None:
-    """Trains; with `steps`, as a run that is cut off after them."""
-    if steps is not None:
-        config = config.model_copy(update={"training": config.training.model_copy(update={"num_train_steps": steps})})
-        prepare(config, root)
-    train(config, root)
-
-
-def cut_off(config: Config, root: Path, steps: int, world_size: int) -> None:
-    """Leaves a run under `root` that was cut off after `steps` steps of `world_size` ranks."""
-    run_ranks(world_size, train_and_read, config, str(root), steps)
-    (root / "config.yaml").write_text(config_file.to_yaml(config))
+def restore_and_read(config: Config, root: str) -> tuple[Parts, dict[str, int]]:
+    with process_group() as ranks:
+        trainer = Trainer(config, root, ranks)
+        return local_parts(trainer), trainer.position.model_dump()
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_a_run_goes_on_with_another_number_of_ranks(
+def test_all_that_was_kept_is_restored_on_another_number_of_ranks(
     before: int, after: int, small_config: SmallConfig, tmp_path: Path
 ) -> None:
-    """Without negatives drawn at random, whose draws depend on the ranks, nothing else may."""
+    root = tmp_path / "run"
 
-    # A step takes 64 edges in all: 64 a rank, or 32 for each of two.
-    def sized(ranks: int) -> Config:
+    def sized(ranks: int, steps: int | None) -> Config:
+        """A step takes 64 edges in all; user is shared by rows, tweet by columns."""
+        optimizers = {"user": {"rowwise_adagrad": {"lr": 0.1}}, "tweet": {"adagrad": {"lr": 0.1}}}
+        shardings = {"user": "row_wise", "tweet": "column_wise"}
+        tables = [
+            {"name": name, "embedding_dim": 8, "optimizer": optimizers[name], "sharding": shardings[name]}
+            for name in optimizers
+        ]
         return small_config(
-            training={"num_epochs": 2, "checkpoint_every_n": 1000},
-            train_data={"per_replica_batch_size": 64 // ranks, "global_negatives": 4, "chunk_size": 64},
+            model={"embeddings": {"tables": tables}, "translation_optimizer": {"adagrad": None, "adam": {"lr": 0.01}}},
+            training={"num_train_steps": steps, "checkpoint_every_n": 1000},
+            train_data={"per_replica_batch_size": 64 // ranks},
         )
 
-    cut_off(sized(before), tmp_path / "run", 5, before)
-    (tmp_path / "run/config.yaml").write_text(config_file.to_yaml(sized(after)))
-    at_cut = weights(tmp_path / "run")
-    run_ranks(after, train_and_read, sized(after), str(tmp_path / "run"))
-    newest = checkpoint.newest(str(tmp_path / "run"))
+    prepare(sized(before, STEPS), str(root))
+    kept = run_ranks(before, run_and_read, sized(before, STEPS), str(root))
+    (root / "config.yaml").write_text(config_file.to_yaml(sized(after, None)))
+    restored = run_ranks(after, restore_and_read, sized(after, None), str(root))
+
+    edges = json.loads((root / "graph/manifest.json").read_text())["splits"]["train"]["edges"]
+    for _, position in kept + restored:
+        assert position == {"step": STEPS, "epoch": 1, "edges": (STEPS - -(-edges // 64)) * 64}
+    at_cut, at_start = whole([parts for parts, _ in kept]), whole([parts for parts, _ in restored])
+    assert at_cut.keys() == at_start.keys()
+    assert {"tables.embeddings.user.weight", "tables.embeddings.tweet.weight"} <= at_cut.keys()
+    assert sum(name.startswith("optimizer.") for name in at_cut) >= 5
+    for name, tensor in at_cut.items():
+        assert tensor.any(), f"{name} says nothing while it is zero"
+        assert np.array_equal(tensor, at_start[name]), name
+
+    ends = run_ranks(after, run_and_read, sized(after, None), str(root))
+    newest = checkpoint.newest(str(root))
     assert newest is not None
-    steps_per_epoch = -(
-        -json.loads((tmp_path / "run/graph/manifest.json").read_text())["splits"]["train"]["edges"] // 64
-    )
-    assert newest.step == 2 * steps_per_epoch
-    assert not torch.equal(weights(tmp_path / "run")["user"], at_cut["user"])
+    assert newest.step == ends[0][1]["step"] == 2 * -(-edges // 64)
+    assert not torch.equal(newest.read_rows("user", 0, 40), torch.from_numpy(at_cut["tables.embeddings.user.weight"]))

@@ -78,6 +78,10 @@ class CheckpointWriter:
                     log.error("train: the checkpoint of step %d could not be written: %s", self._step, _line(reason))
         return self._is_whole
 
+    @property
+    def is_writing(self) -> bool:
+        return self._running is not None and not self._running.done()
+
     def __enter__(self) -> CheckpointWriter:
         return self
 
