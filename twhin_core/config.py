@@ -321,7 +321,10 @@ class Relation(Section):
     )
     lhs: str = Field(description="Table of the edge's source.")
     rhs: str = Field(description="Table of the edge's target.")
-    operator: Literal["translation"] = Field("translation", description="Acts on the lhs: θ_lhs + θ_relation.")
+    operator: Literal["identity", "translation", "diagonal", "complex_diagonal", "linear", "affine"] = Field(
+        "translation",
+        description="Acts on the lhs x: x, x + θ, θ ∘ x, θ ∘ x as complex numbers (real halves first), A·x, A·x + b.",
+    )
 
 
 class Model(Section):

@@ -20,7 +20,8 @@ def make_scorer(**settings: Any) -> Scorer:
         "translation_optimizer": {"sgd": {"lr": 0.1}},
         **settings,
     }
-    return Scorer(config_file.validate(Model, tree, "test"), 2)
+    model = config_file.validate(Model, tree, "test")
+    return Scorer(model, model.relations)
 
 
 def set_relations(scorer: Scorer, operator: list[float], inverse: list[float] | None = None) -> None:

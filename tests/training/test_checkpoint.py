@@ -123,6 +123,6 @@ def test_the_scorer_is_read_back(trained: Trained) -> None:
     config, root = trained
     newest = checkpoint.newest(root)
     assert newest is not None
-    scorer = Scorer(config.model, 2)
+    scorer = Scorer(config.model, config.model.relations)
     newest.load_scorer(scorer)
     assert (scorer.operator.translation.abs().sum(1) > 0).all(), "both relations have learned"

@@ -36,7 +36,7 @@ class ModelScores:
 
     def __init__(self, config: Config, schema: Schema, checkpoint: Checkpoint) -> None:
         self._schema, self._checkpoint = schema, checkpoint
-        self._scorer = Scorer(config.model, len(schema.relations))
+        self._scorer = Scorer(config.model, schema.relations)
         checkpoint.load_scorer(self._scorer)
         self._tables: dict[str, Tensor] = {}
 

@@ -17,6 +17,7 @@ from twhin_core.evaluation.gates import check_names, missed
 from twhin_core.export.manifest import MANIFEST, ExportManifest, TableExport, read_export_manifest
 from twhin_core.export.names import read_names
 from twhin_core.graph.manifest import Schema, read_schema
+from twhin_core.model.operators import RelationOperators
 from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import FileEntry, write_parts
 from twhin_core.progress import Progress, log
@@ -111,23 +112,28 @@ def _write_table(
 
 
 def _write_relations(config: Config, root: str, checkpoint: Checkpoint, schema: Schema) -> FileEntry:
-    """`embeddings/relations.parquet`: a row a relation, with its inverse's vector where there is one."""
-    scorer = Scorer(config.model, len(schema.relations))
+    """`embeddings/relations.parquet`: a row a relation, with its inverse's parameters where there is one."""
+    scorer = Scorer(config.model, schema.relations)
     checkpoint.load_scorer(scorer)
-    vector = pa.list_(pa.float32(), config.model.dim)
     columns = {
         "rel": pa.array(range(len(schema.relations)), pa.int32()),
         "name": pa.array([relation.name for relation in schema.relations], pa.string()),
         "operator": pa.array([relation.operator for relation in schema.relations], pa.string()),
-        "embedding": _vectors(scorer.operator.translation, vector),
+        "embedding": _parameters(scorer.operator, schema),
     }
     if scorer.inverse is not None:
-        columns["inverse"] = _vectors(scorer.inverse.translation, vector)
+        columns["inverse"] = _parameters(scorer.inverse, schema)
     table = pa.table(columns)
     with storage.open_write(storage.join(root, RELATIONS)) as file:
         checksum = storage.ChecksumWriter(file)
         pq.write_table(table, pa.PythonFile(checksum, mode="w"), compression="zstd")
     return FileEntry(path=RELATIONS, rows=table.num_rows, sha256=checksum.hexdigest())
+
+
+def _parameters(operators: RelationOperators, schema: Schema) -> pa.Array:
+    """A list a relation: the vector of a translation or diagonal, a matrix row by row, nothing for the identity."""
+    rows = [operators.of(rel).detach().numpy() for rel in range(len(schema.relations))]
+    return pa.array(rows, pa.list_(pa.float32()))
 
 
 def _vectors(weights: Tensor, vector: pa.DataType) -> pa.Array:

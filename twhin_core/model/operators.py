@@ -1,28 +1,208 @@
-"""What a relation does to the vector of its lhs (`score = comparator(operator_rel(θ_lhs), θ_rhs)`)."""
+"""What a relation does to the vector of its lhs (`score = comparator(operator_rel(θ_lhs), θ_rhs)`).
+
+Every operator is affine, operator(x) = A·x + b, so that ⟨operator(x), y⟩ = ⟨x, Aᵀ·y⟩ + ⟨b, y⟩: with the dot product it
+can be moved from the candidates over to the query. To add one, write its class and add it to `OPERATORS`.
+"""
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from twhin_core.config import Relation
 
-class Translation(nn.Module):
-    """θ_lhs + θ_rel (Bordes et al., 2013); starts at zero, as the identity."""
 
-    def __init__(self, num_relations: int, dim: int) -> None:
+class Operator(ABC):
+    """One kind of operator; its parameters are a row a relation, here picked by `index` [...]."""
+
+    has_bias = False
+
+    @abstractmethod
+    def initial(self, relations: int, dim: int) -> Tensor:
+        """Parameters [relations, ...] that make it the identity."""
+
+    @abstractmethod
+    def apply(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
+        """A·x + b for vectors [..., dim] → [..., dim]."""
+
+    @abstractmethod
+    def adjoint(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
+        """Aᵀ·y for vectors [..., dim] → [..., dim]."""
+
+    def bias(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
+        """⟨b, y⟩ for vectors [..., dim] → [...]."""
+        return vectors.new_zeros(index.shape)
+
+
+class Identity(Operator):
+    """x."""
+
+    def initial(self, relations: int, dim: int) -> Tensor:
+        return torch.empty(relations, 0)
+
+    def apply(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
+        return vectors
+
+    adjoint = apply
+
+
+class Translation(Operator):
+    """x + θ_rel (Bordes et al., 2013, TransE)."""
+
+    has_bias = True
+
+    def initial(self, relations: int, dim: int) -> Tensor:
+        return torch.zeros(relations, dim)
+
+    def apply(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
+        return vectors + _rows(parameters, index)
+
+    def adjoint(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
+        return vectors
+
+    def bias(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
+        return (_rows(parameters, index) * vectors).sum(-1)
+
+
+class Diagonal(Operator):
+    """θ_rel ∘ x (Yang et al., 2015, DistMult)."""
+
+    def initial(self, relations: int, dim: int) -> Tensor:
+        return torch.ones(relations, dim)
+
+    def apply(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
+        return _rows(parameters, index) * vectors
+
+    adjoint = apply
+
+
+class ComplexDiagonal(Operator):
+    """θ_rel ∘ x as complex numbers, the real halves first (Trouillon et al., 2016, ComplEx).
+
+    With the dot product the score is Re⟨θ_rel ∘ x, y̅⟩.
+    """
+
+    def initial(self, relations: int, dim: int) -> Tensor:
+        return torch.cat([torch.ones(relations, dim // 2), torch.zeros(relations, dim // 2)], 1)
+
+    def apply(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
+        (a, b), (x, y) = _rows(parameters, index).chunk(2, -1), vectors.chunk(2, -1)
+        return torch.cat([a * x - b * y, a * y + b * x], -1)
+
+    def adjoint(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
+        (a, b), (x, y) = _rows(parameters, index).chunk(2, -1), vectors.chunk(2, -1)
+        return torch.cat([a * x + b * y, a * y - b * x], -1)
+
+
+class Linear(Operator):
+    """A_rel·x (Nickel et al., 2011, RESCAL)."""
+
+    def initial(self, relations: int, dim: int) -> Tensor:
+        return torch.eye(dim).repeat(relations, 1, 1)
+
+    def apply(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
+        return _by_relation(index, vectors, lambda rel, rows: rows @ parameters[rel].T)
+
+    def adjoint(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
+        return _by_relation(index, vectors, lambda rel, rows: rows @ parameters[rel])
+
+
+class Affine(Operator):
+    """A_rel·x + b_rel; the parameters are [A | b]."""
+
+    has_bias = True
+
+    def initial(self, relations: int, dim: int) -> Tensor:
+        return torch.eye(dim, dim + 1).repeat(relations, 1, 1)
+
+    def apply(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
+        return _by_relation(
+            index, vectors, lambda rel, rows: torch.addmm(parameters[rel, :, -1], rows, parameters[rel, :, :-1].T)
+        )
+
+    def adjoint(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
+        return _by_relation(index, vectors, lambda rel, rows: rows @ parameters[rel, :, :-1])
+
+    def bias(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
+        return (_rows(parameters[:, :, -1], index) * vectors).sum(-1)
+
+
+OPERATORS: dict[str, Operator] = {
+    "identity": Identity(),
+    "translation": Translation(),
+    "diagonal": Diagonal(),
+    "complex_diagonal": ComplexDiagonal(),
+    "linear": Linear(),
+    "affine": Affine(),
+}
+
+
+class RelationOperators(nn.Module):
+    """The operator of every relation. Each kind has one parameter, named as the kind, with a row a relation of it."""
+
+    def __init__(self, relations: list[Relation], dim: int) -> None:
         super().__init__()
-        self.translation = nn.Parameter(torch.zeros(num_relations, dim))
+        names = [relation.operator for relation in relations]
+        self._kinds = [kind for kind in OPERATORS if kind in names]
+        within = [names[:rel].count(name) for rel, name in enumerate(names)]
+        self.register_buffer("_kind", torch.tensor([self._kinds.index(name) for name in names]), persistent=False)
+        self.register_buffer("_within", torch.tensor(within), persistent=False)
+        for kind in self._kinds:
+            self.register_parameter(kind, nn.Parameter(OPERATORS[kind].initial(names.count(kind), dim)))
 
-    def forward(self, rel: Tensor, lhs: Tensor) -> Tensor:
-        """Vectors `lhs` [..., dim], each moved by its relation of `rel` [...]."""
-        return lhs + self._of(rel)
+    def forward(self, rel: Tensor, vectors: Tensor) -> Tensor:
+        """operator_rel(x): rel [...] and vectors [..., dim] → [..., dim]."""
+        return self._by_kind(rel, vectors, vectors, lambda kind: kind.apply)
 
-    def offset(self, rel: Tensor, rhs: Tensor) -> Tensor:
-        """⟨operator_rel(c), rhs⟩ - ⟨c, rhs⟩, the same for every candidate c: [...] and [..., dim] → [...]."""
-        return (self._of(rel) * rhs).sum(-1)
+    def adjoint(self, rel: Tensor, vectors: Tensor) -> Tensor:
+        """Aᵀ_rel·y: rel [...] and vectors [..., dim] → [..., dim]."""
+        return self._by_kind(rel, vectors, vectors, lambda kind: kind.adjoint)
 
-    def _of(self, rel: Tensor) -> Tensor:
-        if len(self.translation) == 1:
-            return self.translation.expand(*rel.shape, -1)
-        # index_select, because the backward pass of plain indexing is several times slower on a CPU.
-        return self.translation.index_select(0, rel.flatten()).view(*rel.shape, -1)
+    def bias(self, rel: Tensor, vectors: Tensor) -> Tensor | None:
+        """⟨b_rel, y⟩: rel [...] and vectors [..., dim] → [...]; None where no operator has a bias."""
+        if not any(OPERATORS[kind].has_bias for kind in self._kinds):
+            return None
+        return self._by_kind(rel, vectors, vectors[..., 0], lambda kind: kind.bias)
+
+    def of(self, rel: int) -> Tensor:
+        """The parameters of one relation, flattened; a translation's is its vector."""
+        within: Tensor = self.get_buffer("_within")
+        kind: Tensor = self.get_buffer("_kind")
+        return self.get_parameter(self._kinds[int(kind[rel])])[int(within[rel])].flatten()
+
+    def _by_kind(
+        self, rel: Tensor, vectors: Tensor, like: Tensor, method: Callable[[Operator], Callable[..., Tensor]]
+    ) -> Tensor:
+        """Applies a method of each relation's operator; the result has the shape of `like`."""
+        within = self.get_buffer("_within")[rel]
+        if len(self._kinds) == 1:
+            (kind,) = self._kinds
+            return method(OPERATORS[kind])(self.get_parameter(kind), within, vectors)
+        kinds, within = self.get_buffer("_kind")[rel].flatten(), within.flatten()
+        vectors, result = vectors.reshape(-1, vectors.shape[-1]), torch.zeros_like(like).flatten(0, rel.dim() - 1)
+        for number, kind in enumerate(self._kinds):
+            rows = (kinds == number).nonzero().squeeze(1)
+            part = method(OPERATORS[kind])(self.get_parameter(kind), within[rows], vectors[rows])
+            result = result.index_copy(0, rows, part)
+        return result.view_as(like)
+
+
+def _rows(parameters: Tensor, index: Tensor) -> Tensor:
+    """parameters[index]: [R, dim] and [...] → [..., dim]."""
+    if len(parameters) == 1:
+        return parameters[0].expand(*index.shape, -1)
+    # index_select, because the backward pass of plain indexing is several times slower on a CPU.
+    return parameters.index_select(0, index.flatten()).view(*index.shape, -1)
+
+
+def _by_relation(index: Tensor, vectors: Tensor, function: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """Applies function(relation, its vectors [n, dim]), since a copy of the relation's matrix for each vector would
+    be dim times larger than the vectors."""
+    flat, order = vectors.reshape(-1, vectors.shape[-1]), index.flatten().argsort(stable=True)
+    present, counts = index.flatten()[order].unique_consecutive(return_counts=True)
+    parts = flat.index_select(0, order).split(counts.tolist())
+    moved = torch.cat([function(rel, rows) for rel, rows in zip(present.tolist(), parts, strict=True)])
+    return moved.index_select(0, order.argsort()).view_as(vectors)

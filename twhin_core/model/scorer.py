@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from twhin_core.config import Model
+from twhin_core.config import Model, Relation
 from twhin_core.model.comparators import COMPARATORS
-from twhin_core.model.operators import Translation
+from twhin_core.model.operators import RelationOperators
 
 Side = Literal["lhs", "rhs"]
 """The end of an edge that is asked for: `rhs` for the query (lhs, rel, ?), `lhs` for (?, rel, rhs)."""
@@ -36,11 +36,11 @@ class Scorer(nn.Module):
     `comparator(inverse_rel(θ_rhs), θ_lhs)`, so an edge has two scores, one a side.
     """
 
-    def __init__(self, model: Model, num_relations: int) -> None:
+    def __init__(self, model: Model, relations: list[Relation]) -> None:
         super().__init__()
         self.comparator = COMPARATORS[model.comparator]()
-        self.operator = Translation(num_relations, model.dim)
-        self.inverse = Translation(num_relations, model.dim) if model.reciprocal else None
+        self.operator = RelationOperators(relations, model.dim)
+        self.inverse = RelationOperators(relations, model.dim) if model.reciprocal else None
 
     def queries(self, side: Side, rel: Tensor, given: Tensor) -> tuple[Tensor, Tensor | None]:
         """Projects known ends, lhs if `side` is rhs and the other way round: rel [...], given [..., dim].
@@ -52,8 +52,9 @@ class Scorer(nn.Module):
             return self.comparator.query(self.operator(rel, given)), None
         if self.inverse is not None:
             return self.comparator.query(self.inverse(rel, given)), None
-        offset = self.operator.offset(rel, given) if self.comparator.commutes_with_operators else None
-        return self.comparator.query(given), offset
+        if self.comparator.commutes_with_operators:
+            return self.comparator.query(self.operator.adjoint(rel, given)), self.operator.bias(rel, given)
+        return self.comparator.query(given), None
 
     def answers(self, side: Side, rel: Tensor, nodes: Tensor) -> Tensor:
         """Projects nodes that may answer queries for `side`: rel [...], nodes [..., dim] → [..., width].

@@ -26,7 +26,7 @@ class Twhin(nn.Module):
             ],
             device=table_device,
         )
-        self.scorer = Scorer(model, len(schema.relations)).to(device)
+        self.scorer = Scorer(model, schema.relations).to(device)
         self.loss = make_loss(model)
 
     def forward(self, batch: Batch) -> Tensor:
