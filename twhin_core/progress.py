@@ -27,6 +27,8 @@ def show_log(debug: bool = False) -> None:
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         for name in ("torch", "torch.fx._symbolic_trace", "torchrec"):
             logging.getLogger(name).setLevel(logging.ERROR)
+        for handler in logging.getLogger().handlers:  # torchrec also writes to the root logger
+            handler.addFilter(lambda record: record.levelno > logging.WARNING or "torchrec" not in record.pathname)
 
 
 class Progress:

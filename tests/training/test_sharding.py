@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import Schema
 from twhin_core.graph.prepare import prepare
-from twhin_core.training import checkpoint
+from twhin_core.training import checkpoint, plan
 from twhin_core.training.build import TrainableModel, build
 from twhin_core.training.initialise import ROWS_PER_BLOCK
 from twhin_core.training.plan import Part, TablePlan, show
@@ -83,6 +84,29 @@ def refusals() -> list[str]:
                 build_one(make_config(kind, tweets=10**13), ranks)
             said.append(str(refused.value))
     return said
+
+
+def within_little_memory() -> tuple[list[str], list[str]]:
+    """The kinds that `auto` chooses where a rank can hold half of the large table, and what is said of two such."""
+    half = ROWS["tweet"] // 2 * 8 * 8  # bytes of weights and accumulators
+    with patch.object(plan, "_memory_of", return_value=int(1.5 * half / (1 - plan.RESERVED))), process_group() as ranks:
+        kinds = [table.sharding for table in build_one(make_config("auto"), ranks).plan]
+        tree = make_config("auto").model_dump()
+        tree["model"]["embeddings"]["tables"][0]["num_embeddings"] = ROWS["tweet"]
+        with pytest.raises(UserError) as refused:
+            build_one(config_file.validate(Config, tree, "test"), ranks)
+        with pytest.raises(UserError) as alone:
+            build_one(make_config("table_wise"), ranks)
+        return kinds, [str(refused.value), str(alone.value)]
+
+
+def test_auto_finds_what_fits_into_the_memory_of_the_ranks() -> None:
+    first, second = run_ranks(2, within_little_memory)
+    assert first == second
+    kinds, (together, whole) = first
+    assert kinds[1] == "row_wise"
+    assert "no plan fits all tables into 6.001 MiB a rank, of which they need 8.001 MiB or more" in together
+    assert "tweet, 131,077 rows with sharding table_wise, needs 8 MiB on a rank, which can give 6.001 MiB" in whole
 
 
 @pytest.fixture(scope="module")
