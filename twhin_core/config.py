@@ -325,6 +325,7 @@ class Relation(Section):
         "translation",
         description="Acts on the lhs x: x, x + θ, θ ∘ x, θ ∘ x as complex numbers (real halves first), A·x, A·x + b.",
     )
+    weight: float = Field(1.0, gt=0, description="(ours) Multiplies the weight of each of its edges in the loss.")
 
 
 class Model(Section):

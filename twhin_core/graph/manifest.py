@@ -31,6 +31,7 @@ class RelationEntry(BaseModel):
     lhs: str
     rhs: str
     operator: str
+    weight: float
     edges: dict[str, int]
 
 
@@ -105,8 +106,5 @@ def read_schema(config: Config, root: str) -> Schema:
                 f"{entry.num_embeddings}"
             )
         tables[entry.name] = stated or entry.num_embeddings
-    relations = [
-        Relation.model_validate(entry.model_dump(include={"name", "lhs", "rhs", "operator"}))
-        for entry in manifest.relations
-    ]
+    relations = [Relation.model_validate(entry.model_dump(exclude={"edges"})) for entry in manifest.relations]
     return Schema(tables, relations)

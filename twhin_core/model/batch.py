@@ -88,6 +88,7 @@ class BatchMaker:
             for side in SIDES
         }
         self._size = torch.tensor(list(schema.tables.values()))
+        self._weight = torch.tensor([relation.weight for relation in schema.relations])
         self._by_table = {
             side: not data.in_batch_negatives and relations_share_candidates(model, side) for side in SIDES
         }
@@ -104,7 +105,7 @@ class BatchMaker:
             tables.append(self._chunk_table(side, negatives[side].chunks).repeat_interleave(uniform.shape[1]))
             nodes.append(uniform.flatten())
         lookups, position = self._lookups(torch.cat(tables), torch.cat(nodes))
-        weight = torch.from_numpy(edges.weight)
+        weight = torch.from_numpy(edges.weight) * self._weight[rel]
         return Batch(
             queries={side: _queries(negatives[side], rel, weight, node[side]) for side in SIDES},
             lookups=lookups,
