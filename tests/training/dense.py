@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+Operate = Callable[[Tensor, Tensor], Tensor]
+"""What a relation's parameters make of a vector."""
+
+
+def complex_product(parameters: Tensor, vector: Tensor) -> Tensor:
+    product = torch.complex(*parameters.chunk(2)) * torch.complex(*vector.chunk(2))
+    return torch.cat([product.real, product.imag])
+
+
+OPERATORS: dict[str, Operate] = {
+    "identity": lambda _, vector: vector,
+    "translation": lambda parameters, vector: vector + parameters,
+    "diagonal": lambda parameters, vector: vector * parameters,
+    "complex_diagonal": complex_product,
+    "linear": lambda parameters, vector: parameters @ vector,
+    "affine": lambda parameters, vector: parameters[:, :-1] @ vector + parameters[:, -1],
+}
 
 
 @dataclass
@@ -22,11 +41,12 @@ class PlainEdge:
 
 @dataclass
 class PlainModel:
-    """Dense parameters: a table a kind of node, the translations, and those of the inverse relations if there are."""
+    """Dense parameters: a table a kind of node, the relations', and those of the inverse relations if there are."""
 
     tables: dict[str, Tensor]
     relation_tables: list[tuple[str, str]]
-    translation: Tensor
+    operate: Operate
+    relations: Tensor
     inverse: Tensor | None
     cosine: bool
     loss: str
@@ -38,10 +58,12 @@ class PlainModel:
             lhs_table, rhs_table = (self.tables[name] for name in self.relation_tables[edge.rel])
 
             def tail_score(s: Tensor, t: Tensor, rel: int = edge.rel) -> Tensor:
-                return self._compare(s + self.translation[rel], t)
+                return self._compare(self.operate(self.relations[rel], s), t)
 
             def head_score(s: Tensor, t: Tensor, rel: int = edge.rel) -> Tensor:
-                return self._compare(t + self.inverse[rel], s) if self.inverse is not None else tail_score(s, t, rel)
+                if self.inverse is None:
+                    return tail_score(s, t, rel)
+                return self._compare(self.operate(self.inverse[rel], t), s)
 
             s, t = lhs_table[edge.lhs], rhs_table[edge.rhs]
             tails = [tail_score(s, rhs_table[node]) for node in edge.rhs_negatives if node != edge.rhs]
@@ -63,8 +85,8 @@ class PlainModel:
 
     def step(self, edges: list[PlainEdge], update: Update, lr_relations: float) -> float:
         """Learns from `edges`: tables by `update`, relations by plain gradient descent."""
-        relations = [self.translation] + ([self.inverse] if self.inverse is not None else [])
-        parameters = [*self.tables.values(), *relations]
+        relations = [self.relations] + ([self.inverse] if self.inverse is not None else [])
+        parameters = [*self.tables.values(), *(relation for relation in relations if relation.numel())]
         for parameter in parameters:
             parameter.requires_grad_(True)
         loss = self.loss_of(edges)

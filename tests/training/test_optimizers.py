@@ -45,7 +45,8 @@ def plain_copy(model: TrainableModel, config: Config) -> dense.PlainModel:
     return dense.PlainModel(
         tables=tables,
         relation_tables=[(relation.lhs, relation.rhs) for relation in config.model.relations],
-        translation=weights["scorer.operator.translation"].requires_grad_(),
+        operate=dense.OPERATORS["translation"],
+        relations=weights["scorer.operator.translation"].requires_grad_(),
         inverse=None,
         cosine=False,
         loss=config.model.loss,
@@ -69,7 +70,7 @@ def test_tables_and_relations_move_as_by_torch_at_the_rate_of_each_step(
     with process_group() as ranks:
         model = build(config, Schema(SIZES, config.model.relations), ranks)
         plain = plain_copy(model, config)
-        parameters: dict[str, Tensor] = {**plain.tables, "relations": plain.translation}
+        parameters: dict[str, Tensor] = {**plain.tables, "relations": plain.relations}
         settings: dict[str, dict[str, Any]] = {"sgd": {}, "adagrad": {"eps": 1e-8}, "adam": {}}
         optimizers = {
             name: TORCH[kind]([parameters[name]], lr=1.0, **settings[kind])
@@ -89,7 +90,7 @@ def test_tables_and_relations_move_as_by_torch_at_the_rate_of_each_step(
         expected = plain.tables[name].detach().numpy()
         np.testing.assert_allclose(after[f"tables.embeddings.{name}.weight"], expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
-        after["scorer.operator.translation"], plain.translation.detach().numpy(), rtol=1e-4, atol=1e-5
+        after["scorer.operator.translation"], plain.relations.detach().numpy(), rtol=1e-4, atol=1e-5
     )
 
 

@@ -40,19 +40,28 @@ class Case:
     loss: str = "softmax"
     comparator: str = "dot"
     reciprocal: bool = False
+    operator: str = "translation"
     in_batch: int = 3
     uniform: int = UNIFORM
 
 
 SHARDINGS = ("data_parallel", "table_wise", "row_wise", "column_wise")
 
+EVERY = [
+    Case(optimizer, sharding, operator=operator)
+    for operator in dense.OPERATORS
+    for optimizer in ("sgd", "adagrad", "rowwise_adagrad")
+    for sharding in SHARDINGS
+    if (optimizer, sharding) != ("rowwise_adagrad", "column_wise")
+]
 CASES = [
-    *(
-        Case(optimizer, sharding)
-        for optimizer in ("sgd", "adagrad", "rowwise_adagrad")
-        for sharding in SHARDINGS
-        if (optimizer, sharding) != ("rowwise_adagrad", "column_wise")
-    ),
+    *(case for case in EVERY if case.operator == "translation"),
+    Case("sgd", "row_wise", operator="identity"),
+    Case("rowwise_adagrad", "row_wise", "bce", operator="diagonal"),
+    Case("adagrad", "column_wise", "softmax", "cos", operator="complex_diagonal"),
+    Case("rowwise_adagrad", "data_parallel", "bce", operator="linear", reciprocal=True),
+    Case("sgd", "table_wise", "bce", operator="affine"),
+    Case("adagrad", "row_wise", "softmax", "cos", operator="affine", uniform=0),
     Case("adagrad", "data_parallel,row_wise"),
     Case("adagrad", "column_wise,table_wise"),
     Case("rowwise_adagrad", "table_wise,data_parallel"),
@@ -80,9 +89,8 @@ def make_config(case: Case) -> Config:
         "model": {
             "embeddings": {"tables": tables},
             "relations": [
-                {"name": "follow", "lhs": "user", "rhs": "user"},
-                {"name": "fav", "lhs": "user", "rhs": "tweet"},
-                {"name": "read_by", "lhs": "tweet", "rhs": "user"},
+                {"name": name, "lhs": lhs, "rhs": rhs, "operator": case.operator}
+                for name, lhs, rhs in (("follow", "user", "user"), ("fav", "user", "tweet"), ("by", "tweet", "user"))
             ],
             "translation_optimizer": {"sgd": {"lr": 0.2}},
             "loss": case.loss,
@@ -133,9 +141,9 @@ def some_steps(case: Case, whole: bool, ranks: Ranks) -> dict[str, Any]:
     return {"losses": losses, "before": before, "after": whole_weights(model), "kinds": kinds}
 
 
-def all_cases(whole: bool) -> list[dict[str, Any]]:
+def all_cases(cases: list[Case], whole: bool) -> list[dict[str, Any]]:
     with process_group() as ranks:
-        return [some_steps(case, whole, ranks) for case in CASES]
+        return [some_steps(case, whole, ranks) for case in cases]
 
 
 def whole_weights(model: TrainableModel) -> dict[str, Array]:
@@ -154,26 +162,49 @@ def whole_weights(model: TrainableModel) -> dict[str, Array]:
     return weights
 
 
-@pytest.fixture(scope="module")
-def results() -> dict[str, list[dict[str, Any]]]:
-    first, second = run_ranks(2, all_cases, False)
+Results = list[tuple[dict[str, Any], dict[str, Any]]]
+
+
+def run(cases: list[Case]) -> Results:
+    """What two ranks and what one make of each case."""
+    first, second = run_ranks(2, all_cases, cases, False, seconds=200)
     for one, other in zip(first, second, strict=True):
         for name in one["after"]:
             np.testing.assert_array_equal(one["after"][name], other["after"][name])
-    return {"two": first, "one": run_ranks(1, all_cases, True)[0]}
+    return list(zip(first, run_ranks(1, all_cases, cases, True, seconds=200)[0], strict=True))
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return run(CASES)
+
+
+@pytest.fixture(scope="module")
+def every_result() -> Results:
+    return run(EVERY)
 
 
 @pytest.mark.parametrize("index", range(len(CASES)), ids=[str(case) for case in CASES])
-def test_two_ranks_equal_one_and_dense_steps(index: int, results: dict[str, list[dict[str, Any]]]) -> None:
-    case, two, one = CASES[index], results["two"][index], results["one"][index]
+def test_two_ranks_equal_one_and_dense_steps(index: int, results: Results) -> None:
+    check(CASES[index], *results[index])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", range(len(EVERY)), ids=[str(case) for case in EVERY])
+def test_so_they_do_in_every_combination(index: int, every_result: Results) -> None:
+    check(EVERY[index], *every_result[index])
+
+
+def check(case: Case, two: dict[str, Any], one: dict[str, Any]) -> None:
     config = make_config(case)
     assert two["kinds"] == [table.sharding for table in config.model.embeddings.tables]
     before = {name: torch.from_numpy(value) for name, value in two["before"].items()}
     plain = dense.PlainModel(
         tables={name: before[f"tables.embeddings.{name}.weight"].clone() for name in SIZES},
         relation_tables=[(relation.lhs, relation.rhs) for relation in config.model.relations],
-        translation=before["scorer.operator.translation"].clone(),
-        inverse=before["scorer.inverse.translation"].clone() if case.reciprocal else None,
+        operate=dense.OPERATORS[case.operator],
+        relations=before[f"scorer.operator.{case.operator}"].clone(),
+        inverse=before[f"scorer.inverse.{case.operator}"].clone() if case.reciprocal else None,
         cosine=case.comparator == "cos",
         loss=case.loss,
         temperature=config.model.temperature,
@@ -185,9 +216,9 @@ def test_two_ranks_equal_one_and_dense_steps(index: int, results: dict[str, list
         losses.append(plain.step(both, update, lr_relations=0.2))
 
     expected = {f"tables.embeddings.{name}.weight": table for name, table in plain.tables.items()}
-    expected["scorer.operator.translation"] = plain.translation
+    expected[f"scorer.operator.{case.operator}"] = plain.relations
     if plain.inverse is not None:
-        expected["scorer.inverse.translation"] = plain.inverse
+        expected[f"scorer.inverse.{case.operator}"] = plain.inverse
     assert set(two["after"]) == set(expected)
     assert two["losses"] == pytest.approx(losses, rel=1e-4)
     assert one["losses"] == pytest.approx(losses, rel=1e-4)
