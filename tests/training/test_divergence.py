@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from tests.conftest import SmallConfig
-from twhin_core.errors import UserError
+from tests.ranks import run_ranks
+from twhin_core.config import Config
+from twhin_core.errors import TwhinError, UserError
 from twhin_core.graph.prepare import prepare
 from twhin_core.training import checkpoint
 from twhin_core.training.checkpoint import Position
@@ -19,9 +21,7 @@ from twhin_core.training.divergence import LossGuard
 from twhin_core.training.train import train
 
 
-def test_the_step_and_its_relations_are_named_and_the_last_good_checkpoint_is_the_newest(
-    small_config: SmallConfig, tmp_path: Path
-) -> None:
+def poisoned(small_config: SmallConfig, tmp_path: Path) -> Config:
     """One edge, the only one of its relation, weighs so much that its loss has no float32; batches hold one edge."""
     odd = 50
     raw = {
@@ -34,12 +34,18 @@ def test_the_step_and_its_relations_are_named_and_the_last_good_checkpoint_is_th
     pq.write_table(pa.table(raw), path)
     source = {"path": str(path), "relation_column": "relation", "weight": "weight", "split": "train"}
     relations = [{"name": name, "lhs": "user", "rhs": "tweet"} for name in ("fav", "poison")]
-    config = small_config(
+    return small_config(
         prepare={"sources": [source], "split": None},
         model={"relations": relations},
         train_data={"per_replica_batch_size": 1, "chunk_size": 1},
         training={"checkpoint_every_n": 1, "seed": 3},
     )
+
+
+def test_the_step_and_its_relations_are_named_and_the_last_good_checkpoint_is_the_newest(
+    small_config: SmallConfig, tmp_path: Path
+) -> None:
+    config = poisoned(small_config, tmp_path)
     root = str(tmp_path / "run")
     prepare(config, root)
     with pytest.raises(UserError, match=r"the loss is (inf|nan) at step (\d+), in a batch of the relations poison; "):
@@ -53,6 +59,26 @@ def test_the_step_and_its_relations_are_named_and_the_last_good_checkpoint_is_th
     assert newest.read_rows("tweet", 0, 30).isfinite().all()
     with pytest.raises(UserError, match=rf"at step {last + 1}, in a batch of the relations poison; "):
         train(config, root)
+
+
+def train_and_tell(config: Config, root: str) -> tuple[str, str]:
+    """How training ended on this rank."""
+    try:
+        train(config, root)
+    except TwhinError as end:
+        return type(end).__name__, str(end)
+    return "", "trained to the end"
+
+
+def test_the_rank_that_finds_it_ends_the_others(small_config: SmallConfig, tmp_path: Path) -> None:
+    config, root = poisoned(small_config, tmp_path), str(tmp_path / "run")
+    prepare(config, root)
+    (kind, found), (other_kind, other) = sorted(run_ranks(2, train_and_tell, config, root), reverse=True)
+    assert (kind, other_kind) == ("UserError", "TwhinError")
+    assert "in a batch of the relations poison; " in found
+    assert "another rank has ended" in other
+    newest = checkpoint.newest(root)
+    assert newest is None or newest.read_rows("tweet", 0, 30).isfinite().all()
 
 
 def test_weights_that_are_not_finite_are_never_a_checkpoint(small_config: SmallConfig, tmp_path: Path) -> None:

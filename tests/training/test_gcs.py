@@ -58,6 +58,8 @@ def test_it_trains_and_restarts_from_its_checkpoint(server: str, root: str, tmp_
     assert "continues after step 100" in again.stderr
 
     files = gcsfs.GCSFileSystem(token="anon", endpoint_url=server, use_listings_cache=False)
+    if root.startswith("gs"):
+        assert len(files.glob(f"{root}/training/events*")) == 1, "TensorBoard's, of the one run that had steps to take"
     log = f"{root}/training/metrics.jsonl"
     text = files.cat(log).decode() if root.startswith("gs") else (tmp_path / "model/training/metrics.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twhin_core import storage
@@ -17,8 +19,9 @@ class EventFiles:
 
     def __init__(self, root: str, step: int) -> None:
         """`step`: where the run goes on; what an earlier file says of later steps is no longer shown."""
-        folder = storage.join(root, "training")
-        self._folder = folder if storage.is_remote(folder) else storage.filesystem(folder)[1]
+        self._url = storage.join(root, "training")
+        # An object store is written to by our own means: the file is made aside, and copied when it is flushed.
+        self._aside = tempfile.TemporaryDirectory(prefix="twhin-") if storage.is_remote(root) else None
         self._purge_step = step + 1 if step else None
         self._writer: SummaryWriter | None = None
         self._failed = False
@@ -29,7 +32,8 @@ class EventFiles:
                 # Imported here: only the first rank needs it, and it takes a while.
                 from torch.utils.tensorboard import SummaryWriter
 
-                self._writer = SummaryWriter(self._folder, purge_step=self._purge_step)
+                folder = storage.filesystem(self._url)[1] if self._aside is None else self._aside.name
+                self._writer = SummaryWriter(folder, purge_step=self._purge_step)
             for name, value in figures.items():
                 self._writer.add_scalar(name, value, step)
 
@@ -38,10 +42,20 @@ class EventFiles:
     def flush(self) -> None:
         if self._writer is not None:
             self._try_to(self._writer.flush)
+            self._copy()
 
     def close(self) -> None:
         if self._writer is not None:
             self._try_to(self._writer.close)
+            self._copy()
+        if self._aside is not None:
+            self._aside.cleanup()
+
+    def _copy(self) -> None:
+        if self._aside is not None:
+            for file in Path(self._aside.name).iterdir():
+                with storage.open_write(storage.join(self._url, file.name)) as copy:
+                    copy.write(file.read_bytes())
 
     def _try_to(self, act: Callable[[], None]) -> None:
         """A full disk ends the event files and not the run; `metrics.jsonl` has all that they would have had."""
