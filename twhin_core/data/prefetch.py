@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import torch
+
 T = TypeVar("T")
 
 
 def one_ahead(items: Iterator[T]) -> Iterator[T]:
     """The same items in the same order, each made in a thread while its predecessor is used."""
-    with ThreadPoolExecutor(1, "prefetch") as pool:
+    # One thread of torch's for the making: more would wait for cores that the use needs, and the use for them.
+    with ThreadPoolExecutor(1, "prefetch", initializer=torch.set_num_threads, initargs=(1,)) as pool:
         coming = pool.submit(_next, items)
         while item := coming.result():
             coming = pool.submit(_next, items)

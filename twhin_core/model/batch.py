@@ -128,11 +128,25 @@ class BatchMaker:
     def _lookups(self, table: Tensor, node: Tensor) -> tuple[KeyedJaggedTensor, Tensor]:
         """Each requested node once, sorted by its table; see the module's picture."""
         first = self._size.cumsum(0) - self._size  # number all tables' rows in one line
-        found, position = torch.unique(first[table] + node, return_inverse=True)
+        found, position = _unique(first[table] + node, int(self._size.sum()))
         ends = torch.searchsorted(found, first + self._size)
         counts = ends.diff(prepend=ends.new_zeros(1))
         nodes = found - first.repeat_interleave(counts)
         return KeyedJaggedTensor(keys=self._tables, values=nodes, lengths=counts.int(), stride=1), position
+
+
+def _unique(values: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    """The values, all below `limit`, each once and sorted, and where each of them is among those."""
+    if limit > 64 * len(values):
+        found, position = torch.unique(values, return_inverse=True)
+        return found, position
+    # Ticking them off takes less time than sorting them, as long as there are not many more values that might occur.
+    occurs = torch.zeros(limit, dtype=torch.bool)
+    occurs[values] = True
+    found = occurs.nonzero().squeeze(1)
+    place = torch.empty(limit, dtype=torch.int64)
+    place[found] = torch.arange(len(found))
+    return found, place[values]
 
 
 def _queries(negatives: Negatives, rel: Tensor, weight: Tensor, node: Tensor) -> Queries:

@@ -31,8 +31,7 @@ class Chunks:
 
 def make_chunks(group: Tensor, size: int) -> Chunks:
     """Lays out edges of the groups `group` (int64 [B], B > 0) in chunks of at most `size`, evenly filled."""
-    order = group.argsort(stable=True)
-    groups, counts = group[order].unique_consecutive(return_counts=True)
+    order, groups, counts = _sorted_groups(group)
     largest = int(counts.max())
     length = -(-largest // -(-largest // size))
     chunks = -(-counts // length)
@@ -46,6 +45,15 @@ def make_chunks(group: Tensor, size: int) -> Chunks:
     filled[slot] = True
     is_identity = len(groups) == 1 and slots == len(group)
     return Chunks(edge.view(-1, length), filled.view(-1, length), groups.repeat_interleave(chunks), is_identity)
+
+
+def _sorted_groups(group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The edges in the order of their groups, the groups that occur, and how many edges each has."""
+    if bool((group == group[0]).all()):  # as in every graph of one relation; sorting would take longer than all else
+        return torch.arange(len(group)), group[:1], torch.tensor([len(group)])
+    order = group.argsort(stable=True)
+    groups, counts = group[order].unique_consecutive(return_counts=True)
+    return order, groups, counts
 
 
 @dataclass(frozen=True)
@@ -68,13 +76,16 @@ class Negatives:
         # Looked up among the sorted candidates: comparing all pairs would take as long as scoring them.
         candidates, order = self.node.sort(1)
         wanted = true_node[self.chunks.edge]
-        first = torch.searchsorted(candidates, wanted)
-        count = (torch.searchsorted(candidates, wanted, right=True) - first).flatten()
-        slot = torch.arange(len(count)).repeat_interleave(count)
-        nth = torch.arange(len(slot)) - (count.cumsum(0) - count).repeat_interleave(count)
-        chunk = slot // wanted.shape[1]
-        candidate = order[chunk, first.flatten()[slot] + nth]
-        return slot * self.node.shape[1] + candidate
+        place = torch.searchsorted(candidates, wanted)
+        masked, count = [], self.node.shape[1]
+        while True:  # once for each repetition of a candidate in its chunk
+            found = candidates.gather(1, place.clamp(max=count - 1)) == wanted
+            slot = (found & (place < count)).flatten().nonzero().squeeze(1)
+            if not len(slot):
+                return torch.cat(masked) if masked else slot
+            candidate = order[slot // wanted.shape[1], place.flatten()[slot]]
+            masked.append(slot * count + candidate)
+            place = place + 1
 
 
 def draw(size: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -86,8 +97,7 @@ def draw(size: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 def draw_edges(chunks: Chunks, group: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """For each chunk, edges drawn with replacement from the batch's edges of its group: int64 [C, count]."""
-    order = group.argsort(stable=True)
-    groups, counts = group[order].unique_consecutive(return_counts=True)
+    order, groups, counts = _sorted_groups(group)
     run = torch.searchsorted(groups, chunks.group)
     first = (counts.cumsum(0) - counts)[run]
     return order[first[:, None] + draw(counts[run], count, generator)]
