@@ -77,7 +77,8 @@ class Negatives:
         candidates, order = self.node.sort(1)
         wanted = true_node[self.chunks.edge]
         place = torch.searchsorted(candidates, wanted)
-        masked, count = [], self.node.shape[1]
+        masked: list[Tensor] = []
+        count = self.node.shape[1]
         while True:  # once for each repetition of a candidate in its chunk
             found = candidates.gather(1, place.clamp(max=count - 1)) == wanted
             slot = (found & (place < count)).flatten().nonzero().squeeze(1)
