@@ -88,6 +88,14 @@ def hold_out(graph: Bipartite) -> tuple[Bipartite, Bipartite]:
     return parts[0], parts[1]
 
 
+def profile(ours: Trainer) -> str:
+    """Torch's table of the operations of an epoch, by shape, after one to warm up."""
+    ours.epoch()
+    with torch.profiler.profile(record_shapes=True) as profiler:
+        ours.epoch()
+    return str(profiler.key_averages(group_by_input_shape=True).table(sort_by="self_cpu_time_total", row_limit=20))
+
+
 def recall_at_20(vectors: tuple[Tensor, Tensor], train: Bipartite, test: Bipartite, queries: int = 2000) -> float:
     """Of the first users with held-out items: the share of these among their 20 best items not trained on."""
     users, items = vectors
@@ -110,11 +118,15 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=1000, help="ours; the plain loop has its in-batch negatives")
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--amp", action="store_true", help="ours: score products in bf16")
+    parser.add_argument("--profile", action="store_true", help="only ours: the operations that an epoch spends most on")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     train, test = hold_out(read_graph(options))
     with process_group() as ranks:
         ours = Trainer(train, options, ranks)
+        if options.profile:
+            print(profile(ours))
+            return
         plain = PlainLoop(train, options.dim, options.in_batch, options.uniform)
         rounds = []
         for number in range(options.epochs):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -18,6 +20,22 @@ def twhin(*arguments: str | Path, **variables: str | None) -> subprocess.Complet
     return subprocess.run(
         [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=280, cwd=ROOT, env=environment
     )
+
+
+def terminate_training(command: str, config: Path, root: Path) -> subprocess.CompletedProcess[str]:
+    """Starts `twhin run` or `twhin train`, sends it SIGTERM once it trains, and gives how it ended."""
+    process = subprocess.Popen(
+        [*COMMAND, command, str(config), "--run-root", str(root)],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(root.glob("training/events*")):  # there since the first line is logged
+        assert process.poll() is None, "it ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(process.args, process.returncode, "", errors)
 
 
 def assert_refused(ran: subprocess.CompletedProcess[str], *fragments: str, exit_code: int = 2) -> None:

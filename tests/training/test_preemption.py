@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import torch
 
-from tests.command_line import COMMAND, ROOT, assert_refused, twhin
+from tests.command_line import assert_refused, terminate_training, twhin
 from tests.conftest import SmallConfig
 from tests.ranks import run_ranks
 from twhin_core import config_file
@@ -31,22 +29,11 @@ def test_it_keeps_its_step_ends_with_75_and_goes_on_to_the_same_weights(
     path, root = tmp_path / "config.yaml", tmp_path / "run"
     path.write_text(config_file.to_yaml(config))
     prepare(config, str(root))
-    process = subprocess.Popen(
-        [*COMMAND, "train", str(path), "--run-root", str(root)],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not list(root.glob("training/events*")):  # there since the first line is logged
-        assert process.poll() is None, "training ended before it could be stopped"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    stopped = subprocess.CompletedProcess(process.args, process.returncode, "", errors)
+    stopped = terminate_training("train", path, root)
     assert_refused(stopped, "SIGTERM: stopped after step", "run it again", exit_code=75)
     newest = checkpoint.newest(str(root))
     assert newest is not None
-    assert f"stopped after step {newest.step};" in errors
+    assert f"stopped after step {newest.step};" in stopped.stderr
     assert newest.step % 1000 != 0
     assert not (root / FINISHED).exists()
 
