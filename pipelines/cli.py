@@ -178,7 +178,7 @@ def compile_command(
 @app.command()
 def generate(folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder or gs:// prefix to write to.")]) -> None:
     """Write the raw data of the quickstart: a generated Twitter-like network."""
-    from twhin_core.config import Generate
+    from twhin_core.config_prepare import Generate
     from twhin_core.graph import generate
 
     generate.generate(Generate(), folder)

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from components.image import IMAGE
 from twhin_core import config_file, storage
-from twhin_core.config import Section, not_yet
+from twhin_core.config import not_yet
+from twhin_core.config_section import Section
 from twhin_core.errors import UserError
 
 Target = Literal["kubeflow", "vertex"]

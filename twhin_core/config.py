@@ -7,22 +7,13 @@ implementation; `prepare`, `test_data`, `evaluation`, `export` and the fields ma
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-
-class Section(BaseModel):
-    """A mapping of the YAML; a key that it does not know is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    def exactly_one(self, *names: str) -> str:
-        """The one field of `names` that is set. Raises ValueError if none or several are."""
-        given = [name for name in names if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"needs exactly one of {', '.join(names)}; got {', '.join(given) or 'none'}")
-        return given[0]
+from twhin_core.config_prepare import Prepare
+from twhin_core.config_section import Section
 
 
 def not_yet(default: Any) -> BeforeValidator:
@@ -419,103 +410,6 @@ class TrainData(EdgeData):
         return self
 
 
-# --- prepare -----------------------------------------------------------------------------------------------------
-
-
-class Source(Section):
-    """Raw interactions: one or more files of one layout."""
-
-    path: str = Field(description="File, folder or glob, local or gs://.")
-    format: Literal["parquet", "csv", "tsv"] | None = Field(
-        None,
-        description="Default: by the file's suffix. A CSV quotes with `\"`, a TSV not at all; `.gz` is unpacked.",
-    )
-    columns: list[str] | None = Field(
-        None, description="Names of a CSV's or TSV's columns where its files have no header line."
-    )
-    lhs: str = Field("lhs", description="Column of the edge's source id: string or integer.")
-    rhs: str = Field("rhs", description="Column of the edge's target id: string or integer.")
-    relation: str | None = Field(None, description="The relation of all these edges; or else `relation_column`.")
-    relation_column: str | None = Field(None, description="Column that names each edge's relation.")
-    weight: str | None = Field(None, description="Column of the edge's weight, a number > 0. Default: all 1.")
-    timestamp: str | None = Field(
-        None, description="Column of the edge's time: integer, or timestamp or date, which are compared to the second."
-    )
-    split: Literal["train", "validation", "test"] | None = Field(
-        None, description="All these edges belong to this split. Either every source has it or none."
-    )
-
-    @model_validator(mode="after")
-    def _one_relation(self) -> Source:
-        self.exactly_one("relation", "relation_column")
-        return self
-
-
-class Split(Section):
-    """How edges are held out, where the sources do not say."""
-
-    by: Literal["hash", "time"] = Field(
-        "hash", description="`hash`: at random, stable from run to run; `time`: the latest edges are held out."
-    )
-    validation: float = Field(0.05, ge=0, lt=1, description="Share of the edges in the validation split.")
-    test: float = Field(0.05, ge=0, lt=1, description="Share of the edges in the test split.")
-    seed: int = Field(0, ge=0, description="Another seed is another random split.")
-
-    @model_validator(mode="after")
-    def _leaves_train(self) -> Split:
-        if self.validation + self.test >= 1:
-            raise ValueError("validation and test together must leave edges to train on")
-        return self
-
-
-class Generate(Section):
-    """A generated Twitter-like network (see `twhin generate`), for trying things out."""
-
-    users: PositiveInt = Field(8000, description="Nodes of the table `user`.")
-    tweets: PositiveInt = Field(12000, description="Nodes of the table `tweet`.")
-    communities: PositiveInt = Field(100, description="Planted groups that interact mostly among themselves.")
-    edges_per_user: PositiveInt = Field(
-        48, description="Mean number of interactions a user starts, over all relations; repeated ones make one edge."
-    )
-    seed: int = Field(0, ge=0, description="Another seed is another network.")
-
-    @model_validator(mode="after")
-    def _nobody_alone(self) -> Generate:
-        if self.communities > min(self.users, self.tweets):
-            raise ValueError("communities: there are more of them than users or tweets")
-        return self
-
-
-class Prepare(Section):
-    """From raw interactions to `graph/`."""
-
-    sources: list[Source] = Field(default_factory=list, description="Where the interactions are.")
-    generate: Generate | None = Field(
-        None,
-        description="Make a network under `<run_root>/raw` instead; needs tables user and tweet and its relations.",
-    )
-    split: Split | None = Field(
-        None, description="Which edges are held out; left out, a random tenth, or what the sources say."
-    )
-    memory_limit: str = Field(
-        "4GB", pattern=r"^\d+(\.\d+)?\s*[KMGT]i?B$", description="DuckDB's memory; beyond it, it spills to disk."
-    )
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> Prepare:
-        if bool(self.sources) == (self.generate is not None):
-            raise ValueError("needs either sources or generate")
-        given = [source.split is not None for source in self.sources]
-        if any(given) and not all(given):
-            raise ValueError("sources: either every source has a split or none")
-        if any(given) and self.split is not None:
-            raise ValueError("split: has no effect where the sources give their splits; leave it out")
-        by_time = self.split is not None and self.split.by == "time"
-        if by_time and not all(source.timestamp for source in self.sources):
-            raise ValueError("split.by: time needs a timestamp column in every source")
-        return self
-
-
 # --- evaluation and export ---------------------------------------------------------------------------------------
 
 
@@ -572,24 +466,38 @@ class Config(Section):
     export: Export = Field(default_factory=Export, description="(ours) How the result is written.")
 
     @model_validator(mode="after")
-    def _consistent(self) -> Config:
-        if self.prepare is None and self.train_data.data_root is None:
-            raise ValueError("train_data.data_root: is needed where there is no prepare section")
-        if self.prepare is None:
+    def _prepared_or_given(self) -> Config:
+        if self.prepare is not None:
             for position, table in enumerate(self.model.embeddings.tables):
-                if table.num_embeddings is None:
-                    key = f"model.embeddings.tables.{position}.num_embeddings"
-                    raise ValueError(f"{key}: is needed where there is no prepare section")
-            if any(relation.name == "*" for relation in self.model.relations):
-                raise ValueError("model.relations: `*` needs a prepare section to find the relations")
+                if table.vocab is not None:
+                    raise ValueError(
+                        f"model.embeddings.tables.{position}.vocab: has no effect where prepare makes the vocabulary; "
+                        "leave it out"
+                    )
+            return self
+        if self.train_data.data_root is None:
+            raise ValueError("train_data.data_root: is needed where there is no prepare section")
         for position, table in enumerate(self.model.embeddings.tables):
-            if self.prepare is not None and table.vocab is not None:
-                raise ValueError(
-                    f"model.embeddings.tables.{position}.vocab: has no effect where prepare makes the vocabulary; "
-                    "leave it out"
-                )
-        names = {table.name for table in self.model.embeddings.tables}
-        for name in self.export.tables or []:
-            if name not in names:
-                raise ValueError(f"export.tables: no table named {name!r}; there are {', '.join(sorted(names))}")
+            if table.num_embeddings is None:
+                key = f"model.embeddings.tables.{position}.num_embeddings"
+                raise ValueError(f"{key}: is needed where there is no prepare section")
+        if any(relation.name == "*" for relation in self.model.relations):
+            raise ValueError("model.relations: `*` needs a prepare section to find the relations")
         return self
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Config:
+        tables = [table.name for table in self.model.embeddings.tables]
+        relations = [relation.name for relation in self.model.relations]
+        _check_names("export.tables", self.export.tables or [], "table", tables)
+        if self.prepare is not None:
+            _check_names("prepare.min_degree", self.prepare.min_degree, "table", tables)
+            if "*" not in relations:
+                _check_names("prepare.sampling", self.prepare.sampling, "relation", relations)
+        return self
+
+
+def _check_names(key: str, given: Iterable[str], kind: str, known: list[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{key}: no {kind} named {name!r}; there are {', '.join(sorted(known))}")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from twhin_core.config import Source
+from twhin_core.config_prepare import Source
 from twhin_core.errors import UserError
 from twhin_core.graph.engine import connect
 from twhin_core.graph.raw_files import check_sources

@@ -9,7 +9,8 @@ import ibis
 import ibis.expr.types as ir
 import numpy as np
 
-from twhin_core.config import Relation, Split
+from twhin_core.config import Relation
+from twhin_core.config_prepare import Split
 from twhin_core.graph.manifest import SPLITS
 
 ORDER_DIGITS = 12  # of the edge's hash: 48 bits, and DuckDB keeps strings of 12 bytes in place

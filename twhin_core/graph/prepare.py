@@ -6,7 +6,8 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from twhin_core import storage
-from twhin_core.config import Config, Prepare, Relation, Source, Split
+from twhin_core.config import Config, Relation
+from twhin_core.config_prepare import Prepare, Source, Split
 from twhin_core.errors import UserError
 from twhin_core.graph.edges import encode, find_relations, rejected_rows, with_copies, with_reasons, with_splits
 from twhin_core.graph.engine import connect

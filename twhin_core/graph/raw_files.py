@@ -12,7 +12,7 @@ from typing import Literal
 import pyarrow as pa
 
 from twhin_core import storage
-from twhin_core.config import Source
+from twhin_core.config_prepare import Source
 from twhin_core.errors import UserError
 from twhin_core.parquet import open_parquet
 

@@ -13,7 +13,7 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from twhin_core import storage
-from twhin_core.config import Source
+from twhin_core.config_prepare import Source
 from twhin_core.errors import UserError
 from twhin_core.graph.raw_files import DELIMITERS, QUOTES, RawFile, RawSource
 

@@ -1,0 +1,93 @@
+"""The section `prepare`: what it refuses, and what its values mean."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.conftest import SmallConfig
+from twhin_core import config_file
+from twhin_core.config_prepare import TimeWindow
+from twhin_core.errors import UserError
+
+TIMED: dict[str, Any] = {"path": "x.parquet", "relation_column": "relation", "timestamp": "time"}
+PLAIN = {key: value for key, value in TIMED.items() if key != "timestamp"}
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "no origin": ({"sources": []}, "prepare: needs either sources or generate"),
+    "two origins": ({"generate": {}}, "prepare: needs either sources or generate"),
+    "two relations": ({"sources": [{**PLAIN, "relation": "fav"}]}, "sources.0: needs exactly one of relation"),
+    "half of the splits": ({"sources": [{**PLAIN, "split": "train"}, PLAIN]}, "either every source has a split or"),
+    "two sayings": ({"sources": [{**PLAIN, "split": "train"}]}, "prepare.split: has no effect"),
+    "nothing to train on": ({"split": {"validation": 0.5, "test": 0.5}}, "prepare.split: validation and test together"),
+    "the last without numbers": ({"sources": [TIMED], "split": {"by": "last"}}, "prepare.split.validation: by: last"),
+    "half an edge": (
+        {"sources": [TIMED], "split": {"by": "last", "validation": 1, "test": 0.5}},
+        "prepare.split.test: by: last needs a whole number",
+    ),
+    "the last without times": (
+        {"sources": [TIMED, PLAIN], "split": {"by": "last", "validation": 1, "test": 1}},
+        "prepare.split.by: last needs a timestamp column in every source",
+    ),
+    "a time split without times": ({"split": {"by": "time"}}, "prepare.split.by: time needs a timestamp column"),
+    "a window without times": ({"time_window": {"start": 1}}, "prepare.time_window: needs a timestamp column"),
+    "an open window": ({"sources": [TIMED], "time_window": {}}, "prepare.time_window: needs start, end or both"),
+    "a window of two kinds": (
+        {"sources": [TIMED], "time_window": {"start": 1, "end": "2020-01-01"}},
+        "prepare.time_window: start and end must both be",
+    ),
+    "a window of no time": (
+        {"sources": [TIMED], "time_window": {"start": "soon"}},
+        "prepare.time_window.start: neither an integer nor an ISO date or time: 'soon'",
+    ),
+    "a closed window": (
+        {"sources": [TIMED], "time_window": {"start": "2020-01-01", "end": "2020-01-01T00:00"}},
+        "prepare.time_window.end: must be later than start",
+    ),
+    "the latest without times": ({"repeats": "last"}, "prepare.repeats: last needs a timestamp column"),
+    "weights that a count ignores": (
+        {"sources": [{**PLAIN, "weight": "w"}], "repeats": "count"},
+        "prepare.sources.0.weight: has no effect with repeats: count",
+    ),
+    "no share": ({"sampling": {"fav": 0.0}}, "prepare.sampling.fav: input should be greater than 0"),
+    "more than all": ({"sampling": {"fav": 1.5}}, "prepare.sampling.fav: input should be less than or equal to 1"),
+    "a share of no relation": ({"sampling": {"poke": 0.5}}, "prepare.sampling: no relation named 'poke'; there are"),
+    "a degree of no table": ({"min_degree": {"users": 2}}, "prepare.min_degree: no table named 'users'; there are"),
+    "rounds of nothing": ({"min_degree_rounds": 3}, "prepare.min_degree_rounds: has no effect without min_degree"),
+}
+
+
+@pytest.mark.parametrize(("section", "message"), REFUSED.values(), ids=REFUSED)
+def test_a_mistake_is_named_in_one_line(small_config: SmallConfig, section: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as refused:
+        small_config(prepare=section)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("start", "second"),
+    [
+        (17, 17),
+        ("1970-01-02", 86_400),
+        ("1970-01-01T01:00:00", 3600),
+        ("1970-01-01T01:00:00+02:00", -3600),
+        ("1970-01-01T00:00:00.5", 1),  # times are whole seconds: the first that is no earlier
+    ],
+)
+def test_a_bound_is_an_integer_or_the_second_since_1970(start: int | str, second: int) -> None:
+    assert TimeWindow(start=start).bounds == (second, None)
+
+
+def test_dates_need_no_quotes_and_survive_saving(small_config: SmallConfig) -> None:
+    tree = json.loads(config_file.to_line(small_config(prepare={"sources": [TIMED]})))
+    config = config_file.parse(
+        json.dumps(tree), overrides=["prepare.time_window={start: 2023-01-01, end: 2023-01-01 12:00:00}"]
+    )
+    assert config.prepare is not None
+    assert config.prepare.time_window is not None
+    assert config.prepare.time_window.bounds == (1672531200, 1672574400)
+    assert config_file.parse(config_file.to_yaml(config)) == config
+    assert config_file.parse(config_file.to_line(config)) == config

@@ -1,0 +1,18 @@
+"""What every section of the config has in common."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """A mapping of the YAML; a key that it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    def exactly_one(self, *names: str) -> str:
+        """The one field of `names` that is set. Raises ValueError if none or several are."""
+        given = [name for name in names if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs exactly one of {', '.join(names)}; got {', '.join(given) or 'none'}")
+        return given[0]
