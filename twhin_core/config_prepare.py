@@ -174,7 +174,14 @@ class Prepare(Section):
         "keep", description="What becomes of held-out edges with a node that no training edge has. They are counted."
     )
     memory_limit: str = Field(
-        "4GB", pattern=r"^\d+(\.\d+)?\s*[KMGT]i?B$", description="DuckDB's memory; beyond it, it spills to disk."
+        "4GB",
+        pattern=r"^\d+(\.\d+)?\s*[KMGT]i?B$",
+        description="DuckDB's memory; what is more goes to disk.",
+    )
+    temp_directory: str | None = Field(
+        None,
+        description="Where tables are kept between the steps and spilled to, in a folder that is removed at the end. "
+        "Default: the system's (TMPDIR).",
     )
 
     @model_validator(mode="after")
@@ -186,6 +193,12 @@ class Prepare(Section):
             raise ValueError("sources: either every source has a split or none")
         if any(given) and self.split is not None:
             raise ValueError("split: has no effect where the sources give their splits; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _one_engine(self) -> Prepare:
+        if self.temp_directory is not None and "://" in self.temp_directory:
+            raise ValueError(f"temp_directory: DuckDB needs a local folder; got {self.temp_directory!r}")
         return self
 
     @model_validator(mode="after")

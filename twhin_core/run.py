@@ -10,8 +10,12 @@ from twhin_core import __version__, config_file, storage
 from twhin_core.config import Config
 from twhin_core.errors import UserError
 
-# How a result is measured and written may change from one call to the next; what it was learned from may not.
-REPEATABLE = ("test_data", "evaluation", "export", "training.eval_timeout_in_s")
+# How a result is measured and written, and what engine makes the graph, may change from one call to the next; what it
+# was learned from may not.
+REPEATABLE = (
+    "test_data", "evaluation", "export", "training.eval_timeout_in_s",
+    "prepare.memory_limit", "prepare.temp_directory",
+)  # fmt: skip
 
 
 def open_run(config: Config, root: str) -> None:

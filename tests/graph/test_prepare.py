@@ -15,12 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from ibis.backends.duckdb import Backend
 
 from tests.conftest import SmallConfig
 from tests.graph.reading import edges, ids, rejected, rows
+from twhin_core.config_prepare import Prepare
 from twhin_core.errors import UserError
 from twhin_core.graph import prepare as module
+from twhin_core.graph.duckdb_engine import DuckDBEngine
 from twhin_core.graph.manifest import SPLITS, Manifest, read_manifest, read_schema
 from twhin_core.graph.prepare import prepare
 
@@ -192,9 +193,10 @@ def test_the_graph_depends_on_the_rows_alone(
     connect = module.connect
 
     @contextmanager
-    def one_thread(memory_limit: str) -> Iterator[Backend]:
-        with connect(memory_limit) as engine:
-            engine.raw_sql("SET threads = 1")
+    def one_thread(settings: Prepare) -> Iterator[DuckDBEngine]:
+        with connect(settings) as engine:
+            assert isinstance(engine, DuckDBEngine)
+            engine.backend.raw_sql("SET threads = 1")
             yield engine
 
     monkeypatch.setattr(module, "connect", one_thread)

@@ -11,11 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from twhin_core.config_prepare import Source
+from twhin_core.config_prepare import Prepare, Source
 from twhin_core.errors import UserError
 from twhin_core.graph.engine import connect
 from twhin_core.graph.raw_files import check_sources
-from twhin_core.graph.sources import read_sources, reading
 
 COLUMNS = ("lhs", "relation", "rhs", "weight", "time", "split")
 
@@ -23,8 +22,8 @@ COLUMNS = ("lhs", "relation", "rhs", "weight", "time", "split")
 def read(*sources: Source) -> list[tuple[Any, ...]]:
     """All rows of the sources (lhs, relation, rhs, weight, time, split), sorted."""
     checked = check_sources(list(sources))
-    with connect("512MB") as engine, reading():
-        rows = engine.create_table("rows", read_sources(engine, checked)).to_pyarrow().to_pylist()
+    with connect(Prepare(sources=list(sources))) as engine:
+        rows = engine.keep("rows", engine.read(checked)).to_pyarrow().to_pylist()
     return sorted((tuple(row[name] for name in COLUMNS) for row in rows), key=str)
 
 

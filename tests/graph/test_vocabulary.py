@@ -8,8 +8,11 @@ from collections import Counter
 import ibis
 import numpy as np
 
+from twhin_core.config_prepare import Prepare, Source
 from twhin_core.graph.engine import connect
 from twhin_core.graph.vocabulary import number_nodes
+
+SETTINGS = Prepare(sources=[Source(path="none", relation="none")])
 
 
 def test_nodes_are_numbered_by_hash_and_counted_by_train_edges() -> None:
@@ -23,9 +26,9 @@ def test_nodes_are_numbered_by_hash_and_counted_by_train_edges() -> None:
         "rhs_table": rng.choice(["user", "tweet"], count).tolist(),
     }
     split = rng.choice(["train", "validation", "test"], count).tolist()
-    with connect("512MB") as engine:
-        edges = engine.create_table("edges", ibis.memtable({**sides, **tables, "split": split}))
-        found = engine.create_table("nodes", number_nodes(edges)).to_pyarrow().to_pylist()
+    with connect(SETTINGS) as engine:
+        edges = engine.keep("edges", ibis.memtable({**sides, **tables, "split": split}))
+        found = engine.keep("nodes", number_nodes(edges)).to_pyarrow().to_pylist()
 
     degrees: dict[str, Counter[str]] = {"user": Counter(), "page": Counter(), "tweet": Counter()}
     for side in ("lhs", "rhs"):
@@ -40,6 +43,6 @@ def test_nodes_are_numbered_by_hash_and_counted_by_train_edges() -> None:
 
 def test_a_loop_has_two_ends() -> None:
     columns = {"lhs": ["a"], "lhs_table": ["user"], "rhs": ["a"], "rhs_table": ["user"], "split": ["train"]}
-    with connect("512MB") as engine:
-        nodes = engine.create_table("nodes", number_nodes(engine.create_table("edges", ibis.memtable(columns))))
+    with connect(SETTINGS) as engine:
+        nodes = engine.keep("nodes", number_nodes(engine.keep("edges", ibis.memtable(columns))))
         assert nodes.to_pyarrow().to_pylist() == [{"table": "user", "index": 0, "id": "a", "degree": 2}]

@@ -1,48 +1,54 @@
-"""The engine that runs prepare's Ibis expressions: DuckDB, within a memory limit, spilling to disk."""
+"""What runs prepare's Ibis expressions: DuckDB, behind the few things in which engines differ.
+
+The plan is the same; engines differ only in how files become tables, where tables are kept between the steps, and
+who writes the sorted result.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 
-import duckdb
-import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
-from ibis.backends.duckdb import Backend
 
-from twhin_core.errors import UserError
+from twhin_core.config_prepare import Prepare
+from twhin_core.graph.raw_files import RawSource
+from twhin_core.parquet import FileEntry
 
-ROWS_PER_BATCH = 131_072
+
+class Engine(ABC):
+    """One connection; its tables are gone when it ends."""
+
+    @abstractmethod
+    def read(self, sources: list[RawSource]) -> ir.Table:
+        """Every row of every source, with the columns that `sources.read_sources` names; nothing is read yet."""
+
+    @abstractmethod
+    def keep(self, name: str, rows: ir.Table) -> ir.Table:
+        """Runs `rows` and keeps what comes out as the table `name`, on disk beyond the memory limit.
+
+        A table of that name that was kept before is dropped once the new one, which may come of it, is there.
+        """
+
+    @abstractmethod
+    def write(self, rows: ir.Table, order: Sequence[str], schema: pa.Schema, root: str, folder: str) -> list[FileEntry]:
+        """Writes the columns of `schema`, sorted by the columns `order`, to Parquet parts in `<root>/<folder>`.
+
+        The rows of the parts, in the order of their names, are the sorted rows; row groups have
+        `parquet.ROWS_PER_GROUP` rows but for the last of a file. What was in the folder is removed first.
+        """
 
 
 @contextlib.contextmanager
-def connect(memory_limit: str) -> Iterator[Backend]:
-    """An engine whose tables live in a folder of their own under TMPDIR, which is removed when the block ends.
+def connect(settings: Prepare) -> Iterator[Engine]:
+    """The engine, with the memory and the disk of the config.
 
     Raises:
-        UserError: the work did not fit into `memory_limit`.
+        UserError: in the block, where memory or the disk under `prepare.temp_directory` does not do.
     """
-    with tempfile.TemporaryDirectory(prefix="twhin-prepare-") as folder:
-        engine = ibis.duckdb.connect(
-            os.path.join(folder, "graph.duckdb"),
-            memory_limit=memory_limit,
-            temp_directory=os.path.join(folder, "spill"),
-            preserve_insertion_order=False,  # every table that is written is sorted explicitly
-        )
-        engine.raw_sql("SET enable_progress_bar = false")
-        engine.raw_sql("SET TimeZone = 'UTC'")  # or a time with a zone would depend on the machine's
-        try:
-            yield engine
-        except duckdb.OutOfMemoryException as error:
-            raise UserError(f"prepare.memory_limit: is too small: {str(error).splitlines()[0]}") from None
-        finally:
-            engine.disconnect()
+    from twhin_core.graph import duckdb_engine
 
-
-def stream(engine: Backend, rows: ir.Table) -> pa.RecordBatchReader:
-    """The rows batch by batch, in memory that their number does not change."""
-    # Not Ibis's own to_pyarrow_batches: in version 12 it calls a method that DuckDB 2.0 no longer has.
-    return engine.con.sql(engine.compile(rows)).to_arrow_reader(ROWS_PER_BATCH)
+    with duckdb_engine.connect(settings) as engine:
+        yield engine

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import ibis.expr.types as ir
-from ibis.backends.duckdb import Backend
 
 from twhin_core import storage
 from twhin_core.config import Config, Relation
 from twhin_core.config_prepare import Prepare, Source, Split
 from twhin_core.errors import UserError
 from twhin_core.graph.edges import encode, find_relations, rejected_rows, with_copies, with_reasons, with_splits
-from twhin_core.graph.engine import connect
+from twhin_core.graph.engine import Engine, connect
 from twhin_core.graph.generate import generate
 from twhin_core.graph.manifest import MANIFEST, SPLITS, Manifest, read_manifest
 from twhin_core.graph.raw_files import RawSource, check_sources
-from twhin_core.graph.sources import read_sources, reading
 from twhin_core.graph.vocabulary import number_nodes
 from twhin_core.graph.write import Counts, Graph, count_graph, write_graph
 from twhin_core.progress import log
@@ -44,7 +42,7 @@ def prepare(config: Config, root: str) -> Manifest:
     sources = check_sources(_sources(config.prepare, root))
     split = _split(config.prepare, sources)
     storage.remove(storage.join(root, "graph"))  # what an interrupted run may have left
-    with connect(config.prepare.memory_limit) as engine:
+    with connect(config.prepare) as engine:
         graph = _plan(engine, config, sources, split)
         counts = count_graph(graph)
         _log(counts)
@@ -66,25 +64,23 @@ def _split(settings: Prepare, sources: list[RawSource]) -> Split | None:
     return None if given else settings.split or Split()
 
 
-def _plan(engine: Backend, config: Config, sources: list[RawSource], split: Split | None) -> Graph:
-    """The graph as tables of the engine; each `create_table` runs what stands above it, and rows stay in the engine."""
-    with reading():
-        raw = read_sources(engine, sources)
-        relations = find_relations(raw, config.model.relations)
-        rows = engine.create_table(
-            "rows", with_reasons(raw, relations, needs_time=split is not None and split.by == "time")
-        )
+def _plan(engine: Engine, config: Config, sources: list[RawSource], split: Split | None) -> Graph:
+    """The graph as tables of the engine; each `keep` runs what stands above it, and rows stay in the engine."""
+    raw = engine.read(sources)
+    relations = find_relations(raw, config.model.relations)
+    needs_time = split is not None and split.by == "time"
+    rows = engine.keep("rows", with_reasons(raw, relations, needs_time))
     _check_rows(rows, sources)
     sound = rows.filter(rows.reason.isnull())
-    copies = engine.create_table("copies", with_copies(sound, seed=0 if split is None else split.seed))
+    copies = engine.keep("copies", with_copies(sound, seed=0 if split is None else split.seed))
     edges = with_splits(copies.filter(copies.copy == 0), split)
-    vocabulary = engine.create_table("vocabulary", number_nodes(edges))
+    vocabulary = engine.keep("vocabulary", number_nodes(edges))
     return Graph(
         tables=[table.name for table in config.model.embeddings.tables],
         relations=relations,
         weighted=any(raw.source.weight is not None for raw in sources),
         vocabulary=vocabulary,
-        edges=engine.create_table("edges", encode(edges, vocabulary)),
+        edges=engine.keep("edges", encode(edges, vocabulary)),
         rejected=rejected_rows(rows, copies),
     )
 

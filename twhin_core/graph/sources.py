@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
-from collections.abc import Iterator
 
-import duckdb
 import ibis
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from twhin_core import storage
 from twhin_core.config_prepare import Source
-from twhin_core.errors import UserError
 from twhin_core.graph.raw_files import DELIMITERS, QUOTES, RawFile, RawSource
 
 
@@ -40,16 +36,7 @@ def read_sources(engine: Backend, sources: list[RawSource]) -> ir.Table:
     return functools.reduce(lambda one, other: one.union(other), tables)
 
 
-@contextlib.contextmanager
-def reading() -> Iterator[None]:
-    """What the engine cannot parse while the block runs becomes one line for the user."""
-    try:
-        yield
-    except (duckdb.InvalidInputException, duckdb.IOException) as error:
-        raise UserError(_one_line(str(error))) from None
-
-
-def _one_line(message: str) -> str:
+def one_line(message: str) -> str:
     """`file: line n: what is wrong` from DuckDB's page about a CSV; of anything else the first line."""
     line = re.search(r"CSV Error on Line: (\d+)", message)
     file = re.search(r"^\s*file = (.*)$", message, re.MULTILINE)

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 import ibis.expr.types as ir
 import pyarrow as pa
-from ibis.backends.duckdb import Backend
 
 from twhin_core import __version__
 from twhin_core.config import Relation
-from twhin_core.graph.engine import stream
+from twhin_core.graph.engine import Engine
 from twhin_core.graph.manifest import SPLITS, Manifest, RejectedEntry, RelationEntry, SplitEntry, TableEntry
-from twhin_core.parquet import FileEntry, write_parts
+from twhin_core.parquet import FileEntry
 
 VOCABULARY_SCHEMA = pa.schema([("index", pa.int64()), ("id", pa.string()), ("degree", pa.int64())])
 EDGES_SCHEMA = pa.schema([("lhs", pa.int64()), ("rel", pa.int32()), ("rhs", pa.int64())])
@@ -60,7 +59,7 @@ def _counts(groups: ir.Table) -> dict[str, int]:
     return dict(sorted(tuple(row.values()) for row in groups.to_pyarrow().to_pylist()))
 
 
-def write_graph(engine: Backend, graph: Graph, counts: Counts, root: str) -> Manifest:
+def write_graph(engine: Engine, graph: Graph, counts: Counts, root: str) -> Manifest:
     """Writes everything but the manifest, and returns that: it makes the graph whole when the caller writes it."""
     tables = [
         TableEntry(name=table, num_embeddings=counts.nodes[table], files=_write_table(engine, graph, table, root))
@@ -70,8 +69,7 @@ def write_graph(engine: Backend, graph: Graph, counts: Counts, root: str) -> Man
         split: SplitEntry(edges=sum(counts.edges[split]), files=_write_split(engine, graph, split, root))
         for split in SPLITS
     }
-    rejected = graph.rejected.order_by(*REJECTED_SCHEMA.names)
-    rejected_files = write_parts(stream(engine, rejected), REJECTED_SCHEMA, root, "graph/rejected")
+    rejected_files = engine.write(graph.rejected, REJECTED_SCHEMA.names, REJECTED_SCHEMA, root, "graph/rejected")
     return Manifest(
         version=__version__,
         weighted=graph.weighted,
@@ -85,14 +83,13 @@ def write_graph(engine: Backend, graph: Graph, counts: Counts, root: str) -> Man
     )
 
 
-def _write_table(engine: Backend, graph: Graph, table: str, root: str) -> list[FileEntry]:
-    nodes = graph.vocabulary.filter(graph.vocabulary.table == table).order_by("index")
-    rows = stream(engine, nodes.select(*VOCABULARY_SCHEMA.names))
-    return write_parts(rows, VOCABULARY_SCHEMA, root, f"graph/vocab/{table}")
+def _write_table(engine: Engine, graph: Graph, table: str, root: str) -> list[FileEntry]:
+    nodes = graph.vocabulary.filter(graph.vocabulary.table == table)
+    return engine.write(nodes, ["index"], VOCABULARY_SCHEMA, root, f"graph/vocab/{table}")
 
 
-def _write_split(engine: Backend, graph: Graph, split: str, root: str) -> list[FileEntry]:
+def _write_split(engine: Engine, graph: Graph, split: str, root: str) -> list[FileEntry]:
     """In the order of the edges' hashes: any stretch of them is a random sample."""
     schema = EDGES_SCHEMA.append(WEIGHT_FIELD) if graph.weighted else EDGES_SCHEMA
-    edges = graph.edges.filter(graph.edges.split == split).order_by("hash", "lhs", "rel", "rhs")
-    return write_parts(stream(engine, edges.select(*schema.names)), schema, root, f"graph/edges/{split}")
+    edges = graph.edges.filter(graph.edges.split == split)
+    return engine.write(edges, ["hash", "lhs", "rel", "rhs"], schema, root, f"graph/edges/{split}")

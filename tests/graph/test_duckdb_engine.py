@@ -1,0 +1,59 @@
+"""What DuckDB does with the memory and the disk that it is given."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import ibis
+import pytest
+
+from tests.command_line import assert_refused, twhin
+from tests.conftest import SmallConfig, write_raw
+from twhin_core import config_file
+from twhin_core.errors import UserError
+from twhin_core.graph.engine import connect
+from twhin_core.graph.prepare import prepare
+
+
+def test_a_table_is_kept_again_under_its_name(small_config: SmallConfig) -> None:
+    settings = small_config().prepare
+    assert settings is not None
+    with connect(settings) as engine:
+        table = engine.keep("numbers", ibis.memtable({"n": [1, 2, 3]}))
+        for expected in ([2, 3], [3]):
+            table = engine.keep("numbers", table.filter(table.n > table.n.min()))
+            assert sorted(table.to_pyarrow()["n"].to_pylist()) == expected
+
+
+def test_the_temp_directory_is_used_and_left_empty(small_config: SmallConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "scratch" / "deep"
+    settings = small_config(prepare={"temp_directory": str(folder)}).prepare
+    assert settings is not None
+    with connect(settings) as engine:
+        engine.keep("numbers", ibis.memtable({"n": [1, 2, 3]}))
+        assert list(folder.glob("twhin-prepare-*/graph.duckdb"))
+    assert not list(folder.iterdir())
+
+
+def test_a_temp_directory_that_cannot_be(small_config: SmallConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for parent in (tmp_path / "file", tmp_path / "file/folder", Path("/proc/here")):
+        with pytest.raises(UserError, match=f"^prepare.temp_directory: {parent} cannot be written to: [^\n]+$"):
+            prepare(small_config(prepare={"temp_directory": str(parent)}), str(tmp_path / "run"))
+
+
+def test_a_disk_that_is_full(small_config: SmallConfig, tmp_path: Path) -> None:
+    """No file may grow beyond 8 MB in a child: the database is the first that would."""
+    write_raw(tmp_path / "raw.parquet", users=3000, tweets=3000, edges=600_000)
+    config = tmp_path / "config.yaml"
+    config.write_text(config_file.to_yaml(small_config(prepare={"temp_directory": str(tmp_path / "scratch")})))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 20, limits[1]))
+    try:
+        ran = twhin("prepare", config, "--run-root", tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert_refused(ran, "prepare.temp_directory", str(tmp_path / "scratch"), "has no room left")
+    assert not (tmp_path / "run/graph/manifest.json").exists()
+    assert not list((tmp_path / "scratch").iterdir())

@@ -1,0 +1,104 @@
+"""DuckDB as prepare's engine: in this process, within a memory limit, spilling to disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+
+import duckdb
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+from ibis.backends.duckdb import Backend
+
+from twhin_core.config_prepare import Prepare
+from twhin_core.errors import UserError
+from twhin_core.graph.engine import Engine
+from twhin_core.graph.raw_files import RawSource
+from twhin_core.graph.sources import one_line, read_sources
+from twhin_core.parquet import FileEntry, write_parts
+
+ROWS_PER_BATCH = 131_072
+
+
+class DuckDBEngine(Engine):
+    """Tables live in one database file."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self._kept: dict[str, int] = {}
+
+    def read(self, sources: list[RawSource]) -> ir.Table:
+        return read_sources(self.backend, sources)
+
+    def keep(self, name: str, rows: ir.Table) -> ir.Table:
+        # Neither create_table(overwrite=True) nor drop_table: Ibis 12 leaves the table's name out of the SQL of both.
+        number = self._kept.get(name, 0)
+        table = self.backend.create_table(f"{name}_{number}", rows)
+        if number:
+            self.backend.raw_sql(f"DROP TABLE {name}_{number - 1}")
+        self._kept[name] = number + 1
+        return table
+
+    def write(self, rows: ir.Table, order: Sequence[str], schema: pa.Schema, root: str, folder: str) -> list[FileEntry]:
+        ordered = rows.order_by(*order).select(*schema.names)
+        return write_parts(stream(self.backend, ordered), schema, root, folder)
+
+
+def stream(backend: Backend, rows: ir.Table) -> pa.RecordBatchReader:
+    """The rows batch by batch, in memory that their number does not change."""
+    # Not Ibis's own to_pyarrow_batches: in version 12 it calls a method that DuckDB 2.0 no longer has.
+    return backend.con.sql(backend.compile(rows)).to_arrow_reader(ROWS_PER_BATCH)
+
+
+@contextlib.contextmanager
+def connect(settings: Prepare) -> Iterator[DuckDBEngine]:
+    """An engine whose tables live in a folder of their own, which is removed when the block ends."""
+    with _scratch(settings.temp_directory) as folder:
+        backend = open_backend(settings.memory_limit, folder)
+        try:
+            yield DuckDBEngine(backend)
+        except duckdb.Error as error:
+            raise _explained(error, settings, folder) from error
+        finally:
+            backend.disconnect()
+
+
+def open_backend(memory_limit: str, folder: str) -> Backend:
+    backend = ibis.duckdb.connect(
+        os.path.join(folder, "graph.duckdb"),
+        memory_limit=memory_limit,
+        temp_directory=os.path.join(folder, "spill"),
+        preserve_insertion_order=False,  # every table that is written is sorted explicitly
+    )
+    backend.raw_sql("SET enable_progress_bar = false")
+    backend.raw_sql("SET TimeZone = 'UTC'")  # or a time with a zone would depend on the machine's
+    return backend
+
+
+@contextlib.contextmanager
+def _scratch(parent: str | None) -> Iterator[str]:
+    """A new folder, removed at the end."""
+    try:
+        if parent is not None:
+            os.makedirs(parent, exist_ok=True)
+        made = tempfile.TemporaryDirectory(prefix="twhin-prepare-", dir=parent)
+    except OSError as error:
+        raise UserError(f"prepare.temp_directory: {parent} cannot be written to: {error.strerror}") from None
+    with made as folder:
+        yield folder
+
+
+def _explained(error: duckdb.Error, settings: Prepare, folder: str) -> Exception:
+    """The user's mistake that ended in `error`, or the error itself where it is none."""
+    said = one_line(str(error))
+    full = isinstance(error, duckdb.IOException) and folder in said
+    if full or "max_temp_directory_size" in str(error):
+        return UserError(f"prepare.temp_directory: {os.path.dirname(folder)} has no room left: {said}")
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return UserError(f"prepare.memory_limit: {settings.memory_limit} is too small: {said}")
+    if isinstance(error, duckdb.InvalidInputException | duckdb.IOException):  # of a file that it could not read
+        return UserError(said)
+    return error
