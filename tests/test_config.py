@@ -137,6 +137,18 @@ REFUSED = {
         "train_data.in_batch_negatives=0",
         "train_data: in_batch_negatives and global_negatives are both 0",
     ),
+    "a chunk beyond the batch": (
+        "train_data.chunk_size=501",
+        "train_data.chunk_size: 501 is more than the 500 edges of per_replica_batch_size",
+    ),
+    "a power of nothing": (
+        "train_data.global_negatives_power=0.75",
+        "train_data.global_negatives_power: has no effect without global_negatives",
+    ),
+    "a correction of nothing": (
+        "validation_data={per_replica_batch_size: 5, global_negatives: 5, logq_correction: true}",
+        "validation_data.logq_correction: has no effect on uniform negatives",
+    ),
     "no data": ("train_data.data_root=null", "train_data.data_root: is needed"),
     "an export of no table": ("export.tables=[book]", "export.tables: no table named 'book'"),
     "set without a value": ("training.num_epochs", "--set training.num_epochs: expected section.key=value"),
@@ -153,6 +165,21 @@ def test_a_mistake_is_named_in_one_line(override: str, message: str) -> None:
         config_file.load(LOCAL, [override])
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("section", ["train_data", "validation_data"])
+def test_margins_are_not_corrected(section: str) -> None:
+    overrides = ["model.loss=ranking", f"{section}.logq_correction=true"]
+    with pytest.raises(UserError, match=rf"{section}\.logq_correction: has no meaning for the ranking loss"):
+        config_file.load(LOCAL, overrides)
+
+
+def test_chunks_are_no_larger_than_the_batch_unless_they_are_said_to_be() -> None:
+    """The reference's configuration has batches of 500 and does not speak of chunks."""
+    small, large = (
+        config_file.load(LOCAL, [f"train_data.per_replica_batch_size={size}"]).train_data for size in (500, 5000)
+    )
+    assert (small.positives_a_chunk, large.positives_a_chunk) == (500, 1000)
 
 
 @pytest.mark.parametrize(

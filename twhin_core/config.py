@@ -397,17 +397,56 @@ class TrainData(EdgeData):
         0, ge=0, description="Negatives a positive and side, drawn from the batch's edges of the same relation."
     )
     global_negatives: int = Field(
-        0, ge=0, description="Negatives a positive and side, drawn uniformly from the relation's table."
+        0,
+        ge=0,
+        description="Negatives a positive and side, drawn from the relation's table, which must have as many rows: "
+        "uniformly, unless `global_negatives_power` says otherwise.",
     )
-    chunk_size: PositiveInt = Field(
-        1000, description="(ours) Positives that share their negatives, so that scores are one matrix product."
+    global_negatives_power: float = Field(
+        0.0,
+        ge=0,
+        description="(ours) Global negatives are drawn in proportion to (number of training edges at the node)^this: "
+        "0 uniformly, also nodes without an edge; 0.75 as word2vec draws words; 1 as often as edges have the node.",
+    )
+    logq_correction: bool = Field(
+        False,
+        description="(ours) Takes from each score the logarithm of how much likelier than uniformly the node is to be "
+        "drawn, so that frequent nodes, which are drawn more often, are not learned to score low. For the losses "
+        "softmax and bce.",
+    )
+    chunk_size: PositiveInt | None = Field(
+        None,
+        description="(ours) Positives that share their negatives, so that scores are one matrix product; at most the "
+        "batch. Default: 1000, or the batch where that is smaller.",
     )
 
     @model_validator(mode="after")
-    def _some_negatives(self) -> TrainData:
+    def _consistent(self) -> TrainData:
         if self.in_batch_negatives + self.global_negatives == 0:
             raise ValueError("in_batch_negatives and global_negatives are both 0: nothing to tell the edges from")
+        if self.chunk_size is not None and self.chunk_size > self.per_replica_batch_size:
+            raise ValueError(
+                f"chunk_size: {self.chunk_size} is more than the {self.per_replica_batch_size} edges of "
+                "per_replica_batch_size; lower it or leave it out"
+            )
+        if self.global_negatives_power and not self.global_negatives:
+            raise ValueError("global_negatives_power: has no effect without global_negatives; leave it out")
+        if self.logq_correction and not (self.in_batch_negatives or self.global_negatives_power):
+            raise ValueError(
+                "logq_correction: has no effect on uniform negatives; leave it out, or set in_batch_negatives or "
+                "global_negatives_power"
+            )
         return self
+
+    @property
+    def positives_a_chunk(self) -> int:
+        """The most positives that share their negatives."""
+        return self.chunk_size or min(1000, self.per_replica_batch_size)
+
+    @property
+    def needs_frequencies(self) -> bool:
+        """Whether the negatives depend on how often nodes occur in training edges."""
+        return self.logq_correction or self.global_negatives_power > 0
 
 
 # --- evaluation and export ---------------------------------------------------------------------------------------
@@ -501,3 +540,13 @@ def _check_names(key: str, given: Iterable[str], kind: str, known: list[str]) ->
     for name in given:
         if name not in known:
             raise ValueError(f"{key}: no {kind} named {name!r}; there are {', '.join(sorted(known))}")
+
+    @model_validator(mode="after")
+    def _corrects_odds(self) -> Config:
+        for section, data in (("train_data", self.train_data), ("validation_data", self.validation_data)):
+            if data is not None and data.logq_correction and self.model.loss == "ranking":
+                raise ValueError(
+                    f"{section}.logq_correction: has no meaning for the ranking loss, whose scores are not logarithms "
+                    "of odds; leave it out or set model.loss to softmax or bce"
+                )
+        return self

@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from twhin_core.model.negatives import Negatives, draw, draw_edges, make_chunks
+from tests.conftest import SmallConfig
+from twhin_core.config import Relation
+from twhin_core.errors import UserError
+from twhin_core.graph.manifest import Schema
+from twhin_core.model.negatives import Negatives, check_rows, draw, draw_edges, make_chunks
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 100])
@@ -71,3 +75,17 @@ def test_draws_are_uniform() -> None:
 def test_draws_reach_beyond_the_precision_of_float32() -> None:
     drawn = draw(torch.tensor([2**40]), 1000, torch.Generator().manual_seed(3))
     assert (drawn % 2).float().mean() == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("section", ["train_data", "validation_data"])
+def test_more_negatives_than_rows_are_refused(section: str, small_config: SmallConfig) -> None:
+    data = {"per_replica_batch_size": 64, "global_negatives": 31}
+    config, schema = small_config(**{section: data}), Schema({"user": 40, "tweet": 30}, [FAV])
+    with pytest.raises(UserError) as refused:
+        check_rows(schema, config)
+    assert str(refused.value) == f"{section}.global_negatives: 31 are more than the 30 rows of tweet"
+    check_rows(Schema({"user": 40, "tweet": 31}, [FAV]), config)
+    check_rows(Schema({"user": 40, "tweet": 31, "unused": 1}, [FAV]), config)
+
+
+FAV = Relation(name="fav", lhs="user", rhs="tweet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -51,6 +52,8 @@ class PlainModel:
     cosine: bool
     loss: str
     temperature: float
+    favour: Callable[[str, int, int], float] = lambda *_: 1.0
+    """How much likelier than uniformly a node is drawn for a side of a relation's edges; what logQ corrects for."""
 
     def loss_of(self, edges: list[PlainEdge]) -> Tensor:
         total = torch.zeros(())
@@ -66,9 +69,15 @@ class PlainModel:
                 return self._compare(self.operate(self.inverse[rel], t), s)
 
             s, t = lhs_table[edge.lhs], rhs_table[edge.rhs]
-            tails = [tail_score(s, rhs_table[node]) for node in edge.rhs_negatives if node != edge.rhs]
-            heads = [head_score(lhs_table[node], t) for node in edge.lhs_negatives if node != edge.lhs]
-            both = self._loss(tail_score(s, t), tails) + self._loss(head_score(s, t), heads)
+            tails = [edge.rhs, *(node for node in edge.rhs_negatives if node != edge.rhs)]
+            heads = [edge.lhs, *(node for node in edge.lhs_negatives if node != edge.lhs)]
+            both = self._loss(
+                [tail_score(s, rhs_table[node]) for node in tails],
+                [math.log(self.favour("rhs", edge.rel, node)) for node in tails],
+            ) + self._loss(
+                [head_score(lhs_table[node], t) for node in heads],
+                [math.log(self.favour("lhs", edge.rel, node)) for node in heads],
+            )
             total = total + edge.weight * both / 2
         return total / len(edges)
 
@@ -76,10 +85,12 @@ class PlainModel:
         product = (a * b).sum()
         return product / (a.norm() * b.norm()) if self.cosine else product
 
-    def _loss(self, positive: Tensor, negatives: list[Tensor]) -> Tensor:
+    def _loss(self, scores: list[Tensor], corrections: list[float]) -> Tensor:
+        """Of the positive, which comes first, and its negatives."""
         if self.loss == "softmax":
-            scores = torch.stack([positive, *negatives]) / self.temperature
-            return -torch.log(torch.exp(scores[0]) / torch.exp(scores).sum())
+            logits = torch.stack(scores) / self.temperature - torch.tensor(corrections)
+            return -torch.log(torch.exp(logits[0]) / torch.exp(logits).sum())
+        positive, *negatives = [score - correction for score, correction in zip(scores, corrections, strict=True)]
         wrong = [-torch.log(1 - torch.sigmoid(score)) for score in negatives]
         return -torch.log(torch.sigmoid(positive)) + (sum(wrong) / len(wrong) if wrong else 0.0)
 

@@ -74,7 +74,7 @@ def _edges(slots: Queries) -> Tensor:
 def _merge_queries(side: str, batches: list[Batch]) -> Queries:
     parts = [batch.queries[side] for batch in batches]  # type: ignore[index]  # one of SIDES
     longest = max(part.rel.shape[1] for part in parts)
-    edge, rel, weight, sampled, masked = [], [], [], [], []
+    edge, rel, weight, sampled, masked, correction, own = [], [], [], [], [], [], []
     first_edge = first_slot = 0
     for batch, part in zip(batches, parts, strict=True):
         chunks, length = part.rel.shape
@@ -87,6 +87,13 @@ def _merge_queries(side: str, batches: list[Batch]) -> Queries:
         slot, candidate = part.masked // count, part.masked % count
         slot = first_slot + slot // length * longest + slot % length
         masked.append(slot * count + candidate)
+        if part.correction is not None and part.own_correction is not None:
+            correction.append(part.correction)
+            own.append(torch.nn.functional.pad(part.own_correction, (0, padding)))
         first_edge += batch.requested[0]
         first_slot += chunks * longest
-    return Queries(torch.cat(edge).flatten(), torch.cat(rel), torch.cat(weight), torch.cat(sampled), torch.cat(masked))
+    return Queries(
+        torch.cat(edge).flatten(), torch.cat(rel), torch.cat(weight), torch.cat(sampled), torch.cat(masked),
+        correction=torch.cat(correction) if correction else None,
+        own_correction=torch.cat(own) if own else None,
+    )  # fmt: skip

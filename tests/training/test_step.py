@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,6 +21,7 @@ from tests.training.surgery import merge, plain_edges
 from twhin_core import config_file
 from twhin_core.config import Config
 from twhin_core.data.edges import Edges
+from twhin_core.data.frequencies import count_ends
 from twhin_core.graph.manifest import Schema
 from twhin_core.model.batch import Batch, BatchMaker
 from twhin_core.training.build import TrainableModel, build
@@ -43,6 +48,8 @@ class Case:
     operator: str = "translation"
     in_batch: int = 3
     uniform: int = UNIFORM
+    logq: bool = False
+    power: float = 0.0
 
 
 SHARDINGS = ("data_parallel", "table_wise", "row_wise", "column_wise")
@@ -68,6 +75,11 @@ CASES = [
     Case("rowwise_adagrad", "row_wise", "softmax", "cos", reciprocal=True),
     Case("rowwise_adagrad", "table_wise", "bce", "dot", reciprocal=True, in_batch=0),
     Case("sgd", "row_wise", "bce", "cos", uniform=0),
+    Case("rowwise_adagrad", "row_wise", logq=True),
+    Case("rowwise_adagrad", "table_wise", "softmax", "cos", logq=True, uniform=0),
+    Case("adagrad", "row_wise", "bce", logq=True, power=0.75),
+    Case("sgd", "table_wise", power=1.0, in_batch=0, logq=True, reciprocal=True),
+    Case("adagrad", "row_wise", power=1.0, in_batch=0),
 ]
 
 
@@ -101,6 +113,8 @@ def make_config(case: Case) -> Config:
             "per_replica_batch_size": EDGES_PER_RANK,
             "in_batch_negatives": case.in_batch,
             "global_negatives": case.uniform,
+            "global_negatives_power": case.power,
+            "logq_correction": case.logq,
             "chunk_size": 6,
         },
     }
@@ -111,17 +125,50 @@ def make_config(case: Case) -> Config:
 
 def make_batches(config: Config, step: int) -> tuple[list[Edges], list[Batch]]:
     """A step's edges and batches of rank 0 and of rank 1."""
+    schema = Schema(SIZES, config.model.relations)
+    ends = count_ends(chain.from_iterable(map(make_edges, range(STEPS))), schema)
+    maker = BatchMaker(schema, config.model, config.train_data, ends)
+    edges = make_edges(step)
+    return edges, [
+        maker.make(edges[rank], 2 * EDGES_PER_RANK, torch.Generator().manual_seed(2 * step + rank)) for rank in range(2)
+    ]
+
+
+def make_edges(step: int) -> list[Edges]:
+    """A step's edges of rank 0 and of rank 1."""
     rng = np.random.default_rng([3, step])
-    maker = BatchMaker(Schema(SIZES, config.model.relations), config.model, config.train_data)
-    edges, batches = [], []
-    for rank in range(2):
+    edges = []
+    for _ in range(2):
         rel = np.sort(rng.integers(3, size=EDGES_PER_RANK))
         lhs = rng.integers(np.where(rel == 2, SIZES["tweet"], SIZES["user"]))
         rhs = rng.integers(np.where(rel == 1, SIZES["tweet"], SIZES["user"]))
         weight = rng.uniform(0.5, 2.0, EDGES_PER_RANK).astype(np.float32)
         edges.append(Edges(lhs, rel, rhs, weight))
-        batches.append(maker.make(edges[-1], 2 * EDGES_PER_RANK, torch.Generator().manual_seed(2 * step + rank)))
-    return edges, batches
+    return edges
+
+
+def favour(case: Case) -> Callable[[str, int, int], float]:
+    """How much likelier than uniformly a node is drawn, counted plainly."""
+    if not case.logq:
+        return lambda *_: 1.0
+    edges = [
+        (rel, {"lhs": (lhs_table, lhs), "rhs": (rhs_table, rhs)})
+        for part in chain.from_iterable(map(make_edges, range(STEPS)))
+        for lhs, rel, rhs in zip(part.lhs.tolist(), part.rel.tolist(), part.rhs.tolist(), strict=True)
+        for lhs_table, rhs_table in [(("user", "user"), ("user", "tweet"), ("tweet", "user"))[rel]]
+    ]
+    degrees = Counter(end for _, ends in edges for end in ends.values())
+
+    def likelier(side: str, rel: int, node: int) -> float:
+        table = next(ends[side][0] for other, ends in edges if other == rel)
+        nodes = [ends[side][1] for other, ends in edges if other == rel]
+        in_batch = nodes.count(node) / len(nodes)
+        everywhere = sum(degrees[table, other] ** case.power for other in range(SIZES[table]) if degrees[table, other])
+        drawn = degrees[table, node] ** case.power / everywhere if case.power else 1 / SIZES[table]
+        mixed = (case.in_batch * in_batch + case.uniform * drawn) / (case.in_batch + case.uniform)
+        return SIZES[table] * mixed
+
+    return cache(likelier)
 
 
 def some_steps(case: Case, whole: bool, ranks: Ranks) -> dict[str, Any]:
@@ -185,6 +232,7 @@ def test_two_ranks_equal_one_and_dense_steps(index: int, results: list[tuple[dic
         cosine=case.comparator == "cos",
         loss=case.loss,
         temperature=config.model.temperature,
+        favour=favour(case),
     )
     losses, update = [], dense.UPDATES[case.optimizer]()
     for step in range(STEPS):

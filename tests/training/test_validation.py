@@ -97,7 +97,7 @@ def test_num_eval_steps_says_how_many_batches_are_validated(small_config: SmallC
     for count in (1, 2, 4, 9):
         config = small_config(
             training={"num_train_steps": 3, "num_eval_steps": count, "eval_log_every_n": 3},
-            train_data={"per_replica_batch_size": 16},
+            train_data={"per_replica_batch_size": 16, "chunk_size": None},
         )
         root = tmp_path / str(count)
         prepare(config, str(root))

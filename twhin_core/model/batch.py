@@ -19,8 +19,10 @@ from torchrec import KeyedJaggedTensor
 
 from twhin_core.config import Model, TrainData
 from twhin_core.data.edges import Edges
+from twhin_core.data.frequencies import Frequencies
 from twhin_core.graph.manifest import Schema
-from twhin_core.model.negatives import Chunks, Negatives, draw, draw_edges, make_chunks
+from twhin_core.model.negatives import Chunks, Negatives, draw_edges, make_chunks
+from twhin_core.model.proposals import Proposals
 from twhin_core.model.scorer import SIDES, Side, relations_share_candidates
 
 
@@ -38,6 +40,10 @@ class Queries:
     """int64 [C · N]: the edges whose nodes are each chunk's in-batch candidates, which come first."""
     masked: Tensor
     """int64: candidates that are the true node, as positions in the flattened scores [C, L, K]."""
+    correction: Tensor | None = None
+    """float32 [C, K]: logQ correction of each candidate (see `proposals`); None without."""
+    own_correction: Tensor | None = None
+    """float32 [C, L]: that of the true node."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,10 @@ def _moved(value: Moved, device: torch.device) -> Moved:
 class BatchMaker:
     """Makes batches of a schema's edges."""
 
-    def __init__(self, schema: Schema, model: Model, data: TrainData) -> None:
+    def __init__(self, schema: Schema, model: Model, data: TrainData, ends: Frequencies | None = None) -> None:
+        """`ends`: of the training edges, as `Proposals` needs them."""
         self._data = data
+        self._proposals = Proposals(schema, data, ends)
         self._tables = list(schema.tables)
         self._table: dict[Side, Tensor] = {
             side: torch.tensor([self._tables.index(getattr(relation, side)) for relation in schema.relations])
@@ -107,7 +115,7 @@ class BatchMaker:
         lookups, position = self._lookups(torch.cat(tables), torch.cat(nodes))
         weight = torch.from_numpy(edges.weight) * self._weight[rel]
         return Batch(
-            queries={side: _queries(negatives[side], rel, weight, node[side]) for side in SIDES},
+            queries={side: self._queries(side, negatives[side], rel, weight, node[side]) for side in SIDES},
             lookups=lookups,
             position=position,
             requested=[len(part) for part in nodes],
@@ -116,11 +124,23 @@ class BatchMaker:
 
     def _negatives(self, side: Side, rel: Tensor, node: Tensor, generator: torch.Generator) -> Negatives:
         group = self._table[side][rel] if self._by_table[side] else rel
-        chunks = make_chunks(group, self._data.chunk_size)
+        chunks = make_chunks(group, self._data.positives_a_chunk)
         sampled = draw_edges(chunks, group, self._data.in_batch_negatives, generator)
-        size = self._size[self._chunk_table(side, chunks)]
-        uniform = draw(size, self._data.global_negatives, generator)
+        uniform = self._proposals.draw(self._chunk_table(side, chunks), generator)
         return Negatives(chunks, torch.cat([node[sampled], uniform], 1), sampled)
+
+    def _queries(self, side: Side, negatives: Negatives, rel: Tensor, weight: Tensor, node: Tensor) -> Queries:
+        chunks, rels = negatives.chunks, rel[negatives.chunks.edge]
+        law = side, rels[:, 0], self._chunk_table(side, chunks)
+        return Queries(
+            edge=None if chunks.is_identity else chunks.edge.flatten(),
+            rel=rels,
+            weight=weight[chunks.edge] * chunks.filled,
+            sampled_edge=negatives.sampled_edge.flatten(),
+            masked=negatives.masked(node),
+            correction=self._proposals.correction(*law, negatives.node),
+            own_correction=self._proposals.correction(*law, node[chunks.edge]),
+        )
 
     def _chunk_table(self, side: Side, chunks: Chunks) -> Tensor:
         return chunks.group if self._by_table[side] else self._table[side][chunks.group]
@@ -147,14 +167,3 @@ def _unique(values: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     place = torch.empty(limit, dtype=torch.int64)
     place[found] = torch.arange(len(found))
     return found, place[values]
-
-
-def _queries(negatives: Negatives, rel: Tensor, weight: Tensor, node: Tensor) -> Queries:
-    chunks = negatives.chunks
-    return Queries(
-        edge=None if chunks.is_identity else chunks.edge.flatten(),
-        rel=rel[chunks.edge],
-        weight=weight[chunks.edge] * chunks.filled,
-        sampled_edge=negatives.sampled_edge.flatten(),
-        masked=negatives.masked(node),
-    )

@@ -17,6 +17,8 @@ class Loss(ABC):
 
     is_shift_invariant: bool
     """Whether adding one number to all scores of a query leaves its loss as it is."""
+    temperature: float = 1.0
+    """What scores are divided by, to be logarithms of odds."""
 
     @abstractmethod
     def __call__(self, positive: Tensor, negatives: Tensor, masked: Tensor) -> Tensor:

@@ -14,6 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from twhin_core.config import Config
+from twhin_core.errors import UserError
+from twhin_core.graph.manifest import Schema
+
 
 @dataclass(frozen=True)
 class Chunks:
@@ -102,3 +106,14 @@ def draw_edges(chunks: Chunks, group: Tensor, count: int, generator: torch.Gener
     run = torch.searchsorted(groups, chunks.group)
     first = (counts.cumsum(0) - counts)[run]
     return order[first[:, None] + draw(counts[run], count, generator)]
+
+
+def check_rows(schema: Schema, config: Config) -> None:
+    """Raises UserError where a table has fewer rows than negatives are to be drawn from it."""
+    for section, data in (("train_data", config.train_data), ("validation_data", config.validation_data)):
+        for table in {table: None for relation in schema.relations for table in (relation.lhs, relation.rhs)}:
+            rows = schema.tables[table]
+            if data is not None and data.global_negatives > rows:
+                raise UserError(
+                    f"{section}.global_negatives: {data.global_negatives} are more than the {rows} rows of {table}"
+                )

@@ -61,4 +61,7 @@ class Twhin(nn.Module):
             offset = None
         positive = self.scorer.one_to_one(queries, answers, offset)
         negatives = self.scorer.all_pairs(queries, rivals, offset)
+        if slots.correction is not None and slots.own_correction is not None:
+            positive = positive - self.loss.temperature * slots.own_correction
+            negatives = negatives - self.loss.temperature * slots.correction[:, None, :]
         return (self.loss(positive, negatives, slots.masked) * slots.weight).sum()

@@ -10,6 +10,7 @@ import torch
 from twhin_core.config import Config, TrainData
 from twhin_core.data.edges import Edges
 from twhin_core.data.epochs import EpochReader, Step
+from twhin_core.data.frequencies import Frequencies
 from twhin_core.data.prefetch import one_ahead
 from twhin_core.graph.manifest import Schema
 from twhin_core.model.batch import Batch, BatchMaker
@@ -19,10 +20,19 @@ from twhin_core.training.ranks import Ranks
 class Batches:
     """One rank's batches. The same address gives the same batch, so a resumed run goes on as if undisturbed."""
 
-    def __init__(self, config: Config, schema: Schema, edges: Edges, data: TrainData, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        config: Config,
+        schema: Schema,
+        edges: Edges,
+        data: TrainData,
+        ranks: Ranks,
+        ends: Frequencies | None = None,
+    ) -> None:
+        """`ends`: of the training edges, where `data.needs_frequencies`."""
         self._seed, self._ranks = config.training.seed, ranks
         self._reader = EpochReader(edges, data.per_replica_batch_size, ranks.rank, ranks.world_size, self._seed)
-        self._maker = BatchMaker(schema, config.model, data)
+        self._maker = BatchMaker(schema, config.model, data, ends)
 
     def epoch(self, epoch: int, first: int) -> Iterator[tuple[Batch, int]]:
         """Batches of a shuffled epoch from its `first` edge on, each with the edges that the epoch has then taken."""

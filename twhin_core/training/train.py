@@ -10,9 +10,11 @@ from twhin_core import storage
 from twhin_core.config import Config
 from twhin_core.data.edges import has_split, read_split
 from twhin_core.data.epochs import EpochReader
+from twhin_core.data.frequencies import Frequencies, count_ends, in_chunks
 from twhin_core.errors import CheckpointFailed, Preempted, UserError
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.batch import Batch
+from twhin_core.model.negatives import check_rows
 from twhin_core.progress import Progress, log
 from twhin_core.run import open_run
 from twhin_core.training import checkpoint, plan
@@ -46,8 +48,10 @@ class Trainer:
     def __init__(self, config: Config, root: str, ranks: Ranks) -> None:
         self.config, self.training, self.root, self.ranks = config, config.training, root, ranks
         self.schema = read_schema(config, root)
+        check_rows(self.schema, config)
         self.edges = read_split(config, root, self.schema, "train")
-        self.batches = Batches(config, self.schema, self.edges, config.train_data, ranks)
+        self.ends = self._count_ends()
+        self.batches = Batches(config, self.schema, self.edges, config.train_data, ranks, self.ends)
         self.validation = self._read_validation()
         self.model = build(config, self.schema, ranks)
         if ranks.is_first:
@@ -99,6 +103,13 @@ class Trainer:
                 yield batch, Position(step=step, epoch=epoch, edges=edges)
             first = 0
 
+    def _count_ends(self) -> Frequencies | None:
+        """How often nodes occur in the training edges, the same on every rank; None where no negatives depend on it."""
+        data = self.config.train_data, self.config.validation_data
+        if not any(entry is not None and entry.needs_frequencies for entry in data):
+            return None
+        return count_ends(in_chunks(self.edges), self.schema)
+
     def _read_validation(self) -> Batches | None:
         config = self.config
         if not has_split(config, self.root, "validation"):
@@ -107,7 +118,7 @@ class Trainer:
             return None
         data = config.validation_data or config.train_data.model_copy(update={"limit": None, "offset": 0})
         held_out = read_split(config, self.root, self.schema, "validation")
-        return Batches(config, self.schema, held_out, data, self.ranks)
+        return Batches(config, self.schema, held_out, data, self.ranks, self.ends)
 
     def _resume(self) -> Position:
         """Loads the newest checkpoint of the run, or else the weights that it is to begin with, if any."""
