@@ -535,12 +535,6 @@ class Config(Section):
                 _check_names("prepare.sampling", self.prepare.sampling, "relation", relations)
         return self
 
-
-def _check_names(key: str, given: Iterable[str], kind: str, known: list[str]) -> None:
-    for name in given:
-        if name not in known:
-            raise ValueError(f"{key}: no {kind} named {name!r}; there are {', '.join(sorted(known))}")
-
     @model_validator(mode="after")
     def _corrects_odds(self) -> Config:
         for section, data in (("train_data", self.train_data), ("validation_data", self.validation_data)):
@@ -550,3 +544,9 @@ def _check_names(key: str, given: Iterable[str], kind: str, known: list[str]) ->
                     "of odds; leave it out or set model.loss to softmax or bce"
                 )
         return self
+
+
+def _check_names(key: str, given: Iterable[str], kind: str, known: list[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{key}: no {kind} named {name!r}; there are {', '.join(sorted(known))}")
