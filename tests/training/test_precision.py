@@ -13,13 +13,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.conftest import SmallConfig
 from tests.training.surgery import merge
-from tests.training.test_step import SIZES, Case, make_batches, make_config, whole_weights
+from tests.training.test_step import SIZES, Case, make_batches, make_config, make_edges, whole_weights
 from twhin_core import config_file
 from twhin_core.config import Config
 from twhin_core.graph.manifest import Schema
 from twhin_core.training import checkpoint
+from twhin_core.training.batches import Batches
 from twhin_core.training.build import build
 from twhin_core.training.ranks import process_group
+from twhin_core.training.validation import validation_loss
 
 STEPS = 4
 
@@ -79,6 +81,20 @@ def test_amp_makes_the_products_in_bf16_and_leaves_the_weights_in_fp32(loss: str
     assert half["losses"] == pytest.approx(full["losses"], rel=0.01)
     for name, value in full["after"].items():
         np.testing.assert_allclose(half["after"][name], value, atol=0.05)
+
+
+def test_validation_is_made_in_fp32_whatever_training_is() -> None:
+    """So that its loss can be compared between runs, and ends both at the same place."""
+    config = changed(make_config(Case("rowwise_adagrad", "row_wise")), runtime__enable_amp=True)
+    schema = Schema(SIZES, config.model.relations)
+    edges = make_edges(0)[0]
+    with process_group() as ranks, Products() as products:
+        held_out = Batches(config, schema, edges, config.train_data, ranks)
+        half = validation_loss(build(config, schema, ranks), held_out, 2, ranks)
+        full = validation_loss(build(changed(config, runtime__enable_amp=False), schema, ranks), held_out, 2, ranks)
+    assert products.types
+    assert set(products.types) == {torch.float32}
+    assert half == full
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "rowwise_adagrad"])

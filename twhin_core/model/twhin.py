@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torchrec import EmbeddingCollection, EmbeddingConfig
+from torchrec.modules.embedding_configs import DataType
 
 from twhin_core.config import Model
 from twhin_core.graph.manifest import Schema
 from twhin_core.model.batch import Batch
 from twhin_core.model.losses import make_loss
 from twhin_core.model.scorer import Scorer, Side
+
+DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16}
 
 
 class Twhin(nn.Module):
@@ -21,7 +24,13 @@ class Twhin(nn.Module):
         self.table_names = list(schema.tables)
         self.tables = EmbeddingCollection(
             tables=[
-                EmbeddingConfig(name=name, num_embeddings=size, embedding_dim=model.dim, feature_names=[name])
+                EmbeddingConfig(
+                    name=name,
+                    num_embeddings=size,
+                    embedding_dim=model.dim,
+                    feature_names=[name],
+                    data_type=DATA_TYPES[model.table(name).data_type],
+                )
                 for name, size in schema.tables.items()
             ],
             device=table_device,

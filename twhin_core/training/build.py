@@ -9,12 +9,11 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import DenseTableBatchedEmbeddingBagsCodegen
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.types import ShardingPlan
-from torchrec.modules.embedding_configs import DataType
 
 from twhin_core.config import Config
 from twhin_core.errors import UserError
@@ -79,7 +78,6 @@ def build(config: Config, schema: Schema, ranks: Ranks) -> TrainableModel:
 
 def _shard(config: Config, schema: Schema, twhin: Twhin, ranks: Ranks) -> tuple[DistributedModelParallel, ShardingPlan]:
     _check_kernels(config, ranks)
-    _set_data_types(config, twhin)
     fuse(config, twhin)
     plan = make_plan(config, schema, twhin, ranks)
     model = DistributedModelParallel(twhin, device=ranks.device, plan=plan, sharders=[EmbeddingCollectionSharder()])
@@ -95,14 +93,6 @@ def _check_kernels(config: Config, ranks: Ranks) -> None:
                 f"model.embeddings.tables: {table.name} has adam, which on CPUs only fp32 tables of one process can "
                 "have; use sgd, adagrad or rowwise_adagrad, or GPUs"
             )
-
-
-def _set_data_types(config: Config, twhin: Twhin) -> None:
-    for entry in twhin.tables.embedding_configs():
-        if config.model.table(entry.name).data_type == "fp16":
-            entry.data_type = DataType.FP16
-            table = twhin.tables.embeddings[entry.name]
-            table.weight = nn.Parameter(table.weight.half())
 
 
 def _unpool_replicated(model: DistributedModelParallel) -> None:
