@@ -36,9 +36,10 @@ class RelationEntry(BaseModel):
 
 
 class SplitEntry(BaseModel):
-    """The edges of a split."""
+    """The edges of a split, and how many of them have a node that no training edge has."""
 
     edges: int
+    cold_edges: int
     files: list[FileEntry]
 
 

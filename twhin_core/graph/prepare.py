@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import ibis.expr.types as ir
-
 from twhin_core import storage
 from twhin_core.config import Config, Relation
 from twhin_core.config_prepare import Prepare, Source, Split
 from twhin_core.errors import UserError
-from twhin_core.graph.edges import encode, find_relations, rejected_rows, with_copies, with_reasons, with_splits
-from twhin_core.graph.engine import Engine, connect
+from twhin_core.graph.engine import connect
 from twhin_core.graph.generate import generate
 from twhin_core.graph.manifest import MANIFEST, SPLITS, Manifest, read_manifest
+from twhin_core.graph.plan import plan
 from twhin_core.graph.raw_files import RawSource, check_sources
-from twhin_core.graph.vocabulary import number_nodes
-from twhin_core.graph.write import Counts, Graph, count_graph, write_graph
+from twhin_core.graph.write import Counts, count_graph, write_graph
 from twhin_core.progress import log
 from twhin_core.run import open_run
 
@@ -43,7 +40,7 @@ def prepare(config: Config, root: str) -> Manifest:
     split = _split(config.prepare, sources)
     storage.remove(storage.join(root, "graph"))  # what an interrupted run may have left
     with connect(config.prepare) as engine:
-        graph = _plan(engine, config, sources, split)
+        graph = plan(engine, config, sources, split)
         counts = count_graph(graph)
         _log(counts)
         _check(config, sources, split, counts)
@@ -64,27 +61,6 @@ def _split(settings: Prepare, sources: list[RawSource]) -> Split | None:
     return None if given else settings.split or Split()
 
 
-def _plan(engine: Engine, config: Config, sources: list[RawSource], split: Split | None) -> Graph:
-    """The graph as tables of the engine; each `keep` runs what stands above it, and rows stay in the engine."""
-    raw = engine.read(sources)
-    relations = find_relations(raw, config.model.relations)
-    needs_time = split is not None and split.by == "time"
-    rows = engine.keep("rows", with_reasons(raw, relations, needs_time))
-    _check_rows(rows, sources)
-    sound = rows.filter(rows.reason.isnull())
-    copies = engine.keep("copies", with_copies(sound, seed=0 if split is None else split.seed))
-    edges = with_splits(copies.filter(copies.copy == 0), split)
-    vocabulary = engine.keep("vocabulary", number_nodes(edges))
-    return Graph(
-        tables=[table.name for table in config.model.embeddings.tables],
-        relations=relations,
-        weighted=any(raw.source.weight is not None for raw in sources),
-        vocabulary=vocabulary,
-        edges=engine.keep("edges", encode(edges, vocabulary)),
-        rejected=rejected_rows(rows, copies),
-    )
-
-
 def _check_relations(sources: list[Source], relations: list[Relation]) -> None:
     names = {relation.name for relation in relations}
     for position, source in enumerate(sources):
@@ -93,16 +69,6 @@ def _check_relations(sources: list[Source], relations: list[Relation]) -> None:
                 f"prepare.sources.{position}.relation: {source.relation!r} is not in model.relations; there are "
                 f"{', '.join(sorted(names))}"
             )
-
-
-def _check_rows(rows: ir.Table, sources: list[RawSource]) -> None:
-    by_source = rows.group_by("source").agg(count=rows.count()).to_pyarrow()
-    counts = dict(zip(by_source["source"].to_pylist(), by_source["count"].to_pylist(), strict=True))
-    for position, raw in enumerate(sources):
-        if not counts.get(position):
-            raise UserError(f"prepare.sources.{position}: {raw.source.path} has no rows")
-    files = sum(len(raw.files) for raw in sources)
-    log.info("prepare: read %s rows from %d %s", f"{sum(counts.values()):,}", files, "file" if files == 1 else "files")
 
 
 def _check(config: Config, sources: list[RawSource], split: Split | None, counts: Counts) -> None:

@@ -20,6 +20,8 @@ FORMATS = ("parquet", "csv", "tsv")
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 QUOTES = {"csv": '"', "tsv": ""}  # a tab has no place in a TSV's field, so nothing needs quoting and `"` is a letter
 
+BINARY_ID = "fixed_size_binary[16]"  # Arrow's name of a type that holds UUIDs
+
 TimeKind = Literal["integer", "timestamp"]
 
 

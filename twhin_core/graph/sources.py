@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 import re
 
-import ibis
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from twhin_core import storage
-from twhin_core.config_prepare import Source
 from twhin_core.graph.raw_files import DELIMITERS, QUOTES, RawFile, RawSource
+from twhin_core.graph.rows import normalise
 
 
 def read_sources(engine: Backend, sources: list[RawSource]) -> ir.Table:
@@ -19,8 +18,8 @@ def read_sources(engine: Backend, sources: list[RawSource]) -> ir.Table:
 
     Columns: lhs, relation, rhs: string, null where missing or empty; weight: float64, 1 where the source has none and
     null where it is missing or no number; time: int64, the integer or the second since 1970, null where it is missing,
-    cannot be read or the source has none; split: string, null where the source has none; file: string, the URL;
-    source: int32, the position in the config.
+    cannot be read or the source has none; bad_time: boolean, whether there is one that cannot be read; split: string,
+    null where the source has none; file: string, the URL; source: int32, the position in the config.
     """
     remote = [file.url for raw in sources for file in raw.files if storage.is_remote(file.url)]
     if remote:
@@ -32,7 +31,7 @@ def read_sources(engine: Backend, sources: list[RawSource]) -> ir.Table:
             layouts.setdefault(file.layout, []).append(file)
         for files in layouts.values():
             table = _open(engine, files, has_header=raw.source.columns is None)
-            tables.append(_normalised(table, files[0], raw.source, position))
+            tables.append(normalise(table, files[0], raw.source, position))
     return functools.reduce(lambda one, other: one.union(other), tables)
 
 
@@ -61,34 +60,4 @@ def _open(engine: Backend, files: list[RawFile], has_header: bool) -> ir.Table:
         quote=QUOTES[files[0].format],
         escape=QUOTES[files[0].format],
         compression="gzip" if urls[0].endswith(".gz") else "none",
-    )
-
-
-def _normalised(table: ir.Table, file: RawFile, source: Source, position: int) -> ir.Table:
-    names = [name for name, _ in file.columns]
-
-    def column(name: str) -> ir.Column:
-        return table[name] if file.format == "parquet" else table[f"c{names.index(name)}"]
-
-    def text(name: str) -> ir.Column:
-        return column(name).cast("string").nullif("")
-
-    def value(name: str, to: str) -> ir.Column:
-        return column(name).cast(to) if file.format == "parquet" else column(name).strip().try_cast(to)
-
-    def time(name: str) -> ir.Column:
-        if file.time == "integer":
-            return value(name, "int64")
-        # Whole seconds, as engines agree on these alone.
-        return value(name, "timestamp").truncate("s").epoch_seconds().cast("int64")
-
-    return table.select(
-        lhs=text(source.lhs),
-        relation=text(source.relation_column) if source.relation_column else ibis.literal(source.relation),
-        rhs=text(source.rhs),
-        weight=value(source.weight, "float64") if source.weight else ibis.literal(1.0),
-        time=time(source.timestamp) if source.timestamp else ibis.null("int64"),
-        split=ibis.literal(source.split, type="string"),
-        file=table.twhin_file,
-        source=ibis.literal(position, type="int32"),
     )

@@ -13,18 +13,16 @@ import ibis.expr.types as ir
 BUCKET_DIGITS = 3  # 16^3 = 4,096 buckets a table
 
 
-def number_nodes(edges: ir.Table) -> ir.Table:
-    """Numbers the nodes of `edges`, which has columns lhs, lhs_table, rhs, rhs_table and split, all strings.
+def find_nodes(rows: ir.Table) -> ir.Table:
+    """The nodes (table, id) at the ends of `rows`, which has lhs, lhs_table, rhs and rhs_table, all strings."""
+    lhs = rows.select(table=rows.lhs_table, id=rows.lhs)
+    rhs = rows.select(table=rows.rhs_table, id=rows.rhs)
+    return lhs.union(rhs).distinct()
 
-    Returns:
-        A row a node: table: string; index: int64, 0 … n - 1 in each table, in the order of (md5 of the id, id);
-        id: string; degree: int64, the ends of train edges at this node, so that what is held out does not show in it.
-    """
-    in_train = (edges.split == "train").cast("int64")
-    lhs = edges.select(table=edges.lhs_table, id=edges.lhs, degree=in_train)
-    rhs = edges.select(table=edges.rhs_table, id=edges.rhs, degree=in_train)
-    ends = lhs.union(rhs)
-    nodes = ends.group_by("table", "id").agg(degree=ends.degree.sum())
+
+def number_nodes(nodes: ir.Table) -> ir.Table:
+    """Adds to nodes (table, id, …) their `index`: int64, 0 … n - 1 in each table, by md5 of the id, then by the id."""
+    columns = list(nodes.columns)
     nodes = nodes.mutate(hash=nodes.id.hexdigest("md5"))
     nodes = nodes.mutate(bucket=nodes.hash.substr(0, BUCKET_DIGITS))
 
@@ -35,9 +33,4 @@ def number_nodes(edges: ir.Table) -> ir.Table:
     buckets = buckets.mutate(starts_at=ends_at - buckets.size)
 
     numbered = nodes.join(buckets, ["table", "bucket"])
-    return numbered.select(
-        "table",
-        (numbered.starts_at + numbered.within_bucket).cast("int64").name("index"),
-        "id",
-        numbered.degree.cast("int64").name("degree"),
-    )
+    return numbered.select(*columns, (numbered.starts_at + numbered.within_bucket).cast("int64").name("index"))

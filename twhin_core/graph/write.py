@@ -8,9 +8,9 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from twhin_core import __version__
-from twhin_core.config import Relation
 from twhin_core.graph.engine import Engine
 from twhin_core.graph.manifest import SPLITS, Manifest, RejectedEntry, RelationEntry, SplitEntry, TableEntry
+from twhin_core.graph.plan import Graph
 from twhin_core.parquet import FileEntry
 
 VOCABULARY_SCHEMA = pa.schema([("index", pa.int64()), ("id", pa.string()), ("degree", pa.int64())])
@@ -20,27 +20,15 @@ REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("source", "lhs", "
 
 
 @dataclass(frozen=True)
-class Graph:
-    """The graph as tables of the engine, still to be written.
-
-    `vocabulary` as `vocabulary.number_nodes` gives it, `edges` as `edges.encode` does and `rejected` as
-    `edges.rejected_rows` does; `tables` in the order of the config, `relations` in the order of their ids.
-    """
-
-    tables: list[str]
-    relations: list[Relation]
-    weighted: bool
-    vocabulary: ir.Table
-    edges: ir.Table
-    rejected: ir.Table
-
-
-@dataclass(frozen=True)
 class Counts:
-    """Nodes of each table, edges of each split and relation (in the order of ids), rejected rows by reason."""
+    """Nodes of each table, edges of each split and relation (in the order of ids), rejected rows by reason.
+
+    `cold`: the edges of each split with a node that no training edge has.
+    """
 
     nodes: dict[str, int]
     edges: dict[str, list[int]]
+    cold: dict[str, int]
     rejected: dict[str, int]
 
 
@@ -51,7 +39,13 @@ def count_graph(graph: Graph) -> Counts:
     by_relation = {split: [0] * len(graph.relations) for split in SPLITS}
     for row in edges.group_by("split", "rel").agg(count=edges.count()).to_pyarrow().to_pylist():
         by_relation[row["split"]][row["rel"]] = row["count"]
-    return Counts({table: nodes.get(table, 0) for table in graph.tables}, by_relation, by_reason)
+    cold = _counts(graph.cold.group_by("split").agg(count=graph.cold.count()))
+    return Counts(
+        nodes={table: nodes.get(table, 0) for table in graph.tables},
+        edges=by_relation,
+        cold={split: cold.get(split, 0) for split in SPLITS},
+        rejected=by_reason,
+    )
 
 
 def _counts(groups: ir.Table) -> dict[str, int]:
@@ -66,7 +60,11 @@ def write_graph(engine: Engine, graph: Graph, counts: Counts, root: str) -> Mani
         for table in graph.tables
     ]
     splits = {
-        split: SplitEntry(edges=sum(counts.edges[split]), files=_write_split(engine, graph, split, root))
+        split: SplitEntry(
+            edges=sum(counts.edges[split]),
+            cold_edges=counts.cold[split],
+            files=_write_split(engine, graph, split, root),
+        )
         for split in SPLITS
     }
     rejected_files = engine.write(graph.rejected, REJECTED_SCHEMA.names, REJECTED_SCHEMA, root, "graph/rejected")

@@ -1,0 +1,112 @@
+"""The plan of prepare: what happens to the rows between the sources and the files, in the order in which it does.
+
+Each `keep` runs what stands above it; the rows stay in the engine.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import ibis
+import ibis.expr.types as ir
+
+from twhin_core.config import Config, Relation
+from twhin_core.config_prepare import Split
+from twhin_core.errors import UserError
+from twhin_core.graph.degrees import at, count_degrees, find_weak_nodes, without
+from twhin_core.graph.edges import collapse, encode, rejected_rows, renumber
+from twhin_core.graph.engine import Engine
+from twhin_core.graph.raw_files import RawSource
+from twhin_core.graph.rows import find_relations, rules, with_reasons
+from twhin_core.graph.splits import with_splits
+from twhin_core.graph.vocabulary import find_nodes, number_nodes
+from twhin_core.progress import log
+
+DROPPED = ("lhs_table", "lhs", "rel", "rhs_table", "rhs", "file", "reason")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The graph as tables of the engine, still to be written.
+
+    `vocabulary`: table, index, id, degree; `edges`: lhs, rel, rhs, weight, split, hash; `rejected` as
+    `edges.rejected_rows` gives it; `cold`: the held-out edges with a node that no training edge has, as `edges`;
+    `tables` in the order of the config, `relations` in the order of their ids.
+    """
+
+    tables: list[str]
+    relations: list[Relation]
+    weighted: bool
+    vocabulary: ir.Table
+    edges: ir.Table
+    cold: ir.Table
+    rejected: ir.Table
+
+
+def plan(engine: Engine, config: Config, sources: list[RawSource], split: Split | None) -> Graph:
+    """Reads the sources and makes the graph of them; `split` says how to hold edges out, None that the sources do."""
+    settings = config.prepare
+    assert settings is not None
+    raw = engine.read(sources)
+    relations = find_relations(raw, config.model.relations)
+    _check_sampling(settings.sampling, relations)
+    rows = engine.keep("rows", with_reasons(raw, relations, rules(settings, split)))
+    _check_rows(rows, sources)
+
+    sound = rows.filter(rows.reason.isnull())
+    nodes = engine.keep("nodes", number_nodes(find_nodes(sound)))
+    numbered = encode(sound, nodes, seed=0 if split is None else split.seed)
+    collapsed = engine.keep("collapsed", collapse(numbered, settings.repeats))
+    edges = collapsed.filter(collapsed.reason.isnull()).drop("reason")
+    dropped = [collapsed.filter(collapsed.reason.notnull())]
+
+    if settings.min_degree:
+        weak = find_weak_nodes(engine.keep, edges, settings.min_degree, settings.min_degree_rounds)
+        dropped.append(at(edges, weak).mutate(reason=ibis.literal("low_degree")))
+        edges = without(edges, weak)
+
+    edges = engine.keep("split", with_splits(edges, split))
+    degrees = engine.keep("degrees", count_degrees(edges))
+    cold_nodes = degrees.filter(degrees.degree == 0)
+    cold = engine.keep("cold", at(edges.filter(edges.split != "train"), cold_nodes))
+    if settings.cold_nodes == "drop":
+        dropped.append(cold.mutate(reason=ibis.literal("cold_node")))
+        edges, degrees = without(edges, cold_nodes), degrees.filter(degrees.degree > 0)
+        cold = cold.limit(0)
+
+    vocabulary = nodes.inner_join(degrees, ["table", "index"]).select("table", "index", "id", "degree")
+    if settings.min_degree or settings.cold_nodes == "drop" or settings.repeats == "sum":  # nodes may be gone
+        vocabulary = engine.keep("vocabulary", number_nodes(vocabulary.rename(before="index")))
+        edges = engine.keep("renumbered", renumber(edges, vocabulary))
+    return Graph(
+        tables=[table.name for table in config.model.embeddings.tables],
+        relations=relations,
+        weighted=settings.repeats in ("count", "sum") or any(raw.source.weight is not None for raw in sources),
+        vocabulary=engine.keep("vocabulary", vocabulary),
+        edges=edges.mutate(weight=edges.weight.cast("float32")),
+        cold=cold,
+        rejected=rejected_rows(
+            rows.filter(rows.reason.notnull()),
+            functools.reduce(lambda one, other: one.union(other), [table.select(*DROPPED) for table in dropped]),
+            nodes,
+            relations,
+        ),
+    )
+
+
+def _check_sampling(sampling: dict[str, float], relations: list[Relation]) -> None:
+    names = {relation.name for relation in relations}
+    for name in sampling:
+        if name not in names:
+            raise UserError(f"prepare.sampling: no row has the relation {name!r}")
+
+
+def _check_rows(rows: ir.Table, sources: list[RawSource]) -> None:
+    by_source = rows.group_by("source").agg(count=rows.count()).to_pyarrow()
+    counts = dict(zip(by_source["source"].to_pylist(), by_source["count"].to_pylist(), strict=True))
+    for position, raw in enumerate(sources):
+        if not counts.get(position):
+            raise UserError(f"prepare.sources.{position}: {raw.source.path} has no rows")
+    files = sum(len(raw.files) for raw in sources)
+    log.info("prepare: read %s rows from %d %s", f"{sum(counts.values()):,}", files, "file" if files == 1 else "files")

@@ -1,0 +1,75 @@
+"""Which edges are held out.
+
+Ibis expressions over edges in numbers (see `edges`), that every engine runs alike.
+"""
+
+from __future__ import annotations
+
+import ibis
+import ibis.expr.types as ir
+
+from twhin_core.config_prepare import Split
+from twhin_core.graph.hashes import below
+
+PROBES = 15  # values a pass over the times counts at; each pass so narrows the range to a sixteenth
+
+
+def with_splits(edges: ir.Table, split: Split | None) -> ir.Table:
+    """Fills `split`: by hash, by time, the last of each lhs, or, where the setting is None, as the sources gave it."""
+    if split is None:
+        return edges
+    if split.by == "last":
+        return _last_of_lhs(edges, int(split.validation), int(split.test))
+    shares = split.test, split.test + split.validation
+    if split.by == "hash":
+        in_test, held_out = (below(edges.hash, share) for share in shares)
+    else:
+        count = int(edges.count().execute())
+        in_test, held_out = (_latest(edges.time, share, count) for share in shares)
+    return edges.mutate(split=ibis.cases((in_test, "test"), (held_out, "validation"), else_="train"))
+
+
+def _last_of_lhs(edges: ir.Table, validation: int, test: int) -> ir.Table:
+    """The latest `test` edges of each lhs, of any relation, and the `validation` before them, but never the earliest.
+
+    Of edges of one time, those with the lower hash count as later.
+    """
+    lhs = [edges.lhs_table, edges.lhs]
+    order = [edges.time.desc(), edges.hash, edges.rel, edges.rhs]
+    edges = edges.mutate(
+        after=ibis.row_number().over(group_by=lhs, order_by=order), count=edges.count().over(group_by=lhs)
+    )
+    earliest = edges.after == edges["count"] - 1
+    split = ibis.cases(
+        (earliest, "train"),
+        (edges.after < test, "test"),
+        (edges.after < test + validation, "validation"),
+        else_="train",
+    )
+    return edges.mutate(split=split).drop("after", "count")
+
+
+def _latest(time: ir.IntegerColumn, share: float, count: int) -> ir.BooleanValue:
+    """Whether an edge is among the latest `share` of all `count`; one no later than an edge outside it is not."""
+    latest = int(share * count + 1e-6)  # 0.29 * 100 must not become 28
+    return time > _nth_largest(time, latest + 1) if latest else ibis.literal(False)
+
+
+def _nth_largest(values: ir.IntegerColumn, n: int) -> int:
+    """Exactly, in a few passes that each count values: no sort of all of them, and nothing held but the counts."""
+    table = values.as_table()
+    values = table[values.get_name()]
+    ends: dict[str, int] = table.agg(low=values.min(), high=values.max()).to_pyarrow().to_pylist()[0]
+    too_low, high = ends["low"] - 1, ends["high"]  # the result is above the one and at most the other
+    while high - too_low > 1:
+        probes = sorted({too_low + (high - too_low) * step // (PROBES + 1) for step in range(1, PROBES + 1)})
+        probes = [probe for probe in probes if too_low < probe < high]
+        above = {f"above_{i}": (values > probe).cast("int64").sum() for i, probe in enumerate(probes)}
+        counts = table.agg(**above).to_pyarrow().to_pylist()[0]
+        for i, probe in enumerate(probes):
+            if counts[f"above_{i}"] >= n:
+                too_low = probe
+            else:
+                high = probe
+                break
+    return high
