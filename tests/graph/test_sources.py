@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import gzip
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from twhin_core.config_prepare import Prepare, Source
+from twhin_core.config_prepare import Prepare, Source, TimeWindow
 from twhin_core.errors import UserError
 from twhin_core.graph.engine import connect
 from twhin_core.graph.raw_files import check_sources
@@ -25,6 +26,13 @@ def read(*sources: Source) -> list[tuple[Any, ...]]:
     with connect(Prepare(sources=list(sources))) as engine:
         rows = engine.keep("rows", engine.read(checked)).to_pyarrow().to_pylist()
     return sorted((tuple(row[name] for name in COLUMNS) for row in rows), key=str)
+
+
+def bad_times(source: Source) -> list[bool]:
+    """Of the rows of a source, by lhs, whether each has a time that is none."""
+    with connect(Prepare(sources=[source])) as engine:
+        rows = engine.keep("rows", engine.read(check_sources([source]))).to_pyarrow().to_pylist()
+    return [row["bad_time"] for row in sorted(rows, key=lambda row: str(row["lhs"]))]
 
 
 def refused(*sources: Source) -> str:
@@ -121,14 +129,60 @@ def test_numbers_of_text(tmp_path: Path) -> None:
 
 
 def test_files_of_different_layouts(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"lhs": [1], "rhs": ["x"]}), tmp_path / "a.parquet")
-    pq.write_table(pa.table({"rhs": [2], "more": [0.5], "lhs": ["y"]}), tmp_path / "b.parquet")
+    pq.write_table(pa.table({"lhs": pa.array([1], pa.int32()), "rhs": ["x"]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"rhs": ["2"], "more": [0.5], "lhs": pa.array([3], pa.uint64())}), tmp_path / "b.parquet")
     (tmp_path / "c.csv").write_text("rhs,lhs\nright,left\n")
     (tmp_path / "d.tsv").write_text("lhs\tother\trhs\nleft\t-\tright\n")
     (tmp_path / "_SUCCESS").touch()
     rows = read(Source(path=str(tmp_path), relation="r"))
-    expected = [("1", "x"), ("left", "right"), ("left", "right"), ("y", "2")]
+    expected = [("1", "x"), ("3", "2"), ("left", "right"), ("left", "right")]
     assert rows == [(lhs, "r", rhs, 1.0, None, None) for lhs, rhs in expected]
+
+
+UUIDS = ["00112233-4455-6677-8899-aabbccddeeff", "fedcba98-7654-3210-0f1e-2d3c4b5a6978"]
+
+
+@pytest.mark.parametrize("type_", [pa.uuid(), pa.binary(16), pa.string()])
+def test_uuids_are_written_out(tmp_path: Path, type_: pa.DataType) -> None:
+    values = UUIDS if type_ == pa.string() else [uuid.UUID(text).bytes for text in UUIDS]
+    column = pa.array([*values, None], type_)
+    pq.write_table(pa.table({"lhs": column, "rhs": ["a", "b", "c"]}), tmp_path / "raw.parquet")
+    rows = read(Source(path=str(tmp_path / "raw.parquet"), relation="r"))
+    assert {(row[0], row[2]) for row in rows} == {(UUIDS[0], "a"), (UUIDS[1], "b"), (None, "c")}
+
+
+def test_times_are_of_the_kind_of_the_first_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("lhs,rhs,t\na,b,\nc,d, \ne,f,17\n")
+    (tmp_path / "b.csv").write_text("lhs,rhs,t\ng,h,\n")  # none: as in the other file
+    rows = read(Source(path=str(tmp_path), relation="r", timestamp="t"))
+    assert [row[4] for row in rows] == [None, None, 17, None]
+
+
+@pytest.mark.parametrize(
+    ("times", "expected", "bad"),
+    [
+        (["1", "", "soon", str(2**63 - 1), str(2**63)], [1, None, None, 2**63 - 1, None], "--x-x"),
+        (
+            ["2020-01-01", "", "2020-13-01", "9999-12-31 23:59:59", "10000-01-01"],
+            [1577836800, None, None, 253402300799, None],
+            "--x-x",
+        ),
+        (pa.array([1, None, 2**64 - 1], pa.uint64()), [1, None, None], "--x"),
+        (pa.array([-(10**6), None, 253402300800 * 10**6], pa.timestamp("us")), [-1, None, None], "--x"),
+        (pa.array([0, None, 4_000_000], pa.int32()).cast(pa.date32()), [0, None, None], "--x"),
+    ],
+)
+def test_times_out_of_range(tmp_path: Path, times: Any, expected: list[int | None], bad: str) -> None:
+    lhs = [chr(ord("a") + i) for i in range(len(times))]
+    if isinstance(times, list):
+        path = tmp_path / "raw.csv"
+        path.write_text("lhs,rhs,t\n" + "".join(f"{one},x,{time}\n" for one, time in zip(lhs, times, strict=True)))
+    else:
+        path = tmp_path / "raw.parquet"
+        pq.write_table(pa.table({"lhs": lhs, "rhs": ["x"] * len(lhs), "t": times}), path)
+    source = Source(path=str(path), relation="r", timestamp="t")
+    assert [row[4] for row in read(source)] == expected
+    assert bad_times(source) == [mark == "x" for mark in bad]
 
 
 def test_sources_keep_apart(tmp_path: Path) -> None:
@@ -164,6 +218,55 @@ def test_a_missing_column(tmp_path: Path, use: str) -> None:
         keys = {"relation_column": "relation", use: "gone"}
         message = refused(Source(path=str(tmp_path / name), **keys))
         assert message == f"{tmp_path / name}: has no column 'gone' ({use}); its columns are lhs, rhs, relation"
+
+
+def test_a_column_missing_in_one_of_many_files(tmp_path: Path) -> None:
+    for part in range(20):
+        name = "rhs" if part != 13 else "target"
+        pq.write_table(pa.table({"lhs": ["a"], name: ["b"]}), tmp_path / f"{part:02d}.parquet")
+    message = refused(Source(path=str(tmp_path), relation="r"))
+    assert message == f"{tmp_path / '13.parquet'}: has no column 'rhs' (rhs); its columns are lhs, target"
+
+
+@pytest.mark.parametrize(
+    ("values", "kinds"),
+    [
+        ((pa.array([7]), pa.array(["007"])), ("integer", "string")),
+        ((pa.array(["a"]), pa.array([b"0123456789abcdef"], pa.binary(16))), ("UUID", "string")),
+    ],
+)
+def test_an_id_column_of_mixed_types(tmp_path: Path, values: tuple[pa.Array, pa.Array], kinds: tuple[str, str]) -> None:
+    for part, column in enumerate(values):
+        pq.write_table(pa.table({"lhs": ["a"], "rhs": column}), tmp_path / f"{part}.parquet")
+    message = refused(Source(path=f"{tmp_path}/*.parquet", relation="r"))
+    assert message.startswith(f"{tmp_path}/*.parquet: the ids in column 'rhs' are of different types: {kinds[0]} in ")
+    assert f", {kinds[1]} in {tmp_path}/" in message
+
+
+def test_a_time_in_milliseconds_beyond_microseconds(tmp_path: Path) -> None:
+    time = pa.array([0, 2**62], pa.timestamp("ms"))
+    pq.write_table(pa.table({"x": [1, 2], "lhs": ["a", "b"], "rhs": ["b", "c"], "t": time}), tmp_path / "raw.parquet")
+    message = refused(Source(path=str(tmp_path / "raw.parquet"), relation="r", timestamp="t"))
+    assert message == (f"{tmp_path / 'raw.parquet'}: column 't' (timestamp) has a time out of range in its row group 0")
+
+
+@pytest.mark.parametrize(("start", "kind"), [(17, "integers"), ("2020-01-01", "timestamps")])
+def test_a_window_of_another_kind_than_the_times(tmp_path: Path, start: int | str, kind: str) -> None:
+    time = pa.array([0], pa.timestamp("s")) if start == 17 else pa.array([0])
+    pq.write_table(pa.table({"lhs": ["a"], "rhs": ["b"], "t": time}), tmp_path / "raw.parquet")
+    source = Source(path=str(tmp_path / "raw.parquet"), relation="r", timestamp="t")
+    with pytest.raises(UserError, match=f"different kinds cannot be compared: .*{kind} in prepare.time_window"):
+        check_sources([source], TimeWindow(start=start))
+
+
+def test_ids_of_parquet_that_are_no_text(tmp_path: Path) -> None:
+    letters = pa.array([b"ok", b"\xff\xfe"])
+    ids = pa.Array.from_buffers(pa.string(), 2, letters.buffers())
+    path = tmp_path / "raw.parquet"
+    pq.write_table(pa.table({"lhs": ids, "rhs": ["a", "b"]}), path)
+    message = refused(Source(path=str(path), relation="r"))
+    assert str(path) in message
+    assert "not valid UTF8" in message
 
 
 def test_a_repeated_column(tmp_path: Path) -> None:

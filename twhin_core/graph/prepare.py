@@ -36,7 +36,7 @@ def prepare(config: Config, root: str) -> Manifest:
     if config.prepare is None:
         raise UserError("prepare: the config has no such section, so there is nothing to prepare")
     _check_relations(config.prepare.sources, config.model.relations)
-    sources = check_sources(_sources(config.prepare, root))
+    sources = check_sources(_sources(config.prepare, root), config.prepare.time_window)
     split = _split(config.prepare, sources)
     storage.remove(storage.join(root, "graph"))  # what an interrupted run may have left
     with connect(config.prepare) as engine:

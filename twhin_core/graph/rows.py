@@ -5,6 +5,8 @@ Ibis expressions that every engine runs alike.
 
 from __future__ import annotations
 
+import functools
+import itertools
 from dataclasses import dataclass
 
 import ibis
@@ -69,8 +71,7 @@ def normalise(table: ir.Table, file: RawFile, source: Source, position: int) -> 
         if file.format != "parquet":
             return table[f"c{names.index(name)}"].nullif("")
         if dict(file.columns)[name] == BINARY_ID:
-            digits = hexadecimal(table[name]).lower()
-            return ibis.literal("-").join([digits.substr(start, end - start) for start, end in UUID_PARTS])
+            return _uuid(table[name])
         return table[name].cast("string").nullif("")
 
     times = {"time": ibis.null("int64"), "bad_time": ibis.literal(False)}
@@ -88,7 +89,11 @@ def normalise(table: ir.Table, file: RawFile, source: Source, position: int) -> 
     )
 
 
-UUID_PARTS = ((0, 8), (8, 12), (12, 16), (16, 20), (20, 32))  # of the 32 digits, between dashes
+def _uuid(data: ir.BinaryColumn) -> ir.StringColumn:
+    """16 bytes as the text of a UUID."""
+    digits = hexadecimal(data).lower()
+    parts = [digits.substr(start, end - start) for start, end in itertools.pairwise((0, 8, 12, 16, 20, 32))]
+    return functools.reduce(lambda text, part: text + "-" + part, parts)
 
 
 def _times(given: ir.Column, file: RawFile) -> dict[str, ir.Column]:
