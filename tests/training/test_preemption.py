@@ -17,8 +17,8 @@ from twhin_core.config import Config
 from twhin_core.errors import Preempted
 from twhin_core.graph.prepare import prepare
 from twhin_core.training import checkpoint
-from twhin_core.training.build import TrainableModel
 from twhin_core.training.checkpoint import FINISHED
+from twhin_core.training.optimizers import Optimizers
 from twhin_core.training.train import train
 
 
@@ -54,16 +54,16 @@ def test_it_keeps_its_step_ends_with_75_and_goes_on_to_the_same_weights(
 
 def stopped_at_its_13th_step(config: Config, root: str) -> str:
     """Trains, as a rank of which the second alone is told to stop; how it ended."""
-    steps, step = 0, TrainableModel.step
+    steps, start = 0, Optimizers.start
 
-    def counted(model: TrainableModel, batch: object) -> torch.Tensor:
+    def counted(optimizers: Optimizers) -> None:
         nonlocal steps
         steps += 1
         if steps == 13 and os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(model, batch)  # type: ignore[arg-type] # whatever a batch is
+        start(optimizers)
 
-    TrainableModel.step = counted  # type: ignore[method-assign] # in a process of its own
+    Optimizers.start = counted  # type: ignore[method-assign] # in a process of its own
     try:
         train(config, root)
     except Preempted as end:

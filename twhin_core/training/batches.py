@@ -18,7 +18,7 @@ from twhin_core.training.ranks import Ranks
 
 
 class Batches:
-    """One rank's batches. The same address gives the same batch, so a resumed run goes on as if undisturbed."""
+    """One rank's batches, on the CPU. The same address gives the same: a resumed run goes on as if undisturbed."""
 
     def __init__(
         self,
@@ -47,4 +47,4 @@ class Batches:
         """`stream` keeps the negatives of validation apart from those of training."""
         entropy = np.random.SeedSequence([self._seed, stream, step.epoch, step.first, self._ranks.rank])
         generator = torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
-        return self._maker.make(step.edges, step.step_edges, generator).to(self._ranks.device)
+        return self._maker.make(step.edges, step.step_edges, generator)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +25,11 @@ from twhin_core.model.twhin import Twhin
 from twhin_core.training.initialise import initialise_table
 from twhin_core.training.local_tables import LocalModel
 from twhin_core.training.optimizers import Optimizers, fuse
+from twhin_core.training.pipeline import Pipeline
 from twhin_core.training.plan import TablePlan, check_alone, describe, make_plan
 from twhin_core.training.ranks import Ranks
+
+Tag = TypeVar("Tag")
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,37 @@ class TrainableModel:
     def step(self, batch: Batch) -> Tensor:
         """Learns from one batch. Gives this rank's part of the loss before the update, a scalar on the device."""
         self.optimizers.start()
+        differentiated, loss = self._loss(batch.to(self.model.device))
+        differentiated.backward()
+        self.optimizers.finish()
+        return loss
+
+    def steps(self, batches: Iterator[tuple[Batch, Tag]]) -> Iterator[tuple[Tensor, Tag]]:
+        """Learns from each batch in turn; gives what `step` gives, and the batch's tag.
+
+        Takes batches ahead where the tables are sharded, so that ids are under way while the step before computes.
+        """
+        if self.pipeline is not None:
+            yield from self.pipeline.steps(batches)
+        else:
+            yield from ((self.step(batch), tag) for batch, tag in batches)
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Between two of `steps`, the model may take other batches within this."""
+        return self.pipeline.paused() if self.pipeline is not None else nullcontext()
+
+    @cached_property
+    def pipeline(self) -> Pipeline | None:
+        if isinstance(self.model, LocalModel):
+            return None
+        return Pipeline(self.model, self.optimizers, self._loss)
+
+    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What is differentiated, and this rank's part of the loss."""
         with self._precision():
             loss: Tensor = self.model(batch)
         # Gradients are averaged over the ranks, and each rank's loss is a part of the step's mean: so their sum counts.
-        (loss * torch.distributed.get_world_size()).backward()
-        self.optimizers.finish()
-        return loss.detach()
+        return loss * torch.distributed.get_world_size(), loss.detach()
 
     def state(self) -> dict[str, Tensor | ShardedTensor]:
         """Every tensor that training goes on from, by name; changing them in place changes the model."""

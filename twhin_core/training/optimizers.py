@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed import DistributedModelParallel
+from torchrec.optim import Adam as FusedAdam
 from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 
@@ -25,8 +26,16 @@ CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
     "adam": torch.optim.Adam,
     "adagrad": torch.optim.Adagrad,
+}
+"""Those of the relations, by the name of the optimizer's section."""
+
+FUSED: dict[str, type[torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": FusedAdam,
+    "adagrad": torch.optim.Adagrad,
     "rowwise_adagrad": RowWiseAdagrad,
 }
+"""What stands for the fused kernels; they take the arguments that the kernels take."""
 
 
 def fuse(config: Config, twhin: Twhin) -> None:
@@ -39,8 +48,10 @@ def fuse(config: Config, twhin: Twhin) -> None:
         if table.sharding != "data_parallel":
             arguments = table.optimizer.choice.model_dump()
             arguments["lr"] = float(_different(config).index(table.optimizer))
+            if table.optimizer.name == "adam":
+                arguments["beta1"], arguments["beta2"] = arguments.pop("betas")
             weight = twhin.tables.embeddings[table.name].weight
-            apply_optimizer_in_backward(CLASSES[table.optimizer.name], [weight], arguments)
+            apply_optimizer_in_backward(FUSED[table.optimizer.name], [weight], arguments)
 
 
 def _different(config: Config) -> list[Optimizer]:

@@ -70,8 +70,8 @@ class Trainer:
         guard = LossGuard(self._relations_after, STEPS_BETWEEN_LOOKS[self.ranks.device.type])
         writer = CheckpointWriter(self.root, self.description, training.checkpoint_max_to_keep, self.ranks)
         with Preemption(self.ranks) as preemption, writer, self.metrics, self._progress() as progress:
-            for batch, position, is_last in _with_last(window.waiting(self._remaining())):
-                loss, edges = self.model.step(batch), position.edges_since(self.position)
+            for loss, (position, is_last) in self.model.steps(_with_last(window.waiting(self._remaining()))):
+                edges = position.edges_since(self.position)
                 guard.add(loss, self.position)
                 window.add(loss, edges)
                 self.position = position
@@ -140,7 +140,8 @@ class Trainer:
 
     def _validate(self, validation: Batches) -> None:
         step, epoch = self.position.step, self.position.epoch
-        loss = validation_loss(self.model, validation, self.training.num_eval_steps, self.ranks)
+        with self.model.aside():
+            loss = validation_loss(self.model, validation, self.training.num_eval_steps, self.ranks)
         self.metrics.add(step, epoch, validation_loss=loss)
         self.patience.add(step, loss)
 
@@ -174,10 +175,11 @@ class Trainer:
             log.info(message, *figures)
 
 
-def _with_last(steps: Iterator[tuple[Batch, Position]]) -> Iterator[tuple[Batch, Position, bool]]:
+def _with_last(steps: Iterator[tuple[Batch, Position]]) -> Iterator[tuple[Batch, tuple[Position, bool]]]:
     """Tells the last step, so that it is logged, validated and saved whatever the intervals are."""
     current = next(steps, None)
     while current is not None:
         following = next(steps, None)
-        yield *current, following is None
+        batch, position = current
+        yield batch, (position, following is None)
         current = following

@@ -21,7 +21,7 @@ def validation_loss(model: TrainableModel, batches: Batches, num_steps: int, ran
         for count, batch in enumerate(batches.in_order()):
             if count == num_steps:
                 break
-            total += model.model(batch) * batch.step_edges
+            total += model.model(batch.to(ranks.device)) * batch.step_edges
             edges += batch.step_edges
     model.model.train()
     return ranks.sum(total) / edges

@@ -1,0 +1,168 @@
+"""What the steps of two ranks that share the tables spend their time on, and how fast they are.
+
+Two gloo ranks on this machine, a thread each, at the setting of `bench_train`. For each kind of sharding: edges/s of
+both together without a profiler, then the shares of a step's time by torch's profiler, the mean of both ranks. A phase
+contains its waiting for the other rank. Ends in one JSON line.
+
+    python -m benchmarks.bench_sharded [--edges FILE.parquet --lhs COLUMN --rhs COLUMN] [--dim 64] [--uniform 50]
+        [--batch 10000] [--chunk 1000] [--sharding row_wise --sharding table_wise] [--steps 60] [--list 0]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import count, islice
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from torch.profiler import record_function
+
+from benchmarks import bench_train
+from benchmarks.plain_loop import Bipartite, add_data_options, read_graph
+from twhin_core import config_file
+from twhin_core.config import Config
+from twhin_core.data.edges import Edges
+from twhin_core.graph.manifest import Schema
+from twhin_core.model.batch import Batch
+from twhin_core.training.batches import Batches
+from twhin_core.training.build import build
+from twhin_core.training.ranks import process_group
+
+# An operation belongs to the first phase that its own name is of, or else to that of what it is called by.
+PHASES = {
+    "waiting for data": r"^waiting for data$",
+    "ids to the ranks that hold their rows": r"splits_dist|data_dist|KJTAllToAll|all2all_data|SplitsAllToAll|FusedKJT"
+    r"|block_bucketize|runtime_forward_assemble|KJTListAwaitable|KJTListSplits",
+    "looking up": r"\[lookup\]|split_embedding_nobag_codegen_forward",
+    "rows to the ranks that asked": r"output_dist|All2All_Seq_Req_Wait$|All2All_Seq_Req$|construct_jagged"
+    r"|EmbeddingCollectionAwaitable|SequenceEmbeddings",
+    "gradients back": r"All2All_Seq.*Backward|All2All_Seq_bwd",
+    "updating rows": r"^Split\w*LookupFunction.*Backward|split_embedding_nobag_backward|SplitLookup\w*Backward"
+    r"|lookup_\w*_function\w*Backward",
+    "relations, with their sum over the ranks": r"allreduce_|^Optimizer\.step#(?!Combined)",
+    "scoring, forward and backward": r"^step$",
+}
+OVERHEAD = ("ids to the ranks that hold their rows", "rows to the ranks that asked", "gradients back")
+
+
+def train(rank: int, port: int, sharding: str, graph: Bipartite, options: argparse.Namespace, answers: Any) -> None:
+    """One rank: steps against the clock, then steps under the profiler."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(options.ranks))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
+    torch.set_num_threads(1)
+    config = make_config(sharding, options)
+    schema = Schema({"user": graph.users, "item": graph.items}, config.model.relations)
+    rels, weights = torch.zeros(len(graph.lhs), dtype=torch.int64), torch.ones(len(graph.lhs))
+    edges = Edges(graph.lhs.numpy(), rels.numpy(), graph.rhs.numpy(), weights.numpy())
+    with process_group() as ranks:
+        model = build(config, schema, ranks)
+        steps = model.steps(waited_for(endless(Batches(config, schema, edges, config.train_data, ranks))))
+        sum(1 for _ in islice(steps, 5))
+        dist.barrier()
+        started = time.perf_counter()
+        learned = sum(step_edges for _, step_edges in islice(steps, options.steps))
+        speed = learned / (time.perf_counter() - started)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+            for _ in range(options.steps // 3):
+                with record_function("step"):
+                    next(steps)
+        dist.barrier()
+    answers.put((rank, speed, phases(profiler, options.list if rank == 0 else 0)))
+
+
+def endless(batches: Batches) -> Iterator[tuple[Batch, int]]:
+    """Every epoch's batches but the short last ones, each with the edges of its step."""
+    for epoch in count():
+        for batch, _ in batches.epoch(epoch, 0):
+            yield batch, batch.step_edges
+
+
+def waited_for(batches: Iterator[tuple[Batch, int]]) -> Iterator[tuple[Batch, int]]:
+    while True:
+        with record_function("waiting for data"):
+            entry = next(batches)
+        yield entry
+
+
+def phases(profiler: Any, listed: int) -> dict[str, float]:
+    """The share of each phase in the steps' time; prints the longest operations of each if any are to be `listed`."""
+    rules = [(phase, re.compile(pattern)) for phase, pattern in PHASES.items()]
+    events = profiler.events()
+    steps = next(event.thread for event in events if event.name == "step")
+    times: Counter[str] = Counter()
+    operations: Counter[tuple[str, str]] = Counter()
+    for event in events:
+        if event.thread == steps and (phase := phase_of(event, rules)) is not None:
+            times[phase] += event.self_cpu_time_total
+            operations[phase, event.name] += event.self_cpu_time_total
+    total = sum(times.values())
+    for phase in PHASES if listed else ():
+        of_phase = Counter({name: spent for (other, name), spent in operations.items() if other == phase})
+        for name, spent in of_phase.most_common(listed):
+            print(f"{phase:<45} {name[:60]:<60} {spent / total:6.1%}")
+    return {phase: times[phase] / total for phase in PHASES}
+
+
+def phase_of(event: Any, rules: list[tuple[str, re.Pattern[str]]]) -> str | None:
+    while event is not None:
+        for phase, pattern in rules:
+            if pattern.search(event.name):
+                return phase
+        event = event.cpu_parent
+    return None
+
+
+def make_config(sharding: str, options: argparse.Namespace) -> Config:
+    tree = bench_train.make_config(options).model_dump()
+    for table in tree["model"]["embeddings"]["tables"]:
+        table["sharding"] = sharding
+    return config_file.validate(Config, tree, "benchmark")
+
+
+def run(sharding: str, graph: Bipartite, options: argparse.Namespace) -> dict[str, Any]:
+    """Both ranks' figures for one kind of sharding."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    answers = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    torch.multiprocessing.spawn(train, (port, sharding, graph, options, answers), nprocs=options.ranks)
+    ranks = [answers.get() for _ in range(options.ranks)]
+    shares = {phase: sum(found[phase] for _, _, found in ranks) / len(ranks) for phase in PHASES}
+    return {
+        "edges_per_s": round(sum(speed for _, speed, _ in ranks) / len(ranks)),
+        "overhead": round(sum(shares[phase] for phase in OVERHEAD), 3),
+        "shares": {phase: round(share, 3) for phase, share in shares.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_data_options(parser)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=10_000, help="a rank")
+    parser.add_argument("--chunk", type=int, default=1000)
+    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--amp", action="store_true", help="score products in bf16")
+    parser.add_argument("--sharding", action="append", help="default: row_wise and table_wise")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--list", type=int, default=0, help="print the longest operations of each phase")
+    options = parser.parse_args()
+    graph = read_graph(options)
+    kinds = options.sharding or ["row_wise", "table_wise"]
+    found = {sharding: run(sharding, graph, options) for sharding in kinds}
+    for phase in PHASES:
+        print(f"{phase:<45}", *(f"{found[kind]['shares'][phase]:8.1%}" for kind in kinds))
+    print(json.dumps({"benchmark": "sharded", "ranks": options.ranks, "dim": options.dim, **found}))
+
+
+if __name__ == "__main__":
+    main()

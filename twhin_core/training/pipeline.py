@@ -1,0 +1,113 @@
+"""Steps of a sharded model whose next batch is on its way while this one computes.
+
+    batch i + 2  copied to the device
+    batch i + 1  its ids sent to the ranks that hold the rows
+    batch i      looked up, scored, learned from
+
+torchrec's TrainPipelineSparseDist does it: on GPUs in streams of their own, on CPUs while gloo's threads send.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torchrec import KeyedJaggedTensor
+from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.streamable import Pipelineable
+
+from twhin_core.model.batch import Batch
+from twhin_core.training.optimizers import Optimizers
+
+Tag = TypeVar("Tag")
+
+
+class Pipeline:
+    """Learns from batches that it takes up to two ahead of the one that it learns from."""
+
+    def __init__(
+        self, model: DistributedModelParallel, optimizers: Optimizers, loss: Callable[[Batch], tuple[Tensor, Tensor]]
+    ) -> None:
+        """`loss` gives what is differentiated, and what is told of it."""
+
+        def forward(entry: _Entry[Any]) -> tuple[Tensor, tuple[Tensor, Any]]:
+            differentiated, told = loss(entry.batch)
+            return differentiated, (told, entry.tag)
+
+        self._pipeline = TrainPipelineSparseDist(
+            _Lookups(model), _StepOf(optimizers), model.device, custom_model_fwd=forward
+        )
+
+    def steps(self, batches: Iterator[tuple[Batch, Tag]]) -> Iterator[tuple[Tensor, Tag]]:
+        """Learns from each batch in turn; gives what is told of its loss, and the batch's tag."""
+        entries: Iterator[_Entry[Tag]] = (_Entry(batch, tag) for batch, tag in batches)
+        while True:
+            try:
+                step: tuple[Tensor, Tag] = self._pipeline.progress(entries)
+            except StopIteration:
+                return
+            yield step
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within it the model takes batches as if there were no pipeline; what is on its way waits."""
+        self._pipeline.detach()
+        try:
+            yield
+        finally:
+            self._pipeline.attach(sparse_dist=False)  # the ids on their way are not sent again
+
+
+class _Lookups(nn.Module):
+    """What torchrec traces to find the ids that it can send ahead: the tables alone, not how they are scored."""
+
+    def __init__(self, model: DistributedModelParallel) -> None:
+        super().__init__()
+        self.tables = model.module.tables
+
+    def forward(self, entry: _Entry[Any]) -> Any:
+        return self.tables(entry.batch.lookups)
+
+
+class _StepOf:
+    """The optimizers with the names that a pipeline calls them by."""
+
+    def __init__(self, optimizers: Optimizers) -> None:
+        self.zero_grad = optimizers.start
+        self.step = optimizers.finish
+
+
+@dataclass(frozen=True)
+class _Entry(Pipelineable, Generic[Tag]):  # type: ignore[misc]  # torchrec carries no types
+    """A batch in the pipeline."""
+
+    batch: Batch
+    tag: Tag
+
+    def to(self, device: torch.device, non_blocking: bool) -> _Entry[Tag]:
+        return _Entry(self.batch.to(device), self.tag)
+
+    def pin_memory(self) -> _Entry[Tag]:
+        return self  # a batch pins what it copies
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Keeps the batch's memory until `stream` has used it."""
+        for value in _tensors(self.batch):
+            value.record_stream(stream)
+
+
+def _tensors(value: Any) -> Iterator[Tensor | KeyedJaggedTensor]:
+    """All tensors within dataclasses, lists and mappings."""
+    if isinstance(value, Tensor | KeyedJaggedTensor):
+        yield value
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _tensors(getattr(value, field.name))
+    elif isinstance(value, list | dict):
+        for entry in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(entry)
