@@ -14,6 +14,7 @@ from tests.training.test_step import SIZES, STEPS, Case, make_batches, make_conf
 from twhin_core.graph.manifest import Schema
 from twhin_core.model.batch import Batch
 from twhin_core.training.build import TrainableModel, build
+from twhin_core.training.local_tables import LocalModel
 from twhin_core.training.pipeline import _Entry
 from twhin_core.training.ranks import Ranks, process_group
 
@@ -106,25 +107,21 @@ def endless(batches: list[Batch]) -> Iterator[tuple[Batch, int]]:
             yield batch, number
 
 
-def taken_ahead() -> int:
-    """How many batches are taken for three steps."""
+def test_two_batches_are_taken_ahead_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalModel, "can_hold", staticmethod(lambda *_: False))  # as among several ranks
+    taken = 0
+
+    def counted(batches: list[Batch]) -> Iterator[tuple[Batch, int]]:
+        nonlocal taken
+        for entry in endless(batches):
+            taken += 1
+            yield entry
+
     with process_group() as ranks:
         model, batches = made(CASES[0], ranks)
-        taken = 0
-
-        def counted() -> Iterator[tuple[Batch, int]]:
-            nonlocal taken
-            for entry in endless(batches):
-                taken += 1
-                yield entry
-
-        steps = model.steps(counted())
+        steps = model.steps(counted(batches))
         assert [next(steps)[1] for _ in range(3)] == [0, 1, 2]
-        return taken
-
-
-def test_two_batches_are_taken_ahead_and_no_more() -> None:
-    assert run_ranks(2, taken_ahead) == [5, 5]
+    assert taken == 5
 
 
 def test_all_memory_of_a_batch_is_kept_until_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
