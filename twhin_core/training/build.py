@@ -28,6 +28,7 @@ from twhin_core.training.optimizers import Optimizers, fuse
 from twhin_core.training.pipeline import Pipeline
 from twhin_core.training.plan import TablePlan, check_alone, describe, make_plan
 from twhin_core.training.ranks import Ranks
+from twhin_core.training.shard_rows import ShardRows, take_over
 
 Tag = TypeVar("Tag")
 
@@ -95,15 +96,16 @@ def build(config: Config, schema: Schema, ranks: Ranks) -> TrainableModel:
     model: DistributedModelParallel | LocalModel
     if ranks.world_size == 1 and LocalModel.can_hold(config.model, ranks.device):
         check_alone(config, schema, ranks)
-        model, plan = LocalModel(config.model, schema, twhin), None
+        model, plan, shards = LocalModel(config.model, schema, twhin), None, list[ShardRows]()
     else:
         model, plan = _shard(config, schema, twhin, ranks)
+        shards = take_over(config, model) if ranks.device.type == "cpu" else []
     state = model.state_dict()
     for table in config.model.embeddings.tables:
         weight = state[f"tables.embeddings.{table.name}.weight"]
         initialise_table(table.name, weight, config.model.init_std, config.training.seed)
     description = describe(config, schema, plan, ranks.world_size)
-    return TrainableModel(model, Optimizers(config, model), description, config.runtime.enable_amp)
+    return TrainableModel(model, Optimizers(config, model, shards), description, config.runtime.enable_amp)
 
 
 def _shard(config: Config, schema: Schema, twhin: Twhin, ranks: Ranks) -> tuple[DistributedModelParallel, ShardingPlan]:

@@ -5,7 +5,7 @@ All do the mathematics of docs/numerics.md, each with the rate that its schedule
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -66,7 +66,10 @@ def _different(config: Config) -> list[Optimizer]:
 class Optimizers:
     """Every optimizer of a model. `start` sets the rates of a step; `finish` updates after its backward pass."""
 
-    def __init__(self, config: Config, model: DistributedModelParallel | LocalModel) -> None:
+    def __init__(
+        self, config: Config, model: DistributedModelParallel | LocalModel, shards: Sequence[TableOptimizer] = ()
+    ) -> None:
+        """`shards`: what updates the rows of kernels that do not do so themselves."""
         self._steps = torch.zeros((), dtype=torch.int64)
         self._choice = config.model.translation_optimizer
         self._named_relations = dict(model.module.scorer.named_parameters())
@@ -75,7 +78,7 @@ class Optimizers:
         if isinstance(model, LocalModel):
             self._tables.append(model.tables)
             return
-        self._tables.append(FusedTables(model, _different(config)))
+        self._tables += [FusedTables(model, _different(config)), *shards]
         for table in config.model.embeddings.tables:
             if table.sharding == "data_parallel":
                 weight = model.module.tables.embeddings[table.name].weight

@@ -12,7 +12,8 @@ from twhin_core.training.schedules import rate
 class RowOptimizer:
     """The optimizer of one table that this process holds whole, with the mathematics of docs/numerics.md."""
 
-    def __init__(self, table: str, optimizer: Optimizer, weight: Tensor) -> None:
+    def __init__(self, table: str, optimizer: Optimizer, weight: Tensor, state: list[Tensor] | None = None) -> None:
+        """`state`: where it is kept already; left out, zeros are made for it."""
         self._table, self._optimizer, self._weight = table, optimizer, weight
         rows, columns = weight.shape
         shapes: dict[str, list[tuple[int, ...]]] = {
@@ -21,7 +22,9 @@ class RowOptimizer:
             "adagrad": [(rows, columns)],
             "rowwise_adagrad": [(rows,)],
         }
-        self._state = [torch.zeros(shape, device=weight.device) for shape in shapes[optimizer.name]]
+        if state is None:
+            state = [torch.zeros(shape, device=weight.device) for shape in shapes[optimizer.name]]
+        self._state = state
 
     @torch.no_grad()
     def update(self, rows: Tensor, values: Tensor, gradient: Tensor, step: int) -> None:
