@@ -16,6 +16,7 @@ from twhin_core import config_file
 from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import Schema
+from twhin_core.training import build as build_module
 from twhin_core.training.build import TrainableModel, build
 from twhin_core.training.local_tables import LocalModel
 from twhin_core.training.ranks import process_group
@@ -54,19 +55,24 @@ def plain_copy(model: TrainableModel, config: Config) -> dense.PlainModel:
     )
 
 
-@pytest.fixture(params=["local", "row_wise", "data_parallel"])
+@pytest.fixture(params=["local", "row_wise", "fused", "data_parallel"])
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What updates the tables of one rank: its own code, fbgemm's fused kernel, or that of replicated tables."""
+    """What updates the tables: the code of a process alone, of shards or of copies, or fbgemm's fused kernel.
+
+    Gives the sharding that it takes.
+    """
     if request.param != "local":
         monkeypatch.setattr(LocalModel, "can_hold", staticmethod(lambda *_: False))
-    return str(request.param)
+    if request.param == "fused":
+        monkeypatch.setattr(build_module, "take_over", lambda *_: [])
+    return "data_parallel" if request.param == "data_parallel" else "row_wise"
 
 
 @pytest.mark.parametrize(("optimizer", "relations"), [("sgd", "sgd"), ("adagrad", "adam"), ("sgd", "adagrad")])
 def test_tables_and_relations_move_as_by_torch_at_the_rate_of_each_step(
     optimizer: str, relations: str, kind: str
 ) -> None:
-    config = scheduled(make_config(Case(optimizer, "row_wise" if kind == "local" else kind)), optimizer, relations)
+    config = scheduled(make_config(Case(optimizer, kind)), optimizer, relations)
     with process_group() as ranks:
         model = build(config, Schema(SIZES, config.model.relations), ranks)
         plain = plain_copy(model, config)
@@ -96,7 +102,7 @@ def test_tables_and_relations_move_as_by_torch_at_the_rate_of_each_step(
 
 def test_rates_go_on_where_the_state_says(kind: str) -> None:
     """A model given another's state takes the same next step, though it never took the first ones."""
-    config = scheduled(make_config(Case("adagrad", "row_wise" if kind == "local" else kind)), "adagrad", "adam")
+    config = scheduled(make_config(Case("adagrad", kind)), "adagrad", "adam")
     batches = [merge(make_batches(config, step)[1]) for step in range(STEPS)]
     with process_group() as ranks:
         schema = Schema(SIZES, config.model.relations)
