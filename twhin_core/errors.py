@@ -13,6 +13,14 @@ class UserError(TwhinError):
     exit_code = 2
 
 
+class StorageError(TwhinError, OSError):
+    """A file or object could not be read or written."""
+
+
+class StorageRefused(UserError, StorageError):
+    """… for want of a bucket, of room, of credentials or of the right to it."""
+
+
 class GateFailed(TwhinError):
     """A metric missed its gate: the run is sound, its result is not good enough."""
 

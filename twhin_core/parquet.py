@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from twhin_core import storage
-from twhin_core.errors import UserError
+from twhin_core.errors import StorageError, UserError
 
 ROWS_PER_GROUP = 131_072
 ROWS_PER_FILE = 4_194_304
@@ -78,5 +78,7 @@ def open_parquet(url: str) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(path, filesystem=fs) as file:
             yield file
+    except StorageError:
+        raise
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{url}: not a whole Parquet file: {str(error).splitlines()[0]}") from None

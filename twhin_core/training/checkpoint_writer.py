@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import pickle
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -16,6 +16,7 @@ from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import CURRENT_DCP_VERSION
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import SavePlan
 from torch.distributed.checkpoint.storage import WriteResult
@@ -102,12 +103,8 @@ class CheckpointWriter:
         url = storage.join(self._root, FOLDER, str(position.step))
         marker = Marker(version=__version__, position=position, model=self._model).model_dump_json(indent=1) + "\n"
 
-        def publish() -> None:
-            storage.write_text(storage.join(url, MARKER), marker)
-
-        path, options = location(url)
         # Made in the thread that uses it: fsspec keeps one connection a thread.
-        writer = _Writer(path, publish, **options)
+        writer = _Writer(url, lambda: storage.publish(storage.join(url, MARKER), marker))
         try:
             dcp.save(dict(state), storage_writer=writer, planner=_FinitePlanner(), process_group=self._group)
         except CheckpointException:
@@ -129,13 +126,23 @@ class _Writer(FsspecWriter):
     As with all that a writer does, its failure becomes a CheckpointException of every rank.
     """
 
-    def __init__(self, path: str, finally_do: Callable[[], None], **options: Any) -> None:
-        super().__init__(path, **options)
+    def __init__(self, url: str, finally_do: Callable[[], None]) -> None:
+        path, options = location(url)
+        # An object is durable once it is there, and torch would sync all the machine's disks for want of its own.
+        super().__init__(path, sync_files=not storage.is_remote(url), **options)
+        self._index_url = storage.join(url, ".metadata")
         self._finally_do = finally_do
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """On the coordinator alone."""
-        super().finish(metadata, results)
+        """On the coordinator alone. As torch's own, but for the index taking its name without a move.
+
+        A move on an object store is a copy and a removal, and neither can be asked for twice.
+        """
+        metadata.version = CURRENT_DCP_VERSION
+        metadata.storage_data = {written.index: written.storage_data for part in results for written in part}
+        metadata.storage_meta = self.storage_meta()
+        with storage.open_write(self._index_url) as file:
+            pickle.dump(metadata, file)
         self._finally_do()
 
 

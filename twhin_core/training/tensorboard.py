@@ -42,12 +42,12 @@ class EventFiles:
     def flush(self) -> None:
         if self._writer is not None:
             self._try_to(self._writer.flush)
-            self._copy()
+            self._try_to(self._copy)
 
     def close(self) -> None:
         if self._writer is not None:
             self._try_to(self._writer.close)
-            self._copy()
+            self._try_to(self._copy)
         if self._aside is not None:
             self._aside.cleanup()
 
