@@ -19,7 +19,7 @@ from kfp import local
 
 from components import step
 from pipelines import pipeline
-from twhin_core import config_file, storage
+from twhin_core import config_file, lease, storage
 from twhin_core.config import Config
 from twhin_core.errors import GateFailed, Preempted, TwhinError, UserError
 
@@ -32,11 +32,11 @@ def run(config: Config, run_root: str, debug: bool = False) -> None:
     """Runs the whole DAG; what the steps log goes to stderr. Export is left out where a gate is missed.
 
     Raises:
-        UserError, GateFailed: a step ended with it.
+        UserError, GateFailed: a step ended with it, or another `twhin run` is at work under the root.
         Preempted: SIGTERM came, and the running step has ended.
         StepFailed: a step ended with another error.
     """
-    with tempfile.TemporaryDirectory(prefix="twhin-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="twhin-") as scratch, lease.hold(run_root, "run", patience=0):
         error_file = Path(scratch) / "error.json"
         # KFP's own outputs are small copies of what the run root holds; they are local files always.
         folder = scratch if storage.is_remote(run_root) else storage.filesystem(run_root)[1]

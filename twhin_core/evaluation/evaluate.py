@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from twhin_core import __version__, storage
+from twhin_core import __version__, lease, storage
 from twhin_core.config import Config
 from twhin_core.data.edges import Edges, has_split, read_split
 from twhin_core.errors import UserError
@@ -21,7 +21,7 @@ from twhin_core.evaluation.scores import ModelScores, Scores
 from twhin_core.graph.manifest import SPLITS, Schema, read_manifest, read_schema
 from twhin_core.model.scorer import SIDES
 from twhin_core.progress import Progress, log
-from twhin_core.run import open_run
+from twhin_core.run import stage
 from twhin_core.training.checkpoint import Checkpoint, describe, newest
 
 METRICS = "evaluation/metrics.json"
@@ -33,6 +33,7 @@ Baselines = dict[str, dict[str, dict[str, float]]]
 """Figures of each baseline, by relation."""
 
 
+@stage("evaluate")
 def evaluate(config: Config, root: str) -> Metrics:
     """Ranks the held-out edges by the newest checkpoint and by the baselines; writes the metrics and a report.
 
@@ -41,7 +42,6 @@ def evaluate(config: Config, root: str) -> Metrics:
     Raises:
         UserError: there is no checkpoint, it is of another model, the split has no edges, or a gate names no metric.
     """
-    open_run(config, root)
     check_names(config)
     checkpoint = newest(root)
     if checkpoint is None:
@@ -89,9 +89,10 @@ def measure(config: Config, root: str, checkpoint: Checkpoint, baselines: Baseli
 
 def publish(config: Config, root: str, metrics: Metrics) -> None:
     """Writes the report and then the metrics."""
-    storage.remove(storage.join(root, METRICS))  # the report below is not of the metrics that were there
-    write_report(storage.join(root, REPORT), metrics, config, root)
-    storage.write_json(storage.join(root, METRICS), metrics)
+    with lease.hold(root, "publish"):  # evaluation that follows training may publish beside the stage
+        storage.remove(storage.join(root, METRICS))  # the report below is not of the metrics that were there
+        write_report(storage.join(root, REPORT), metrics, config, root)
+        storage.publish_json(storage.join(root, METRICS), metrics)
 
 
 def read_metrics(root: str) -> Metrics | None:

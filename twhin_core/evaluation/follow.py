@@ -13,12 +13,13 @@ from twhin_core.evaluation import evaluate as stage
 from twhin_core.evaluation.gates import check_names
 from twhin_core.evaluation.metrics import ALL, MRR, Metrics
 from twhin_core.progress import log
-from twhin_core.run import open_run
+from twhin_core.run import stage as run_stage
 from twhin_core.training.checkpoint import FINISHED, MARKER, Checkpoint, complete
 
 SECONDS_BETWEEN_LOOKS = 2.0
 
 
+@run_stage("follow")
 def follow(config: Config, root: str, seconds_between_looks: float = SECONDS_BETWEEN_LOOKS) -> None:
     """Evaluates every whole checkpoint, oldest first, until training has finished and its last one is done.
 
@@ -29,7 +30,6 @@ def follow(config: Config, root: str, seconds_between_looks: float = SECONDS_BET
         UserError: as `evaluate`.
         TimedOut: no new checkpoint came within `training.eval_timeout_in_s` seconds.
     """
-    open_run(config, root)
     check_names(config)
     timeout, last_new = config.training.eval_timeout_in_s, time.monotonic()
     seen: set[int] = set()

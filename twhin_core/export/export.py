@@ -21,7 +21,7 @@ from twhin_core.model.operators import RelationOperators
 from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import FileEntry, write_parts
 from twhin_core.progress import Progress, log
-from twhin_core.run import open_run
+from twhin_core.run import stage
 from twhin_core.training.checkpoint import Checkpoint, describe, newest
 
 FOLDER = "embeddings"
@@ -29,6 +29,7 @@ RELATIONS = f"{FOLDER}/relations.parquet"
 BLOCK_BYTES = 256 << 20  # large, because a checkpoint reads all of a shard for any of its rows
 
 
+@stage("export")
 def export(config: Config, root: str) -> ExportManifest:
     """Writes `embeddings/` from the newest checkpoint, or finds it written.
 
@@ -36,7 +37,6 @@ def export(config: Config, root: str) -> ExportManifest:
         GateFailed: the metrics miss a gate; nothing is written, and what was exported before stays.
         UserError: there is no checkpoint; there are gates but no metrics of this checkpoint; or a broken vocabulary.
     """
-    open_run(config, root)
     check_names(config)
     checkpoint = newest(root)
     if checkpoint is None:
@@ -63,7 +63,7 @@ def export(config: Config, root: str) -> ExportManifest:
         tables=tables,
         relations=_write_relations(config, root, checkpoint, schema),
     )
-    storage.write_json(storage.join(root, MANIFEST), manifest.model_dump())
+    storage.publish_json(storage.join(root, MANIFEST), manifest.model_dump())
     return manifest
 
 

@@ -13,9 +13,10 @@ from twhin_core.graph.plan import plan
 from twhin_core.graph.raw_files import RawSource, check_sources
 from twhin_core.graph.write import Counts, count_graph, write_graph
 from twhin_core.progress import log
-from twhin_core.run import open_run
+from twhin_core.run import stage
 
 
+@stage("prepare")
 def prepare(config: Config, root: str) -> Manifest:
     """Makes the graph of the run under `root`, or finds it finished.
 
@@ -28,7 +29,6 @@ def prepare(config: Config, root: str) -> Manifest:
         UserError: a source that cannot be read or is empty, a relation without entry, a vocabulary larger than its
             table's `num_embeddings`, a table without nodes, or an empty split.
     """
-    open_run(config, root)
     manifest = read_manifest(root)
     if manifest is not None:
         log.info("prepare: the graph is there already: %s", storage.join(root, MANIFEST))
@@ -45,7 +45,7 @@ def prepare(config: Config, root: str) -> Manifest:
         _log(counts)
         _check(config, sources, split, counts)
         manifest = write_graph(engine, graph, counts, root)
-    storage.write_json(storage.join(root, MANIFEST), manifest.model_dump())
+    storage.publish_json(storage.join(root, MANIFEST), manifest.model_dump())
     return manifest
 
 

@@ -38,6 +38,10 @@ class Ranks:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    def wait(self) -> None:
+        """Waits until every rank has called it."""
+        self.sum(torch.zeros((), device=self.device))
+
     def sum(self, value: torch.Tensor) -> float:
         """The sum of a scalar tensor over all ranks; every rank must call it."""
         value = value.detach().clone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,7 +17,7 @@ from twhin_core.graph.manifest import read_schema
 from twhin_core.model.batch import Batch
 from twhin_core.model.negatives import check_rows
 from twhin_core.progress import Progress, log
-from twhin_core.run import open_run
+from twhin_core.run import working
 from twhin_core.training import checkpoint, plan
 from twhin_core.training.batches import Batches
 from twhin_core.training.build import build
@@ -37,8 +38,8 @@ def train(config: Config, root: str) -> None:
         Preempted: SIGTERM came; the newest checkpoint is of the last step.
         CheckpointFailed: the checkpoint that the run ends with could not be written.
     """
-    open_run(config, root)
-    with process_group() as ranks:
+    with process_group() as ranks, working(config, root, "train") if ranks.is_first else contextlib.nullcontext():
+        ranks.wait()  # the others begin when the root is the first one's
         Trainer(config, root, ranks).run()
 
 
@@ -157,7 +158,7 @@ class Trainer:
         if self.patience.is_over:
             reason = f"the validation loss has not fallen since step {self.patience.best_step}"
         if self.ranks.is_first:
-            storage.write_json(storage.join(self.root, FINISHED), {"step": step, "reason": reason})
+            storage.publish_json(storage.join(self.root, FINISHED), {"step": step, "reason": reason})
         self._say("train: finished after step %d, epoch %d: %s", step, self.position.epoch + 1, reason)
 
     def _relations_after(self, position: Position) -> list[str]:

@@ -1,0 +1,121 @@
+"""The whole DAG under a gs:// root, a tenth of whose requests go wrong, does what it does on a local disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gcsfs
+import pytest
+import torch
+
+from tests.command_line import assert_refused, twhin
+from tests.fault_proxy import KINDS, FaultProxy
+from tests.object_store import serve_bucket
+from twhin_core import config_file, object_store, storage
+from twhin_core.config import Config
+from twhin_core.evaluation.evaluate import evaluate
+from twhin_core.evaluation.follow import follow
+from twhin_core.export.export import export
+from twhin_core.graph.prepare import prepare
+from twhin_core.training import checkpoint
+from twhin_core.training.checkpoint_io import read_part
+from twhin_core.training.train import train
+
+SMALL = [
+    "prepare.generate={users: 150, tweets: 200, communities: 5, edges_per_user: 20}",
+    "training.num_epochs=3",
+    "training.checkpoint_every_n=4",
+    "training.checkpoint_max_to_keep=2",
+    "train_data.per_replica_batch_size=500",
+    "train_data.global_negatives=20",
+    "evaluation.gates={test.all.mrr: {min: 0.0}}",
+]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FaultProxy]:
+    with serve_bucket(faults=0.1) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return config_file.load("configs/quickstart.yaml", SMALL)
+
+
+@pytest.fixture(scope="module")
+def local(config: Config, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The root of the run on a local disk."""
+    root = str(tmp_path_factory.mktemp("local") / "run")
+    for stage in (prepare, train, evaluate, export):
+        stage(config, root)
+    return root
+
+
+def results(root: str) -> dict[str, Any]:
+    """Everything that a run comes to, times and places aside."""
+    found: dict[str, Any] = {
+        path: storage.read_json(storage.join(root, path))
+        for path in ("graph/manifest.json", "evaluation/metrics.json", "embeddings/manifest.json", checkpoint.FINISHED)
+    }
+    found["steps"] = [entry.step for entry in checkpoint.complete(root)]
+    lines = [json.loads(line) for line in storage.read_text(storage.join(root, "training/metrics.jsonl")).splitlines()]
+    found["losses"] = [line[name] for line in lines for name in ("loss", "validation_loss") if name in line]
+    return found
+
+
+def weights(root: str) -> dict[str, torch.Tensor]:
+    newest = checkpoint.newest(root)
+    assert newest is not None
+    sizes = {"user": 150, "tweet": 200}
+    tables = {name: newest.read_rows(name, 0, rows) for name, rows in sizes.items()}
+    return {**tables, "relations": read_part(newest.url, "scorer.operator.translation", (0, 0), (4, 64))}
+
+
+def assert_same(root: str, local: str, server: FaultProxy) -> None:
+    assert results(root) == results(local)
+    expected = weights(local)
+    for name, tensor in weights(root).items():
+        assert torch.equal(tensor, expected[name]), name
+    # The very files that the manifests list, and none besides.
+    files = gcsfs.GCSFileSystem(token="anon", endpoint_url=server.upstream, use_listings_cache=False)
+    for folder in ("graph", "embeddings", "checkpoints"):
+        there = {path.removeprefix(root.removeprefix("gs://")) for path in files.find(f"{root}/{folder}")}
+        here = {str(path).removeprefix(local) for path in Path(local, folder).rglob("*") if path.is_file()}
+        assert there == here
+
+
+def test_every_stage_comes_to_the_same(
+    config: Config, local: str, server: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(object_store.EMULATOR, server.url)
+    monkeypatch.setattr(object_store, "PAUSES", (0.01, 0.1))
+    root, before = "gs://bucket/stages", server.requests
+    for stage in (prepare, train, evaluate, export):
+        stage(config, root)
+    assert server.requests - before > 200
+    assert set(server.faults) == set(KINDS)
+    assert_same(root, local, server)
+    for stage in (prepare, train, evaluate, export):
+        stage(config, root)  # finds all done
+    follow(config, root)
+    assert storage.list_folders(storage.join(root, "evaluation")) == [str(step) for step in results(root)["steps"]]
+    assert_same(root, local, server)
+
+
+@pytest.mark.slow
+def test_the_command_runs_the_dag_and_refuses_another_config(local: str, server: FaultProxy) -> None:
+    root = "gs://bucket/dag"
+    options = [option for override in SMALL for option in ("--set", override)]
+    before = server.faults.total()
+    ran = twhin("run", "configs/quickstart.yaml", "--run-root", root, *options, STORAGE_EMULATOR_HOST=server.url)
+    assert ran.returncode == 0, ran.stderr
+    assert f"{root}/embeddings/manifest.json" in ran.stdout
+    assert "Traceback" not in ran.stderr
+    assert server.faults.total() - before > 10
+    more = [*options, "--set", "training.seed=1"]
+    again = twhin("run", "configs/quickstart.yaml", "--run-root", root, *more, STORAGE_EMULATOR_HOST=server.url)
+    assert_refused(again, "made by another config", "training.seed")

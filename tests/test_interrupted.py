@@ -1,0 +1,172 @@
+"""Prepare and export, killed at random moments or short of room: what is left is never taken for whole."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import multiprocessing
+import os
+import random
+import resource
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import SmallConfig
+from tests.object_store import serve_bucket
+from twhin_core import lease, object_store, storage
+from twhin_core.config import Config
+from twhin_core.errors import StorageRefused, UserError
+from twhin_core.export import manifest as export_manifest
+from twhin_core.export.export import export
+from twhin_core.graph import manifest as graph_manifest
+from twhin_core.graph import prepare as prepare_stage
+from twhin_core.graph.prepare import prepare
+from twhin_core.graph.write import write_graph
+
+# Its children have imported all that the stages need before they begin.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.test_interrupted", "tests.training.test_kills"])
+
+STAGES: dict[str, tuple[Callable[[Config, str], object], str, str]] = {
+    "prepare": (prepare, "graph", graph_manifest.MANIFEST),
+    "export": (export, "embeddings", export_manifest.MANIFEST),
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with serve_bucket() as proxy:
+        yield proxy.url
+
+
+def work(stage: str, config: Config, root: str, emulator: str) -> None:
+    os.environ[object_store.EMULATOR] = emulator
+    STAGES[stage][0](config, root)
+
+
+def start(stage: str, config: Config, root: str) -> multiprocessing.context.ForkServerProcess:
+    """A process that is at work on the stage."""
+    emulator = os.environ.get(object_store.EMULATOR, "")
+    process = CONTEXT.Process(target=work, args=(stage, config, root, emulator), daemon=True)
+    process.start()
+    deadline = time.monotonic() + 60
+    while f"process {process.pid} " not in lease.holder(root, stage) and process.is_alive():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    return process
+
+
+def files_under(url: str) -> dict[str, str]:
+    """The checksum of every file below, hidden ones too."""
+    fs, path = storage.filesystem(url)
+    if not storage.exists(url):
+        return {}
+    return {name.removeprefix(path): hashlib.sha256(fs.cat_file(name)).hexdigest() for name in fs.find(path)}
+
+
+def finish(stage: str, config: Config, root: str) -> float:
+    """Seconds that the stage takes once it is at work."""
+    process = start(stage, config, root)
+    started = time.monotonic()
+    process.join(120)
+    assert process.exitcode == 0
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("place", ["local", "gs"])
+@pytest.mark.parametrize("kills", [3, pytest.param(12, marks=pytest.mark.slow)])
+def test_killed_again_and_again_it_comes_to_the_same(
+    kills: int,
+    place: str,
+    stage: str,
+    trained: tuple[Config, str],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    config, made = trained
+    _, folder, manifest = STAGES[stage]
+    if stage == "prepare":
+        storage.remove(made)
+    roots = [f"{tmp_path}/disturbed", f"{tmp_path}/undisturbed"]
+    if place == "gs":
+        monkeypatch.setenv(object_store.EMULATOR, request.getfixturevalue("server"))
+        roots = [f"gs://bucket/{tmp_path.name}/{name}" for name in ("disturbed", "undisturbed")]
+    for root in roots:
+        copy(made, root)
+    disturbed, undisturbed = roots
+    seconds = finish(stage, config, undisturbed)
+    expected = files_under(storage.join(undisturbed, folder))
+    assert expected
+    rng, cut_off = random.Random(kills), 0
+    for _ in range(kills):
+        process = start(stage, config, disturbed)
+        time.sleep(rng.uniform(0, 0.9) * seconds)
+        process.kill()
+        process.join()
+        if process.exitcode == 0 or storage.exists(storage.join(disturbed, manifest)):
+            # It was faster than before: what it says is whole is whole.
+            assert files_under(storage.join(disturbed, folder)) == expected
+            storage.remove(storage.join(disturbed, manifest))
+        else:
+            cut_off += 1
+    assert cut_off, "no kill met the stage at work"
+    finish(stage, config, disturbed)
+    assert files_under(storage.join(disturbed, folder)) == expected, "nothing is left over, lost or changed"
+
+
+def copy(made: str, root: str) -> None:
+    for file in Path(made).rglob("*"):
+        if file.is_file():
+            with storage.open_write(f"{root}/{file.relative_to(made)}") as there:
+                there.write(file.read_bytes())
+
+
+@contextlib.contextmanager
+def small_files(size: int) -> Iterator[None]:
+    """No file of this process may become larger, as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_is_full_leaves_no_graph(
+    small_config: SmallConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, root = small_config(), str(tmp_path / "run")
+
+    def write_on_a_full_disk(*arguments: Any) -> Any:
+        with small_files(1000):  # the engine's own files have room
+            return write_graph(*arguments)
+
+    with monkeypatch.context() as full:
+        full.setattr(prepare_stage, "write_graph", write_on_a_full_disk)
+        with pytest.raises(StorageRefused, match=r"graph/.*part-00000.parquet: cannot be written: File too large"):
+            prepare(config, root)
+    assert not storage.exists(storage.join(root, graph_manifest.MANIFEST))
+    assert [path.name for path in Path(root, "graph").rglob("*") if path.is_file()] == []
+    with pytest.raises(UserError, match="there is no finished graph here"):
+        graph_manifest.read_schema(config, root)
+    assert prepare(config, root) == prepare(config, str(tmp_path / "other"))
+
+
+def test_a_disk_that_is_full_leaves_no_embeddings(trained: tuple[Config, str]) -> None:
+    config, root = trained
+    whole = export(config, root)
+    storage.remove(storage.join(root, export_manifest.MANIFEST))
+    with (
+        small_files(1000),
+        pytest.raises(StorageRefused, match=r"embeddings/user/part-00000.parquet: cannot be written"),
+    ):
+        export(config, root)
+    assert export_manifest.read_export_manifest(root) is None
+    assert [path.name for path in Path(root, "embeddings").rglob("*") if path.is_file()] == []
+    assert export(config, root) == whole

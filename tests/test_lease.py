@@ -1,0 +1,168 @@
+"""One process a stage of a run root: refused beside a living one, taken over from a dead one."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import assert_refused, twhin
+from tests.fault_proxy import FaultProxy
+from tests.object_store import serve_bucket
+from twhin_core import lease, object_store, storage
+from twhin_core.errors import UserError
+
+CONTEXT = multiprocessing.get_context("forkserver")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FaultProxy]:
+    with serve_bucket() as proxy:
+        yield proxy
+
+
+@pytest.fixture(params=["local", "gs"])
+def root(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    if request.param == "local":
+        return str(tmp_path)
+    monkeypatch.setenv(object_store.EMULATOR, request.getfixturevalue("server").url)
+    return f"gs://bucket/{tmp_path.name}"
+
+
+@pytest.fixture
+def remote(server: FaultProxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A root on the object store, and a clock on which a lease is renewed and expires soon."""
+    monkeypatch.setenv(object_store.EMULATOR, server.url)
+    monkeypatch.setattr(lease, "BEAT", 0.1)
+    monkeypatch.setattr(lease, "EXPIRY", 1.0)
+    return f"gs://bucket/{tmp_path.name}"
+
+
+def hold_until_killed(root: str, emulator: str) -> None:
+    os.environ[object_store.EMULATOR] = emulator
+    with lease.hold(root, "train"):
+        time.sleep(60)
+
+
+def start_holder(root: str) -> multiprocessing.context.ForkServerProcess:
+    """A process that holds the lease of training under `root`."""
+    emulator = os.environ.get(object_store.EMULATOR, "")
+    process = CONTEXT.Process(target=hold_until_killed, args=(root, emulator), daemon=True)
+    process.start()
+    deadline = time.monotonic() + 60
+    while not storage.read_generation(storage.join(root, lease.FOLDER, "train"))[0]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process
+
+
+def test_a_living_process_keeps_its_stage_and_a_dead_one_does_not(root: str) -> None:
+    process = start_holder(root)
+    refused = pytest.raises(UserError, match=rf"another run is at work here: train, process {process.pid} on .*; use")
+    with refused, lease.hold(root, "train", patience=0.3):
+        pass
+    with lease.hold(root, "follow", patience=0):
+        pass  # another stage
+    with pytest.raises(UserError, match="another run is at work here: train"):
+        lease.check_alone(root, "prepare")
+    lease.check_alone(root, "train")
+    process.kill()
+    process.join()
+    started = time.monotonic()
+    with lease.hold(root, "train", patience=0):
+        assert time.monotonic() - started < lease.EXPIRY / 10, "a dead process of this machine is known to be dead"
+
+
+def test_one_follows_another(root: str) -> None:
+    for _ in range(3):
+        with lease.hold(root, "export", patience=0):
+            pass
+
+
+def test_one_that_is_about_to_end_is_waited_for(root: str) -> None:
+    order: list[str] = []
+    held = threading.Event()
+
+    def first() -> None:
+        with lease.hold(root, "train"):
+            held.set()
+            time.sleep(0.3)
+            order.append("first")
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert held.wait(60)
+    with lease.hold(root, "train"):
+        order.append("second")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def of_another_machine(root: str) -> str:
+    """Puts a lease there that a process elsewhere holds, of which nothing is known here."""
+    url = storage.join(root, lease.FOLDER, "train")
+    identity = {"host": "elsewhere", "pid": "1", "started": "7", "machine": "another", "owner": "x", "beat": "0"}
+    storage.write_text(url, json.dumps(identity))
+    return url
+
+
+def test_one_elsewhere_that_is_not_renewed_is_taken_over(remote: str) -> None:
+    of_another_machine(remote)
+    started = time.monotonic()
+    with lease.hold(remote, "train", patience=0):
+        assert time.monotonic() - started > lease.EXPIRY
+
+
+def test_one_elsewhere_that_is_renewed_is_kept(remote: str) -> None:
+    url = of_another_machine(remote)
+    stop = threading.Event()
+
+    def renew() -> None:
+        while not stop.wait(0.1):
+            text, generation = storage.read_generation(url)
+            storage.write_if(url, text, generation)
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    with pytest.raises(UserError, match="train, process 1 on elsewhere"), lease.hold(remote, "train", patience=0):
+        pass
+    stop.set()
+    thread.join()
+
+
+def test_it_is_renewed_while_it_is_held_and_empty_afterwards(remote: str) -> None:
+    url = storage.join(remote, lease.FOLDER, "train")
+    with lease.hold(remote, "train"):
+        time.sleep(0.5)
+        assert int(json.loads(storage.read_text(url))["beat"]) >= 2
+    assert storage.read_text(url) == ""
+
+
+def test_one_that_was_taken_away_ends_its_process(remote: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    reasons: list[str] = []
+
+    def end(reason: str) -> None:
+        reasons.append(reason)
+        ended.set()
+
+    monkeypatch.setattr(lease, "_end", end)
+    with lease.hold(remote, "train"):
+        url = of_another_machine(remote)
+        assert ended.wait(60)
+    assert "another run has taken over" in reasons[0]
+    assert json.loads(storage.read_text(url))["host"] == "elsewhere", "what is another's is not given back"
+
+
+def test_a_second_run_is_refused_in_one_line(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    with lease.hold(root, "run"):
+        ran = twhin("run", "configs/quickstart.yaml", "--run-root", root)
+        assert_refused(ran, root, "another run is at work here: run, process", "use another --run-root")
+    assert not (tmp_path / "graph").exists()
