@@ -31,8 +31,9 @@ lint: $(INSTALLED) ## check style, types and the Dockerfile
 goldens: $(INSTALLED) ## make the golden pipelines and losses in tests/golden anew
 	$(BIN)/python -m tests.golden.renew
 
-docs: $(INSTALLED) ## generate docs/configuration.md from the config's schema
+docs: $(INSTALLED) ## generate docs/configuration.md from the config's schema, docs/scale.md from measurements
 	$(BIN)/python docs/generate_configuration.py
+	$(BIN)/python docs/generate_scale.py
 
 clean: ## remove .venv and what the tools left; runs/ stays
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

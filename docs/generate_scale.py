@@ -1,0 +1,247 @@
+"""Writes docs/scale.md: what the figures in docs/measurements.json say about a graph of 10^9 nodes and 10^11 edges.
+
+Each entry of the JSON is the last line of a benchmark, with its command and machine, or null while nobody has measured
+it; what depends on that is then left open. The functions below are the arithmetic, all in bytes, edges, rows, seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).parent / "scale.md"
+MEASUREMENTS = Path(__file__).parent / "measurements.json"
+
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The graph, the model and the machines that are asked about."""
+
+    nodes: int = 10**9
+    edges: int = 10**11
+    dim: int = 128
+    bytes_a_value: int = 4
+    gpus: int = 16
+    gpus_a_machine: int = 8
+    gpu_memory: float = 80e9
+    batch: int = 65_536
+    chunk: int = 1_000
+    negatives: int = 1_000
+    network: float = 50e9
+    """Bytes a second between machines, a GPU (400 Gbit/s)."""
+    cores_an_executor: int = 8
+    executors: tuple[int, ...] = field(default=(16, 64, 256))
+    epochs: int = 1
+
+
+def table_bytes(nodes: int, dim: int, bytes_a_value: int) -> int:
+    """Weights and row-wise Adagrad's state, one fp32 a row."""
+    return nodes * (dim * bytes_a_value + 4)
+
+
+def rows_a_step(batch: int, chunk: int, negatives: int) -> int:
+    """Rows that a rank looks up at most: both ends of its edges, and for each chunk and side its shared negatives."""
+    return 2 * batch + 2 * -(-batch // chunk) * negatives
+
+
+def all_to_all_bytes(rows: int, dim: int, ranks: int) -> float:
+    """What a rank sends a step with row-wise sharding: ids (int64) there; vectors (fp32) back, and their gradients.
+
+    Rows are spread evenly by the hash that numbers them, so that 1 of `ranks` is the rank's own and travels nowhere.
+    """
+    return rows * (8 + 2 * 4 * dim) * (ranks - 1) / ranks
+
+
+def between_machines(rows: int, dim: int, ranks: int, ranks_a_machine: int) -> float:
+    """The part of `all_to_all_bytes` that leaves the machine."""
+    return rows * (8 + 2 * 4 * dim) * (ranks - ranks_a_machine) / ranks
+
+
+def seconds_for(amount: float, rate: float, workers: float = 1) -> float:
+    """Time for `amount` at `rate` a second and worker, if all workers keep to it."""
+    return amount / (rate * workers)
+
+
+def readers_a_gpu(consumed: float, served: float) -> float:
+    """Reader processes that keep a GPU fed which takes `consumed` edges/s, at `served` edges/s each."""
+    return consumed / served
+
+
+def page() -> str:
+    return _page(Setting(), json.loads(MEASUREMENTS.read_text()))
+
+
+def _page(at: Setting, measured: dict[str, Any]) -> str:
+    table, rows = table_bytes(at.nodes, at.dim, at.bytes_a_value), rows_a_step(at.batch, at.chunk, at.negatives)
+    sent, leaving = (
+        all_to_all_bytes(rows, at.dim, at.gpus),
+        between_machines(rows, at.dim, at.gpus, at.gpus_a_machine),
+    )
+    network_s = leaving / at.network
+    lines = [
+        "# Scale",
+        "",
+        f"What our measurements say about {_count(at.nodes)} nodes and {_count(at.edges)} edges. This page is made by",
+        "`make docs` from `docs/measurements.json`, which holds the last lines of the benchmarks.",
+        "Nothing of this size was run: each figure is a measured rate, or a number of bytes, times a count, and stands",
+        "with its assumptions. Where a rate was not measured, the page says so.",
+        "",
+        "## Tables",
+        "",
+        f"d={at.dim}, fp{8 * at.bytes_a_value} weights and row-wise Adagrad (4 bytes a row), shared row-wise by "
+        f"{at.gpus} GPUs.",
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| weights and optimizer state | {_size(table)} |",
+        f"| a GPU | {_size(table / at.gpus)}, {_share(table / at.gpus / at.gpu_memory)} of {_size(at.gpu_memory)} |",
+        f"| the same with fp16 weights | {_size(table_bytes(at.nodes, at.dim, 2) / at.gpus)} |",
+        f"| with Adam in its place (8 bytes a value) | {_size(at.nodes * at.dim * (at.bytes_a_value + 8) / at.gpus)} |",
+        f"| main memory a machine for the copy that a checkpoint is written from | "
+        f"{_size(table / at.gpus * at.gpus_a_machine)} |",
+        "",
+        "## A step",
+        "",
+        f"{at.batch:,} edges a GPU; {at.negatives:,} negatives a side, shared by chunks of {at.chunk:,}. Each row is",
+        "looked up once a step; none is assumed to be needed twice, so that repeats only lower the figures.",
+        "",
+        "| | a GPU and step |",
+        "| --- | --- |",
+        f"| rows looked up | {rows:,} |",
+        f"| ids there, vectors back, gradients there: all-to-all | {_size(sent)} |",
+        f"| of these between machines of {at.gpus_a_machine} GPUs | {_size(leaving)} |",
+        f"| time for these at {_size(at.network)}/s a GPU | {network_s * 1000:.1f} ms |",
+        f"| bound that this sets, all GPUs | {_count(at.gpus * at.batch / network_s)} edges/s |",
+        "",
+        "## Training",
+        "",
+        *_training(at, measured),
+        "",
+        "## Checkpoints and export",
+        "",
+        *_checkpoints(at, measured, table),
+        "",
+        "## Prepare",
+        "",
+        *_prepare(at, measured),
+        "",
+        "## Where the figures come from",
+        "",
+        "| | command | machine | result |",
+        "| --- | --- | --- | --- |",
+        *(
+            f"| {name} | `{entry['command']}` | {entry['machine']} | "
+            f"{', '.join(f'{key} {value:,}' for key, value in entry['result'].items())} |"
+            if entry is not None
+            else f"| {name} | | | {NOT_MEASURED} |"
+            for name, entry in measured.items()
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _training(at: Setting, measured: dict[str, Any]) -> list[str]:
+    gpu = _rate(measured, "train_gpu", "edges_per_s")
+    lines = ["| | |", "| --- | --- |"]
+    epoch = NOT_MEASURED if gpu is None else _time(seconds_for(at.edges, gpu, at.gpus))
+    lines.append(f"| an epoch on {at.gpus} GPUs, each as fast as one alone | {epoch} |")
+    for name, label in (("reader", "in process"), ("reader_flight", "over Flight")):
+        served = _rate(measured, name, "edges_per_s")
+        if served is None:
+            lines.append(f"| readers a GPU, {label} | {NOT_MEASURED} |")
+        elif gpu is None:
+            lines.append(f"| edges/s that a reader can feed, {label} | {_count(served)} |")
+        else:
+            lines.append(f"| readers a GPU, {label} | {readers_a_gpu(gpu, served):.2f} |")
+    return lines
+
+
+def _checkpoints(at: Setting, measured: dict[str, Any], table: int) -> list[str]:
+    checkpoint = measured["checkpoint"]["result"]
+    write = checkpoint["checkpoint_mib"] * 2**20 / checkpoint["write_ms"] * 1000
+    copy = checkpoint["checkpoint_mib"] * 2**20 / checkpoint["copy_ms"] * 1000
+    rows = _rate(measured, "export", "rows_per_s")
+    export = NOT_MEASURED if rows is None else f"{_time(seconds_for(at.nodes, rows))} at {_count(rows)} rows/s"
+    if rows is not None:
+        export += f" and d={measured['export']['result']['dim']}"
+    return [
+        "Every rank writes its own part, as fast as the one rank that was measured on a local disk; an object store",
+        f"must take {_size(write * at.gpus)}/s from all together.",
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| a checkpoint, from beginning to marker, {_size(write)}/s a rank | "
+        f"{_time(seconds_for(table, write, at.gpus))} |",
+        f"| of which training waits for the copy, {_size(copy)}/s a rank | "
+        f"{_time(seconds_for(table, copy, at.gpus))} |",
+        f"| export, one process | {export} |",
+        "",
+        "Export is one process, and its time grows with the number of nodes.",
+    ]
+
+
+def _prepare(at: Setting, measured: dict[str, Any]) -> list[str]:
+    lines = [
+        f"As many rows in the sources as edges; executors of {at.cores_an_executor} cores, each core as fast as one of",
+        "those measured, and no time lost in the shuffles between machines: a lower bound.",
+        "",
+    ]
+    for name in ("prepare_spark", "prepare_duckdb"):
+        rate, entry = _rate(measured, name, "edges_per_s"), measured[name]
+        if rate is None:
+            lines.append(f"- {name}: {NOT_MEASURED}.")
+            continue
+        core = rate / entry["result"]["cores"]
+        counts = at.executors if name == "prepare_spark" else (1,)
+        times = ", ".join(
+            f"{_time(seconds_for(at.edges, core, executors * at.cores_an_executor))} on {executors}"
+            for executors in counts
+        )
+        unit = "executors" if name == "prepare_spark" else "machine"
+        lines.append(f"- {name}: {_count(rate)} edges/s on {entry['result']['cores']} cores; {times} {unit}.")
+    lines += ["", f"The edges take at most 20 bytes each on disk (int64, int32, int64): {_size(20 * at.edges)}."]
+    return lines
+
+
+def _rate(measured: dict[str, Any], name: str, key: str) -> float | None:
+    entry = measured[name]
+    return None if entry is None else float(entry["result"][key])
+
+
+def _size(value: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} PB"
+
+
+def _count(value: float) -> str:
+    for unit, size in (("billion", 1e9), ("million", 1e6)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:,.0f}"
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("days", 172_800), ("hours", 7_200), ("minutes", 120)):
+        if seconds >= size:
+            one = {"days": 86_400, "hours": 3_600, "minutes": 60}[unit]
+            return f"{seconds / one:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def main() -> None:
+    PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The arithmetic of docs/scale.md, against values computed by hand."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+
+from docs import generate_scale
+from docs.generate_scale import Setting
+
+# Small enough to follow: 1,000 nodes, 4 dimensions, 4 GPUs on 2 machines.
+SMALL = Setting(
+    nodes=1_000, edges=1_000_000, dim=4, gpus=4, gpus_a_machine=2, gpu_memory=10_000, batch=100, chunk=30, negatives=5,
+    network=1_000, cores_an_executor=2, executors=(5,),
+)  # fmt: skip
+
+MEASURED = {
+    "train_cpu": None,
+    "checkpoint": {
+        "command": "c", "machine": "m",
+        "result": {"checkpoint_mib": 1, "write_ms": 1048.576, "copy_ms": 524.288},
+    },
+    "export": {"command": "e", "machine": "m", "result": {"rows_per_s": 4, "dim": 4}},
+    "prepare_duckdb": {"command": "p", "machine": "m", "result": {"edges_per_s": 100, "cores": 4}},
+    "prepare_spark": {"command": "s", "machine": "m", "result": {"edges_per_s": 200, "cores": 4}},
+    "reader": {"command": "r", "machine": "m", "result": {"edges_per_s": 500}},
+    "reader_flight": {"command": "f", "machine": "m", "result": {"edges_per_s": 250}},
+    "train_gpu": {"command": "g", "machine": "m", "result": {"edges_per_s": 1000}},
+}  # fmt: skip
+
+
+def test_the_formulas() -> None:
+    assert generate_scale.table_bytes(nodes=1_000, dim=4, bytes_a_value=4) == 1_000 * 20
+    assert generate_scale.table_bytes(nodes=1_000, dim=4, bytes_a_value=2) == 1_000 * 12
+    # Two ends of 100 edges, and 4 chunks (30, 30, 30, 10) of 5 negatives on 2 sides.
+    assert generate_scale.rows_a_step(batch=100, chunk=30, negatives=5) == 240
+    # 8 bytes of id, 16 of vector, 16 of gradient; 3 of 4 rows are another rank's, 2 of 4 another machine's.
+    assert generate_scale.all_to_all_bytes(rows=240, dim=4, ranks=4) == 240 * 40 * 3 / 4
+    assert generate_scale.between_machines(rows=240, dim=4, ranks=4, ranks_a_machine=2) == 4_800
+    assert generate_scale.seconds_for(amount=100, rate=5, workers=4) == 5
+    assert generate_scale.readers_a_gpu(consumed=12e6, served=5e6) == pytest.approx(2.4)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "| weights and optimizer state | 20 kB |",
+        "| a GPU | 5 kB, 50 % of 10 kB |",
+        "| the same with fp16 weights | 3 kB |",
+        "| with Adam in its place (8 bytes a value) | 12 kB |",
+        "| main memory a machine for the copy that a checkpoint is written from | 10 kB |",
+        "| rows looked up | 240 |",
+        "| ids there, vectors back, gradients there: all-to-all | 7.2 kB |",
+        "| of these between machines of 2 GPUs | 4.8 kB |",
+        "| time for these at 1 kB/s a GPU | 4800.0 ms |",
+        "| bound that this sets, all GPUs | 83 edges/s |",  # 400 edges in 4.8 s
+        "| an epoch on 4 GPUs, each as fast as one alone | 4.17 minutes |",  # 1,000,000 / 4,000 s
+        "| readers a GPU, in process | 2.00 |",
+        "| readers a GPU, over Flight | 4.00 |",
+        "| a checkpoint, from beginning to marker, 1 MB/s a rank | 0.005 s |",  # 20 kB by 4 ranks
+        "| of which training waits for the copy, 2 MB/s a rank | 0.0025 s |",
+        "| export, one process | 4.17 minutes at 4 rows/s and d=4 |",
+        # 50 edges/s a core, 10 cores.
+        "- prepare_spark: 200 edges/s on 4 cores; 33.3 minutes on 5 executors.",
+        # 25 edges/s a core, 2 cores.
+        "- prepare_duckdb: 100 edges/s on 4 cores; 5.56 hours on 1 machine.",
+        "The edges take at most 20 bytes each on disk (int64, int32, int64): 20 MB.",
+    ],
+)
+def test_the_page_of_a_small_setting(row: str) -> None:
+    assert row in generate_scale._page(SMALL, MEASURED).splitlines()
+
+
+def test_what_was_not_measured_is_said() -> None:
+    measured = copy.deepcopy(MEASURED) | {"export": None, "train_gpu": None, "prepare_spark": None}
+    page = generate_scale._page(SMALL, measured)
+    for line in (
+        "| an epoch on 4 GPUs, each as fast as one alone | not measured |",
+        "| export, one process | not measured |",
+        "- prepare_spark: not measured.",
+        "| edges/s that a reader can feed, in process | 500 |",
+    ):
+        assert line in page.splitlines()
+
+
+def test_the_page_is_current() -> None:
+    assert generate_scale.PAGE.read_text() == generate_scale.page(), "run `make docs`"
+
+
+def test_every_measurement_names_its_command_and_machine() -> None:
+    for entry in json.loads(generate_scale.MEASUREMENTS.read_text()).values():
+        assert entry is None or set(entry) == {"command", "machine", "result"}
