@@ -36,6 +36,7 @@ from twhin_core.model.batch import Batch
 from twhin_core.training.batches import Batches
 from twhin_core.training.build import build
 from twhin_core.training.ranks import process_group
+from twhin_core.training.shard_rows import ShardRows
 
 # An operation belongs to the first phase that its own name is of, or else to that of what it is called by.
 PHASES = {
@@ -46,8 +47,7 @@ PHASES = {
     "rows to the ranks that asked": r"output_dist|All2All_Seq_Req_Wait$|All2All_Seq_Req$|construct_jagged"
     r"|EmbeddingCollectionAwaitable|SequenceEmbeddings",
     "gradients back": r"All2All_Seq.*Backward|All2All_Seq_bwd",
-    "updating rows": r"^Split\w*LookupFunction.*Backward|split_embedding_nobag_backward|SplitLookup\w*Backward"
-    r"|lookup_\w*_function\w*Backward",
+    "updating rows": r"^ShardRows.finish|split_embedding_nobag_backward",
     "relations, with their sum over the ranks": r"allreduce_|^Optimizer\.step#(?!Combined)",
     "scoring, forward and backward": r"^step$",
 }
@@ -59,6 +59,13 @@ def train(rank: int, port: int, sharding: str, graph: Bipartite, options: argpar
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(options.ranks))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
     torch.set_num_threads(1)
+    update = ShardRows.finish
+
+    def finish(rows: ShardRows, step: int) -> None:
+        with record_function("ShardRows.finish"):
+            update(rows, step)
+
+    ShardRows.finish = finish  # type: ignore[method-assign]
     config = make_config(sharding, options)
     schema = Schema({"user": graph.users, "item": graph.items}, config.model.relations)
     rels, weights = torch.zeros(len(graph.lhs), dtype=torch.int64), torch.ones(len(graph.lhs))
