@@ -15,6 +15,8 @@ Array = npt.NDArray[np.int64]
 
 EDGES_A_CHUNK = 1 << 20
 
+_NOTHING = np.empty(0, np.int64), np.empty(0, np.int64)
+
 
 @dataclass(frozen=True)
 class Frequencies:
@@ -56,16 +58,22 @@ def count_ends(chunks: Iterable[Edges], schema: Schema) -> Frequencies:
     Holds one chunk of edges at a time, and about three times the counts.
     """
     rows = max(schema.tables.values())
-    runs = [(np.empty(0, np.int64), np.empty(0, np.int64))]
+    runs = [_NOTHING]
     for edges in chunks:
         keys = [end(edges.rel, side) * rows + node for side, node in (("lhs", edges.lhs), ("rhs", edges.rhs))]
         runs.append(_added(np.concatenate(keys), np.ones(2 * len(edges), np.int64)))
         # Runs of at least twice the length of the next: so each count is moved only a few times.
         while len(runs) > 1 and len(runs[-2][0]) < 2 * len(runs[-1][0]):
             runs.append(_both(runs.pop(), runs.pop()))
-    while len(runs) > 1:
-        runs.append(_both(runs.pop(), runs.pop()))
-    return Frequencies(*runs[0], rows)
+    return merge([Frequencies(*run, rows) for run in reversed(runs)])
+
+
+def merge(parts: list[Frequencies]) -> Frequencies:
+    """The counts of several parts of the edges, added up."""
+    total = _NOTHING
+    for part in parts:
+        total = _both(total, (part.key, part.count))
+    return Frequencies(*total, parts[0].rows)
 
 
 def in_chunks(edges: Edges) -> Iterator[Edges]:

@@ -11,7 +11,7 @@ from twhin_core import storage
 from twhin_core.config import Config
 from twhin_core.data.edges import has_split, read_split
 from twhin_core.data.epochs import EpochReader
-from twhin_core.data.frequencies import Frequencies, count_ends, in_chunks
+from twhin_core.data.frequencies import Frequencies
 from twhin_core.errors import CheckpointFailed, Preempted, UserError
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.batch import Batch
@@ -24,6 +24,7 @@ from twhin_core.training.build import build
 from twhin_core.training.checkpoint import FINISHED, Position
 from twhin_core.training.checkpoint_writer import CheckpointWriter
 from twhin_core.training.divergence import STEPS_BETWEEN_LOOKS, LossGuard
+from twhin_core.training.frequencies import count_together
 from twhin_core.training.metrics_log import MetricsLog, Window, peak_memory
 from twhin_core.training.preemption import Preemption
 from twhin_core.training.ranks import Ranks, process_group
@@ -109,7 +110,7 @@ class Trainer:
         data = self.config.train_data, self.config.validation_data
         if not any(entry is not None and entry.needs_frequencies for entry in data):
             return None
-        return count_ends(in_chunks(self.edges), self.schema)
+        return count_together(self.edges, self.schema, self.ranks)
 
     def _read_validation(self) -> Batches | None:
         config = self.config

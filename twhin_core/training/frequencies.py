@@ -1,0 +1,31 @@
+"""How often nodes occur in the training edges, counted by all ranks together."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import torch
+import torch.distributed as dist
+
+from twhin_core.data.edges import Edges
+from twhin_core.data.frequencies import Array, Frequencies, count_ends, in_chunks, merge
+from twhin_core.graph.manifest import Schema
+from twhin_core.training.ranks import Ranks
+
+
+def count_together(edges: Edges, schema: Schema, ranks: Ranks) -> Frequencies:
+    """Counts of all `edges`, the same on every rank; each rank counts a share of them, and all must call it."""
+    mine = count_ends(islice(in_chunks(edges), ranks.rank, None, ranks.world_size), schema)
+    parts = zip(_gathered(mine.key, ranks), _gathered(mine.count, ranks), strict=True)
+    return merge([Frequencies(key, count, mine.rows) for key, count in parts])
+
+
+def _gathered(values: Array, ranks: Ranks) -> list[Array]:
+    """The values of every rank; on the CPU, as they come from there."""
+    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(ranks.world_size)]
+    dist.all_gather(lengths, torch.tensor([len(values)]))
+    longest = int(max(lengths))
+    padded = torch.nn.functional.pad(torch.from_numpy(values), (0, longest - len(values)))
+    gathered = [torch.empty(longest, dtype=torch.int64) for _ in range(ranks.world_size)]
+    dist.all_gather(gathered, padded)
+    return [part[: int(length)].numpy() for part, length in zip(gathered, lengths, strict=True)]
