@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.conftest import SmallConfig
 from tests.object_store import serve_bucket
@@ -26,12 +27,15 @@ from twhin_core.graph import manifest as graph_manifest
 from twhin_core.graph import prepare as prepare_stage
 from twhin_core.graph.prepare import prepare
 from twhin_core.graph.write import write_graph
+from twhin_core.training import checkpoint
+from twhin_core.training.train import train
 
 # Its children have imported all that the stages need before they begin.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.test_interrupted", "tests.training.test_kills"])
 
 STAGES: dict[str, tuple[Callable[[Config, str], object], str, str]] = {
+    "train": (train, checkpoint.FOLDER, checkpoint.FINISHED),
     "prepare": (prepare, "graph", graph_manifest.MANIFEST),
     "export": (export, "embeddings", export_manifest.MANIFEST),
 }
@@ -77,7 +81,7 @@ def finish(stage: str, config: Config, root: str) -> float:
     return time.monotonic() - started
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ["prepare", "export"])
 @pytest.mark.parametrize("place", ["local", "gs"])
 @pytest.mark.parametrize("kills", [3, pytest.param(12, marks=pytest.mark.slow)])
 def test_killed_again_and_again_it_comes_to_the_same(
@@ -125,6 +129,38 @@ def copy(made: str, root: str) -> None:
         if file.is_file():
             with storage.open_write(f"{root}/{file.relative_to(made)}") as there:
                 there.write(file.read_bytes())
+
+
+@pytest.mark.slow
+def test_training_killed_on_an_object_store_goes_on_at_once_to_the_same_weights(
+    small_config: SmallConfig, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(object_store.EMULATOR, server)
+    config = small_config(training={"num_epochs": 12, "checkpoint_every_n": 7, "checkpoint_max_to_keep": 2})
+    disturbed, undisturbed = f"gs://bucket/{tmp_path.name}/run", str(tmp_path / "run")
+    for root in (disturbed, undisturbed):
+        prepare(config, root)
+    rng = random.Random(0)
+    for step in (7, 21, 42):
+        process = start("train", config, disturbed)
+        while (newest := checkpoint.newest(disturbed)) is None or newest.step < step:
+            assert process.is_alive(), "training ended before it could be killed"
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.2))
+        process.kill()
+        process.join()
+        assert process.exitcode == -9
+    assert finish("train", config, disturbed) < lease.EXPIRY / 2, "it waits for no process that is known to be dead"
+    train(config, undisturbed)
+    ends = [checkpoint.newest(root) for root in (disturbed, undisturbed)]
+    assert ends[0] is not None
+    assert ends[1] is not None
+    assert ends[0].marker == ends[1].marker
+    for table, rows in {"user": 40, "tweet": 30}.items():
+        assert torch.equal(ends[0].read_rows(table, 0, rows), ends[1].read_rows(table, 0, rows))
+    folder = storage.join(disturbed, checkpoint.FOLDER)
+    whole = [str(entry.step) for entry in checkpoint.complete(disturbed)]
+    assert storage.list_folders(folder) == sorted(whole), "nothing is left of what was half written"
 
 
 @contextlib.contextmanager

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import assert_refused, twhin
+from tests.conftest import SmallConfig
 from tests.fault_proxy import FaultProxy
 from tests.object_store import serve_bucket
-from twhin_core import lease, object_store, storage
+from twhin_core import config_file, lease, object_store, storage
 from twhin_core.errors import UserError
+from twhin_core.run import working
 
 CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -158,6 +160,43 @@ def test_one_that_was_taken_away_ends_its_process(remote: str, monkeypatch: pyte
         assert ended.wait(60)
     assert "another run has taken over" in reasons[0]
     assert json.loads(storage.read_text(url))["host"] == "elsewhere", "what is another's is not given back"
+
+
+def test_a_config_is_not_changed_while_another_run_is_at_work(root: str, small_config: SmallConfig) -> None:
+    """Though nothing is made yet, for which alone the config would be free to change."""
+    first, second = small_config(), small_config(training={"seed": 5})
+    url = storage.join(root, "config.yaml")
+    with working(first, root, "prepare"):
+        before = storage.read_text(url)
+        with pytest.raises(UserError, match="another run is at work here: prepare"), working(second, root, "train"):
+            pass
+        assert storage.read_text(url) == before
+    with working(second, root, "prepare"):
+        assert config_file.parse(storage.read_text(url)) == second
+
+
+def test_of_two_that_claim_a_root_at_once_one_wins(root: str, small_config: SmallConfig) -> None:
+    configs = [small_config(training={"seed": seed}) for seed in range(2)]
+    together, ended, outcomes = threading.Barrier(2), threading.Barrier(2), {}
+
+    def claim(number: int) -> None:
+        together.wait(60)
+        try:
+            with working(configs[number], root, ("prepare", "train")[number]):
+                outcomes[number] = "works"
+                ended.wait(60)
+        except UserError as error:
+            outcomes[number] = str(error)
+            ended.wait(60)
+
+    threads = [threading.Thread(target=claim, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = [number for number, outcome in outcomes.items() if outcome == "works"]
+    assert "another run is at work here" in outcomes[1 - winner]
+    assert config_file.parse(storage.read_text(storage.join(root, "config.yaml"))) == configs[winner]
 
 
 def test_a_second_run_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""Prepare from gs:// sources of every format, a tenth of whose requests go wrong, makes the graph of local files."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import SmallConfig, write_raw
+from tests.fault_proxy import FaultProxy
+from tests.object_store import serve_bucket
+from twhin_core import object_store, storage
+from twhin_core.errors import UserError
+from twhin_core.graph.prepare import prepare
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FaultProxy]:
+    with serve_bucket(faults=0.1) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """The same 600 edges as small_config's, a third each in Parquet, CSV and gzipped TSV."""
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    write_raw(tmp_path / "all.parquet")
+    table = pq.read_table(tmp_path / "all.parquet")
+    pq.write_table(table[:200], folder / "first.parquet")
+    rows = [list(row.values()) for row in table.to_pylist()]
+    with (folder / "second.csv").open("w", newline="") as text:
+        csv.writer(text).writerows([table.column_names, *rows[200:400]])
+    with gzip.open(folder / "third.tsv.gz", "wt") as text:
+        text.write("".join("\t".join(row) + "\n" for row in [table.column_names, *rows[400:]]))
+    return folder
+
+
+def test_every_format_is_read(
+    sources: Path, small_config: SmallConfig, server: FaultProxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(object_store.EMULATOR, server.url)
+    monkeypatch.setattr(object_store, "PAUSES", (0.01, 0.1))
+    for path in sources.iterdir():
+        with storage.open_write(f"gs://bucket/sources/{path.name}") as file:
+            file.write(path.read_bytes())
+
+    def made(folder: str, root: str) -> object:
+        listed = [{"path": f"{folder}/*", "relation_column": "relation"}]
+        return prepare(small_config(prepare={"sources": listed}), root)
+
+    before = server.faults.total()
+    remote, local = "gs://bucket/run", str(tmp_path / "run")
+    manifest = made("gs://bucket/sources", remote)
+    assert server.faults.total() - before > 3
+    assert manifest == made(str(sources), local)
+    assert manifest == prepare(small_config(), str(tmp_path / "one-file"))
+    with pytest.raises(UserError, match=r"gs://bucket/other/\*: no file matches"):
+        made("gs://bucket/other", "gs://bucket/another-run")
+    with pytest.raises(UserError, match=r"gs://nowhere/\*: there is no bucket nowhere"):
+        made("gs://nowhere", "gs://bucket/another-run")
