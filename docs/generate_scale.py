@@ -119,7 +119,7 @@ def _page(at: Setting, measured: dict[str, Any]) -> str:
         "",
         "## Training",
         "",
-        *_training(at, measured),
+        *_training(at, measured, at.batch / network_s),
         "",
         "## Checkpoints and export",
         "",
@@ -144,19 +144,26 @@ def _page(at: Setting, measured: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _training(at: Setting, measured: dict[str, Any]) -> list[str]:
-    gpu = _rate(measured, "train_gpu", "edges_per_s")
-    lines = ["| | |", "| --- | --- |"]
+def _training(at: Setting, measured: dict[str, Any], bound: float) -> list[str]:
+    """`bound`: edges/s of one GPU that the network allows."""
+    gpu, cpu = _rate(measured, "train_gpu", "edges_per_s"), _rate(measured, "train_cpu", "edges_per_s")
     epoch = NOT_MEASURED if gpu is None else _time(seconds_for(at.edges, gpu, at.gpus))
-    lines.append(f"| an epoch on {at.gpus} GPUs, each as fast as one alone | {epoch} |")
+    lines = [
+        "A GPU computes as fast beside others as alone, and at most what the network lets through.",
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| an epoch on {at.gpus} GPUs | {epoch} |",
+        f"| an epoch on {at.gpus} GPUs, at the network's bound | {_time(seconds_for(at.edges, bound, at.gpus))} |",
+    ]
+    if cpu is not None:
+        dim = measured["train_cpu"]["result"]["dim"]
+        lines.append(f"| for comparison, an epoch on 2 CPU cores with d={dim} | {_time(seconds_for(at.edges, cpu))} |")
     for name, label in (("reader", "in process"), ("reader_flight", "over Flight")):
         served = _rate(measured, name, "edges_per_s")
-        if served is None:
-            lines.append(f"| readers a GPU, {label} | {NOT_MEASURED} |")
-        elif gpu is None:
-            lines.append(f"| edges/s that a reader can feed, {label} | {_count(served)} |")
-        else:
-            lines.append(f"| readers a GPU, {label} | {readers_a_gpu(gpu, served):.2f} |")
+        fed = NOT_MEASURED if served is None or gpu is None else f"{readers_a_gpu(gpu, served):.2f}"
+        at_most = NOT_MEASURED if served is None else f"{readers_a_gpu(bound, served):.2f}"
+        lines.append(f"| readers a GPU, {label} | {fed}; at the network's bound {at_most} |")
     return lines
 
 

@@ -109,6 +109,13 @@ def test_a_bucket_that_does_not_exist(bucket: str) -> None:
             act()
 
 
+def test_the_command_names_a_bucket_that_does_not_exist(server: FaultProxy) -> None:
+    ran = twhin(
+        "prepare", "configs/quickstart.yaml", "--run-root", "gs://nowhere/run", STORAGE_EMULATOR_HOST=server.url
+    )
+    assert_refused(ran, "gs://nowhere/run", "there is no bucket nowhere")
+
+
 @contextlib.contextmanager
 def answering(status: int, message: str) -> Iterator[str]:
     """A server that answers every request alike."""

@@ -17,7 +17,7 @@ SMALL = Setting(
 )  # fmt: skip
 
 MEASURED = {
-    "train_cpu": None,
+    "train_cpu": {"command": "t", "machine": "m", "result": {"edges_per_s": 100, "dim": 4}},
     "checkpoint": {
         "command": "c", "machine": "m",
         "result": {"checkpoint_mib": 1, "write_ms": 1048.576, "copy_ms": 524.288},
@@ -56,9 +56,12 @@ def test_the_formulas() -> None:
         "| of these between machines of 2 GPUs | 4.8 kB |",
         "| time for these at 1 kB/s a GPU | 4800.0 ms |",
         "| bound that this sets, all GPUs | 83 edges/s |",  # 400 edges in 4.8 s
-        "| an epoch on 4 GPUs, each as fast as one alone | 4.17 minutes |",  # 1,000,000 / 4,000 s
-        "| readers a GPU, in process | 2.00 |",
-        "| readers a GPU, over Flight | 4.00 |",
+        "| an epoch on 4 GPUs | 4.17 minutes |",  # 1,000,000 / 4,000 s
+        # 100 edges a GPU in 4.8 s.
+        "| an epoch on 4 GPUs, at the network's bound | 3.33 hours |",
+        "| readers a GPU, in process | 2.00; at the network's bound 0.04 |",
+        "| readers a GPU, over Flight | 4.00; at the network's bound 0.08 |",
+        "| for comparison, an epoch on 2 CPU cores with d=4 | 2.78 hours |",  # 1,000,000 / 100 s
         "| a checkpoint, from beginning to marker, 1 MB/s a rank | 0.005 s |",  # 20 kB by 4 ranks
         "| of which training waits for the copy, 2 MB/s a rank | 0.0025 s |",
         "| export, one process | 4.17 minutes at 4 rows/s and d=4 |",
@@ -77,10 +80,10 @@ def test_what_was_not_measured_is_said() -> None:
     measured = copy.deepcopy(MEASURED) | {"export": None, "train_gpu": None, "prepare_spark": None}
     page = generate_scale._page(SMALL, measured)
     for line in (
-        "| an epoch on 4 GPUs, each as fast as one alone | not measured |",
+        "| an epoch on 4 GPUs | not measured |",
         "| export, one process | not measured |",
         "- prepare_spark: not measured.",
-        "| edges/s that a reader can feed, in process | 500 |",
+        "| readers a GPU, in process | not measured; at the network's bound 0.04 |",
     ):
         assert line in page.splitlines()
 
