@@ -29,6 +29,8 @@ class FaultProxy:
     upstream: str
     share: float
     seed: int = 0
+    is_down: bool = False
+    """While it is set, every request is answered 503."""
     url: str = ""
     requests: int = 0
     faults: collections.Counter[str] = field(default_factory=collections.Counter)
@@ -50,7 +52,7 @@ class FaultProxy:
         fault, body = self._fault(request), await request.read()
         if fault is not None:
             self.faults[fault] += 1
-        if fault == "busy":
+        if fault == "busy" or self.is_down:
             return web.json_response({"error": {"message": "try again"}}, status=BUSY[self.faults["busy"] % len(BUSY)])
         if fault == "reset":
             return self._reset(request)

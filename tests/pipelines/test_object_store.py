@@ -21,7 +21,9 @@ from twhin_core.evaluation.follow import follow
 from twhin_core.export.export import export
 from twhin_core.graph.prepare import prepare
 from twhin_core.training import checkpoint
+from twhin_core.training.checkpoint import Position
 from twhin_core.training.checkpoint_io import read_part
+from twhin_core.training.checkpoint_writer import CheckpointWriter, State
 from twhin_core.training.train import train
 
 SMALL = [
@@ -104,6 +106,30 @@ def test_every_stage_comes_to_the_same(
     follow(config, root)
     assert storage.list_folders(storage.join(root, "evaluation")) == [str(step) for step in results(root)["steps"]]
     assert_same(root, local, server)
+
+
+def test_a_store_that_is_down_for_a_while_costs_only_the_checkpoints_of_that_while(
+    config: Config, local: str, server: FaultProxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(object_store.EMULATOR, server.url)
+    monkeypatch.setattr(object_store, "PAUSES", (0.01, 0.1))
+    root, save = "gs://bucket/down", CheckpointWriter.save
+    prepare(config, root)
+
+    def down_for_the_second(writer: CheckpointWriter, state: State, position: Position) -> None:
+        writer.wait()
+        server.is_down = position.step == 8
+        monkeypatch.setattr(object_store, "SECONDS_OF_TRIES", 0.5 if server.is_down else 120.0)
+        save(writer, state, position)
+
+    monkeypatch.setattr(CheckpointWriter, "save", down_for_the_second)
+    train(config, root)
+    assert "the checkpoint of step 8 could not be written: gs://bucket" in caplog.text
+    assert [entry.step for entry in checkpoint.complete(root)] == [12, 15]
+    expected = weights(local)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(root).items())
+    lines = storage.read_text(storage.join(root, "training/metrics.jsonl"))
+    assert lines.count("\n") == storage.read_text(storage.join(local, "training/metrics.jsonl")).count("\n")
 
 
 @pytest.mark.slow
