@@ -1,8 +1,9 @@
 """What the steps of two ranks that share the tables spend their time on, and how fast they are.
 
 Two gloo ranks on this machine, a thread each, at the setting of `bench_train`. For each kind of sharding: edges/s of
-both together without a profiler, then the shares of a step's time by torch's profiler, the mean of both ranks. A phase
-contains its waiting for the other rank. Ends in one JSON line.
+both together without a profiler, then the shares of a step's time by torch's profiler, the mean of both ranks. Under
+the profiler the ranks wait for each other before they exchange rows and gradients, as they do within the exchange
+anyhow, so that waiting and exchanging are told apart. Ends in one JSON line.
 
     python -m benchmarks.bench_sharded [--edges FILE.parquet --lhs COLUMN --rhs COLUMN] [--dim 64] [--uniform 50]
         [--batch 10000] [--chunk 1000] [--sharding row_wise --sharding table_wise] [--steps 60] [--list 0]
@@ -17,7 +18,7 @@ import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count, islice
 from typing import Any
 
@@ -25,6 +26,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 from torch.profiler import record_function
+from torchrec.distributed.comm_ops import All2All_Seq_Req_Wait
+from torchrec.distributed.dist_data import SequenceEmbeddingsAllToAll
 
 from benchmarks import bench_train
 from benchmarks.plain_loop import Bipartite, add_data_options, read_graph
@@ -41,6 +44,7 @@ from twhin_core.training.shard_rows import ShardRows
 # An operation belongs to the first phase that its own name is of, or else to that of what it is called by.
 PHASES = {
     "waiting for data": r"^waiting for data$",
+    "waiting for the other rank": r"^waiting for the other rank$",
     "ids to the ranks that hold their rows": r"splits_dist|data_dist|KJTAllToAll|all2all_data|SplitsAllToAll|FusedKJT"
     r"|block_bucketize|runtime_forward_assemble|KJTListAwaitable|KJTListSplits",
     "looking up": r"\[lookup\]|split_embedding_nobag_codegen_forward",
@@ -51,7 +55,7 @@ PHASES = {
     "relations, with their sum over the ranks": r"allreduce_|^Optimizer\.step#(?!Combined)",
     "scoring, forward and backward": r"^step$",
 }
-OVERHEAD = ("ids to the ranks that hold their rows", "rows to the ranks that asked", "gradients back")
+EXCHANGES = ("ids to the ranks that hold their rows", "rows to the ranks that asked", "gradients back")
 
 
 def train(rank: int, port: int, sharding: str, graph: Bipartite, options: argparse.Namespace, answers: Any) -> None:
@@ -59,13 +63,6 @@ def train(rank: int, port: int, sharding: str, graph: Bipartite, options: argpar
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(options.ranks))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
     torch.set_num_threads(1)
-    update = ShardRows.finish
-
-    def finish(rows: ShardRows, step: int) -> None:
-        with record_function("ShardRows.finish"):
-            update(rows, step)
-
-    ShardRows.finish = finish  # type: ignore[method-assign]
     config = make_config(sharding, options)
     schema = Schema({"user": graph.users, "item": graph.items}, config.model.relations)
     rels, weights = torch.zeros(len(graph.lhs), dtype=torch.int64), torch.ones(len(graph.lhs))
@@ -78,12 +75,34 @@ def train(rank: int, port: int, sharding: str, graph: Bipartite, options: argpar
         started = time.perf_counter()
         learned = sum(step_edges for _, step_edges in islice(steps, options.steps))
         speed = learned / (time.perf_counter() - started)
+        name_phases()
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
             for _ in range(options.steps // 3):
                 with record_function("step"):
                     next(steps)
         dist.barrier()
     answers.put((rank, speed, phases(profiler, options.list if rank == 0 else 0)))
+
+
+def name_phases() -> None:
+    """Has the profiler see where rows are updated, and where this rank waits for another."""
+    update = ShardRows.finish
+
+    def finish(rows: ShardRows, step: int) -> None:
+        with record_function("ShardRows.finish"):
+            update(rows, step)
+
+    def together(exchange: Callable[..., Any]) -> Callable[..., Any]:
+        def waited(*arguments: Any, **named: Any) -> Any:
+            with record_function("waiting for the other rank"):
+                dist.barrier()
+            return exchange(*arguments, **named)
+
+        return waited
+
+    ShardRows.finish = finish  # type: ignore[method-assign]
+    SequenceEmbeddingsAllToAll.forward = together(SequenceEmbeddingsAllToAll.forward)
+    All2All_Seq_Req_Wait.backward = staticmethod(together(All2All_Seq_Req_Wait.backward))
 
 
 def endless(batches: Batches) -> Iterator[tuple[Batch, int]]:
@@ -146,7 +165,7 @@ def run(sharding: str, graph: Bipartite, options: argparse.Namespace) -> dict[st
     shares = {phase: sum(found[phase] for _, _, found in ranks) / len(ranks) for phase in PHASES}
     return {
         "edges_per_s": round(sum(speed for _, speed, _ in ranks) / len(ranks)),
-        "overhead": round(sum(shares[phase] for phase in OVERHEAD), 3),
+        "exchanges": round(sum(shares[phase] for phase in EXCHANGES), 3),
         "shares": {phase: round(share, 3) for phase, share in shares.items()},
     }
 
