@@ -184,6 +184,22 @@ def generate(folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder o
     generate.generate(Generate(), folder)
 
 
+@app.command()
+def describe(
+    run_root: Annotated[str, typer.Argument(metavar="RUN_ROOT", help="Folder or gs:// prefix of the run.")],
+) -> None:
+    """Print what prepare made: edges a split, degrees a table and relation, and rejected rows by reason."""
+    from rich.console import Console
+
+    from twhin_core.graph.describe import print_graph
+    from twhin_core.graph.manifest import MANIFEST, read_manifest
+
+    manifest = read_manifest(run_root)
+    if manifest is None:
+        raise UserError(f"{run_root}: there is no finished graph here ({MANIFEST}); run `twhin prepare` first")
+    print_graph(manifest, Console())
+
+
 def _load(path: str, overrides: list[str] | None) -> Config:
     from twhin_core import config_file
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -139,6 +140,53 @@ def test_every_row_becomes_an_edge_or_is_kept_with_its_reason(small_config: Smal
     assert {(lhs, rhs) for lhs, _, rhs in edges(tmp_path / "run", manifest, "train")} == kept
     assert sum(entry.edges for entry in manifest.splits.values()) + manifest.rejected.rows == 2000
     assert Counter(reason for *_, reason in rejected(tmp_path / "run")) == reasons
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_an_id_may_have_64_kib_and_no_more(small_config: SmallConfig, tmp_path: Path, form: str) -> None:
+    longest = ["é" * 32_768, "e" * 65_536]
+    too_long = ["é" * 32_768 + "e", "e" * 65_537, "€" * 30_000]  # of fewer letters than bytes
+    rows_ = [("a", "follow", one) for one in [*longest, *too_long]] + [(too_long[1], "fav", "t"), ("a", "fav", "t")]
+    path = write(tmp_path / "raw.parquet", "lhs relation rhs", *rows_)
+    if form == "csv":
+        path = str(tmp_path / "raw.csv")
+        Path(path).write_text("".join(",".join(row) + "\n" for row in [("lhs", "relation", "rhs"), *rows_]))
+    config = small_config(prepare={"sources": [source(path)], "split": {"validation": 0.0, "test": 0.0}})
+    manifest = prepare(config, str(tmp_path / "run"))
+    assert manifest.rejected.by_reason == {"long_id": 4}
+    assert set(ids(tmp_path / "run", "user")) == {"a", *longest}
+    assert {row[2] for row in rejected(tmp_path / "run") if row[1] == "follow"} == set(too_long)
+
+
+def test_a_time_that_cannot_be_read_is_no_edge(small_config: SmallConfig, tmp_path: Path) -> None:
+    text = "lhs,relation,rhs,t\na,follow,b,1\na,follow,c,\na,follow,d,soon\na,fav,t,2\n"
+    (tmp_path / "raw.csv").write_text(text)
+    raw = [source(str(tmp_path / "raw.csv"), timestamp="t")]
+    none = {"validation": 0.0, "test": 0.0}
+    manifest = prepare(small_config(prepare={"sources": raw, "split": none}), str(tmp_path / "run"))
+    assert manifest.rejected.by_reason == {"invalid_timestamp": 1}
+    by_time = small_config(prepare={"sources": raw, "split": {"by": "time", **none}})
+    manifest = prepare(by_time, str(tmp_path / "timed"))
+    assert manifest.rejected.by_reason == {"invalid_timestamp": 1, "null_timestamp": 1}
+
+
+def test_weights_are_added_up_whatever_their_order(small_config: SmallConfig, tmp_path: Path) -> None:
+    """The sum of each order of 1000 weights is another in floating point."""
+    rng = np.random.default_rng(2)
+    weights = (10.0 ** rng.uniform(-6, 6, 1000)).tolist()
+    found = []
+    for name in ("once", "again"):
+        rng.shuffle(weights)
+        entries = [("a", "follow", "b", weight) for weight in weights] + [("a", "fav", "t", 1.0)] * 3
+        heavy = [("a", "follow", "c", 3e38)] * 2  # together beyond a float32
+        path = write(tmp_path / f"{name}.parquet", "lhs relation rhs weight", *entries, *heavy)
+        keys = {"sources": [source(path, weight="weight")], "repeats": "sum"}
+        config = small_config(prepare={**keys, "split": {"validation": 0.0, "test": 0.0}})
+        manifest = prepare(config, str(tmp_path / name / "run"))
+        assert manifest.rejected.by_reason == {"invalid_weight": 1, "merged": 1002}
+        folder = tmp_path / name / "run/graph/edges/train"
+        found.append({row["rel"]: row["weight"] for row in rows(folder)})
+    assert found[0] == found[1] == {0: np.float32(math.fsum(weights)), 1: 3.0}
 
 
 def test_of_duplicates_the_first_split_then_the_earliest_then_the_heaviest_stays(

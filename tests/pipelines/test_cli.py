@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import assert_refused, twhin
+from tests.conftest import SmallConfig
 from twhin_core import __version__
 
 
 def test_help_names_every_command() -> None:
     ran = twhin("--help")
     assert ran.returncode == 0
-    for command in ("run", "prepare", "train", "evaluate", "export", "compile", "generate"):
+    for command in ("run", "prepare", "train", "evaluate", "export", "describe", "compile", "generate"):
         assert f"│ {command} " in ran.stdout
 
 
@@ -106,3 +107,29 @@ def test_a_mistake_in_the_resources_is_named(resources: str, message: str, tmp_p
 
 def test_vertex_refuses_a_local_run_root(tmp_path: Path) -> None:
     assert_refused(refuses(STAGES, tmp_path, "--run-root", "runs/x"), "--run-root runs/x", "gs://")
+
+
+def test_describe_prints_what_prepare_made(small_config: SmallConfig, tmp_path: Path) -> None:
+    from twhin_core.graph.prepare import prepare
+
+    root = tmp_path / "run"
+    assert_refused(twhin("describe", root), f"{root}: there is no finished graph here")
+    small_config()
+    half = {"fav": 0.5}
+    manifest = prepare(small_config(prepare={"sampling": half}), str(root))
+    ran = twhin("describe", root)
+    assert ran.returncode == 0, ran.stderr
+    lines = [[cell.strip() for cell in line.strip("│").split("│")] for line in ran.stdout.splitlines()]
+    edges = {split: manifest.splits[split].edges for split in ("train", "validation", "test")}
+    total = sum(edges.values())
+    for split, count in edges.items():
+        cold = str(manifest.splits[split].cold_edges)
+        assert [split, str(count), f"{count / total:.1%}", cold, "1"] in lines
+    rejected = 600 - total
+    assert 100 < rejected < 200  # half of 300
+    assert ["not_sampled", str(rejected), "100.0%"] in lines
+    follow, fav = manifest.relations
+    assert ["follow", "user → user", *(str(count) for count in follow.edges.values())] in lines
+    degrees = fav.degrees["rhs"]
+    shown = [f"{degrees.mean:.1f}", *map(str, degrees.quantiles.values()), f"{degrees.top_share:.1%}"]
+    assert ["fav", "rhs tweet", str(degrees.nodes), *shown] in lines

@@ -16,16 +16,30 @@ MANIFEST = "graph/manifest.json"
 SPLITS = ("train", "validation", "test")
 
 
+class DegreeEntry(BaseModel):
+    """How training edges are spread over nodes.
+
+    `quantiles`: for each q, the smallest degree that at least a share q of the nodes does not exceed; `top_share`: the
+    share of all edge ends that are at the 1 % of nodes with the most.
+    """
+
+    nodes: int
+    mean: float
+    quantiles: dict[str, int]
+    top_share: float
+
+
 class TableEntry(BaseModel):
     """A table's vocabulary: rows are numbered 0 … num_embeddings - 1."""
 
     name: str
     num_embeddings: int
+    degrees: DegreeEntry
     files: list[FileEntry]
 
 
 class RelationEntry(BaseModel):
-    """A relation, in the order of its id, with the number of its edges in each split."""
+    """A relation, in the order of its id, with the number of its edges in each split and its degrees a side."""
 
     name: str
     lhs: str
@@ -33,6 +47,7 @@ class RelationEntry(BaseModel):
     operator: str
     weight: float
     edges: dict[str, int]
+    degrees: dict[str, DegreeEntry]
 
 
 class SplitEntry(BaseModel):
@@ -107,5 +122,7 @@ def read_schema(config: Config, root: str) -> Schema:
                 f"{entry.num_embeddings}"
             )
         tables[entry.name] = stated or entry.num_embeddings
-    relations = [Relation.model_validate(entry.model_dump(exclude={"edges"})) for entry in manifest.relations]
+    relations = [
+        Relation.model_validate(entry.model_dump(exclude={"edges", "degrees"})) for entry in manifest.relations
+    ]
     return Schema(tables, relations)

@@ -11,6 +11,7 @@ from twhin_core import __version__
 from twhin_core.graph.engine import Engine
 from twhin_core.graph.manifest import SPLITS, Manifest, RejectedEntry, RelationEntry, SplitEntry, TableEntry
 from twhin_core.graph.plan import Graph
+from twhin_core.graph.statistics import relation_degrees, table_degrees
 from twhin_core.parquet import FileEntry
 
 VOCABULARY_SCHEMA = pa.schema([("index", pa.int64()), ("id", pa.string()), ("degree", pa.int64())])
@@ -55,8 +56,14 @@ def _counts(groups: ir.Table) -> dict[str, int]:
 
 def write_graph(engine: Engine, graph: Graph, counts: Counts, root: str) -> Manifest:
     """Writes everything but the manifest, and returns that: it makes the graph whole when the caller writes it."""
+    degrees = table_degrees(graph)
     tables = [
-        TableEntry(name=table, num_embeddings=counts.nodes[table], files=_write_table(engine, graph, table, root))
+        TableEntry(
+            name=table,
+            num_embeddings=counts.nodes[table],
+            degrees=degrees[table],
+            files=_write_table(engine, graph, table, root),
+        )
         for table in graph.tables
     ]
     splits = {
@@ -73,8 +80,12 @@ def write_graph(engine: Engine, graph: Graph, counts: Counts, root: str) -> Mani
         weighted=graph.weighted,
         tables=tables,
         relations=[
-            RelationEntry(**relation.model_dump(), edges={split: counts.edges[split][rel] for split in SPLITS})
-            for rel, relation in enumerate(graph.relations)
+            RelationEntry(
+                **relation.model_dump(),
+                edges={split: counts.edges[split][rel] for split in SPLITS},
+                degrees=of_relation,
+            )
+            for rel, (relation, of_relation) in enumerate(zip(graph.relations, relation_degrees(graph), strict=True))
         ],
         splits=splits,
         rejected=RejectedEntry(rows=sum(counts.rejected.values()), by_reason=counts.rejected, files=rejected_files),
