@@ -55,6 +55,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "more than all": ({"sampling": {"fav": 1.5}}, "prepare.sampling.fav: input should be less than or equal to 1"),
     "a share of no relation": ({"sampling": {"poke": 0.5}}, "prepare.sampling: no relation named 'poke'; there are"),
     "a degree of no table": ({"min_degree": {"users": 2}}, "prepare.min_degree: no table named 'users'; there are"),
+    "a master of DuckDB": ({"spark_master": "local[2]"}, "prepare.spark_master: has no effect with engine: duckdb"),
+    "a master of no kind": ({"engine": "spark", "spark_master": "mesos://x"}, "prepare.spark_master: "),
+    "a far disk of DuckDB": ({"temp_directory": "gs://b/t"}, "prepare.temp_directory: DuckDB needs a local folder"),
+    "a cluster without a place": (
+        {"engine": "spark", "spark_master": "yarn"},
+        "prepare.temp_directory: is needed with a cluster",
+    ),
     "rounds of nothing": ({"min_degree_rounds": 3}, "prepare.min_degree_rounds: has no effect without min_degree"),
 }
 

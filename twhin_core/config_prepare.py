@@ -173,15 +173,25 @@ class Prepare(Section):
     cold_nodes: Literal["keep", "drop"] = Field(
         "keep", description="What becomes of held-out edges with a node that no training edge has. They are counted."
     )
+    engine: Literal["duckdb", "spark"] = Field(
+        "duckdb",
+        description="What runs it: DuckDB on this machine, or Spark on this one or many. The graph is the same.",
+    )
+    spark_master: str | None = Field(
+        None,
+        pattern=r"^(local(\[.+\])?|spark://.+|k8s://.+|yarn)$",
+        description="URL of Spark's master: `local[4]` for four threads here, `spark://…`, `k8s://…` or `yarn`. "
+        "Default: `local[*]`. Only for `engine: spark`.",
+    )
     memory_limit: str = Field(
         "4GB",
         pattern=r"^\d+(\.\d+)?\s*[KMGT]i?B$",
-        description="DuckDB's memory; what is more goes to disk.",
+        description="The engine's memory, for Spark the heap of the driver and of each executor; more goes to disk.",
     )
     temp_directory: str | None = Field(
         None,
         description="Where tables are kept between the steps and spilled to, in a folder that is removed at the end. "
-        "Default: the system's (TMPDIR).",
+        "Default: the system's (TMPDIR). A Spark cluster needs one that all executors see.",
     )
 
     @model_validator(mode="after")
@@ -197,9 +207,18 @@ class Prepare(Section):
 
     @model_validator(mode="after")
     def _one_engine(self) -> Prepare:
-        if self.temp_directory is not None and "://" in self.temp_directory:
+        if self.engine == "duckdb" and self.spark_master is not None:
+            raise ValueError("spark_master: has no effect with engine: duckdb; leave it out")
+        if self.engine == "duckdb" and self.temp_directory is not None and "://" in self.temp_directory:
             raise ValueError(f"temp_directory: DuckDB needs a local folder; got {self.temp_directory!r}")
+        if self.is_cluster and self.temp_directory is None:
+            raise ValueError("temp_directory: is needed with a cluster, a place that all its executors see")
         return self
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether other machines than this one do the work."""
+        return self.spark_master is not None and not self.spark_master.startswith("local")
 
     @model_validator(mode="after")
     def _times_and_weights(self) -> Prepare:

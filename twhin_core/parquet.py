@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
@@ -33,21 +34,45 @@ def write_parts(
     There is always at least one file, so that no rows still have a schema.
     """
     storage.remove(storage.join(root, folder))
-    entries: list[FileEntry] = []
     groups = _row_groups(batches, rows_per_file)
-    group = next(groups, None)
-    while group is not None or not entries:
-        path = f"{folder}/part-{len(entries):05d}.parquet"
-        rows = 0
-        with storage.open_write(storage.join(root, path)) as file:
-            checksum = storage.ChecksumWriter(file)
-            with pq.ParquetWriter(pa.PythonFile(checksum, mode="w"), schema, compression="zstd") as writer:
-                while group is not None and rows + group.num_rows <= rows_per_file:
-                    writer.write_table(group, row_group_size=ROWS_PER_GROUP)
-                    rows += group.num_rows
-                    group = next(groups, None)
-        entries.append(FileEntry(path=path, rows=rows, sha256=checksum.hexdigest()))
+    entries: list[FileEntry] = []
+    first = next(groups, None)
+    while first is not None or not entries:
+        path = part_path(folder, len(entries))
+        entry = _write_file(_until(groups, first, rows_per_file), schema, root, path)
+        entries.append(entry)
+        first = next(groups, None)
     return entries
+
+
+def write_part(batches: Iterable[pa.RecordBatch], schema: pa.Schema, root: str, path: str) -> FileEntry:
+    """Writes all of `batches` to one file."""
+    return _write_file(_row_groups(batches, sys.maxsize), schema, root, path)
+
+
+def part_path(folder: str, number: int) -> str:
+    return f"{folder}/part-{number:05d}.parquet"
+
+
+def _write_file(groups: Iterable[pa.Table], schema: pa.Schema, root: str, path: str) -> FileEntry:
+    rows = 0
+    with storage.open_write(storage.join(root, path)) as file:
+        checksum = storage.ChecksumWriter(file)
+        with pq.ParquetWriter(pa.PythonFile(checksum, mode="w"), schema, compression="zstd") as writer:
+            for group in groups:
+                writer.write_table(group, row_group_size=ROWS_PER_GROUP)
+                rows += group.num_rows
+    return FileEntry(path=path, rows=rows, sha256=checksum.hexdigest())
+
+
+def _until(groups: Iterator[pa.Table], first: pa.Table | None, rows_per_file: int) -> Iterator[pa.Table]:
+    """`first` and the groups that follow it in its file."""
+    rows = 0
+    group = first
+    while group is not None:
+        yield group
+        rows += group.num_rows
+        group = next(groups, None) if rows < rows_per_file else None
 
 
 def _row_groups(batches: Iterable[pa.RecordBatch], rows_per_file: int) -> Iterator[pa.Table]:

@@ -21,7 +21,7 @@ Stage = Callable[Concatenate[Config, str, P], R]
 # was learned from may not.
 REPEATABLE = (
     "test_data", "evaluation", "export", "training.eval_timeout_in_s",
-    "prepare.memory_limit", "prepare.temp_directory",
+    "prepare.engine", "prepare.spark_master", "prepare.memory_limit", "prepare.temp_directory",
 )  # fmt: skip
 
 

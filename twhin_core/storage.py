@@ -73,6 +73,12 @@ def exists(url: str) -> bool:
     return bool(fs.exists(path))
 
 
+def size(url: str) -> int:
+    """Bytes of a file."""
+    fs, path = filesystem(url)
+    return int(fs.size(path))
+
+
 def glob(pattern: str) -> list[str]:
     """URLs of the files that match, sorted by name. A folder stands for the files in it; hidden files are left out.
 

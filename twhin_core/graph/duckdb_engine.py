@@ -21,6 +21,7 @@ from twhin_core.graph.sources import one_line, read_sources
 from twhin_core.parquet import FileEntry, write_parts
 
 ROWS_PER_BATCH = 131_072
+ERRORS = (duckdb.Error, OSError, pa.ArrowException)  # the last two from `stream`, with DuckDB's message
 
 
 class DuckDBEngine(Engine):
@@ -56,22 +57,25 @@ def stream(backend: Backend, rows: ir.Table) -> pa.RecordBatchReader:
 @contextlib.contextmanager
 def connect(settings: Prepare) -> Iterator[DuckDBEngine]:
     """An engine whose tables live in a folder of their own, which is removed when the block ends."""
-    with _scratch(settings.temp_directory) as folder:
-        backend = open_backend(settings.memory_limit, folder)
+    with scratch(settings.temp_directory) as folder:
+        backend = open_backend(
+            os.path.join(folder, "graph.duckdb"),
+            memory_limit=settings.memory_limit,
+            temp_directory=os.path.join(folder, "spill"),
+        )
         try:
             yield DuckDBEngine(backend)
-        except duckdb.Error as error:
+        except ERRORS as error:
             raise _explained(error, settings, folder) from error
         finally:
             backend.disconnect()
 
 
-def open_backend(memory_limit: str, folder: str) -> Backend:
+def open_backend(database: str, **settings: object) -> Backend:
     backend = ibis.duckdb.connect(
-        os.path.join(folder, "graph.duckdb"),
-        memory_limit=memory_limit,
-        temp_directory=os.path.join(folder, "spill"),
+        database,
         preserve_insertion_order=False,  # every table that is written is sorted explicitly
+        **settings,
     )
     backend.raw_sql("SET enable_progress_bar = false")
     backend.raw_sql("SET TimeZone = 'UTC'")  # or a time with a zone would depend on the machine's
@@ -79,7 +83,7 @@ def open_backend(memory_limit: str, folder: str) -> Backend:
 
 
 @contextlib.contextmanager
-def _scratch(parent: str | None) -> Iterator[str]:
+def scratch(parent: str | None) -> Iterator[str]:
     """A new folder, removed at the end."""
     try:
         if parent is not None:
@@ -91,14 +95,17 @@ def _scratch(parent: str | None) -> Iterator[str]:
         yield folder
 
 
-def _explained(error: duckdb.Error, settings: Prepare, folder: str) -> Exception:
+def _explained(error: Exception, settings: Prepare, folder: str) -> Exception:
     """The user's mistake that ended in `error`, or the error itself where it is none."""
     said = one_line(str(error))
-    full = isinstance(error, duckdb.IOException) and folder in said
-    if full or "max_temp_directory_size" in str(error):
+    if (said.startswith("IO Error") and folder in said) or "max_temp_directory_size" in str(error):
         return UserError(f"prepare.temp_directory: {os.path.dirname(folder)} has no room left: {said}")
-    if isinstance(error, duckdb.OutOfMemoryException):
+    if said.startswith("Out of Memory Error"):
         return UserError(f"prepare.memory_limit: {settings.memory_limit} is too small: {said}")
-    if isinstance(error, duckdb.InvalidInputException | duckdb.IOException):  # of a file that it could not read
-        return UserError(said)
-    return error
+    return unreadable(error) or error
+
+
+def unreadable(error: Exception) -> UserError | None:
+    """What a file holds that DuckDB could not read; None where that is not what `error` says."""
+    kinds = ("Invalid Input Error", "IO Error")  # the exception's class says it only outside of `stream`
+    return UserError(one_line(str(error))) if str(error).startswith(kinds) else None

@@ -1,4 +1,4 @@
-"""What runs prepare's Ibis expressions: DuckDB, behind the few things in which engines differ.
+"""What runs prepare's Ibis expressions: DuckDB on this machine, or Spark beyond one.
 
 The plan is the same; engines differ only in how files become tables, where tables are kept between the steps, and
 who writes the sorted result.
@@ -48,7 +48,13 @@ def connect(settings: Prepare) -> Iterator[Engine]:
     Raises:
         UserError: in the block, where memory or the disk under `prepare.temp_directory` does not do.
     """
-    from twhin_core.graph import duckdb_engine
+    if settings.engine == "spark":
+        from twhin_core.graph import spark_engine  # PySpark is an extra
 
-    with duckdb_engine.connect(settings) as engine:
-        yield engine
+        with spark_engine.connect(settings) as engine:
+            yield engine
+    else:
+        from twhin_core.graph import duckdb_engine
+
+        with duckdb_engine.connect(settings) as engine:
+            yield engine

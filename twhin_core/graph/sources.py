@@ -6,32 +6,44 @@ import functools
 import re
 
 import ibis.expr.types as ir
+import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
 from twhin_core import storage
 from twhin_core.graph.raw_files import DELIMITERS, QUOTES, RawFile, RawSource
 from twhin_core.graph.rows import normalise
 
+SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("lhs", "relation", "rhs")]
+    + [("weight", pa.float64()), ("time", pa.int64()), ("bad_time", pa.bool_()), ("split", pa.string())]
+    + [("file", pa.string()), ("source", pa.int32())]
+)
+
 
 def read_sources(engine: Backend, sources: list[RawSource]) -> ir.Table:
-    """Every row of every source, lazily.
+    """Every row of every source, lazily, as `read_source` gives them."""
+    tables = [read_source(engine, raw, position) for position, raw in enumerate(sources)]
+    return functools.reduce(lambda one, other: one.union(other), tables)
+
+
+def read_source(engine: Backend, raw: RawSource, position: int) -> ir.Table:
+    """Every row of one source, which stands at `position` in the config, lazily.
 
     Columns: lhs, relation, rhs: string, null where missing or empty; weight: float64, 1 where the source has none and
     null where it is missing or no number; time: int64, the integer or the second since 1970, null where it is missing,
     cannot be read or the source has none; bad_time: boolean, whether there is one that cannot be read; split: string,
-    null where the source has none; file: string, the URL; source: int32, the position in the config.
+    null where the source has none; file: string, the URL; source: int32, the position. `SCHEMA` says so to Spark.
     """
-    remote = [file.url for raw in sources for file in raw.files if storage.is_remote(file.url)]
+    remote = [file.url for file in raw.files if storage.is_remote(file.url)]
     if remote:
         engine.register_filesystem(storage.filesystem(remote[0])[0])
+    layouts: dict[tuple[object, ...], list[RawFile]] = {}
+    for file in raw.files:
+        layouts.setdefault(file.layout, []).append(file)
     tables = []
-    for position, raw in enumerate(sources):
-        layouts: dict[tuple[object, ...], list[RawFile]] = {}
-        for file in raw.files:
-            layouts.setdefault(file.layout, []).append(file)
-        for files in layouts.values():
-            table = _open(engine, files, has_header=raw.source.columns is None)
-            tables.append(normalise(table, files[0], raw.source, position))
+    for files in layouts.values():
+        table = _open(engine, files, has_header=raw.source.columns is None)
+        tables.append(normalise(table, files[0], raw.source, position))
     return functools.reduce(lambda one, other: one.union(other), tables)
 
 
@@ -41,7 +53,7 @@ def one_line(message: str) -> str:
     file = re.search(r"^\s*file = (.*)$", message, re.MULTILINE)
     if line is None or file is None:
         return message.splitlines()[0]
-    said = message[: message.find("Possible fixes")].rstrip().splitlines()[-1]
+    said = re.split("Possible (?:fixes|Solution)", message)[0].rstrip().splitlines()[-1]
     return f"{file.group(1).strip()}: line {line.group(1)}: {said.strip().rstrip('.')}"
 
 

@@ -1,0 +1,241 @@
+"""Spark makes the graph that DuckDB makes, and says in one line why it cannot."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import resource
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ibis
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.command_line import ROOT, assert_refused, twhin
+from tests.conftest import SmallConfig, write_raw
+from tests.graph.reading import rejected, rows
+from twhin_core import config_file
+from twhin_core.config_prepare import Prepare, Source
+from twhin_core.errors import UserError
+from twhin_core.graph import spark_engine
+from twhin_core.graph.engine import connect
+from twhin_core.graph.manifest import SPLITS, Manifest
+from twhin_core.graph.prepare import prepare
+from twhin_core.graph.spark_engine import SparkEngine
+
+SPARK = {"engine": "spark", "spark_master": "local[2]"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session() -> Iterator[None]:
+    """One Spark session for all tests here: each prepare finds it."""
+    settings = Prepare(sources=[Source(path="none", relation="none")], **SPARK, memory_limit="1GB")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")  # nothing runs long enough to be compiled well
+        with connect(settings) as engine:
+            assert isinstance(engine, SparkEngine)
+            engine.session.conf.set("spark.sql.shuffle.partitions", 2)  # of few rows
+            engine.session.conf.set("spark.sql.adaptive.enabled", False)
+            yield
+
+
+def assert_same_graph(one: Path, other: Path, first: Manifest, second: Manifest, but: tuple[str, ...] = ()) -> None:
+    """The same manifest, but for how rows are cut into files, and the same rows in the same order."""
+
+    def without_files(tree: Any) -> Any:
+        if isinstance(tree, dict):
+            return {key: without_files(value) for key, value in tree.items() if key != "files"}
+        return [without_files(value) for value in tree] if isinstance(tree, list) else tree
+
+    assert without_files(first.model_dump()) == without_files(second.model_dump())
+    folders = [f"graph/vocab/{entry.name}" for entry in first.tables]
+    folders += [*(f"graph/edges/{split}" for split in SPLITS), "graph/rejected"]
+    for folder in set(folders) - set(but):
+        assert pq.read_schema(next((one / folder).iterdir())).equals(pq.read_schema(next((other / folder).iterdir())))
+        assert rows(one / folder) == rows(other / folder), folder
+
+
+def messy(folder: Path, edges: int) -> list[dict[str, Any]]:
+    """Parquet, CSV and zipped TSV sources with nulls, repeats, odd weights and times, of several relations."""
+    rng = np.random.default_rng(3)
+    users = np.array([*(f"u{i}" for i in range(edges // 20)), "é", "日本", " x", "", None], dtype=object)
+    tweets = np.array([*(f"t{i}" for i in range(edges // 20)), "𝄞", "", None], dtype=object)
+    weights = np.array([1.0, 2.5, 1e-30, 0.0, -1.0, None, float("nan")], dtype=object)
+
+    def table(count: int) -> dict[str, list[Any]]:
+        relation = rng.choice(np.array(["follow", "fav", "like", "odd", None], dtype=object), count)
+        rhs = np.where(relation == "follow", rng.choice(users, count), rng.choice(tweets, count))
+        return {
+            "lhs": rng.choice(users, count).tolist(),
+            "relation": relation.tolist(),
+            "rhs": rhs.tolist(),
+            "weight": rng.choice(weights, count).tolist(),
+            "time": [None if value % 11 == 0 else int(value) for value in rng.integers(1, 5000, count)],
+        }
+
+    for part in range(3):
+        pq.write_table(pa.table(table(edges // 4)), folder / f"part-{part}.parquet")
+    lines = zip(*table(edges // 4).values(), strict=True)
+    text = "".join("\t".join("" if value is None else str(value) for value in line) + "\n" for line in lines)
+    (folder / "more.tsv").write_text(text)
+    keys = {"relation_column": "relation", "weight": "weight", "timestamp": "time"}
+    columns = ["lhs", "relation", "rhs", "weight", "time"]
+    return [
+        {"path": str(folder / "part-*.parquet"), **keys},
+        {"path": str(folder / "more.tsv"), "columns": columns, **keys},
+    ]
+
+
+def test_the_same_graph_as_duckdb(small_config: SmallConfig, tmp_path: Path) -> None:
+    config = small_config(prepare={"sources": messy(tmp_path, 4000)})
+    spark = small_config(prepare={"sources": messy(tmp_path, 4000), **SPARK})
+    manifest = prepare(config, str(tmp_path / "duckdb"))
+    assert manifest.rejected.rows > 500
+    assert_same_graph(tmp_path / "duckdb", tmp_path / "spark", manifest, prepare(spark, str(tmp_path / "spark")))
+
+
+@pytest.mark.slow
+def test_the_same_graph_from_other_files_and_parts(
+    small_config: SmallConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several relations, with the rows in another order in other files, and several parts a split."""
+    sources = messy(tmp_path, 400_000)
+    split = {"by": "time", "validation": 0.1, "test": 0.2}
+    manifest = prepare(small_config(prepare={"sources": sources, "split": split}), str(tmp_path / "duckdb"))
+    table = pa.concat_tables(pq.read_table(file) for file in sorted(tmp_path.glob("part-*.parquet"), reverse=True))
+    table = table.take(np.random.default_rng(1).permutation(len(table)))
+    for part in range(7):
+        pq.write_table(table.slice(part * len(table) // 7, len(table) // 7 + 7 * (part == 6)), tmp_path / f"{part}.pq")
+    sources[0] |= {"path": str(tmp_path / "*.pq"), "format": "parquet"}
+    for name in ("ROWS_PER_FILE", "ROWS_PER_GROUP"):
+        monkeypatch.setattr(spark_engine, name, 20_000)
+    spark = small_config(prepare={"sources": sources, "split": split, **SPARK})
+    found = prepare(spark, str(tmp_path / "spark"))
+    assert len(found.splits["train"].files) == 3
+    # Rejected rows name their files, which are others.
+    assert_same_graph(tmp_path / "duckdb", tmp_path / "spark", manifest, found, but=("graph/rejected",))
+    assert Counter(rejected(tmp_path / "duckdb")) == Counter(rejected(tmp_path / "spark"))
+
+
+@pytest.mark.slow
+def test_the_same_graph_of_amazon_book(small_config: SmallConfig, tmp_path: Path) -> None:
+    """The real data set where TWHIN_DATA has it, or else random ones of its form."""
+    folder = Path(os.environ.get("TWHIN_DATA", tmp_path)) / "amazon-book"
+    if not folder.exists():
+        folder.mkdir()
+        rng = np.random.default_rng(0)
+        for name, count in (("train", 400_000), ("test", 100_000)):
+            columns = {"user_id": rng.integers(30_000, size=count), "book_id": rng.integers(60_000, size=count)}
+            pq.write_table(pa.table(columns), folder / f"{name}.parquet")
+    keys = {"lhs": "user_id", "rhs": "book_id", "relation": "fav"}
+    sources = [{"path": str(folder / f"{split}.parquet"), "split": split, **keys} for split in ("train", "test")]
+    relations = [{"name": "fav", "lhs": "user", "rhs": "tweet"}]
+    changes = {"sources": sources, "split": None}
+    manifests = [
+        prepare(small_config(prepare={**changes, **engine}, model={"relations": relations}), str(tmp_path / name))
+        for name, engine in (("duckdb", {}), ("spark", SPARK))
+    ]
+    assert sum(split.edges for split in manifests[0].splits.values()) > 400_000
+    assert_same_graph(tmp_path / "duckdb", tmp_path / "spark", *manifests)
+
+
+# --- mistakes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", b"lhs,rhs\na,b\nc\n", "line 3: "),
+        ("a.tsv", b"lhs\trhs\na\tb\nc\td\te\n", "line 3: "),
+        ("a.csv", b"lhs,rhs\n" + b"a,b\n" * 5000 + b"\xff\xfe,c\n", ""),
+        (
+            "a.csv.gz",
+            gzip.compress(b"lhs,rhs\n" + b"".join(b"%d,%d\n" % (i * 7919, i) for i in range(9999)))[:-999],
+            "",
+        ),
+    ],
+)
+def test_a_broken_row_is_named_as_by_duckdb(
+    small_config: SmallConfig, tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    messages = []
+    for engine in ({}, SPARK):
+        source = {"path": str(tmp_path / name), "relation": "fav"}
+        with pytest.raises(UserError) as raised:
+            prepare(small_config(prepare={"sources": [source], **engine}), str(tmp_path / "run"))
+        messages.append(str(raised.value))
+    assert messages[0] == messages[1]
+    assert str(tmp_path / name) in messages[0]
+    assert said in messages[0]
+    assert "\n" not in messages[0]
+    assert not (tmp_path / "run/graph/manifest.json").exists()
+
+
+def test_a_table_is_kept_again_under_its_name_and_the_old_one_removed(
+    small_config: SmallConfig, tmp_path: Path
+) -> None:
+    settings = small_config(prepare={**SPARK, "temp_directory": str(tmp_path / "scratch")}).prepare
+    assert settings is not None
+    with connect(settings) as engine:
+        table = engine.keep("numbers", ibis.memtable({"n": [1, 2, 3], "text": ["a", None, ""]}))
+        assert set(table.to_pyarrow()["text"].to_pylist()) == {"a", None, ""}
+        for expected in ([2, 3], [3]):
+            table = engine.keep("numbers", table.filter(table.n > table.n.min()))
+            assert sorted(table.to_pyarrow()["n"].to_pylist()) == expected
+        (tables,) = (tmp_path / "scratch").glob("twhin-prepare-*/tables")
+        assert [path.name for path in tables.iterdir()] == ["numbers_2"]
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+@pytest.fixture
+def spark_yaml(small_config: SmallConfig, tmp_path: Path) -> Callable[..., Path]:
+    """Writes a config for Spark, for processes that have no session yet."""
+
+    def write(**keys: Any) -> Path:
+        path = tmp_path / "config.yaml"
+        path.write_text(config_file.to_yaml(small_config(prepare={**SPARK, **keys})))
+        return path
+
+    return write
+
+
+def test_no_pyspark(spark_yaml: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "without/pyspark").mkdir(parents=True)
+    (tmp_path / "without/pyspark/__init__.py").write_text("raise ModuleNotFoundError('No module named pyspark')")
+    path = f"{tmp_path / 'without'}{os.pathsep}{ROOT}"
+    ran = twhin("prepare", spark_yaml(), "--run-root", tmp_path / "run", PYTHONPATH=path)
+    assert_refused(ran, "prepare.engine", "PySpark", "twhin[spark]")
+
+
+@pytest.mark.parametrize("variables", [{"PATH": "/nowhere", "JAVA_HOME": None}, {"JAVA_HOME": "/nowhere"}])
+def test_no_java(spark_yaml: Callable[..., Path], tmp_path: Path, variables: dict[str, str | None]) -> None:
+    ran = twhin("prepare", spark_yaml(), "--run-root", tmp_path / "run", **variables)
+    assert_refused(ran, "prepare.engine", "Java 17")
+
+
+@pytest.mark.slow
+def test_memory_that_does_not_do(spark_yaml: Callable[..., Path], tmp_path: Path) -> None:
+    ran = twhin("prepare", spark_yaml(memory_limit="100MB"), "--run-root", tmp_path / "run")
+    assert_refused(ran, "prepare.memory_limit", "100MB is too small for Spark")
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full(spark_yaml: Callable[..., Path], tmp_path: Path) -> None:
+    """No file may grow beyond 4 MB in a child: one of the tables kept between the steps is the first that would."""
+    write_raw(tmp_path / "raw.parquet", users=3000, tweets=3000, edges=600_000)
+    config = spark_yaml(temp_directory=str(tmp_path / "scratch"), spark_master="local[1]")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, limits[1]))
+    try:
+        ran = twhin("prepare", config, "--run-root", tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert_refused(ran, "prepare.temp_directory", str(tmp_path / "scratch"), "has no room left")
+    assert not (tmp_path / "run/graph/manifest.json").exists()
+    assert not list((tmp_path / "scratch").iterdir())

@@ -1,0 +1,222 @@
+"""Spark as prepare's engine: beyond one machine, or on this one with `spark_master: local[N]`.
+
+What passes through the driver is counts, names of relations and the entries of the manifest. Executors read the
+sources, with the reader of the DuckDB engine, and write the parts, with its writer; so they need Python and this
+package. Between the steps, tables are Parquet under `prepare.temp_directory`: they outlive an executor, and each step
+is planned anew, by what came of the one before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import re
+import shutil
+import sys
+import uuid
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import ibis.expr.types as ir
+import pyarrow as pa
+
+from twhin_core import storage
+from twhin_core.config_prepare import Prepare
+from twhin_core.errors import UserError
+from twhin_core.graph.duckdb_engine import ERRORS, open_backend, scratch, stream, unreadable
+from twhin_core.graph.engine import Engine
+from twhin_core.graph.raw_files import RawSource
+from twhin_core.graph.sources import SCHEMA, read_source
+from twhin_core.parquet import ROWS_PER_FILE, ROWS_PER_GROUP, FileEntry, part_path, write_part, write_parts
+
+OF_PANDAS = "PySpark does not yet fully support pandas"  # which nothing here goes through
+warnings.filterwarnings("ignore", OF_PANDAS, FutureWarning)
+
+try:
+    from py4j.protocol import Py4JError
+    from pyspark import TaskContext
+    from pyspark.errors import PySparkException
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import functions as F
+
+    from twhin_core.graph.spark_backend import ArrowBackend
+except ImportError as missing:
+    raise UserError(f"prepare.engine: spark needs PySpark (`pip install 'twhin[spark]'`): {missing}") from None
+
+READER_MEMORY = "512MB"  # of the DuckDB that reads a file in a task
+TASKS_PER_CORE = 16
+BYTES_PER_SHUFFLE_PARTITION = 16 << 20  # of raw files, which are compressed
+ENTRY = "path string, rows long, sha256 string"
+
+
+class SparkEngine(Engine):
+    """Tables are temporary views of Parquet under `folder`, any URL that Hadoop knows."""
+
+    def __init__(self, session: SparkSession, folder: str) -> None:
+        self.session = session
+        self._folder = folder
+        self._backend = ArrowBackend()
+        self._backend.register_options()
+        self._backend.do_connect(session)
+        self._kept: dict[str, int] = {}
+
+    def read(self, sources: list[RawSource]) -> ir.Table:
+        pieces = [
+            (position, RawSource(raw.source, [file])) for position, raw in enumerate(sources) for file in raw.files
+        ]
+        self._size_shuffles([file.url for raw in sources for file in raw.files])
+        tasks = min(len(pieces), TASKS_PER_CORE * self.session.sparkContext.defaultParallelism)
+        numbers = self.session.range(0, len(pieces), numPartitions=tasks)
+        columns = ", ".join(f"{field.name} {_sql_type(field.type)}" for field in SCHEMA)
+        numbers.mapInArrow(functools.partial(_read, pieces), columns).createOrReplaceTempView("raw")
+        return self._backend.table("raw")
+
+    def keep(self, name: str, rows: ir.Table) -> ir.Table:
+        number = self._kept.get(name, 0)
+        view = f"{name}_{number}"
+        frame = self._frame(rows)
+        frame.write.parquet(f"{self._folder}/{view}")
+        self.session.read.schema(frame.schema).parquet(f"{self._folder}/{view}").createOrReplaceTempView(view)
+        if number:
+            self.session.catalog.dropTempView(f"{name}_{number - 1}")
+            self.delete(f"{self._folder}/{name}_{number - 1}")
+        self._kept[name] = number + 1
+        return self._backend.table(view)
+
+    def write(self, rows: ir.Table, order: Sequence[str], schema: pa.Schema, root: str, folder: str) -> list[FileEntry]:
+        storage.remove(storage.join(root, folder))
+        frame = self._frame(rows)
+        count = frame.count()
+        if count == 0:
+            return write_parts([], schema, root, folder)
+        cores = self.session.sparkContext.defaultParallelism
+        parts = max(math.ceil(count / ROWS_PER_FILE), min(cores, math.ceil(count / ROWS_PER_GROUP)))
+        by = [F.col(name).asc_nulls_last() for name in order]
+        sorted_ = frame.repartitionByRange(parts, *by).sortWithinPartitions(*by).select(*schema.names)
+        entries = sorted_.mapInArrow(functools.partial(_write, schema, root, folder), ENTRY).collect()
+        return sorted((FileEntry(**entry.asDict()) for entry in entries), key=lambda entry: entry.path)
+
+    def delete(self, url: str) -> None:
+        """Removes a folder of kept tables, wherever Hadoop has put it."""
+        jvm: Any = self.session.sparkContext._jvm
+        path = jvm.org.apache.hadoop.fs.Path(url)
+        path.getFileSystem(self.session.sparkContext._jsc.hadoopConfiguration()).delete(path, True)
+
+    def _frame(self, rows: ir.Table) -> DataFrame:
+        return self._backend.to_frame(rows)
+
+    def _size_shuffles(self, urls: list[str]) -> None:
+        """Spark merges partitions that came out small, but never parts large ones: begin with enough of them."""
+        size = sum(storage.size(url) for url in urls)
+        name = "spark.sql.shuffle.partitions"
+        if self.session.conf.get(name) == "200":  # Spark's default
+            self.session.conf.set(name, max(200, size // BYTES_PER_SHUFFLE_PARTITION))
+
+
+def _read(pieces: list[tuple[int, RawSource]], numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """In a task: the rows of its files."""
+    for batch in numbers:
+        for number in batch["id"].to_pylist():
+            position, raw = pieces[number]
+            backend = open_backend(":memory:", memory_limit=READER_MEMORY, threads=1)
+            try:
+                for rows in stream(backend, read_source(backend, raw, position)):
+                    yield rows.cast(SCHEMA)
+            except ERRORS as error:
+                raise unreadable(error) or error from None
+            finally:
+                backend.disconnect()
+
+
+def _write(schema: pa.Schema, root: str, folder: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """In a task: its rows as one part. A task that is tried again writes the same file."""
+    first = next(batches, None)
+    if first is None:
+        return
+    context = TaskContext.get()
+    assert context is not None
+    rows = (batch.cast(schema) for batch in _chain(first, batches))
+    entry = write_part(rows, schema, root, part_path(folder, context.partitionId()))
+    yield pa.RecordBatch.from_pylist([entry.model_dump()])
+
+
+def _chain(first: pa.RecordBatch, others: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    yield first
+    yield from others
+
+
+def _sql_type(type_: pa.DataType) -> str:
+    return {"int64": "bigint", "int32": "int", "bool": "boolean"}.get(str(type_), str(type_))
+
+
+@contextlib.contextmanager
+def connect(settings: Prepare) -> Iterator[SparkEngine]:
+    """An engine in a Spark session of its own, or in that of this process where there is one already."""
+    own = SparkSession.getActiveSession() is None
+    with contextlib.ExitStack() as stack:
+        if settings.is_cluster:
+            folder = f"{settings.temp_directory}/twhin-prepare-{uuid.uuid4().hex[:8]}"
+        else:
+            folder = stack.enter_context(scratch(settings.temp_directory))
+        try:
+            session = _start(settings, folder)
+            if own:
+                stack.callback(session.stop)
+            engine = SparkEngine(session, f"{folder}/tables" if settings.is_cluster else f"file://{folder}/tables")
+            if settings.is_cluster:
+                stack.callback(engine.delete, folder)
+            yield engine
+        except (PySparkException, Py4JError) as error:
+            raise _explained(error, settings, folder) from error
+
+
+def _start(settings: Prepare, folder: str) -> SparkSession:
+    java = os.path.join(os.environ["JAVA_HOME"], "bin", "java") if "JAVA_HOME" in os.environ else "java"
+    if shutil.which(java) is None:
+        raise UserError(f"prepare.engine: spark needs Java 17 or later; there is no {java}")
+    memory = f"{_bytes(settings.memory_limit) >> 20}m"
+    options = {
+        "spark.driver.memory": memory,
+        "spark.executor.memory": memory,
+        "spark.sql.session.timeZone": "UTC",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.executorEnv.PYTHONWARNINGS": f"ignore:{OF_PANDAS}:FutureWarning",
+    }
+    if not settings.is_cluster:
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")  # nothing here listens beyond loopback
+        options |= {
+            "spark.local.dir": folder,
+            "spark.driver.host": "127.0.0.1",
+            "spark.driver.bindAddress": "127.0.0.1",
+            "spark.ui.enabled": "false",
+            "spark.log.level": "OFF",  # what goes wrong comes back as an exception
+        }
+    builder: Any = SparkSession.builder.appName("twhin prepare").master(settings.spark_master or "local[*]")
+    session: SparkSession = builder.config(map=options).getOrCreate()
+    return session
+
+
+def _bytes(size: str) -> int:
+    """Of `1.5 GB` or `512MiB`."""
+    match = re.fullmatch(r"([\d.]+)\s*([KMGT])(i?)B", size)
+    assert match is not None
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** ("KMGT".index(match[2]) + 1))
+
+
+def _explained(error: Exception, settings: Prepare, folder: str) -> Exception:
+    """The user's mistake that ended in `error`, or the error itself where it is none."""
+    text = str(error)
+    if raised := re.search(r"twhin_core\.errors\.UserError: (.+)", text):  # in a task
+        return UserError(raised[1])
+    if full := re.search(r"No space left on device|Disk quota exceeded|File too large", text):
+        return UserError(f"prepare.temp_directory: {os.path.dirname(folder)} has no room left: {full[0]}")
+    memory = r"Java heap space|GC overhead limit|UNABLE_TO_ACQUIRE_MEMORY|memory \d+ must be at least \d+"
+    if short := re.search(memory, text):
+        return UserError(f"prepare.memory_limit: {settings.memory_limit} is too small for Spark: {short[0]}")
+    if "JAVA_GATEWAY_EXITED" in text:
+        return UserError(f"prepare.engine: Spark's Java did not start with {settings.memory_limit}; it needs Java 17")
+    return error
