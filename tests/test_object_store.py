@@ -181,6 +181,18 @@ def test_a_file_of_credentials_that_is_not_there() -> None:
     assert_refused(ran, "GOOGLE_APPLICATION_CREDENTIALS: there is no file /nowhere/key.json")
 
 
+@pytest.mark.parametrize("content", ["no JSON", "{}", '{"type": "service_account"}'])
+def test_a_file_of_credentials_that_holds_none(content: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    key = tmp_path / "key.json"
+    key.write_text(content)
+    monkeypatch.delenv(object_store.EMULATOR, raising=False)
+    monkeypatch.setenv(object_store.CREDENTIALS, str(key))
+    with pytest.raises(StorageRefused, match=r"GOOGLE_APPLICATION_CREDENTIALS: .+") as caught:
+        storage.exists("gs://bucket/x")
+    assert "\n" not in str(caught.value)
+    assert str(key) in str(caught.value)
+
+
 def test_tries_come_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_store, "SECONDS_OF_TRIES", 0.5)
     monkeypatch.setattr(object_store, "PAUSES", (0.01, 0.1))

@@ -66,6 +66,12 @@ class ObjectStore(GCSFileSystem):  # type: ignore[misc] # gcsfs carries no types
     StorageError for what did not pass in time.
     """
 
+    def __init__(self, **options: Any) -> None:
+        try:
+            super().__init__(**options)
+        except GoogleAuthError as error:
+            raise StorageRefused(f"{CREDENTIALS}: {_said(error)}") from error
+
     async def _request(self, method: str, path: str, *args: str, **kwargs: Any) -> Any:
         once = GCSFileSystem._request.__wrapped__  # without gcsfs's own six tries
         again = AsyncRetry(_may_pass, initial=PAUSES[0], maximum=PAUSES[1], multiplier=2, timeout=SECONDS_OF_TRIES)
