@@ -172,9 +172,11 @@ def _checkpoints(at: Setting, measured: dict[str, Any], table: int) -> list[str]
     write = checkpoint["checkpoint_mib"] * 2**20 / checkpoint["write_ms"] * 1000
     copy = checkpoint["checkpoint_mib"] * 2**20 / checkpoint["copy_ms"] * 1000
     rows = _rate(measured, "export", "rows_per_s")
-    export = NOT_MEASURED if rows is None else f"{_time(seconds_for(at.nodes, rows))} at {_count(rows)} rows/s"
+    export = NOT_MEASURED
     if rows is not None:
-        export += f" and d={measured['export']['result']['dim']}"
+        dim = measured["export"]["result"]["dim"]
+        took = seconds_for(at.nodes * at.dim, rows * dim)
+        export = f"{_time(took)}, as many values a second as with {_count(rows)} rows/s of d={dim}"
     return [
         "Every rank writes its own part, as fast as the one rank that was measured on a local disk; an object store",
         f"must take {_size(write * at.gpus)}/s from all together.",

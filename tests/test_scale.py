@@ -22,7 +22,7 @@ MEASURED = {
         "command": "c", "machine": "m",
         "result": {"checkpoint_mib": 1, "write_ms": 1048.576, "copy_ms": 524.288},
     },
-    "export": {"command": "e", "machine": "m", "result": {"rows_per_s": 4, "dim": 4}},
+    "export": {"command": "e", "machine": "m", "result": {"rows_per_s": 8, "dim": 2}},
     "prepare_duckdb": {"command": "p", "machine": "m", "result": {"edges_per_s": 100, "cores": 4}},
     "prepare_spark": {"command": "s", "machine": "m", "result": {"edges_per_s": 200, "cores": 4}},
     "reader": {"command": "r", "machine": "m", "result": {"edges_per_s": 500}},
@@ -64,7 +64,8 @@ def test_the_formulas() -> None:
         "| for comparison, an epoch on 2 CPU cores with d=4 | 2.78 hours |",  # 1,000,000 / 100 s
         "| a checkpoint, from beginning to marker, 1 MB/s a rank | 0.005 s |",  # 20 kB by 4 ranks
         "| of which training waits for the copy, 2 MB/s a rank | 0.0025 s |",
-        "| export, one process | 4.17 minutes at 4 rows/s and d=4 |",
+        # 4,000 values at 16 a second.
+        "| export, one process | 4.17 minutes, as many values a second as with 8 rows/s of d=2 |",
         # 50 edges/s a core, 10 cores.
         "- prepare_spark: 200 edges/s on 4 cores; 33.3 minutes on 5 executors.",
         # 25 edges/s a core, 2 cores.
