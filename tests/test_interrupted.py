@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import multiprocessing
 import os
 import random
-import resource
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 import torch
 
 from tests.conftest import SmallConfig
+from tests.full_disk import small_files
 from tests.object_store import serve_bucket
 from twhin_core import lease, object_store, storage
 from twhin_core.config import Config
@@ -161,17 +160,6 @@ def test_training_killed_on_an_object_store_goes_on_at_once_to_the_same_weights(
     folder = storage.join(disturbed, checkpoint.FOLDER)
     whole = [str(entry.step) for entry in checkpoint.complete(disturbed)]
     assert storage.list_folders(folder) == sorted(whole), "nothing is left of what was half written"
-
-
-@contextlib.contextmanager
-def small_files(size: int) -> Iterator[None]:
-    """No file of this process may become larger, as if the disk were full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_disk_that_is_full_leaves_no_graph(

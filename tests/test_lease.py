@@ -15,9 +15,10 @@ import pytest
 from tests.command_line import assert_refused, twhin
 from tests.conftest import SmallConfig
 from tests.fault_proxy import FaultProxy
+from tests.full_disk import small_files
 from tests.object_store import serve_bucket
 from twhin_core import config_file, lease, object_store, storage
-from twhin_core.errors import UserError
+from twhin_core.errors import StorageRefused, UserError
 from twhin_core.run import working
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -197,6 +198,14 @@ def test_of_two_that_claim_a_root_at_once_one_wins(root: str, small_config: Smal
     (winner,) = [number for number, outcome in outcomes.items() if outcome == "works"]
     assert "another run is at work here" in outcomes[1 - winner]
     assert config_file.parse(storage.read_text(storage.join(root, "config.yaml"))) == configs[winner]
+
+
+def test_no_room_for_the_lease_itself(tmp_path: Path) -> None:
+    refused = pytest.raises(StorageRefused, match=r"\.leases/train: cannot be written: File too large")
+    with small_files(10), refused, lease.hold(str(tmp_path), "train"):
+        pass
+    with lease.hold(str(tmp_path), "train"):
+        pass
 
 
 def test_a_second_run_is_refused_in_one_line(tmp_path: Path) -> None:

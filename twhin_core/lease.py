@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 from twhin_core import storage
 from twhin_core.errors import StorageError, StorageRefused, UserError
@@ -106,23 +106,24 @@ class _FileLease:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._file: IO[str] | None = None
+        self._descriptor = -1
 
     def acquire(self) -> bool:
         try:
             os.makedirs(os.path.dirname(self._path), exist_ok=True)
-            file = open(self._path, "a+")  # noqa: SIM115 -- it is held open
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.truncate(self._descriptor, 0)
+                with open(self._descriptor, "w", closefd=False) as file:
+                    file.write(json.dumps(_identity()))
+            except OSError:
+                os.close(self._descriptor)
+                raise
+        except BlockingIOError:
+            return False
         except OSError as error:
             raise StorageRefused(f"{self._path}: cannot be written: {error.strerror}") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            return False
-        file.truncate(0)
-        file.write(json.dumps(_identity()))
-        file.flush()
-        self._file = file
         return True
 
     def is_free(self) -> bool:
@@ -140,9 +141,8 @@ class _FileLease:
         return _named(Path(self._path).read_text())
 
     def release(self) -> None:
-        assert self._file is not None
-        self._file.truncate(0)
-        self._file.close()
+        os.truncate(self._descriptor, 0)
+        os.close(self._descriptor)
 
 
 class _ObjectLease:
