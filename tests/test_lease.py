@@ -65,7 +65,8 @@ def start_holder(root: str) -> multiprocessing.context.ForkServerProcess:
     return process
 
 
-def test_a_living_process_keeps_its_stage_and_a_dead_one_does_not(root: str) -> None:
+def test_a_living_process_keeps_its_stage_and_a_dead_one_does_not(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "EXPIRY", 10_000)  # a dead process of this machine is known to be dead
     process = start_holder(root)
     refused = pytest.raises(UserError, match=rf"another run is at work here: train, process {process.pid} on .*; use")
     with refused, lease.hold(root, "train", patience=0.3):
@@ -77,9 +78,8 @@ def test_a_living_process_keeps_its_stage_and_a_dead_one_does_not(root: str) -> 
     lease.check_alone(root, "train")
     process.kill()
     process.join()
-    started = time.monotonic()
     with lease.hold(root, "train", patience=0):
-        assert time.monotonic() - started < lease.EXPIRY / 10, "a dead process of this machine is known to be dead"
+        pass
 
 
 def test_one_follows_another(root: str) -> None:
@@ -122,7 +122,8 @@ def test_one_elsewhere_that_is_not_renewed_is_taken_over(remote: str) -> None:
         assert time.monotonic() - started > lease.EXPIRY
 
 
-def test_one_elsewhere_that_is_renewed_is_kept(remote: str) -> None:
+def test_one_elsewhere_that_is_renewed_is_kept(remote: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "EXPIRY", 10_000)
     url = of_another_machine(remote)
     stop = threading.Event()
 
@@ -142,8 +143,10 @@ def test_one_elsewhere_that_is_renewed_is_kept(remote: str) -> None:
 def test_it_is_renewed_while_it_is_held_and_empty_afterwards(remote: str) -> None:
     url = storage.join(remote, lease.FOLDER, "train")
     with lease.hold(remote, "train"):
-        time.sleep(0.5)
-        assert int(json.loads(storage.read_text(url))["beat"]) >= 2
+        deadline = time.monotonic() + 60
+        while int(json.loads(storage.read_text(url))["beat"]) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
     assert storage.read_text(url) == ""
 
 

@@ -142,6 +142,9 @@ def test_the_command_runs_the_dag_and_refuses_another_config(local: str, server:
     assert f"{root}/embeddings/manifest.json" in ran.stdout
     assert "Traceback" not in ran.stderr
     assert server.faults.total() - before > 10
+    described = twhin("describe", root, STORAGE_EMULATOR_HOST=server.url)
+    assert described.returncode == 0, described.stderr
+    assert described.stdout == twhin("describe", local).stdout
     more = [*options, "--set", "training.seed=1"]
     again = twhin("run", "configs/quickstart.yaml", "--run-root", root, *more, STORAGE_EMULATOR_HOST=server.url)
     assert_refused(again, "made by another config", "training.seed")
