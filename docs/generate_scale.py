@@ -1,7 +1,10 @@
 """Writes docs/scale.md: what the figures in docs/measurements.json say about a graph of 10^9 nodes and 10^11 edges.
 
 Each entry of the JSON is the last line of a benchmark, with its command and machine, or null while nobody has measured
-it; what depends on that is then left open. The functions below are the arithmetic, all in bytes, edges, rows, seconds.
+it; what depends on that is then left open. Read of the results are `edges_per_s`, with `cores` of prepare's and `dim`
+of train_cpu's, `rows_per_s` and `dim` of export's, and the MiB and milliseconds of a checkpoint.
+
+The functions are the arithmetic: bytes, edges, rows and seconds.
 """
 
 from __future__ import annotations
@@ -89,6 +92,14 @@ def _page(at: Setting, measured: dict[str, Any]) -> str:
         "`make docs` from `docs/measurements.json`, which holds the last lines of the benchmarks.",
         "Nothing of this size was run: each figure is a measured rate, or a number of bytes, times a count, and stands",
         "with its assumptions. Where a rate was not measured, the page says so.",
+        "",
+        "## Assumptions",
+        "",
+        f"- {at.gpus} GPUs of {_size(at.gpu_memory)}, {at.gpus_a_machine} a machine; between machines each GPU sends",
+        f"  and receives {_size(at.network)}/s. Within a machine nothing is counted.",
+        "- Rows are spread evenly over the GPUs: the vocabulary is numbered by a hash, which spreads frequent nodes.",
+        "- Batches are as long as stated for every GPU, and all-to-all is not hidden behind computation.",
+        "- Ranks, readers and executors do not slow each other down.",
         "",
         "## Tables",
         "",
