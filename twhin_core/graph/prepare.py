@@ -21,9 +21,7 @@ def prepare(config: Config, root: str) -> Manifest:
     """Makes the graph of the run under `root`, or finds it finished.
 
     The result depends on the rows of the sources alone, not on the order of files or the number of threads. Every
-    row becomes an edge or is kept in `graph/rejected/` with the reason: `null_id` (missing or empty),
-    `unknown_relation`, `invalid_weight` (missing, not a number, or not a normal float32 above 0), `null_timestamp`
-    (only where edges are split by time) or `duplicate` (the same lhs, relation and rhs).
+    row becomes an edge or is kept in `graph/rejected/` with the reason; docs/prepare.md has them all.
 
     Raises:
         UserError: a source that cannot be read or is empty, a relation without entry, a vocabulary larger than its
