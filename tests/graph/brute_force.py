@@ -1,0 +1,166 @@
+"""What prepare makes of rows, in plain Python over lists: docs/prepare.md written out, one rule after another."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+TABLES = {"follow": ("user", "user"), "fav": ("user", "tweet")}
+SPLITS = ["train", "validation", "test"]
+
+
+class Row(NamedTuple):
+    """A row of a raw file."""
+
+    lhs: str | None
+    relation: str | None
+    rhs: str | None
+    weight: float | None = 1.0
+    time: int | None = 0
+    split: str | None = None
+
+
+@dataclass
+class Expected:
+    """The graph: edges (lhs, relation, rhs) → weight of each split in their order, the nodes of each table with their
+    degrees in the order of their numbers, rejected rows (lhs, relation, rhs, reason), and cold edges a split."""
+
+    edges: dict[str, dict[tuple[str, str, str], float]] = field(default_factory=dict)
+    nodes: dict[str, dict[str, int]] = field(default_factory=dict)
+    rejected: Counter[tuple[Any, ...]] = field(default_factory=Counter)
+    cold: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def by_reason(self) -> dict[str, int]:
+        reasons: Counter[str] = Counter()
+        for row, count in self.rejected.items():
+            reasons[row[-1]] += count
+        return dict(sorted((+reasons).items()))
+
+
+def expect(rows: list[Row], options: dict[str, Any]) -> Expected:
+    """`options` are those of the config's section `prepare`, all of them given but `split` where rows have one."""
+    result = Expected()
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        row = row._replace(lhs=row.lhs or None, relation=row.relation or None, rhs=row.rhs or None)
+        if reason := _unsound(row, options):
+            result.rejected[row.lhs, row.relation, row.rhs, reason] += 1
+        else:
+            edge = str(row.lhs), str(row.relation), str(row.rhs)
+            groups.setdefault(edge, []).append(row)
+    edges = dict(_collapsed(groups, options["repeats"], result.rejected))
+    rounds = options["min_degree_rounds"]
+    while rounds is None or rounds > 0:
+        degrees = _degrees(edges)
+        weak = {node for node, degree in degrees.items() if degree < options["min_degree"].get(node[0], 0)}
+        if not weak:
+            break
+        for edge in [edge for edge in edges if weak & set(_ends(edge))]:
+            result.rejected[*edge, "low_degree"] += 1
+            del edges[edge]
+        rounds = None if rounds is None else rounds - 1
+    splits = _splits(edges, options)
+    trained = _degrees([edge for edge in edges if splits[edge] == "train"])
+    cold = {edge for edge in edges if splits[edge] != "train" and any(node not in trained for node in _ends(edge))}
+    if options["cold_nodes"] == "drop":
+        for edge in cold:
+            result.rejected[*edge, "cold_node"] += 1
+            del edges[edge]
+        cold = set()
+    seed = (options["split"] or {}).get("seed", 0)
+    for split in SPLITS:
+        chosen = sorted((edge for edge in edges if splits[edge] == split), key=lambda edge: _digest(edge, seed))
+        result.edges[split] = {edge: edges[edge].weight or 0.0 for edge in chosen}
+        result.cold[split] = sum(splits[edge] == split for edge in cold)
+    for table in ("user", "tweet"):
+        names = {name for of, name in _degrees(edges) if of == table}
+        ordered = sorted(names, key=lambda name: hashlib.md5(name.encode()).hexdigest())
+        result.nodes[table] = {name: trained[table, name] for name in ordered}
+    return result
+
+
+def _unsound(row: Row, options: dict[str, Any]) -> str | None:
+    split, window = options["split"], options["time_window"]
+    if row.lhs is None or row.rhs is None:
+        return "null_id"
+    if row.relation not in TABLES:
+        return "unknown_relation"
+    if row.weight is None or not 0 < row.weight < math.inf:
+        return "invalid_weight"
+    if row.time is None and (window is not None or (split is not None and split["by"] != "hash")):
+        return "null_timestamp"
+    if window is not None and not window["start"] <= row.time < window["end"]:
+        return "outside_window"
+    lhs_table, rhs_table = TABLES[row.relation]
+    if options["self_loops"] == "drop" and (lhs_table, row.lhs) == (rhs_table, row.rhs):
+        return "self_loop"
+    share = options["sampling"].get(row.relation, 1)
+    digest = _digest((row.lhs, row.relation, row.rhs), (split or {}).get("seed", 0))
+    return "not_sampled" if int(digest[12:24], 16) >= share * 2**48 else None
+
+
+def _collapsed(
+    groups: dict[tuple[str, str, str], list[Row]], repeats: str, rejected: Counter[tuple[Any, ...]]
+) -> Iterator[tuple[tuple[str, str, str], Row]]:
+    for edge, rows in groups.items():
+        first_split = min((row.split for row in rows), key=lambda split: SPLITS.index(split or "train"))
+        same = [row for row in rows if row.split == first_split]
+        timed = [row for row in same if row.time is not None]
+        if timed:
+            of_times = [row.time for row in timed if row.time is not None]
+            chosen_time = max(of_times) if repeats == "last" else min(of_times)
+            timed = [row for row in timed if row.time == chosen_time]
+        stands = max(timed or same, key=lambda row: row.weight or 0)
+        weights = {"count": float(len(same)), "sum": math.fsum(row.weight or 0 for row in same)}
+        yield edge, stands._replace(weight=weights.get(repeats, stands.weight))
+        merged = len(same) - 1 if repeats in weights else 0
+        rejected[*edge, "merged"] += merged
+        rejected[*edge, "duplicate"] += len(rows) - 1 - merged
+
+
+def _splits(edges: dict[tuple[str, str, str], Row], options: dict[str, Any]) -> dict[tuple[str, str, str], str]:
+    split = options["split"]
+    if split is None:
+        return {edge: row.split or "" for edge, row in edges.items()}
+    if split["by"] == "hash":
+        return {edge: _by_share(int(_digest(edge, split["seed"])[:12], 16) / 2**48, split) for edge in edges}
+    if split["by"] == "time":
+        times = sorted((row.time or 0 for row in edges.values()), reverse=True)
+        splits = {}
+        for edge, row in edges.items():
+            # The edges no earlier than this one, itself included, as a share of all: all of them must be held out.
+            splits[edge] = _by_share(sum(time >= (row.time or 0) for time in times) / len(times) - 1e-9, split)
+        return splits
+    splits = {}
+    for lhs in {edge[0] for edge in edges}:  # every lhs is a user
+        own = [edge for edge in edges if edge[0] == lhs]
+        own.sort(key=lambda edge: (-(edges[edge].time or 0), _digest(edge, split["seed"])))
+        held_out = ["test"] * int(split["test"]) + ["validation"] * int(split["validation"])
+        for place, edge in enumerate(own):
+            held = place < len(held_out) and place < len(own) - 1
+            splits[edge] = held_out[place] if held else "train"
+    return splits
+
+
+def _by_share(position: float, split: dict[str, Any]) -> str:
+    if position < split["test"]:
+        return "test"
+    return "validation" if position < split["test"] + split["validation"] else "train"
+
+
+def _ends(edge: tuple[str, str, str]) -> list[tuple[str, str]]:
+    lhs_table, rhs_table = TABLES[edge[1]]
+    return [(lhs_table, edge[0]), (rhs_table, edge[2])]
+
+
+def _degrees(edges: Any) -> Counter[tuple[str, str]]:
+    return Counter(node for edge in edges for node in _ends(edge))
+
+
+def _digest(edge: tuple[str, str, str], seed: int) -> str:
+    return hashlib.md5("\t".join([str(seed), *edge]).encode()).hexdigest()
