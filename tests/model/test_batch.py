@@ -10,7 +10,7 @@ from tests.conftest import SmallConfig
 from twhin_core.config import Relation
 from twhin_core.data.edges import Edges
 from twhin_core.graph.manifest import Schema
-from twhin_core.model.batch import Batch, BatchMaker
+from twhin_core.model.batch import Batch, BatchMaker, _sorted_order
 
 EDGES = Edges(
     lhs=np.array([3, 5, 3, 9]),
@@ -33,11 +33,10 @@ def batch(small_config: SmallConfig) -> Batch:
 
 def test_an_edges_weight_is_multiplied_by_its_relations(batch: Batch) -> None:
     for queries in batch.queries.values():
-        assert queries.edge is not None
-        weight = {
-            int(edge): float(slot) for edge, slot in zip(queries.edge, queries.weight.flatten(), strict=True) if slot
-        }
-        assert weight == {0: 1.0, 1: 6.0, 2: 0.5, 3: 12.0}
+        given = batch.parts[queries.given]
+        weights = [float(weight) for weight in queries.weight.flatten() if weight]
+        assert sorted(weights) == [0.5, 1.0, 6.0, 12.0]
+        assert len(given) == queries.weight.numel()
 
 
 def test_each_row_is_looked_up_once_and_found_again(batch: Batch) -> None:
@@ -45,8 +44,32 @@ def test_each_row_is_looked_up_once_and_found_again(batch: Batch) -> None:
     for nodes in rows.values():
         assert len(nodes) == len(set(nodes))
     looked_up = [(table, node) for table, nodes in rows.items() for node in nodes]
-    requested = [looked_up[place] for place in batch.position.tolist()]
-    assert requested[:4] == [("user", 3), ("user", 5), ("user", 3), ("user", 9)]
-    assert requested[4:8] == [("tweet", 2), ("user", 3), ("tweet", 2), ("user", 5)]
-    assert set(looked_up) == set(requested)
-    assert len(requested) == sum(batch.requested)
+    users = {(0, 5, 3, 2.0), (0, 9, 5, 4.0)}  # relation, lhs, rhs, weight: from a user to a user
+    tweets = {(1, 3, 2, 1.0), (1, 3, 2, 0.5)}  # and to a tweet
+    for side, queries in batch.queries.items():
+        given, asked, candidates = (
+            [looked_up[place] for place in batch.parts[part].tolist()]
+            for part in (queries.given, queries.asked, queries.candidate)
+        )
+        lhs, rhs = (asked, given) if side == "lhs" else (given, asked)
+        slots = zip(queries.rel.flatten().tolist(), lhs, rhs, queries.weight.flatten().tolist(), strict=True)
+        found = {(rel, *ends, weight) for rel, *ends, weight in slots if weight}
+        assert found == {(0, ("user", s), ("user", t), 3 * w) for _, s, t, w in users} | {
+            (1, ("user", s), ("tweet", t), w) for _, s, t, w in tweets
+        }
+        tables = [candidates[place][0] for place in range(0, len(candidates), len(candidates) // len(queries.rel))]
+        assert tables == [asked[place][0] for place in range(0, len(asked), queries.rel.shape[1])]
+
+
+def test_all_rows_of_all_parts_are_listed_by_their_places(batch: Batch) -> None:
+    everything = torch.cat(batch.parts).tolist()
+    assert sorted(batch.order.tolist()) == list(range(len(everything)))
+    for place in range(len(batch.lookups.values())):
+        listed = batch.order[batch.start[place] : batch.start[place + 1]].tolist()
+        assert listed == [row for row, other in enumerate(everything) if other == place]
+        assert listed, "no row is looked up for nothing"
+
+
+def test_large_places_are_sorted_like_small_ones() -> None:
+    values = torch.randint(2**33, (500,), generator=torch.Generator().manual_seed(0)).repeat(2)
+    assert _sorted_order(values, 2**33).tolist() == values.argsort(stable=True).tolist()

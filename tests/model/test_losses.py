@@ -11,9 +11,9 @@ from twhin_core.model.losses import BinaryCrossEntropy, Loss, Ranking, Softmax
 
 
 def loss_of(loss: Loss, positive: float, negatives: list[float], masked: tuple[int, ...] = ()) -> float:
-    """The loss of one positive with its negatives."""
-    out = torch.tensor(masked, dtype=torch.int64)
-    return loss(torch.tensor([[positive]]), torch.tensor([[negatives]]), out).item()
+    """The loss of one positive with its negatives, those numbered in `masked` left out."""
+    out = torch.tensor(masked, dtype=torch.int64) + 1
+    return loss(torch.tensor([[[positive, *negatives]]]), out).item()
 
 
 def test_bce_by_hand() -> None:
@@ -51,7 +51,7 @@ def test_gradients_equal_finite_differences(loss: Loss) -> None:
     weight = torch.tensor([[1.5, 0.5]], dtype=torch.float64)
 
     def total(values: torch.Tensor) -> torch.Tensor:
-        return (loss(values[None, :, 0], values[None, :, 1:] * 1.0, torch.tensor([2, 3])) * weight).sum()
+        return (loss(values[None] * 1.0, torch.tensor([3, 5])) * weight).sum()
 
     total(scores).backward()
     assert scores.grad is not None
@@ -63,10 +63,23 @@ def test_gradients_equal_finite_differences(loss: Loss) -> None:
 
 
 def test_a_masked_negative_has_a_gradient_of_zero() -> None:
-    negatives = torch.tensor([[[1.0, 2.0]]], requires_grad=True)
-    Softmax(1.0)(torch.zeros(1, 1), negatives * 1.0, torch.tensor([0, 1])).sum().backward()
-    assert negatives.grad is not None
-    assert negatives.grad.tolist() == [[[0.0, 0.0]]]
+    scores = torch.tensor([[[0.0, 1.0, 2.0]]], requires_grad=True)
+    Softmax(1.0)(scores * 1.0, torch.tensor([1, 2])).sum().backward()
+    assert scores.grad is not None
+    assert scores.grad.tolist() == [[[0.0, 0.0, 0.0]]]
+
+
+def test_the_gradients_of_a_query_cancel_out_also_where_its_shares_are_rounded() -> None:
+    scores = torch.randn(2, 3, 50, dtype=torch.bfloat16, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    Softmax(0.3)(scores * 1.0, torch.tensor([7])).sum().backward()
+    assert scores.grad is not None
+    assert scores.grad.float().sum(-1).abs().max() < 2e-2  # of shares of up to 1 with eight binary digits
+    assert scores.grad[..., 0].max() < 0 < scores.grad[..., 1:].max()
+
+
+def test_the_loss_is_exact_where_the_positive_has_nearly_all_or_nearly_nothing() -> None:
+    assert loss_of(Softmax(1.0), 30.0, [0.0]) == pytest.approx(math.exp(-30), rel=1e-4)
+    assert loss_of(Softmax(1.0), -60.0, [0.0]) == pytest.approx(60.0, rel=1e-5)
 
 
 def test_scores_as_large_as_they_come_do_not_overflow() -> None:

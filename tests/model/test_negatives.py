@@ -50,8 +50,9 @@ def test_a_sampled_node_that_is_the_true_one_is_masked() -> None:
     chunks = make_chunks(torch.zeros(4, dtype=torch.int64), 2)
     candidates = torch.tensor([[5, 6, 9], [7, 5, 5]])
     masked = Negatives(chunks, candidates, torch.empty(2, 0, dtype=torch.int64)).masked(node)
-    # Slots hold edges 0, 1 | 2, 3: node 5 meets 5; 6 meets 6; 5 meets the second and third; 7 meets 7.
-    assert sorted(masked.tolist()) == [0, 4, 7, 8, 9]
+    # Slots hold edges 0, 1 | 2, 3: node 5 meets 5; 6 meets 6; 5 meets the second and third; 7 meets 7. Each slot has
+    # four scores, the edge's own first.
+    assert sorted(masked.tolist()) == [1, 6, 10, 11, 13]
 
 
 def test_uniform_candidates_are_those_after_the_in_batch_ones() -> None:

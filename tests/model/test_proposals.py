@@ -112,8 +112,8 @@ def mean_gradient(loss: Loss, scores: Tensor, proposal: Tensor, corrected: bool)
     positive, negative = torch.arange(rows).repeat_interleave(rows), torch.arange(rows).repeat(rows)
     correction = loss.temperature * (proposal * rows).log() * corrected
     used = scores - correction
-    masked = (positive == negative).nonzero().squeeze(1)
-    losses = loss(used[positive][None], used[negative][None, :, None] * 1.0, masked)
+    masked = 2 * (positive == negative).nonzero().squeeze(1) + 1
+    losses = loss(torch.stack([used[positive], used[negative]], 1)[None] * 1.0, masked)
     (losses[0] * POPULARITY[positive] * proposal[negative]).sum().backward()
     assert scores.grad is not None
     return scores.grad

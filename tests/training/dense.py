@@ -29,15 +29,15 @@ OPERATORS: dict[str, Operate] = {
 
 
 @dataclass
-class PlainEdge:
-    """An edge, and the nodes it is corrupted with on each side; a node that is the true one does not count."""
+class PlainQuery:
+    """An edge whose `side` is asked for, and the nodes it competes with; one that is the true one does not count."""
 
+    side: str
     lhs: int
     rel: int
     rhs: int
     weight: float
-    lhs_negatives: list[int]
-    rhs_negatives: list[int]
+    negatives: list[int]
 
 
 @dataclass
@@ -55,31 +55,25 @@ class PlainModel:
     favour: Callable[[str, int, int], float] = lambda *_: 1.0
     """How much likelier than uniformly a node is drawn for a side of a relation's edges; what logQ corrects for."""
 
-    def loss_of(self, edges: list[PlainEdge]) -> Tensor:
+    def loss_of(self, queries: list[PlainQuery]) -> Tensor:
+        """The mean over both sides of all edges."""
         total = torch.zeros(())
-        for edge in edges:
-            lhs_table, rhs_table = (self.tables[name] for name in self.relation_tables[edge.rel])
+        for query in queries:
+            true = query.lhs if query.side == "lhs" else query.rhs
+            nodes = [true, *(node for node in query.negatives if node != true)]
+            scores = [self._score(query, node) for node in nodes]
+            corrections = [math.log(self.favour(query.side, query.rel, node)) for node in nodes]
+            total = total + query.weight * self._loss(scores, corrections)
+        return total / len(queries)
 
-            def tail_score(s: Tensor, t: Tensor, rel: int = edge.rel) -> Tensor:
-                return self._compare(self.operate(self.relations[rel], s), t)
-
-            def head_score(s: Tensor, t: Tensor, rel: int = edge.rel) -> Tensor:
-                if self.inverse is None:
-                    return tail_score(s, t, rel)
-                return self._compare(self.operate(self.inverse[rel], t), s)
-
-            s, t = lhs_table[edge.lhs], rhs_table[edge.rhs]
-            tails = [edge.rhs, *(node for node in edge.rhs_negatives if node != edge.rhs)]
-            heads = [edge.lhs, *(node for node in edge.lhs_negatives if node != edge.lhs)]
-            both = self._loss(
-                [tail_score(s, rhs_table[node]) for node in tails],
-                [math.log(self.favour("rhs", edge.rel, node)) for node in tails],
-            ) + self._loss(
-                [head_score(lhs_table[node], t) for node in heads],
-                [math.log(self.favour("lhs", edge.rel, node)) for node in heads],
-            )
-            total = total + edge.weight * both / 2
-        return total / len(edges)
+    def _score(self, query: PlainQuery, node: int) -> Tensor:
+        """Of the query's edge with `node` in the place that is asked for."""
+        lhs_table, rhs_table = (self.tables[name] for name in self.relation_tables[query.rel])
+        s = lhs_table[node if query.side == "lhs" else query.lhs]
+        t = rhs_table[node if query.side == "rhs" else query.rhs]
+        if query.side == "lhs" and self.inverse is not None:
+            return self._compare(self.operate(self.inverse[query.rel], t), s)
+        return self._compare(self.operate(self.relations[query.rel], s), t)
 
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
         product = (a * b).sum()
@@ -94,13 +88,13 @@ class PlainModel:
         wrong = [-torch.log(1 - torch.sigmoid(score)) for score in negatives]
         return -torch.log(torch.sigmoid(positive)) + (sum(wrong) / len(wrong) if wrong else 0.0)
 
-    def step(self, edges: list[PlainEdge], update: Update, lr_relations: float) -> float:
-        """Learns from `edges`: tables by `update`, relations by plain gradient descent."""
+    def step(self, queries: list[PlainQuery], update: Update, lr_relations: float) -> float:
+        """Learns from `queries`: tables by `update`, relations by plain gradient descent."""
         relations = [self.relations] + ([self.inverse] if self.inverse is not None else [])
         parameters = [*self.tables.values(), *(relation for relation in relations if relation.numel())]
         for parameter in parameters:
             parameter.requires_grad_(True)
-        loss = self.loss_of(edges)
+        loss = self.loss_of(queries)
         gradients = torch.autograd.grad(loss, parameters)
         with torch.no_grad():
             for place, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):

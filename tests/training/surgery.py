@@ -1,99 +1,104 @@
-"""Opens batches: two put together into one, and one taken apart into plain edges."""
+"""Opens batches: two put together into one, and one taken apart into plain queries."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from itertools import chain
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
-from tests.training.dense import PlainEdge
+from tests.training.dense import PlainQuery
 from twhin_core.data.edges import Edges
 from twhin_core.model.batch import Batch, Queries
 from twhin_core.model.scorer import SIDES
 
-Requests = list[list[tuple[int, int]]]
-"""The (table, node) pairs that a batch looks up: of its lhs, its rhs, and the uniform candidates of each side."""
+Row = tuple[int, int]
+"""A table's number and a node of it."""
 
 
 def merge(batches: list[Batch]) -> Batch:
     """The batches of several ranks as one: the same edges, chunks and negatives."""
     tables = batches[0].lookups.keys()
-    parts = [[*chain.from_iterable(same)] for same in zip(*map(requests_of, batches), strict=True)]
-    requests = [*chain.from_iterable(parts)]
-    looked_up = sorted(set(requests))  # each row once, a table at a time
-    position = torch.tensor([looked_up.index(request) for request in requests])
+    looked_up = sorted({row for batch in batches for row in rows_of(batch)})  # each row once, a table at a time
     lengths = [sum(table == number for table, _ in looked_up) for number in range(len(tables))]
-    nodes = torch.tensor([node for _, node in looked_up])
+    lookups = KeyedJaggedTensor(
+        keys=tables,
+        values=torch.tensor([node for _, node in looked_up]),
+        lengths=torch.tensor(lengths, dtype=torch.int32),
+        stride=1,
+    )
+    places = [torch.tensor([looked_up.index(row) for row in rows_of(batch)]) for batch in batches]
+    parts: list[Tensor] = []
+    queries = {
+        side: _merge_queries([batch.queries[side] for batch in batches], batches, places, parts) for side in SIDES
+    }
+    everything = torch.cat(parts)
+    start = torch.searchsorted(everything.sort().values, torch.arange(len(looked_up) + 1))
     return replace(
-        batches[0],
-        queries={side: _merge_queries(side, batches) for side in SIDES},
-        lookups=KeyedJaggedTensor(
-            keys=tables, values=nodes, lengths=torch.tensor(lengths, dtype=torch.int32), stride=1
-        ),
-        position=position,
-        requested=[len(part) for part in parts],
+        batches[0], lookups=lookups, parts=parts, order=everything.argsort(stable=True), start=start, queries=queries
     )
 
 
-def plain_edges(batch: Batch, edges: Edges) -> list[PlainEdge]:
-    """The batch as plain edges with lists of negatives."""
-    negatives: dict[str, list[list[int]]] = {}
-    for side, uniform in zip(SIDES, requests_of(batch)[2:], strict=True):
+def plain_queries(batch: Batch, edges: Edges) -> list[PlainQuery]:
+    """The batch's queries, which are those of `edges`: each edge has one slot a side."""
+    looked_up, queries = rows_of(batch), []
+    expected = sorted(
+        zip(*(column.tolist() for column in (edges.lhs, edges.rel, edges.rhs, edges.weight)), strict=True)
+    )
+    for side in SIDES:
         slots = batch.queries[side]
         chunks, length = slots.rel.shape
-        in_batch = getattr(edges, side)[slots.sampled_edge.numpy()].reshape(chunks, -1)
-        candidates = np.hstack([in_batch, np.array([node for _, node in uniform], np.int64).reshape(chunks, -1)])
-        negatives[side] = [[] for _ in range(len(edges))]
-        for slot, (edge, weight) in enumerate(zip(_edges(slots).tolist(), slots.weight.flatten(), strict=True)):
+        given, asked, candidates = (
+            [looked_up[place][1] for place in batch.parts[part].tolist()]
+            for part in (slots.given, slots.asked, slots.candidate)
+        )
+        count, mine = len(candidates) // chunks, []
+        for slot, (rel, weight) in enumerate(zip(slots.rel.flatten().tolist(), slots.weight.flatten(), strict=True)):
             if weight > 0:
-                assert not negatives[side][edge], "an edge has one slot"
-                negatives[side][edge] = candidates[slot // length].tolist()
-    return [
-        PlainEdge(int(lhs), int(rel), int(rhs), float(weight), negatives["lhs"][edge], negatives["rhs"][edge])
-        for edge, (lhs, rel, rhs, weight) in enumerate(zip(edges.lhs, edges.rel, edges.rhs, edges.weight, strict=True))
-    ]
+                lhs, rhs = (asked[slot], given[slot]) if side == "lhs" else (given[slot], asked[slot])
+                chunk = slot // length
+                rivals = candidates[chunk * count : (chunk + 1) * count]
+                mine.append(PlainQuery(side, lhs, rel, rhs, float(weight), rivals))
+        assert sorted((query.lhs, query.rel, query.rhs, query.weight) for query in mine) == expected
+        queries += mine
+    return queries
 
 
-def requests_of(batch: Batch) -> Requests:
+def rows_of(batch: Batch) -> list[Row]:
+    """The rows that a batch looks up, in the order of their places."""
     lengths = batch.lookups.lengths().tolist()
-    tables = [table for table, length in enumerate(lengths) for _ in range(length)]
-    looked_up = list(zip(tables, batch.lookups.values().tolist(), strict=True))
-    requests = [looked_up[row] for row in batch.position.tolist()]
-    ends = np.cumsum(batch.requested)
-    return [requests[end - length : end] for end, length in zip(ends, batch.requested, strict=True)]
+    tables = chain.from_iterable([table] * length for table, length in enumerate(lengths))
+    return list(zip(tables, batch.lookups.values().tolist(), strict=True))
 
 
-def _edges(slots: Queries) -> Tensor:
-    return torch.arange(slots.rel.numel()) if slots.edge is None else slots.edge
-
-
-def _merge_queries(side: str, batches: list[Batch]) -> Queries:
-    parts = [batch.queries[side] for batch in batches]  # type: ignore[index]  # one of SIDES
-    longest = max(part.rel.shape[1] for part in parts)
-    edge, rel, weight, sampled, masked, correction, own = [], [], [], [], [], [], []
-    first_edge = first_slot = 0
-    for batch, part in zip(batches, parts, strict=True):
-        chunks, length = part.rel.shape
+def _merge_queries(queries: list[Queries], batches: list[Batch], places: list[Tensor], parts: list[Tensor]) -> Queries:
+    """Those of one side; adds their parts, by their new `places`, to `parts`."""
+    longest = max(one.rel.shape[1] for one in queries)
+    merged: dict[str, list[Tensor]] = {name: [] for name in ("rel", "weight", "masked", "correction", "own_correction")}
+    ends: dict[str, list[Tensor]] = {"given": [], "asked": [], "candidate": []}
+    first_slot = 0
+    for one, batch, place in zip(queries, batches, places, strict=True):
+        chunks, length = one.rel.shape
         padding = longest - length
-        edge.append(torch.nn.functional.pad(_edges(part).view(chunks, length) + first_edge, (0, padding)))
-        rel.append(torch.cat([part.rel, part.rel[:, :1].expand(-1, padding)], 1))
-        weight.append(torch.nn.functional.pad(part.weight, (0, padding)))
-        sampled.append(part.sampled_edge + first_edge)
-        count = (len(part.sampled_edge) + batch.requested[2 + SIDES.index(side)]) // chunks
-        slot, candidate = part.masked // count, part.masked % count
-        slot = first_slot + slot // length * longest + slot % length
-        masked.append(slot * count + candidate)
-        if part.correction is not None and part.own_correction is not None:
-            correction.append(part.correction)
-            own.append(torch.nn.functional.pad(part.own_correction, (0, padding)))
-        first_edge += batch.requested[0]
+        candidates = place[batch.parts[one.candidate]].view(chunks, -1)
+        for name in ("given", "asked"):
+            rows = place[batch.parts[getattr(one, name)]].view(chunks, length)
+            ends[name].append(torch.cat([rows, rows[:, :1].expand(-1, padding)], 1).flatten())
+        ends["candidate"].append(candidates.flatten())
+        columns = 1 + candidates.shape[1]
+        slot, column = one.masked // columns, one.masked % columns
+        merged["rel"].append(torch.cat([one.rel, one.rel[:, :1].expand(-1, padding)], 1))
+        merged["weight"].append(F.pad(one.weight, (0, padding)))
+        merged["masked"].append((first_slot + slot // length * longest + slot % length) * columns + column)
+        if one.correction is not None and one.own_correction is not None:
+            merged["correction"].append(one.correction)
+            merged["own_correction"].append(F.pad(one.own_correction, (0, padding)))
         first_slot += chunks * longest
-    return Queries(
-        torch.cat(edge).flatten(), torch.cat(rel), torch.cat(weight), torch.cat(sampled), torch.cat(masked),
-        correction=torch.cat(correction) if correction else None,
-        own_correction=torch.cat(own) if own else None,
-    )  # fmt: skip
+    numbers = {}
+    for name, rows in ends.items():
+        numbers[name] = len(parts)
+        parts.append(torch.cat(rows))
+    return Queries(**numbers, **{name: torch.cat(values) if values else None for name, values in merged.items()})

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.training import dense
-from tests.training.surgery import merge, plain_edges
+from tests.training.surgery import merge, plain_queries
 from tests.training.test_step import SIZES, Case, make_batches, make_config, whole_weights
 from twhin_core import config_file
 from twhin_core.config import Config
@@ -88,7 +88,9 @@ def test_tables_and_relations_move_as_by_torch_at_the_rate_of_each_step(
             for name, torch_optimizer in optimizers.items():
                 torch_optimizer.zero_grad()
                 torch_optimizer.param_groups[0]["lr"] = RATES[name][step]
-            plain.loss_of([edge for rank in range(2) for edge in plain_edges(batches[rank], edges[rank])]).backward()
+            plain.loss_of(
+                [query for rank in range(2) for query in plain_queries(batches[rank], edges[rank])]
+            ).backward()
             for torch_optimizer in optimizers.values():
                 torch_optimizer.step()
         after = whole_weights(model)

@@ -17,7 +17,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from tests.ranks import run_ranks
 from tests.training import dense
-from tests.training.surgery import merge, plain_edges
+from tests.training.surgery import merge, plain_queries
 from twhin_core import config_file
 from twhin_core.config import Config
 from twhin_core.data.edges import Edges
@@ -237,7 +237,7 @@ def test_two_ranks_equal_one_and_dense_steps(index: int, results: list[tuple[dic
     losses, update = [], dense.UPDATES[case.optimizer]()
     for step in range(STEPS):
         edges, batches = make_batches(config, step)
-        both = [edge for rank in range(2) for edge in plain_edges(batches[rank], edges[rank])]
+        both = [query for rank in range(2) for query in plain_queries(batches[rank], edges[rank])]
         losses.append(plain.step(both, update, lr_relations=0.2))
 
     expected = {f"tables.embeddings.{name}.weight": table for name, table in plain.tables.items()}

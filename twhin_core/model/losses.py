@@ -21,13 +21,12 @@ class Loss(ABC):
     """What scores are divided by, to be logarithms of odds."""
 
     @abstractmethod
-    def __call__(self, positive: Tensor, negatives: Tensor, masked: Tensor) -> Tensor:
+    def __call__(self, scores: Tensor, masked: Tensor) -> Tensor:
         """Loss [C, L] of C chunks of L positives, each with the K negatives of its chunk.
 
         Args:
-            positive: [C, L] scores of the positives.
-            negatives: [C, L, K] scores of the negatives; may be overwritten.
-            masked: int64: negatives that do not count, as positions in the flattened [C, L, K].
+            scores: [C, L, 1 + K], the positive's first; may be overwritten.
+            masked: int64: negatives that do not count, as positions in the flattened scores.
         """
 
 
@@ -39,8 +38,8 @@ class BinaryCrossEntropy(Loss):
 
     is_shift_invariant = False
 
-    def __call__(self, positive: Tensor, negatives: Tensor, masked: Tensor) -> Tensor:
-        return F.softplus(-positive) + _mean_of_counted(F.softplus(negatives), masked)
+    def __call__(self, scores: Tensor, masked: Tensor) -> Tensor:
+        return F.softplus(-scores[..., 0]) + _mean_of_negatives(F.softplus(scores), masked)
 
 
 class Ranking(Loss):
@@ -51,60 +50,72 @@ class Ranking(Loss):
     def __init__(self, margin: float) -> None:
         self.margin = margin
 
-    def __call__(self, positive: Tensor, negatives: Tensor, masked: Tensor) -> Tensor:
-        short = F.relu(negatives + (self.margin - positive).unsqueeze(-1))
-        return _mean_of_counted(short, masked)
+    def __call__(self, scores: Tensor, masked: Tensor) -> Tensor:
+        short = F.relu(scores + (self.margin - scores[..., :1]))
+        return _mean_of_negatives(short, masked)
 
 
 class Softmax(Loss):
-    """Cross-entropy of the positive among its negatives: -log( e^{f/τ} / (e^{f/τ} + Σ_k e^{f_k/τ}) )."""
+    """Cross-entropy of the positive among its negatives: -log( e^{f/τ} / (e^{f/τ} + Σ_k e^{f_k/τ}) ).
+
+    A positive whose share is below the smallest number of its type counts as that number, about 87; its gradient is
+    exact all the same.
+    """
 
     is_shift_invariant = True
 
     def __init__(self, temperature: float) -> None:
         self.temperature = temperature
 
-    def __call__(self, positive: Tensor, negatives: Tensor, masked: Tensor) -> Tensor:
+    def __call__(self, scores: Tensor, masked: Tensor) -> Tensor:
         # Functions of torch's carry no types.
-        loss, _ = _CrossEntropy.apply(positive, negatives, masked, 1 / self.temperature)  # type: ignore[no-untyped-call]
+        loss, _ = _CrossEntropy.apply(scores, masked, 1 / self.temperature)  # type: ignore[no-untyped-call]
         return loss  # type: ignore[no-any-return]
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """log( e^{scale·f} + Σ_k e^{scale·f_k} ) - scale·f, masked negatives left out.
+    """-log softmax(scale · scores)[first], masked scores left out.
 
-    Written out, because the scores of the negatives are the largest tensor of a step, and the taped version keeps and
-    passes over several copies of them. Here they become their shares of the softmax, and those their gradient, in
-    place.
+    Written out, because the scores are the largest tensor of a step, and the taped version keeps and passes over
+    several copies of them. Here they become their shares of the softmax, and those their gradient, in place.
     """
 
     @staticmethod
-    def forward(ctx: Any, positive: Tensor, negatives: Tensor, masked: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        shares = negatives.mul_(scale) if scale != 1 else negatives
-        shares.view(-1).index_fill_(0, masked, -torch.inf)
-        positive = positive * scale
-        largest = torch.maximum(shares.amax(-1), positive)
-        positive_share = (positive - largest).exp_()
-        # Under autocast the negatives are bf16, too coarse to add up in; the positives are not.
-        total = shares.sub_(largest.unsqueeze(-1)).exp_().sum(-1, dtype=positive.dtype).add_(positive_share)
-        ctx.mark_dirty(negatives)
+    def forward(ctx: Any, scores: Tensor, masked: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        if scale != 1:
+            scores.mul_(scale)
+        scores.view(-1).index_fill_(0, masked, -torch.inf)
+        shares = torch.softmax(scores, -1, out=scores)
+        # The negatives' share too, for where the positive's is so near 1 that its difference from 1 would be rounded.
+        precise = torch.promote_types(shares.dtype, torch.float32)
+        positive, negatives = shares[..., 0].to(precise), shares[..., 1:].sum(-1).to(precise)
+        ctx.mark_dirty(scores)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(shares, positive_share, total)
+        ctx.save_for_backward(shares, negatives)
         ctx.scale = scale
-        return total.log() + largest - positive, negatives
+        smallest = torch.finfo(precise).tiny
+        loss = torch.where(positive < 0.5, -positive.clamp(min=smallest).log(), -(-negatives).log1p())
+        return loss, scores
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor, Tensor, None, None]:
-        shares, positive_share, total = ctx.saved_tensors
-        weight = ctx.scale * gradient / total
-        return weight * (positive_share - total), shares.mul_(weight.unsqueeze(-1)), None, None
+    def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor, None, None]:
+        shares, negatives = ctx.saved_tensors
+        weight = ctx.scale * gradient
+        # A factor of another type than the shares' would send them through a slow conversion.
+        shares.mul_(weight.to(shares.dtype).unsqueeze(-1))
+        shares[..., 0] = -weight * negatives
+        return shares, None, None
 
 
-def _mean_of_counted(values: Tensor, masked: Tensor) -> Tensor:
-    """Means [C, L] of values [C, L, K], those at the flat positions `masked` left out; 0 where none is left."""
-    count = values.shape[-1]
-    left_out = (masked // count).bincount(minlength=values.numel() // count).view(values.shape[:-1])
-    return values.flatten().index_fill(0, masked, 0.0).view_as(values).sum(-1) / (count - left_out).clamp(min=1)
+def _mean_of_negatives(values: Tensor, masked: Tensor) -> Tensor:
+    """Means [C, L] over the negatives of values [C, L, 1 + K], those at the flat positions `masked` left out.
+
+    Where none is left, 0.
+    """
+    columns = values.shape[-1]
+    left_out = (masked // columns).bincount(minlength=values.numel() // columns).view(values.shape[:-1])
+    counted = values.flatten().index_fill(0, masked, 0.0).view_as(values)
+    return counted[..., 1:].sum(-1) / (columns - 1 - left_out).clamp(min=1)
 
 
 def make_loss(model: Model) -> Loss:

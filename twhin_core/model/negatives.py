@@ -32,6 +32,10 @@ class Chunks:
     is_identity: bool
     """Whether the slots, in order, are the edges."""
 
+    def lay_out(self, values: Tensor) -> Tensor:
+        """The value [C, L] of each slot's edge: values [B]."""
+        return values.view(self.edge.shape) if self.is_identity else values[self.edge]
+
 
 def make_chunks(group: Tensor, size: int) -> Chunks:
     """Lays out edges of the groups `group` (int64 [B], B > 0) in chunks of at most `size`, evenly filled."""
@@ -76,21 +80,33 @@ class Negatives:
         return self.node[:, self.sampled_edge.shape[1] :]
 
     def masked(self, true_node: Tensor) -> Tensor:
-        """Where a candidate is the edge's own node, as positions in the flattened [C, L, K]; `true_node` is [B]."""
+        """Where a candidate is the edge's own node [B], as positions in flattened scores [C, L, 1 + K].
+
+        The first column of the scores is the edge's own, the candidates' follow.
+        """
+        chunks, count = self.node.shape
+        wanted = self.chunks.lay_out(true_node)
+        chunk = torch.arange(chunks)[:, None]
+        slot = _might_occur(wanted * chunks + chunk, self.node * chunks + chunk)
         # Looked up among the sorted candidates: comparing all pairs would take as long as scoring them.
-        candidates, order = self.node.sort(1)
-        wanted = true_node[self.chunks.edge]
-        place = torch.searchsorted(candidates, wanted)
-        masked: list[Tensor] = []
-        count = self.node.shape[1]
-        while True:  # once for each repetition of a candidate in its chunk
-            found = candidates.gather(1, place.clamp(max=count - 1)) == wanted
-            slot = (found & (place < count)).flatten().nonzero().squeeze(1)
-            if not len(slot):
-                return torch.cat(masked) if masked else slot
-            candidate = order[slot // wanted.shape[1], place.flatten()[slot]]
-            masked.append(slot * count + candidate)
-            place = place + 1
+        rows = int(max(self.node.max(), true_node.max())) + 1
+        candidates, order = (self.node + chunk * rows).flatten().sort()
+        key = wanted.flatten()[slot] + slot // wanted.shape[1] * rows
+        first = torch.searchsorted(candidates, key)
+        repetitions = torch.searchsorted(candidates, key, right=True) - first
+        slot = slot.repeat_interleave(repetitions)
+        within = torch.arange(len(slot)) - (repetitions.cumsum(0) - repetitions).repeat_interleave(repetitions)
+        candidate = order[first.repeat_interleave(repetitions) + within] % count
+        return slot * (1 + count) + 1 + candidate
+
+
+def _might_occur(values: Tensor, among: Tensor) -> Tensor:
+    """Flat positions of all values that are also `among` others, and of a few that are not."""
+    # Two gathers from a small table tell most values apart, where a search would take as many as a sort has levels.
+    bits = 2 ** (32 * among.numel()).bit_length() - 1
+    table = torch.zeros(bits + 1, dtype=torch.bool)
+    table[among & bits] = True
+    return table[values & bits].flatten().nonzero().squeeze(1)
 
 
 def draw(size: Tensor, count: int, generator: torch.Generator) -> Tensor:

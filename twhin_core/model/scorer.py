@@ -6,9 +6,10 @@ end is projected. Training, evaluation and retrieval all score here.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from twhin_core.config import Model, Relation
@@ -42,19 +43,24 @@ class Scorer(nn.Module):
         self.operator = RelationOperators(relations, model.dim)
         self.inverse = RelationOperators(relations, model.dim) if model.reciprocal else None
 
-    def queries(self, side: Side, rel: Tensor, given: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Projects known ends, lhs if `side` is rhs and the other way round: rel [...], given [..., dim].
+    def queries(self, side: Side, rel: Tensor, given: Tensor) -> Tensor:
+        """Projects known ends, lhs if `side` is rhs and the other way round; their scores lack the query's `offset`.
 
-        Returns:
-            The queries [..., width], and the offset [...] of their scores, None where it is 0.
+        rel [...], given [..., dim] → [..., width].
         """
         if side == "rhs":
-            return self.comparator.query(self.operator(rel, given)), None
+            return self.comparator.query(self.operator(rel, given))
         if self.inverse is not None:
-            return self.comparator.query(self.inverse(rel, given)), None
+            return self.comparator.query(self.inverse(rel, given))
         if self.comparator.commutes_with_operators:
-            return self.comparator.query(self.operator.adjoint(rel, given)), self.operator.bias(rel, given)
-        return self.comparator.query(given), None
+            return self.comparator.query(self.operator.adjoint(rel, given))
+        return self.comparator.query(given)
+
+    def offset(self, side: Side, rel: Tensor, given: Tensor) -> Tensor | None:
+        """What all products of a query are short of: rel [...], given [..., dim] → [...]; None where it is 0."""
+        if side == "rhs" or self.inverse is not None or not self.comparator.commutes_with_operators:
+            return None
+        return self.operator.bias(rel, given)
 
     def answers(self, side: Side, rel: Tensor, nodes: Tensor) -> Tensor:
         """Projects nodes that may answer queries for `side`: rel [...], nodes [..., dim] → [..., width].
@@ -67,19 +73,37 @@ class Scorer(nn.Module):
 
     def one_to_one(self, queries: Tensor, answers: Tensor, offset: Tensor | None) -> Tensor:
         """Scores of projected pairs: queries and answers [..., width], offset [...] → [...]."""
-        products = (queries * answers).sum(-1)
-        return self.comparator.finish(products if offset is None else products + offset)
+        return self._finished((queries * answers).sum(-1), offset)
 
-    def all_pairs(self, queries: Tensor, answers: Tensor, offset: Tensor | None) -> Tensor:
+    def one_to_all(self, queries: Tensor, answers: Tensor, offset: Tensor | None) -> Tensor:
         """Scores of a chunk: queries [C, L, width], answers [C, K, width], offset [C, L] → [C, L, K]."""
         products = torch.bmm(queries, answers.transpose(1, 2))
-        return self.comparator.finish(products if offset is None else products + offset[:, :, None])
+        return self._finished(products, None if offset is None else offset[:, :, None])
+
+    def one_to_rivals(self, queries: Tensor, answers: Tensor, rivals: Tensor, offset: Tensor | None) -> Tensor:
+        """Scores of a chunk's true answers, each followed by those of the rivals that the chunk shares.
+
+        Args:
+            queries: [C, L, width].
+            answers: [C, L, width], one a query.
+            rivals: [C, K, width].
+            offset: [C, L].
+
+        Returns:
+            [C, L, 1 + K]
+        """
+        # Functions of torch's carry no types.
+        products = _Products.apply(queries, answers, rivals)  # type: ignore[no-untyped-call]
+        return self._finished(products, None if offset is None else offset[:, :, None])
+
+    def _finished(self, products: Tensor, offset: Tensor | None) -> Tensor:
+        return self.comparator.finish(products if offset is None else products + offset)
 
     def edges(self, side: Side, rel: Tensor, lhs: Tensor, rhs: Tensor) -> Tensor:
         """Scores of whole edges as answers to their query for `side`: rel [...], lhs and rhs [..., dim] → [...]."""
         given, asked = (lhs, rhs) if side == "rhs" else (rhs, lhs)
-        queries, offset = self.queries(side, rel, given)
-        return self.one_to_one(queries, self.answers(side, rel, asked), offset)
+        queries, answers = self.queries(side, rel, given), self.answers(side, rel, asked)
+        return self.one_to_one(queries, answers, self.offset(side, rel, given))
 
     def candidates(self, side: Side, rel: Tensor, given: Tensor, candidates: Tensor) -> Tensor:
         """Scores of candidates for `side`, which the queries of a chunk share.
@@ -93,6 +117,32 @@ class Scorer(nn.Module):
         Returns:
             [C, L, K] scores.
         """
-        queries, offset = self.queries(side, rel, given)
         answers = self.answers(side, rel[:, :1].expand(-1, candidates.shape[1]), candidates)
-        return self.all_pairs(queries, answers, offset)
+        return self.one_to_all(self.queries(side, rel, given), answers, self.offset(side, rel, given))
+
+
+class _Products(torch.autograd.Function):
+    """Inner products of each query [C, L, width] with its answer [C, L, width] and with all rivals [C, K, width].
+
+    [C, L, 1 + K], the answer's first; the products with rivals are in autocast's type where it is enabled. Written
+    out, because the taped version copies the products, the largest tensor of a step, to put the answers' beside them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, answers: Tensor, rivals: Tensor) -> Tensor:
+        device = queries.device.type
+        low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else queries.dtype
+        low_queries, room = queries.to(low), F.pad(rivals.to(low), (0, 0, 1, 0))
+        products = torch.bmm(low_queries, room.transpose(1, 2))
+        products[..., 0] = (queries * answers).sum(-1)
+        ctx.save_for_backward(queries, answers, low_queries, room)
+        return products
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        queries, answers, low_queries, room = ctx.saved_tensors
+        first = gradient[..., :1].to(queries.dtype)
+        # The room for the answer holds noughts, so its column adds nothing to the first product.
+        to_queries = torch.bmm(gradient, room).to(queries.dtype).addcmul_(first, answers)
+        to_rivals = torch.bmm(gradient.transpose(1, 2), low_queries)[:, 1:].to(queries.dtype)
+        return to_queries, first * queries, to_rivals

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchrec import EmbeddingCollection, EmbeddingConfig
 from torchrec.modules.embedding_configs import DataType
 
 from twhin_core.config import Model
 from twhin_core.graph.manifest import Schema
-from twhin_core.model.batch import Batch
+from twhin_core.model.batch import Batch, Queries
 from twhin_core.model.losses import make_loss
-from twhin_core.model.scorer import Scorer, Side
+from twhin_core.model.scorer import SIDES, Scorer, Side
 
 DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16}
 
@@ -40,37 +43,45 @@ class Twhin(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """This rank's part of the step's mean loss: Σ weight · (lhs side + rhs side) / 2 / edges of the step."""
-        lhs, rhs, lhs_negatives, rhs_negatives = self._look_up(batch)
-        loss = self._loss(batch, "lhs", rhs, lhs, lhs_negatives) + self._loss(batch, "rhs", lhs, rhs, rhs_negatives)
-        return loss / (2 * batch.step_edges)
+        rows = _Parts.apply(self._look_up(batch), batch)  # type: ignore[no-untyped-call]  # a Function of torch's
+        lhs, rhs = (self._loss(side, batch.queries[side], rows) for side in SIDES)
+        return (lhs + rhs) / (2 * batch.step_edges)
 
-    def _look_up(self, batch: Batch) -> tuple[Tensor, ...]:
-        """The requested rows: lhs [B, dim], rhs [B, dim], and the uniform candidates of each side [C·M, dim]."""
+    def _look_up(self, batch: Batch) -> Tensor:
+        """The looked-up rows [n, dim], a table after the other."""
         found = self.tables(batch.lookups)  # in whatever order the tables are sharded
-        rows = torch.cat([found[name].values() for name in self.table_names])
-        parts: tuple[Tensor, ...] = rows.index_select(0, batch.position).split(batch.requested)
-        return parts
+        return torch.cat([found[name].values() for name in self.table_names])
 
-    def _loss(self, batch: Batch, side: Side, given: Tensor, asked: Tensor, uniform: Tensor) -> Tensor:
-        """Weighted sum of the losses of the batch's queries for `side`; a scalar."""
-        slots = batch.queries[side]
-        chunks, length = slots.rel.shape
-        candidates = torch.cat(
-            [asked.index_select(0, slots.sampled_edge).view(chunks, -1, asked.shape[-1]),
-             uniform.view(chunks, -1, asked.shape[-1])], 1
-        )  # fmt: skip
-        if slots.edge is not None:
-            given, asked = given.index_select(0, slots.edge), asked.index_select(0, slots.edge)
-        given, asked = given.view(chunks, length, -1), asked.view(chunks, length, -1)
+    def _loss(self, side: Side, batch: Queries, rows: list[Tensor]) -> Tensor:
+        """Weighted sum of the losses of the batch's queries for `side`, a scalar; `rows` are those of each part."""
+        given, asked, candidates = (
+            rows[part].view(len(batch.rel), -1, rows[part].shape[-1])
+            for part in (batch.given, batch.asked, batch.candidate)
+        )
+        queries = self.scorer.queries(side, batch.rel, given)
+        answers = self.scorer.answers(side, batch.rel, asked)
+        rivals = self.scorer.answers(side, batch.rel[:, :1].expand(-1, candidates.shape[1]), candidates)
+        offset = None if self.loss.is_shift_invariant else self.scorer.offset(side, batch.rel, given)
+        scores = self.scorer.one_to_rivals(queries, answers, rivals, offset)
+        if batch.correction is not None and batch.own_correction is not None:
+            rivals_correction = batch.correction[:, None].expand(-1, scores.shape[1], -1)
+            scores = scores - self.loss.temperature * torch.cat([batch.own_correction[..., None], rivals_correction], 2)
+        return (self.loss(scores, batch.masked) * batch.weight).sum()
 
-        queries, offset = self.scorer.queries(side, slots.rel, given)
-        answers = self.scorer.answers(side, slots.rel, asked)
-        rivals = self.scorer.answers(side, slots.rel[:, :1].expand(-1, candidates.shape[1]), candidates)
-        if self.loss.is_shift_invariant:
-            offset = None
-        positive = self.scorer.one_to_one(queries, answers, offset)
-        negatives = self.scorer.all_pairs(queries, rivals, offset)
-        if slots.correction is not None and slots.own_correction is not None:
-            positive = positive - self.loss.temperature * slots.own_correction
-            negatives = negatives - self.loss.temperature * slots.correction[:, None, :]
-        return (self.loss(positive, negatives, slots.masked) * slots.weight).sum()
+
+class _Parts(torch.autograd.Function):
+    """The rows [n, dim] of each part, of those looked up [m, dim].
+
+    Written out, because the taped version sorts the places in every backward pass, or adds them up one by one; here
+    they come sorted with the batch.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, batch: Batch) -> tuple[Tensor, ...]:
+        ctx.batch = batch
+        return tuple(rows.index_select(0, place) for place in batch.parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        order, start = ctx.batch.order, ctx.batch.start
+        return F.embedding_bag(order, torch.cat(gradients), start, mode="sum", include_last_offset=True), None

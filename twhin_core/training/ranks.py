@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from twhin_core.errors import TwhinError
+from twhin_core.training.memory import keep_freed_memory
 
 # For what others may wait for, such as a checkpoint on its way to a bucket. A rank that dies is noticed at once.
 TIMEOUT = timedelta(minutes=10)
@@ -56,6 +57,7 @@ def process_group() -> Iterator[Ranks]:
     Raises:
         TwhinError: another rank has ended, whose own output says why.
     """
+    keep_freed_memory()
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = torch.device("cpu")
     if torch.cuda.is_available():
