@@ -114,3 +114,16 @@ def test_early_stopping_without_validation_edges_is_refused(small_config: SmallC
     prepare(config, str(tmp_path / "run"))
     with pytest.raises(UserError, match=r"training\.early_stopping: there are no validation edges"):
         train(config, str(tmp_path / "run"))
+
+
+def test_negatives_of_validation_follow_the_counts_of_training(small_config: SmallConfig, tmp_path: Path) -> None:
+    """With few edges to train on, most held-out nodes were never counted; their correction is finite all the same."""
+    config = small_config(
+        training={"num_epochs": 1, "eval_log_every_n": 1},
+        train_data={"limit": 64, "in_batch_negatives": 4, "global_negatives_power": 0.75, "logq_correction": True},
+    )
+    prepare(config, str(tmp_path / "run"))
+    train(config, str(tmp_path / "run"))
+    losses = lines(tmp_path / "run", "validation_loss")
+    assert list(losses) == [1]
+    assert 0 < losses[1] < 10
