@@ -1,8 +1,9 @@
-"""The reference's own configuration, unchanged, against a Google Cloud Storage server on loopback."""
+"""Training against a Google Cloud Storage server on loopback: the reference's own configuration, and two ranks."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +12,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from tests.command_line import assert_refused, twhin
+from tests.conftest import SmallConfig
 from tests.object_store import serve_bucket
+from tests.ranks import run_ranks
+from twhin_core import object_store
+from twhin_core.config import Config
+from twhin_core.graph.prepare import prepare
+from twhin_core.training import checkpoint
+from twhin_core.training.train import train
 
 BUCKET = "follows_tml_01"
 FOLDER = f"{BUCKET}/tweet_eng/2023-01-23/large/edges"
@@ -70,3 +79,27 @@ def test_a_glob_that_matches_nothing(server: str, tmp_path: Path) -> None:
         STORAGE_EMULATOR_HOST=server,
     )  # fmt: skip
     assert_refused(ran, pattern, "no file matches")
+
+
+def train_there(config: Config, root: str, emulator: str) -> None:
+    os.environ[object_store.EMULATOR] = emulator
+    train(config, root)
+
+
+@pytest.mark.slow
+def test_two_ranks_write_checkpoints_through_faults(small_config: SmallConfig, tmp_path: Path) -> None:
+    config, local = small_config(), str(tmp_path / "run")
+    prepare(config, local)
+    run_ranks(2, train, config, local)
+    with serve_bucket(faults=0.1) as proxy, pytest.MonkeyPatch.context() as here:
+        here.setenv(object_store.EMULATOR, proxy.url)
+        remote = "gs://bucket/run"
+        prepare(config, remote)
+        run_ranks(2, train_there, config, remote, proxy.url)
+        assert proxy.faults.total() > 10
+        ends = [checkpoint.newest(root) for root in (local, remote)]
+        assert ends[0] is not None
+        assert ends[1] is not None
+        assert ends[0].marker == ends[1].marker
+        for table, rows in {"user": 40, "tweet": 30}.items():
+            assert torch.equal(ends[0].read_rows(table, 0, rows), ends[1].read_rows(table, 0, rows))
