@@ -16,10 +16,12 @@ import json
 import os
 import re
 import socket
+import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import count, islice
+from itertools import islice
 from typing import Any
 
 import torch
@@ -33,7 +35,8 @@ from benchmarks import bench_train
 from benchmarks.plain_loop import Bipartite, add_data_options, read_graph
 from twhin_core import config_file
 from twhin_core.config import Config
-from twhin_core.data.edges import Edges
+from twhin_core.data.epochs import State
+from twhin_core.data.files import EdgeFiles
 from twhin_core.graph.manifest import Schema
 from twhin_core.model.batch import Batch
 from twhin_core.training.batches import Batches
@@ -65,9 +68,8 @@ def train(rank: int, port: int, sharding: str, graph: Bipartite, options: argpar
     torch.set_num_threads(1)
     config = make_config(sharding, options)
     schema = Schema({"user": graph.users, "item": graph.items}, config.model.relations)
-    rels, weights = torch.zeros(len(graph.lhs), dtype=torch.int64), torch.ones(len(graph.lhs))
-    edges = Edges(graph.lhs.numpy(), rels.numpy(), graph.rhs.numpy(), weights.numpy())
-    with process_group() as ranks:
+    with process_group() as ranks, tempfile.TemporaryDirectory() as folder:
+        edges = EdgeFiles([graph.write(folder)], schema)
         model = build(config, schema, ranks)
         steps = model.steps(waited_for(endless(Batches(config, schema, edges, config.train_data, ranks))))
         sum(1 for _ in islice(steps, 5))
@@ -107,9 +109,8 @@ def name_phases() -> None:
 
 def endless(batches: Batches) -> Iterator[tuple[Batch, int]]:
     """Every epoch's batches but the short last ones, each with the edges of its step."""
-    for epoch in count():
-        for batch, _ in batches.epoch(epoch, 0):
-            yield batch, batch.step_edges
+    for batch, _ in batches.epochs(State(epoch=0, edges=0), num_epochs=sys.maxsize):
+        yield batch, batch.step_edges
 
 
 def waited_for(batches: Iterator[tuple[Batch, int]]) -> Iterator[tuple[Batch, int]]:

@@ -15,18 +15,19 @@ import argparse
 import json
 import multiprocessing
 import statistics
+import tempfile
 import time
 from multiprocessing.connection import Connection
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.plain_loop import Bipartite, PlainLoop, add_data_options, read_graph
 from twhin_core import config_file
 from twhin_core.config import Config
-from twhin_core.data.edges import Edges
+from twhin_core.data.epochs import State
+from twhin_core.data.files import EdgeFiles
 from twhin_core.graph.manifest import Schema
 from twhin_core.training.batches import Batches
 from twhin_core.training.build import build
@@ -39,19 +40,16 @@ class Trainer:
     def __init__(self, graph: Bipartite, options: argparse.Namespace, ranks: Ranks) -> None:
         config = make_config(options)
         schema = Schema({"user": graph.users, "item": graph.items}, config.model.relations)
-        edges = Edges(
-            graph.lhs.numpy(),
-            np.zeros(len(graph.lhs), np.int64),
-            graph.rhs.numpy(),
-            np.ones(len(graph.lhs), np.float32),
-        )
+        self.folder = tempfile.TemporaryDirectory()
+        edges = EdgeFiles([graph.write(self.folder.name)], schema)
         self.batches = Batches(config, schema, edges, config.train_data, ranks)
         self.model = build(config, schema, ranks)
         self.epochs = 0
 
     def epoch(self) -> tuple[float, float]:
         total, edges, started = torch.zeros(()), 0, time.perf_counter()
-        for batch, _ in self.batches.epoch(self.epochs, first=0):
+        state = State(epoch=self.epochs, edges=0)
+        for batch, _ in self.batches.epochs(state, num_epochs=self.epochs + 1):
             total += self.model.step(batch) * batch.step_edges
             edges += batch.step_edges
         self.epochs += 1

@@ -16,10 +16,13 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from twhin_core.parquet import ROWS_PER_GROUP
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,13 @@ class Bipartite:
     rhs: Tensor
     users: int
     items: int
+
+    def write(self, folder: str) -> str:
+        """The edges as a file that training reads; its path."""
+        columns = {"lhs": self.lhs.numpy(), "rel": np.zeros(len(self.lhs), np.int32), "rhs": self.rhs.numpy()}
+        path = f"{folder}/edges.parquet"
+        pq.write_table(pa.table(columns), path, row_group_size=ROWS_PER_GROUP)
+        return path
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -31,6 +32,8 @@ RunRoot = Annotated[
     str | None,
     typer.Option(metavar="DIR", help="Folder or gs:// prefix of the run. Default: the config's training.save_dir."),
 ]
+LOOPBACK = "127.0.0.1:2222"
+
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Overrides one value of the config; repeatable."),
@@ -57,8 +60,8 @@ def options(
     is finished under the run root and goes on from there.
 
     Exit codes: 0 done, 2 a mistake of the user's (one line says which), 3 a metric missed its gate, 4 no new checkpoint
-    came in the time that `evaluate --follow` waits, 75 stopped by SIGTERM (a checkpoint was written; the same command
-    goes on from there), 1 anything else.
+    came in the time that `evaluate --follow` waits, 75 stopped by SIGTERM, or no reader answered (the same
+    command goes on from the newest checkpoint), 1 anything else.
     """
     show_log(debug)
 
@@ -98,16 +101,60 @@ def prepare(config: ConfigPath, run_root: RunRoot = None, overrides: Overrides =
 
 
 @app.command()
-def train(config: ConfigPath, run_root: RunRoot = None, overrides: Overrides = None) -> None:
+def train(
+    config: ConfigPath,
+    run_root: RunRoot = None,
+    readers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT,...", envvar="TWHIN_READERS", help="Processes of `serve-edges` that read its edges."
+        ),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
     """Learn the embeddings, from the newest checkpoint on if there is one.
 
     SIGTERM makes it write a checkpoint of the current step and end with exit code 75.
+
+    Where the environment says TWHIN_TASK_TYPE=reader, this is `serve-edges` at TWHIN_BIND instead, so that trainers and
+    readers can be started by one command.
     """
+    from twhin_core.data.readers import is_reader, parse_readers
+
+    if is_reader():
+        serve_edges(config, run_root, os.environ.get("TWHIN_BIND", LOOPBACK), overrides)
+        return
     settings, root = _load_run(config, run_root, overrides)
+    addresses = parse_readers(readers)
 
     from twhin_core.training import train
 
-    train.train(settings, root)
+    train.train(settings, root, addresses)
+
+
+@app.command()
+def serve_edges(
+    config: ConfigPath,
+    run_root: RunRoot = None,
+    bind: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            envvar="TWHIN_BIND",
+            help="Where to listen; port 0 takes a free one. Beyond loopback a token is needed.",
+        ),
+    ] = LOOPBACK,
+    overrides: Overrides = None,
+) -> None:
+    """Read the training edges for `train --readers`, until SIGTERM.
+
+    TWHIN_READER_TOKEN_FILE, TWHIN_READER_TLS_CERT and the like secure it: see docs/operations.md.
+    """
+    settings, root = _load_run(config, run_root, overrides)
+
+    from twhin_core.data import serve
+
+    serve.serve(settings, root, bind)
 
 
 @app.command()

@@ -79,6 +79,11 @@ class Training(Section):
     eval_timeout_in_s: PositiveInt = Field(
         10000, description="Seconds that `twhin evaluate --follow` waits for the next checkpoint before it gives up."
     )
+    readers_timeout_in_s: PositiveInt = Field(
+        300,
+        description="(ours) Seconds that `twhin train --readers` waits for edges while no reader answers; then it ends "
+        "with exit code 75.",
+    )
     early_stopping: EarlyStopping | None = Field(
         None, description="(ours) Ends training before its last step; left out, never."
     )
@@ -418,6 +423,19 @@ class TrainData(EdgeData):
         None,
         description="(ours) Positives that share their negatives, so that scores are one matrix product; at most the "
         "batch. Default: 1000, or the batch where that is smaller.",
+    )
+    shuffle_buffer: int = Field(
+        4_194_304,
+        gt=0,
+        lt=2**31,
+        description="(ours) Edges that are shuffled in memory at once, some 28 bytes each; row groups are shuffled "
+        "before. A split with no more edges is shuffled as a whole.",
+    )
+    remainder: Literal["short", "drop"] = Field(
+        "short",
+        description="(ours) What becomes of the edges left at the end of an epoch that do not fill a step of all "
+        "ranks: a `short` last step, or `drop`, which leaves them out of this epoch. Ranks take as many steps either "
+        "way.",
     )
 
     @model_validator(mode="after")

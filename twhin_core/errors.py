@@ -37,6 +37,12 @@ class TimedOut(TwhinError):
     exit_code = 4
 
 
+class ReadersLost(TwhinError):
+    """No reader process has answered for the time allowed; a retry goes on from the newest checkpoint."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+
 class Preempted(TwhinError):
     """The machine is asked for back: a checkpoint of the last step is kept, and a retry goes on from there."""
 

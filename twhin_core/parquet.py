@@ -97,11 +97,14 @@ def _row_groups(batches: Iterable[pa.RecordBatch], rows_per_file: int) -> Iterat
 
 
 @contextlib.contextmanager
-def open_parquet(url: str) -> Iterator[pq.ParquetFile]:
-    """The Parquet file at `url`. Raises UserError if it, or what is read of it, is truncated or not Parquet."""
+def open_parquet(url: str, buffer_size: int = 0) -> Iterator[pq.ParquetFile]:
+    """The Parquet file at `url`. Raises UserError if it, or what is read of it, is truncated or not Parquet.
+
+    With a `buffer_size` a column of a row group is fetched by so many bytes at a time, instead of whole.
+    """
     fs, path = storage.arrow_filesystem(url)
     try:
-        with pq.ParquetFile(path, filesystem=fs) as file:
+        with pq.ParquetFile(path, filesystem=fs, buffer_size=buffer_size) as file:
             yield file
     except StorageError:
         raise

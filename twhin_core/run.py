@@ -20,7 +20,7 @@ Stage = Callable[Concatenate[Config, str, P], R]
 # How a result is measured and written, and what engine makes the graph, may change from one call to the next; what it
 # was learned from may not.
 REPEATABLE = (
-    "test_data", "evaluation", "export", "training.eval_timeout_in_s",
+    "test_data", "evaluation", "export", "training.eval_timeout_in_s", "training.readers_timeout_in_s",
     "prepare.engine", "prepare.spark_master", "prepare.memory_limit", "prepare.temp_directory",
 )  # fmt: skip
 

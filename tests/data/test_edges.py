@@ -5,15 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.conftest import SmallConfig
 from twhin_core import config_file
 from twhin_core.config import Config, Relation
-from twhin_core.data.edges import Edges, read_split
+from twhin_core.data import files
+from twhin_core.data.edges import Edges
+from twhin_core.data.splits import open_split, read_split
 from twhin_core.errors import UserError
-from twhin_core.graph.manifest import Schema
+from twhin_core.graph.manifest import Schema, read_schema
+from twhin_core.graph.prepare import prepare
 
 SCHEMA = Schema(
     {"user": 5, "tweet": 3},
@@ -111,6 +116,56 @@ def test_an_edge_that_cannot_be(tmp_path: Path, columns: dict[str, list[Any]], m
         read(tmp_path)
 
 
+@pytest.mark.parametrize("statistics", [True, False])
+def test_the_row_of_a_bad_edge_is_counted_in_its_file(tmp_path: Path, statistics: bool) -> None:
+    """With statistics its row group tells at once; without, it is found when it is read."""
+    write(tmp_path / "a.parquet")
+    lhs = np.zeros(50, np.int64)
+    lhs[47] = 5
+    table = pa.table({"lhs": lhs, "rel": np.zeros(50, np.int32), "rhs": np.zeros(50, np.int32)})
+    pq.write_table(table, tmp_path / "b.parquet", row_group_size=20, write_statistics=statistics)
+    config = config_of(f"{tmp_path}/*")
+    with pytest.raises(UserError, match=r"b\.parquet: row 47: lhs 5 is outside table user"):
+        read(tmp_path)
+    if statistics:
+        with pytest.raises(UserError, match=r"b\.parquet: row 47"):
+            open_split(config, "unused", SCHEMA, "train")
+    else:
+        assert len(open_split(config, "unused", SCHEMA, "train")) == 52
+    assert len(read(tmp_path, limit=49)) == 49, "what is beyond the limit is nobody's"
+
+
+def test_only_the_files_that_the_limit_reaches_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        write(tmp_path / f"{name}.parquet")
+    (tmp_path / "d.parquet").write_text("not Parquet")
+    monkeypatch.setattr(files, "FOOTERS_AT_ONCE", 1)
+    assert len(read(tmp_path, limit=5)) == 5
+    with pytest.raises(UserError, match=r"d\.parquet: not a whole Parquet file"):
+        read(tmp_path)
+
+
+def test_the_digest_tells_other_edges(tmp_path: Path) -> None:
+    def digest(**data: Any) -> str:
+        return open_split(config_of(f"{tmp_path}/*", **data), "unused", SCHEMA, "train").digest
+
+    write(tmp_path / "a.parquet")
+    first = digest()
+    assert digest() == first
+    others = {digest(limit=1), digest(offset=1)}
+    write(tmp_path / "a.parquet", rhs=[3, 2])
+    others.add(digest())
+    write(tmp_path / "b.parquet")
+    others.add(digest())
+    assert len(others | {first}) == 5
+
+
+def test_a_weight_that_is_no_number(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"lhs": [0], "rel": [0], "rhs": [0], "weight": ["much"]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="column weight is string, not numbers"):
+        read(tmp_path)
+
+
 def test_a_column_that_is_not_integers(tmp_path: Path) -> None:
     pq.write_table(pa.table({"lhs": ["a"], "rel": [0], "rhs": [0]}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match="column lhs is string, not integers"):
@@ -121,3 +176,13 @@ def test_an_empty_split(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet")
     with pytest.raises(UserError, match="the train split has no edges"):
         read(tmp_path, offset=2)
+
+
+def test_a_prepared_split_that_lost_a_file(small_config: SmallConfig, tmp_path: Path) -> None:
+    config, root = small_config(), tmp_path / "run"
+    prepare(config, str(root))
+    (part,) = (root / "graph/edges/train").glob("*.parquet")
+    edges = pq.read_table(part)
+    pq.write_table(edges.slice(0, 100), part)
+    with pytest.raises(UserError, match=f"graph/edges/train: 100 edges, but {len(edges)} in the manifest"):
+        read_split(config, str(root), read_schema(config, str(root)), "train")

@@ -9,7 +9,7 @@ import pytest
 
 from twhin_core.config import Relation
 from twhin_core.data.edges import Edges
-from twhin_core.data.frequencies import Frequencies, count_ends, end, in_chunks
+from twhin_core.data.frequencies import Frequencies, count_ends, end
 from twhin_core.graph.manifest import Schema
 
 RELATIONS = [Relation(name="follow", lhs="user", rhs="user"), Relation(name="fav", lhs="user", rhs="tweet")]
@@ -47,7 +47,7 @@ def test_every_end_is_counted_once_whatever_the_chunks(chunk: int) -> None:
 def test_groups_that_come_together_are_added_up() -> None:
     edges = make_edges(500)
     counted = plainly(edges)
-    degrees = count_ends(in_chunks(edges), SCHEMA).regrouped(np.array([0, 0, 0, 1]))
+    degrees = count_ends([edges], SCHEMA).regrouped(np.array([0, 0, 0, 1]))
     users = [counted[0, "lhs", node] + counted[0, "rhs", node] + counted[1, "lhs", node] for node in range(50)]
     tweets = [counted[1, "rhs", node] for node in range(20)]
     assert degrees.of(np.zeros(50, np.int64), np.arange(50)).tolist() == users

@@ -3,50 +3,74 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
+from typing import Any
 
 import pytest
 
-from twhin_core.data.prefetch import one_ahead
+from twhin_core.data.prefetch import Ahead
 
 
-def test_items_come_in_order_even_those_that_are_false() -> None:
-    assert list(one_ahead(iter([3, 0, None, [], 1]))) == [3, 0, None, [], 1]
-    assert list(one_ahead(iter([]))) == []
+def given(items: list[Any]) -> Generator[Any]:
+    yield from items
+
+
+@pytest.mark.parametrize("count", [1, 2, 10])
+def test_items_come_in_order_even_those_that_are_false(count: int) -> None:
+    assert list(Ahead(given([3, 0, None, [], 1]), count)) == [3, 0, None, [], 1]
+    assert list(Ahead(given([]), count)) == []
 
 
 def test_the_next_one_is_made_while_the_present_one_is_used() -> None:
     second_is_made = threading.Event()
 
-    def items() -> Iterator[int]:
+    def items() -> Generator[int]:
         yield 1
         second_is_made.set()
         yield 2
 
-    present = one_ahead(items())
+    present = iter(Ahead(items()))
     assert next(present) == 1
     assert second_is_made.wait(timeout=30)
 
 
-def test_no_more_than_one_is_made_ahead() -> None:
+@pytest.mark.parametrize("count", [1, 3])
+def test_no_more_than_the_count_are_made_ahead(count: int) -> None:
     made: list[int] = []
 
-    def items() -> Iterator[int]:
-        for item in range(10):
+    def items() -> Generator[int]:
+        for item in range(20):
             made.append(item)
             yield item
 
-    present = one_ahead(items())
-    assert [next(present), next(present)] == [0, 1]
-    assert max(made) <= 2
+    with Ahead(items(), count) as ahead:
+        present = iter(ahead)
+        assert [next(present), next(present)] == [0, 1]
+    assert max(made) <= 1 + count
+
+
+def test_leaving_the_block_closes_what_makes_the_items() -> None:
+    closed = threading.Event()
+
+    def items() -> Generator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.set()
+
+    with Ahead(items(), 4) as ahead:
+        assert next(iter(ahead)) == 1
+        assert not closed.is_set()
+    assert closed.is_set()
 
 
 def test_an_error_reaches_the_one_who_waits_for_it() -> None:
-    def items() -> Iterator[int]:
+    def items() -> Generator[int]:
         yield 1
         raise ValueError("broken")
 
-    present = one_ahead(items())
+    present = iter(Ahead(items()))
     assert next(present) == 1
     with pytest.raises(ValueError, match="broken"):
         next(present)

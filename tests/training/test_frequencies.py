@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from unittest.mock import patch
+import tempfile
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.data.reading import write_edges
 from tests.data.test_frequencies import SCHEMA, make_edges
 from tests.ranks import run_ranks
-from twhin_core.data import frequencies
 from twhin_core.data.frequencies import count_ends
 from twhin_core.training.frequencies import count_together
 from twhin_core.training.ranks import process_group
@@ -23,8 +23,9 @@ def counted(chunks: list[int]) -> list[Counts]:
     results = []
     with process_group() as ranks:
         for edges_a_chunk in chunks:
-            with patch.object(frequencies, "EDGES_A_CHUNK", edges_a_chunk):
-                found = count_together(make_edges(500), SCHEMA, ranks)
+            with tempfile.TemporaryDirectory() as folder:
+                files = write_edges(make_edges(500), SCHEMA, folder, edges_a_chunk)
+                found = count_together(files, SCHEMA, ranks)
             results.append((found.key, found.count))
     return results
 

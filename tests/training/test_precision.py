@@ -12,6 +12,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.conftest import SmallConfig
+from tests.data.reading import write_edges
 from tests.training.surgery import merge
 from tests.training.test_step import SIZES, Case, make_batches, make_config, make_edges, whole_weights
 from twhin_core import config_file
@@ -83,11 +84,11 @@ def test_amp_makes_the_products_in_bf16_and_leaves_the_weights_in_fp32(loss: str
         np.testing.assert_allclose(half["after"][name], value, atol=0.05)
 
 
-def test_validation_is_made_in_fp32_whatever_training_is() -> None:
+def test_validation_is_made_in_fp32_whatever_training_is(tmp_path: Path) -> None:
     """So that its loss can be compared between runs, and ends both at the same place."""
     config = changed(make_config(Case("rowwise_adagrad", "row_wise")), runtime__enable_amp=True)
     schema = Schema(SIZES, config.model.relations)
-    edges = make_edges(0)[0]
+    edges = write_edges(make_edges(0)[0], schema, tmp_path)
     with process_group() as ranks, Products() as products:
         held_out = Batches(config, schema, edges, config.train_data, ranks)
         half = validation_loss(build(config, schema, ranks), held_out, 2, ranks)

@@ -1,7 +1,8 @@
-"""Edges on disk, `lhs`, `rel`, `rhs` and optionally `weight`, as arrays."""
+"""Edges as arrays, from record batches with columns `lhs`, `rel`, `rhs` and optionally `weight`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,11 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from twhin_core import storage
-from twhin_core.config import Config, EdgeData
 from twhin_core.errors import UserError
-from twhin_core.graph.manifest import Schema, read_manifest
-from twhin_core.parquet import open_parquet
+from twhin_core.graph.manifest import Schema
+
+NODES_AND_RELATION = ("lhs", "rel", "rhs")
+WEIGHT = "weight"
 
 
 @dataclass(frozen=True)
@@ -28,40 +29,15 @@ class Edges:
     def __len__(self) -> int:
         return len(self.lhs)
 
-    def take(self, rows: npt.NDArray[np.int64] | slice) -> Edges:
+    def take(self, rows: npt.NDArray[np.integer] | slice) -> Edges:
         return Edges(self.lhs[rows], self.rel[rows], self.rhs[rows], self.weight[rows])
 
 
-def read_split(config: Config, root: str, schema: Schema, split: str) -> Edges:
-    """The edges of `train`, `validation` or `test`: of the config's data root, or of prepare's split under `root`.
-
-    Raises:
-        UserError: no file, a broken file or one without the columns, an index outside its table, or no edges.
-    """
-    data: EdgeData | None = getattr(config, f"{split}_data")
-    pattern = data.data_root if data is not None and data.data_root is not None else None
-    if pattern is None and config.prepare is None:
-        raise UserError(f"{split}_data.data_root: is needed to read {split} edges that prepare did not make")
-    edges = _read_files(storage.glob(pattern or storage.join(root, "graph/edges", split)), schema)
-    if data is not None:
-        end = None if data.limit is None else data.offset + data.limit
-        edges = edges.take(slice(data.offset, end))
-    if len(edges) == 0:
-        raise UserError(f"the {split} split has no edges ({pattern or storage.join(root, 'graph/edges', split)})")
-    return edges
-
-
-def has_split(config: Config, root: str, split: str) -> bool:
-    """Whether there are edges of that split to read; one that prepare left empty is as good as none."""
-    data: EdgeData | None = getattr(config, f"{split}_data")
-    if data is not None and data.data_root is not None:
-        return True
-    manifest = read_manifest(root) if config.prepare is not None else None
-    return manifest is not None and manifest.splits[split].edges > 0
-
-
-def _read_files(urls: list[str], schema: Schema) -> Edges:
-    parts = [_read_file(url, schema) for url in urls]
+def concatenate(parts: Iterable[Edges]) -> Edges:
+    """The edges of at least one part, one after the other; of one alone, the same arrays."""
+    parts = list(parts)
+    if len(parts) == 1:
+        return parts[0]
     return Edges(
         np.concatenate([part.lhs for part in parts]),
         np.concatenate([part.rel for part in parts]),
@@ -70,45 +46,60 @@ def _read_files(urls: list[str], schema: Schema) -> Edges:
     )
 
 
-def _read_file(url: str, schema: Schema) -> Edges:
-    with open_parquet(url) as file:
-        names = file.schema_arrow.names
-        for name in ("lhs", "rel", "rhs"):
-            if name not in names:
-                raise UserError(f"{url}: has no column {name}; it has {', '.join(names)}")
-            if not pa.types.is_integer(file.schema_arrow.field(name).type):
-                raise UserError(f"{url}: column {name} is {file.schema_arrow.field(name).type}, not integers")
-        table = file.read(columns=[name for name in ("lhs", "rel", "rhs", "weight") if name in names])
-    for name in table.column_names:
-        if table[name].null_count:
-            raise UserError(f"{url}: column {name} has nulls, the first in row {pc.index(table[name].is_null(), True)}")
-    weight = table["weight"].to_numpy() if "weight" in table.column_names else np.ones(len(table))
-    edges = Edges(
-        table["lhs"].to_numpy().astype(np.int64, copy=False),
-        table["rel"].to_numpy().astype(np.int64, copy=False),
-        table["rhs"].to_numpy().astype(np.int64, copy=False),
-        weight.astype(np.float32, copy=False),
+def check_columns(schema: pa.Schema, url: str) -> None:
+    """Raises UserError if a file of this schema has no columns of integers for nodes and relations."""
+    for name in NODES_AND_RELATION:
+        if name not in schema.names:
+            raise UserError(f"{url}: has no column {name}; it has {', '.join(schema.names)}")
+        if not pa.types.is_integer(schema.field(name).type):
+            raise UserError(f"{url}: column {name} is {schema.field(name).type}, not integers")
+    if WEIGHT in schema.names:
+        kind = schema.field(WEIGHT).type
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+            raise UserError(f"{url}: column {WEIGHT} is {kind}, not numbers")
+
+
+def from_batch(batch: pa.RecordBatch, schema: Schema, url: str, first_row: int) -> Edges:
+    """The edges of a record batch, each checked: views of its columns where these are int64, read-only.
+
+    Without a column `weight`, all weigh 1, which takes no memory.
+
+    Raises:
+        UserError: a null, a relation or a node that does not exist, or a weight that is not above 0. It names the file
+            `url` and the row, counted from `first_row` for the batch's own first.
+    """
+    for name in batch.schema.names:
+        column = batch[name]
+        if column.null_count:
+            row = first_row + pc.index(column.is_null(), True).as_py()
+            raise UserError(f"{url}: column {name} has nulls, the first in row {row}")
+    lhs, rel, rhs = (
+        batch[name].to_numpy(zero_copy_only=False).astype(np.int64, copy=False) for name in NODES_AND_RELATION
     )
-    _check(edges, url, schema)
+    if WEIGHT in batch.schema.names:
+        weight = batch[WEIGHT].to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    else:
+        weight = np.broadcast_to(np.float32(1), len(lhs))
+    edges = Edges(lhs, rel, rhs, weight)
+    _check(edges, schema, url, first_row)
     return edges
 
 
-def _check(edges: Edges, url: str, schema: Schema) -> None:
-    """Raises UserError for the first edge of a relation or a node that does not exist."""
+def _check(edges: Edges, schema: Schema, url: str, first_row: int) -> None:
+    def refuse(bad: npt.NDArray[np.bool_], what: str) -> None:
+        raise UserError(f"{url}: row {first_row + int(bad.argmax())}: {what}")
 
-    def refuse(bad: npt.NDArray[np.bool_], what: str, column: npt.NDArray[np.int64], limit: str) -> None:
-        if bad.any():
-            row = int(bad.argmax())
-            raise UserError(f"{url}: row {row}: {what} {column[row]} is outside {limit}")
-
-    relations = schema.relations
-    refuse((edges.rel < 0) | (edges.rel >= len(relations)), "rel", edges.rel, f"the {len(relations)} relations")
+    relations = len(schema.relations)
+    bad = (edges.rel < 0) | (edges.rel >= relations)
+    if bad.any():
+        refuse(bad, f"rel {edges.rel[bad.argmax()]} is outside the {relations} relations")
     for side, column in (("lhs", edges.lhs), ("rhs", edges.rhs)):
-        sizes = np.array([schema.tables[schema.table_of(rel, side)] for rel in range(len(relations))])
+        sizes = np.array([schema.tables[schema.table_of(rel, side)] for rel in range(relations)])
         bad = (column < 0) | (column >= sizes[edges.rel])
         if bad.any():
             table = schema.table_of(int(edges.rel[bad.argmax()]), side)
-            refuse(bad, side, column, f"table {table} of {schema.tables[table]} rows")
-    bad_weight = ~(np.isfinite(edges.weight) & (edges.weight > 0))
-    if bad_weight.any():
-        raise UserError(f"{url}: row {int(bad_weight.argmax())}: weight is not a number above 0")
+            refuse(bad, f"{side} {column[bad.argmax()]} is outside table {table} of {schema.tables[table]} rows")
+    if edges.weight.strides != (0,):
+        bad = ~(np.isfinite(edges.weight) & (edges.weight > 0))
+        if bad.any():
+            refuse(bad, "weight is not a number above 0")

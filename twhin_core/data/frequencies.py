@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +12,6 @@ from twhin_core.data.edges import Edges
 from twhin_core.graph.manifest import Schema
 
 Array = npt.NDArray[np.int64]
-
-EDGES_A_CHUNK = 1 << 20
 
 _NOTHING = np.empty(0, np.int64), np.empty(0, np.int64)
 
@@ -74,12 +72,6 @@ def merge(parts: list[Frequencies]) -> Frequencies:
     for part in parts:
         total = _both(total, (part.key, part.count))
     return Frequencies(*total, parts[0].rows)
-
-
-def in_chunks(edges: Edges) -> Iterator[Edges]:
-    """The edges, some at a time."""
-    for start in range(0, len(edges), EDGES_A_CHUNK):
-        yield edges.take(slice(start, start + EDGES_A_CHUNK))
 
 
 def _both(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from twhin_core import __version__, lease, storage
 from twhin_core.config import Config
-from twhin_core.data.edges import Edges, has_split, read_split
+from twhin_core.data.edges import Edges
+from twhin_core.data.splits import has_split, read_split
 from twhin_core.errors import UserError
 from twhin_core.evaluation import metrics as figures
 from twhin_core.evaluation.baselines import Popularity, Random

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
 
 from twhin_core.config import Config, TrainData
-from twhin_core.data.edges import Edges
-from twhin_core.data.epochs import EpochReader, Step
+from twhin_core.data.epochs import EpochReader, Source, State, Step
+from twhin_core.data.files import EdgeFiles
 from twhin_core.data.frequencies import Frequencies
-from twhin_core.data.prefetch import one_ahead
+from twhin_core.data.prefetch import Ahead
+from twhin_core.data.windows import Windows
+from twhin_core.errors import UserError
 from twhin_core.graph.manifest import Schema
 from twhin_core.model.batch import Batch, BatchMaker
 from twhin_core.training.ranks import Ranks
+
+# One thread of torch's for the making: more would wait for cores that the step needs, and the step for them.
+_ONE_THREAD = partial(torch.set_num_threads, 1)
 
 
 class Batches:
@@ -24,27 +30,59 @@ class Batches:
         self,
         config: Config,
         schema: Schema,
-        edges: Edges,
+        files: EdgeFiles,
         data: TrainData,
         ranks: Ranks,
         ends: Frequencies | None = None,
+        source: Source | None = None,
     ) -> None:
-        """`ends`: of the training edges, where `data.needs_frequencies`."""
-        self._seed, self._ranks = config.training.seed, ranks
-        self._reader = EpochReader(edges, data.per_replica_batch_size, ranks.rank, ranks.world_size, self._seed)
+        """`ends`: of the training edges, where `data.needs_frequencies`; `source`: where the edges of `files` are read,
+        in this process if None.
+        """
+        self._data, self._ranks, self._source = data, ranks, source
+        self._seed = config.training.seed
+        self._windows = Windows(files, self._seed, data.shuffle_buffer)
         self._maker = BatchMaker(schema, config.model, data, ends)
+        if not self.edges_per_epoch:
+            section = "validation_data" if data is config.validation_data else "train_data"
+            raise UserError(
+                f"{section}.remainder: drop leaves nothing of {len(files)} edges, which do not fill a step of "
+                f"{ranks.world_size} x {data.per_replica_batch_size}"
+            )
 
-    def epoch(self, epoch: int, first: int) -> Iterator[tuple[Batch, int]]:
-        """Batches of a shuffled epoch from its `first` edge on, each with the edges that the epoch has then taken."""
-        steps = self._reader.steps(epoch, first)
-        yield from one_ahead((self._make(step, stream=0), step.first + step.step_edges) for step in steps)
+    @property
+    def edges_per_epoch(self) -> int:
+        """Edges of a whole epoch that are learned from."""
+        return self._reader().stop(first=0)
+
+    def epochs(self, state: State, num_epochs: int) -> Iterator[tuple[Batch, State]]:
+        """Batches of the shuffled epochs before `num_epochs`, from `state` on, each with the state after it."""
+        steps = self._reader(state).steps(num_epochs)
+        with Ahead(((self._make(step, stream=0), step.after) for step in steps), initializer=_ONE_THREAD) as made:
+            yield from made
 
     def in_order(self) -> Iterator[Batch]:
         """Batches of one pass in data set order."""
-        yield from one_ahead(self._make(step, stream=1) for step in self._reader.steps_in_order())
+        steps = self._reader().steps_in_order()
+        with Ahead((self._make(step, stream=1) for step in steps), initializer=_ONE_THREAD) as made:
+            yield from made
+
+    def step_after(self, state: State) -> Step:
+        """The step that this rank takes after `state`, of the next epoch if that one has none left."""
+        return next(self._reader(state).steps(num_epochs=state["epoch"] + 2))
+
+    def _reader(self, state: State | None = None) -> EpochReader:
+        data, ranks = self._data, self._ranks
+        reader = EpochReader(
+            self._windows, data.per_replica_batch_size, ranks.rank, ranks.world_size, data.remainder, self._source
+        )
+        if state is not None:
+            reader.load_state_dict(state)
+        return reader
 
     def _make(self, step: Step, stream: int) -> Batch:
         """`stream` keeps the negatives of validation apart from those of training."""
-        entropy = np.random.SeedSequence([self._seed, stream, step.epoch, step.first, self._ranks.rank])
+        epoch = max(step.epoch, 0)
+        entropy = np.random.SeedSequence([self._seed, stream, epoch, step.first, self._ranks.rank])
         generator = torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
         return self._maker.make(step.edges, step.step_edges, generator)

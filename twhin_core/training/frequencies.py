@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 import torch
 import torch.distributed as dist
 
-from twhin_core.data.edges import Edges
-from twhin_core.data.frequencies import Array, Frequencies, count_ends, in_chunks, merge
+from twhin_core.data.files import EdgeFiles
+from twhin_core.data.frequencies import Array, Frequencies, count_ends, merge
 from twhin_core.graph.manifest import Schema
 from twhin_core.training.ranks import Ranks
 
 
-def count_together(edges: Edges, schema: Schema, ranks: Ranks) -> Frequencies:
-    """Counts of all `edges`, the same on every rank; each rank counts a share of them, and all must call it."""
-    mine = count_ends(islice(in_chunks(edges), ranks.rank, None, ranks.world_size), schema)
+def count_together(files: EdgeFiles, schema: Schema, ranks: Ranks) -> Frequencies:
+    """Counts of all edges of `files`, the same on every rank; each counts a share of them, and all must call it."""
+    mine = count_ends(files.chunks(ranks.rank, ranks.world_size), schema)
     parts = zip(_gathered(mine.key, ranks), _gathered(mine.count, ranks), strict=True)
     return merge([Frequencies(key, count, mine.rows) for key, count in parts])
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from twhin_core import storage
 from twhin_core.config import Config
-from twhin_core.data.edges import has_split, read_split
-from twhin_core.data.epochs import EpochReader
+from twhin_core.data.epochs import State
 from twhin_core.data.frequencies import Frequencies
+from twhin_core.data.readers import describe, read_secrets
+from twhin_core.data.remote import Remote
+from twhin_core.data.splits import has_split, open_split
 from twhin_core.errors import CheckpointFailed, Preempted, UserError
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.batch import Batch
@@ -31,29 +33,33 @@ from twhin_core.training.ranks import Ranks, process_group
 from twhin_core.training.validation import Patience, validation_loss
 
 
-def train(config: Config, root: str) -> None:
+def train(config: Config, root: str, readers: Sequence[str] = ()) -> None:
     """Trains the run at `root` to its end, from its newest complete checkpoint if there is one.
+
+    `readers`: addresses of the processes that read its training edges; none, and it reads them itself.
 
     Raises:
         UserError: a mistake in the config or the edges, a checkpoint of another model, or a loss that is not finite.
         Preempted: SIGTERM came; the newest checkpoint is of the last step.
         CheckpointFailed: the checkpoint that the run ends with could not be written.
+        ReadersLost: no reader has answered for the time allowed.
     """
     with process_group() as ranks, working(config, root, "train") if ranks.is_first else contextlib.nullcontext():
         ranks.wait()  # the others begin when the root is the first one's
-        Trainer(config, root, ranks).run()
+        Trainer(config, root, ranks, readers).run()
 
 
 class Trainer:
     """One rank's part of a run."""
 
-    def __init__(self, config: Config, root: str, ranks: Ranks) -> None:
+    def __init__(self, config: Config, root: str, ranks: Ranks, readers: Sequence[str] = ()) -> None:
         self.config, self.training, self.root, self.ranks = config, config.training, root, ranks
         self.schema = read_schema(config, root)
         check_rows(self.schema, config)
-        self.edges = read_split(config, root, self.schema, "train")
+        self.edges = open_split(config, root, self.schema, "train")
         self.ends = self._count_ends()
-        self.batches = Batches(config, self.schema, self.edges, config.train_data, ranks, self.ends)
+        self.source = self._connect(readers)
+        self.batches = Batches(config, self.schema, self.edges, config.train_data, ranks, self.ends, self.source)
         self.validation = self._read_validation()
         self.model = build(config, self.schema, ranks)
         if ranks.is_first:
@@ -71,7 +77,10 @@ class Trainer:
             storage.remove(storage.join(self.root, FINISHED))
         guard = LossGuard(self._relations_after, STEPS_BETWEEN_LOOKS[self.ranks.device.type])
         writer = CheckpointWriter(self.root, self.description, training.checkpoint_max_to_keep, self.ranks)
-        with Preemption(self.ranks) as preemption, writer, self.metrics, self._progress() as progress:
+        with (
+            Preemption(self.ranks) as preemption, writer, self.metrics, self._progress() as progress,
+            self.source or contextlib.nullcontext(),
+        ):  # fmt: skip
             for loss, (position, is_last) in self.model.steps(_with_last(window.waiting(self._remaining()))):
                 edges = position.edges_since(self.position)
                 guard.add(loss, self.position)
@@ -96,14 +105,18 @@ class Trainer:
 
     def _remaining(self) -> Iterator[tuple[Batch, Position]]:
         """The batches still to be learned from, each with the position after it."""
-        step, first = self.position.step, self.position.edges
-        for epoch in range(self.position.epoch, self.training.num_epochs):
-            for batch, edges in self.batches.epoch(epoch, first):
-                if step == self.training.num_train_steps or self.patience.is_over:
-                    return
-                step += 1
-                yield batch, Position(step=step, epoch=epoch, edges=edges)
-            first = 0
+        step = self.position.step
+        for batch, state in self.batches.epochs(_state(self.position), self.training.num_epochs):
+            if step == self.training.num_train_steps or self.patience.is_over:
+                return
+            step += 1
+            yield batch, Position(step=step, **state)
+
+    def _connect(self, readers: Sequence[str]) -> Remote | None:
+        if not readers:
+            return None
+        served, timeout = describe(self.config, self.edges), self.training.readers_timeout_in_s
+        return Remote(list(readers), served, read_secrets(), timeout)
 
     def _count_ends(self) -> Frequencies | None:
         """How often nodes occur in the training edges, the same on every rank; None where no negatives depend on it."""
@@ -118,8 +131,9 @@ class Trainer:
             if config.training.early_stopping is not None:
                 raise UserError("training.early_stopping: there are no validation edges whose loss it could watch")
             return None
-        data = config.validation_data or config.train_data.model_copy(update={"limit": None, "offset": 0})
-        held_out = read_split(config, self.root, self.schema, "validation")
+        as_training = config.train_data.model_copy(update={"limit": None, "offset": 0, "remainder": "short"})
+        data = config.validation_data or as_training
+        held_out = open_split(config, self.root, self.schema, "validation")
         return Batches(config, self.schema, held_out, data, self.ranks, self.ends)
 
     def _resume(self) -> Position:
@@ -136,8 +150,8 @@ class Trainer:
         return Position()
 
     def _progress(self) -> Progress:
-        total = len(self.edges) * self.training.num_epochs
-        done = len(self.edges) * self.position.epoch + self.position.edges
+        epoch = self.batches.edges_per_epoch
+        total, done = epoch * self.training.num_epochs, epoch * self.position.epoch + self.position.edges
         return Progress("train", total, "edges", done, quiet=not self.ranks.is_first)
 
     def _validate(self, validation: Batches) -> None:
@@ -164,17 +178,16 @@ class Trainer:
 
     def _relations_after(self, position: Position) -> list[str]:
         """Names of the relations in the batch that this rank takes after `position`."""
-        size, ranks = self.config.train_data.per_replica_batch_size, self.ranks
-        reader = EpochReader(self.edges, size, ranks.rank, ranks.world_size, self.training.seed)
-        epoch, first = position.epoch, position.edges
-        if first == len(self.edges):
-            epoch, first = epoch + 1, 0
-        rels = np.unique(next(iter(reader.steps(epoch, first))).edges.rel)
+        rels = np.unique(self.batches.step_after(_state(position)).edges.rel)
         return [self.schema.relations[rel].name for rel in rels]
 
     def _say(self, message: str, *figures: object) -> None:
         if self.ranks.is_first:
             log.info(message, *figures)
+
+
+def _state(position: Position) -> State:
+    return State(epoch=position.epoch, edges=position.edges)
 
 
 def _with_last(steps: Iterator[tuple[Batch, Position]]) -> Iterator[tuple[Batch, tuple[Position, bool]]]:

@@ -1,0 +1,213 @@
+"""A data set: the edges of Parquet files, known by their footers and read a stretch at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from twhin_core import storage
+from twhin_core.data.edges import NODES_AND_RELATION, WEIGHT, Edges, check_columns, from_batch
+from twhin_core.graph.manifest import Schema
+from twhin_core.parquet import open_parquet
+
+ROWS_PER_BATCH = 131_072
+"""Rows decoded at once; of a larger row group no more than this is held beside the edges asked for."""
+
+BYTES_AT_ONCE = 4 * 2**20
+"""Of a column, as stored."""
+
+FOOTERS_AT_ONCE = 64
+
+
+class Stretch(NamedTuple):
+    """Rows [start, stop) of a row group, whose first row is row `first_row` of its file."""
+
+    url: str
+    group: int
+    first_row: int
+    start: int
+    stop: int
+
+
+class Part(NamedTuple):
+    """Edges [start, stop) of a data set's stretch of that number."""
+
+    stretch: int
+    start: int
+    stop: int
+
+
+class EdgeFiles:
+    """The edges of the files at `urls`, one file after the other, from edge `offset` on and at most `limit` of them.
+
+    Files may have any size, row groups of any size, and integers of any width. Only what the footers say is held.
+    """
+
+    def __init__(self, urls: Sequence[str], schema: Schema, offset: int = 0, limit: int | None = None) -> None:
+        """Reads the footers of the files that the edges are in.
+
+        Raises:
+            UserError: a file that is not Parquet, without the columns, or with an edge that cannot be, as far as its
+                footer tells; every edge is checked when it is read.
+        """
+        self._schema = schema
+        self._threads = 16 if any(map(storage.is_remote, urls)) else 2  # requests to a bucket wait, they do not work
+        self._cursors: dict[int, _Cursor] = {}
+        self.stretches: list[Stretch] = []
+        self.weighted = False
+        digest = hashlib.sha256()
+        skip, left = offset, limit
+        for url, footer in self._footers(urls):
+            digest.update(url.rsplit("/", 1)[-1].encode())
+            self.weighted |= footer.is_weighted
+            first_row = 0
+            for group, (rows, summary, may_be) in enumerate(footer.groups):
+                start = min(skip, rows)
+                stop = rows if left is None else min(rows, start + left)
+                skip -= start
+                left = left if left is None else left - (stop - start)
+                if start < stop:
+                    self.stretches.append(Stretch(url, group, first_row, start, stop))
+                    digest.update(f"{start} {stop} {summary}".encode())
+                    if not may_be:
+                        self._refuse(self.stretches[-1])
+                first_row += rows
+            if left == 0:
+                break
+        self.lengths = np.array([stretch.stop - stretch.start for stretch in self.stretches], np.int64)
+        self.digest = digest.hexdigest()
+        """Of the names of the files and of what their footers say: other edges, another digest."""
+
+    def __len__(self) -> int:
+        return int(self.lengths.sum())
+
+    def _footers(self, urls: Sequence[str]) -> Iterator[tuple[str, _Footer]]:
+        with ThreadPoolExecutor(self._threads) as pool:
+            for first in range(0, len(urls), FOOTERS_AT_ONCE):
+                some = urls[first : first + FOOTERS_AT_ONCE]
+                yield from zip(some, pool.map(self._read_footer, some), strict=True)
+
+    def _read_footer(self, url: str) -> _Footer:
+        with open_parquet(url) as file:
+            check_columns(file.schema_arrow, url)
+            return _Footer(file, self._schema)
+
+    def _refuse(self, stretch: Stretch) -> None:
+        """Raises UserError for the first edge of a stretch that cannot be; there is none if only rows beside it are."""
+        for _ in _Cursor(stretch, self._schema).read(stretch.start, stretch.stop):
+            pass
+
+    def load(self, parts: Sequence[Part]) -> Edges:
+        """The edges of `parts`, in their order, in arrays of their own. May raise, as `from_batch`."""
+        ends = np.cumsum([part.stop - part.start for part in parts])
+        size = int(ends[-1])
+        weight = np.empty(size, np.float32) if self.weighted else np.broadcast_to(np.float32(1), size)
+        edges = Edges(np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.int64), weight)
+
+        def fill(part: Part, end: int) -> None:
+            at = end - (part.stop - part.start)
+            for piece in self._read(part):
+                rows = slice(at, at + len(piece))
+                edges.lhs[rows], edges.rel[rows], edges.rhs[rows] = piece.lhs, piece.rel, piece.rhs
+                if self.weighted:
+                    edges.weight[rows] = piece.weight
+                at += len(piece)
+
+        with ThreadPoolExecutor(self._threads) as pool:
+            for _ in pool.map(fill, parts, ends.tolist()):
+                pass
+        return edges
+
+    def chunks(self, rank: int = 0, world_size: int = 1) -> Iterator[Edges]:
+        """All edges in data set order, some at a time: views of what was decoded, read-only. May raise, as `load`.
+
+        Of several ranks each takes every `world_size`-th row group.
+        """
+        for number in range(rank, len(self.lengths), world_size):
+            yield from self._read(Part(number, 0, int(self.lengths[number])))
+
+    def all(self) -> Edges:
+        """All edges in data set order, at once."""
+        return self.load([Part(number, 0, length) for number, length in enumerate(self.lengths.tolist())])
+
+    def _read(self, part: Part) -> Iterator[Edges]:
+        """Edges of one stretch. One that was read in part is gone on with, where it is asked to, not begun anew."""
+        stretch = self.stretches[part.stretch]
+        start, stop = stretch.start + part.start, stretch.start + part.stop
+        cursor = self._cursors.pop(part.stretch, None)
+        if cursor is None or cursor.row != start:
+            cursor = _Cursor(stretch, self._schema)
+        yield from cursor.read(start, stop)
+        if stop < stretch.stop:
+            self._cursors = {part.stretch: cursor}
+
+
+class _Footer:
+    """What is kept of a file's footer."""
+
+    def __init__(self, file: pq.ParquetFile, schema: Schema) -> None:
+        self.is_weighted = WEIGHT in file.schema_arrow.names
+        self.groups: list[tuple[int, str, bool]] = []
+        """Rows of each row group, what tells it from another one with as many, and whether its edges may all be."""
+        for number in range(file.metadata.num_row_groups):
+            group = file.metadata.row_group(number)
+            columns = [group.column(position) for position in range(group.num_columns)]
+            used = [column for column in columns if column.path_in_schema in (*NODES_AND_RELATION, WEIGHT)]
+            sizes = " ".join(f"{column.total_uncompressed_size} {column.total_compressed_size}" for column in used)
+            bounds = {column.path_in_schema: _bounds(column.statistics) for column in used}
+            self.groups.append((group.num_rows, f"{sizes} {bounds}", _may_be(bounds, schema)))
+
+
+def _bounds(statistics: pq.Statistics | None) -> tuple[Any, Any, int]:
+    """Least and greatest value and number of nulls, where they are known."""
+    if statistics is None or not statistics.has_min_max:
+        return None, None, 0
+    return statistics.min, statistics.max, statistics.null_count or 0
+
+
+def _may_be(bounds: dict[str, tuple[Any, Any, int]], schema: Schema) -> bool:
+    sizes = {
+        side: max(schema.tables[schema.table_of(rel, side)] for rel in range(len(schema.relations)))
+        for side in ("lhs", "rhs")
+    }
+    limits: dict[str, float] = {**sizes, "rel": len(schema.relations), WEIGHT: math.inf}
+    return all(
+        not nulls and (least is None or (least >= 0 and greatest < limits[name]))
+        for name, (least, greatest, nulls) in bounds.items()
+    )
+
+
+class _Cursor:
+    """Goes once through a row group; no more of it is in memory than one batch."""
+
+    def __init__(self, stretch: Stretch, schema: Schema) -> None:
+        self.row = 0
+        self._stretch, self._schema = stretch, schema
+        self._batches = _decode(stretch)
+        self._rest = pa.RecordBatch.from_pylist([])
+
+    def read(self, start: int, stop: int) -> Iterator[Edges]:
+        """The edges of rows [start, stop) of the group; `start` is not before `row`."""
+        while self.row < stop:
+            batch = self._rest if self._rest.num_rows else next(self._batches)
+            skipped = min(max(start - self.row, 0), batch.num_rows)
+            taken = batch.slice(skipped, stop - self.row - skipped)
+            self._rest = batch.slice(skipped + taken.num_rows)
+            self.row += skipped
+            if taken.num_rows:
+                first_row = self._stretch.first_row + self.row
+                self.row += taken.num_rows
+                yield from_batch(taken, self._schema, self._stretch.url, first_row)
+
+
+def _decode(stretch: Stretch) -> Iterator[pa.RecordBatch]:
+    with open_parquet(stretch.url, BYTES_AT_ONCE) as file:
+        columns = [name for name in (*NODES_AND_RELATION, WEIGHT) if name in file.schema_arrow.names]
+        yield from file.iter_batches(ROWS_PER_BATCH, [stretch.group], columns, use_threads=False)

@@ -1,0 +1,170 @@
+"""What reader processes and those who read from them agree on: addresses, secrets, and what is asked for.
+
+A call names what the caller takes the reader to serve, so that none gets edges of another graph or order.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+
+from twhin_core import __version__
+from twhin_core.config import Config
+from twhin_core.data.edges import Edges
+from twhin_core.data.epochs import Request, Shares
+from twhin_core.data.files import EdgeFiles
+from twhin_core.errors import UserError
+
+TASK_TYPE = "TWHIN_TASK_TYPE"
+TOKEN, TOKEN_FILE = "TWHIN_READER_TOKEN", "TWHIN_READER_TOKEN_FILE"
+TLS_CERT, TLS_KEY, TLS_CA = "TWHIN_READER_TLS_CERT", "TWHIN_READER_TLS_KEY", "TWHIN_READER_TLS_CA"
+
+CHECK = "check"
+"""The action that says nothing, or that the reader serves something else."""
+
+REFUSED = b"refused"
+"""Extra information of an error that no other reader would mend."""
+
+Served = dict[str, int | str | None]
+
+
+def describe(config: Config, files: EdgeFiles) -> Served:
+    """All that the edges at a position of an epoch depend on, by names that a user knows."""
+    data = config.train_data
+    return {
+        "version": __version__,
+        "training.seed": config.training.seed,
+        "train_data.shuffle_buffer": data.shuffle_buffer,
+        "train_data.offset": data.offset,
+        "train_data.limit": data.limit,
+        "the number of edges": len(files),
+        "the digest of the files": files.digest,
+    }
+
+
+class Check(BaseModel):
+    """Whether the reader serves that."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    served: Served
+
+
+class Ticket(Check):
+    """A request as it travels."""
+
+    epoch: NonNegativeInt
+    window: NonNegativeInt
+    begin: NonNegativeInt
+    end: NonNegativeInt
+    start: NonNegativeInt
+    stop: NonNegativeInt
+    step_size: PositiveInt
+    rank: NonNegativeInt
+    world_size: PositiveInt
+
+    @staticmethod
+    def of(served: Served, request: Request) -> bytes:
+        fields = {**vars(request), **vars(request.shares), "served": served}
+        del fields["shares"]
+        return Ticket(**fields).model_dump_json().encode()
+
+    @property
+    def request(self) -> Request:
+        shares = Shares(self.start, self.stop, self.step_size, self.rank, self.world_size)
+        return Request(self.epoch, self.window, self.begin, self.end, shares)
+
+
+def edge_schema(weighted: bool) -> pa.Schema:
+    """The columns as they travel."""
+    columns = [("lhs", pa.int64()), ("rel", pa.int32()), ("rhs", pa.int64())]
+    return pa.schema([*columns, ("weight", pa.float32())] if weighted else columns)
+
+
+def to_batch(edges: Edges, schema: pa.Schema) -> pa.RecordBatch:
+    columns = [edges.lhs, edges.rel.astype("int32"), edges.rhs, edges.weight]
+    return pa.record_batch([pa.array(column) for column in columns[: len(schema)]], schema=schema)
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What a connection is secured with; never shown."""
+
+    token: str | None
+    cert: bytes | None
+    key: bytes | None
+    ca: bytes | None
+
+    def __repr__(self) -> str:
+        return "Secrets(...)"
+
+
+def read_secrets(environment: Mapping[str, str] = os.environ) -> Secrets:
+    """From the environment, which names files or, of the token, holds it.
+
+    Raises:
+        UserError: a file that cannot be read or is empty, a token that a header cannot carry, or a half of two.
+    """
+    token = environment.get(TOKEN)
+    if token is not None and TOKEN_FILE in environment:
+        raise UserError(f"{TOKEN} and {TOKEN_FILE} are both set; set one of them")
+    if TOKEN_FILE in environment:
+        token = _read_file(environment, TOKEN_FILE).decode(errors="replace").strip()
+    if token is not None and not (token and token.isascii() and token.isprintable() and " " not in token):
+        raise UserError(f"{TOKEN if TOKEN in environment else TOKEN_FILE}: a token is printable ASCII without spaces")
+    cert, key, ca = (
+        _read_file(environment, name) if name in environment else None for name in (TLS_CERT, TLS_KEY, TLS_CA)
+    )
+    if (cert is None) != (key is None):
+        raise UserError(f"{TLS_CERT} and {TLS_KEY} belong together; set both or neither")
+    return Secrets(token, cert, key, ca)
+
+
+def _read_file(environment: Mapping[str, str], name: str) -> bytes:
+    path = environment[name]
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise UserError(f"{name}: {path} cannot be read: {error.strerror}") from None
+    if not content.strip():
+        raise UserError(f"{name}: {path} is empty")
+    return content
+
+
+def parse_address(text: str, what: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`; an IPv6 host stands in brackets. Raises UserError, which names `what`."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535 or "/" in host or " " in text:
+        raise UserError(f"{what}: {text!r} is not HOST:PORT")
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def parse_readers(text: str | None) -> list[str]:
+    """The addresses of `HOST:PORT,HOST:PORT`, none if there is no text. Raises UserError."""
+    readers = [reader.strip() for reader in text.split(",")] if text else []
+    for reader in readers:
+        parse_address(reader, "--readers")
+    if repeated := sorted({reader for reader in readers if readers.count(reader) > 1}):
+        raise UserError(f"--readers: {repeated[0]} is listed twice")
+    return readers
+
+
+def is_reader(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the environment gives this process the task of a reader. Raises UserError for an unknown task."""
+    task = environment.get(TASK_TYPE, "chief")
+    if task not in ("chief", "reader"):
+        raise UserError(f"{TASK_TYPE}: {task!r} is neither chief nor reader")
+    return task == "reader"

@@ -1,0 +1,133 @@
+"""The order of an epoch: row groups shuffled into one stream, which is cut into windows, each shuffled in memory.
+
+    row groups of the files     A A A A B B B C C C D D D D D ...
+    shuffled by (seed, epoch)   C C C A A A A │ D D D D D │ B B B ...       │ windows of at most `shuffle_buffer` edges
+    each window shuffled        A C A A C C A │ D D D D D │ B B B ...       by (seed, epoch, window)
+
+So a position in the epoch addresses its edge, and to read there takes its window alone. Windows end where row groups
+do, which are so read once; only a row group larger than a window is cut. A split that fits in one window is shuffled
+as a whole, and kept in memory from epoch to epoch.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from twhin_core.data.edges import Edges
+from twhin_core.data.files import EdgeFiles, Part
+
+IN_ORDER = -1
+"""In the place of an epoch's number: data set order."""
+
+IN_ORDER_BUFFER = 262_144
+"""Edges of a window where nothing is to be shuffled."""
+
+Address = tuple[int, int]
+"""Epoch and number of a window."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The edges at the positions from `begin` on of an epoch."""
+
+    begin: int
+    edges: Edges
+    order: npt.NDArray[np.int32] | None
+
+    def take(self, positions: npt.NDArray[np.int64]) -> Edges:
+        """The edges at those positions of the epoch, in arrays of their own."""
+        rows = positions - self.begin
+        return self.edges.take(rows if self.order is None else self.order[rows])
+
+
+class Windows:
+    """The windows of a data set's epochs; those in use are held, each read once however many threads ask for it."""
+
+    def __init__(self, files: EdgeFiles, seed: int, buffer: int, held: int = 1) -> None:
+        """`buffer`: the most edges of a window; `held`: the most windows in memory."""
+        self.files = files
+        self._seed, self._buffer, self._most = seed, buffer, held
+        self._lock = threading.Lock()
+        self._epochs: dict[int, _Epoch] = {}
+        self._held: dict[Address, Future[Window]] = {}
+        self._whole: Edges | None = None
+
+    def bounds(self, epoch: int) -> npt.NDArray[np.int64]:
+        """The positions where the windows of an epoch begin, and the number of its edges."""
+        return self._epoch(epoch).bounds
+
+    def get(self, address: Address) -> Window:
+        """A window, from memory if it is held; room is made before one is read. May raise, as `EdgeFiles.load`."""
+        with self._lock:
+            found = self._held.pop(address, None)
+            future = found or Future()
+            while len(self._held) >= self._most:
+                del self._held[next(iter(self._held))]  # the one asked for longest ago
+            self._held[address] = future
+        if found is None:
+            try:
+                future.set_result(self._load(address))
+            except BaseException as error:
+                with self._lock:
+                    self._held.pop(address, None)
+                future.set_exception(error)
+                raise
+        return future.result()
+
+    def _load(self, address: Address) -> Window:
+        epoch, number = address
+        begin, end = (int(position) for position in self.bounds(epoch)[number : number + 2])
+        edges = self._whole
+        if edges is None:
+            edges = self.files.load(self._epoch(epoch).parts(begin, end))
+            if end - begin == len(self.files):
+                self._whole = edges
+        if epoch == IN_ORDER:
+            return Window(begin, edges, None)
+        generator = np.random.default_rng([self._seed, epoch, 1 + number])  # a 0 at the end would count for nothing
+        return Window(begin, edges, generator.permutation(np.arange(end - begin, dtype=np.int32)))
+
+    def _epoch(self, epoch: int) -> _Epoch:
+        with self._lock:
+            if epoch not in self._epochs:
+                lengths = self.files.lengths
+                order = np.arange(len(lengths))
+                buffer = IN_ORDER_BUFFER if epoch == IN_ORDER else self._buffer
+                if epoch != IN_ORDER and lengths.sum() > buffer:
+                    order = np.random.default_rng([self._seed, epoch]).permutation(order)
+                self._epochs = {known: self._epochs[known] for known in list(self._epochs)[-2:]}
+                self._epochs[epoch] = _Epoch(order, lengths, buffer)
+            return self._epochs[epoch]
+
+
+class _Epoch:
+    """The stretches of an epoch in their order, and how they are cut into windows."""
+
+    def __init__(self, order: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], buffer: int) -> None:
+        self._order, self._ends = order, np.cumsum(lengths[order])
+        self.bounds = np.array([0, *self._cut(buffer)], np.int64)
+
+    def _cut(self, buffer: int) -> Iterator[int]:
+        begin, total = 0, int(self._ends[-1]) if len(self._ends) else 0
+        while begin < total:
+            whole = int(np.searchsorted(self._ends, begin + buffer, side="right"))  # stretches that end by then
+            end = int(self._ends[whole - 1]) if whole else 0
+            begin = end if end > begin else begin + buffer
+            yield begin
+
+    def parts(self, begin: int, end: int) -> list[Part]:
+        """What lies at the positions [begin, end)."""
+        parts = []
+        for place in range(int(np.searchsorted(self._ends, begin, side="right")), len(self._ends)):
+            last = int(self._ends[place])
+            first = int(self._ends[place - 1]) if place else 0
+            if first >= end:
+                break
+            parts.append(Part(int(self._order[place]), max(begin, first) - first, min(end, last) - first))
+        return parts
