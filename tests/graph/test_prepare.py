@@ -170,6 +170,19 @@ def test_a_time_that_cannot_be_read_is_no_edge(small_config: SmallConfig, tmp_pa
     assert manifest.rejected.by_reason == {"invalid_timestamp": 1, "null_timestamp": 1}
 
 
+def test_a_weight_that_is_no_number_is_found_whatever_the_statistics(small_config: SmallConfig, tmp_path: Path) -> None:
+    """A Parquet file's statistics leave it out: by them, all weights of this one are sound."""
+    entries = [("a", "follow", "b", 1.0), ("a", "follow", "c", float("nan")), ("a", "fav", "t", 2.0)]
+    path = write(tmp_path / "raw.parquet", "lhs relation rhs weight", *entries)
+    known = pq.ParquetFile(path).metadata.row_group(0).column(3).statistics
+    assert (known.min, known.max) == (1.0, 2.0)
+    none = {"validation": 0.0, "test": 0.0}
+    config = small_config(prepare={"sources": [source(path, weight="weight")], "split": none})
+    manifest = prepare(config, str(tmp_path / "run"))
+    assert manifest.rejected.by_reason == {"invalid_weight": 1}
+    assert all_edges(tmp_path / "run", manifest)["train"] == {("a", "follow", "b"), ("a", "fav", "t")}
+
+
 def test_weights_are_added_up_whatever_their_order(small_config: SmallConfig, tmp_path: Path) -> None:
     """The sum of each order of 1000 weights is another in floating point."""
     rng = np.random.default_rng(2)

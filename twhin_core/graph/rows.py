@@ -136,12 +136,15 @@ def with_reasons(rows: ir.Table, relations: list[Relation], rules: Rules) -> ir.
     )
     rows = rows.left_join(known, rows.relation == known.name).drop("name")
     fp32 = np.finfo(np.float32)
-    positive = rows.weight.between(float(fp32.smallest_normal), float(fp32.max)).fill_null(False)
+    # A Parquet file's statistics leave NaN out. DuckDB takes them at their word, and so finds NaN to be within bounds,
+    # and even to be none; it finds that 0 times NaN is not 0.
+    finite = rows.weight * 0.0 == 0.0
+    positive = rows.weight.between(float(fp32.smallest_normal), float(fp32.max)) & finite
     reasons = [
         (rows.lhs.isnull() | rows.rhs.isnull(), "null_id"),
         ((bit_length(rows.lhs) > 8 * LONGEST_ID) | (bit_length(rows.rhs) > 8 * LONGEST_ID), "long_id"),
         (rows.rel.isnull(), "unknown_relation"),
-        (~positive, "invalid_weight"),
+        (~positive.fill_null(False), "invalid_weight"),
         (rows.bad_time, "invalid_timestamp"),
     ]
     if rules.needs_time:
