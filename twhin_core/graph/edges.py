@@ -43,8 +43,16 @@ def encode(rows: ir.Table, nodes: ir.Table, seed: int) -> ir.Table:
     )
 
 
+def find_repeats(rows: ir.Table) -> ir.Table:
+    """The edges that several of `rows` have, as (lhs, rel, rhs)."""
+    groups = rows.group_by(*EDGE).agg(rows=rows.count())
+    return groups.filter(groups.rows > 1).select(*EDGE)
+
+
 def collapse(rows: ir.Table, repeats: Literal["first", "last", "count", "sum"]) -> ir.Table:
     """Adds `reason`: null for the row that stands for its edge, and gives that row the weight of all of them.
+
+    It sorts, so it is for the rows of repeated edges; a row that is alone stands for its edge as it is.
 
     Of the rows of an edge, one of the first split stands for it (train before validation before test), then the
     earliest, or with `last` the latest, then the heaviest. Others of that split are `merged` where they count in the

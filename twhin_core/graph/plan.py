@@ -15,7 +15,7 @@ from twhin_core.config import Config, Relation
 from twhin_core.config_prepare import Split
 from twhin_core.errors import UserError
 from twhin_core.graph.degrees import at, count_degrees, find_weak_nodes, without
-from twhin_core.graph.edges import collapse, encode, rejected_rows, renumber
+from twhin_core.graph.edges import EDGE, collapse, encode, find_repeats, rejected_rows, renumber
 from twhin_core.graph.engine import Engine
 from twhin_core.graph.raw_files import RawSource
 from twhin_core.graph.rows import find_relations, rules, with_reasons
@@ -56,9 +56,10 @@ def plan(engine: Engine, config: Config, sources: list[RawSource], split: Split 
 
     sound = rows.filter(rows.reason.isnull())
     nodes = engine.keep("nodes", number_nodes(find_nodes(sound)))
-    numbered = encode(sound, nodes, seed=0 if split is None else split.seed)
-    collapsed = engine.keep("collapsed", collapse(numbered, settings.repeats))
-    edges = collapsed.filter(collapsed.reason.isnull()).drop("reason")
+    numbered = engine.keep("numbered", encode(sound, nodes, seed=0 if split is None else split.seed))
+    repeats = engine.keep("repeats", find_repeats(numbered))
+    collapsed = engine.keep("collapsed", collapse(numbered.semi_join(repeats, EDGE), settings.repeats))
+    edges = numbered.anti_join(repeats, EDGE).union(collapsed.filter(collapsed.reason.isnull()).drop("reason"))
     dropped = [collapsed.filter(collapsed.reason.notnull())]
 
     if settings.min_degree:
