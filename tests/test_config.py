@@ -74,6 +74,12 @@ RATE = "model.translation_optimizer.learning_rate"
 PIECEWISE = "{learning_rate_boundaries: [5], learning_rate_values: [0.5, 0.1]}"
 
 REFUSED = {
+    "a buffer without effect": (
+        "validation_data.shuffle_buffer=5",
+        "validation_data.shuffle_buffer: has no effect, these edges stay in order",
+    ),
+    "a remainder that is none": ("train_data.remainder=keep", "train_data.remainder: "),
+    "no buffer": ("train_data.shuffle_buffer=0", "train_data.shuffle_buffer: "),
     "unknown key": ("training.flavour=3", "training.flavour: unknown key"),
     "misspelt key": ("training.num_epoch=3", "training.num_epoch: unknown key; did you mean num_epochs?"),
     "unknown section": ("trainnig={}", "trainnig: unknown key; did you mean training?"),

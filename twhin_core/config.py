@@ -543,6 +543,13 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _in_order(self) -> Config:
+        data = self.validation_data
+        if data is not None and data.shuffle_buffer != TrainData.model_fields["shuffle_buffer"].default:
+            raise ValueError("validation_data.shuffle_buffer: has no effect, these edges stay in order; leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _names_exist(self) -> Config:
         tables = [table.name for table in self.model.embeddings.tables]
         relations = [relation.name for relation in self.model.relations]
