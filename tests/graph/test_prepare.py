@@ -407,6 +407,18 @@ def test_a_fixed_relation_without_entry(small_config: SmallConfig, tmp_path: Pat
     assert_refused(config, tmp_path / "run", "prepare.sources.0.relation", "'poke'", "fav, follow")
 
 
+def test_a_sample_of_a_relation_that_no_row_has(small_config: SmallConfig, tmp_path: Path) -> None:
+    small_config()
+    relations = [{"name": "fav", "lhs": "user", "rhs": "tweet"}, {"name": "*", "lhs": "user", "rhs": "user"}]
+    config = small_config(prepare={"sampling": {"follow": 0.5, "poke": 0.5}}, model={"relations": relations})
+    assert_refused(config, tmp_path / "run", "prepare.sampling: no row has the relation 'poke'")
+
+
+def test_degrees_that_nothing_has(small_config: SmallConfig, tmp_path: Path) -> None:
+    config = small_config(prepare={"min_degree": {"tweet": 1000, "user": 1000}})
+    assert_refused(config, tmp_path / "run", "not one edge is left; rejected: low_degree 600")
+
+
 def test_a_vocabulary_larger_than_its_table(small_config: SmallConfig, tmp_path: Path) -> None:
     sgd = {"sgd": {"lr": 0.1}}
     tables = [
