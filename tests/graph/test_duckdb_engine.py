@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import resource
-import subprocess
 from pathlib import Path
 
 import ibis
 import pytest
 
-from tests.command_line import COMMAND, ROOT, assert_refused, twhin
+from tests.command_line import assert_refused, twhin
 from tests.conftest import SmallConfig, write_raw
 from twhin_core import config_file
 from twhin_core.errors import UserError
@@ -43,23 +41,6 @@ def test_a_temp_directory_that_cannot_be(small_config: SmallConfig, tmp_path: Pa
     for parent in (tmp_path / "file", tmp_path / "file/folder", Path("/proc/here")):
         with pytest.raises(UserError, match=f"^prepare.temp_directory: {parent} cannot be written to: [^\n]+$"):
             prepare(small_config(prepare={"temp_directory": str(parent)}), str(tmp_path / "run"))
-
-
-@pytest.mark.slow
-def test_memory_stays_near_its_limit(small_config: SmallConfig, tmp_path: Path) -> None:
-    """Without one, the same edges take 700 MiB; the libraries alone take 250."""
-    write_raw(tmp_path / "raw.parquet", users=20_000, tweets=20_000, edges=2_000_000)
-    config = tmp_path / "config.yaml"
-    config.write_text(config_file.to_yaml(small_config(prepare={"memory_limit": "150MiB"})))
-    process = subprocess.Popen(
-        [*COMMAND, "prepare", str(config), "--run-root", str(tmp_path / "run")],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    assert usage.ru_maxrss < (150 + 350) * 1024
 
 
 def test_a_disk_that_is_full(small_config: SmallConfig, tmp_path: Path) -> None:
