@@ -76,27 +76,25 @@ def make_config(folder: Path, edges: int, options: argparse.Namespace) -> Path:
     return path
 
 
-def read(path: Path, reader: str | None, epochs: int) -> dict[str, Any]:
-    """Edges/s and processor nanoseconds an edge of each epoch, and the peak of this process's memory in MiB."""
+def read(path: Path, reader: str | None, epoch: int) -> dict[str, Any]:
+    """Edges/s and processor nanoseconds an edge of an epoch, and the peak of this process's memory in MiB."""
     config = config_file.load(str(path))
     files = open_split(config, "unused", read_schema(config, "unused"), "train")
     windows = Windows(files, config.training.seed, config.train_data.shuffle_buffer)
     before = peak_mib("self")
-    speeds, costs = [], []
     if reader is None:
         loader = EpochReader(windows, config.train_data.per_replica_batch_size)
     else:
         source = Remote([reader], describe(config, files), read_secrets(), 60)
         loader = EpochReader(windows, config.train_data.per_replica_batch_size, source=source)
-    for epoch in range(epochs):
-        loader.load_state_dict({"epoch": epoch, "edges": 0})
-        started, worked = time.perf_counter(), time.process_time()
-        edges = sum(len(step.edges) for step in loader.steps(epoch + 1))
-        assert edges == len(files)
-        speeds.append(edges / (time.perf_counter() - started))
-        costs.append((time.process_time() - worked) / edges * 1e9)
+    loader.load_state_dict({"epoch": epoch, "edges": 0})
+    started, worked = time.perf_counter(), time.process_time()
+    edges = sum(len(step.edges) for step in loader.steps(epoch + 1))
+    assert edges == len(files)
+    speed = edges / (time.perf_counter() - started)
+    nanoseconds = (time.process_time() - worked) / edges * 1e9
     peak = peak_mib("self")
-    return {"speeds": speeds, "ns": costs, "peak": peak, "grown": peak - before}
+    return {"speed": speed, "ns": nanoseconds, "peak": peak, "grown": peak - before}
 
 
 def peak_mib(process: int | str) -> float:
@@ -156,17 +154,17 @@ def main() -> None:
         process, reader = start_reader(once / "config.yaml")
         try:
             local, remote = [], []
-            for _ in range(options.rounds):
-                local.append(alone(read, once / "config.yaml", None, 1))
-                remote.append(alone(read, once / "config.yaml", reader, 1))
+            for epoch in range(options.rounds):  # each another one, or the reader would hold its windows already
+                local.append(alone(read, once / "config.yaml", None, epoch))
+                remote.append(alone(read, once / "config.yaml", reader, epoch))
             serving = peak_mib(process.pid)
         finally:
             process.kill()
-        longer = alone(read, twice / "config.yaml", None, 1)
+        longer = alone(read, twice / "config.yaml", None, 0)
         batches = alone(whole_batches, once / "config.yaml")
-    in_process = statistics.median(speed for run in local for speed in run["speeds"])
-    flight = statistics.median(speed for run in remote for speed in run["speeds"])
-    work = statistics.median(nanoseconds for run in local for nanoseconds in run["ns"])
+    in_process = statistics.median(run["speed"] for run in local)
+    flight = statistics.median(run["speed"] for run in remote)
+    work = statistics.median(run["ns"] for run in local)
     print(
         json.dumps(
             {
