@@ -2,9 +2,10 @@
 
 Makes edges with string ids of three relations as Parquet. A straightforward pandas program turns them into vocabulary
 and splits, then `prepare` does, then `prepare` with a quarter of pandas's peak as its memory limit. Ends in one JSON
-line: seconds, their ratio, peak memory of each process, and whether counts and checksums of all outputs are equal.
+line: seconds, their ratio, peak memory of each process, and whether counts and checksums of all outputs are equal. With
+a Spark master `prepare` runs there as well.
 
-    python -m benchmarks.bench_prepare [--edges 20000000] [--memory-limit 4GB] [--folder DIR]
+    python -m benchmarks.bench_prepare [--edges 20000000] [--memory-limit 4GB] [--spark-master local[2]] [--folder DIR]
 """
 
 from __future__ import annotations
@@ -162,6 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--edges", type=int, default=20_000_000)
     parser.add_argument("--memory-limit", default="4GB", help="prepare's, in its first run")
+    parser.add_argument("--spark-master", help="where prepare also runs on Spark; left out, nowhere")
     parser.add_argument("--folder", help="where all files are written; default: a temporary folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as made:
@@ -173,7 +175,13 @@ def main() -> None:
         plain = in_child("pandas", raw, folder / "pandas")
         quarter = f"{plain['peak_mib'] / 4:.0f}MiB"
         limited = in_child("prepare", raw, folder / "limited", memory_limit=quarter)
-        outputs = [contents(path) for path in (folder / "pandas", folder / "ours/graph", folder / "limited/graph")]
+        graphs = [folder / "pandas", folder / "ours/graph", folder / "limited/graph"]
+        spark: dict[str, float] = {}
+        if options.spark_master is not None:
+            settings = {"engine": "spark", "spark_master": options.spark_master, "memory_limit": options.memory_limit}
+            spark["spark_s"] = round(in_child("prepare", raw, folder / "spark", **settings)["seconds"], 1)
+            graphs.append(folder / "spark/graph")
+        outputs = [contents(graph) for graph in graphs]
     result = {
         "edges": options.edges,
         "pandas_s": round(plain["seconds"], 1),
@@ -185,6 +193,7 @@ def main() -> None:
         "prepare_peak_mib": round(ours["peak_mib"]),
         "limited_limit": quarter,
         "limited_peak_mib": round(limited["peak_mib"]),
+        **spark,
         "counts_equal": all({**output, "checksums": 0} == {**outputs[0], "checksums": 0} for output in outputs),
         "checksums_equal": all(output["checksums"] == outputs[0]["checksums"] for output in outputs),
     }
