@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 
 import pytest
@@ -117,6 +119,41 @@ def test_an_index_that_names_a_function_is_not_unpickled(trained: Trained, tmp_p
     with pytest.raises(UserError, match="names pathlib"):
         newest.read_rows("user", 0, 1)
     assert not (tmp_path / "touched").exists()
+
+
+class PicklerOfPython311(pickle.Pickler):
+    """Names the members of enumerations as the first releases of Python 3.11 do."""
+
+    def reducer_override(self, value: object) -> object:
+        return (getattr, (type(value), value.name)) if isinstance(value, Enum) else NotImplemented
+
+
+def test_an_index_written_by_another_python_is_read(trained: Trained) -> None:
+    _, root = trained
+    newest = checkpoint.newest(root)
+    assert newest is not None
+    index = Path(newest.url) / ".metadata"
+    before, rows = index.read_bytes(), newest.read_rows("user", 0, 5)
+    with index.open("wb") as file:
+        PicklerOfPython311(file).dump(pickle.loads(before))
+    assert torch.equal(newest.read_rows("user", 0, 5), rows)
+    index.write_bytes(pickle.dumps(Reduced(getattr, Path, "touch")))
+    with pytest.raises(UserError, match="names pathlib"):
+        newest.read_rows("user", 0, 1)
+    index.write_bytes(pickle.dumps(Reduced(getattr, torch.Size, "__subclasses__")))
+    with pytest.raises(UserError, match=r"names getattr\(<class 'torch.Size'>, '__subclasses__'\)"):
+        newest.read_rows("user", 0, 1)
+    index.write_bytes(before)
+
+
+class Reduced:
+    """Pickled as a call of a function."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return self.call
 
 
 def test_the_scorer_is_read_back(trained: Trained) -> None:

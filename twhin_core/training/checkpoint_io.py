@@ -11,7 +11,13 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import (
+    _MEM_FORMAT_ENCODING,
+    ChunkStorageMetadata,
+    Metadata,
+    StorageMeta,
+    TensorStorageMetadata,
+)
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
@@ -32,9 +38,22 @@ INDEX_NAMES = {
 
 class _IndexUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return _memory_format
         if (module, name) not in INDEX_NAMES:
-            raise UserError(f"the checkpoint's index names {module}.{name}, which no index contains; it was not read")
+            raise _unknown(f"{module}.{name}")
         return super().find_class(module, name)
+
+
+def _memory_format(kind: object, name: str) -> _MEM_FORMAT_ENCODING:
+    """In the place of `getattr`, by which the first releases of Python 3.11 pickle the member of an enumeration."""
+    if kind is not _MEM_FORMAT_ENCODING or name not in _MEM_FORMAT_ENCODING.__members__:
+        raise _unknown(f"getattr({kind}, {name!r})")
+    return _MEM_FORMAT_ENCODING[name]
+
+
+def _unknown(name: str) -> UserError:
+    return UserError(f"the checkpoint's index names {name}, which no index contains; it was not read")
 
 
 class _Reader(FsspecReader):
