@@ -10,7 +10,7 @@ from tests.conftest import SmallConfig
 from twhin_core.config import Relation
 from twhin_core.data.edges import Edges
 from twhin_core.graph.manifest import Schema
-from twhin_core.model.batch import Batch, BatchMaker, _sorted_order
+from twhin_core.model.batch import Batch, BatchMaker
 
 EDGES = Edges(
     lhs=np.array([3, 5, 3, 9]),
@@ -68,8 +68,3 @@ def test_all_rows_of_all_parts_are_listed_by_their_places(batch: Batch) -> None:
         listed = batch.order[batch.start[place] : batch.start[place + 1]].tolist()
         assert listed == [row for row, other in enumerate(everything) if other == place]
         assert listed, "no row is looked up for nothing"
-
-
-def test_large_places_are_sorted_like_small_ones() -> None:
-    values = torch.randint(2**33, (500,), generator=torch.Generator().manual_seed(0)).repeat(2)
-    assert _sorted_order(values, 2**33).tolist() == values.argsort(stable=True).tolist()

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
@@ -21,6 +20,7 @@ from twhin_core.data.edges import Edges
 from twhin_core.data.frequencies import Frequencies
 from twhin_core.graph.manifest import Schema
 from twhin_core.model.negatives import Chunks, Negatives, draw_edges, make_chunks
+from twhin_core.model.places import by_place, unique
 from twhin_core.model.proposals import Proposals
 from twhin_core.model.scorer import SIDES, Side, relations_share_candidates
 
@@ -127,7 +127,7 @@ class BatchMaker:
             )
             for side, given, asked, uniform in zip(SIDES, (1, 0), (0, 1), places[2:], strict=True)
         }
-        return Batch(lookups, parts.made, *_by_place(parts.made, len(lookups.values())), queries, step_edges)
+        return Batch(lookups, parts.made, *by_place(parts.made, len(lookups.values())), queries, step_edges)
 
     def _negatives(self, side: Side, rel: Tensor, node: Tensor, generator: torch.Generator) -> Negatives:
         group = self._table[side][rel] if self._by_table[side] else rel
@@ -154,26 +154,12 @@ class BatchMaker:
     def _lookups(self, requested: list[tuple[Tensor, Tensor]]) -> tuple[KeyedJaggedTensor, tuple[Tensor, ...]]:
         """Each requested row once, sorted by its table, and the places of each part of the request there."""
         first = self._size.cumsum(0) - self._size  # number all tables' rows in one line
-        found, place = _unique(torch.cat([first[table] + node for table, node in requested]), int(self._size.sum()))
+        found, place = unique(torch.cat([first[table] + node for table, node in requested]), int(self._size.sum()))
         ends = torch.searchsorted(found, first + self._size)
         counts = ends.diff(prepend=ends.new_zeros(1))
         nodes = found - first.repeat_interleave(counts)
         lookups = KeyedJaggedTensor(keys=self._tables, values=nodes, lengths=counts.int(), stride=1)
         return lookups, place.split([len(node) for _, node in requested])
-
-
-def _unique(values: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    """The values, all below `limit`, each once and sorted, and where each of them is among those."""
-    if limit > 64 * len(values):
-        found, position = torch.unique(values, return_inverse=True)
-        return found, position
-    # Ticking them off takes less time than sorting them, as long as there are not many more values that might occur.
-    occurs = torch.zeros(limit, dtype=torch.bool)
-    occurs[values] = True
-    found = occurs.nonzero().squeeze(1)
-    place = torch.empty(limit, dtype=torch.int64)
-    place[found] = torch.arange(len(found))
-    return found, place[values]
 
 
 class _Parts:
@@ -201,23 +187,3 @@ class _Parts:
     def _add(self, place: Tensor) -> int:
         self.made.append(place)
         return len(self.made) - 1
-
-
-def _by_place(parts: list[Tensor], looked_up: int) -> tuple[Tensor, Tensor]:
-    """`order` and `start` of a Batch."""
-    place = torch.cat(parts)
-    start = torch.zeros(looked_up + 1, dtype=torch.int64)
-    torch.cumsum(place.bincount(minlength=looked_up), 0, out=start[1:])
-    return _sorted_order(place, looked_up), start
-
-
-def _sorted_order(values: Tensor, limit: int) -> Tensor:
-    """What `argsort` gives for values in [0, limit), equal ones in their order."""
-    # numpy sorts 16-bit integers by their digits, which takes a fifth of the time of sorting larger ones.
-    numbers = values.numpy()
-    order = np.argsort(numbers.astype(np.uint16), kind="stable")
-    digit = 16
-    while limit >> digit:
-        order = order[np.argsort((numbers >> digit).astype(np.uint16)[order], kind="stable")]
-        digit += 16
-    return torch.from_numpy(order)
