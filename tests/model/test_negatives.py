@@ -39,7 +39,7 @@ def test_chunks_are_filled_evenly() -> None:
 def test_in_batch_negatives_are_edges_of_the_same_relation() -> None:
     rel = torch.tensor([0, 4, 1, 0, 1, 0])
     chunks = make_chunks(rel, 2)
-    sampled = draw_edges(chunks, rel, 50, torch.Generator().manual_seed(0))
+    sampled = draw_edges(chunks, 50, torch.Generator().manual_seed(0))
     for group, edges in zip(chunks.group, sampled, strict=True):
         assert set(rel[edges].tolist()) == {int(group)}
     assert set(sampled.flatten().tolist()) == set(range(len(rel))), "each edge of a relation can be drawn"

@@ -118,35 +118,29 @@ class BatchMaker:
             requested.append((table.repeat_interleave(uniform.shape[1]), uniform.flatten()))
         lookups, places = self._lookups(requested)
         parts = _Parts(places[:2])
-        queries = {
-            side: Queries(
-                given=parts.of_slots(negatives[side].chunks, given),
-                asked=parts.of_slots(negatives[side].chunks, asked),
+        queries = {}
+        for side, given, asked, uniform in zip(SIDES, (1, 0), (0, 1), places[2:], strict=True):
+            chunks = negatives[side].chunks
+            rels = chunks.lay_out(rel)
+            law = side, rels[:, 0], self._chunk_table(side, chunks)
+            queries[side] = Queries(
+                given=parts.of_slots(chunks, given),
+                asked=parts.of_slots(chunks, asked),
                 candidate=parts.of_candidates(negatives[side], places[asked], uniform),
-                **self._on_slots(side, negatives[side], rel, weight, node[side]),
+                rel=rels,
+                weight=chunks.lay_out(weight) * chunks.filled,
+                masked=negatives[side].masked(node[side]),
+                correction=self._proposals.correction(*law, negatives[side].node),
+                own_correction=self._proposals.correction(*law, chunks.lay_out(node[side])),
             )
-            for side, given, asked, uniform in zip(SIDES, (1, 0), (0, 1), places[2:], strict=True)
-        }
         return Batch(lookups, parts.made, *by_place(parts.made, len(lookups.values())), queries, step_edges)
 
     def _negatives(self, side: Side, rel: Tensor, node: Tensor, generator: torch.Generator) -> Negatives:
         group = self._table[side][rel] if self._by_table[side] else rel
         chunks = make_chunks(group, self._data.positives_a_chunk)
-        sampled = draw_edges(chunks, group, self._data.in_batch_negatives, generator)
+        sampled = draw_edges(chunks, self._data.in_batch_negatives, generator)
         uniform = self._proposals.draw(self._chunk_table(side, chunks), generator)
         return Negatives(chunks, torch.cat([node[sampled], uniform], 1), sampled)
-
-    def _on_slots(self, side: Side, negatives: Negatives, rel: Tensor, weight: Tensor, node: Tensor) -> dict[str, Any]:
-        """The fields of Queries but the parts; `rel`, `weight` and the true `node` of each edge, [B]."""
-        chunks, rels = negatives.chunks, negatives.chunks.lay_out(rel)
-        law = side, rels[:, 0], self._chunk_table(side, chunks)
-        return {
-            "rel": rels,
-            "weight": chunks.lay_out(weight) * chunks.filled,
-            "masked": negatives.masked(node),
-            "correction": self._proposals.correction(*law, negatives.node),
-            "own_correction": self._proposals.correction(*law, chunks.lay_out(node)),
-        }
 
     def _chunk_table(self, side: Side, chunks: Chunks) -> Tensor:
         return chunks.group if self._by_table[side] else self._table[side][chunks.group]

@@ -29,6 +29,12 @@ class Chunks:
     """bool [C, L]: false in a padding slot."""
     group: Tensor
     """int64 [C]: the group of each chunk."""
+    order: Tensor
+    """int64 [B]: the edges, group by group."""
+    first: Tensor
+    """int64 [C]: where in `order` each chunk's group begins."""
+    count: Tensor
+    """int64 [C]: how many edges the group has, in all of its chunks together."""
     is_identity: bool
     """Whether the slots, in order, are the edges."""
 
@@ -51,8 +57,15 @@ def make_chunks(group: Tensor, size: int) -> Chunks:
     edge[slot] = order
     filled = torch.zeros(slots, dtype=torch.bool)
     filled[slot] = True
-    is_identity = len(groups) == 1 and slots == len(group)
-    return Chunks(edge.view(-1, length), filled.view(-1, length), groups.repeat_interleave(chunks), is_identity)
+    return Chunks(
+        edge=edge.view(-1, length),
+        filled=filled.view(-1, length),
+        group=groups.repeat_interleave(chunks),
+        order=order,
+        first=first_edge.repeat_interleave(chunks),
+        count=counts.repeat_interleave(chunks),
+        is_identity=len(groups) == 1 and slots == len(group),
+    )
 
 
 def _sorted_groups(group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,12 +129,9 @@ def draw(size: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return (share * size[:, None]).long()
 
 
-def draw_edges(chunks: Chunks, group: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def draw_edges(chunks: Chunks, count: int, generator: torch.Generator) -> Tensor:
     """For each chunk, edges drawn with replacement from the batch's edges of its group: int64 [C, count]."""
-    order, groups, counts = _sorted_groups(group)
-    run = torch.searchsorted(groups, chunks.group)
-    first = (counts.cumsum(0) - counts)[run]
-    return order[first[:, None] + draw(counts[run], count, generator)]
+    return chunks.order[chunks.first[:, None] + draw(chunks.count, count, generator)]
 
 
 def check_rows(schema: Schema, config: Config) -> None:

@@ -71,6 +71,13 @@ class Scorer(nn.Module):
             nodes = self.operator(rel, nodes)
         return self.comparator.answer(nodes)
 
+    def rivals(self, side: Side, rel: Tensor, candidates: Tensor) -> Tensor:
+        """Projects what the queries of a chunk share: rel [C, L], candidates [C, K, dim] → [C, K, width].
+
+        One relation a chunk unless `relations_share_candidates`.
+        """
+        return self.answers(side, rel[:, :1].expand(-1, candidates.shape[1]), candidates)
+
     def one_to_one(self, queries: Tensor, answers: Tensor, offset: Tensor | None) -> Tensor:
         """Scores of projected pairs: queries and answers [..., width], offset [...] → [...]."""
         return self._finished((queries * answers).sum(-1), offset)
@@ -117,8 +124,8 @@ class Scorer(nn.Module):
         Returns:
             [C, L, K] scores.
         """
-        answers = self.answers(side, rel[:, :1].expand(-1, candidates.shape[1]), candidates)
-        return self.one_to_all(self.queries(side, rel, given), answers, self.offset(side, rel, given))
+        queries, rivals = self.queries(side, rel, given), self.rivals(side, rel, candidates)
+        return self.one_to_all(queries, rivals, self.offset(side, rel, given))
 
 
 class _Products(torch.autograd.Function):

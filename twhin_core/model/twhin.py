@@ -60,7 +60,7 @@ class Twhin(nn.Module):
         )
         queries = self.scorer.queries(side, batch.rel, given)
         answers = self.scorer.answers(side, batch.rel, asked)
-        rivals = self.scorer.answers(side, batch.rel[:, :1].expand(-1, candidates.shape[1]), candidates)
+        rivals = self.scorer.rivals(side, batch.rel, candidates)
         offset = None if self.loss.is_shift_invariant else self.scorer.offset(side, batch.rel, given)
         scores = self.scorer.one_to_rivals(queries, answers, rivals, offset)
         if batch.correction is not None and batch.own_correction is not None:
