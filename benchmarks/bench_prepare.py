@@ -71,7 +71,7 @@ def run_pandas(raw: Path, root: Path) -> None:
         at_rhs = rhs_table == table
         ends = [edges.rhs[at_rhs]] + ([edges.lhs] if table == "user" else [])
         nodes = pd.DataFrame({"id": pd.concat(ends).unique()})
-        nodes["hash"] = [hashlib.md5(node.encode()).hexdigest() for node in nodes.id]  # noqa: S324
+        nodes["hash"] = [hashlib.md5(node.encode()).hexdigest() for node in nodes.id]  # noqa: S324 # as above
         nodes = nodes.sort_values(["hash", "id"]).reset_index(drop=True)
         index = pd.Series(nodes.index, index=nodes.id)
         edges.loc[at_rhs, "rhs_index"] = edges.rhs[at_rhs].map(index)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.conftest import SmallConfig
 from tests.full_disk import small_files
 from tests.object_store import serve_bucket
+from tests.training.ends import assert_same_end
 from twhin_core import lease, object_store, storage
 from twhin_core.config import Config
 from twhin_core.errors import StorageRefused, UserError
@@ -152,12 +152,7 @@ def test_training_killed_on_an_object_store_goes_on_at_once_to_the_same_weights(
         assert process.exitcode == -9
     finish("train", config, disturbed)
     train(config, undisturbed)
-    ends = [checkpoint.newest(root) for root in (disturbed, undisturbed)]
-    assert ends[0] is not None
-    assert ends[1] is not None
-    assert ends[0].marker == ends[1].marker
-    for table, rows in {"user": 40, "tweet": 30}.items():
-        assert torch.equal(ends[0].read_rows(table, 0, rows), ends[1].read_rows(table, 0, rows))
+    assert_same_end(disturbed, undisturbed)
     folder = storage.join(disturbed, checkpoint.FOLDER)
     whole = [str(entry.step) for entry in checkpoint.complete(disturbed)]
     assert storage.list_folders(folder) == sorted(whole), "nothing is left of what was half written"

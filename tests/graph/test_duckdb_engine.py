@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 
 import ibis
@@ -10,6 +9,7 @@ import pytest
 
 from tests.command_line import assert_refused, twhin
 from tests.conftest import SmallConfig, write_raw
+from tests.full_disk import small_files
 from twhin_core import config_file
 from twhin_core.errors import UserError
 from twhin_core.graph.engine import connect
@@ -48,12 +48,8 @@ def test_a_disk_that_is_full(small_config: SmallConfig, tmp_path: Path) -> None:
     write_raw(tmp_path / "raw.parquet", users=3000, tweets=3000, edges=600_000)
     config = tmp_path / "config.yaml"
     config.write_text(config_file.to_yaml(small_config(prepare={"temp_directory": str(tmp_path / "scratch")})))
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 20, limits[1]))
-    try:
+    with small_files(8 << 20):
         ran = twhin("prepare", config, "--run-root", tmp_path / "run")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert_refused(ran, "prepare.temp_directory", str(tmp_path / "scratch"), "has no room left")
     assert not (tmp_path / "run/graph/manifest.json").exists()
     assert not list((tmp_path / "scratch").iterdir())

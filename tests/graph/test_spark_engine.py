@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import resource
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 
 from tests.command_line import ROOT, assert_refused, twhin
 from tests.conftest import SmallConfig, write_raw
+from tests.full_disk import small_files
 from tests.graph.reading import rejected, rows
 from twhin_core import config_file
 from twhin_core.config_prepare import Prepare, Source
@@ -230,12 +230,8 @@ def test_a_disk_that_is_full(spark_yaml: Callable[..., Path], tmp_path: Path) ->
     """No file may grow beyond 4 MB in a child: one of the tables kept between the steps is the first that would."""
     write_raw(tmp_path / "raw.parquet", users=3000, tweets=3000, edges=600_000)
     config = spark_yaml(temp_directory=str(tmp_path / "scratch"), spark_master="local[1]")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, limits[1]))
-    try:
+    with small_files(4 << 20):
         ran = twhin("prepare", config, "--run-root", tmp_path / "run")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert_refused(ran, "prepare.temp_directory", str(tmp_path / "scratch"), "has no room left")
     assert not (tmp_path / "run/graph/manifest.json").exists()
     assert not list((tmp_path / "scratch").iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -20,6 +21,7 @@ import torch.distributed as dist
 
 from tests.command_line import COMMAND, ROOT
 from tests.conftest import SmallConfig
+from tests.full_disk import small_files
 from tests.ranks import run_ranks
 from twhin_core import config_file, storage
 from twhin_core.config import Config
@@ -112,12 +114,9 @@ def save_on_a_full_disk(root: str, full_rank: int) -> tuple[bool, bool]:
     """Two checkpoints, while the first is written one rank's disk is full; whether each became whole."""
     with process_group() as ranks, CheckpointWriter(root, MODEL, None, ranks) as writer:
         state = {"weight": torch.zeros(1000, 4)} if ranks.is_first else {"other": torch.zeros(1000, 4)}
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        if ranks.rank == full_rank:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-        writer.save(state, Position(step=1))
-        first = writer.wait()
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        with small_files(4096) if ranks.rank == full_rank else contextlib.nullcontext():
+            writer.save(state, Position(step=1))
+            first = writer.wait()
         dist.barrier()
         writer.save(state, Position(step=2))
         return first, writer.wait()

@@ -7,11 +7,10 @@ import re
 import signal
 from pathlib import Path
 
-import torch
-
 from tests.command_line import assert_refused, terminate_training, twhin
 from tests.conftest import SmallConfig
 from tests.ranks import run_ranks
+from tests.training.ends import assert_same_end
 from twhin_core import config_file
 from twhin_core.config import Config
 from twhin_core.errors import Preempted
@@ -44,12 +43,7 @@ def test_it_keeps_its_step_ends_with_75_and_goes_on_to_the_same_weights(
     undisturbed = tmp_path / "undisturbed"
     prepare(config, str(undisturbed))
     train(config, str(undisturbed))
-    ends = [checkpoint.newest(str(place)) for place in (root, undisturbed)]
-    assert ends[0] is not None
-    assert ends[1] is not None
-    assert ends[0].marker == ends[1].marker
-    for table, rows in {"user": 40, "tweet": 30}.items():
-        assert torch.equal(ends[0].read_rows(table, 0, rows), ends[1].read_rows(table, 0, rows))
+    assert_same_end(str(root), str(undisturbed))
 
 
 def stopped_at_its_13th_step(config: Config, root: str) -> str:

@@ -1,0 +1,17 @@
+"""What runs of a small config come to."""
+
+from __future__ import annotations
+
+import torch
+
+from twhin_core.training import checkpoint
+
+
+def assert_same_end(root: str, other: str) -> None:
+    """Both runs end after the same step, with the same tables bit for bit."""
+    end, other_end = checkpoint.newest(root), checkpoint.newest(other)
+    assert end is not None
+    assert other_end is not None
+    assert end.marker == other_end.marker
+    for table, rows in {"user": 40, "tweet": 30}.items():
+        assert torch.equal(end.read_rows(table, 0, rows), other_end.read_rows(table, 0, rows))
