@@ -13,6 +13,7 @@ from twhin_core.config import Config
 from twhin_core.data.edges import Edges
 from twhin_core.graph.manifest import Schema
 from twhin_core.model.scorer import Scorer
+from twhin_core.vectors.rows import TensorRows
 
 
 @dataclass
@@ -25,8 +26,8 @@ class TableCheckpoint:
     step: int = 7
     url: str = "checkpoints/7"
 
-    def read_rows(self, table: str, start: int, stop: int) -> Tensor:
-        return self.tables[table][start:stop]
+    def rows(self, table: str) -> TensorRows:
+        return TensorRows(self.tables[table])
 
     def load_scorer(self, scorer: Scorer) -> None:
         with torch.no_grad():

@@ -37,7 +37,7 @@ def brute_force(config: Config, root: str, evaluated: str) -> BruteForce:
     assert manifest is not None
     assert checkpoint is not None
     nodes = {table.name: table.num_embeddings for table in manifest.tables}
-    vectors = {name: checkpoint.read_rows(name, 0, rows).double() for name, rows in nodes.items()}
+    vectors = {name: checkpoint.rows(name).read(0, rows).double() for name, rows in nodes.items()}
     scorer = Scorer(config.model, config.model.relations)
     checkpoint.load_scorer(scorer)
     translation = scorer.operator.translation.detach().double()

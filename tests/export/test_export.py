@@ -54,7 +54,7 @@ def test_each_row_has_its_id_and_the_vector_of_the_checkpoint(
         assert found["index"].to_pylist() == list(range(rows))
         assert dict(zip(range(rows), found["id"].to_pylist(), strict=True)) == vocabulary(root, table)
         vectors = np.array(found["embedding"].to_pylist(), np.float32)
-        np.testing.assert_array_equal(vectors, newest(root).read_rows(table, 0, rows).numpy())
+        np.testing.assert_array_equal(vectors, newest(root).rows(table).read(0, rows).numpy())
         assert np.abs(vectors).sum(1).min() > 0
 
 
@@ -66,7 +66,7 @@ def test_duckdb_reads_it_and_finds_a_node_by_its_id(trained: tuple[Config, str])
         {"files": f"{root}/embeddings/user/*.parquet"},
     ).fetchone()
     assert vocabulary(root, "user")[index] == "u7"
-    np.testing.assert_array_equal(vector, newest(root).read_rows("user", index, index + 1)[0].numpy())
+    np.testing.assert_array_equal(vector, newest(root).rows("user").read(index, index + 1)[0].numpy())
 
 
 @pytest.mark.parametrize("reciprocal", [False, True])
@@ -146,7 +146,7 @@ def test_another_checkpoint_is_exported_anew(trained: tuple[Config, str]) -> Non
     before = export(config, root)
     assert before.checkpoint < last.checkpoint
     vectors = np.array(pq.read_table(Path(root, "embeddings/user"))["embedding"].to_pylist(), np.float32)
-    np.testing.assert_array_equal(vectors, newest(root).read_rows("user", 0, 40).numpy())
+    np.testing.assert_array_equal(vectors, newest(root).rows("user").read(0, 40).numpy())
 
 
 def test_an_export_that_was_killed_is_not_taken_for_whole(

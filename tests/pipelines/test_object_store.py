@@ -22,8 +22,8 @@ from twhin_core.export.export import export
 from twhin_core.graph.prepare import prepare
 from twhin_core.training import checkpoint
 from twhin_core.training.checkpoint import Position
-from twhin_core.training.checkpoint_io import read_part
 from twhin_core.training.checkpoint_writer import CheckpointWriter, State
+from twhin_core.training.stored_tensor import StoredTensor
 from twhin_core.training.train import train
 
 SMALL = [
@@ -73,8 +73,8 @@ def weights(root: str) -> dict[str, torch.Tensor]:
     newest = checkpoint.newest(root)
     assert newest is not None
     sizes = {"user": 150, "tweet": 200}
-    tables = {name: newest.read_rows(name, 0, rows) for name, rows in sizes.items()}
-    return {**tables, "relations": read_part(newest.url, "scorer.operator.translation", (0, 0), (4, 64))}
+    tables = {name: newest.rows(name).read(0, rows) for name, rows in sizes.items()}
+    return {**tables, "relations": StoredTensor(newest.url, "scorer.operator.translation").read_whole()}
 
 
 def assert_same(root: str, local: str, server: FaultProxy) -> None:

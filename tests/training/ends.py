@@ -14,4 +14,4 @@ def assert_same_end(root: str, other: str) -> None:
     assert other_end is not None
     assert end.marker == other_end.marker
     for table, rows in {"user": 40, "tweet": 30}.items():
-        assert torch.equal(end.read_rows(table, 0, rows), other_end.read_rows(table, 0, rows))
+        assert torch.equal(end.rows(table).read(0, rows), other_end.rows(table).read(0, rows))

@@ -43,20 +43,20 @@ def test_without_its_marker_a_checkpoint_is_not_there(trained: Trained) -> None:
     newest = checkpoint.newest(root)
     assert newest is not None
     assert newest.step == before
-    weights = newest.read_rows("user", 0, 40)
+    weights = newest.rows("user").read(0, 40)
     train(config, root)
     again = checkpoint.newest(root)
     assert again is not None
     assert again.step == last
-    assert not torch.equal(again.read_rows("user", 0, 40), weights)
+    assert not torch.equal(again.rows("user").read(0, 40), weights)
 
 
 def test_blocks_of_rows_put_together_are_the_table(trained: Trained) -> None:
     newest = checkpoint.newest(trained[1])
     assert newest is not None
-    whole = newest.read_rows("tweet", 0, 30)
+    whole = newest.rows("tweet").read(0, 30)
     assert whole.shape == (30, 8)
-    assert torch.equal(torch.cat([newest.read_rows("tweet", start, start + 10) for start in (0, 10, 20)]), whole)
+    assert torch.equal(torch.cat([newest.rows("tweet").read(start, start + 10) for start in (0, 10, 20)]), whole)
 
 
 def test_older_ones_go_beyond_the_number_to_keep(small_config: SmallConfig, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_an_index_that_names_a_function_is_not_unpickled(trained: Trained, tmp_p
 
     (Path(newest.url) / ".metadata").write_bytes(pickle.dumps(Malicious()))
     with pytest.raises(UserError, match="names pathlib"):
-        newest.read_rows("user", 0, 1)
+        newest.rows("user").read(0, 1)
     assert not (tmp_path / "touched").exists()
 
 
@@ -133,16 +133,16 @@ def test_an_index_written_by_another_python_is_read(trained: Trained) -> None:
     newest = checkpoint.newest(root)
     assert newest is not None
     index = Path(newest.url) / ".metadata"
-    before, rows = index.read_bytes(), newest.read_rows("user", 0, 5)
+    before, rows = index.read_bytes(), newest.rows("user").read(0, 5)
     with index.open("wb") as file:
         PicklerOfPython311(file).dump(pickle.loads(before))
-    assert torch.equal(newest.read_rows("user", 0, 5), rows)
+    assert torch.equal(newest.rows("user").read(0, 5), rows)
     index.write_bytes(pickle.dumps(Reduced(getattr, Path, "touch")))
     with pytest.raises(UserError, match="names pathlib"):
-        newest.read_rows("user", 0, 1)
+        newest.rows("user").read(0, 1)
     index.write_bytes(pickle.dumps(Reduced(getattr, torch.Size, "__subclasses__")))
     with pytest.raises(UserError, match=r"names getattr\(<class 'torch.Size'>, '__subclasses__'\)"):
-        newest.read_rows("user", 0, 1)
+        newest.rows("user").read(0, 1)
     index.write_bytes(before)
 
 

@@ -28,9 +28,9 @@ from twhin_core.config import Config
 from twhin_core.graph.prepare import prepare
 from twhin_core.training import checkpoint
 from twhin_core.training.checkpoint import ModelDescription, Position
-from twhin_core.training.checkpoint_io import read_part
 from twhin_core.training.checkpoint_writer import CheckpointWriter
 from twhin_core.training.ranks import Ranks, process_group
+from twhin_core.training.stored_tensor import StoredTensor
 
 MODEL = ModelDescription.model_construct(
     tables={}, dim=4, relations=[], operators=[], comparator="dot", reciprocal=False, optimizers={}
@@ -75,7 +75,7 @@ def test_the_state_may_change_at_once_and_the_marker_comes_last(
         assert steps(tmp_path) == []
         gate.opened.set()
     assert steps(tmp_path) == [1]
-    assert read_part(str(tmp_path / "checkpoints/1"), "weight", (0, 0), (3, 4)).tolist() == [
+    assert StoredTensor(str(tmp_path / "checkpoints/1"), "weight").read(0, 3).tolist() == [
         [0, 1, 2, 3],
         [4, 5, 6, 7],
         [8, 9, 10, 11],
@@ -196,5 +196,5 @@ def test_the_last_one_that_cannot_be_written_ends_the_run_in_one_line(
     assert re.match(r"error: the checkpoint of step \d+, the last, could not be written", errors.splitlines()[-1])
     assert "Traceback" not in errors
     newest: Any = checkpoint.newest(str(root))
-    assert newest.read_rows("user", 0, 40).isfinite().all()
+    assert newest.rows("user").read(0, 40).isfinite().all()
     assert sorted(int(path.name) for path in (root / "checkpoints").iterdir()) == steps(root)

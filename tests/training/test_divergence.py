@@ -56,7 +56,7 @@ def test_the_step_and_its_relations_are_named_and_the_last_good_checkpoint_is_th
     newest = checkpoint.newest(root)
     assert newest is not None
     assert newest.step == last
-    assert newest.read_rows("tweet", 0, 30).isfinite().all()
+    assert newest.rows("tweet").read(0, 30).isfinite().all()
     with pytest.raises(UserError, match=rf"at step {last + 1}, in a batch of the relations poison; "):
         train(config, root)
 
@@ -78,7 +78,7 @@ def test_the_rank_that_finds_it_ends_the_others(small_config: SmallConfig, tmp_p
     assert "in a batch of the relations poison; " in found
     assert "another rank has ended" in other
     newest = checkpoint.newest(root)
-    assert newest is None or newest.read_rows("tweet", 0, 30).isfinite().all()
+    assert newest is None or newest.rows("tweet").read(0, 30).isfinite().all()
 
 
 def test_weights_that_are_not_finite_are_never_a_checkpoint(small_config: SmallConfig, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_weights_are_taken_and_nothing_else(place: str, trained: Trained, tmp_pa
         state = {name: tensor.clone() for name, tensor in whole(trainer).items()}
     assert trainer.position.step == 0
     for table, rows in {"user": 40, "tweet": 30}.items():
-        assert torch.equal(state[f"tables.embeddings.{table}.weight"], taken.read_rows(table, 0, rows))
+        assert torch.equal(state[f"tables.embeddings.{table}.weight"], taken.rows(table).read(0, rows))
     kept = [tensor for name, tensor in state.items() if name.startswith("optimizer.")]
     assert kept
     assert all(not tensor.any() for tensor in kept)

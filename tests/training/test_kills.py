@@ -16,7 +16,7 @@ from twhin_core.config import Config
 from twhin_core.graph.prepare import prepare
 from twhin_core.training import checkpoint
 from twhin_core.training.checkpoint import FINISHED
-from twhin_core.training.checkpoint_io import read_part
+from twhin_core.training.stored_tensor import StoredTensor
 
 # Its children have imported all that training needs before they begin.
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -67,11 +67,9 @@ def kill(config: Config, root: Path, during_a_write: bool, rng: random.Random) -
 def final_state(root: Path) -> tuple[object, dict[str, torch.Tensor], list[int]]:
     newest = checkpoint.newest(str(root))
     assert newest is not None
-    tensors = {"user": (40, 8), "tweet": (30, 8)}
-    state = {
-        name: read_part(newest.url, f"tables.embeddings.{name}.weight", (0, 0), at) for name, at in tensors.items()
-    }
-    state["relations"] = read_part(newest.url, "scorer.operator.translation", (0, 0), (2, 8))
+    names = {name: f"tables.embeddings.{name}.weight" for name in ("user", "tweet")}
+    names["relations"] = "scorer.operator.translation"
+    state = {name: StoredTensor(newest.url, stored).read_whole() for name, stored in names.items()}
     logged = [json.loads(line)["step"] for line in (root / "training/metrics.jsonl").read_text().splitlines()]
     return newest.marker, state, logged
 

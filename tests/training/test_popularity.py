@@ -14,7 +14,7 @@ import pytest
 from twhin_core import config_file
 from twhin_core.config import Config
 from twhin_core.training import checkpoint
-from twhin_core.training.checkpoint_io import read_part
+from twhin_core.training.stored_tensor import StoredTensor
 from twhin_core.training.train import train
 
 USERS, TWEETS, EDGES = 30, 40, 20_000
@@ -53,8 +53,8 @@ def learned(edges: Path, root: Path, **data: Any) -> npt.NDArray[np.float64]:
     train(config_file.validate(Config, tree, "test"), str(root))
     newest = checkpoint.newest(str(root))
     assert newest is not None
-    translation = read_part(newest.url, "scorer.operator.translation", (0, 0), (1, 4))
-    scores = (newest.read_rows("user", 0, USERS) + translation) @ newest.read_rows("tweet", 0, TWEETS).T
+    translation = StoredTensor(newest.url, "scorer.operator.translation").read(0, 1)
+    scores = (newest.rows("user").read(0, USERS) + translation) @ newest.rows("tweet").read(0, TWEETS).T
     mean: npt.NDArray[np.float64] = scores.mean(0).double().numpy()
     return mean
 

@@ -121,7 +121,7 @@ def test_fp16_tables_are_read_from_a_checkpoint_as_fp32(small_config: SmallConfi
     train(config, root)
     newest = checkpoint.newest(root)
     assert newest is not None
-    rows = newest.read_rows("user", 0, 40)
+    rows = newest.rows("user").read(0, 40)
     assert rows.dtype == torch.float32
     assert rows.abs().max() > 0.05
     assert torch.equal(rows, rows.half().float()), "they were fp16"

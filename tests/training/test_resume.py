@@ -109,4 +109,4 @@ def test_all_that_was_kept_is_restored_on_another_number_of_ranks(
     newest = checkpoint.newest(str(root))
     assert newest is not None
     assert newest.step == ends[0][1]["step"] == 2 * -(-edges // 64)
-    assert not torch.equal(newest.read_rows("user", 0, 40), torch.from_numpy(at_cut["tables.embeddings.user.weight"]))
+    assert not torch.equal(newest.rows("user").read(0, 40), torch.from_numpy(at_cut["tables.embeddings.user.weight"]))

@@ -215,4 +215,4 @@ def test_a_run_goes_on_with_tables_shared_in_another_way(small_config: SmallConf
         assert one is not None
         assert other is not None
         assert one.step == other.step == 6
-        torch.testing.assert_close(one.read_rows(table, 0, rows), other.read_rows(table, 0, rows), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one.rows(table).read(0, rows), other.rows(table).read(0, rows), rtol=1e-4, atol=1e-5)

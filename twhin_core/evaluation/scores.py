@@ -51,5 +51,5 @@ class ModelScores:
         """float32 [N, dim], every row of the table on `side` of relation `rel`."""
         name = self._schema.table_of(rel, side)
         if name not in self._tables:
-            self._tables[name] = self._checkpoint.read_rows(name, 0, self._schema.tables[name])
+            self._tables[name] = self._checkpoint.rows(name).read(0, self._schema.tables[name])
         return self._tables[name]

@@ -15,7 +15,6 @@ from twhin_core.errors import GateFailed, UserError
 from twhin_core.evaluation.evaluate import METRICS, is_current, read_metrics
 from twhin_core.evaluation.gates import check_names, missed
 from twhin_core.export.manifest import MANIFEST, ExportManifest, TableExport, read_export_manifest
-from twhin_core.export.names import read_names
 from twhin_core.graph.manifest import Schema, read_schema
 from twhin_core.model.operators import RelationOperators
 from twhin_core.model.scorer import Scorer
@@ -23,10 +22,11 @@ from twhin_core.parquet import FileEntry, write_parts
 from twhin_core.progress import Progress, log
 from twhin_core.run import stage
 from twhin_core.training.checkpoint import Checkpoint, describe, newest
+from twhin_core.vectors.names import read_names
 
 FOLDER = "embeddings"
 RELATIONS = f"{FOLDER}/relations.parquet"
-BLOCK_BYTES = 256 << 20  # large, because a checkpoint reads all of a shard for any of its rows
+BLOCK_BYTES = 16 << 20
 
 
 @stage("export")
@@ -98,11 +98,13 @@ def _write_table(
     vector = pa.list_(pa.float32(), dim)
     schema = pa.schema([("index", pa.int64()), ("id", pa.string()), ("embedding", vector)])
 
+    vectors = checkpoint.rows(table)
+
     def blocks() -> Iterator[pa.RecordBatch]:
         for names in read_names(config, root, table, rows, batch_rows=max(1, BLOCK_BYTES // (4 * dim))):
             index = names["index"].to_numpy()
             start, stop = int(index[0]), int(index[-1]) + 1
-            weights = checkpoint.read_rows(table, start, stop)[index - start]
+            weights = vectors.read(start, stop)[index - start]
             progress.update(len(index))
             yield pa.RecordBatch.from_arrays([names["index"], names["id"], _vectors(weights, vector)], schema=schema)
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch.distributed.checkpoint as dcp
 from pydantic import BaseModel
-from torch import Tensor
 
 from twhin_core import storage
 from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import Schema
 from twhin_core.model.scorer import Scorer
-from twhin_core.training.checkpoint_io import make_reader, read_part
+from twhin_core.training.checkpoint_io import make_reader
+from twhin_core.training.stored_tensor import StoredTensor
 
 FOLDER = "checkpoints"
 MARKER = "complete.json"
@@ -95,16 +95,14 @@ class Checkpoint:
     def step(self) -> int:
         return self.marker.position.step
 
-    def read_rows(self, table: str, start: int, stop: int) -> Tensor:
-        """Rows [start, stop) of a table: float32 [stop - start, dim]; needs no process group."""
-        shape = (stop - start, self.marker.model.dim)
-        return read_part(self.url, f"tables.embeddings.{table}.weight", (start, 0), shape)
+    def rows(self, table: str) -> StoredTensor:
+        """The vectors of a table, to be read block by block: float32 [rows, dim]."""
+        return StoredTensor(self.url, f"tables.embeddings.{table}.weight")
 
     def load_scorer(self, scorer: Scorer) -> None:
         """Puts the relations' parameters into `scorer`."""
         for name, parameter in scorer.named_parameters():
-            part = read_part(self.url, f"scorer.{name}", (0,) * parameter.dim(), tuple(parameter.shape))
-            parameter.data.copy_(part)
+            parameter.data.copy_(StoredTensor(self.url, f"scorer.{name}").read_whole())
 
     def check_fits(self, model: ModelDescription, weights_only: bool = False) -> None:
         """Raises UserError if this is a checkpoint of another model; names each difference."""

@@ -27,7 +27,7 @@ from twhin_core.errors import UserError
 from twhin_core.progress import log
 from twhin_core.training import checkpoint
 from twhin_core.training.checkpoint import FOLDER, MARKER, Marker, ModelDescription, Position
-from twhin_core.training.checkpoint_io import location
+from twhin_core.training.checkpoint_io import INDEX, location
 from twhin_core.training.ranks import Ranks
 
 State = Mapping[str, Tensor | ShardedTensor]
@@ -130,7 +130,7 @@ class _Writer(FsspecWriter):
         path, options = location(url)
         # An object is durable once it is there, and torch would sync all the machine's disks for want of its own.
         super().__init__(path, sync_files=not storage.is_remote(url), **options)
-        self._index_url = storage.join(url, ".metadata")
+        self._index_url = storage.join(url, INDEX)
         self._finally_do = finally_do
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +13,7 @@ from tests.conftest import SmallConfig
 from tests.evaluation.graphs import model_config
 from twhin_core.config import Config
 from twhin_core.errors import UserError
-from twhin_core.export.names import read_names
+from twhin_core.vectors.names import find_row, name_rows, read_names
 
 
 def config_with(vocab: Path | None) -> Config:
@@ -84,3 +85,14 @@ def test_a_vocabulary_beside_that_of_prepare_is_refused(small_config: SmallConfi
     ]
     with pytest.raises(UserError, match=r"model\.embeddings\.tables\.1\.vocab: has no effect where prepare"):
         small_config(model={"embeddings": {"tables": tables}})
+
+
+def test_rows_and_ids_are_found_both_ways(tmp_path: Path) -> None:
+    vocab = write(tmp_path / "v", {"index": [7, 2, 9], "id": ["anna", "bob", "bo"]}, {"index": [0], "id": ["carla"]})
+    config = config_with(vocab)
+    assert name_rows(config, "nowhere", "user", 10, np.array([9, 0, 9])) == ["bo", "carla", "bo"]
+    assert find_row(config, "nowhere", "user", 10, "anna") == 7
+    with pytest.raises(UserError, match="user: its vocabulary has no id for row 1"):
+        name_rows(config, "nowhere", "user", 10, np.array([1]))
+    with pytest.raises(UserError, match=r"user: no node has the id 'hanna'; near it: 'anna', 'carla', 'bo'$"):
+        find_row(config, "nowhere", "user", 10, "hanna")

@@ -1,10 +1,12 @@
-"""The original id of each row of a table, streamed in the order of the rows."""
+"""The original id of each row of a table, streamed in the order of the rows, and the row of an id."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import duckdb
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -13,6 +15,8 @@ from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import read_manifest
 from twhin_core.parquet import open_parquet
+
+NAMES_A_BATCH = 1 << 16
 
 SCHEMA = pa.schema([("index", pa.int64()), ("id", pa.string())])
 
@@ -36,6 +40,48 @@ def read_names(config: Config, root: str, table: str, rows: int, batch_rows: int
     if vocab is not None:
         return _checked(_sorted(vocab, batch_rows), rows, vocab)
     return _numbered(rows, batch_rows)
+
+
+def name_rows(config: Config, root: str, table: str, size: int, rows: npt.NDArray[np.int64]) -> list[str]:
+    """The ids of the given rows of a table of `size` rows, in the order given.
+
+    Raises:
+        UserError: as `read_names`, or a row that the vocabulary does not name.
+    """
+    wanted = np.unique(rows)
+    found: dict[int, str] = {}
+    for batch in read_names(config, root, table, size, NAMES_A_BATCH):
+        index = batch["index"].to_numpy()
+        picked = np.flatnonzero(np.isin(index, wanted, assume_unique=True))
+        found.update(zip(index[picked].tolist(), batch["id"].take(pa.array(picked)).to_pylist(), strict=True))
+    for row in rows.tolist():
+        if row not in found:
+            raise UserError(f"{table}: its vocabulary has no id for row {row}")
+    return [found[row] for row in rows.tolist()]
+
+
+def find_row(config: Config, root: str, table: str, size: int, name: str) -> int:
+    """The row of the node with the id `name` in a table of `size` rows.
+
+    Raises:
+        UserError: as `read_names`, or there is no such id; names near ones.
+    """
+    for batch in read_names(config, root, table, size, NAMES_A_BATCH):
+        place = pc.index(batch["id"], name).as_py()
+        if place >= 0:
+            return int(batch["index"][place].as_py())
+    raise UserError(
+        f"{table}: no node has the id {name!r}; near it: {', '.join(_near(config, root, table, size, name))}"
+    )
+
+
+def _near(config: Config, root: str, table: str, size: int, name: str) -> list[str]:
+    batches = read_names(config, root, table, size, NAMES_A_BATCH)
+    names = pa.RecordBatchReader.from_batches(SCHEMA, batches)
+    with duckdb.connect() as database:
+        database.register("names", names)
+        near = database.execute("SELECT id FROM names ORDER BY levenshtein(id, ?), id LIMIT 3", [name])
+        return [repr(found) for (found,) in near.fetchall()]
 
 
 def _numbered(rows: int, batch_rows: int) -> Iterator[pa.RecordBatch]:

@@ -1,0 +1,200 @@
+"""A tensor of a checkpoint, of which any rows can be read for the price of their bytes, on disk and on gs://.
+
+torch.distributed.checkpoint stores each shard as a zip file of torch.save, whose values lie there uncompressed and row
+by row; torch itself can only load a shard as a whole.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorStorageMetadata
+
+from twhin_core import storage
+from twhin_core.errors import UserError
+from twhin_core.training.checkpoint_io import read_index
+
+Ints = npt.NDArray[np.int64]
+T = TypeVar("T")
+
+PIECE_BYTES = 16 << 20
+"""At most as much is asked for at once."""
+GAP_BYTES = 64 << 10
+"""Wanted rows that lie nearer to each other are read together with what is between them."""
+
+DTYPES: dict[torch.dtype, np.dtype[Any]] = {
+    torch.float32: np.dtype(np.float32),
+    torch.float16: np.dtype(np.float16),
+    torch.int64: np.dtype(np.int64),
+}
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """Values that lie in a file from byte `start` on, and their place in the tensor."""
+
+    path: str
+    start: int
+    first_row: int
+    rows: int
+    columns: slice
+
+
+class StoredTensor:
+    """Reads a tensor as rows [size, dim], its other dimensions flattened; needs no process group.
+
+    Floating values come as float32, whatever they are stored as. What is held in memory is the result, and pieces of
+    `PIECE_BYTES`.
+    """
+
+    def __init__(self, url: str, name: str) -> None:
+        """`url`: a checkpoint's folder.
+
+        Raises:
+            UserError: it was removed meanwhile, or its index names what no index contains.
+        """
+        self._url, (self._fs, folder) = url, storage.filesystem(url)
+        index = _or_gone(url, lambda: read_index(url))
+        stored = index.state_dict_metadata[name]
+        assert isinstance(stored, TensorStorageMetadata)
+        self.shape = tuple(stored.size)
+        self.size = self.shape[0] if self.shape else 1
+        self.dim = math.prod(self.shape[1:])
+        self.dtype = torch.float32 if stored.properties.dtype.is_floating_point else stored.properties.dtype
+        self._dtype = DTYPES[stored.properties.dtype]
+        self._shards = [
+            self._shard(chunk, index.storage_data[MetadataIndex(name, chunk.offsets)], folder)
+            for chunk in stored.chunks
+        ]
+
+    def _shard(self, chunk: ChunkStorageMetadata, place: Any, folder: str) -> _Shard:
+        path, sizes = f"{folder}/{place.relative_path}", tuple(chunk.sizes)
+        size = math.prod(sizes) * self._dtype.itemsize
+        first_column = chunk.offsets[1] if len(sizes) == 2 else 0
+        return _Shard(
+            path=path,
+            start=_or_gone(self._url, lambda: _start_of_values(self._fs, path, place, size)),
+            first_row=chunk.offsets[0] if sizes else 0,
+            rows=sizes[0] if sizes else 1,
+            columns=slice(first_column, first_column + math.prod(sizes[1:])),
+        )
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Rows [start, stop): [stop - start, dim]."""
+        assert 0 <= start <= stop <= self.size
+        out = torch.empty(stop - start, self.dim, dtype=self.dtype)
+        for shard in self._shards:
+            first, last = max(start, shard.first_row), min(stop, shard.first_row + shard.rows)
+            step = max(1, PIECE_BYTES // self._row_bytes(shard))
+            for piece in range(first, last, step):
+                end = min(piece + step, last)
+                values = self._read_runs(shard, np.array([piece - shard.first_row]), np.array([end - shard.first_row]))
+                out.numpy()[piece - start : end - start, shard.columns] = values
+        return out
+
+    def read_whole(self) -> Tensor:
+        """All of it, in its own shape."""
+        return self.read(0, self.size).view(self.shape)
+
+    def gather(self, rows: Ints) -> Tensor:
+        """The given rows, in any order: int64 [n] → [n, dim]."""
+        wanted, place = np.unique(rows, return_inverse=True)
+        assert not len(wanted) or (wanted[0] >= 0 and wanted[-1] < self.size)
+        out = torch.empty(len(wanted), self.dim, dtype=self.dtype)
+        for shard in self._shards:
+            ends = np.searchsorted(wanted, [shard.first_row, shard.first_row + shard.rows])
+            inside = wanted[slice(*ends)] - shard.first_row
+            for piece in _pieces(inside, self._row_bytes(shard)):
+                values = self._read_piece(shard, inside[piece])
+                out.numpy()[piece.start + ends[0] : piece.stop + ends[0], shard.columns] = values
+        return out if np.array_equal(wanted, rows) else out[torch.from_numpy(place)]
+
+    def _row_bytes(self, shard: _Shard) -> int:
+        return int(shard.columns.stop - shard.columns.start) * self._dtype.itemsize
+
+    def _read_piece(self, shard: _Shard, rows: Ints) -> npt.NDArray[Any]:
+        """The given rows of a shard, ascending, each once."""
+        breaks = np.flatnonzero(np.diff(rows) * self._row_bytes(shard) > GAP_BYTES)
+        first, last = rows[np.r_[0, breaks + 1]], rows[np.r_[breaks, len(rows) - 1]] + 1
+        values = self._read_runs(shard, first, last)
+        run = np.searchsorted(first, rows, side="right") - 1
+        before = np.r_[0, np.cumsum(last - first)[:-1]]  # rows of the runs before each
+        picked: npt.NDArray[Any] = values[before[run] + rows - first[run]]
+        return picked
+
+    def _read_runs(self, shard: _Shard, first: Ints, last: Ints) -> npt.NDArray[Any]:
+        """The rows of a shard in the runs [first, last), one after the other."""
+        starts, ends = (shard.start + at * self._row_bytes(shard) for at in (first, last))
+        paths = [shard.path] * len(first)
+        parts = _or_gone(
+            self._url, lambda: self._fs.cat_ranges(paths, starts.tolist(), ends.tolist(), on_error="raise")
+        )
+        whole = parts[0] if len(parts) == 1 else b"".join(parts)
+        return np.frombuffer(whole, self._dtype).reshape(-1, shard.columns.stop - shard.columns.start)
+
+
+def _pieces(rows: Ints, row_bytes: int) -> Iterator[slice]:
+    """Runs of `rows`, ascending, that are read for at most about `PIECE_BYTES`, gaps included."""
+    gaps = np.minimum(np.diff(rows, prepend=rows[:1]) * row_bytes, GAP_BYTES) + row_bytes
+    piece = np.cumsum(gaps) // PIECE_BYTES
+    starts = np.flatnonzero(np.diff(piece, prepend=-1))
+    for start, stop in itertools.pairwise([*starts.tolist(), len(rows)]):
+        yield slice(start, stop)
+
+
+def _start_of_values(fs: Any, path: str, place: Any, size: int) -> int:
+    """The byte of a file at which the values of the tensor stored at `place` begin; they take `size` bytes."""
+    with fs.open(path, "rb") as file:
+        view = _View(file, place.offset, place.length)
+        with zipfile.ZipFile(view) as archive:
+            entry = next(entry for entry in archive.infolist() if entry.filename.endswith("/data/0"))
+        assert entry.compress_type == zipfile.ZIP_STORED
+        assert entry.file_size == size
+        view.seek(entry.header_offset + 26)
+        name, extra = np.frombuffer(view.read(4), "<u2").tolist()
+    return int(place.offset + entry.header_offset + 30 + name + extra)
+
+
+class _View(io.RawIOBase):
+    """The bytes [offset, offset + length) of a file, as a file."""
+
+    def __init__(self, file: IO[bytes], offset: int, length: int) -> None:
+        self._file, self._offset, self._length, self._at = file, offset, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._length}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        self._file.seek(self._offset + self._at)
+        read = self._file.read(max(0, min(len(buffer), self._length - self._at)))
+        buffer[: len(read)] = read
+        self._at += len(read)
+        return len(read)
+
+
+def _or_gone(url: str, read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except FileNotFoundError:
+        raise UserError(f"{url}: this checkpoint was removed while it was read; run it again for the newest") from None

@@ -1,0 +1,55 @@
+"""The best candidates of queries, exactly, with the candidates read block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from twhin_core.model.scorer import Scorer, Side
+from twhin_core.vectors.rows import Rows, blocks
+
+Score = Callable[[Tensor], Tensor]
+"""Scores of candidates float32 [n, dim] for each of the queries: [Q, n], higher is better."""
+
+BLOCK_VALUES = 1 << 22
+"""At most as many numbers are in a block of candidates, and in its scores."""
+
+
+@torch.no_grad()
+def top_k(score: Score, queries: int, candidates: Rows, k: int, exclude: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The k best candidates of each of the Q `queries`, best first; among equals, any.
+
+    Args:
+        exclude: int64 [Q], a row a query that is no candidate, as a node is none for itself.
+
+    Returns:
+        scores float32 [Q, n] and rows int64 [Q, n], n being k or the number of candidates, if that is less.
+    """
+    scores, found = torch.empty(queries, 0), torch.empty(queries, 0, dtype=torch.int64)
+    count = min(k, candidates.size - (exclude is not None))
+    for start, vectors in blocks(candidates, max(1, BLOCK_VALUES // max(candidates.dim, queries))):
+        of_block = score(vectors)
+        if exclude is not None:
+            own = ((exclude >= start) & (exclude < start + len(vectors))).nonzero().squeeze(1)
+            of_block[own, exclude[own] - start] = -torch.inf
+        best, place = of_block.topk(min(count, len(vectors)), 1)
+        scores, found = torch.cat([scores, best], 1), torch.cat([found, place + start], 1)
+        scores, kept = scores.topk(min(count, scores.shape[1]), 1)
+        found = found.gather(1, kept)
+    return scores, found
+
+
+@torch.no_grad()
+def answers(scorer: Scorer, side: Side, rel: int, given: Tensor) -> Score:
+    """Scores of candidates for `side` as answers to queries of one relation, given float32 [Q, dim]."""
+    rels = torch.full((1, len(given)), rel)
+    queries, offset = scorer.queries(side, rels, given[None]), scorer.offset(side, rels, given[None])
+    return lambda vectors: scorer.one_to_all(queries, scorer.rivals(side, rels, vectors[None]), offset)[0]
+
+
+def similar(given: Tensor) -> Score:
+    """Cosines of candidates with given vectors float32 [Q, dim]; whatever the relations."""
+    queries = torch.nn.functional.normalize(given, dim=1)
+    return lambda vectors: queries @ torch.nn.functional.normalize(vectors, dim=1).T
