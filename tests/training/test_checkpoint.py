@@ -141,7 +141,7 @@ def test_an_index_written_by_another_python_is_read(trained: Trained) -> None:
     with pytest.raises(UserError, match="names pathlib"):
         newest.rows("user").read(0, 1)
     index.write_bytes(pickle.dumps(Reduced(getattr, torch.Size, "__subclasses__")))
-    with pytest.raises(UserError, match=r"names getattr\(<class 'torch.Size'>, '__subclasses__'\)"):
+    with pytest.raises(UserError, match=r"names getattr\(<class 'tuple'>, '__subclasses__'\)"):
         newest.rows("user").read(0, 1)
     index.write_bytes(before)
 

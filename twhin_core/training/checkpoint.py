@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch.distributed.checkpoint as dcp
 from pydantic import BaseModel
 
 from twhin_core import storage
@@ -18,7 +17,6 @@ from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import Schema
 from twhin_core.model.scorer import Scorer
-from twhin_core.training.checkpoint_io import make_reader
 from twhin_core.training.stored_tensor import StoredTensor
 
 FOLDER = "checkpoints"
@@ -163,6 +161,11 @@ def remove(checkpoint: Checkpoint) -> None:
 
 def load(checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:
     """Reads a checkpoint into the tensors of `state`, in place, whatever the number of ranks that wrote it."""
+    # Only here: it takes a second to import, and those who read rows need none of it.
+    import torch.distributed.checkpoint as dcp
+
+    from twhin_core.training.checkpoint_io import make_reader
+
     dcp.load(dict(state), storage_reader=make_reader(checkpoint.url))
 
 

@@ -27,7 +27,8 @@ from twhin_core.errors import UserError
 from twhin_core.progress import log
 from twhin_core.training import checkpoint
 from twhin_core.training.checkpoint import FOLDER, MARKER, Marker, ModelDescription, Position
-from twhin_core.training.checkpoint_io import INDEX, location
+from twhin_core.training.checkpoint_index import INDEX
+from twhin_core.training.checkpoint_io import location
 from twhin_core.training.ranks import Ranks
 
 State = Mapping[str, Tensor | ShardedTensor]

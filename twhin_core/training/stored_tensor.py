@@ -19,11 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorStorageMetadata
 
 from twhin_core import storage
 from twhin_core.errors import UserError
-from twhin_core.training.checkpoint_io import read_index
+from twhin_core.training.checkpoint_index import StoredPart, read_index
 
 Ints = npt.NDArray[np.int64]
 T = TypeVar("T")
@@ -32,12 +31,6 @@ PIECE_BYTES = 16 << 20
 """At most as much is asked for at once."""
 GAP_BYTES = 64 << 10
 """Wanted rows that lie nearer to each other are read together with what is between them."""
-
-DTYPES: dict[torch.dtype, np.dtype[Any]] = {
-    torch.float32: np.dtype(np.float32),
-    torch.float16: np.dtype(np.float16),
-    torch.int64: np.dtype(np.int64),
-}
 
 
 @dataclass(frozen=True)
@@ -65,27 +58,22 @@ class StoredTensor:
             UserError: it was removed meanwhile, or its index names what no index contains.
         """
         self._url, (self._fs, folder) = url, storage.filesystem(url)
-        index = _or_gone(url, lambda: read_index(url))
-        stored = index.state_dict_metadata[name]
-        assert isinstance(stored, TensorStorageMetadata)
-        self.shape = tuple(stored.size)
+        stored = _or_gone(url, lambda: read_index(url))[name]
+        self.shape = stored.size
         self.size = self.shape[0] if self.shape else 1
         self.dim = math.prod(self.shape[1:])
-        self.dtype = torch.float32 if stored.properties.dtype.is_floating_point else stored.properties.dtype
-        self._dtype = DTYPES[stored.properties.dtype]
-        self._shards = [
-            self._shard(chunk, index.storage_data[MetadataIndex(name, chunk.offsets)], folder)
-            for chunk in stored.chunks
-        ]
+        self._dtype = np.dtype(stored.dtype)
+        self.dtype = torch.float32 if self._dtype.kind == "f" else torch.int64
+        self._shards = [self._shard(part, folder) for part in stored.parts]
 
-    def _shard(self, chunk: ChunkStorageMetadata, place: Any, folder: str) -> _Shard:
-        path, sizes = f"{folder}/{place.relative_path}", tuple(chunk.sizes)
+    def _shard(self, part: StoredPart, folder: str) -> _Shard:
+        path, sizes = f"{folder}/{part.path}", part.sizes
         size = math.prod(sizes) * self._dtype.itemsize
-        first_column = chunk.offsets[1] if len(sizes) == 2 else 0
+        first_column = part.offsets[1] if len(sizes) == 2 else 0
         return _Shard(
             path=path,
-            start=_or_gone(self._url, lambda: _start_of_values(self._fs, path, place, size)),
-            first_row=chunk.offsets[0] if sizes else 0,
+            start=_or_gone(self._url, lambda: _start_of_values(self._fs, path, part, size)),
+            first_row=part.offsets[0] if sizes else 0,
             rows=sizes[0] if sizes else 1,
             columns=slice(first_column, first_column + math.prod(sizes[1:])),
         )
@@ -153,17 +141,17 @@ def _pieces(rows: Ints, row_bytes: int) -> Iterator[slice]:
         yield slice(start, stop)
 
 
-def _start_of_values(fs: Any, path: str, place: Any, size: int) -> int:
-    """The byte of a file at which the values of the tensor stored at `place` begin; they take `size` bytes."""
+def _start_of_values(fs: Any, path: str, part: StoredPart, size: int) -> int:
+    """The byte of a file at which the values of a part of a tensor begin; they take `size` bytes."""
     with fs.open(path, "rb") as file:
-        view = _View(file, place.offset, place.length)
+        view = _View(file, part.start, part.length)
         with zipfile.ZipFile(view) as archive:
             entry = next(entry for entry in archive.infolist() if entry.filename.endswith("/data/0"))
         assert entry.compress_type == zipfile.ZIP_STORED
         assert entry.file_size == size
         view.seek(entry.header_offset + 26)
         name, extra = np.frombuffer(view.read(4), "<u2").tolist()
-    return int(place.offset + entry.header_offset + 30 + name + extra)
+    return int(part.start + entry.header_offset + 30 + name + extra)
 
 
 class _View(io.RawIOBase):

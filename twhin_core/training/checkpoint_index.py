@@ -1,0 +1,140 @@
+"""The index of a torch.distributed.checkpoint: which file holds which part of which tensor.
+
+torch pickles it, and unpickling into torch's own classes imports half of torch.distributed, a second's work. Who only
+reads rows has the same facts here as plain ones.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from twhin_core import storage
+from twhin_core.errors import UserError
+
+INDEX = ".metadata"
+
+_ENCODING = ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING")
+
+# All that torch's index of a checkpoint is made of. The index is a pickle, and a pickle can name any function.
+INDEX_NAMES = {
+    _ENCODING,
+    *(("torch.distributed.checkpoint.metadata", name) for name in (
+        "Metadata", "TensorStorageMetadata", "TensorProperties", "ChunkStorageMetadata", "MetadataIndex",
+        "BytesStorageMetadata", "StorageMeta",
+    )),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("torch.serialization", "_get_layout"),
+    *(("torch", name) for name in ("Size", "float32", "float16", "bfloat16", "int64")),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StoredPart:
+    """A part of a tensor, and the bytes of a file that torch.save wrote it to."""
+
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    path: str
+    start: int
+    length: int
+
+
+@dataclass(frozen=True)
+class StoredShape:
+    """A tensor of a checkpoint."""
+
+    dtype: str
+    """As numpy names it too: `float32`."""
+    size: tuple[int, ...]
+    parts: list[StoredPart]
+
+
+class IndexUnpickler(pickle.Unpickler):
+    """Knows nothing but an index, which it makes of torch's own classes."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return self._memory_format
+        if (module, name) not in INDEX_NAMES:
+            raise _unknown(f"{module}.{name}")
+        return self._class(module, name)
+
+    def _class(self, module: str, name: str) -> Any:
+        return super().find_class(module, name)
+
+    def _memory_format(self, kind: Any, name: str) -> Any:
+        """In the place of `getattr`, by which the first releases of Python 3.11 pickle the member of an enumeration."""
+        if kind is not self._class(*_ENCODING) or name not in kind.__members__:
+            raise _unknown(f"getattr({kind}, {name!r})")
+        return kind[name]
+
+
+def _unknown(name: str) -> UserError:
+    return UserError(f"the checkpoint's index names {name}, which no index contains; it was not read")
+
+
+class _Record:
+    """Any object of the index: what pickle kept of it."""
+
+    state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _MemoryFormat:
+    """What no reader of rows asks for."""
+
+    __members__ = frozenset({"TORCH_CONTIGUOUS_FORMAT", "TORCH_CHANNELS_LAST", "TORCH_PRESERVE_FORMAT"})
+
+    def __init__(self, number: int) -> None: ...
+
+    def __class_getitem__(cls, name: str) -> None: ...
+
+
+class _PlainUnpickler(IndexUnpickler):
+    """Makes records instead."""
+
+    def _class(self, module: str, name: str) -> Any:
+        if module == "torch":
+            return tuple if name == "Size" else name
+        plain: dict[str, Callable[..., Any]] = {"_get_layout": str, "_MEM_FORMAT_ENCODING": _MemoryFormat}
+        return plain.get(name, _Record)
+
+
+def read_index(url: str) -> dict[str, StoredShape]:
+    """The tensors of the checkpoint at `url`, by name.
+
+    Raises:
+        UserError: its index names what no index contains.
+    """
+    with storage.open_read(storage.join(url, INDEX)) as file:
+        index = _PlainUnpickler(io.BytesIO(file.read())).load()
+    assert isinstance(index, _Record)
+    places = {(key.state["fqn"], key.state.get("offset")): value.state for key, value in _items(index, "storage_data")}
+    return {
+        name: _shape(name, stored.state, places)
+        for name, stored in _items(index, "state_dict_metadata")
+        if stored.state is not None and "chunks" in stored.state  # else it is no tensor
+    }
+
+
+def _items(index: _Record, part: str) -> list[tuple[Any, Any]]:
+    return list(index.state[part].items())
+
+
+def _shape(name: str, stored: dict[str, Any], places: dict[tuple[str, Any], dict[str, Any]]) -> StoredShape:
+    parts = []
+    for chunk in stored["chunks"]:
+        place = places[name, chunk.state["offsets"]]
+        parts.append(
+            StoredPart(
+                chunk.state["offsets"], chunk.state["sizes"], place["relative_path"], place["offset"], place["length"]
+            )
+        )
+    dtype = stored["properties"].state[0]
+    return StoredShape(dtype, stored["size"], parts)
