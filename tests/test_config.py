@@ -155,6 +155,18 @@ REFUSED = {
         "validation_data={per_replica_batch_size: 5, global_negatives: 5, logq_correction: true}",
         "validation_data.logq_correction: has no effect on uniform negatives",
     ),
+    "own nodes of another table": (
+        "train_data.self_negatives=true",
+        "train_data.self_negatives: has no effect, no relation has both ends in one table",
+    ),
+    "a penalty of nothing": (
+        "model.regularization={power: 2}",
+        "model.regularization: needs tables, relations or both",
+    ),
+    "an unknown power": (
+        "model.regularization={tables: 0.1, power: 1}",
+        "model.regularization.power: input should be 2 or 3",
+    ),
     "no data": ("train_data.data_root=null", "train_data.data_root: is needed"),
     "an export of no table": ("export.tables=[book]", "export.tables: no table named 'book'"),
     "set without a value": ("training.num_epochs", "--set training.num_epochs: expected section.key=value"),
@@ -178,6 +190,13 @@ def test_margins_are_not_corrected(section: str) -> None:
     overrides = ["model.loss=ranking", f"{section}.logq_correction=true"]
     with pytest.raises(UserError, match=rf"{section}\.logq_correction: has no meaning for the ranking loss"):
         config_file.load(LOCAL, overrides)
+
+
+def test_identities_have_no_parameters_to_hold_down() -> None:
+    identities = [f"model.relations.{rel}.operator=identity" for rel in range(4)]
+    config_file.load(LOCAL, [*identities, "model.regularization={tables: 0.1}"])
+    with pytest.raises(UserError, match=r"model.regularization.relations: has no effect, the identity has no param"):
+        config_file.load(LOCAL, [*identities, "model.regularization={relations: 0.1}"])
 
 
 def test_chunks_are_no_larger_than_the_batch_unless_they_are_said_to_be() -> None:

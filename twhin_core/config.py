@@ -324,6 +324,24 @@ class Relation(Section):
     weight: float = Field(1.0, gt=0, description="(ours) Multiplies the weight of each of its edges in the loss.")
 
 
+class Regularization(Section):
+    """What large weights cost in training: λ·Σ|x|^power of both ends and of the relation of every positive edge."""
+
+    tables: float = Field(0.0, ge=0, description="λ of the vectors of an edge's two ends.")
+    relations: float = Field(0.0, ge=0, description="λ of the parameters of an edge's relation.")
+    power: Literal[2, 3] = Field(
+        3,
+        description="2: the sum of squares; 3: of the cubes of absolute values, N3 (Lacroix et al., 2018). Under "
+        "complex_diagonal a coordinate is a complex number.",
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> Regularization:
+        if not self.tables and not self.relations:
+            raise ValueError("needs tables, relations or both above 0; leave it out for none")
+        return self
+
+
 class Model(Section):
     """Tables, relations, and how an edge is scored."""
 
@@ -351,6 +369,10 @@ class Model(Section):
         0.01, gt=0, description="(ours) Standard deviation of the tables' initial weights; relations start at zero."
     )
 
+    regularization: Regularization | None = Field(
+        None, description="(ours) Keeps weights small, so that few edges are not learned by heart; left out, nothing."
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> Model:
         tables = {table.name for table in self.embeddings.tables}
@@ -369,6 +391,12 @@ class Model(Section):
                 raise ValueError(f"{key}: has no effect on the {self.loss} loss; set loss: {loss} or leave it out")
         if self.translation_optimizer.name == "rowwise_adagrad":
             raise ValueError("translation_optimizer: rowwise_adagrad is for tables; use adagrad")
+        if (
+            self.regularization is not None
+            and self.regularization.relations
+            and all(relation.operator == "identity" for relation in self.relations)
+        ):
+            raise ValueError("regularization.relations: has no effect, the identity has no parameters; leave it out")
         return self
 
     @property
@@ -418,6 +446,12 @@ class TrainData(EdgeData):
         description="(ours) Takes from each score the logarithm of how much likelier than uniformly the node is to be "
         "drawn, so that frequent nodes, which are drawn more often, are not learned to score low. For the losses "
         "softmax and bce.",
+    )
+    self_negatives: bool = Field(
+        False,
+        description="(ours) The node that is asked about is one more negative of its query, where both ends of the "
+        "relation are in one table. With sampled negatives few queries meet their own node, whose vector is the most "
+        "similar of all, and it is then ranked before the right ones. Not for edges from a node to itself.",
     )
     chunk_size: PositiveInt | None = Field(
         None,
@@ -558,6 +592,16 @@ class Config(Section):
             _check_names("prepare.min_degree", self.prepare.min_degree, "table", tables)
             if "*" not in relations:
                 _check_names("prepare.sampling", self.prepare.sampling, "relation", relations)
+        return self
+
+    @model_validator(mode="after")
+    def _asks_own_table(self) -> Config:
+        for section, data in (("train_data", self.train_data), ("validation_data", self.validation_data)):
+            within = any(relation.lhs == relation.rhs for relation in self.model.relations)
+            if data is not None and data.self_negatives and not within:
+                raise ValueError(
+                    f"{section}.self_negatives: has no effect, no relation has both ends in one table; leave it out"
+                )
         return self
 
     @model_validator(mode="after")

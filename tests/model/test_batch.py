@@ -68,3 +68,30 @@ def test_all_rows_of_all_parts_are_listed_by_their_places(batch: Batch) -> None:
         listed = batch.order[batch.start[place] : batch.start[place + 1]].tolist()
         assert listed == [row for row, other in enumerate(everything) if other == place]
         assert listed, "no row is looked up for nothing"
+
+
+def test_an_own_node_counts_where_it_could_be_the_answer(small_config: SmallConfig) -> None:
+    relations = [Relation(name="follow", lhs="user", rhs="user"), Relation(name="fav", lhs="user", rhs="tweet")]
+    edges = Edges(
+        lhs=np.array([3, 5, 9]), rel=np.array([0, 0, 1]), rhs=np.array([4, 5, 2]), weight=np.ones(3, np.float32)
+    )
+    config = small_config(train_data={"global_negatives": 3, "chunk_size": 2, "self_negatives": True})
+    maker = BatchMaker(Schema({"user": 10, "tweet": 4}, relations), config.model, config.train_data)
+    batch = maker.make(edges, 3, torch.Generator().manual_seed(0))
+    for queries in batch.queries.values():
+        assert queries.has_self
+        masked = {divmod(position, 2 + 3) for position in queries.masked.tolist()}
+        given = batch.parts[queries.given].tolist()
+        asked = batch.parts[queries.asked].tolist()
+        candidates = batch.parts[queries.candidate].view(-1, 3).tolist()
+        chunks, length = queries.rel.shape
+        # User 3 is a negative of its own; user 5 follows itself, and user 9 is no tweet.
+        expected = {(slot, 1) for slot in range(chunks * length) if _is_no_rival(queries.rel, given, asked, slot)}
+        for slot, place in enumerate(asked):
+            expected |= {(slot, 2 + at) for at, one in enumerate(candidates[slot // length]) if one == place}
+        assert masked == expected
+        assert 0 < len({slot for slot, column in masked if column == 1}) < chunks * length
+
+
+def _is_no_rival(rel: torch.Tensor, given: list[int], asked: list[int], slot: int) -> bool:
+    return bool(rel.flatten()[slot] == 1) or given[slot] == asked[slot]

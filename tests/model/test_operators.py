@@ -66,14 +66,24 @@ def test_relations_of_several_kinds_each_have_their_own() -> None:
     made = randomised(*kinds)
     rel = torch.tensor([[6, 3, 0], [1, 4, 3], [2, 5, 1]])
     vectors = torch.randn(3, 3, DIM, generator=torch.Generator().manual_seed(2))
-    for method in ("__call__", "adjoint", "bias"):
-        together = getattr(made, method)(rel, vectors)
+    for method, *more in (("__call__",), ("adjoint",), ("bias",), ("powers", 3)):
+        together = getattr(made, method)(rel, vectors, *more)
         for place in [(row, column) for row in range(3) for column in range(3)]:
             alone = RelationOperators(relations(kinds[rel[place]]), DIM)
             for parameter in alone.parameters():
                 parameter.data[0] = made.of(int(rel[place])).view_as(parameter[0])
-            expected: Tensor | None = getattr(alone, method)(torch.tensor(0), vectors[place])
+            expected: Tensor | None = getattr(alone, method)(torch.tensor(0), vectors[place], *more)
             torch.testing.assert_close(together[place], torch.tensor(0.0) if expected is None else expected)
+
+
+def test_powers_of_parameters_by_hand() -> None:
+    made = RelationOperators(relations("linear", "translation", "identity", "translation"), DIM)
+    made.get_parameter("linear").data[0, 0, 1] = -2.0  # beside the four ones of the identity
+    made.get_parameter("translation").data[:] = torch.tensor([[1.0, -3, 0, 0], [0, 0, 2, 0]])
+    weight = torch.tensor([1.0, 10, 100, 1000])
+    assert made.relations == 4
+    assert made.cost(weight, 3).item() == (4 + 8) + 10 * (1 + 27) + 1000 * 8
+    assert made.cost(weight, 2).item() == (4 + 4) + 10 * (1 + 9) + 1000 * 4
 
 
 @pytest.mark.parametrize("kind", [kind for kind in BY_HAND if kind != "identity"])

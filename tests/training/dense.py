@@ -38,6 +38,8 @@ class PlainQuery:
     rhs: int
     weight: float
     negatives: list[int]
+    has_self: bool = False
+    """Whether the node that is not asked for is one more negative, if it is in the same table."""
 
 
 @dataclass
@@ -54,6 +56,10 @@ class PlainModel:
     temperature: float
     favour: Callable[[str, int, int], float] = lambda *_: 1.0
     """How much likelier than uniformly a node is drawn for a side of a relation's edges; what logQ corrects for."""
+    penalty: tuple[float, float, int] = (0.0, 0.0, 3)
+    """λ of an edge's ends, λ of its relation, and the power of the absolute values that are summed."""
+    is_complex: bool = False
+    """Whether the coordinates are complex numbers, the real halves first."""
 
     def loss_of(self, queries: list[PlainQuery]) -> Tensor:
         """The mean over both sides of all edges."""
@@ -63,8 +69,27 @@ class PlainModel:
             nodes = [true, *(node for node in query.negatives if node != true)]
             scores = [self._score(query, node) for node in nodes]
             corrections = [math.log(self.favour(query.side, query.rel, node)) for node in nodes]
-            total = total + query.weight * self._loss(scores, corrections)
+            if query.has_self and self._is_within(query) and query.lhs != query.rhs:
+                scores.append(self._score(query, query.lhs if query.side == "rhs" else query.rhs))
+                corrections.append(0.0)
+            total = total + query.weight * (self._loss(scores, corrections) + self._penalty(query))
         return total / len(queries)
+
+    def _is_within(self, query: PlainQuery) -> bool:
+        lhs_table, rhs_table = self.relation_tables[query.rel]
+        return lhs_table == rhs_table
+
+    def _penalty(self, query: PlainQuery) -> Tensor:
+        """Of one query; each edge has two."""
+        ends, relations, power = self.penalty
+        lhs_table, rhs_table = (self.tables[name] for name in self.relation_tables[query.rel])
+        of = self.relations if query.side == "rhs" or self.inverse is None else self.inverse
+        vectors = self._powers(lhs_table[query.lhs], power) + self._powers(rhs_table[query.rhs], power)
+        return ends * vectors + relations * self._powers(of[query.rel], power)
+
+    def _powers(self, vector: Tensor, power: int) -> Tensor:
+        coordinates = torch.complex(*vector.chunk(2)) if self.is_complex else vector
+        return (coordinates.abs() ** power).sum()
 
     def _score(self, query: PlainQuery, node: int) -> Tensor:
         """Of the query's edge with `node` in the place that is asked for."""

@@ -61,7 +61,7 @@ def plain_queries(batch: Batch, edges: Edges) -> list[PlainQuery]:
                 lhs, rhs = (asked[slot], given[slot]) if side == "lhs" else (given[slot], asked[slot])
                 chunk = slot // length
                 rivals = candidates[chunk * count : (chunk + 1) * count]
-                mine.append(PlainQuery(side, lhs, rel, rhs, float(weight), rivals))
+                mine.append(PlainQuery(side, lhs, rel, rhs, float(weight), rivals, slots.has_self))
         assert sorted((query.lhs, query.rel, query.rhs, query.weight) for query in mine) == expected
         queries += mine
     return queries
@@ -88,7 +88,7 @@ def _merge_queries(queries: list[Queries], batches: list[Batch], places: list[Te
             rows = place[batch.parts[getattr(one, name)]].view(chunks, length)
             ends[name].append(torch.cat([rows, rows[:, :1].expand(-1, padding)], 1).flatten())
         ends["candidate"].append(candidates.flatten())
-        columns = 1 + candidates.shape[1]
+        columns = 1 + one.has_self + candidates.shape[1]
         slot, column = one.masked // columns, one.masked % columns
         merged["rel"].append(torch.cat([one.rel, one.rel[:, :1].expand(-1, padding)], 1))
         merged["weight"].append(F.pad(one.weight, (0, padding)))
@@ -101,4 +101,5 @@ def _merge_queries(queries: list[Queries], batches: list[Batch], places: list[Te
     for name, rows in ends.items():
         numbers[name] = len(parts)
         parts.append(torch.cat(rows))
-    return Queries(**numbers, **{name: torch.cat(values) if values else None for name, values in merged.items()})
+    tensors = {name: torch.cat(values) if values else None for name, values in merged.items()}
+    return Queries(**numbers, **tensors, has_self=queries[0].has_self)

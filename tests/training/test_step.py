@@ -50,6 +50,8 @@ class Case:
     uniform: int = UNIFORM
     logq: bool = False
     power: float = 0.0
+    has_self: bool = False
+    penalty: tuple[float, float, int] = (0.0, 0.0, 3)
 
 
 SHARDINGS = ("data_parallel", "table_wise", "row_wise", "column_wise")
@@ -80,6 +82,13 @@ CASES = [
     Case("adagrad", "row_wise", "bce", logq=True, power=0.75),
     Case("sgd", "table_wise", power=1.0, in_batch=0, logq=True, reciprocal=True),
     Case("adagrad", "row_wise", power=1.0, in_batch=0),
+    Case("rowwise_adagrad", "row_wise", penalty=(0.03, 0.05, 3)),
+    Case("adagrad", "table_wise", operator="complex_diagonal", reciprocal=True, penalty=(0.03, 0.05, 3), in_batch=0),
+    Case("sgd", "data_parallel", operator="affine", reciprocal=True, penalty=(0.0, 0.05, 2)),
+    Case("rowwise_adagrad", "row_wise", "bce", "cos", operator="complex_diagonal", penalty=(0.03, 0.0, 2)),
+    Case("rowwise_adagrad", "row_wise", has_self=True, logq=True),
+    Case("adagrad", "table_wise", "softmax", "cos", has_self=True, in_batch=0),
+    Case("sgd", "row_wise", "bce", reciprocal=True, has_self=True, in_batch=0),
 ]
 
 
@@ -107,6 +116,7 @@ def make_config(case: Case) -> Config:
             "comparator": case.comparator,
             "reciprocal": case.reciprocal,
             "init_std": 0.5,
+            "regularization": make_penalty(case),
         },
         "train_data": {
             "data_root": "unused",
@@ -115,12 +125,18 @@ def make_config(case: Case) -> Config:
             "global_negatives": case.uniform,
             "global_negatives_power": case.power,
             "logq_correction": case.logq,
+            "self_negatives": case.has_self,
             "chunk_size": 6,
         },
     }
     if case.loss == "softmax":
         tree["model"]["temperature"] = 0.7
     return config_file.validate(Config, tree, "test")
+
+
+def make_penalty(case: Case) -> dict[str, Any] | None:
+    tables, relations, power = case.penalty
+    return {"tables": tables, "relations": relations, "power": power} if tables or relations else None
 
 
 def make_batches(config: Config, step: int) -> tuple[list[Edges], list[Batch]]:
@@ -142,6 +158,7 @@ def make_edges(step: int) -> list[Edges]:
         rel = np.sort(rng.integers(3, size=EDGES_PER_RANK))
         lhs = rng.integers(np.where(rel == 2, SIZES["tweet"], SIZES["user"]))
         rhs = rng.integers(np.where(rel == 1, SIZES["tweet"], SIZES["user"]))
+        rhs[:1] = lhs[:1]  # an edge from a node to itself
         weight = rng.uniform(0.5, 2.0, EDGES_PER_RANK).astype(np.float32)
         edges.append(Edges(lhs, rel, rhs, weight))
     return edges
@@ -233,6 +250,8 @@ def test_two_ranks_equal_one_and_dense_steps(index: int, results: list[tuple[dic
         loss=case.loss,
         temperature=config.model.temperature,
         favour=favour(case),
+        penalty=case.penalty,
+        is_complex=case.operator == "complex_diagonal",
     )
     losses, update = [], dense.UPDATES[case.optimizer]()
     for step in range(STEPS):

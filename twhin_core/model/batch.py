@@ -40,11 +40,14 @@ class Queries:
     weight: Tensor
     """float32 [C, L]: the edge's weight; 0 in a padding slot."""
     masked: Tensor
-    """int64: candidates that are the true answer, as positions in the flattened scores [C, L, 1 + K]."""
+    """int64: negatives that do not count, as positions in the flattened scores [C, L, 1 + K], or [C, L, 2 + K] with
+    `has_self`: candidates that are the true answer, and the known end where it is that too or in another table."""
     correction: Tensor | None = None
     """float32 [C, K]: logQ correction of each candidate (see `proposals`); None without."""
     own_correction: Tensor | None = None
     """float32 [C, L]: that of the true node."""
+    has_self: bool = False
+    """Whether each query's known end is a negative of its own, whose score follows that of the true answer."""
 
 
 @dataclass(frozen=True)
@@ -123,15 +126,19 @@ class BatchMaker:
             chunks = negatives[side].chunks
             rels = chunks.lay_out(rel)
             law = side, rels[:, 0], self._chunk_table(side, chunks)
+            masked = negatives[side].masked(node[side], 1 + self._data.self_negatives)
+            if self._data.self_negatives:
+                masked = torch.cat([masked, self._self_masked(negatives[side], rel, node)])
             queries[side] = Queries(
                 given=parts.of_slots(chunks, given),
                 asked=parts.of_slots(chunks, asked),
                 candidate=parts.of_candidates(negatives[side], places[asked], uniform),
                 rel=rels,
                 weight=chunks.lay_out(weight) * chunks.filled,
-                masked=negatives[side].masked(node[side]),
+                masked=masked,
                 correction=self._proposals.correction(*law, negatives[side].node),
                 own_correction=self._proposals.correction(*law, chunks.lay_out(node[side])),
+                has_self=self._data.self_negatives,
             )
         return Batch(lookups, parts.made, *by_place(parts.made, len(lookups.values())), queries, step_edges)
 
@@ -141,6 +148,12 @@ class BatchMaker:
         sampled = draw_edges(chunks, self._data.in_batch_negatives, generator)
         uniform = self._proposals.draw(self._chunk_table(side, chunks), generator)
         return Negatives(chunks, torch.cat([node[sampled], uniform], 1), sampled)
+
+    def _self_masked(self, negatives: Negatives, rel: Tensor, node: dict[Side, Tensor]) -> Tensor:
+        """Where a query's known end is no negative of it: positions in flattened scores [C, L, 2 + K]."""
+        other_table = self._table["lhs"][rel] != self._table["rhs"][rel]
+        slot = negatives.chunks.lay_out(other_table | (node["lhs"] == node["rhs"])).flatten().nonzero().squeeze(1)
+        return slot * (2 + negatives.node.shape[1]) + 1
 
     def _chunk_table(self, side: Side, chunks: Chunks) -> Tensor:
         return chunks.group if self._by_table[side] else self._table[side][chunks.group]

@@ -92,10 +92,10 @@ class Negatives:
         """int64 [C, M]: the candidates that are nodes of no edge of the batch."""
         return self.node[:, self.sampled_edge.shape[1] :]
 
-    def masked(self, true_node: Tensor) -> Tensor:
-        """Where a candidate is the edge's own node [B], as positions in flattened scores [C, L, 1 + K].
+    def masked(self, true_node: Tensor, first_column: int = 1) -> Tensor:
+        """Where a candidate is the edge's own node [B], as positions in flattened scores [C, L, first_column + K].
 
-        The first column of the scores is the edge's own, the candidates' follow.
+        The first column of the scores is the edge's own; the candidates' begin at `first_column`.
         """
         chunks, count = self.node.shape
         wanted = self.chunks.lay_out(true_node)
@@ -110,7 +110,7 @@ class Negatives:
         slot = slot.repeat_interleave(repetitions)
         within = torch.arange(len(slot)) - (repetitions.cumsum(0) - repetitions).repeat_interleave(repetitions)
         candidate = order[first.repeat_interleave(repetitions) + within] % count
-        return slot * (1 + count) + 1 + candidate
+        return slot * (first_column + count) + first_column + candidate
 
 
 def _might_occur(values: Tensor, among: Tensor) -> Tensor:

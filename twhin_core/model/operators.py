@@ -36,6 +36,10 @@ class Operator(ABC):
         """⟨b, y⟩ for vectors [..., dim] → [...]."""
         return vectors.new_zeros(index.shape)
 
+    def powers(self, vectors: Tensor, power: int) -> Tensor:
+        """Σ_i |x_i|^power over the coordinates of vectors [..., n] → [...]."""
+        return vectors.abs().pow(power).sum(-1)
+
 
 class Identity(Operator):
     """x."""
@@ -95,6 +99,11 @@ class ComplexDiagonal(Operator):
     def adjoint(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
         (a, b), (x, y) = _rows(parameters, index).chunk(2, -1), vectors.chunk(2, -1)
         return torch.cat([a * x + b * y, a * y - b * x], -1)
+
+    def powers(self, vectors: Tensor, power: int) -> Tensor:
+        """As in `Operator`, of absolute values of complex numbers."""
+        x, y = vectors.chunk(2, -1)
+        return (x.square() + y.square()).pow(power / 2).sum(-1)
 
 
 class Linear(Operator):
@@ -166,6 +175,23 @@ class RelationOperators(nn.Module):
         if not any(OPERATORS[kind].has_bias for kind in self._kinds):
             return None
         return self._by_kind(rel, vectors, vectors[..., 0], lambda kind: kind.bias)
+
+    def powers(self, rel: Tensor, vectors: Tensor, power: int) -> Tensor:
+        """Σ_i |x_i|^power over the coordinates that operator_rel sees: rel [...] and vectors [..., dim] → [...]."""
+        return self._by_kind(rel, vectors, vectors[..., 0], lambda kind: lambda _, __, rows: kind.powers(rows, power))
+
+    def cost(self, weight: Tensor, power: int) -> Tensor:
+        """Σ_rel weight_rel · Σ_i |θ_rel,i|^power over all relations' parameters: weight [relations] → a scalar."""
+        total = weight.new_zeros(())
+        for number, kind in enumerate(self._kinds):
+            powers = OPERATORS[kind].powers(self.get_parameter(kind).flatten(1), power)
+            total = total + (weight[self.get_buffer("_kind") == number] * powers).sum()
+        return total
+
+    @property
+    def relations(self) -> int:
+        """How many relations there are."""
+        return len(self.get_buffer("_kind"))
 
     def of(self, rel: int) -> Tensor:
         """The parameters of one relation, flattened; a translation's is its vector."""

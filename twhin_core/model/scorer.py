@@ -87,20 +87,23 @@ class Scorer(nn.Module):
         products = torch.bmm(queries, answers.transpose(1, 2))
         return self._finished(products, None if offset is None else offset[:, :, None])
 
-    def one_to_rivals(self, queries: Tensor, answers: Tensor, rivals: Tensor, offset: Tensor | None) -> Tensor:
-        """Scores of a chunk's true answers, each followed by those of the rivals that the chunk shares.
+    def one_to_rivals(
+        self, queries: Tensor, answers: Tensor, rivals: Tensor, offset: Tensor | None, own: Tensor | None = None
+    ) -> Tensor:
+        """Scores of a chunk's true answers, each followed by those of its rivals.
 
         Args:
             queries: [C, L, width].
             answers: [C, L, width], one a query.
-            rivals: [C, K, width].
+            rivals: [C, K, width], shared by the chunk.
             offset: [C, L].
+            own: [C, L, width], one more rival of each query alone.
 
         Returns:
-            [C, L, 1 + K]
+            [C, L, 1 + K]; with `own` [C, L, 2 + K], its score after the answer's.
         """
         # Functions of torch's carry no types.
-        products = _Products.apply(queries, answers, rivals)  # type: ignore[no-untyped-call]
+        products = _Products.apply(queries, answers, rivals, own)  # type: ignore[no-untyped-call]
         return self._finished(products, None if offset is None else offset[:, :, None])
 
     def _finished(self, products: Tensor, offset: Tensor | None) -> Tensor:
@@ -129,27 +132,33 @@ class Scorer(nn.Module):
 
 
 class _Products(torch.autograd.Function):
-    """Inner products of each query [C, L, width] with its answer [C, L, width] and with all rivals [C, K, width].
+    """Inner products of each query [C, L, width] with its answer [C, L, width], with a rival of its own [C, L, width]
+    if there is one, and with all rivals of its chunk [C, K, width].
 
-    [C, L, 1 + K], the answer's first; the products with rivals are in autocast's type where it is enabled. Written
-    out, because the taped version copies the products, the largest tensor of a step, to put the answers' beside them.
+    [C, L, 1 + K] or [C, L, 2 + K] in that order; the products with the chunk's rivals are in autocast's type where it
+    is enabled. Written out, because the taped version copies the products, the largest tensor of a step, to put the
+    others beside them.
     """
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, answers: Tensor, rivals: Tensor) -> Tensor:
+    def forward(ctx: Any, queries: Tensor, answers: Tensor, rivals: Tensor, own: Tensor | None) -> Tensor:
         device = queries.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else queries.dtype
-        low_queries, room = queries.to(low), F.pad(rivals.to(low), (0, 0, 1, 0))
+        single = [answers] if own is None else [answers, own]
+        low_queries, room = queries.to(low), F.pad(rivals.to(low), (0, 0, len(single), 0))
         products = torch.bmm(low_queries, room.transpose(1, 2))
-        products[..., 0] = (queries * answers).sum(-1)
-        ctx.save_for_backward(queries, answers, low_queries, room)
+        for column, vectors in enumerate(single):
+            products[..., column] = (queries * vectors).sum(-1)
+        ctx.save_for_backward(queries, low_queries, room, *single)
         return products
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        queries, answers, low_queries, room = ctx.saved_tensors
-        first = gradient[..., :1].to(queries.dtype)
-        # The room for the answer holds noughts, so its column adds nothing to the first product.
-        to_queries = torch.bmm(gradient, room).to(queries.dtype).addcmul_(first, answers)
-        to_rivals = torch.bmm(gradient.transpose(1, 2), low_queries)[:, 1:].to(queries.dtype)
-        return to_queries, first * queries, to_rivals
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        queries, low_queries, room, *single = ctx.saved_tensors
+        first = gradient[..., : len(single)].to(queries.dtype).split(1, -1)
+        # The room for the first columns holds noughts, so they add nothing to the first product.
+        to_queries = torch.bmm(gradient, room).to(queries.dtype)
+        for share, vectors in zip(first, single, strict=True):
+            to_queries.addcmul_(share, vectors)
+        to_rivals = torch.bmm(gradient.transpose(1, 2), low_queries)[:, len(single) :].to(queries.dtype)
+        return to_queries, first[0] * queries, to_rivals, first[1] * queries if len(single) > 1 else None

@@ -14,6 +14,7 @@ from twhin_core.config import Model
 from twhin_core.graph.manifest import Schema
 from twhin_core.model.batch import Batch, Queries
 from twhin_core.model.losses import make_loss
+from twhin_core.model.regularizer import Regularizer
 from twhin_core.model.scorer import SIDES, Scorer, Side
 
 DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16}
@@ -40,12 +41,24 @@ class Twhin(nn.Module):
         )
         self.scorer = Scorer(model, schema.relations).to(device)
         self.loss = make_loss(model)
+        self.regularizer = None if model.regularization is None else Regularizer(model.regularization)
 
     def forward(self, batch: Batch) -> Tensor:
-        """This rank's part of the step's mean loss: Σ weight · (lhs side + rhs side) / 2 / edges of the step."""
+        """This rank's part of the step's mean loss: Σ weight · (lhs side + rhs side) / 2 / edges of the step.
+
+        In training with what the weights cost, if they do; else, as in validation, without.
+        """
         rows = _Parts.apply(self._look_up(batch), batch)  # type: ignore[no-untyped-call]  # a Function of torch's
         lhs, rhs = (self._loss(side, batch.queries[side], rows) for side in SIDES)
-        return (lhs + rhs) / (2 * batch.step_edges)
+        loss = (lhs + rhs) / (2 * batch.step_edges)
+        if self.training and self.regularizer is not None:
+            loss = loss + self._cost(self.regularizer, batch.queries["rhs"], rows) / batch.step_edges
+        return loss
+
+    def _cost(self, regularizer: Regularizer, edges: Queries, rows: list[Tensor]) -> Tensor:
+        """What the weights of the edges in the slots of queries for the rhs cost."""
+        lhs, rhs = (rows[part].view(*edges.rel.shape, -1) for part in (edges.given, edges.asked))
+        return regularizer(self.scorer, edges.rel, edges.weight, lhs, rhs)
 
     def _look_up(self, batch: Batch) -> Tensor:
         """The looked-up rows [n, dim], a table after the other."""
@@ -62,10 +75,13 @@ class Twhin(nn.Module):
         answers = self.scorer.answers(side, batch.rel, asked)
         rivals = self.scorer.rivals(side, batch.rel, candidates)
         offset = None if self.loss.is_shift_invariant else self.scorer.offset(side, batch.rel, given)
-        scores = self.scorer.one_to_rivals(queries, answers, rivals, offset)
+        own = self.scorer.answers(side, batch.rel, given) if batch.has_self else None
+        scores = self.scorer.one_to_rivals(queries, answers, rivals, offset, own)
         if batch.correction is not None and batch.own_correction is not None:
-            rivals_correction = batch.correction[:, None].expand(-1, scores.shape[1], -1)
-            scores = scores - self.loss.temperature * torch.cat([batch.own_correction[..., None], rivals_correction], 2)
+            for_rivals = batch.correction[:, None].expand(-1, scores.shape[1], -1)
+            # The known end is always there, whatever the law that the candidates are drawn by.
+            for_answers = F.pad(batch.own_correction[..., None], (0, int(batch.has_self)))
+            scores = scores - self.loss.temperature * torch.cat([for_answers, for_rivals], 2)
         return (self.loss(scores, batch.masked) * batch.weight).sum()
 
 
