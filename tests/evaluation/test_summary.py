@@ -1,0 +1,25 @@
+"""The tables for a terminal."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from tests.conftest import SmallConfig
+from tests.evaluation.report.made_metrics import made_metrics
+from twhin_core.evaluation.metrics import names
+from twhin_core.evaluation.summary import print_summary
+
+
+def test_the_terminal_shows_the_result_beside_the_baselines(small_config: SmallConfig) -> None:
+    relations = [f"[bold]{position}" for position in range(12)]
+    metrics = made_metrics(relations, names(small_config().evaluation))
+    text = io.StringIO()
+    print_summary(metrics, Console(file=text, width=120))
+    rows = [line.replace("│", " ").split() for line in text.getvalue().splitlines()]
+    assert ["mrr", "0.3000", "0.2000", "0.1000", "0.9000"] in rows
+    assert any(row[:1] == ["recall@20"] and row[-1] == "–" for row in rows)
+    assert ["[bold]0", "999", "0.3100", "0.2100", "0.1100", "0.9000"] in rows
+    assert "10 largest of 12" in text.getvalue()
+    assert "[bold]10" not in text.getvalue()

@@ -1,0 +1,64 @@
+"""The gates' decision, as `evaluation/gates.json` has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from twhin_core import storage
+from twhin_core.evaluation.metrics import Metrics
+
+DECISION = "evaluation/gates.json"
+
+BOUNDS = {"min": "at least {:g}", "max": "at most {:g}", "max_drop": "at most {:g} below the previous run"}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One gate, as texts."""
+
+    metric: str
+    value: str
+    bounds: str
+    previous: str
+    passed: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """All gates; `passed` says whether every one of them holds."""
+
+    passed: bool
+    gates: list[Gate]
+    has_previous: bool
+
+
+def collect(metrics: Metrics, root: str) -> Decision | None:
+    """The decision on these metrics; None where none was taken, or no gate is set."""
+    url = storage.join(root, DECISION)
+    if not storage.exists(url):
+        return None
+    decision: dict[str, Any] = storage.read_json(url)
+    if decision["checkpoint"] != metrics["checkpoint"] or not decision["gates"]:
+        return None
+    gates = [
+        Gate(
+            metric=gate["metric"],
+            value=_number(gate["value"]),
+            bounds=_bounds(gate["bounds"]),
+            previous=_number(gate.get("previous")),
+            passed=gate["passed"],
+            reason=gate.get("reason") or "",
+        )
+        for gate in decision["gates"]
+    ]
+    return Decision(decision["passed"], gates, any(gate.get("previous") is not None for gate in decision["gates"]))
+
+
+def _bounds(bounds: dict[str, float | None]) -> str:
+    return ", ".join(BOUNDS[key].format(bound) for key, bound in bounds.items() if bound is not None)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.6g}"

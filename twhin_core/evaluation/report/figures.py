@@ -1,0 +1,211 @@
+"""The measured figures: beside their baselines, with their intervals, by relation and by degree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from twhin_core.config import Evaluation
+from twhin_core.evaluation.metrics import ALL, EDGES, MRR, Metrics
+from twhin_core.evaluation.report.charts import BarChart, bar_chart
+from twhin_core.evaluation.summary import compared, largest, split_of
+
+RELATIONS_SHOWN = 20
+SAMPLED = "sampled_"
+"""How the names of figures begin whose ranks are among sampled candidates, not among all."""
+
+SIDED = ("_lhs", "_rhs")
+"""How the names of figures end that are of the queries for one side alone."""
+
+Interval = tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure of all relations, as text, with what it is to be compared with."""
+
+    name: str
+    value: str
+    interval: str
+    compared: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Texts, row by row; the first column is a name."""
+
+    headings: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the sections of figures show."""
+
+    split: str
+    edges: int
+    sampled: str
+    """Among what candidates the ranks are, where they are not exact; else empty."""
+    tiles: list[Tile]
+    overall: Table
+    by_side: Table
+    has_intervals: bool
+    main: str
+    """The metric of the chart of relations."""
+    relations: BarChart
+    relation_series: list[tuple[str, str]]
+    relation_table: Table
+    relation_count: int
+    planted: bool
+    degree_metric: str
+    degrees: list[tuple[str, BarChart]]
+    degree_series: list[tuple[str, str]]
+    degree_table: Table | None
+
+
+def collect(metrics: Metrics, evaluation: Evaluation) -> Figures:
+    """The figures of `metrics`, by name, as the report shows them."""
+    split, result = split_of(metrics)
+    prefix = SAMPLED if metrics.get("candidates") else ""
+    names = [name for name in result[ALL] if name != EDGES]
+    chosen = [prefix + name for name in _chosen(evaluation) if prefix + name in names]
+    shown = largest(result, RELATIONS_SHOWN)
+    main, found = prefix + MRR, f"{prefix}hits@{evaluation.hits_at[-1]}"
+    series = [("result", "this run"), ("popularity", "popularity")]
+    previous = [("previous", "previous run")] if "previous" in metrics["baselines"] else []
+    planted = [("planted", "planted optimum")] if main in metrics.get("planted", {}).get(ALL, {}) else []
+    return Figures(
+        split=split,
+        edges=int(result[ALL][EDGES]),
+        sampled=_candidates(metrics.get("candidates")),
+        tiles=[_tile(metrics, name) for name in chosen if not name.endswith(SIDED)],
+        overall=_overall(metrics, [name for name in names if not name.endswith(SIDED)]),
+        by_side=_by_side(metrics, [name for name in names if name.endswith(SIDED)]),
+        has_intervals=bool(metrics.get("intervals")),
+        main=main,
+        relations=_relations(metrics, shown, main, [name for name, _ in [*series, *previous]]),
+        relation_series=[*series, *previous, *planted],
+        relation_table=_relation_table(result, shown, chosen),
+        relation_count=len(result) - 1,
+        planted=bool(metrics.get("planted")),
+        degree_metric=found,
+        degrees=_degree_charts(metrics, found),
+        degree_series=series,
+        degree_table=_degree_table(metrics, chosen),
+    )
+
+
+def _chosen(evaluation: Evaluation) -> list[str]:
+    """The metrics of tiles and of the table of relations."""
+    recall = f"recall@{evaluation.recall_at[len(evaluation.recall_at) // 2]}"
+    return [MRR, f"{MRR}_lhs", f"{MRR}_rhs", f"hits@{evaluation.hits_at[-1]}", recall, "auc"]
+
+
+def _candidates(candidates: dict[str, Any] | None) -> str:
+    if not candidates:
+        return ""
+    power = candidates.get("power")
+    drawn = f"in proportion to their degree to the power {power:g}" if power else "uniformly"
+    return f"{candidates['count']:,} nodes drawn {drawn}"
+
+
+def _tile(metrics: Metrics, name: str) -> Tile:
+    columns = {heading: of for heading, of in compared(metrics).items() if heading not in ("result", "random")}
+    return Tile(
+        name=name,
+        value=_text(split_of(metrics)[1][ALL][name]),
+        interval=_interval_text(_interval(metrics, ALL, name)),
+        compared=[(heading, _text(of[ALL][name])) for heading, of in columns.items() if name in of.get(ALL, {})],
+    )
+
+
+def _overall(metrics: Metrics, names: list[str]) -> Table:
+    columns = compared(metrics)
+    intervals = metrics.get("intervals") or {}
+    rows = []
+    for name in names:
+        texts = [_text(of.get(ALL, {}).get(name)) for of in columns.values()]
+        if intervals:
+            texts.insert(1, _interval_text(_interval(metrics, ALL, name)) or "–")
+        rows.append([name, *texts])
+    headings = ["this run" if heading == "result" else heading for heading in columns]
+    if intervals:
+        headings.insert(1, "95\u00a0% interval")
+    return Table(["metric", *headings], rows)
+
+
+def _by_side(metrics: Metrics, names: list[str]) -> Table:
+    """Every metric that has a side, beside popularity's, the tails first."""
+    columns = {heading: of for heading, of in compared(metrics).items() if heading in ("result", "popularity")}
+    stems = list(dict.fromkeys(name.rpartition("_")[0] for name in names))
+    rows = [
+        [stem, *(_text(of.get(ALL, {}).get(f"{stem}_{side}")) for side in ("rhs", "lhs") for of in columns.values())]
+        for stem in stems
+    ]
+    return Table(["metric", "for the rhs", "popularity", "for the lhs", "popularity"], rows)
+
+
+def _relations(metrics: Metrics, shown: list[str], main: str, series: Sequence[str]) -> BarChart:
+    columns, planted = compared(metrics), metrics.get("planted", {})
+    return bar_chart(
+        names=shown,
+        notes=[f"{columns['result'][name][EDGES]:,} edges" for name in shown],
+        series={label: [columns[label].get(name, {}).get(main) for name in shown] for label in series},
+        intervals={"result": [_interval(metrics, name, main) for name in shown]},
+        marks=[planted.get(name, {}).get(main) for name in shown],
+    )
+
+
+def _relation_table(result: dict[str, dict[str, float]], shown: list[str], chosen: list[str]) -> Table:
+    rows = [
+        [relation, f"{result[relation][EDGES]:,}", *(_text(result[relation].get(name)) for name in chosen)]
+        for relation in shown
+    ]
+    return Table(["relation", EDGES, *chosen], rows)
+
+
+def _degree_charts(metrics: Metrics, name: str) -> list[tuple[str, BarChart]]:
+    """One by the degree of the query's node, one by that of the answer."""
+    degrees = metrics.get("degrees") or {}
+    charts = []
+    for whose in ("query", "answer"):
+        buckets: dict[str, Any] = degrees.get("model", {}).get(whose, {})
+        buckets = {bucket: figures for bucket, figures in buckets.items() if figures.get(EDGES)}
+        if not buckets:
+            continue
+        popularity = degrees.get("popularity", {}).get(whose, {})
+        chart = bar_chart(
+            names=list(buckets),
+            notes=[f"{figures[EDGES]:,} edges" for figures in buckets.values()],
+            series={
+                "result": [figures.get(name) for figures in buckets.values()],
+                "popularity": [popularity.get(bucket, {}).get(name) for bucket in buckets],
+            },
+        )
+        charts.append((f"Degree of the {whose}", chart))
+    return charts
+
+
+def _degree_table(metrics: Metrics, chosen: list[str]) -> Table | None:
+    model: dict[str, Any] = (metrics.get("degrees") or {}).get("model", {})
+    rows = [
+        [f"{whose} {bucket}", f"{figures[EDGES]:,}", *(_text(figures.get(name)) for name in chosen)]
+        for whose in ("query", "answer")
+        for bucket, figures in model.get(whose, {}).items()
+        if figures.get(EDGES)
+    ]
+    return Table(["degree of the", EDGES, *chosen], rows) if rows else None
+
+
+def _interval(metrics: Metrics, relation: str, name: str) -> Interval:
+    found = (metrics.get("intervals") or {}).get(relation, {}).get(name)
+    return None if found is None else (float(found[0]), float(found[1]))
+
+
+def _interval_text(interval: Interval) -> str:
+    return "" if interval is None else f"{interval[0]:.4f} – {interval[1]:.4f}"
+
+
+def _text(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

@@ -1,0 +1,155 @@
+"""What was trained: the model and its schedule in a few lines, the graph, who held which rows, and with what."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from twhin_core import __version__, storage
+from twhin_core.config import Config, Optimizer
+from twhin_core.evaluation.metrics import Metrics
+from twhin_core.evaluation.report.figures import Table
+from twhin_core.graph.manifest import Manifest, read_manifest
+
+PLAN = "training/plan.json"
+FINISHED = "training/finished.json"
+CONFIG = "config.yaml"
+ROWS_SHOWN = 20
+CONFIG_SHOWN = 100_000
+"""Characters of the config beyond which it is left out."""
+
+Pairs = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The content of the section."""
+
+    model: Pairs
+    versions: Pairs
+    splits: Pairs
+    tables: Table
+    relations: Table
+    relation_count: int
+    plan: Table | None
+    config: str
+
+
+def collect(metrics: Metrics, config: Config, root: str) -> Trained:
+    """What the config, the manifest and the plan under `root` say; parts that are not there are left out."""
+    manifest = read_manifest(root) if config.prepare is not None else None
+    text = _read(storage.join(root, CONFIG))
+    relations = _relations(config, manifest)
+    return Trained(
+        model=_model(config) + _finished(root),
+        versions=_versions(metrics, text),
+        splits=[(f"{name} edges", f"{edges:,}") for name, edges in metrics["graph"]["edges"].items()],
+        tables=_tables(metrics, config, manifest),
+        relations=Table(relations.headings, relations.rows[:ROWS_SHOWN]),
+        relation_count=len(relations.rows),
+        plan=_plan(root),
+        config=text if len(text) <= CONFIG_SHOWN else "",
+    )
+
+
+def _model(config: Config) -> Pairs:
+    model, data = config.model, config.train_data
+    loss = f"{model.loss}, temperature {model.temperature:g}" if model.loss == "softmax" else model.loss
+    uniform = "uniform" if not data.global_negatives_power else f"by degree^{data.global_negatives_power:g}"
+    negatives = [
+        f"{count:,} {kind}"
+        for count, kind in ((data.in_batch_negatives, "in batch"), (data.global_negatives, uniform))
+        if count
+    ]
+    optimizers = {_optimizer(table.optimizer) for table in model.embeddings.tables}
+    return [
+        ("dimensions", str(model.dim)),
+        ("operator", ", ".join(sorted({relation.operator for relation in model.relations}))),
+        ("comparator", model.comparator),
+        ("inverse relations", "yes" if model.reciprocal else "no"),
+        ("loss", loss),
+        ("negatives a side", " + ".join(negatives)),
+        ("batch a replica", f"{data.per_replica_batch_size:,}"),
+        ("epochs at most", f"{config.training.num_epochs:,}"),
+        ("optimizer of tables", ", ".join(sorted(optimizers))),
+        ("optimizer of relations", _optimizer(model.translation_optimizer)),
+        ("seed", str(config.training.seed)),
+    ]
+
+
+def _optimizer(optimizer: Optimizer) -> str:
+    """Its name, rate and schedule."""
+    schedule = optimizer.learning_rate
+    key = "constant" if schedule is None else schedule.stated[0].partition(".")[0]
+    kind = "" if key == "constant" else f", {key.replace('_', ' ')}"
+    return f"{optimizer.name} {optimizer.choice.lr:g}{kind}"
+
+
+def _finished(root: str) -> Pairs:
+    url = storage.join(root, FINISHED)
+    if not storage.exists(url):
+        return []
+    finished = storage.read_json(url)
+    return [("ended", f"after step {finished['step']:,}: {finished['reason']}")]
+
+
+def _versions(metrics: Metrics, config_text: str) -> Pairs:
+    """Of the code that trained, as the config's first line says, and of what evaluated."""
+    first = config_text.partition("\n")[0]
+    trained = [("trained by", first.partition(". ")[2])] if first.startswith("# ") else []
+    packages = [(name, metadata.version(name)) for name in ("torch", "torchrec", "numpy", "pyarrow")]
+    return [
+        *trained,
+        ("evaluated by", f"twhin {metrics.get('version', __version__)}"),
+        ("python", platform.python_version()),
+        *packages,
+    ]
+
+
+def _tables(metrics: Metrics, config: Config, manifest: Manifest | None) -> Table:
+    degrees = {entry.name: entry.degrees for entry in manifest.tables} if manifest is not None else {}
+    headings = ["table", "nodes", "type"] + (["mean degree", "median", "largest"] if degrees else [])
+    rows = []
+    for name, nodes in metrics["graph"]["tables"].items():
+        row = [name, f"{nodes:,}", config.model.table(name).data_type]
+        if degrees:
+            of = degrees[name]
+            quantiles = sorted(of.quantiles.items(), key=lambda item: float(item[0]))
+            row += [f"{of.mean:,.1f}", f"{of.quantiles.get('0.5', quantiles[0][1]):,}", f"{quantiles[-1][1]:,}"]
+        rows.append(row)
+    return Table(headings, rows)
+
+
+def _relations(config: Config, manifest: Manifest | None) -> Table:
+    """The relations, those with the most training edges first where that is known."""
+    if manifest is None:
+        rows = [[of.name, f"{of.lhs} → {of.rhs}", of.operator, f"{of.weight:g}"] for of in config.model.relations]
+        return Table(["relation", "tables", "operator", "weight"], rows)
+    splits = list(manifest.splits)
+    entries = sorted(manifest.relations, key=lambda of: -of.edges.get("train", 0))
+    rows = [
+        [of.name, f"{of.lhs} → {of.rhs}", of.operator, f"{of.weight:g}", *(f"{of.edges.get(s, 0):,}" for s in splits)]
+        for of in entries
+    ]
+    return Table(["relation", "tables", "operator", "weight", *splits], rows)
+
+
+def _plan(root: str) -> Table | None:
+    """How ranks shared the tables."""
+    url = storage.join(root, PLAN)
+    if not storage.exists(url):
+        return None
+    rows = []
+    for table in storage.read_json(url):
+        parts: list[dict[str, Any]] = table["parts"]
+        largest = max(parts, key=lambda part: part["bytes"])
+        ranks = len({part["rank"] for part in parts if part["rows"]})
+        figures = f"{largest['rows']:,}", f"{largest['columns']:,}", f"{largest['bytes'] / 2**20:,.1f} MiB"
+        rows.append([table["table"], table["sharding"], f"{ranks:,}", *figures])
+    return Table(["table", "sharding", "ranks", "rows a rank", "columns", "memory a rank"], rows)
+
+
+def _read(url: str) -> str:
+    return storage.read_text(url) if storage.exists(url) else ""

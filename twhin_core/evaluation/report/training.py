@@ -1,0 +1,113 @@
+"""How training went, from its own log: curves by step."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from twhin_core import storage
+from twhin_core.config import Config
+from twhin_core.evaluation.metrics import ALL, MRR
+from twhin_core.evaluation.report.charts import POINTS_SHOWN, LineChart, line_chart
+from twhin_core.training.schedules import rate
+
+LOG = "training/metrics.jsonl"
+
+SERIES = ("first", "second", "third", "fourth")
+"""The classes of curves, each of a colour."""
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A chart over steps with its title and its legend, (series, label, last value)."""
+
+    title: str
+    chart: LineChart
+    legend: list[tuple[str, str, str]]
+    note: str = ""
+
+
+def panels(config: Config, root: str) -> list[Panel]:
+    """The charts of training that there is something to draw of; none where the run was trained elsewhere."""
+    url = storage.join(root, LOG)
+    lines = [json.loads(line) for line in storage.read_text(url).splitlines()] if storage.exists(url) else []
+    steps = max((line["step"] for line in lines), default=0)
+    found = [_losses(lines), _quality(config, root), _rates(config, steps), _throughput(lines)]
+    return [panel for panel in found if panel is not None]
+
+
+def _points(lines: list[dict[str, Any]], key: str) -> Points:
+    """A figure by step; where a step was logged twice, after a restart, the later line counts."""
+    return sorted({line["step"]: line[key] for line in lines if key in line}.items())
+
+
+def _panel(title: str, curves: dict[str, tuple[str, Points]], from_zero: bool = False, note: str = "") -> Panel | None:
+    """`curves` as series → (label, points); a figure that was never logged is left out."""
+    chart = line_chart({series: points for series, (_, points) in curves.items()}, from_zero)
+    if chart is None:
+        return None
+    legend = [(curve.series, curves[curve.series][0], _number(curve.last)) for curve in chart.curves]
+    return Panel(title, chart, legend, note)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _losses(lines: list[dict[str, Any]]) -> Panel | None:
+    curves = {
+        "first": ("training", _points(lines, "loss")),
+        "second": ("validation", _points(lines, "validation_loss")),
+    }
+    return _panel("Loss", curves)
+
+
+def _throughput(lines: list[dict[str, Any]]) -> Panel | None:
+    points, waits = _points(lines, "edges_per_s"), [value for _, value in _points(lines, "data_wait")]
+    if not points:
+        return None
+    note = f"Median {statistics.median(value for _, value in points):,.0f} edges/s."
+    if waits:
+        note += f" {statistics.fmean(waits):.1%} of the time was spent waiting for data."
+    return _panel("Throughput", {"first": ("edges/s", points)}, from_zero=True, note=note)
+
+
+def _quality(config: Config, root: str) -> Panel | None:
+    """The ranking by step, where evaluation followed training and measured several checkpoints."""
+    folder, split, points = storage.join(root, "evaluation"), config.evaluation.split, []
+    names: set[str] = set()
+    for name in storage.list_folders(folder):
+        url = storage.join(folder, name, "metrics.json")
+        if not name.isdigit() or not storage.exists(url):
+            continue
+        figures = storage.read_json(url).get(split, {}).get(ALL, {})
+        for metric in (MRR, f"sampled_{MRR}"):
+            if metric in figures:
+                names.add(metric)
+                points.append((float(name), figures[metric]))
+    if len(points) < 2 or len(names) > 1:  # exact and sampled figures make no curve
+        return None
+    return _panel("Ranking by checkpoint", {"second": (f"{split} {names.pop()}", sorted(points))})
+
+
+def _rates(config: Config, steps: int) -> Panel | None:
+    """The learning rates, where any of them changes; what shares a schedule shares a curve."""
+    optimizers = {table.name: table.optimizer for table in config.model.embeddings.tables}
+    optimizers["relations"] = config.model.translation_optimizer
+    at = sorted({max(1, round(steps * part / POINTS_SHOWN)) for part in range(POINTS_SHOWN + 1)})
+    curves: dict[tuple[float, ...], list[str]] = {}
+    for name, optimizer in optimizers.items():
+        curves.setdefault(tuple(rate(optimizer, step) for step in at), []).append(name)
+    if not steps or all(len(set(rates)) == 1 for rates in curves):
+        return None
+    named = [(_names(of), list(zip(map(float, at), rates, strict=True))) for rates, of in curves.items()]
+    note = f"{len(named) - len(SERIES)} more schedules are left out." if len(named) > len(SERIES) else ""
+    return _panel("Learning rate", dict(zip(SERIES, named, strict=False)), from_zero=True, note=note)
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(names if len(names) <= 3 else [*names[:2], f"{len(names) - 2} more"])

@@ -1,0 +1,139 @@
+"""What the vectors look like, from a sample of each table: their lengths, and a projection onto two dimensions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from twhin_core.evaluation.report.axes import Tick, compact, round_steps
+from twhin_core.evaluation.report.charts import WIDTH, Histogram, dots, histogram
+from twhin_core.evaluation.report.sample import sample_rows
+from twhin_core.vectors.rows import Rows
+
+SAMPLE = 4096
+"""Rows of a table that are looked at."""
+
+POINTS = 4096
+"""Points of the projection, all tables together."""
+
+TABLES_SHOWN = 8
+"""The largest tables; each has a colour and a shape of its own."""
+
+LAYERS = 4
+"""Points of the tables are drawn in turns, so that no table lies over all the others."""
+
+MARGIN = 22.0
+
+
+@dataclass(frozen=True)
+class Norms:
+    """The lengths of a table's sampled rows."""
+
+    table: str
+    sampled: int
+    chart: Histogram
+    median: float
+    low: float
+    high: float
+    """5 % and 95 % quantiles."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Some of a table's points; `color` is the table's position."""
+
+    color: int
+    points: str
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The sampled rows on their first two principal components."""
+
+    tables: list[tuple[str, int]]
+    """Names and numbers of points."""
+    points: int
+    layers: list[Layer]
+    across: list[Tick]
+    up: list[Tick]
+    shares: tuple[float, float]
+    """Of the variance, that of each component."""
+    unit_length: bool
+
+
+@dataclass(frozen=True)
+class Look:
+    """Content of the section."""
+
+    norms: list[Norms]
+    projection: Projection | None
+    sample: int
+
+
+def collect(tables: dict[str, Rows], seed: int, unit_length: bool) -> Look:
+    """Looks at the largest of `tables`; `unit_length` where the comparator does not see the vectors' lengths.
+
+    Raises:
+        OSError: rows cannot be read.
+    """
+    largest = sorted(tables, key=lambda name: -tables[name].size)[:TABLES_SHOWN]
+    samples = {
+        name: tables[name].gather(sample_rows(tables[name].size, SAMPLE, seed)) for name in tables if name in largest
+    }
+    return Look([_norms(name, vectors) for name, vectors in samples.items()], _project(samples, unit_length), SAMPLE)
+
+
+def _norms(table: str, vectors: Tensor) -> Norms:
+    lengths = vectors.norm(dim=1).numpy().astype(np.float64)
+    low, median, high = np.quantile(lengths, [0.05, 0.5, 0.95]).tolist()
+    return Norms(table, len(lengths), histogram(lengths), median, low, high)
+
+
+def principal_components(vectors: Tensor) -> tuple[Tensor, tuple[float, float]]:
+    """Coordinates [N, 2] of rows [N, dim] on the two directions of most variance, and the share of each.
+
+    The directions are eigenvectors of the covariance; the sign of each is such that its largest entry is positive.
+    """
+    centred = (vectors - vectors.mean(0)).to(torch.float64)
+    values, directions = torch.linalg.eigh(centred.T @ centred)
+    first = directions[:, -2:].flip(1)
+    first = first * first.gather(0, first.abs().argmax(0, keepdim=True)).sign()
+    total = values.sum().clamp(min=1e-300)
+    return centred @ first, (float(values[-1] / total), float(values[-2] / total))
+
+
+def _project(samples: dict[str, Tensor], unit_length: bool) -> Projection | None:
+    points = POINTS // max(1, len(samples))
+    taken = {name: vectors[:: max(1, -(-len(vectors) // points))] for name, vectors in samples.items()}
+    together = torch.cat(list(taken.values())) if taken else torch.empty(0, 2)
+    if unit_length:
+        together = torch.nn.functional.normalize(together, dim=1)
+    if len(together) < 3 or float(together.var(0).sum()) == 0:
+        return None
+    coordinates, shares = principal_components(together)
+    across, up = (round_steps(float(of.min()), float(of.max())) for of in coordinates.T)
+    side = (WIDTH - 2 * MARGIN) / max(across[-1] - across[0], up[-1] - up[0])  # the same scale both ways
+    middle = (across[0] + across[-1]) / 2, (up[0] + up[-1]) / 2
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return WIDTH / 2 + (x - middle[0]) * side, WIDTH / 2 - (y - middle[1]) * side
+
+    places = [place(x, y) for x, y in coordinates.tolist()]
+    layers, start = [], 0
+    for color, vectors in enumerate(taken.values()):
+        of_table = places[start : start + len(vectors)]
+        layers += [Layer(color, dots(of_table[turn::LAYERS])) for turn in range(LAYERS) if of_table[turn::LAYERS]]
+        start += len(vectors)
+    turns = sorted(range(len(layers)), key=lambda position: (position % LAYERS, layers[position].color))
+    return Projection(
+        tables=[(name, len(vectors)) for name, vectors in taken.items()],
+        points=len(together),
+        layers=[layers[position] for position in turns],
+        across=[Tick(place(x, 0)[0], compact(x)) for x in across],
+        up=[Tick(place(0, y)[1], compact(y)) for y in up],
+        shares=shares,
+        unit_length=unit_length,
+    )

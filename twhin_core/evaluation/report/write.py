@@ -1,0 +1,80 @@
+"""The report: what the run's files say, section by section, put into the templates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jinja2
+
+from twhin_core import storage
+from twhin_core.config import Config
+from twhin_core.errors import UserError
+from twhin_core.evaluation.metrics import Metrics
+from twhin_core.evaluation.report import charts, decision, exports, figures, neighbours, trained, training, vectors
+from twhin_core.evaluation.report.sample import First
+from twhin_core.graph.manifest import read_schema
+from twhin_core.model.scorer import Scorer
+from twhin_core.training.checkpoint import MARKER, Checkpoint, complete
+from twhin_core.vectors.rows import Rows
+
+LONGEST_NAME = 120
+
+
+def write_report(url: str, metrics: Metrics, config: Config, root: str) -> None:
+    """Writes the report of `metrics` to `url`.
+
+    All else is found under `root`: the gates' decision, the training log, the plan, the checkpoint's vectors and what
+    was exported of it. A part whose files are not there is left out.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("twhin_core.evaluation.report", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["short"] = _short
+    environment.tests["short"] = lambda name: _short(name) == name
+    page = environment.get_template("report.html").render(
+        root=root,
+        name=root.rstrip("/").rsplit("/", 1)[-1],
+        step=metrics["checkpoint"],
+        figures=figures.collect(metrics, config.evaluation),
+        decision=decision.collect(metrics, root),
+        panels=training.panels(config, root),
+        trained=trained.collect(metrics, config, root),
+        exported=exports.collect(metrics, root),
+        charts=charts,
+        **_of_vectors(metrics, config, root),
+    )
+    storage.write_text(url, page)
+
+
+def _of_vectors(metrics: Metrics, config: Config, root: str) -> dict[str, Any]:
+    """The parts that read the checkpoint of these metrics; None for each if it is no longer there."""
+    nothing = {"look": None, "near": None}
+    checkpoint = next((found for found in complete(root) if found.step == metrics["checkpoint"]), None)
+    if checkpoint is None:
+        return nothing
+    try:
+        return _read_vectors(checkpoint, metrics["graph"]["tables"], config, root)
+    except UserError:
+        if storage.exists(storage.join(checkpoint.url, MARKER)):
+            raise
+        return nothing  # training has removed it meanwhile: it keeps only the newest few
+
+
+def _read_vectors(checkpoint: Checkpoint, nodes: dict[str, int], config: Config, root: str) -> dict[str, Any]:
+    schema = read_schema(config, root)
+    scorer = Scorer(config.model, schema.relations)
+    checkpoint.load_scorer(scorer)
+    tables: dict[str, Rows] = {name: First(checkpoint.rows(name), size) for name, size in nodes.items() if size}
+    return {
+        "look": vectors.collect(tables, config.evaluation.seed, unit_length=config.model.comparator == "cos"),
+        "near": neighbours.collect(config, root, schema, tables, scorer),
+    }
+
+
+def _short(name: str, most: int = LONGEST_NAME) -> str:
+    """A name that is too long, without its middle."""
+    return name if len(name) <= most else f"{name[: most * 2 // 3]} … {name[-most // 4 :]}"
