@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
+from twhin_core import sizes
 from twhin_core.config_prepare import Prepare
 from twhin_core.config_section import Section
 
@@ -523,7 +524,16 @@ class Evaluation(Section):
     split: Literal["test", "validation"] = Field("test", description="Which held-out edges are ranked.")
     hits_at: list[PositiveInt] = Field([1, 3, 10], min_length=1, description="The k of hits@k.")
     recall_at: list[PositiveInt] = Field([10, 20, 50], min_length=1, description="The k of recall@k and ndcg@k.")
-    block_mb: PositiveInt = Field(16, description="Size of one block of scores, in MiB; bounds the memory.")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="Vectors are rounded to bf16 before they are multiplied, or not; products are summed in fp32.",
+    )
+    memory_limit: str = Field(
+        "2GB",
+        pattern=sizes.PATTERN,
+        description="Memory for vectors, queries and what is known of them. Tables that fit into half of it are read "
+        "once, larger ones are streamed, once for each quarter of it that the queries need.",
+    )
     seed: int = Field(0, ge=0, description="Seeds the random baseline.")
     gates: dict[str, Gate] = Field(
         default_factory=dict,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
+from twhin_core import sizes
 from twhin_core.config_section import Section
 
 SplitName = Literal["train", "validation", "test"]
@@ -185,7 +186,7 @@ class Prepare(Section):
     )
     memory_limit: str = Field(
         "4GB",
-        pattern=r"^\d+(\.\d+)?\s*[KMGT]i?B$",
+        pattern=sizes.PATTERN,
         description="The engine's memory, for Spark the heap of the driver and of each executor; more goes to disk.",
     )
     temp_directory: str | None = Field(

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from tests.conftest import SmallConfig
 from tests.evaluation.brute_force import BruteForce, Triple
+from tests.ranks import run_ranks
 from twhin_core import config_file
 from twhin_core.config import Config
 from twhin_core.errors import UserError
-from twhin_core.evaluation.evaluate import evaluate
+from twhin_core.evaluation.evaluate import evaluate, read_metrics
+from twhin_core.evaluation.measure import measure_rows
 from twhin_core.graph.manifest import read_manifest
 from twhin_core.graph.prepare import prepare
 from twhin_core.model.scorer import Scorer
 from twhin_core.training.checkpoint import newest
 from twhin_core.training.train import train
+from twhin_core.vectors.rows import TensorRows
 
 TABLES = [("user", "user"), ("user", "tweet")]  # of follow and fav
 RELATIONS = {"all": None, "follow": 0, "fav": 1}
@@ -61,7 +66,7 @@ def brute_force(config: Config, root: str, evaluated: str) -> BruteForce:
 @pytest.mark.parametrize("split", ["test", "validation"])
 def test_the_metrics_of_a_trained_run_are_those_of_the_definition(trained: tuple[Config, str], split: str) -> None:
     config, root = trained
-    config = changed(config, split=split, block_mb=1)
+    config = changed(config, split=split, memory_limit="1MB")
     metrics = evaluate(config, root)
     assert json.loads(Path(root, "evaluation/metrics.json").read_text()) == metrics
     expected = brute_force(config, root, split)
@@ -101,6 +106,23 @@ def test_evaluated_again_it_finds_its_metrics(trained: tuple[Config, str], caplo
         assert evaluate(changed(config, gates={"test.all.mrr": {"min": 0.9}}), root) == first
     assert "metrics.json is of this checkpoint" in caplog.text
     assert file.stat().st_mtime_ns == written
+
+
+def test_two_ranks_measure_what_one_does(trained: tuple[Config, str]) -> None:
+    config, root = trained
+    alone = evaluate(config, root)
+    shutil.rmtree(Path(root, "evaluation"))
+    first, second = run_ranks(2, evaluate, config, root)
+    assert first == second == alone == read_metrics(root)
+
+
+def test_other_vectors_of_a_checkpoint_can_be_measured(trained: tuple[Config, str]) -> None:
+    config, root = trained
+    checkpoint = newest(root)
+    tables = {name: checkpoint.rows(name) for name in ("user", "tweet")}
+    assert measure_rows(config, root, checkpoint, tables) == evaluate(config, root)["test"]
+    collapsed = {name: TensorRows(torch.ones(rows.size, rows.dim)) for name, rows in tables.items()}
+    assert measure_rows(config, root, checkpoint, collapsed)["all"]["auc"] == 0.5, "all tie"
 
 
 def test_another_checkpoint_is_evaluated_anew(trained: tuple[Config, str]) -> None:

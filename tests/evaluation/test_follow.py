@@ -16,6 +16,7 @@ from twhin_core import config_file, storage
 from twhin_core.config import Config
 from twhin_core.errors import TimedOut
 from twhin_core.evaluation import evaluate as stage
+from twhin_core.evaluation import measure as measuring
 from twhin_core.evaluation.follow import follow, metrics_of
 from twhin_core.training import checkpoint
 from twhin_core.training.checkpoint import FINISHED, Checkpoint
@@ -101,7 +102,7 @@ def test_one_that_is_removed_while_it_waits_is_passed_over(trained: Trained, mon
     """While the first is measured, training removes it and the second."""
     config, root = trained
     first, second, *others = steps(root)
-    measure = stage.measure
+    measure = measuring.measure
 
     def removing(config: Config, root: str, entry: Checkpoint, *rest: Any) -> Any:
         if entry.step == first:
@@ -109,7 +110,7 @@ def test_one_that_is_removed_while_it_waits_is_passed_over(trained: Trained, mon
                 checkpoint.remove(next(other for other in checkpoint.complete(root) if other.step == step))
         return measure(config, root, entry, *rest)
 
-    monkeypatch.setattr(stage, "measure", removing)
+    monkeypatch.setattr(measuring, "measure", removing)
     follow(config, root)
     assert done(root) == others
 

@@ -11,19 +11,22 @@ from torch import Tensor
 
 from tests.evaluation.brute_force import BruteForce, Triple
 from tests.evaluation.graphs import TableCheckpoint, model_config, random_graph, schema_of, to_edges
-from twhin_core.config import Evaluation, Relation
+from tests.evaluation.placers import MEMORY, ByMatrix, figures, placed, sets_of
+from twhin_core.config import Config, Evaluation, Relation
+from twhin_core.data.edges import Edges
+from twhin_core.data.frequencies import count_ends
 from twhin_core.errors import UserError
-from twhin_core.evaluation.baselines import Popularity, Random
-from twhin_core.evaluation.metrics import compute
-from twhin_core.evaluation.queries import Split, group
-from twhin_core.evaluation.ranking import Ranks, rank
-from twhin_core.evaluation.scores import ModelScores, Scores
+from twhin_core.evaluation.baselines import Popularity, by_chance
+from twhin_core.evaluation.held_out import held_out
+from twhin_core.evaluation.placing import Outcome
+from twhin_core.evaluation.products import Arithmetic, Precision
+from twhin_core.evaluation.queries import Split
+from twhin_core.evaluation.scores import ModelPlacer
 from twhin_core.graph.manifest import Schema
-from twhin_core.model.scorer import SIDES, Side
+from twhin_core.model.scorer import SIDES, Scorer
 from twhin_core.progress import Progress
 
 HITS_AT, RECALL_AT = [1, 3, 10], [1, 2, 5, 20]
-EVALUATION = Evaluation(hits_at=HITS_AT, recall_at=RECALL_AT)
 SCHEMA = Schema(
     {"user": 9, "tweet": 12},
     [
@@ -36,73 +39,96 @@ SCHEMA = Schema(
 SIZES = {side: [SCHEMA.tables[SCHEMA.table_of(rel, side)] for rel in range(4)] for side in ("lhs", "rhs")}
 
 
-class FewScores:
+RELATIONS = {"all": None, "fav": 0, "follow": 1, "of": 2}
+
+
+def evaluation_of(split: Split) -> Evaluation:
+    return Evaluation(split=split, hits_at=HITS_AT, recall_at=RECALL_AT)
+
+
+class FewScores(ByMatrix):
     """Scores from a small set of values: most of them tie."""
 
     def __init__(self, seed: int, values: int) -> None:
         generator = torch.Generator().manual_seed(seed)
-        self.matrix = {
+        self.matrices = {
             (side, rel): torch.randint(values, (20, SIZES[side][rel]), generator=generator).float()
             for side in SIDES
             for rel in range(4)
         }
-
-    def scores(self, side: Side, rel: int, given: Tensor) -> Tensor:
-        return self.matrix[side, rel][given]
+        super().__init__(lambda side, rel: self.matrices[side, rel])
 
     def __call__(self, side: str, edge: Triple) -> float:
         lhs, rel, rhs = edge
         given, wanted = (lhs, rhs) if side == "rhs" else (rhs, lhs)
-        return float(self.matrix["rhs" if side == "rhs" else "lhs", rel][given, wanted])
-
-
-def ranks_of(
-    scores: Scores, splits: dict[str, list[Triple]], evaluated: Split, schema: Schema, block_mb: int = 1
-) -> dict[Side, Ranks]:
-    edges = {name: to_edges(triples) for name, triples in splits.items()}
-    with Progress("test", 1, "queries", quiet=True) as progress:
-        return {side: rank(scores, group(edges, evaluated, side), schema, block_mb, progress) for side in SIDES}
+        return float(self.matrices["rhs" if side == "rhs" else "lhs", rel][given, wanted])
 
 
 @pytest.mark.parametrize("evaluated", ["test", "validation"])
 @pytest.mark.parametrize("seed", range(8))
 def test_metrics_equal_brute_force_under_ties(seed: int, evaluated: Split) -> None:
     splits, scores = random_graph(SCHEMA, seed), FewScores(seed, values=2 + seed)
-    ranks = ranks_of(scores, splits, evaluated, SCHEMA)
-    figures = compute(ranks, [relation.name for relation in SCHEMA.relations], EVALUATION)
+    found = figures(scores, splits, evaluation_of(evaluated), SCHEMA)
     expected = BruteForce(splits, evaluated, SIZES, scores)
-    assert list(figures) == ["all", "fav", "follow", "of"]
-    for name, rel in {"all": None, "fav": 0, "follow": 1, "of": 2}.items():
-        assert figures[name] == pytest.approx(expected.figures(rel, HITS_AT, RECALL_AT), abs=1e-12)
+    assert list(found) == list(RELATIONS)
+    for name, rel in RELATIONS.items():
+        assert found[name] == pytest.approx(expected.figures(rel, HITS_AT, RECALL_AT), abs=1e-12)
 
 
 def test_rank_of_each_edge_equals_brute_force() -> None:
     splits, scores = random_graph(SCHEMA, 3), FewScores(3, values=4)
     expected = BruteForce(splits, "test", SIZES, scores)
-    edges = {name: to_edges(triples) for name, triples in splits.items()}
-    for side, ranks in ranks_of(scores, splits, "test", SCHEMA).items():
-        queries = group(edges, "test", side)
-        entry = {}
-        for position in np.flatnonzero(queries.edges):
-            rel, given = queries.rel[queries.query[position]], queries.given[queries.query[position]]
-            ends = (given, queries.answer[position])
-            lhs, rhs = ends if side == "rhs" else ends[::-1]
-            entry[int(lhs), int(rel), int(rhs)] = len(entry)
-        assert set(entry) == set(splits["test"])
-        for edge, row in entry.items():
-            assert (ranks.rank[row], ranks.rivals[row]) == expected.rank_and_rivals(side, edge)
-            assert ranks.edges[row] == splits["test"].count(edge)
+    held, outcomes = placed(scores, splits, "test", SCHEMA)
+    for side in SIDES:
+        of, outcome = held[side], outcomes[side]
+        ends = (of.given, of.answer) if side == "rhs" else (of.answer, of.given)
+        edges = list(zip(ends[0].tolist(), of.rel.tolist(), ends[1].tolist(), strict=True))
+        assert set(edges) == set(splits["test"])
+        for row, edge in enumerate(edges):
+            assert (outcome.places["model"].rank[row], outcome.rivals[row]) == expected.rank_and_rivals(side, edge)
+            assert of.edges[row] == splits["test"].count(edge)
+
+
+def test_many_held_out_answers_of_a_query_are_each_compared() -> None:
+    """More than are compared beside other queries', and more than the lines of a product."""
+    schema = Schema({"node": 700}, [Relation(name="to", lhs="node", rhs="node")])
+    rng = np.random.default_rng(0)
+    many = [(0, 0, int(node)) for node in rng.choice(700, 400, replace=False)]
+    some = [(int(rng.integers(1, 4)), 0, int(node)) for node in rng.choice(700, 90, replace=False)]
+    splits = {"train": [(0, 0, 1), (1, 0, 2)], "test": many + some}
+    values = torch.randint(50, (700, 700), generator=torch.Generator().manual_seed(0)).float()
+    expected = BruteForce(splits, "test", {"lhs": [700], "rhs": [700]}, lambda _, edge: float(values[edge[0], edge[2]]))
+    scores = ByMatrix(lambda side, _: values if side == "rhs" else values.T)
+    held, outcomes = placed(scores, splits, "test", schema)
+    of, outcome = held["rhs"], outcomes["rhs"]
+    for row in range(len(of)):
+        edge = (int(of.given[row]), 0, int(of.answer[row]))
+        assert (outcome.places["model"].rank[row], outcome.rivals[row]) == expected.rank_and_rivals("rhs", edge)
+
+
+def model_placer(
+    config: Config, checkpoint: TableCheckpoint, memory: int = MEMORY, precision: Precision = "fp32"
+) -> ModelPlacer:
+    schema = schema_of(config)
+    scorer = Scorer(config.model, schema.relations)
+    checkpoint.load_scorer(scorer)
+    tables = {name: checkpoint.rows(name) for name in schema.tables}
+    arithmetic = Arithmetic(precision, torch.device("cpu"))
+    return ModelPlacer(scorer, schema, tables, arithmetic, memory, Progress("test", 1, "scores", quiet=True))
 
 
 @pytest.mark.parametrize("reciprocal", [False, True])
-@pytest.mark.parametrize("comparator", ["dot", "cos"])
+@pytest.mark.parametrize("comparator", ["dot", "cos", "l2", "squared_l2"])
 def test_a_model_is_ranked_by_the_score_of_its_definition(comparator: str, reciprocal: bool) -> None:
     relations = [(relation.name, relation.lhs, relation.rhs) for relation in SCHEMA.relations]
     config = model_config(SCHEMA.tables, relations, dim=4, comparator=comparator, reciprocal=reciprocal)
     generator = torch.Generator().manual_seed(1)
 
-    def draw(rows: int) -> Tensor:  # multiples of 1/4: inner products are exact, equal ones tie
-        return torch.randint(-2, 3, (rows, 4), generator=generator) / 4 + torch.tensor([0, 0, 0, 0.25])
+    def draw(rows: int) -> Tensor:
+        """Multiples of 1/4: inner products are exact, equal ones tie. For cosines no two are equal but to rounding."""
+        if comparator == "cos":
+            return torch.randn(rows, 4, generator=generator)
+        return torch.randint(-2, 3, (rows, 4), generator=generator) / 4
 
     tables = {name: draw(rows) for name, rows in SCHEMA.tables.items()}
     checkpoint = TableCheckpoint(tables, draw(4), draw(4) if reciprocal else None)
@@ -114,49 +140,86 @@ def test_a_model_is_ranked_by_the_score_of_its_definition(comparator: str, recip
             tail = tail + checkpoint.inverse[rel]
         else:
             head = head + checkpoint.translation[rel]
-        inner = float(head @ tail)
+        if comparator in ("l2", "squared_l2"):
+            return -float((head - tail).square().sum())
         length = math.sqrt(float(head @ head) * float(tail @ tail)) if comparator == "cos" else 1.0
-        return round(inner / length, 5) if length else 0.0
+        return float(head @ tail) / length
 
     splits = random_graph(SCHEMA, 5)
     expected = BruteForce(splits, "test", SIZES, score)
-    model = ModelScores(config, schema_of(config), checkpoint)
-    if comparator == "cos":  # rounding tells equal cosines apart; take that away on both sides
-        model = Rounded(model)
-    figures = compute(ranks_of(model, splits, "test", SCHEMA), [name for name, _, _ in relations], EVALUATION)
-    for name, rel in {"all": None, "fav": 0, "follow": 1, "of": 2}.items():
-        assert figures[name] == pytest.approx(expected.figures(rel, HITS_AT, RECALL_AT), abs=1e-12)
+    sets = sets_of(config.model, SCHEMA)
+    found = figures(model_placer(config, checkpoint), splits, evaluation_of("test"), SCHEMA, sets)
+    for name, rel in RELATIONS.items():
+        assert found[name] == pytest.approx(expected.figures(rel, HITS_AT, RECALL_AT), abs=1e-12)
 
 
-class Rounded:
-    def __init__(self, of: Scores) -> None:
-        self.of = of
-
-    def scores(self, side: Side, rel: int, given: Tensor) -> Tensor:
-        return self.of.scores(side, rel, given).round(decimals=5) + 0.0
+LARGE = {"user": 3000, "tweet": 2000}
 
 
-def test_the_size_of_a_block_changes_nothing() -> None:
-    """Tables large enough that 1 MiB holds 3, 4 and 26 queries, and a block larger than all."""
-    schema = Schema({"user": 10_000, "tweet": 80_000}, SCHEMA.relations)
-    rng = np.random.default_rng(0)
+def large_model(**model: object) -> tuple[Config, TableCheckpoint, dict[str, list[Triple]]]:
+    """Tables of several blocks, and more queries than the lines of a product."""
+    relations = [(relation.name, relation.lhs, relation.rhs) for relation in SCHEMA.relations]
+    config = model_config(LARGE, relations, dim=8, **model)
+    generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
+    tables = {name: torch.randn(rows, 8, generator=generator) for name, rows in LARGE.items()}
+    checkpoint = TableCheckpoint(tables, torch.randn(4, 8, generator=generator))
     splits = {
-        name: [(int(rng.integers(9)), rel, int(rng.integers(9))) for rel in rng.integers(3, size=count).tolist()]
-        for name, count in (("train", 200), ("test", 60))
+        name: [(int(rng.integers(300)), rel, int(rng.integers(300))) for rel in rng.integers(3, size=count).tolist()]
+        for name, count in (("train", 2000), ("validation", 300), ("test", 900))
     }
-    small, large = (ranks_of(Random(schema, 0), splits, "test", schema, block_mb) for block_mb in (1, 1000))
+    return config, checkpoint, splits
+
+
+@pytest.mark.parametrize("model", [{}, {"comparator": "cos"}])
+def test_in_little_memory_the_ranks_are_the_same(model: dict[str, object]) -> None:
+    """Tables streamed and queries in chunks, against all in memory."""
+    config, checkpoint, splits = large_model(**model)
+    schema, sets = schema_of(config), sets_of(config.model, schema_of(config))
+    _, whole = placed(model_placer(config, checkpoint), splits, "validation", schema, sets)
+    _, streamed = placed(model_placer(config, checkpoint, 1000), splits, "validation", schema, sets, memory=50_000)
     for side in SIDES:
-        assert len(small[side].rank) > 30
-        np.testing.assert_array_equal(small[side].rank, large[side].rank)
-        np.testing.assert_array_equal(small[side].position, large[side].position)
+        one, other = whole[side], streamed[side]
+        np.testing.assert_array_equal(one.places["model"].rank, other.places["model"].rank)
+        np.testing.assert_array_equal(one.places["model"].position, other.places["model"].position)
+        np.testing.assert_array_equal(one.rivals, other.rivals)
 
 
-class FromMatrix:
-    def __init__(self, matrix: list[list[float]]) -> None:
-        self.matrix = torch.tensor(matrix)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("dim", [4, 8, 52, 200])
+def test_equal_vectors_tie_wherever_they_stand(precision: Precision, dim: int) -> None:
+    """All candidates of a table are one vector: whatever its score, each answer stands in the middle."""
+    config, _, splits = large_model()
+    config = model_config(LARGE, [("fav", "user", "tweet"), ("follow", "user", "user"), ("of", "tweet", "user")], dim)
+    generator = torch.Generator().manual_seed(dim)
+    tables = {name: torch.randn(1, dim, generator=generator).repeat(rows, 1) for name, rows in LARGE.items()}
+    checkpoint = TableCheckpoint(tables, torch.randn(3, dim, generator=generator))
+    schema = schema_of(config)
+    placer = model_placer(config, checkpoint, precision=precision)
+    _, outcomes = placed(placer, splits, "test", schema, sets_of(config.model, schema))
+    for side in SIDES:
+        np.testing.assert_array_equal(outcomes[side].places["model"].rank, 1 + outcomes[side].rivals / 2)
 
-    def scores(self, side: Side, rel: int, given: Tensor) -> Tensor:
-        return (self.matrix if side == "rhs" else self.matrix.T)[given]
+
+def test_bf16_ranks_by_vectors_of_eight_bits() -> None:
+    """Vectors that bf16 holds exactly are ranked as in fp32; others by what they are rounded to."""
+    config, checkpoint, splits = large_model()
+    sets, schema = sets_of(config.model, schema_of(config)), schema_of(config)
+    checkpoint.tables = {name: of.bfloat16().float() for name, of in checkpoint.tables.items()}
+    checkpoint.translation.zero_()
+    ranks = []
+    for precision in ("fp32", "bf16"):
+        _, outcomes = placed(model_placer(config, checkpoint, precision=precision), splits, "test", schema, sets)
+        ranks.append(outcomes["rhs"].places["model"].rank)
+    np.testing.assert_array_equal(ranks[0], ranks[1])
+    checkpoint.tables["tweet"] = checkpoint.tables["tweet"] * (1 + 2**-12)
+    _, outcomes = placed(model_placer(config, checkpoint, precision="bf16"), splits, "test", schema, sets)
+    np.testing.assert_array_equal(outcomes["rhs"].places["model"].rank, ranks[0])
+
+
+class FromMatrix(ByMatrix):
+    def __init__(self, rows: list[list[float]]) -> None:
+        self.rows = torch.tensor(rows)
+        super().__init__(lambda side, _: self.rows if side == "rhs" else self.rows.T)
 
 
 FIVE = Schema({"node": 5}, [Relation(name="to", lhs="node", rhs="node")])
@@ -174,7 +237,7 @@ FIVE_SCORES = FromMatrix(
 
 def test_figures_of_a_graph_of_five_nodes_by_hand() -> None:
     evaluation = Evaluation(hits_at=[1, 2], recall_at=[1, 2, 3])
-    figures = compute(ranks_of(FIVE_SCORES, FIVE_SPLITS, "test", FIVE), ["to"], evaluation)
+    found = figures(FIVE_SCORES, FIVE_SPLITS, evaluation, FIVE)
     # Tails. (0, ?): 1, 2, 3, 4 are known, so 0 is the only rival: ranks 1 (0.8 > 0.7) and 2 (0.5 < 0.7).
     #        (1, ?): rivals 1, 2, 3, 4; 0 is behind 3 and tied with 2: rank 2.5.
     # Heads. (?, 2): column 2 is .8 .4 .1 .9 .3; rivals 1, 2, 3, 4; 0 is behind 3: rank 2.
@@ -185,8 +248,8 @@ def test_figures_of_a_graph_of_five_nodes_by_hand() -> None:
     # Sets of tails. (0, ?): 1 and 4 are removed, left are 2 (.8), 0 (.7), 3 (.5): places 1 and 3 of the two held out.
     #                (1, ?): place 2.5 of one.
     second, third = 1 / math.log2(3), 1 / math.log2(4)
-    assert figures["to"] == figures["all"]
-    assert figures["all"] == pytest.approx(
+    assert found["to"] == found["all"]
+    assert found["all"] == pytest.approx(
         {
             "mrr": (tail_mrr + head_mrr) / 2,
             "hits@1": 1 / 6,
@@ -212,66 +275,79 @@ def test_figures_of_a_graph_of_five_nodes_by_hand() -> None:
 
 def test_validation_keeps_the_test_tails_as_candidates() -> None:
     evaluation = Evaluation(split="validation", hits_at=[1], recall_at=[1, 2, 3])
-    figures = compute(ranks_of(FIVE_SCORES, FIVE_SPLITS, "validation", FIVE), ["to"], evaluation)["all"]
+    found = figures(FIVE_SCORES, FIVE_SPLITS, evaluation, FIVE)["all"]
     # (0, ?) → 4: only train's 1 is removed; 2 (.8) and 0 (.7) are before 4 (.6), 3 (.5) behind it: place 3.
-    assert [figures[f"recall@{k}"] for k in (1, 2, 3)] == [0, 0, 1]
-    assert figures["ndcg@3"] == pytest.approx(1 / math.log2(4))
-    assert figures["mrr_rhs"] == 1 / 2  # the rank is filtered by all that is known: only 0 is a rival
+    assert [found[f"recall@{k}"] for k in (1, 2, 3)] == [0, 0, 1]
+    assert found["ndcg@3"] == pytest.approx(1 / math.log2(4))
+    assert found["mrr_rhs"] == 1 / 2  # the rank is filtered by all that is known: only 0 is a rival
 
 
 def test_an_answer_without_rivals_has_rank_1_and_no_opinion_in_auc() -> None:
     splits = {"train": [(0, 0, node) for node in range(4)], "test": [(0, 0, 4)]}
-    ranks = ranks_of(FIVE_SCORES, splits, "test", FIVE)
-    assert (ranks["rhs"].rank.tolist(), ranks["rhs"].rivals.tolist()) == ([1.0], [0])
-    figures = compute(ranks, ["to"], Evaluation(hits_at=[1], recall_at=[1]))["all"]
+    _, outcomes = placed(FIVE_SCORES, splits, "test", FIVE)
+    assert (outcomes["rhs"].places["model"].rank.tolist(), outcomes["rhs"].rivals.tolist()) == ([1.0], [0])
+    found = figures(FIVE_SCORES, splits, Evaluation(hits_at=[1], recall_at=[1]), FIVE)["all"]
     head_rank = 2  # column 4 is .6 .2 0 0 0: node 0 is before all
-    assert figures["auc"] == (0.5 + (1 - (head_rank - 2) / 4)) / 2
+    assert found["auc"] == (0.5 + (1 - (head_rank - 2) / 4)) / 2
 
 
 def test_a_query_whose_held_out_tails_were_trained_on_is_not_averaged() -> None:
     splits = {"train": [(0, 0, 2)], "test": [(0, 0, 2), (1, 0, 3)]}
-    figures = compute(ranks_of(FIVE_SCORES, splits, "test", FIVE), ["to"], Evaluation(hits_at=[1], recall_at=[1]))
-    assert figures["all"]["recall@1"] == 1.0  # of (1, ?) alone, where 3 is first
+    found = figures(FIVE_SCORES, splits, Evaluation(hits_at=[1], recall_at=[1]), FIVE)
+    assert found["all"]["recall@1"] == 1.0  # of (1, ?) alone, where 3 is first
     splits = {"train": [(0, 0, 2)], "test": [(0, 0, 2)]}
-    figures = compute(ranks_of(FIVE_SCORES, splits, "test", FIVE), ["to"], Evaluation(hits_at=[1], recall_at=[1]))
-    assert (figures["all"]["recall@1"], figures["all"]["ndcg@1"]) == (0.0, 0.0)
+    found = figures(FIVE_SCORES, splits, Evaluation(hits_at=[1], recall_at=[1]), FIVE)
+    assert (found["all"]["recall@1"], found["all"]["ndcg@1"]) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_scores_that_are_not_finite_are_refused(bad: float) -> None:
-    matrix = FIVE_SCORES.matrix.clone()
-    matrix[0, 4] = bad
-    with pytest.raises(UserError, match="scores of relation to are not finite"):
-        ranks_of(FromMatrix(matrix.tolist()), FIVE_SPLITS, "test", FIVE)
+    rows = FIVE_SCORES.rows.clone()
+    rows[0, 4] = bad
+    with pytest.raises(UserError, match="scores are not finite: the model diverged"):
+        placed(FromMatrix(rows.tolist()), FIVE_SPLITS, "test", FIVE)
 
 
-def test_popularity_counts_training_edges_of_the_side_and_relation() -> None:
-    train = to_edges([(0, 0, 1), (2, 0, 1), (0, 0, 3), (5, 1, 1), (8, 2, 8)])
-    popularity = Popularity(SCHEMA, train)
-    given = torch.tensor([3, 4])
-    assert popularity.scores("rhs", 0, given).tolist() == [[0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]]
-    assert popularity.scores("lhs", 0, given).tolist() == [[2, 0, 1, 0, 0, 0, 0, 0, 0]]
-    assert popularity.scores("rhs", 1, given).tolist() == [[0, 1, 0, 0, 0, 0, 0, 0, 0]]
-    assert popularity.scores("lhs", 3, given).tolist() == [[0] * 9]
+@pytest.mark.parametrize("evaluated", ["test", "validation"])
+@pytest.mark.parametrize("seed", range(3))
+def test_popularity_ranks_by_training_edges_of_the_side_and_relation(seed: int, evaluated: Split) -> None:
+    splits = random_graph(SCHEMA, seed)
+
+    def score(side: str, edge: Triple) -> float:
+        lhs, rel, rhs = edge
+        return sum((r, n) == ((rel, rhs) if side == "rhs" else (rel, lhs)) for r, n in ends[side])
+
+    ends = {
+        "lhs": [(rel, lhs) for lhs, rel, _ in splits["train"]],
+        "rhs": [(rel, rhs) for _, rel, rhs in splits["train"]],
+    }
+    expected = BruteForce(splits, evaluated, SIZES, score)
+    popularity = Popularity(count_ends([to_edges(splits["train"])], SCHEMA))
+    found = figures(popularity, splits, evaluation_of(evaluated), SCHEMA)
+    for name, rel in RELATIONS.items():
+        assert found[name] == pytest.approx(expected.figures(rel, HITS_AT, RECALL_AT), abs=1e-12)
 
 
 def test_popularity_ranks_by_hand() -> None:
     train = [(1, 0, 2), (3, 0, 2), (4, 0, 2), (3, 0, 3), (4, 0, 0)]
     splits = {"train": train, "test": [(0, 0, 3), (0, 0, 2)]}
-    ranks = ranks_of(Popularity(FIVE, to_edges(train)), splits, "test", FIVE)
+    held, outcomes = placed(Popularity(count_ends([to_edges(train)], FIVE)), splits, "test", FIVE)
     # Tails by train degree: 2: 3, 3: 1, 0: 1, 1: 0, 4: 0. Of (0, ?), the other answer is filtered.
-    assert ranks["rhs"].rank.tolist() == [1.0, 1.5]
+    assert held["rhs"].answer.tolist() == [2, 3]
+    assert outcomes["rhs"].places["model"].rank.tolist() == [1.0, 1.5]
 
 
-def test_random_scores_are_uniform_and_follow_the_seed() -> None:
-    schema = Schema({"node": 1000}, [Relation(name="to", lhs="node", rhs="node")])
-    given = torch.arange(1000)
-    scores = Random(schema, 1).scores("rhs", 0, given)
-    assert scores.shape == (1000, 1000)
-    assert torch.equal(scores, Random(schema, 1).scores("rhs", 0, given))
-    assert not torch.equal(scores, Random(schema, 2).scores("rhs", 0, given))
-    assert not torch.equal(scores, Random(schema, 1).scores("lhs", 0, given))
-    assert torch.equal(scores[10:20], Random(schema, 1).scores("rhs", 0, given[10:20]))  # whatever the block
-    beaten = (scores < scores[:, :1]).float().mean(1)  # the share that node 0 outscores: uniform over queries
-    assert beaten.mean().item() == pytest.approx(0.5, abs=0.05)
-    assert beaten.std().item() == pytest.approx(1 / math.sqrt(12), abs=0.05)
+def test_chance_ranks_uniformly_and_follows_the_seed() -> None:
+    """4,000 queries of three held-out answers and 96 rivals, and two known answers that are candidates."""
+    rows = np.repeat(np.arange(4000), 3)
+    held = held_out(Edges(rows, np.zeros_like(rows), np.arange(12_000) % 3, np.ones(12_000, np.float32)), "rhs")
+    outcome = Outcome(np.full(12_000, 96), np.full(12_000, 2), np.zeros(12_000, np.bool_), {})
+    ranks = by_chance(held, outcome, 1)
+    assert np.array_equal(ranks.rank, by_chance(held, outcome, 1).rank)
+    assert not np.array_equal(ranks.rank, by_chance(held, outcome, 2).rank)
+    assert set(ranks.rank.tolist()) == set(range(1, 98))
+    # Uniform on 1 … 97, and the position on 1 … 101: mean (n + 1) / 2, standard deviation √((n² - 1) / 12).
+    for values, n in ((ranks.rank, 97), (ranks.position, 101)):
+        deviation = math.sqrt((n * n - 1) / 12)
+        assert values.mean() == pytest.approx((n + 1) / 2, abs=4 * deviation / math.sqrt(12_000))
+        assert values.std() == pytest.approx(deviation, rel=0.03)

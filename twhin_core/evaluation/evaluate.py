@@ -2,89 +2,54 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from typing import Any
+import contextlib
 
-from twhin_core import __version__, lease, storage
+from twhin_core import lease, storage
 from twhin_core.config import Config
-from twhin_core.data.edges import Edges
-from twhin_core.data.splits import has_split, read_split
 from twhin_core.errors import UserError
-from twhin_core.evaluation import metrics as figures
-from twhin_core.evaluation.baselines import Popularity, Random
 from twhin_core.evaluation.gates import check_names
+from twhin_core.evaluation.measure import digest, measure
 from twhin_core.evaluation.metrics import ALL, MRR, Metrics
-from twhin_core.evaluation.queries import group
-from twhin_core.evaluation.ranking import rank
 from twhin_core.evaluation.report import write_report
-from twhin_core.evaluation.scores import ModelScores, Scores
-from twhin_core.graph.manifest import SPLITS, Schema, read_manifest, read_schema
-from twhin_core.model.scorer import SIDES
-from twhin_core.progress import Progress, log
-from twhin_core.run import stage
-from twhin_core.training.checkpoint import Checkpoint, describe, newest
+from twhin_core.progress import log
+from twhin_core.run import working
+from twhin_core.training.checkpoint import newest
+from twhin_core.training.ranks import Ranks, joined
 
 METRICS = "evaluation/metrics.json"
 REPORT = "evaluation/report.html"
-PLANTED = "raw/planted.json"
-MODEL = "model"
-
-Baselines = dict[str, dict[str, dict[str, float]]]
-"""Figures of each baseline, by relation."""
 
 
-@stage("evaluate")
 def evaluate(config: Config, root: str) -> Metrics:
     """Ranks the held-out edges by the newest checkpoint and by the baselines; writes the metrics and a report.
 
-    What was evaluated before, from the same checkpoint and in the same way, is found and returned.
+    What was evaluated before, from the same checkpoint and in the same way, is found and returned. Under torchrun the
+    ranks share the queries, and the first one writes.
 
     Raises:
         UserError: there is no checkpoint, it is of another model, the split has no edges, or a gate names no metric.
     """
     check_names(config)
-    checkpoint = newest(root)
-    if checkpoint is None:
-        raise UserError(f"{root}: there is no whole checkpoint here; run `twhin train` first")
-    found = read_metrics(root)
-    if found is not None and is_current(found, config, checkpoint.step) and storage.exists(storage.join(root, REPORT)):
-        log.info("evaluate: %s is of this checkpoint, step %d", storage.join(root, METRICS), checkpoint.step)
-        return found
-    metrics = measure(config, root, checkpoint)
-    publish(config, root, metrics)
-    log.info("evaluate: %s mrr %.4f", config.evaluation.split, metrics[config.evaluation.split][ALL][MRR])
+    with joined() as ranks, working(config, root, "evaluate") if ranks.is_first else contextlib.nullcontext():
+        ranks.wait()  # the others begin when the root is the first one's
+        metrics = _found_or_measured(config, root, ranks)
+        ranks.wait()  # none ends before the first has written
     return metrics
 
 
-def measure(config: Config, root: str, checkpoint: Checkpoint, baselines: Baselines | None = None) -> Metrics:
-    """Ranks the held-out edges by a checkpoint and, unless theirs are given, by the baselines.
-
-    Raises:
-        UserError: the checkpoint is of another model, or the split has no edges.
-    """
-    schema = read_schema(config, root)
-    checkpoint.check_fits(describe(config, schema))
-    if ALL in [relation.name for relation in schema.relations]:
-        raise UserError(f"model.relations: {ALL!r} is the name of the figures over all relations; rename that one")
-    schema = _nodes_only(schema, root)
-    splits = _read_splits(config, root, schema)
-    scores: dict[str, Scores] = {MODEL: ModelScores(config, schema, checkpoint)}
-    if baselines is None:
-        scores["popularity"] = Popularity(schema, splits["train"])
-        scores["random"] = Random(schema, config.evaluation.seed)
-    measured = dict(zip(scores, _measure(scores, splits, schema, config), strict=True))
-    metrics: Metrics = {
-        config.evaluation.split: measured.pop(MODEL),
-        "baselines": measured if baselines is None else baselines,
-        "checkpoint": checkpoint.step,
-        "config": _digest(config),
-        "graph": {"tables": schema.tables, "edges": {name: len(edges) for name, edges in splits.items()}},
-        "version": __version__,
-    }
-    planted = storage.join(root, PLANTED)
-    if storage.exists(planted):
-        metrics["planted"] = storage.read_json(planted)
+def _found_or_measured(config: Config, root: str, ranks: Ranks) -> Metrics:
+    # As the first rank sees it: checkpoints may come and go meanwhile.
+    checkpoint, found = ranks.of_first(lambda: (newest(root), read_metrics(root)))
+    if checkpoint is None:
+        raise UserError(f"{root}: there is no whole checkpoint here; run `twhin train` first")
+    if found is not None and is_current(found, config, checkpoint.step) and storage.exists(storage.join(root, REPORT)):
+        log.info("evaluate: %s is of this checkpoint, step %d", storage.join(root, METRICS), checkpoint.step)
+        return found
+    metrics = measure(config, root, checkpoint, ranks=ranks)
+    if ranks.is_first:
+        publish(config, root, metrics)
+        split = config.evaluation.split
+        log.info("evaluate: %s mrr %.4f", split, metrics[split][ALL][MRR])
     return metrics
 
 
@@ -107,44 +72,4 @@ def read_metrics(root: str) -> Metrics | None:
 
 def is_current(metrics: Metrics, config: Config, step: int) -> bool:
     """Whether `metrics` are of the checkpoint `step`, measured as `config` says."""
-    return bool(metrics["checkpoint"] == step and metrics["config"] == _digest(config))
-
-
-def _nodes_only(schema: Schema, root: str) -> Schema:
-    """The schema less the rows that no node has: a table may be stated larger than its vocabulary."""
-    manifest = read_manifest(root)
-    nodes = {entry.name: entry.num_embeddings for entry in manifest.tables} if manifest is not None else {}
-    return Schema(schema.tables | nodes, schema.relations)
-
-
-def _read_splits(config: Config, root: str, schema: Schema) -> dict[str, Edges]:
-    needed = ("train", config.evaluation.split)
-    return {
-        split: read_split(config, root, schema, split)
-        for split in SPLITS
-        if split in needed or has_split(config, root, split)
-    }
-
-
-def _measure(
-    scores: dict[str, Scores], splits: dict[str, Edges], schema: Schema, config: Config
-) -> list[dict[str, dict[str, float]]]:
-    """The metrics of each of `scores`."""
-    evaluation = config.evaluation
-    relations = [relation.name for relation in schema.relations]
-    queries = {side: group(splits, evaluation.split, side) for side in SIDES}
-    measured = []
-    with Progress("evaluate", len(scores) * sum(map(len, queries.values())), "queries") as progress:
-        for of in scores.values():
-            ranks = {side: rank(of, queries[side], schema, evaluation.block_mb, progress) for side in SIDES}
-            measured.append(figures.compute(ranks, relations, evaluation))
-    return measured
-
-
-def _digest(config: Config) -> str:
-    """Of all that says how to measure and may change between runs on one root; a gate only judges the figures."""
-    measuring: dict[str, Any] = {
-        "evaluation": config.evaluation.model_dump(exclude={"gates"}),
-        "test_data": config.test_data.model_dump() if config.test_data else None,
-    }
-    return hashlib.sha256(json.dumps(measuring, sort_keys=True).encode()).hexdigest()[:16]
+    return bool(metrics["checkpoint"] == step and metrics["config"] == digest(config))

@@ -10,6 +10,7 @@ from twhin_core import storage
 from twhin_core.config import Config
 from twhin_core.errors import TimedOut, UserError
 from twhin_core.evaluation import evaluate as stage
+from twhin_core.evaluation import measure as measuring
 from twhin_core.evaluation.gates import check_names
 from twhin_core.evaluation.metrics import ALL, MRR, Metrics
 from twhin_core.progress import log
@@ -33,7 +34,7 @@ def follow(config: Config, root: str, seconds_between_looks: float = SECONDS_BET
     check_names(config)
     timeout, last_new = config.training.eval_timeout_in_s, time.monotonic()
     seen: set[int] = set()
-    baselines: stage.Baselines | None = None
+    baselines: measuring.Baselines | None = None
     while True:
         # Asked first: the checkpoints that were written before the end are then seen below.
         is_finished = storage.exists(storage.join(root, FINISHED))
@@ -59,15 +60,15 @@ def metrics_of(root: str, step: int) -> str:
 
 
 def _evaluate(
-    config: Config, root: str, checkpoint: Checkpoint, baselines: stage.Baselines | None
-) -> stage.Baselines | None:
+    config: Config, root: str, checkpoint: Checkpoint, baselines: measuring.Baselines | None
+) -> measuring.Baselines | None:
     """Evaluates one checkpoint unless it is done; gives the baselines, which are the same for all."""
     url = metrics_of(root, checkpoint.step)
     if storage.exists(url) and stage.is_current(storage.read_json(url), config, checkpoint.step):
         log.info("evaluate: step %d is done, see %s", checkpoint.step, url)
         return baselines
     try:
-        metrics: Metrics = stage.measure(config, root, checkpoint, baselines)
+        metrics: Metrics = measuring.measure(config, root, checkpoint, baselines)
     except (OSError, CheckpointException, UserError):
         if storage.exists(storage.join(checkpoint.url, MARKER)):
             raise
@@ -79,5 +80,5 @@ def _evaluate(
         stage.publish(config, root, metrics)
     split = config.evaluation.split
     log.info("evaluate: step %d: %s mrr %.4f", checkpoint.step, split, metrics[split][ALL][MRR])
-    found: stage.Baselines = metrics["baselines"]
+    found: measuring.Baselines = metrics["baselines"]
     return found

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from twhin_core.config import Evaluation
-from twhin_core.evaluation.ranking import Floats, Ints, Ranks
+from twhin_core.evaluation.held_out import HeldOut
+from twhin_core.evaluation.placing import Outcome
+from twhin_core.evaluation.queries import Ints
+from twhin_core.evaluation.ranking import Floats, Places
 from twhin_core.model.scorer import SIDES, Side
+
+Figures = dict[str, dict[str, float]]
+"""Figures by relation, or `all`, and name."""
 
 Metrics = dict[str, Any]
 """`evaluation/metrics.json`, in this shape:
@@ -38,7 +45,13 @@ def names(evaluation: Evaluation) -> list[str]:
     return [*both, *sides, *whole, AUC, EDGES]
 
 
-def compute(ranks: dict[Side, Ranks], relations: list[str], evaluation: Evaluation) -> dict[str, dict[str, float]]:
+def compute(
+    held: Mapping[Side, HeldOut],
+    outcomes: Mapping[Side, Outcome],
+    placed: Mapping[Side, Places],
+    relations: list[str],
+    evaluation: Evaluation,
+) -> Figures:
     """The metrics of `all` edges and of each relation that has some, by name.
 
     - `mrr`, `hits@k`: mean over edges of 1/rank and of rank ≤ k, filtered; `_lhs` and `_rhs` of the queries for that
@@ -50,16 +63,16 @@ def compute(ranks: dict[Side, Ranks], relations: list[str], evaluation: Evaluati
       has no rival.
     """
     columns: dict[str, Floats] = {}
-    edges = _sums(ranks["rhs"].rel, ranks["rhs"].edges.astype(np.float64), len(relations))
+    edges = _sums(held["rhs"].rel, held["rhs"].edges.astype(np.float64), len(relations))
     for side in SIDES:
-        of = ranks[side]
-        hits = {f"hits@{k}": of.rank <= k for k in evaluation.hits_at}
-        auc = np.where(of.rivals > 0, 1 - (of.rank - 1) / np.maximum(of.rivals, 1), 0.5)
-        for name, value in {MRR: 1 / of.rank, **hits, AUC: auc}.items():
+        rank, rivals, of = placed[side].rank, outcomes[side].rivals, held[side]
+        hits = {f"hits@{k}": rank <= k for k in evaluation.hits_at}
+        auc = np.where(rivals > 0, 1 - (rank - 1) / np.maximum(rivals, 1), 0.5)
+        for name, value in {MRR: 1 / rank, **hits, AUC: auc}.items():
             columns[f"{name}_{side}"] = _sums(of.rel, value * of.edges, len(relations)) / np.maximum(edges, 1)
     for name in (MRR, *(f"hits@{k}" for k in evaluation.hits_at), AUC):
         columns[name] = (columns[f"{name}_lhs"] + columns[f"{name}_rhs"]) / 2
-    columns.update(_of_whole_sets(ranks["rhs"], len(relations), evaluation.recall_at))
+    columns.update(_of_whole_sets(held["rhs"], placed["rhs"], len(relations), evaluation.recall_at))
     columns[EDGES] = edges
     shown = names(evaluation)
     figures = {ALL: {name: float(columns[name][-1]) for name in shown}}
@@ -70,13 +83,13 @@ def compute(ranks: dict[Side, Ranks], relations: list[str], evaluation: Evaluati
     return figures
 
 
-def _of_whole_sets(ranks: Ranks, relations: int, recall_at: list[int]) -> dict[str, Floats]:
+def _of_whole_sets(held: HeldOut, placed: Places, relations: int, recall_at: list[int]) -> dict[str, Floats]:
     """recall@k and ndcg@k, each [relations + 1]."""
-    kept = np.flatnonzero(~np.isnan(ranks.position))
-    queries, query = np.unique(ranks.query[kept], return_inverse=True)
-    position, held_out = ranks.position[kept], np.bincount(query, minlength=len(queries))
+    kept = np.flatnonzero(~np.isnan(placed.position))
+    queries, query = np.unique(held.query[kept], return_inverse=True)
+    position, held_out = placed.position[kept], np.bincount(query, minlength=len(queries))
     rel = np.zeros(len(queries), np.int64)
-    rel[query] = ranks.rel[kept]
+    rel[query] = held.rel[kept]
     counted = np.maximum(_sums(rel, np.ones(len(queries)), relations), 1)
     ideal = np.cumsum(1 / np.log2(1 + np.arange(1, 1 + max(recall_at))))
     columns: dict[str, Floats] = {}

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from twhin_core.data.edges import Edges
 from twhin_core.model.scorer import Side
 
+Ints = npt.NDArray[np.int64]
 Split = Literal["validation", "test"]
 
 REMOVED: dict[Split, tuple[str, ...]] = {"test": ("train", "validation"), "validation": ("train",)}
@@ -26,23 +27,40 @@ class Queries:
 
     side: Side
     """The side asked for."""
-    rel: npt.NDArray[np.int64]
+    rel: Ints
     """[Q]"""
-    given: npt.NDArray[np.int64]
+    given: Ints
     """[Q] row of the known end in its table."""
-    offsets: npt.NDArray[np.int64]
+    offsets: Ints
     """[Q + 1]"""
-    query: npt.NDArray[np.int64]
+    query: Ints
     """[K] the query an answer belongs to."""
-    answer: npt.NDArray[np.int64]
+    answer: Ints
     """[K] row of the answer in its table."""
-    edges: npt.NDArray[np.int64]
+    edges: Ints
     """[K] how many held-out edges ask for this answer; 0 where it is known from another split only."""
     removed: npt.NDArray[np.bool_]
     """[K] whether the answer is no candidate where recall and ndcg are taken (see `REMOVED`)."""
 
     def __len__(self) -> int:
         return len(self.rel)
+
+    def take(self, queries: Ints) -> Queries:
+        """Some of the queries, in ascending order, with their answers."""
+        counts = np.diff(self.offsets)[queries]
+        offsets = np.concatenate([[0], counts.cumsum()])
+        query = np.repeat(np.arange(len(queries)), counts)
+        known = self.offsets[queries][query] + np.arange(len(query)) - offsets[query]
+        return Queries(
+            side=self.side,
+            rel=self.rel[queries],
+            given=self.given[queries],
+            offsets=offsets,
+            query=query,
+            answer=self.answer[known],
+            edges=self.edges[known],
+            removed=self.removed[known],
+        )
 
 
 def group(splits: dict[str, Edges], evaluated: Split, side: Side) -> Queries:

@@ -1,7 +1,8 @@
-"""Exact filtered ranks of held-out answers among all rows of their table.
+"""Exact filtered ranks of held-out answers among candidates that are read block by block.
 
-Each query's candidates are scored once and sorted, and its answers are found in the sorted row: the cost does not
-depend on how many answers a query has. An answer's own score comes from the same matrix product as its rivals'.
+Every query is scored once with every candidate, in products of one shape (`products.py`), and all its held-out answers
+are compared with the block of scores while that is in the processor's cache. What is known of a query is struck out of
+its scores before: nan is neither more than a score nor equal to one. Nothing is sorted and no score is kept.
 """
 
 from __future__ import annotations
@@ -12,34 +13,32 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from twhin_core.errors import UserError
-from twhin_core.evaluation.queries import Queries
-from twhin_core.evaluation.scores import Scores
-from twhin_core.graph.manifest import Schema
+from twhin_core.evaluation.candidates import Candidates, CandidateSet
+from twhin_core.evaluation.lines import Lines
+from twhin_core.evaluation.positions import positions
+from twhin_core.evaluation.products import Arithmetic, count_true
+from twhin_core.evaluation.queries import Ints, Queries
 from twhin_core.progress import Progress
+from twhin_core.vectors.rows import Rows
 
-Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+
+GATHERED = 16_384
+"""Vectors of answers that are read at once."""
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """One entry for each of the H held-out answers of the queries, in the queries' order."""
+class Places:
+    """Where the H held-out answers of queries stand, in the order of `Queries.answer`."""
 
-    rel: Ints
-    """[H]"""
-    query: Ints
-    """[H] index of the query in `Queries`."""
-    edges: Ints
-    """[H] held-out edges that ask for this answer; more than 1 where an edge is repeated."""
     rank: Floats
     """[H] filtered rank: 1 + the rivals that score higher + half of those that score the same.
 
-    Rivals are all rows of the table but the query's known answers; so a tie puts the answer in the middle.
+    Rivals are all candidates but the query's known answers; so a tie puts the answer in the middle.
     """
-    rivals: Ints
-    """[H] how many rivals there are."""
     position: Floats
     """[H] place among all candidates that are left when the query's removed answers are taken out; nan where the
     answer itself is removed.
@@ -48,98 +47,110 @@ class Ranks:
     """
 
 
-def rank(scores: Scores, queries: Queries, schema: Schema, block_mb: int, progress: Progress) -> Ranks:
-    """Ranks every held-out answer of `queries` by `scores`, in blocks of at most `block_mb` MiB of scores.
+@torch.inference_mode()
+def rank(
+    queries: Queries,
+    vectors: Tensor,
+    of: CandidateSet,
+    candidates: Candidates,
+    answers: Rows,
+    arithmetic: Arithmetic,
+    progress: Progress,
+) -> Places:
+    """Ranks every held-out answer of `queries` among their candidates.
+
+    Args:
+        vectors: float32 [Q, width], each query's.
+        answers: the whole table that the candidates are of.
+        progress: is given the number of scores made.
 
     Raises:
         UserError: a score is not finite, as those of a model that diverged.
     """
-    sizes = np.array([schema.tables[schema.table_of(rel, queries.side)] for rel in range(len(schema.relations))])
+    ranking = _Ranking(queries, vectors, candidates, arithmetic)
+    scores = ranking.own_scores(answers)
+    above = ranking.compare(scores, of, progress)
     held = np.flatnonzero(queries.edges)
-    ranks, positions = np.empty(len(queries.edges)), np.empty(len(queries.edges))
-    for rel, first, last in _blocks(queries, sizes, block_mb):
-        given = torch.from_numpy(queries.given[first:last])
-        table = scores.scores(queries.side, rel, given).numpy()
-        answers = slice(queries.offsets[first], queries.offsets[last])
-        ranks[answers], positions[answers] = _rank_block(table, queries, first, last)
-        if not np.isfinite(table[:, [0, -1]]).all():  # rows are sorted now, infinities and nans at their ends
-            name = schema.relations[rel].name
-            raise UserError(f"scores of relation {name} are not finite: the model diverged; lower its learning rates")
-        progress.update(last - first)
-    rel_of = queries.rel[queries.query[held]]
-    return Ranks(
-        rel=rel_of,
-        query=queries.query[held],
-        edges=queries.edges[held],
-        rank=ranks[held],
-        rivals=sizes[rel_of] - np.diff(queries.offsets)[queries.query[held]],
-        position=np.where(queries.removed[held], np.nan, positions[held]),
-    )
+    return Places(1 + above[held] / 2, positions(queries, scores, 1 + above / 2)[held])
 
 
-def _blocks(queries: Queries, sizes: Ints, block_mb: int) -> Iterator[tuple[int, int, int]]:
-    """(rel, first, last): runs of queries of one relation whose scores fit a block; at least one query each."""
-    starts = np.searchsorted(queries.rel, np.arange(len(sizes) + 1))
-    for rel in np.flatnonzero(np.diff(starts)).tolist():
-        step = max(1, (block_mb << 20) // (4 * int(sizes[rel])))
-        for first in range(int(starts[rel]), int(starts[rel + 1]), step):
-            yield rel, first, min(first + step, int(starts[rel + 1]))
+class _Ranking:
+    """The buffers of one pass over the candidates."""
+
+    def __init__(self, queries: Queries, vectors: Tensor, candidates: Candidates, arithmetic: Arithmetic) -> None:
+        self._queries, self._candidates, self._arithmetic = queries, candidates, arithmetic
+        lines, width = candidates.shape
+        self._lines = Lines(queries, lines)
+        # [blocks, Q, width], filled up with noughts.
+        factors = torch.zeros(-(-len(queries) // lines) * lines, vectors.shape[1], dtype=arithmetic.dtype)
+        factors[: len(queries)] = vectors[torch.from_numpy(self._lines.query)]
+        self._factors = arithmetic.factor(factors).unflatten(0, (-1, lines))
+        self._scores = torch.empty(lines, width, device=arithmetic.device)
+        self._comparisons = torch.empty(2, lines, width, dtype=torch.bool, device=arithmetic.device)
+
+    def own_scores(self, answers: Rows) -> npt.NDArray[np.float32]:
+        """[K]: the scores of the answers that are held out or not removed; of the others 0."""
+        queries, (lines, width) = self._queries, self._candidates.shape
+        kept = np.flatnonzero((queries.edges > 0) | ~queries.removed)
+        line = self._lines.of_query[queries.query[kept]]
+        order = np.argsort(line, kind="stable")
+        kept, line = kept[order], line[order]
+        scores = np.zeros(len(queries.answer), np.float32)
+        for first in range(0, len(kept), GATHERED):
+            of_part = slice(first, first + GATHERED)
+            vectors, row = answers.gather(queries.answer[kept[of_part]]), line[of_part]
+            for block in np.unique(row // lines).tolist():
+                ends = np.searchsorted(row, [block * lines, (block + 1) * lines]).tolist()
+                for start in range(ends[0], ends[1], width):
+                    piece = slice(start, min(start + width, ends[1]))
+                    factor = self._candidates.factor(vectors[piece])
+                    self._arithmetic.product(self._factors[block], factor, self._scores)
+                    column = torch.arange(piece.stop - piece.start)
+                    own = self._scores[torch.from_numpy(row[piece] - block * lines), column]
+                    scores[kept[of_part][piece]] = own.cpu().numpy()
+        if not np.isfinite(scores).all():
+            raise UserError("scores are not finite: the model diverged; lower its learning rates")
+        return scores
+
+    def compare(self, scores: npt.NDArray[np.float32], of: CandidateSet, progress: Progress) -> Ints:
+        """[K]: for the answers held out, twice the rivals that score higher and once those that score the same."""
+        device, (lines, width) = self._arithmetic.device, self._candidates.shape
+        own = torch.from_numpy(scores[self._lines.held]).to(device)[:, None]
+        above = torch.zeros(len(own), dtype=torch.int64, device=device)
+        struck = self._struck(of)
+        for start, factor in self._candidates.blocks():
+            known = _slices(struck, start // width * len(self._factors), len(self._factors), lines * width)
+            for queries, places, tasks in zip(self._factors, known, self._lines.tasks, strict=True):
+                self._arithmetic.product(queries, factor, self._scores)
+                self._scores[:, self._candidates.size - start :] = torch.nan  # of the noughts that fill up the last
+                if len(places):
+                    self._scores.view(-1).index_fill_(0, torch.from_numpy(places).to(device), torch.nan)
+                for rows, answers in tasks:
+                    comparisons = self._comparisons[:, : answers.stop - answers.start]
+                    torch.gt(self._scores[rows], own[answers], out=comparisons[0])
+                    torch.ge(self._scores[rows], own[answers], out=comparisons[1])
+                    above[answers] += count_true(comparisons).sum(0)
+            progress.update(len(self._queries) * min(width, self._candidates.size - start))
+        counts = np.zeros(len(scores), np.int64)
+        counts[self._lines.held] = above.cpu().numpy()
+        return counts
+
+    def _struck(self, of: CandidateSet) -> Ints:
+        """The places of known answers in all scores, block by block as `compare` makes these, ascending."""
+        lines, width = self._candidates.shape
+        column, known = of.columns(self._queries.answer)
+        block, row = np.divmod(self._lines.of_query[self._queries.query[known]], lines)
+        places = column // width * len(self._factors) + block
+        places *= lines
+        places += row
+        places *= width
+        places += column % width
+        places.sort()
+        return places
 
 
-def _rank_block(table: npt.NDArray[np.float32], queries: Queries, first: int, last: int) -> tuple[Floats, Floats]:
-    """Rank and position of every answer of the queries first … last - 1 from their scores [Q or 1, N].
-
-    Sorts each row of the scores in place. Of the entries returned, only those of held-out answers mean anything.
-    """
-    answers = slice(queries.offsets[first], queries.offsets[last])
-    row = queries.query[answers] - first
-    shape = (last - first, table.shape[1])
-    score = np.broadcast_to(table, shape)[row, queries.answer[answers]]
-    table.sort(axis=1)
-    ordered = np.broadcast_to(table, shape)
-    below = _count_in_rows(ordered, row, score, or_equal=False)
-    up_to = _count_in_rows(ordered, row, score, or_equal=True)
-    known_above, known_tied = _count_in_groups(row, score, row, score)
-    rank = 1.0 + (shape[1] - up_to - known_above) + (up_to - below - known_tied) / 2
-
-    # The same rivals stand before an answer in recall and ndcg, and so do the known answers that are not removed:
-    # other held-out ones in order of score, and, while validation is evaluated, those of test.
-    held, removed = queries.edges[answers] > 0, queries.removed[answers]
-    relevant, others = np.flatnonzero(held & ~removed), np.flatnonzero(~held & ~removed)
-    position = rank.copy()
-    position[relevant] += _places(row[relevant], score[relevant])
-    others_above, others_tied = _count_in_groups(row, score, row[others], score[others])
-    position += others_above + others_tied / 2
-    return rank, position
-
-
-def _count_in_rows(ordered: npt.NDArray[np.float32], row: Ints, value: npt.NDArray[np.float32], or_equal: bool) -> Ints:
-    """How many entries of ordered[row] are less than (or equal to) value; rows ascend. One binary search for all."""
-    low, high = np.zeros(len(row), np.int64), np.full(len(row), ordered.shape[1])
-    for _ in range(ordered.shape[1].bit_length()):
-        middle = (low + high) // 2
-        entry = ordered[row, np.minimum(middle, ordered.shape[1] - 1)]
-        right = (low < high) & ((entry <= value) if or_equal else (entry < value))
-        low, high = np.where(right, middle + 1, low), np.where(right, high, middle)
-    return low
-
-
-def _count_in_groups(
-    group: Ints, value: npt.NDArray[np.float32], among_group: Ints, among: npt.NDArray[np.float32]
-) -> tuple[Ints, Ints]:
-    """For each value: how many of `among` of its group are greater, and how many equal."""
-    if len(among) == 0:
-        return np.zeros(len(value), np.int64), np.zeros(len(value), np.int64)
-    distinct, code = np.unique(np.concatenate([value, among]), return_inverse=True)
-    keys = np.sort(among_group * len(distinct) + code[len(value) :])
-    key = group * len(distinct) + code[: len(value)]
-    left, right = np.searchsorted(keys, key), np.searchsorted(keys, key, side="right")
-    return np.searchsorted(keys, (group + 1) * len(distinct)) - right, right - left
-
-
-def _places(group: Ints, value: npt.NDArray[np.float32]) -> Ints:
-    """The place of each value in its group, from 0, greatest first; groups ascend."""
-    order = np.lexsort((-value, group))
-    places = np.empty(len(group), np.int64)
-    places[order] = np.arange(len(group)) - np.searchsorted(group, group[order])
-    return places
+def _slices(places: Ints, first: int, count: int, size: int) -> Iterator[Ints]:
+    """Those of ascending `places` in each of `count` blocks of `size` places, from block `first` on."""
+    ends = np.searchsorted(places, np.arange(first, first + count + 1) * size)
+    for number in range(count):
+        yield places[ends[number] : ends[number + 1]] - (first + number) * size

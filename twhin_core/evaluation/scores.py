@@ -1,55 +1,74 @@
-"""What can score every candidate of a query: the model here, the baselines in `baselines.py`."""
+"""What a checkpoint ranks with: the relations' operators, and the tables' vectors."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from twhin_core.config import Config
+from twhin_core.evaluation.candidates import Candidates, CandidateSet
+from twhin_core.evaluation.products import Arithmetic, block_shape
+from twhin_core.evaluation.queries import Ints, Queries
+from twhin_core.evaluation.ranking import Places, rank
 from twhin_core.graph.manifest import Schema
 from twhin_core.model.scorer import Scorer, Side
-from twhin_core.training.checkpoint import Checkpoint
+from twhin_core.progress import Progress
+from twhin_core.vectors.rows import Rows
 
 OTHER: dict[Side, Side] = {"lhs": "rhs", "rhs": "lhs"}
 
 
-class Scores(Protocol):
-    """Scores all candidates of queries of one relation, higher is better."""
+class ModelPlacer:
+    """Ranks by a model's scores.
 
-    def scores(self, side: Side, rel: int, given: Tensor) -> Tensor:
-        """Scores of every row of the table on `side` of relation `rel`.
+    What is compared are inner products of projected vectors. A score is one of these, plus what all candidates of a
+    query have in common, in a function that never falls: so these are the ranks of the scores.
+    """
 
-        Args:
-            side: the side asked for.
-            given: int64 [Q], row of each query's known end in the table of the other side.
+    def __init__(
+        self,
+        scorer: Scorer,
+        schema: Schema,
+        tables: Mapping[str, Rows],
+        arithmetic: Arithmetic,
+        memory: int,
+        progress: Progress,
+    ) -> None:
+        """`memory`: bytes for the vectors of candidates."""
+        self._scorer, self._schema, self._tables = scorer, schema, tables
+        self._arithmetic, self._memory, self._progress = arithmetic, memory, progress
 
-        Returns:
-            float32 [Q, N], or [1, N] where they are the same for every query; the caller may overwrite it.
-        """
-        ...
+    def of(self, candidates: CandidateSet, queries: int) -> Callable[[Queries], Places]:
+        """As `Placer.of`. Raises UserError where scores are not finite."""
+        side, rel, table = candidates.side, int(candidates.relations[0]), self._tables[candidates.table]
+        kept = Candidates(
+            candidates.rows(table),
+            lambda vectors: self._answers(side, rel, vectors),
+            self._arithmetic,
+            block_shape(queries, candidates.size, self._arithmetic.device),
+            self._memory,
+        )
 
+        def ranker(of: Queries) -> Places:
+            vectors = self._queries(side, of.rel, of.given)
+            return rank(of, vectors, candidates, kept, table, self._arithmetic, self._progress)
 
-class ModelScores:
-    """A checkpoint's scores. Holds in memory each table that it has been asked about."""
+        return ranker
 
-    def __init__(self, config: Config, schema: Schema, checkpoint: Checkpoint) -> None:
-        self._schema, self._checkpoint = schema, checkpoint
-        self._scorer = Scorer(config.model, schema.relations)
-        checkpoint.load_scorer(self._scorer)
-        self._tables: dict[str, Tensor] = {}
+    @torch.inference_mode()
+    def _queries(self, side: Side, rel: Ints, given: Ints) -> Tensor:
+        """Relations [Q] and rows of the known ends [Q] → [Q, width]."""
+        relations = self._schema.relations
+        table_of = np.array([self._schema.table_of(number, OTHER[side]) for number in range(len(relations))])[rel]
+        vectors = torch.empty(len(given), self._tables[table_of[0]].dim)
+        for table in np.unique(table_of).tolist():
+            queries = np.flatnonzero(table_of == table)
+            vectors[torch.from_numpy(queries)] = self._tables[table].gather(given[queries])
+        return self._scorer.queries(side, torch.from_numpy(rel)[None], vectors[None])[0]
 
-    @torch.no_grad()
-    def scores(self, side: Side, rel: int, given: Tensor) -> Tensor:
-        """As `Scores.scores`."""
-        queries = self._table(rel, OTHER[side])[given]
-        candidates = self._table(rel, side)
-        return self._scorer.candidates(side, torch.full((1, len(given)), rel), queries[None], candidates[None])[0]
-
-    def _table(self, rel: int, side: Side) -> Tensor:
-        """float32 [N, dim], every row of the table on `side` of relation `rel`."""
-        name = self._schema.table_of(rel, side)
-        if name not in self._tables:
-            self._tables[name] = self._checkpoint.rows(name).read(0, self._schema.tables[name])
-        return self._tables[name]
+    @torch.inference_mode()
+    def _answers(self, side: Side, rel: int, vectors: Tensor) -> Tensor:
+        """Nodes [n, dim] → [n, width]."""
+        return self._scorer.answers(side, torch.full((1, len(vectors)), rel), vectors[None])[0]

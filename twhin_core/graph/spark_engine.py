@@ -31,6 +31,7 @@ from twhin_core.graph.engine import Engine
 from twhin_core.graph.raw_files import RawSource
 from twhin_core.graph.sources import SCHEMA, read_source
 from twhin_core.parquet import ROWS_PER_FILE, ROWS_PER_GROUP, FileEntry, part_path, write_part, write_parts
+from twhin_core.sizes import in_bytes
 
 OF_PANDAS = "PySpark does not yet fully support pandas"  # which nothing here goes through
 warnings.filterwarnings("ignore", OF_PANDAS, FutureWarning)
@@ -177,7 +178,7 @@ def _start(settings: Prepare, folder: str) -> SparkSession:
     java = os.path.join(os.environ["JAVA_HOME"], "bin", "java") if "JAVA_HOME" in os.environ else "java"
     if shutil.which(java) is None:
         raise UserError(f"prepare.engine: spark needs Java 17 or later; there is no {java}")
-    memory = f"{_bytes(settings.memory_limit) >> 20}m"
+    memory = f"{in_bytes(settings.memory_limit) >> 20}m"
     options = {
         "spark.driver.memory": memory,
         "spark.executor.memory": memory,
@@ -198,13 +199,6 @@ def _start(settings: Prepare, folder: str) -> SparkSession:
     builder: Any = SparkSession.builder.appName("twhin prepare").master(settings.spark_master or "local[*]")
     session: SparkSession = builder.config(map=options).getOrCreate()
     return session
-
-
-def _bytes(size: str) -> int:
-    """Of `1.5 GB` or `512MiB`."""
-    match = re.fullmatch(r"([\d.]+)\s*([KMGT])(i?)B", size)
-    assert match is not None
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** ("KMGT".index(match[2]) + 1))
 
 
 def _explained(error: Exception, settings: Prepare, folder: str) -> Exception:

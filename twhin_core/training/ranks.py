@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from twhin_core.errors import TwhinError
 from twhin_core.training.memory import keep_freed_memory
+
+T = TypeVar("T")
 
 # For what others may wait for, such as a checkpoint on its way to a bucket. A rank that dies is noticed at once.
 TIMEOUT = timedelta(minutes=10)
@@ -41,13 +44,44 @@ class Ranks:
 
     def wait(self) -> None:
         """Waits until every rank has called it."""
-        self.sum(torch.zeros((), device=self.device))
+        if self.world_size > 1:
+            self.sum(torch.zeros((), device=self.device))
+
+    def of_first(self, make: Callable[[], T]) -> T:
+        """What the first rank makes, on every rank; every rank must call it."""
+        if self.world_size == 1:
+            return make()
+        made: list[Any] = [make() if self.is_first else None]
+        dist.broadcast_object_list(made)
+        found: T = made[0]
+        return found
 
     def sum(self, value: torch.Tensor) -> float:
         """The sum of a scalar tensor over all ranks; every rank must call it."""
         value = value.detach().clone()
         dist.all_reduce(value)
         return float(value)
+
+
+def alone() -> Ranks:
+    """This process by itself, in no group."""
+    return Ranks(0, 1, _device())
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[Ranks]:
+    """The ranks that torchrun's environment names, as `process_group`; without any, this process `alone`."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield alone()
+    else:
+        with process_group() as ranks:
+            yield ranks
+
+
+def _device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 @contextlib.contextmanager
@@ -59,9 +93,8 @@ def process_group() -> Iterator[Ranks]:
     """
     keep_freed_memory()
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    device = _device()
+    if device.type == "cuda":
         torch.cuda.set_device(device)
     # Checkpoints are coordinated on the CPU also where training is on GPUs.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"

@@ -1,0 +1,14 @@
+"""Amounts of memory as a config states them."""
+
+from __future__ import annotations
+
+import re
+
+PATTERN = r"^\d+(\.\d+)?\s*[KMGT]i?B$"
+
+
+def in_bytes(size: str) -> int:
+    """Of `1.5 GB` or `512MiB`."""
+    match = re.fullmatch(r"([\d.]+)\s*([KMGT])(i?)B", size)
+    assert match is not None
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** ("KMGT".index(match[2]) + 1))
