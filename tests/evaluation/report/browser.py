@@ -55,6 +55,7 @@ class Browser:
 
     def pdf(self, to: Path) -> Path:
         """The page as it is printed, with the paper's size taken from the page."""
+        self._call("Emulation.setEmulatedMedia", media="print", features=[])
         printed = self._call("Page.printToPDF", preferCSSPageSize=True, printBackground=True)
         to.write_bytes(base64.b64decode(printed["data"]))
         return to

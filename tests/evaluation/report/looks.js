@@ -96,8 +96,12 @@ for (const element of document.body.querySelectorAll("*")) {
   const size = parseFloat(style(element).fontSize);
   const isLarge = size >= 24 || (size >= 18.66 && Number(style(element).fontWeight) >= 700);
   if (ownTexts(element).length) check(element, element.closest("svg") ? style(element).fill : style(element).color, isLarge ? 3 : 4.5);
-  if (element.matches("svg rect")) check(element, style(element).fill, 3);
+  if (element.matches("svg rect"))
+    check(element, style(element).stroke === "none" ? style(element).fill : style(element).stroke, 3);
   if (element.matches("svg polyline, svg .points, svg .dots")) check(element, style(element).stroke, 3);
-  if (element.matches(".legend i")) check(element, style(element).backgroundColor, 3, element.parentElement);
+  if (element.matches(".legend i")) {
+    const { borderTopWidth, borderTopColor, backgroundColor } = style(element);
+    check(element, parseFloat(borderTopWidth) ? borderTopColor : backgroundColor, 3, element.parentElement);
+  }
 }
 return wrong;

@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.conftest import SmallConfig
 from tests.evaluation.report.browser import Browser, is_missing, started
+from tests.evaluation.report.made_exports import write_exports
 from tests.evaluation.report.made_metrics import with_everything
 from twhin_core import storage
 from twhin_core.config import Config
@@ -90,6 +91,7 @@ def nasty_run(small_config: SmallConfig, tmp_path: Path) -> Path:
     gates = [{**gate, "passed": False, "reason": f"{NASTY[4]} is below"}, {**gate, "passed": True, "reason": ""}]
     decision = {"passed": False, "checkpoint": metrics["checkpoint"], "gates": gates}
     storage.write_json(storage.join(root, "evaluation/gates.json"), decision)
+    write_exports(Path(root), metrics["checkpoint"], table, NASTY[5], "sampled_mrr")
     write_report(storage.join(root, REPORT), metrics, config, root)
     return Path(root, REPORT)
 

@@ -1,23 +1,102 @@
-"""What was exported of the checkpoint, as `embeddings/manifest.json` has it."""
+"""What was exported of the checkpoint, as `embeddings/manifest.json` has it: bytes, and what they cost in quality."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from twhin_core import storage
-from twhin_core.evaluation.metrics import Metrics
-from twhin_core.evaluation.report.figures import Table
+from twhin_core.evaluation.metrics import ALL, EDGES, Figures, Metrics
+from twhin_core.evaluation.report.figures import SIDED, Table
 
-MANIFEST = "embeddings/manifest.json"
+FOLDER = "embeddings"
+MANIFEST = f"{FOLDER}/manifest.json"
 
 
-def collect(metrics: Metrics, root: str) -> Table | None:
+@dataclass(frozen=True)
+class Exported:
+    """The content of the section."""
+
+    formats: Table
+    pq: Table | None
+    """The metrics of the vectors as they are, and as pq gives them back."""
+    relations: Table | None
+    """The first of these metrics by relation."""
+
+
+def collect(metrics: Metrics, root: str) -> Exported | None:
     """The formats of each table; None where export has not finished, or wrote another checkpoint."""
     url = storage.join(root, MANIFEST)
     if not storage.exists(url):
         return None
     manifest: dict[str, Any] = storage.read_json(url)
-    if manifest["checkpoint"] != metrics["checkpoint"]:
+    if manifest["checkpoint"] != metrics["checkpoint"] or not manifest.get("formats"):
         return None
-    rows = [[table["name"], "parquet", f"{table['rows']:,}", str(len(table["files"]))] for table in manifest["tables"]]
-    return Table(["table", "format", "rows", "files"], rows)
+    sizes = _sizes(root)
+    rows = [
+        _row(format_name, export, sizes)
+        for format_name, exports in manifest["formats"].items()
+        for export in exports.values()
+    ]
+    compared = manifest.get("pq_metrics")
+    return Exported(
+        formats=Table(["table", "format", "rows", "files", "size", "bytes a row", "quality"], rows),
+        pq=_compare(compared) if compared else None,
+        relations=_by_relation(compared) if compared else None,
+    )
+
+
+def _row(format_name: str, export: dict[str, Any], sizes: dict[str, int]) -> list[str]:
+    files = [sizes.get(file["path"], 0) for file in export["files"]]
+    name = export["table"] if not export.get("query_side") else f"{export['table']}, queries of {export['query_side']}"
+    rows = export["rows"]
+    each = f"{sum(files) / rows:,.1f}" if rows else "–"
+    return [name, format_name, f"{rows:,}", f"{len(files):,}", _size(sum(files)), each, _quality(export["figures"])]
+
+
+def _quality(figures: dict[str, Any]) -> str:
+    """How near the format comes to the vectors, and how much smaller it is, in words."""
+    recall = next((name for name in figures if name.startswith("recall@")), None)
+    if recall is not None:
+        return f"{figures['kind']}: {recall} {figures[recall]:.4f} of exact search"
+    if "ratio" in figures:
+        subspaces = f"{figures['subspaces']} sub-spaces of {figures['bits']} bits"
+        return f"{figures['ratio']:g} times smaller than float32, {subspaces}"
+    if "shown" in figures:
+        return f"{figures['shown']:,} of {figures['of']:,} rows"
+    return "exact"
+
+
+def _compare(compared: dict[str, Figures]) -> Table:
+    exact, decoded = compared["exact"][ALL], compared["decoded"][ALL]
+    names = [name for name in exact if name in decoded and name != EDGES and not name.endswith(SIDED)]
+    return Table(
+        ["metric", "exact", "decoded", "change"], [_change(name, exact[name], decoded[name]) for name in names]
+    )
+
+
+def _by_relation(compared: dict[str, Figures], most: int = 20) -> Table:
+    exact, decoded = compared["exact"], compared["decoded"]
+    name = next(name for name in exact[ALL] if name != EDGES)
+    relations = sorted((of for of in exact if of != ALL and of in decoded), key=lambda of: -exact[of].get(EDGES, 0))
+    rows = [_change(of, exact[of][name], decoded[of][name]) for of in relations[:most]]
+    return Table(["relation", f"{name}, exact", f"{name}, decoded", "change"], rows)
+
+
+def _change(name: str, exact: float, decoded: float) -> list[str]:
+    return [name, f"{exact:.4f}", f"{decoded:.4f}", f"{(decoded - exact) / exact:+.1%}" if exact else "–"]
+
+
+def _sizes(root: str) -> dict[str, int]:
+    """Bytes of each exported file, by its path under the root."""
+    fs, folder = storage.filesystem(storage.join(root, FOLDER))
+    found = fs.find(folder, detail=True)
+    return {f"{FOLDER}/{name[len(folder) :].lstrip('/')}": int(entry["size"]) for name, entry in found.items()}
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.4g} {unit}"
+        count /= 1024
+    return f"{count:,.1f} TiB"

@@ -30,9 +30,10 @@ MARGIN = 22.0
 
 @dataclass(frozen=True)
 class Norms:
-    """The lengths of a table's sampled rows."""
+    """The lengths of a table's sampled rows; `color` is the table's position."""
 
     table: str
+    color: int
     sampled: int
     chart: Histogram
     median: float
@@ -83,13 +84,17 @@ def collect(tables: dict[str, Rows], seed: int, unit_length: bool) -> Look:
     samples = {
         name: tables[name].gather(sample_rows(tables[name].size, SAMPLE, seed)) for name in tables if name in largest
     }
-    return Look([_norms(name, vectors) for name, vectors in samples.items()], _project(samples, unit_length), SAMPLE)
+    return Look(
+        [_norms(name, color, vectors) for color, (name, vectors) in enumerate(samples.items())],
+        _project(samples, unit_length),
+        SAMPLE,
+    )
 
 
-def _norms(table: str, vectors: Tensor) -> Norms:
+def _norms(table: str, color: int, vectors: Tensor) -> Norms:
     lengths = vectors.norm(dim=1).numpy().astype(np.float64)
     low, median, high = np.quantile(lengths, [0.05, 0.5, 0.95]).tolist()
-    return Norms(table, len(lengths), histogram(lengths), median, low, high)
+    return Norms(table, color, len(lengths), histogram(lengths), median, low, high)
 
 
 def principal_components(vectors: Tensor) -> tuple[Tensor, tuple[float, float]]:
@@ -114,9 +119,9 @@ def _project(samples: dict[str, Tensor], unit_length: bool) -> Projection | None
     if len(together) < 3 or float(together.var(0).sum()) == 0:
         return None
     coordinates, shares = principal_components(together)
-    across, up = (round_steps(float(of.min()), float(of.max())) for of in coordinates.T)
-    side = (WIDTH - 2 * MARGIN) / max(across[-1] - across[0], up[-1] - up[0])  # the same scale both ways
-    middle = (across[0] + across[-1]) / 2, (up[0] + up[-1]) / 2
+    (left, low), (right, high) = coordinates.amin(0).tolist(), coordinates.amax(0).tolist()
+    side = (WIDTH - 2 * MARGIN) / max(right - left, high - low)  # the same scale both ways
+    middle = (left + right) / 2, (low + high) / 2
 
     def place(x: float, y: float) -> tuple[float, float]:
         return WIDTH / 2 + (x - middle[0]) * side, WIDTH / 2 - (y - middle[1]) * side
@@ -132,8 +137,8 @@ def _project(samples: dict[str, Tensor], unit_length: bool) -> Projection | None
         tables=[(name, len(vectors)) for name, vectors in taken.items()],
         points=len(together),
         layers=[layers[position] for position in turns],
-        across=[Tick(place(x, 0)[0], compact(x)) for x in across],
-        up=[Tick(place(0, y)[1], compact(y)) for y in up],
+        across=[Tick(place(x, 0)[0], compact(x)) for x in round_steps(left, right) if left <= x <= right],
+        up=[Tick(place(0, y)[1], compact(y)) for y in round_steps(low, high) if low <= y <= high],
         shares=shares,
         unit_length=unit_length,
     )
