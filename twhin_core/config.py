@@ -129,11 +129,15 @@ class LinearRampToCosine(Section):
     learning_rate: Rate = Field(description="The rate at step `num_ramp_steps`, the highest.")
     final_learning_rate: float = Field(ge=0, description="The rate from step `final_num_steps` on.")
     num_ramp_steps: PositiveInt = Field(description="Steps of the ramp.")
-    final_num_steps: PositiveInt = Field(description="The step at which the cosine ends, counted from the first step.")
+    final_num_steps: PositiveInt | None = Field(
+        None,
+        description="The step at which the cosine ends, counted from the first step; left out, the last step of "
+        "training, by `training.num_epochs` and `num_train_steps`.",
+    )
 
     @model_validator(mode="after")
     def _falls(self) -> LinearRampToCosine:
-        if self.final_num_steps <= self.num_ramp_steps:
+        if self.final_num_steps is not None and self.final_num_steps <= self.num_ramp_steps:
             raise ValueError(f"final_num_steps: must be beyond num_ramp_steps, which is {self.num_ramp_steps}")
         if self.final_learning_rate > self.learning_rate:
             raise ValueError(f"final_learning_rate: must not exceed learning_rate, which is {self.learning_rate}")

@@ -103,6 +103,7 @@ def test_reading_goes_on_exactly_from_any_state_on_any_number_of_ranks(
 
         same = EpochReader(windows, batch, 0, world)
         same.load_state_dict(state)
+        assert same.steps_left(2) == len(undisturbed[0]) - cut
         rest = list(same.steps(2))
         assert [(step.epoch, step.first) for step in rest] == [(s.epoch, s.first) for s in undisturbed[0][cut:]]
         for one, other in zip(rest, undisturbed[0][cut:], strict=True):
@@ -143,6 +144,7 @@ def test_drop_leaves_out_what_fills_no_step(layout: list[list[int]], batch: int,
         for rank in range(world):
             reader = EpochReader(windows, batch, rank, world, "drop")
             reader.load_state_dict({"epoch": 0, "edges": start})
+            assert reader.steps_left(2) == (count - start) // (batch * world) + count // (batch * world)
             ranks.append(list(reader.steps(1)))
         whole = lhs_of(list(EpochReader(windows, count or 1).steps(1)))
     steps = (count - start) // (batch * world)

@@ -20,11 +20,20 @@ from twhin_core.training.checkpoint import FINISHED
 from twhin_core.training.optimizers import Optimizers
 from twhin_core.training.train import train
 
+FALLING = {
+    "adagrad": {"lr": 0.1},
+    "learning_rate": {"linear_ramp_to_cosine": {"learning_rate": 0.1, "final_learning_rate": 0.0, "num_ramp_steps": 1}},
+}
+"""Rates that end with training, wherever it was stopped."""
+
 
 def test_it_keeps_its_step_ends_with_75_and_goes_on_to_the_same_weights(
     small_config: SmallConfig, tmp_path: Path
 ) -> None:
-    config = small_config(training={"num_epochs": 40, "checkpoint_every_n": 1000, "train_log_every_n": 50})
+    config = small_config(
+        model={"translation_optimizer": FALLING},
+        training={"num_epochs": 40, "checkpoint_every_n": 1000, "train_log_every_n": 50},
+    )
     path, root = tmp_path / "config.yaml", tmp_path / "run"
     path.write_text(config_file.to_yaml(config))
     prepare(config, str(root))

@@ -31,6 +31,13 @@ MISTAKES = {
         ["training.initial_checkpoint_dir=/nowhere"],
         "training.initial_checkpoint_dir: there is no whole checkpoint at /nowhere",
     ),
+    "a ramp as long as training": (
+        [
+            "model.translation_optimizer.learning_rate={linear_ramp_to_cosine: {learning_rate: 0.1, "
+            "final_learning_rate: 0, num_ramp_steps: 1}}"
+        ],
+        "linear_ramp_to_cosine.num_ramp_steps: 1 must be less than the 1 steps of training",
+    ),
     "a correction of margins": (
         ["train_data.in_batch_negatives=4", "train_data.logq_correction=true", "model.loss=ranking"],
         "train_data.logq_correction: has no meaning for the ranking loss",

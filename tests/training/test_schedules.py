@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from tests.conftest import SmallConfig
+from tests.training.ends import assert_same_end
 from twhin_core import config_file
-from twhin_core.config import Optimizer
-from twhin_core.training.schedules import rate
+from twhin_core.config import Config, Optimizer
+from twhin_core.graph.prepare import prepare
+from twhin_core.training.schedules import rate, until
+from twhin_core.training.train import train
 
 
 def optimizer(lr: float, schedule: dict[str, object] | None) -> Optimizer:
@@ -44,3 +50,36 @@ EXPECTED = {
 def test_the_rate_of_a_step(schedule: dict[str, object] | None, expected: dict[int, float]) -> None:
     choice = optimizer(0.8, schedule)
     assert {step: rate(choice, step) for step in expected} == pytest.approx(expected, abs=1e-7)
+
+
+def falling(small_config: SmallConfig, final_num_steps: int | None, **training: int) -> Config:
+    """The table `user` and the relations fall to 0 in a cosine, `tweet` keeps its rate."""
+    cosine = {"learning_rate": 0.1, "final_learning_rate": 0.0, "num_ramp_steps": 1, "final_num_steps": final_num_steps}
+    schedule = {"learning_rate": {"linear_ramp_to_cosine": cosine}}
+    user = {"rowwise_adagrad": {"lr": 0.1}, **schedule}
+    tweet = {"rowwise_adagrad": {"lr": 0.1}}
+    tables = [{"name": name, "embedding_dim": 8, "optimizer": of} for name, of in (("user", user), ("tweet", tweet))]
+    model = {"embeddings": {"tables": tables}, "translation_optimizer": {"adagrad": {"lr": 0.1}, **schedule}}
+    return small_config(model=model, training=training)
+
+
+def test_a_cosine_without_an_end_ends_with_training(small_config: SmallConfig) -> None:
+    of = until(5, falling(small_config, None)).model
+    # (1 + cos(π k / 4)) / 2, k steps after the ramp of one.
+    expected = {1: 0.1, 2: 0.0853553, 3: 0.05, 4: 0.0146447, 5: 0.0}
+    for choice in (of.table("user").optimizer, of.translation_optimizer):
+        assert {step: rate(choice, step) for step in expected} == pytest.approx(expected, abs=1e-7)
+    assert rate(of.table("tweet").optimizer, 5) == 0.1
+    stated = falling(small_config, 9)
+    assert until(5, stated) == stated
+
+
+@pytest.mark.parametrize(("training", "last_step"), [({"num_epochs": 2}, 16), ({"num_train_steps": 11}, 11)])
+def test_a_run_whose_rates_end_with_it_is_one_that_states_its_last_step(
+    training: dict[str, int], last_step: int, small_config: SmallConfig, tmp_path: Path
+) -> None:
+    for name, final_num_steps in (("left_out", None), ("stated", last_step)):
+        config = falling(small_config, final_num_steps, **training)
+        prepare(config, str(tmp_path / name))
+        train(config, str(tmp_path / name))
+    assert_same_end(str(tmp_path / "left_out"), str(tmp_path / "stated"))

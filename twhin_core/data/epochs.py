@@ -161,6 +161,14 @@ class EpochReader:
         left = (self.num_edges - first) % self._step_size
         return self.num_edges - left if self._drops else self.num_edges
 
+    def steps_left(self, num_epochs: int) -> int:
+        """How many `steps` gives."""
+        epoch, first = self._state["epoch"], self._state["edges"]
+        return self._in_epoch(first) + (num_epochs - epoch - 1) * self._in_epoch(0) if epoch < num_epochs else 0
+
+    def _in_epoch(self, first: int) -> int:
+        return -(-(self.stop(first) - first) // self._step_size)
+
     def steps(self, num_epochs: int) -> Iterator[Step]:
         """The steps left of the epochs before `num_epochs`."""
         for step in self._steps(range(self._state["epoch"], num_epochs), self._state["edges"]):

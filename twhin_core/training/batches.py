@@ -55,6 +55,10 @@ class Batches:
         """Edges of a whole epoch that are learned from."""
         return self._reader().stop(first=0)
 
+    def steps_left(self, state: State, num_epochs: int) -> int:
+        """Steps of the epochs before `num_epochs` that come after `state`."""
+        return self._reader(state).steps_left(num_epochs)
+
     def epochs(self, state: State, num_epochs: int) -> Iterator[tuple[Batch, State]]:
         """Batches of the shuffled epochs before `num_epochs`, from `state` on, each with the state after it."""
         steps = self._reader(state).steps(num_epochs)

@@ -30,6 +30,7 @@ from twhin_core.training.frequencies import count_together
 from twhin_core.training.metrics_log import MetricsLog, Window, peak_memory
 from twhin_core.training.preemption import Preemption
 from twhin_core.training.ranks import Ranks, process_group
+from twhin_core.training.schedules import until
 from twhin_core.training.validation import Patience, validation_loss
 
 
@@ -61,12 +62,14 @@ class Trainer:
         self.source = self._connect(readers)
         self.batches = Batches(config, self.schema, self.edges, config.train_data, ranks, self.ends, self.source)
         self.validation = self._read_validation()
-        self.model = build(config, self.schema, ranks)
+        self.newest = checkpoint.newest(root)
+        self.position = Position() if self.newest is None else self.newest.marker.position
+        self.model = build(until(self._last_step(), config), self.schema, ranks)
         if ranks.is_first:
             plan.show(self.model.plan)
             plan.write(self.model.plan, root)
         self.description = checkpoint.describe(config, self.schema)
-        self.position = self._resume()
+        self._resume()
         self.metrics = MetricsLog(root, self.position.step, ranks)
         self.patience = Patience(self.training.early_stopping, self.metrics.past("validation_loss"))
 
@@ -136,18 +139,22 @@ class Trainer:
         held_out = open_split(config, self.root, self.schema, "validation")
         return Batches(config, self.schema, held_out, data, self.ranks, self.ends)
 
-    def _resume(self) -> Position:
+    def _last_step(self) -> int:
+        """The step that training ends with, unless it is stopped early."""
+        ahead = self.batches.steps_left(_state(self.position), self.training.num_epochs)
+        last = self.position.step + ahead
+        return last if self.training.num_train_steps is None else min(last, self.training.num_train_steps)
+
+    def _resume(self) -> None:
         """Loads the newest checkpoint of the run, or else the weights that it is to begin with, if any."""
-        newest, initial = checkpoint.newest(self.root), self.training.initial_checkpoint_dir
+        newest, initial = self.newest, self.training.initial_checkpoint_dir
         if newest is not None:
             newest.check_fits(self.description)
             checkpoint.load(newest, self.model.state())
             self._say("train: continues after step %d, from its checkpoint", newest.step)
-            return newest.marker.position
-        if initial is not None:
+        elif initial is not None:
             found = checkpoint.load_initial(initial, self.model.state(), self.description)
             self._say("train: begins with the weights of %s", found.url)
-        return Position()
 
     def _progress(self) -> Progress:
         epoch = self.batches.edges_per_epoch
