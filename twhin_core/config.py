@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from twhin_core import sizes
+from twhin_core.config_export import Export
 from twhin_core.config_prepare import Prepare
 from twhin_core.config_section import Section
 
@@ -506,7 +507,7 @@ class TrainData(EdgeData):
         return self.logq_correction or self.global_negatives_power > 0
 
 
-# --- evaluation and export ---------------------------------------------------------------------------------------
+# --- evaluation --------------------------------------------------------------------------------------------------
 
 
 class Gate(Section):
@@ -543,13 +544,6 @@ class Evaluation(Section):
         default_factory=dict,
         description="Bounds that must hold before export, by metric: `test.all.mrr: {min: 0.1}`.",
     )
-
-
-class Export(Section):
-    """Embeddings for other systems."""
-
-    tables: list[str] | None = Field(None, description="Tables to write; null writes all.")
-    rows_per_file: PositiveInt = Field(1_000_000, description="Rows of one Parquet file.")
 
 
 class Config(Section):
@@ -616,6 +610,31 @@ class Config(Section):
                 raise ValueError(
                     f"{section}.self_negatives: has no effect, no relation has both ends in one table; leave it out"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _exportable(self) -> Config:
+        export, tables = self.export, [table.name for table in self.model.embeddings.tables]
+        export.check_dim(self.model.dim)
+        if export.faiss is not None:
+            _check_names("export.faiss.tables", export.faiss.tables, "table", export.tables or tables)
+        export.check_folders(export.tables or tables)
+        if export.query_side is None:
+            return self
+        relations = [relation.name for relation in self.model.relations]
+        if "*" not in relations:
+            _check_names("export.query_side", [export.query_side], "relation", relations)
+        comparator = self.model.comparator
+        if comparator not in ("dot", "cos"):
+            raise ValueError(
+                f"export.query_side: the scores of the comparator {comparator} are distances, not dot products of a "
+                "query with a node; leave it out, and apply the operator of relations.parquet to the lhs instead"
+            )
+        if export.normalize != (comparator == "cos"):
+            raise ValueError(
+                f"export.query_side: dot products are the scores of the comparator {comparator} only with "
+                f"export.normalize: {str(comparator == 'cos').lower()}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +16,8 @@ from twhin_core.errors import StorageError, UserError
 
 ROWS_PER_GROUP = 131_072
 ROWS_PER_FILE = 4_194_304
+VECTOR_BYTES_PER_GROUP = 64 << 20
+"""A row group of longer vectors has fewer rows, since a writer holds it whole."""
 
 
 class FileEntry(BaseModel):
@@ -34,7 +37,7 @@ def write_parts(
     There is always at least one file, so that no rows still have a schema.
     """
     storage.remove(storage.join(root, folder))
-    groups = _row_groups(batches, rows_per_file)
+    groups = _row_groups(batches, rows_per_group(schema), rows_per_file)
     entries: list[FileEntry] = []
     first = next(groups, None)
     while first is not None or not entries:
@@ -47,7 +50,25 @@ def write_parts(
 
 def write_part(batches: Iterable[pa.RecordBatch], schema: pa.Schema, root: str, path: str) -> FileEntry:
     """Writes all of `batches` to one file."""
-    return _write_file(_row_groups(batches, sys.maxsize), schema, root, path)
+    return _write_file(_row_groups(batches, rows_per_group(schema), sys.maxsize), schema, root, path)
+
+
+def rows_per_group(schema: pa.Schema) -> int:
+    """Rows of a row group, but for the last one of a file."""
+    vectors = [field.type for field in schema if pa.types.is_fixed_size_list(field.type)]
+    width = sum(vector.list_size * vector.value_type.bit_width // 8 for vector in vectors)
+    return min(ROWS_PER_GROUP, max(1, VECTOR_BYTES_PER_GROUP // max(int(width), 1)))
+
+
+def encoding(schema: pa.Schema) -> dict[str, Any]:
+    """How columns are stored: vectors as they are, since no two numbers are alike and zstd takes nearly nothing off."""
+    plain = {f"{field.name}.list.element" for field in schema if pa.types.is_fixed_size_list(field.type)}
+    others = [field.name for field in schema if not pa.types.is_fixed_size_list(field.type)]
+    return {
+        "compression": dict.fromkeys(plain, "none") | dict.fromkeys(others, "zstd") if plain else "zstd",
+        "use_dictionary": others if plain else True,
+        "write_statistics": others if plain else True,
+    }
 
 
 def part_path(folder: str, number: int) -> str:
@@ -58,9 +79,9 @@ def _write_file(groups: Iterable[pa.Table], schema: pa.Schema, root: str, path: 
     rows = 0
     with storage.open_write(storage.join(root, path)) as file:
         checksum = storage.ChecksumWriter(file)
-        with pq.ParquetWriter(pa.PythonFile(checksum, mode="w"), schema, compression="zstd") as writer:
+        with pq.ParquetWriter(pa.PythonFile(checksum, mode="w"), schema, **encoding(schema)) as writer:
             for group in groups:
-                writer.write_table(group, row_group_size=ROWS_PER_GROUP)
+                writer.write_table(group)
                 rows += group.num_rows
     return FileEntry(path=path, rows=rows, sha256=checksum.hexdigest())
 
@@ -75,8 +96,8 @@ def _until(groups: Iterator[pa.Table], first: pa.Table | None, rows_per_file: in
         group = next(groups, None) if rows < rows_per_file else None
 
 
-def _row_groups(batches: Iterable[pa.RecordBatch], rows_per_file: int) -> Iterator[pa.Table]:
-    """The same rows in row groups of `ROWS_PER_GROUP`, shorter only where a file ends."""
+def _row_groups(batches: Iterable[pa.RecordBatch], group_rows: int, rows_per_file: int) -> Iterator[pa.Table]:
+    """The same rows in row groups of `group_rows`, shorter only where a file ends."""
     held: list[pa.RecordBatch] = []
     written = rows = 0
 
@@ -85,7 +106,7 @@ def _row_groups(batches: Iterable[pa.RecordBatch], rows_per_file: int) -> Iterat
 
     for batch in batches:
         while batch.num_rows:
-            room = min(ROWS_PER_GROUP, rows_per_file - written % rows_per_file) - rows
+            room = min(group_rows, rows_per_file - written % rows_per_file) - rows
             held.append(batch.slice(0, room))
             rows += held[-1].num_rows
             batch = batch.slice(held[-1].num_rows)

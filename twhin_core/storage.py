@@ -14,7 +14,9 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, TYPE_CHECKING, Any, cast
 
 # gcsfs would ask a storage-control service whether each bucket is hierarchical; emulators do not answer that.
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 
 # By name: only a run on gs:// pays for the import.
 fsspec.register_implementation("gs", "twhin_core.object_store.ObjectStore", clobber=True)
+
+
+WRITES_BEHIND = 8
+"""As many writes a checksum may be behind what is written."""
 
 
 def is_remote(url: str) -> bool:
@@ -126,6 +132,19 @@ def remove(url: str) -> None:
     fs, path = filesystem(url)
     with contextlib.suppress(FileNotFoundError):
         fs.rm(path, recursive=True)
+
+
+def remove_all_but(url: str, kept: Iterable[str]) -> None:
+    """Removes every file below `url`, hidden ones too, but those of the URLs `kept`."""
+    fs, path = filesystem(url)
+    keep = {filesystem(name)[1] for name in kept}
+    for name in fs.find(path):
+        if name not in keep:
+            fs.rm_file(name)
+    if not is_remote(url):
+        for folder, _, _ in os.walk(path, topdown=False):
+            with contextlib.suppress(OSError):  # it is not empty
+                os.rmdir(folder)
 
 
 def read_text(url: str) -> str:
@@ -264,16 +283,21 @@ def publish_json(url: str, value: Any) -> None:
 
 
 class ChecksumWriter:
-    """Passes what is written on to `file` and keeps its SHA-256."""
+    """Passes what is written on to `file` and keeps its SHA-256, computed in a thread of its own."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._sha256 = hashlib.sha256()
+        self._thread = ThreadPoolExecutor(1, "checksum")
+        self._behind: deque[Future[None]] = deque()
         self.closed = False
 
     def write(self, data: Any) -> int:
-        self._sha256.update(data)
-        return self._file.write(data)
+        held = bytes(data)  # itself if it is bytes; else the caller may write over it
+        while len(self._behind) >= WRITES_BEHIND:
+            self._behind.popleft().result()
+        self._behind.append(self._thread.submit(self._sha256.update, held))
+        return self._file.write(held)
 
     def flush(self) -> None:
         self._file.flush()
@@ -291,4 +315,6 @@ class ChecksumWriter:
         return False
 
     def hexdigest(self) -> str:
+        """Of all that was written; nothing is written after it."""
+        self._thread.shutdown()
         return self._sha256.hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 from pathlib import Path
 
 import duckdb
@@ -13,35 +14,27 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import SmallConfig
-from twhin_core import config_file
+from tests.export.exporting import changed, export_as, vocabulary
 from twhin_core.config import Config
 from twhin_core.errors import GateFailed, UserError
 from twhin_core.evaluation.evaluate import evaluate
 from twhin_core.export import export as stage
+from twhin_core.export import formats, source
 from twhin_core.export.export import export
-from twhin_core.export.manifest import read_export_manifest
+from twhin_core.export.manifest import FormatExport, read_export_manifest
+from twhin_core.export.source import Source
 from twhin_core.graph.prepare import prepare
 from twhin_core.model.scorer import Scorer
+from twhin_core.progress import Progress
 from twhin_core.training.checkpoint import newest
 from twhin_core.training.train import train
-
-
-def changed(config: Config, section: str, **values: object) -> Config:
-    tree = config.model_dump()
-    tree[section] = {**(tree[section] or {}), **values}
-    return config_file.validate(Config, tree, "changed")
-
-
-def vocabulary(root: str, table: str) -> dict[int, str]:
-    rows = pq.read_table(Path(root, "graph/vocab", table)).to_pylist()
-    return {row["index"]: row["id"] for row in rows}
 
 
 @pytest.mark.parametrize("rows_per_file", [7, 1_000_000])
 def test_each_row_has_its_id_and_the_vector_of_the_checkpoint(
     trained: tuple[Config, str], rows_per_file: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "BLOCK_BYTES", 11 * 4 * 8)  # blocks of 11 rows: neither files nor tables are multiples
+    monkeypatch.setattr(source, "BLOCK_BYTES", 11 * 4 * 8)  # blocks of 11 rows: neither files nor tables are multiples
     config, root = trained
     manifest = export(changed(config, "export", rows_per_file=rows_per_file), root)
     for table, rows in (("user", 40), ("tweet", 30)):
@@ -52,7 +45,7 @@ def test_each_row_has_its_id_and_the_vector_of_the_checkpoint(
         assert found.schema.types == [pa.int64(), pa.string(), pa.list_(pa.float32(), 8)]
         assert found.column_names == ["index", "id", "embedding"]
         assert found["index"].to_pylist() == list(range(rows))
-        assert dict(zip(range(rows), found["id"].to_pylist(), strict=True)) == vocabulary(root, table)
+        assert found["id"].to_pylist() == vocabulary(root, table)
         vectors = np.array(found["embedding"].to_pylist(), np.float32)
         np.testing.assert_array_equal(vectors, newest(root).rows(table).read(0, rows).numpy())
         assert np.abs(vectors).sum(1).min() > 0
@@ -102,8 +95,9 @@ def test_the_manifest_lists_every_file_with_its_checksum(trained: tuple[Config, 
     for file in listed:
         assert hashlib.sha256(Path(root, file.path).read_bytes()).hexdigest() == file.sha256
         assert pq.read_metadata(Path(root, file.path)).num_rows == file.rows
+    records = {f"embeddings/.finished/parquet/{table.name}.json" for table in manifest.tables}
     on_disk = {str(path.relative_to(root)) for path in Path(root, "embeddings").rglob("*") if path.is_file()}
-    assert on_disk == {file.path for file in listed} | {"embeddings/manifest.json"}
+    assert on_disk == {file.path for file in listed} | {"embeddings/manifest.json"} | records
 
 
 def test_only_the_tables_asked_for_are_there(trained: tuple[Config, str]) -> None:
@@ -111,7 +105,8 @@ def test_only_the_tables_asked_for_are_there(trained: tuple[Config, str]) -> Non
     export(config, root)
     manifest = export(changed(config, "export", tables=["tweet"]), root)
     assert [table.name for table in manifest.tables] == ["tweet"]
-    assert {path.name for path in Path(root, "embeddings").iterdir()} == {"tweet", "relations.parquet", "manifest.json"}
+    visible = {path.name for path in Path(root, "embeddings").iterdir()} - {".finished"}
+    assert visible == {"tweet", "relations.parquet", "manifest.json"}
 
 
 def test_rows_that_the_vocabulary_does_not_name_are_left_out_and_counted(
@@ -165,6 +160,104 @@ def test_an_export_that_was_killed_is_not_taken_for_whole(
             export(again, root)
     assert read_export_manifest(root) is None
     assert export(config, root) == whole
+
+
+# --- what is finished, and whose it is ---------------------------------------------------------------------------
+
+
+def files_of(root: str) -> dict[str, int]:
+    """When each file of the export was written."""
+    found = [path for path in Path(root, "embeddings").rglob("*") if path.is_file()]
+    return {str(path.relative_to(Path(root, "embeddings"))): path.stat().st_mtime_ns for path in found}
+
+
+def test_another_format_is_added_without_writing_the_others_again(trained: tuple[Config, str]) -> None:
+    _, root = trained
+    export_as(trained, "parquet")
+    before = files_of(root)
+    export_as(trained, "parquet", "npy")
+    after = files_of(root)
+    kept = [name for name in before if name.endswith(".parquet") and not name.startswith("relations")]
+    assert len(kept) == 2
+    assert [after[name] for name in kept] == [before[name] for name in kept]
+    assert {name for name in after if name.startswith("npy/")} == {
+        f"npy/{table}{end}" for table in ("user", "tweet") for end in (".npy", ".ids.parquet")
+    }
+    manifest = export_as(trained, "npy")
+    assert list(manifest.formats) == ["npy"]
+    assert [table.files for table in manifest.tables] == [[], []]
+    assert {name.partition("/")[0] for name in files_of(root)} == {
+        "npy",
+        ".finished",
+        "relations.parquet",
+        "manifest.json",
+    }
+
+
+def test_an_interrupted_export_goes_on_with_what_is_not_finished(
+    trained: tuple[Config, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, root = trained
+    write, written = formats.WRITERS["parquet"], []
+
+    def die_at_the_second(source: Source, progress: Progress) -> FormatExport:
+        written.append(source.name)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        return write(source, progress)
+
+    monkeypatch.setitem(formats.WRITERS, "parquet", die_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        export_as(trained, "parquet", "npy")
+    assert read_export_manifest(root) is None
+    before = files_of(root)
+    manifest = export_as(trained, "parquet", "npy")
+    assert written == ["user", "tweet", "tweet"]
+    assert {name: files_of(root)[name] for name in before} == before
+    assert list(manifest.formats) == ["parquet", "npy"]
+
+
+def test_what_is_finished_of_other_settings_or_another_checkpoint_is_written_anew(trained: tuple[Config, str]) -> None:
+    _, root = trained
+    export_as(trained, "npy", "parquet")
+    Path(root, "embeddings/manifest.json").unlink()
+    export_as(trained, "npy", "parquet", normalize=True)
+    lengths = np.linalg.norm(np.load(f"{root}/embeddings/npy/user.npy"), axis=1)
+    np.testing.assert_allclose(lengths, 1, rtol=1e-6)
+    Path(root, "embeddings/manifest.json").unlink()
+    Path(newest(root).url, "complete.json").unlink()
+    export_as(trained, "npy", "parquet", normalize=True)
+    vectors = newest(root).rows("user").read(0, 40).numpy()
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    np.testing.assert_allclose(np.load(f"{root}/embeddings/npy/user.npy"), units, rtol=1e-6)
+
+
+def test_files_that_are_gone_are_written_again(trained: tuple[Config, str]) -> None:
+    _, root = trained
+    whole = export_as(trained, "npy")
+    Path(root, "embeddings/manifest.json").unlink()
+    Path(root, "embeddings/npy/user.npy").unlink()
+    assert export_as(trained, "npy") == whole
+    assert np.load(f"{root}/embeddings/npy/user.npy").shape == (40, 8)
+
+
+def test_embeddings_of_another_run_are_refused(
+    trained: tuple[Config, str], small_config: SmallConfig, tmp_path: Path
+) -> None:
+    config, root = small_config(training={"seed": 5}), str(tmp_path / "other")
+    prepare(config, root)
+    train(config, root)
+    export(config, root)
+    _, here = trained
+    shutil.copytree(Path(root, "embeddings"), Path(here, "embeddings"))
+    with pytest.raises(UserError, match=r"run/embeddings/manifest\.json: is of another run; remove these embeddings"):
+        export_as(trained, "parquet")
+    assert files_of(here).keys() == files_of(root).keys()
+    # Without its manifest it is a half-finished export, whose files are nobody's.
+    Path(here, "embeddings/manifest.json").unlink()
+    export_as(trained, "parquet")
+    vectors = np.array(pq.read_table(Path(here, "embeddings/user"))["embedding"].to_pylist(), np.float32)
+    np.testing.assert_array_equal(vectors, newest(here).rows("user").read(0, 40).numpy())
 
 
 # --- gates -------------------------------------------------------------------------------------------------------

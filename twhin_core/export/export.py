@@ -3,39 +3,54 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from torch import Tensor
 
-from twhin_core import __version__, storage
+from twhin_core import __version__, lease, storage
 from twhin_core.config import Config
+from twhin_core.config_export import Format
 from twhin_core.errors import GateFailed, UserError
-from twhin_core.evaluation.evaluate import METRICS, is_current, read_metrics
+from twhin_core.evaluation.evaluate import METRICS, REPORT, is_current, read_metrics
 from twhin_core.evaluation.gates import check_names, missed
-from twhin_core.export.manifest import MANIFEST, ExportManifest, TableExport, read_export_manifest
+from twhin_core.evaluation.report import write_report
+from twhin_core.export.compare import compare
+from twhin_core.export.formats import CHECKS, WRITERS, digest, takes
+from twhin_core.export.manifest import (
+    FOLDER,
+    MANIFEST,
+    ExportManifest,
+    Finished,
+    FormatExport,
+    TableExport,
+    read_export_manifest,
+    read_finished,
+    record_path,
+    write_finished,
+)
+from twhin_core.export.source import Source, Trained, open_sources
+from twhin_core.graph.manifest import MANIFEST as GRAPH
 from twhin_core.graph.manifest import Schema, read_schema
 from twhin_core.model.operators import RelationOperators
-from twhin_core.model.scorer import Scorer
-from twhin_core.parquet import FileEntry, write_parts
+from twhin_core.parquet import FileEntry
 from twhin_core.progress import Progress, log
 from twhin_core.run import stage
-from twhin_core.training.checkpoint import Checkpoint, describe, newest
-from twhin_core.vectors.names import read_names
+from twhin_core.training.checkpoint import describe, newest
 
-FOLDER = "embeddings"
 RELATIONS = f"{FOLDER}/relations.parquet"
-BLOCK_BYTES = 16 << 20
 
 
 @stage("export")
 def export(config: Config, root: str) -> ExportManifest:
     """Writes `embeddings/` from the newest checkpoint, or finds it written.
 
+    What an interrupted export has finished, and what a change of `export` leaves as it is, is not written again.
+
     Raises:
         GateFailed: the metrics miss a gate; nothing is written, and what was exported before stays.
-        UserError: there is no checkpoint; there are gates but no metrics of this checkpoint; or a broken vocabulary.
+        UserError: there is no checkpoint; there are gates but no metrics of this checkpoint; `embeddings/` is of
+            another run; a table cannot be had in a format; or a broken vocabulary.
     """
     check_names(config)
     checkpoint = newest(root)
@@ -44,27 +59,98 @@ def export(config: Config, root: str) -> ExportManifest:
     schema = read_schema(config, root)
     checkpoint.check_fits(describe(config, schema))
     _pass_gates(config, root, checkpoint.step)
-    found = read_export_manifest(root)
+    run = Trained(config, root, checkpoint, schema)
+    found, identity = read_export_manifest(root), _identity(run)
+    if found is not None and found.run != identity:
+        raise UserError(
+            f"{storage.join(root, MANIFEST)}: is of another run; remove these embeddings or use another --run-root"
+        )
     if found is not None and _is_current(found, config, checkpoint.step):
         log.info("export: %s is of this checkpoint, step %d", storage.join(root, MANIFEST), checkpoint.step)
         return found
-    storage.remove(storage.join(root, MANIFEST))  # first: without it, nothing here is taken for whole
-    storage.remove(storage.join(root, FOLDER))
-    names = config.export.tables or list(schema.tables)
-    with Progress("export", sum(schema.tables[name] for name in names), "rows") as progress:
-        tables = [_write_table(config, root, checkpoint, name, schema.tables[name], progress) for name in names]
-    manifest = ExportManifest(
+    manifest = _write(run, identity)
+    storage.publish_json(storage.join(root, MANIFEST), manifest.model_dump())
+    _report(config, root, checkpoint.step)
+    return manifest
+
+
+def _report(config: Config, root: str, step: int) -> None:
+    """Writes the report of this checkpoint again, now that it can say what was exported; if there is one."""
+    metrics = read_metrics(root)
+    if metrics is not None and is_current(metrics, config, step):
+        with lease.hold(root, "publish"):  # as evaluation does
+            write_report(storage.join(root, REPORT), metrics, config, root)
+
+
+def _write(run: Trained, identity: str) -> ExportManifest:
+    config, sources = run.config, open_sources(run)
+    jobs = [(name, source) for name in config.export.formats for source in sources if takes(name, source)]
+    for name, source in jobs:
+        if name in CHECKS:
+            CHECKS[name](source)
+    storage.remove(storage.join(run.root, MANIFEST))  # first: without it, nothing here is taken for whole
+    finished = {(name, source.name): _finished(run, identity, name, source) for name, source in jobs}
+    _remove_all_but(run.root, finished)
+    formats: dict[str, dict[str, FormatExport]] = {name: {} for name in config.export.formats}
+    for name, source in jobs:
+        done = finished[name, source.name] or _write_one(run, identity, name, source)
+        formats[name][source.name] = done
+    return ExportManifest(
         version=__version__,
-        checkpoint=checkpoint.step,
+        run=identity,
+        checkpoint=run.checkpoint.step,
         config=_digest(config),
         dim=config.model.dim,
         comparator=config.model.comparator,
+        normalized=config.export.normalize,
         reciprocal=config.model.reciprocal,
-        tables=tables,
-        relations=_write_relations(config, root, checkpoint, schema),
+        tables=[_describe(source, formats) for source in sources if source.relation is None],
+        relations=_write_relations(run),
+        formats=formats,
+        pq_metrics=compare(run, formats["pq"]) if "pq" in formats else None,
     )
-    storage.publish_json(storage.join(root, MANIFEST), manifest.model_dump())
-    return manifest
+
+
+def _describe(source: Source, formats: dict[str, dict[str, FormatExport]]) -> TableExport:
+    files = formats["parquet"][source.name].files if "parquet" in formats else []
+    return TableExport(name=source.name, rows=source.size, unnamed_rows=source.unnamed, files=files)
+
+
+def _finished(run: Trained, identity: str, name: Format, source: Source) -> FormatExport | None:
+    """What an export before this one has finished of the same, if it has."""
+    record = read_finished(run.root, name, source.name)
+    made_of = (identity, run.checkpoint.step, digest(name, run.config.export))
+    if record is None or (record.run, record.checkpoint, record.settings) != made_of:
+        return None
+    log.info("export: %s of %s is finished", name, source.name)
+    return record.export
+
+
+def _remove_all_but(root: str, finished: dict[tuple[Format, str], FormatExport | None]) -> None:
+    """Removes all of `embeddings/` but the files that are finished, and their records."""
+    kept = {
+        path
+        for (name, table), export in finished.items()
+        if export is not None
+        for path in [record_path(name, table), *(file.path for file in export.files)]
+    }
+    storage.remove_all_but(storage.join(root, FOLDER), [storage.join(root, path) for path in kept])
+
+
+def _write_one(run: Trained, identity: str, name: Format, source: Source) -> FormatExport:
+    with Progress(f"export {source.name} as {name}", source.size, "rows") as progress:
+        export = WRITERS[name](source, progress)
+    settings = digest(name, run.config.export)
+    write_finished(
+        run.root,
+        name,
+        source.name,
+        Finished(run=identity, checkpoint=run.checkpoint.step, settings=settings, export=export),
+    )
+    if export.figures:
+        figures = ", ".join(f"{figure} {value}" for figure, value in export.figures.items())
+        log.info("export: %s as %s: %s", source.name, name, figures)
+    return export
 
 
 def _pass_gates(config: Config, root: str, step: int) -> None:
@@ -91,32 +177,21 @@ def _digest(config: Config) -> str:
     return hashlib.sha256(config.export.model_dump_json().encode()).hexdigest()[:16]
 
 
-def _write_table(
-    config: Config, root: str, checkpoint: Checkpoint, table: str, rows: int, progress: Progress
-) -> TableExport:
-    dim = config.model.dim
-    vector = pa.list_(pa.float32(), dim)
-    schema = pa.schema([("index", pa.int64()), ("id", pa.string()), ("embedding", vector)])
-
-    vectors = checkpoint.rows(table)
-
-    def blocks() -> Iterator[pa.RecordBatch]:
-        for names in read_names(config, root, table, rows, batch_rows=max(1, BLOCK_BYTES // (4 * dim))):
-            index = names["index"].to_numpy()
-            start, stop = int(index[0]), int(index[-1]) + 1
-            weights = vectors.read(start, stop)[index - start]
-            progress.update(len(index))
-            yield pa.RecordBatch.from_arrays([names["index"], names["id"], _vectors(weights, vector)], schema=schema)
-
-    files = write_parts(blocks(), schema, root, f"{FOLDER}/{table}", config.export.rows_per_file)
-    written = sum(file.rows for file in files)
-    return TableExport(name=table, rows=written, unnamed_rows=rows - written, files=files)
+def _identity(run: Trained) -> str:
+    """Digest of what the vectors were learned from."""
+    config = run.config
+    learned_from = {
+        "model": config.model.model_dump(),
+        "train_data": config.train_data.model_dump(),
+        "training": config.training.model_dump(include={"seed", "initial_checkpoint_dir"}),
+        "graph": storage.read_json(storage.join(run.root, GRAPH)) if config.prepare is not None else None,
+    }
+    return hashlib.sha256(json.dumps(learned_from, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _write_relations(config: Config, root: str, checkpoint: Checkpoint, schema: Schema) -> FileEntry:
+def _write_relations(run: Trained) -> FileEntry:
     """`embeddings/relations.parquet`: a row a relation, with its inverse's parameters where there is one."""
-    scorer = Scorer(config.model, schema.relations)
-    checkpoint.load_scorer(scorer)
+    scorer, schema = run.scorer(), run.schema
     columns = {
         "rel": pa.array(range(len(schema.relations)), pa.int32()),
         "name": pa.array([relation.name for relation in schema.relations], pa.string()),
@@ -126,7 +201,7 @@ def _write_relations(config: Config, root: str, checkpoint: Checkpoint, schema: 
     if scorer.inverse is not None:
         columns["inverse"] = _parameters(scorer.inverse, schema)
     table = pa.table(columns)
-    with storage.open_write(storage.join(root, RELATIONS)) as file:
+    with storage.open_write(storage.join(run.root, RELATIONS)) as file:
         checksum = storage.ChecksumWriter(file)
         pq.write_table(table, pa.PythonFile(checksum, mode="w"), compression="zstd")
     return FileEntry(path=RELATIONS, rows=table.num_rows, sha256=checksum.hexdigest())
@@ -136,8 +211,3 @@ def _parameters(operators: RelationOperators, schema: Schema) -> pa.Array:
     """A list a relation: the vector of a translation or diagonal, a matrix row by row, nothing for the identity."""
     rows = [operators.of(rel).detach().numpy() for rel in range(len(schema.relations))]
     return pa.array(rows, pa.list_(pa.float32()))
-
-
-def _vectors(weights: Tensor, vector: pa.DataType) -> pa.Array:
-    """Rows [N, dim] as a list column."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(weights.detach().numpy().reshape(-1)), type=vector)

@@ -1,0 +1,40 @@
+"""Exports of the tiny graph, as the tests of every format need them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from twhin_core import config_file
+from twhin_core.config import Config
+from twhin_core.export.export import export
+from twhin_core.export.manifest import ExportManifest
+from twhin_core.training.checkpoint import newest
+
+ROWS = {"user": 40, "tweet": 30}
+
+
+def changed(config: Config, section: str, **values: object) -> Config:
+    """The config with other values in one section."""
+    tree = config.model_dump()
+    tree[section] = {**(tree[section] or {}), **values}
+    return config_file.validate(Config, tree, "changed")
+
+
+def export_as(trained: tuple[Config, str], *formats: str, **values: object) -> ExportManifest:
+    config, root = trained
+    return export(changed(config, "export", formats=list(formats), **values), root)
+
+
+def weights(root: str, table: str) -> npt.NDArray[np.float32]:
+    """The vectors of the newest checkpoint: [rows, dim]."""
+    return newest(root).rows(table).read(0, ROWS[table]).numpy()
+
+
+def vocabulary(root: str, table: str) -> list[str]:
+    """The id of each row, from prepare's own files."""
+    rows = pq.read_table(Path(root, "graph/vocab", table)).to_pylist()
+    return [row["id"] for row in sorted(rows, key=lambda row: row["index"])]

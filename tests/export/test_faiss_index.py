@@ -1,0 +1,165 @@
+"""The indices, loaded by faiss: exact ones answer as a brute force does, and the manifest says what the others find."""
+
+from __future__ import annotations
+
+import builtins
+from pathlib import Path
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import SmallConfig
+from tests.export.exporting import export_as, vocabulary, weights
+from twhin_core.config import Config
+from twhin_core.errors import UserError
+from twhin_core.export import recall
+from twhin_core.graph.prepare import prepare
+from twhin_core.training.train import train
+
+Floats = npt.NDArray[np.float32]
+
+
+def brute_force(scores: Floats, k: int) -> list[list[int]]:
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k].tolist()
+
+
+def with_comparator(small_config: SmallConfig, tmp_path: Path, comparator: str) -> tuple[Config, str]:
+    config, root = small_config(model={"comparator": comparator}), str(tmp_path / "run")
+    prepare(config, root)
+    train(config, root)
+    return config, root
+
+
+@pytest.mark.parametrize("comparator", ["dot", "cos", "l2"])
+def test_a_flat_index_answers_as_a_brute_force_does(small_config: SmallConfig, tmp_path: Path, comparator: str) -> None:
+    run = with_comparator(small_config, tmp_path, comparator)
+    manifest = export_as(run, "faiss", normalize=comparator == "cos")
+    index = faiss.read_index(f"{run[1]}/embeddings/faiss/tweet.index")
+    queries, vectors = weights(run[1], "user"), weights(run[1], "tweet")
+    if comparator == "l2":
+        scores = -np.linalg.norm(queries[:, None] - vectors[None], axis=2)
+    else:
+        lengths = np.linalg.norm(vectors, axis=1) if comparator == "cos" else 1
+        scores = queries @ vectors.T / lengths
+    assert index.search(queries, 5)[1].tolist() == brute_force(scores, 5)
+    names = pq.read_table(f"{run[1]}/embeddings/faiss/tweet.ids.parquet")
+    assert names["id"].to_pylist() == vocabulary(run[1], "tweet")
+    figures = manifest.formats["faiss"]["tweet"].figures
+    metric = "l2" if comparator == "l2" else "inner_product"
+    assert figures == {"kind": "flat", "metric": metric, "recall@10": 1.0, "queries": 200}
+
+
+def test_each_table_has_the_kind_asked_for_and_is_saved_with_its_settings(trained: tuple[Config, str]) -> None:
+    _, root = trained
+    options = {
+        "kind": "hnsw",
+        "tables": {"tweet": "flat"},
+        "hnsw": {"links": 4, "ef_construction": 10, "ef_search": 33},
+    }
+    manifest = export_as(trained, "faiss", faiss=options)
+    user, tweet = (faiss.read_index(f"{root}/embeddings/faiss/{table}.index") for table in ("user", "tweet"))
+    assert (type(user), type(tweet)) == (faiss.IndexHNSWFlat, faiss.IndexFlatIP)
+    assert (user.ntotal, tweet.ntotal) == (40, 30)
+    assert (user.hnsw.nb_neighbors(1), user.hnsw.efConstruction, user.hnsw.efSearch) == (4, 10, 33)
+    figures = {name: entry.figures for name, entry in manifest.formats["faiss"].items()}
+    assert (figures["user"]["kind"], figures["tweet"]["kind"]) == ("hnsw", "flat")
+    assert 0 < figures["user"]["recall@10"] <= 1
+
+
+def random_run(folder: Path, small_config: SmallConfig, rows: int, **table: object) -> tuple[Config, str]:
+    """A run of one table that was trained on random edges given as indices."""
+    rng = np.random.default_rng(0)
+    edges = {side: rng.integers(rows, size=4 * rows) for side in ("lhs", "rhs")}
+    pq.write_table(pa.table({**edges, "rel": np.zeros(4 * rows, np.int32)}), folder / "edges.parquet")
+    given = {"name": "node", "num_embeddings": rows, "embedding_dim": 8, "optimizer": {"sgd": {"lr": 0.1}}, **table}
+    config = small_config(
+        prepare=None,
+        model={"embeddings": {"tables": [given]}, "relations": [{"name": "near", "lhs": "node", "rhs": "node"}]},
+        train_data={"data_root": str(folder / "edges.parquet")},
+        training={"num_epochs": 1, "num_train_steps": 3},
+    )
+    root = str(folder / "run")
+    train(config, root)
+    return config, root
+
+
+def test_the_recall_of_an_ivf_pq_index_is_what_a_brute_force_finds(small_config: SmallConfig, tmp_path: Path) -> None:
+    run = random_run(tmp_path, small_config, 400)
+    options = {"kind": "ivf_pq", "ivf_pq": {"lists": 7, "probes": 3, "subspaces": 4}}
+    figures = export_as(run, "faiss", faiss=options).formats["faiss"]["node"].figures
+    index = faiss.read_index(f"{run[1]}/embeddings/faiss/node.index")
+    assert (type(index), index.nlist, index.nprobe, index.pq.M, index.ntotal) == (faiss.IndexIVFPQ, 7, 3, 4, 400)
+    # The relation is a translation; its vector and the nodes' as pyarrow reads them.
+    export_as(run, "parquet")
+    nodes = np.array(pq.read_table(f"{run[1]}/embeddings/node")["embedding"].to_pylist(), np.float32)
+    (relation,) = pq.read_table(f"{run[1]}/embeddings/relations.parquet")["embedding"].to_pylist()
+    queries = nodes + np.array(relation, np.float32)
+    exact, found = brute_force(queries @ nodes.T, 10), index.search(queries, 10)[1].tolist()
+    share = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, found, strict=True)])
+    assert 0.2 < share < 0.95, "else this test says nothing"
+    assert figures["recall@10"] == pytest.approx(share, abs=0.08)  # of 200 of the 400 nodes, drawn at random
+
+
+def test_what_was_not_found_and_what_is_as_good(trained: tuple[Config, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three queries of two rows each: all of the best, one of them, and nothing."""
+    from twhin_core.export.source import Trained, open_sources
+    from twhin_core.graph.manifest import read_schema
+    from twhin_core.training.checkpoint import newest
+
+    config, root = trained
+    _, tweet = open_sources(Trained(config, root, newest(root), read_schema(config, root)))
+    monkeypatch.setattr(recall, "K", 2)
+    monkeypatch.setattr(recall, "QUERIES", 3)
+    queries = recall.make_queries(tweet).numpy()
+    best = brute_force(queries @ weights(root, "tweet").T, 30)
+    found = np.array([best[0][1::-1], [best[1][0], best[1][2]], [-1, -1]])
+    assert recall.measure(tweet, False, lambda _: found) == (pytest.approx((2 + 1 + 0) / 6), 3)
+
+
+def test_rows_that_no_id_names_are_not_in_the_index(small_config: SmallConfig, tmp_path: Path) -> None:
+    named = [3, 4, 7, 11, 12, 19]
+    names = pa.table({"index": named, "id": [f"n{row}" for row in named]})
+    (tmp_path / "vocab").mkdir()
+    pq.write_table(names, tmp_path / "vocab/part.parquet")
+    run = random_run(tmp_path, small_config, 40, vocab=str(tmp_path / "vocab"))
+    for kind in ("flat", "hnsw"):
+        manifest = export_as(run, "faiss", "npy", faiss={"kind": kind})
+        index = faiss.read_index(f"{run[1]}/embeddings/faiss/node.index")
+        vectors = np.load(f"{run[1]}/embeddings/npy/node.npy")
+        found = index.search(vectors, 6)[1]
+        assert np.sort(found, axis=1).tolist() == [named] * 6
+        assert [[named[place] for place in row] for row in brute_force(vectors @ vectors.T, 6)] == found.tolist()
+        assert manifest.formats["faiss"]["node"].figures["recall@10"] == 1.0
+        assert pq.read_table(f"{run[1]}/embeddings/faiss/node.ids.parquet")["index"].to_pylist() == named
+
+
+def test_fewer_rows_than_centroids_are_refused_before_anything_is_written(trained: tuple[Config, str]) -> None:
+    message = r"export\.faiss: ivf_pq with 256 centroids a sub-space needs as many rows, and tweet has 30; give it"
+    with pytest.raises(UserError, match=message):
+        export_as(trained, "parquet", "faiss", faiss={"tables": {"tweet": "ivf_pq"}})
+    assert not Path(trained[1], "embeddings").exists()
+    with pytest.raises(UserError, match="ivf_pq with 41 lists needs as many rows, and user has 40"):
+        export_as(trained, "faiss", faiss={"tables": {"user": "ivf_pq"}, "ivf_pq": {"lists": 41}})
+
+
+@pytest.mark.parametrize("format_name", ["faiss", "pq"])
+def test_without_the_library_one_line_says_so(
+    trained: tuple[Config, str], format_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: object) -> object:
+        if name == "faiss":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(
+        UserError, match=r"need the library faiss, which is not installed: pip install 'twhin\[faiss\]'"
+    ):
+        export_as(trained, "parquet", format_name)
+    assert not Path(trained[1], "embeddings").exists()

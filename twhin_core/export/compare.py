@@ -1,0 +1,44 @@
+"""What product quantization costs: the test metrics of the vectors as they are, and as pq gives them back."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+
+from twhin_core import storage
+from twhin_core.data.splits import has_split
+from twhin_core.evaluation.evaluate import is_current, read_metrics
+from twhin_core.evaluation.measure import measure_rows
+from twhin_core.evaluation.metrics import ALL, MRR, Figures
+from twhin_core.export.manifest import FormatExport
+from twhin_core.export.product_quantization import PqRows, codebooks_path
+from twhin_core.export.source import Trained, UnitRows
+from twhin_core.progress import log
+from twhin_core.vectors.rows import Rows
+
+
+def compare(run: Trained, exports: dict[str, FormatExport]) -> dict[str, Figures] | None:
+    """The figures of both, `exact` and `decoded`; None where there are no held-out edges. `exports`: pq's, by table."""
+    config, root = run.config, run.root
+    if not has_split(config, root, config.evaluation.split):
+        log.info("export: no metrics of pq: there are no %s edges", config.evaluation.split)
+        return None
+    tables: dict[str, Rows] = {name: run.checkpoint.rows(name) for name in run.schema.tables}
+    metrics = read_metrics(root)
+    if metrics is not None and is_current(metrics, config, run.checkpoint.step):
+        exact = metrics[config.evaluation.split]
+    else:
+        exact = measure_rows(config, root, run.checkpoint, tables)
+    given_back = {name: _given_back(run, name, rows) if name in exports else rows for name, rows in tables.items()}
+    decoded = measure_rows(config, root, run.checkpoint, given_back)
+    log.info("export: %s of pq's vectors %.4f, of the exact ones %.4f", MRR, decoded[ALL][MRR], exact[ALL][MRR])
+    return {"exact": exact, "decoded": decoded}
+
+
+def _given_back(run: Trained, table: str, rows: Rows) -> Rows:
+    with storage.open_read(storage.join(run.root, codebooks_path(table))) as file:
+        codebooks = np.load(io.BytesIO(file.read()))
+    if run.config.export.normalize:
+        rows = UnitRows(rows, lambda row: f"export.normalize: {table}: row {row}")
+    return PqRows(rows, codebooks)

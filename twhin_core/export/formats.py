@@ -1,0 +1,51 @@
+"""The formats by their names in `export.formats`; to add one, write its module and add it here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+
+from twhin_core import __version__
+from twhin_core.config_export import QUERY_FORMATS, Export, Format
+from twhin_core.export import faiss_index, npy, parquet, product_quantization, projector, vertex
+from twhin_core.export.manifest import FormatExport
+from twhin_core.export.source import Source
+from twhin_core.progress import Progress
+
+WRITERS: dict[Format, Callable[[Source, Progress], FormatExport]] = {
+    "parquet": parquet.write,
+    "npy": npy.write,
+    "faiss": faiss_index.write,
+    "pq": product_quantization.write,
+    "vertex-vector-search": vertex.write,
+    "tensorboard-projector": projector.write,
+}
+"""Writes the files of one source."""
+
+CHECKS: dict[Format, Callable[[Source], None]] = {
+    "faiss": faiss_index.check,
+    "pq": product_quantization.check,
+    "vertex-vector-search": vertex.check,
+}
+"""Raises UserError, before anything is written, if a source cannot be had in the format."""
+
+SETTINGS: dict[Format, set[str]] = {
+    "parquet": {"rows_per_file"},
+    "faiss": {"faiss"},
+    "pq": {"rows_per_file", "pq"},
+    "vertex-vector-search": {"rows_per_file"},
+    "tensorboard-projector": {"projector"},
+}
+"""What the files depend on, besides the vectors."""
+
+
+def takes(name: Format, source: Source) -> bool:
+    """Whether the source is written in the format: queries are not searched, and are only in some."""
+    return source.relation is None or name in QUERY_FORMATS
+
+
+def digest(name: Format, export: Export) -> str:
+    """Of all settings that the files of a format depend on."""
+    settings = export.model_dump(include={"normalize"} | SETTINGS.get(name, set()))
+    return hashlib.sha256(json.dumps([__version__, settings], sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,39 @@
+"""`embeddings/npy/<table>.npy`: float32 [rows, dim], to be mapped into memory; the row's ids are in a file beside."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pyarrow as pa
+
+from twhin_core import storage
+from twhin_core.export.manifest import FOLDER, FormatExport
+from twhin_core.export.source import Source
+from twhin_core.parquet import FileEntry, write_part
+from twhin_core.progress import Progress
+
+
+def write(source: Source, progress: Progress) -> FormatExport:
+    path = f"{FOLDER}/npy/{source.name}.npy"
+    with storage.open_write(storage.join(source.run.root, path)) as file:
+        checksum = storage.ChecksumWriter(file)
+        checksum.write(header((source.size, source.dim)))
+        for block in source.blocks(progress):
+            checksum.write(block.vectors.numpy())
+        sha256 = checksum.hexdigest()
+    files = [FileEntry(path=path, rows=source.size, sha256=sha256), write_ids(source, "npy")]
+    return FormatExport(table=source.table, query_side=source.relation, rows=source.size, files=files)
+
+
+def header(shape: tuple[int, ...]) -> bytes:
+    """What an npy file of float32 values in C order begins with."""
+    begin = io.BytesIO()
+    np.lib.format.write_array_header_1_0(begin, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return begin.getvalue()
+
+
+def write_ids(source: Source, folder: str) -> FileEntry:
+    """`<folder>/<table>.ids.parquet`: the index in the table and the id of each row, in the same order."""
+    schema = pa.schema([("index", pa.int64()), ("id", pa.string())])
+    return write_part(source.names(), schema, source.run.root, f"{FOLDER}/{folder}/{source.name}.ids.parquet")

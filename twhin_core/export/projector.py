@@ -1,0 +1,63 @@
+"""`embeddings/projector/<table>/`: for TensorBoard's projector, where people look at vectors and their neighbours.
+
+It loads all that it shows into the browser, so a large table is shown by a random part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from google.protobuf import text_format
+from tensorboard.plugins.projector import ProjectorConfig
+
+from twhin_core import storage
+from twhin_core.config_export import Projector
+from twhin_core.export.manifest import FOLDER, FormatExport
+from twhin_core.export.source import Ints, Source
+from twhin_core.parquet import FileEntry
+from twhin_core.progress import Progress
+
+
+def write(source: Source, progress: Progress) -> FormatExport:
+    options = source.run.config.export.projector or Projector()
+    places = source.sample(options.rows)
+    vectors = source.rows.gather(places).numpy()
+    shown = source.name if len(places) == source.size else f"{source.name}, {len(places)} of {source.size} at random"
+    texts = {
+        # As float32, whose digits are fewer than those of the same number as a float of Python's.
+        "vectors.tsv": "".join("\t".join(map(str, row)) + "\n" for row in vectors.astype(np.str_)),
+        "metadata.tsv": "".join(f"{name}\n" for name in _labels(source, places)),
+        "projector_config.pbtxt": _config(shown, vectors.shape),
+    }
+    folder = f"{FOLDER}/projector/{source.name}"
+    files = [_write(source.run.root, f"{folder}/{name}", text, len(places)) for name, text in texts.items()]
+    progress.update(source.size)
+    figures = {"shown": len(places), "of": source.size}
+    return FormatExport(table=source.table, rows=len(places), files=files, figures=figures)
+
+
+def _labels(source: Source, places: Ints) -> list[str]:
+    """The ids of the rows at `places`, each on a line of its own; a tab would begin another column."""
+    labels: list[str] = []
+    start = 0
+    for names in source.names():
+        inside = places[np.searchsorted(places, start) : np.searchsorted(places, start + len(names))] - start
+        labels += names["id"].take(inside).to_pylist()
+        start += len(names)
+    return [" ".join(label.split()) or repr(label) for label in labels]
+
+
+def _config(shown: str, shape: tuple[int, ...]) -> str:
+    config = ProjectorConfig()
+    embedding = config.embeddings.add()
+    embedding.tensor_name = shown
+    embedding.tensor_shape.extend(shape)
+    embedding.tensor_path, embedding.metadata_path = "vectors.tsv", "metadata.tsv"
+    text: str = text_format.MessageToString(config)
+    return text
+
+
+def _write(root: str, path: str, text: str, rows: int) -> FileEntry:
+    storage.write_text(storage.join(root, path), text)
+    return FileEntry(path=path, rows=rows, sha256=hashlib.sha256(text.encode()).hexdigest())

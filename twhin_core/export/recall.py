@@ -1,0 +1,61 @@
+"""How much of the exact answer an index finds, for queries as it will get them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from twhin_core.export.source import Source
+from twhin_core.vectors.top_k import top_k
+
+Search = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.int64]]
+"""Queries float32 [Q, dim] → rows of the table int64 [Q, K], -1 where none was found."""
+
+K = 10
+QUERIES = 200
+ROUNDING = 1e-5
+"""Scores that differ by no more of their size are equal: two libraries sum in another order."""
+
+
+def measure(source: Source, is_distance: bool, search: Search) -> tuple[float, int]:
+    """The share of the `K` found for each query that are as good as the K best, and the number of queries."""
+    queries = make_queries(source)
+
+    def score(vectors: Tensor) -> Tensor:
+        return -torch.cdist(queries, vectors) if is_distance else queries @ vectors.T
+
+    best = top_k(score, len(queries), source.rows, K)[0]
+    rows = torch.from_numpy(search(queries.numpy())[:, : best.shape[1]])
+    places = rows if source.index is None else torch.from_numpy(np.searchsorted(source.index, rows.numpy()))
+    vectors = source.rows.gather(places.clamp(0, source.size - 1).flatten().numpy())
+    found = vectors.view(*rows.shape, -1)
+    if is_distance:
+        scores = -torch.linalg.vector_norm(queries[:, None] - found, dim=-1)
+    else:
+        scores = (queries[:, None] * found).sum(-1)
+    last = best[:, -1:]
+    hits = (scores >= last - ROUNDING * last.abs()) & (rows >= 0)
+    return hits.float().mean().item(), len(queries)
+
+
+@torch.no_grad()
+def make_queries(source: Source) -> Tensor:
+    """Queries of the relations that end at the table, of nodes drawn at random; of a table where none ends, its own
+    vectors: float32 [Q, dim].
+    """
+    run, rng = source.run, np.random.default_rng(0)
+    rels = [rel for rel, relation in enumerate(run.schema.relations) if relation.rhs == source.table]
+    if not rels:
+        return source.rows.gather(source.sample(QUERIES))
+    scorer = run.scorer()
+    chosen = rng.permutation(np.resize(rels, QUERIES))
+    parts = []
+    for rel in np.unique(chosen).tolist():
+        lhs = run.checkpoint.rows(run.schema.relations[rel].lhs)
+        given = lhs.gather(rng.integers(lhs.size, size=int((chosen == rel).sum())))
+        parts.append(scorer.operator(torch.full((len(given),), rel), given))
+    return torch.cat(parts)

@@ -1,0 +1,69 @@
+"""`embeddings/vertex/<table>/*.json`: what a batch update of Vertex AI Vector Search takes, a node a line.
+
+`{"id": …, "embedding": […]}` in UTF-8; the folder is the batch's root, and holds nothing but its files, 5,000 at most.
+https://cloud.google.com/vertex-ai/docs/vector-search/setup/format-structure
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import duckdb
+import pyarrow as pa
+
+from twhin_core import storage
+from twhin_core.errors import UserError
+from twhin_core.export.manifest import FOLDER, FormatExport
+from twhin_core.export.source import Block, Source
+from twhin_core.parquet import FileEntry
+from twhin_core.progress import Progress
+
+MOST_FILES = 5_000
+
+# A list of floats as text is JSON already, each in the fewest digits that give it back.
+LINES = """SELECT '{"id": ' || to_json(id) || ', "embedding": ' || embedding::VARCHAR || '}' || chr(10) FROM block"""
+
+
+def check(source: Source) -> None:
+    """Raises UserError if there would be more files than a batch may have."""
+    files = math.ceil(source.size / source.run.config.export.rows_per_file)
+    if files > MOST_FILES:
+        raise UserError(
+            f"export.rows_per_file: {source.name} would be {files:,} files, and Vertex takes {MOST_FILES:,} at most; "
+            f"set it to {math.ceil(source.size / MOST_FILES)} or more"
+        )
+
+
+def write(source: Source, progress: Progress) -> FormatExport:
+    rows_per_file = source.run.config.export.rows_per_file
+    blocks = _cut(source.blocks(progress), rows_per_file)
+    files: list[FileEntry] = []
+    with duckdb.connect() as database:
+        for number, part in itertools.groupby(blocks, key=lambda numbered: numbered[0] // rows_per_file):
+            path = f"{FOLDER}/vertex/{source.name}/part-{number:05d}.json"
+            rows = 0
+            with storage.open_write(storage.join(source.run.root, path)) as file:
+                checksum = storage.ChecksumWriter(file)
+                for _, block in part:
+                    checksum.write(_lines(database, block))
+                    rows += len(block)
+                files.append(FileEntry(path=path, rows=rows, sha256=checksum.hexdigest()))
+    return FormatExport(table=source.table, rows=source.size, files=files)
+
+
+def _cut(blocks: Iterator[Block], rows_per_file: int) -> Iterator[tuple[int, Block]]:
+    """The same rows with the place of each block's first, no block reaching from one file into the next."""
+    start = 0
+    for block in blocks:
+        while len(block):
+            room = min(rows_per_file - start % rows_per_file, len(block))
+            yield start, block.slice(0, room)
+            start += room
+            block = block.slice(room, len(block))
+
+
+def _lines(database: duckdb.DuckDBPyConnection, block: Block) -> bytes:
+    database.register("block", pa.table({"id": block.id, "embedding": block.embedding()}))
+    return "".join(database.sql(LINES).to_arrow_table().column(0).to_pylist()).encode()
