@@ -79,9 +79,9 @@ def started(profile: Path) -> Iterator[Browser]:
     """A browser with a new profile in the folder `profile`, which ends with the block."""
     options = webdriver.ChromeOptions()
     for argument in (
-        "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--force-color-profile=srgb",
-        f"--user-data-dir={profile}",
+        "--headless", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run", "--disable-sync",
+        "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
+        "--force-color-profile=srgb", f"--user-data-dir={profile}",
     ):  # fmt: skip
         options.add_argument(argument)
     options.binary_location = chromium() or ""

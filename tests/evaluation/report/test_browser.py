@@ -88,7 +88,10 @@ def nasty_run(small_config: SmallConfig, tmp_path: Path) -> Path:
     _add_prefix(metrics)
     bounds = {"min": 0.25, "max": None, "max_drop": 0.01}
     gate = {"metric": f"test.{NASTY[4]}.sampled_mrr", "value": 0.125, "previous": 0.25, "bounds": bounds}
-    gates = [{**gate, "passed": False, "reason": f"{NASTY[4]} is below"}, {**gate, "passed": True, "reason": ""}]
+    gates = [
+        {**gate, "passed": False, "reason": f"{NASTY[4]} is below"},
+        {**gate, "passed": True, "reason": "within its bounds"},
+    ]
     decision = {"passed": False, "checkpoint": metrics["checkpoint"], "gates": gates}
     storage.write_json(storage.join(root, "evaluation/gates.json"), decision)
     write_exports(Path(root), metrics["checkpoint"], table, NASTY[5], "sampled_mrr")

@@ -49,7 +49,7 @@ def collect(metrics: Metrics, root: str) -> Decision | None:
             bounds=_bounds(gate["bounds"]),
             previous=_number(gate.get("previous")),
             passed=gate["passed"],
-            reason=gate.get("reason") or "",
+            reason=gate["reason"].removeprefix(f"{gate['metric']} is "),
         )
         for gate in decision["gates"]
     ]

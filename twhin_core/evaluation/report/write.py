@@ -11,10 +11,12 @@ from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.evaluation.report import charts, decision, exports, figures, neighbours, trained, training, vectors
+from twhin_core.evaluation.report.neighbours import Neighbours
 from twhin_core.evaluation.report.sample import First
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.scorer import Scorer
-from twhin_core.training.checkpoint import MARKER, Checkpoint, complete
+from twhin_core.progress import log
+from twhin_core.training.checkpoint import Checkpoint, complete
 from twhin_core.vectors.rows import Rows
 
 LONGEST_NAME = 120
@@ -51,28 +53,26 @@ def write_report(url: str, metrics: Metrics, config: Config, root: str) -> None:
 
 
 def _of_vectors(metrics: Metrics, config: Config, root: str) -> dict[str, Any]:
-    """The parts that read the checkpoint of these metrics; None for each if it is no longer there."""
-    nothing = {"look": None, "near": None}
+    """The parts that read the checkpoint of these metrics; None for each that cannot be had."""
+    parts: dict[str, Any] = {"look": None, "near": None}
     checkpoint = next((found for found in complete(root) if found.step == metrics["checkpoint"]), None)
     if checkpoint is None:
-        return nothing
+        return parts
+    nodes: dict[str, int] = metrics["graph"]["tables"]
     try:
-        return _read_vectors(checkpoint, metrics["graph"]["tables"], config, root)
-    except UserError:
-        if storage.exists(storage.join(checkpoint.url, MARKER)):
-            raise
-        return nothing  # training has removed it meanwhile: it keeps only the newest few
+        tables: dict[str, Rows] = {name: First(checkpoint.rows(name), size) for name, size in nodes.items() if size}
+        parts["look"] = vectors.collect(tables, config.evaluation.seed, unit_length=config.model.comparator == "cos")
+        parts["near"] = _near(checkpoint, tables, config, root)
+    except UserError as error:  # training has removed the checkpoint, or a vocabulary is broken: the figures are whole
+        log.warning("evaluate: the report lacks what it would show of the vectors: %s", error)
+    return parts
 
 
-def _read_vectors(checkpoint: Checkpoint, nodes: dict[str, int], config: Config, root: str) -> dict[str, Any]:
+def _near(checkpoint: Checkpoint, tables: dict[str, Rows], config: Config, root: str) -> Neighbours:
     schema = read_schema(config, root)
     scorer = Scorer(config.model, schema.relations)
     checkpoint.load_scorer(scorer)
-    tables: dict[str, Rows] = {name: First(checkpoint.rows(name), size) for name, size in nodes.items() if size}
-    return {
-        "look": vectors.collect(tables, config.evaluation.seed, unit_length=config.model.comparator == "cos"),
-        "near": neighbours.collect(config, root, schema, tables, scorer),
-    }
+    return neighbours.collect(config, root, schema, tables, scorer)
 
 
 def _short(name: str, most: int = LONGEST_NAME) -> str:
