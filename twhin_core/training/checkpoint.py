@@ -24,6 +24,9 @@ MARKER = "complete.json"
 FINISHED = "training/finished.json"
 """Says that no checkpoint follows: the last step, and why it was the last."""
 
+ALL_DONE = "all steps are done"
+"""The reason where training was not stopped early."""
+
 
 MOST_DIFFERENCES = 10
 """As many are named where a checkpoint does not fit."""

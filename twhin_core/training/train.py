@@ -176,7 +176,7 @@ class Trainer:
             raise Preempted(f"SIGTERM: stopped after step {self.position.step}; run it again to go on from there")
 
     def _finish(self) -> None:
-        step, reason = self.position.step, "all steps are done"
+        step, reason = self.position.step, checkpoint.ALL_DONE
         if self.patience.is_over:
             reason = f"the validation loss has not fallen since step {self.patience.best_step}"
         if self.ranks.is_first:

@@ -14,6 +14,7 @@ class Page(HTMLParser):
         super().__init__()
         self.source = source
         self.open: list[str] = []
+        self.goes_on = False
         self.tags: list[str] = []
         self.texts: list[str] = []
         self.attributes: list[tuple[str, str]] = []
@@ -31,6 +32,7 @@ class Page(HTMLParser):
             self.rows[-1].append("")
         if tag not in VOID:
             self.open.append(tag)
+        self.goes_on = tag == "wbr"
 
     def handle_endtag(self, tag: str) -> None:
         if tag not in VOID:
@@ -39,8 +41,11 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if "td" in self.open or "th" in self.open:
             self.rows[-1][-1] += data
-        if data.strip() and not {"style", "title"} & set(self.open):
+        if self.goes_on:
+            self.texts[-1] += data.strip()
+        elif data.strip() and not {"style", "title"} & set(self.open):
             self.texts.append(data.strip())
+        self.goes_on = False
 
     @property
     def text(self) -> str:

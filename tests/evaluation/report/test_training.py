@@ -61,6 +61,21 @@ def test_rates_are_drawn_where_they_change(small_config: SmallConfig, tmp_path: 
     assert heights[9:] == pytest.approx([up["0.1"]] * 11, abs=0.1)
 
 
+def test_a_rate_that_falls_until_the_end_is_drawn_once_the_end_is_known(
+    small_config: SmallConfig, tmp_path: Path
+) -> None:
+    write_log(tmp_path, LINES)
+    cosine = {"linear_ramp_to_cosine": {"learning_rate": 0.1, "final_learning_rate": 0.0, "num_ramp_steps": 1}}
+    config = small_config(model={"translation_optimizer": {"adagrad": {"lr": 0.1}, "learning_rate": cosine}})
+    assert "Learning rate" not in by_title(panels(config, str(tmp_path)))
+    finished = tmp_path / "training/finished.json"
+    finished.write_text(json.dumps({"step": 20, "reason": "the validation loss has not fallen since step 10"}))
+    assert "Learning rate" not in by_title(panels(config, str(tmp_path)))
+    finished.write_text(json.dumps({"step": 20, "reason": "all steps are done"}))
+    rates = by_title(panels(config, str(tmp_path)))["Learning rate"]
+    assert rates.legend == [("first", "user, tweet", "0.1"), ("second", "relations", "0")]
+
+
 def test_rankings_of_several_checkpoints_make_a_curve(small_config: SmallConfig, tmp_path: Path) -> None:
     for step, mrr in ((20, 0.5), (10, 0.25)):
         folder = tmp_path / "evaluation" / str(step)

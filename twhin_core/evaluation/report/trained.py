@@ -12,9 +12,9 @@ from twhin_core.config import Config, Optimizer
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.evaluation.report.figures import Table
 from twhin_core.graph.manifest import Manifest, read_manifest
+from twhin_core.training.checkpoint import FINISHED
 
 PLAN = "training/plan.json"
-FINISHED = "training/finished.json"
 CONFIG = "config.yaml"
 ROWS_SHOWN = 20
 CONFIG_SHOWN = 100_000
@@ -70,6 +70,7 @@ def _model(config: Config) -> Pairs:
         ("comparator", model.comparator),
         ("inverse relations", "yes" if model.reciprocal else "no"),
         ("loss", loss),
+        *_regularization(config),
         ("negatives a side", " + ".join(negatives)),
         ("batch a replica", f"{data.per_replica_batch_size:,}"),
         ("epochs at most", f"{config.training.num_epochs:,}"),
@@ -77,6 +78,13 @@ def _model(config: Config) -> Pairs:
         ("optimizer of relations", _optimizer(model.translation_optimizer)),
         ("seed", str(config.training.seed)),
     ]
+
+
+def _regularization(config: Config) -> Pairs:
+    of = config.model.regularization
+    if of is None:
+        return []
+    return [("regularization", f"power {of.power}; tables {of.tables:g}, relations {of.relations:g}")]
 
 
 def _optimizer(optimizer: Optimizer) -> str:

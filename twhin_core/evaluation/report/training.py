@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from twhin_core import storage
-from twhin_core.config import Config
+from twhin_core.config import Config, Optimizer
 from twhin_core.evaluation.metrics import ALL, MRR
 from twhin_core.evaluation.report.charts import POINTS_SHOWN, LineChart, line_chart
-from twhin_core.training.schedules import rate
+from twhin_core.training.checkpoint import ALL_DONE, FINISHED
+from twhin_core.training.schedules import rate, until
 
 LOG = "training/metrics.jsonl"
 
@@ -36,7 +37,7 @@ def panels(config: Config, root: str) -> list[Panel]:
     url = storage.join(root, LOG)
     lines = [json.loads(line) for line in storage.read_text(url).splitlines()] if storage.exists(url) else []
     steps = max((line["step"] for line in lines), default=0)
-    found = [_losses(lines), _quality(config, root), _rates(config, steps), _throughput(lines)]
+    found = [_losses(lines), _quality(config, root), _rates(config, root, steps), _throughput(lines)]
     return [panel for panel in found if panel is not None]
 
 
@@ -94,19 +95,33 @@ def _quality(config: Config, root: str) -> Panel | None:
     return _panel("Ranking by checkpoint", {"second": (f"{split} {names.pop()}", sorted(points))})
 
 
-def _rates(config: Config, steps: int) -> Panel | None:
-    """The learning rates, where any of them changes; what shares a schedule shares a curve."""
+def _rates(config: Config, root: str, steps: int) -> Panel | None:
+    """The learning rates, where any of them changes; what shares a schedule shares a curve.
+
+    A cosine that falls until the end of training is known once training has ended there.
+    """
+    url = storage.join(root, FINISHED)
+    finished = storage.read_json(url) if storage.exists(url) else {}
+    if finished.get("reason") == ALL_DONE:
+        config = until(finished["step"], config)
     optimizers = {table.name: table.optimizer for table in config.model.embeddings.tables}
     optimizers["relations"] = config.model.translation_optimizer
+    if not steps or any(_is_open(optimizer) for optimizer in optimizers.values()):
+        return None
     at = sorted({max(1, round(steps * part / POINTS_SHOWN)) for part in range(POINTS_SHOWN + 1)})
     curves: dict[tuple[float, ...], list[str]] = {}
     for name, optimizer in optimizers.items():
         curves.setdefault(tuple(rate(optimizer, step) for step in at), []).append(name)
-    if not steps or all(len(set(rates)) == 1 for rates in curves):
+    if all(len(set(rates)) == 1 for rates in curves):
         return None
     named = [(_names(of), list(zip(map(float, at), rates, strict=True))) for rates, of in curves.items()]
     note = f"{len(named) - len(SERIES)} more schedules are left out." if len(named) > len(SERIES) else ""
     return _panel("Learning rate", dict(zip(SERIES, named, strict=False)), from_zero=True, note=note)
+
+
+def _is_open(optimizer: Optimizer) -> bool:
+    cosine = None if optimizer.learning_rate is None else optimizer.learning_rate.linear_ramp_to_cosine
+    return cosine is not None and cosine.final_num_steps is None
 
 
 def _names(names: list[str]) -> str:
