@@ -93,3 +93,15 @@ def test_only_relations_that_occur_learn(kind: str) -> None:
     gradient = made.get_parameter(kind).grad
     assert gradient is not None
     assert [bool(gradient[rel].any()) for rel in range(3)] == [True, False, True]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BY_HAND if kind != "identity"])
+def test_a_kind_that_does_not_occur_has_a_gradient_of_zero(kind: str) -> None:
+    made = randomised(kind, "identity")
+    rel, vectors = torch.tensor([1, 1, 1]), X.expand(3, DIM)
+    for moved in (made(rel, vectors), made.adjoint(rel, vectors)):
+        assert torch.equal(moved, vectors)
+    made(rel, vectors).sum().backward()
+    gradient = made.get_parameter(kind).grad
+    assert gradient is not None
+    assert not gradient.any()

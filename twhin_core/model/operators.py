@@ -228,6 +228,8 @@ def _by_relation(index: Tensor, vectors: Tensor, function: Callable[[int, Tensor
     """Applies function(relation, its vectors [n, dim]), since a copy of the relation's matrix for each vector would
     be dim times larger than the vectors."""
     flat, order = vectors.reshape(-1, vectors.shape[-1]), index.flatten().argsort(stable=True)
+    if not len(flat):
+        return function(0, flat).view_as(vectors)  # nothing, but with a gradient: zero
     present, counts = index.flatten()[order].unique_consecutive(return_counts=True)
     parts = flat.index_select(0, order).split(counts.tolist())
     moved = torch.cat([function(rel, rows) for rel, rows in zip(present.tolist(), parts, strict=True)])
