@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from pipelines import ask
 from twhin_core import __version__
 from twhin_core.errors import GateFailed, TwhinError, UserError
 from twhin_core.progress import log, show_log
@@ -245,6 +246,10 @@ def describe(
     if manifest is None:
         raise UserError(f"{run_root}: there is no finished graph here ({MANIFEST}); run `twhin prepare` first")
     print_graph(manifest, Console())
+
+
+app.command()(ask.neighbors)
+app.command()(ask.score)
 
 
 def _load(path: str, overrides: list[str] | None) -> Config:

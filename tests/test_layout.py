@@ -10,7 +10,7 @@ import pytest
 from tests.command_line import ROOT
 
 # A folder of twhin_core imports only from those before it here, and from the modules beside them.
-FOLDERS = ["graph", "data", "model", "training", "vectors", "evaluation", "export"]
+FOLDERS = ["graph", "data", "model", "training", "vectors", "evaluation", "export", "embeddings"]
 
 
 def imported(path: Path) -> set[str]:

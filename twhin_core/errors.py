@@ -13,6 +13,12 @@ class UserError(TwhinError):
     exit_code = 2
 
 
+class NotThere(UserError, KeyError):
+    """There is nothing of that name."""
+
+    __str__ = Exception.__str__  # KeyError's puts its message into quotes
+
+
 class StorageError(TwhinError, OSError):
     """A file or object could not be read or written."""
 

@@ -13,7 +13,7 @@ from tests.conftest import SmallConfig
 from tests.evaluation.graphs import model_config
 from twhin_core.config import Config
 from twhin_core.errors import UserError
-from twhin_core.vectors.names import find_row, name_rows, read_names
+from twhin_core.vectors.names import name_rows, open_ids, read_names
 
 
 def config_with(vocab: Path | None) -> Config:
@@ -87,12 +87,23 @@ def test_a_vocabulary_beside_that_of_prepare_is_refused(small_config: SmallConfi
         small_config(model={"embeddings": {"tables": tables}})
 
 
-def test_rows_and_ids_are_found_both_ways(tmp_path: Path) -> None:
+def test_rows_of_a_vocabulary_have_its_names(tmp_path: Path) -> None:
     vocab = write(tmp_path / "v", {"index": [7, 2, 9], "id": ["anna", "bob", "bo"]}, {"index": [0], "id": ["carla"]})
     config = config_with(vocab)
     assert name_rows(config, "nowhere", "user", 10, np.array([9, 0, 9])) == ["bo", "carla", "bo"]
-    assert find_row(config, "nowhere", "user", 10, "anna") == 7
-    with pytest.raises(UserError, match="user: its vocabulary has no id for row 1"):
-        name_rows(config, "nowhere", "user", 10, np.array([1]))
-    with pytest.raises(UserError, match=r"user: no node has the id 'hanna'; near it: 'anna', 'carla', 'bo'$"):
-        find_row(config, "nowhere", "user", 10, "hanna")
+    for row in (1, 8):
+        with pytest.raises(UserError, match=f"user: its vocabulary has no id for row {row}$"):
+            name_rows(config, "nowhere", "user", 10, np.array([row]))
+    assert [open_ids(config, "nowhere", "user", 10).find(name) for name in ("carla", "bob", "bo", "x")] == [
+        0,
+        1,
+        3,
+        None,
+    ]
+
+
+def test_rows_without_a_vocabulary_are_found_by_their_number() -> None:
+    config = config_with(None)
+    assert name_rows(config, "nowhere", "user", 10, np.array([9, 0])) == ["9", "0"]
+    ids = open_ids(config, "nowhere", "user", 10)
+    assert [ids.find(name) for name in ("0", "9", "10", "-1", "07", "x", "²")] == [0, 9, None, None, None, None, None]

@@ -148,6 +148,11 @@ def newest(root: str) -> Checkpoint | None:
     return _newest_in(storage.join(root, FOLDER))
 
 
+def at_step(root: str, step: int) -> Checkpoint | None:
+    """The complete checkpoint of a step, or None where it is no longer kept."""
+    return _read(storage.join(root, FOLDER, str(step)))
+
+
 def remove_incomplete(root: str) -> None:
     """Removes what was left half-written or half-removed; nobody may be writing."""
     folder = storage.join(root, FOLDER)

@@ -52,4 +52,5 @@ def answers(scorer: Scorer, side: Side, rel: int, given: Tensor) -> Score:
 def similar(given: Tensor) -> Score:
     """Cosines of candidates with given vectors float32 [Q, dim]; whatever the relations."""
     queries = torch.nn.functional.normalize(given, dim=1)
-    return lambda vectors: queries @ torch.nn.functional.normalize(vectors, dim=1).T
+    # Lengths are divided by, for that needs no copy of the candidates.
+    return lambda vectors: queries @ vectors.T / torch.linalg.vector_norm(vectors, dim=1).clamp(min=1e-12)

@@ -1,0 +1,103 @@
+"""How long does `twhin neighbors` take, from the shell's prompt to the answer?
+
+Makes a run of a table as large as asked: prepared, trained for a step and exported. Beside each other, in turn: the
+command, and a program that imports what the command cannot do without (torch, pyarrow, pydantic) and finds the nearest
+rows of the same vectors, in an npy file, by a bare numpy product and argpartition. Ends in one JSON line: seconds of
+each (the median), and their ratio.
+
+    python -m benchmarks.bench_neighbors [--rows 1000000] [--dim 64] [--repeats 5] [--folder DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from twhin_core import config_file
+from twhin_core.config import Config
+from twhin_core.export.export import export
+from twhin_core.graph.prepare import prepare
+from twhin_core.training.checkpoint import newest
+from twhin_core.training.train import train
+
+COMMAND = "from pipelines.cli import main; main()"
+
+BARE = """
+import sys
+import numpy as np, pyarrow.parquet, pydantic, torch
+vectors = np.load(sys.argv[1], mmap_mode="r")
+scores = vectors @ vectors[7]
+best = np.argpartition(scores, -10)[-10:]
+print(best[np.argsort(-scores[best])])
+"""
+
+
+def make_run(options: argparse.Namespace, folder: Path) -> str:
+    """Every node has an edge; the vectors are those that training begins with."""
+    rng = np.random.default_rng(0)
+    columns = {side: pa.array(rng.permutation(options.rows)) for side in ("lhs", "rhs")}
+    pq.write_table(pa.table(columns), folder / "edges.parquet")
+    table = {"embedding_dim": options.dim, "optimizer": {"rowwise_adagrad": {"lr": 0.1}}}
+    tree = {
+        "prepare": {"sources": [{"path": str(folder / "edges.parquet"), "relation": "fav"}], "split": None},
+        "model": {
+            "embeddings": {"tables": [{"name": name, **table} for name in ("user", "tweet")]},
+            "relations": [{"name": "fav", "lhs": "user", "rhs": "tweet"}],
+            "translation_optimizer": {"adagrad": {"lr": 0.1}},
+        },
+        "training": {"num_train_steps": 1},
+        "train_data": {"per_replica_batch_size": 1000, "global_negatives": 10},
+    }
+    config, root = config_file.validate(Config, tree, "bench_neighbors"), str(folder / "run")
+    for stage in (prepare, train, export):
+        stage(config, root)
+    checkpoint = newest(root)
+    assert checkpoint is not None
+    np.save(folder / "user.npy", checkpoint.rows("user").read(0, options.rows).numpy())
+    return root
+
+
+def seconds(*arguments: str) -> float:
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", *arguments], check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of each of the two tables")
+    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--folder", help="where the run is written; default: a temporary folder")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        root = make_run(options, Path(folder))
+        programs = {
+            "bare": [BARE, f"{folder}/user.npy"],
+            "near": [COMMAND, "neighbors", root, "user", "77"],
+            "relation": [COMMAND, "neighbors", root, "user", "77", "--relation", "fav"],
+        }
+        times: dict[str, list[float]] = {name: [] for name in programs}
+        for _ in range(options.repeats + 1):
+            for name, program in programs.items():
+                times[name].append(seconds(*program))
+    median = {f"{name}_s": round(statistics.median(of[1:]), 2) for name, of in times.items()}  # the first one warms up
+    print(
+        json.dumps(
+            {"rows": options.rows, "dim": options.dim, **median, "ratio": round(median["near_s"] / median["bare_s"], 2)}
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The notebook example of docs/embeddings.md runs, and what its commands print is what they print."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tests.command_line import ROOT
+from tests.embeddings.test_embeddings import cosine, read, relation
+from twhin_core import config_file
+from twhin_core.export.export import export
+from twhin_core.graph.prepare import prepare
+from twhin_core.training.train import train
+
+PAGE = (ROOT / "docs/embeddings.md").read_text()
+SMALL = [
+    "prepare.generate={users: 150, tweets: 200, communities: 5, edges_per_user: 20}",
+    "training.num_epochs=2",
+    "train_data.per_replica_batch_size=500",
+    "train_data.global_negatives=20",
+]
+
+
+@pytest.fixture
+def quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A smaller run of the quickstart, at `runs/quickstart` of the working folder."""
+    config = config_file.load("configs/quickstart.yaml", SMALL)
+    monkeypatch.chdir(tmp_path)
+    for stage in (prepare, train, export):
+        stage(config, "runs/quickstart")
+    return "runs/quickstart"
+
+
+def test_the_notebook_example_runs(quickstart: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(example, "docs/embeddings.md", "exec"), names)
+    (users, of_users), (tweets, of_tweets) = read(quickstart, "user"), read(quickstart, "tweet")
+    row = users.index("user:17")
+    np.testing.assert_array_equal(names["vector"], of_users[row].astype(np.float32))
+    assert names["many"] == (len(users), True, users[:3])
+    near = np.argsort(-cosine(of_users[row], of_users))[1:6]
+    assert [one.id for one in names["near"]] == [users[at] for at in near]
+    fav = relation(quickstart, "fav")
+    scores = cosine(of_users[row] + fav, of_tweets)
+    best = np.argsort(-scores)[:5]
+    assert [one.id for one in names["favs"]] == [tweets[at] for at in best]
+    assert [one.score for one in names["favs"]] == pytest.approx(scores[best].tolist(), abs=1e-5)
+    fans = np.argsort(-cosine(of_tweets[best[0]], of_users + fav))[:10]
+    assert [one.id for one in names["fans"]] == [users[at] for at in fans]
+    score, rank, candidates = capsys.readouterr().out.split()
+    assert (float(score), float(rank), int(candidates)) == (pytest.approx(scores[best[0]], abs=1e-5), 1, len(tweets))
+    assert names["table"].equals(pq.read_table(f"{quickstart}/embeddings/user"))
+    assert names["frame"]["id"].tolist() == users
+    assert names["rows"] == len(users)

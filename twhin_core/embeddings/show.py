@@ -1,0 +1,76 @@
+"""Answers on a terminal as tables, and piped as plain lines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from twhin_core.embeddings.embeddings import EdgeScore, Embeddings
+from twhin_core.embeddings.search import Place
+from twhin_core.embeddings.table import Neighbor
+from twhin_core.model.scorer import Side
+
+
+def print_neighbors(
+    embeddings: Embeddings,
+    table: str,
+    node: str,
+    relation: str | None,
+    side: Side | None,
+    neighbors: Sequence[Neighbor],
+    console: Console,
+) -> None:
+    """Prints ids and scores, as `embeddings[table].neighbors(node, relation, …, side)` has given them.
+
+    Into a pipe go lines `id<TAB>score`, and the title to stderr.
+    """
+    candidates, question, measure = table, f"near {table} {printable(node)}", "cosine"
+    if relation is not None:
+        ends = embeddings.relations[relation]
+        candidates = ends.lhs if side == "lhs" else ends.rhs
+        given = f"{table} {printable(node)}"
+        question = f"(?, {relation}, {given})" if side == "lhs" else f"({given}, {relation}, ?)"
+        measure = f"the model's score ({embeddings.comparator})"
+    title = f"{question}: the best {len(neighbors):,} by {measure}, step {embeddings.step:,}"
+    rows = [[printable(neighbor.id), f"{neighbor.score:#.6g}"] for neighbor in neighbors]
+    _print(title, [candidates, "score"], rows, console)
+
+
+def print_score(embeddings: Embeddings, relation: str, lhs: str, rhs: str, score: EdgeScore, console: Console) -> None:
+    """Prints a line for each end as the one that is asked for."""
+    ends = embeddings.relations[relation]
+    title = (
+        f"({ends.lhs} {printable(lhs)}, {relation}, {ends.rhs} {printable(rhs)}) by the model's score "
+        f"({embeddings.comparator}), step {embeddings.step:,}"
+    )
+    rows = [_place("rhs", ends.rhs, rhs, score.rhs), _place("lhs", ends.lhs, lhs, score.lhs)]
+    _print(title, ["asked for", "id", "score", "rank", "of"], rows, console)
+
+
+def _place(side: str, table: str, name: str, place: Place) -> list[str]:
+    return [f"{side} {table}", printable(name), f"{place.score:#.6g}", f"{place.rank:,.12g}", f"{place.candidates:,}"]
+
+
+def _print(title: str, headings: list[str], rows: list[list[str]], console: Console) -> None:
+    if not console.is_terminal:
+        sys.stderr.write(f"{title}\n")
+        sys.stdout.writelines("\t".join(row) + "\n" for row in rows)
+        return
+    console.print(Text(title))  # the title of a table would be broken at its width
+    table = Table()
+    for heading in headings:
+        is_name = heading in (headings[0], "id")
+        # An id is folded where it is too long, for it is of use only as a whole.
+        table.add_column(Text(heading), justify="left" if is_name else "right", overflow="fold", no_wrap=not is_name)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def printable(name: str) -> str:
+    """An id on one line: what a terminal would obey or not show is escaped, as in a string of Python."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name)

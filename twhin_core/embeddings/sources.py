@@ -1,0 +1,200 @@
+"""Where the vectors, ids and relations of a run are read from: its export or a checkpoint.
+
+Both count the rows that have an id, in the order of their index, so that a position is of the same node in either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from twhin_core import config_file, storage
+from twhin_core.config import Config
+from twhin_core.embeddings.parquet_rows import ParquetRows
+from twhin_core.errors import UserError
+from twhin_core.export.manifest import ExportManifest, TableExport, read_export_manifest
+from twhin_core.graph.manifest import Schema, read_schema
+from twhin_core.model.scorer import Scorer
+from twhin_core.parquet import open_parquet
+from twhin_core.training.checkpoint import Checkpoint, at_step, describe, newest
+from twhin_core.vectors.ids import Ids, ListedIds, StoredIds
+from twhin_core.vectors.names import open_ids
+from twhin_core.vectors.rows import Rows
+
+
+class Source(Protocol):
+    """The vectors of a step."""
+
+    @property
+    def step(self) -> int: ...
+
+    @property
+    def tables(self) -> Sequence[str]: ...
+
+    def ids(self, table: str) -> Ids:
+        """The ids of a table."""
+        ...
+
+    def rows(self, table: str) -> Rows:
+        """The vector at each position of the ids."""
+        ...
+
+    def scorer(self) -> Scorer:
+        """The operators and the comparator that the vectors were learned with."""
+        ...
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint."""
+
+    config: Config
+    root: str
+    schema: Schema
+    checkpoint: Checkpoint
+
+    @property
+    def step(self) -> int:
+        return self.checkpoint.step
+
+    @property
+    def tables(self) -> Sequence[str]:
+        return list(self.schema.tables)
+
+    def ids(self, table: str) -> Ids:
+        return open_ids(self.config, self.root, table, self.schema.tables[table])
+
+    def rows(self, table: str) -> Rows:
+        rows, ids = self.checkpoint.rows(table), self.ids(table)
+        return NamedRows(rows, ids.index if isinstance(ids, ListedIds) else ids.size)
+
+    def scorer(self) -> Scorer:
+        scorer = Scorer(self.config.model, self.schema.relations)
+        self.checkpoint.load_scorer(scorer)
+        return scorer
+
+
+class NamedRows:
+    """The rows of a table that have ids: its first ones, or those at given places."""
+
+    def __init__(self, rows: Rows, named: npt.NDArray[np.int64] | int) -> None:
+        self._rows, self._named, self.dim = rows, named, rows.dim
+        self.size = named if isinstance(named, int) else len(named)
+
+    def read(self, start: int, stop: int) -> Tensor:
+        if isinstance(self._named, int):
+            return self._rows.read(start, stop)
+        return self._rows.gather(self._named[start:stop])
+
+    def gather(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        return self._rows.gather(rows if isinstance(self._named, int) else self._named[rows])
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `embeddings/manifest.json` lists."""
+
+    config: Config
+    root: str
+    schema: Schema
+    manifest: ExportManifest
+
+    @property
+    def step(self) -> int:
+        return self.manifest.checkpoint
+
+    @property
+    def tables(self) -> Sequence[str]:
+        return [table.name for table in self.manifest.tables]
+
+    def files(self, table: str) -> list[tuple[str, int]]:
+        """The URL and the number of rows of a table's Parquet files."""
+        entry = self._entry(table)
+        return [(storage.join(self.root, file.path), file.rows) for file in entry.files]
+
+    def _entry(self, table: str) -> TableExport:
+        for entry in self.manifest.tables:
+            if entry.name == table:
+                return entry
+        raise UserError(
+            f"{self.root}: table {table} was not exported (export.tables), and the checkpoint of step {self.step} is "
+            "no longer kept"
+        )
+
+    def ids(self, table: str) -> Ids:
+        folder = storage.join(self.root, "embeddings", table)
+        return StoredIds(self.files(table), folder, by_hash=self.config.prepare is not None)
+
+    def rows(self, table: str) -> Rows:
+        return ParquetRows(self.files(table), self.manifest.dim)
+
+    @torch.no_grad()
+    def scorer(self) -> Scorer:
+        scorer = Scorer(self.config.model, self.schema.relations)
+        url = storage.join(self.root, self.manifest.relations.path)
+        with open_parquet(url) as file:
+            columns = _parameters(file)
+        for operators, column in ((scorer.operator, "embedding"), (scorer.inverse, "inverse")):
+            if operators is not None:
+                for rel in range(len(self.schema.relations)):
+                    operators.of(rel).copy_(torch.tensor(columns[column][rel]))  # a view of the parameters
+        return scorer
+
+
+def _parameters(file: pq.ParquetFile) -> dict[str, list[list[float]]]:
+    columns: dict[str, list[list[float]]] = file.read().to_pydict()
+    return columns
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a run.
+
+    Vectors are what was exported and, before the first export, what the newest checkpoint holds. Scores are always of
+    the same step: by its checkpoint as long as that is kept, which is quicker to read and never normalised, else by
+    what was exported.
+    """
+
+    root: str
+    schema: Schema
+    config: Config
+    vectors: Exported | Trained
+    scored: Exported | Trained
+
+
+def open_result(root: str) -> Result:
+    """Reads manifests only.
+
+    Raises:
+        UserError: there is no run at `root`, or nothing trained, or a broken manifest.
+    """
+    url = storage.join(root, "config.yaml")
+    if not storage.exists(url):
+        raise UserError(f"{root}: there is no run here (config.yaml)")
+    config = config_file.parse(storage.read_text(url), origin=url)
+    manifest = read_export_manifest(root)
+    schema = read_schema(config, root)
+    if manifest is None:
+        checkpoint = newest(root)
+        if checkpoint is None:
+            raise UserError(
+                f"{root}: nothing is trained here yet: no export and no whole checkpoint; run `twhin train`"
+            )
+    else:
+        checkpoint = at_step(root, manifest.checkpoint)
+    exported = None if manifest is None else Exported(config, root, schema, manifest)
+    trained = None
+    if checkpoint is not None:
+        checkpoint.check_fits(describe(config, schema))
+        trained = Trained(config, root, schema, checkpoint)
+    vectors, scored = exported or trained, trained or exported
+    assert vectors is not None
+    assert scored is not None
+    return Result(root, schema, config, vectors, scored)

@@ -1,0 +1,103 @@
+"""The embeddings of one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from twhin_core.embeddings.search import find_nearest, make_query
+from twhin_core.embeddings.sources import Result
+from twhin_core.errors import UserError
+from twhin_core.model.scorer import Side
+from twhin_core.vectors.ids import NAMES_A_BATCH, find_or_refuse
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BLOCK_BYTES = 16 << 20
+
+
+class Neighbor(NamedTuple):
+    """A node and its score."""
+
+    id: str
+    score: float
+
+
+class TableEmbeddings:
+    """A vector an id; nothing is read before it is asked for.
+
+    `table[id]` is a vector, `id in table` says whether there is one, `len(table)` how many there are, and iteration
+    gives the ids in the order of their index.
+    """
+
+    def __init__(self, name: str, result: Result) -> None:
+        self.name, self._result = name, result
+        self._ids, self._rows = result.vectors.ids(name), result.vectors.rows(name)
+        self.dim = self._rows.dim
+
+    def __repr__(self) -> str:
+        return f"<TableEmbeddings {self.name}: {len(self):,} × {self.dim}, step {self._result.vectors.step}>"
+
+    def __len__(self) -> int:
+        return self._ids.size
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._ids.find(name) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        for batch in self._ids.batches(NAMES_A_BATCH):
+            yield from batch["id"].to_pylist()
+
+    def __getitem__(self, name: str) -> npt.NDArray[np.float32]:
+        """The vector of a node: float32 [dim]. Raises NotThere, a UserError and a KeyError, if there is no such id."""
+        position = find_or_refuse(self._ids, self.name, name)
+        vector: npt.NDArray[np.float32] = self._rows.gather(np.array([position]))[0].numpy()
+        return vector
+
+    def neighbors(
+        self, name: str, relation: str | None = None, k: int = 10, side: Side | None = None
+    ) -> list[Neighbor]:
+        """The k nodes that score highest for the node `name`, best first, itself left out. Exact.
+
+        Args:
+            relation: without one, the nodes of this table by cosine; with one, the nodes at its other end by the
+                model's score.
+            side: the end of the relation that is asked for: `rhs`, also if left out, for a relation that starts at
+                this table, `lhs` for one that ends here.
+
+        Raises:
+            UserError: there is no such id, or no such relation at this table, or k < 1.
+        """
+        if k < 1:
+            raise UserError(f"k is {k}, but must be at least 1")
+        query = make_query(self._result.schema, self.name, relation, side)
+        position = find_or_refuse(self._ids, self.name, name)
+        scores, positions = find_nearest(self._result.scored, query, position, k)
+        names = self._result.scored.ids(query.candidates).at(np.array(positions, np.int64))
+        return [Neighbor(name, score) for name, score in zip(names, scores, strict=True)]
+
+    def batches(self, batch_rows: int | None = None) -> Iterator[pa.RecordBatch]:
+        """All rows (index: int64, id: string, embedding: fixed_size_list<float>[dim]), in the order of their index."""
+        vector = pa.list_(pa.float32(), self.dim)
+        start = 0
+        for names in self._ids.batches(batch_rows or max(1, BLOCK_BYTES // (4 * self.dim))):
+            values = self._rows.read(start, start + names.num_rows).numpy().reshape(-1)
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(values), type=vector)
+            yield pa.RecordBatch.from_arrays([names["index"], names["id"], vectors], ["index", "id", "embedding"])
+            start += names.num_rows
+
+    def to_arrow(self) -> pa.Table:
+        """All rows, as `batches` gives them, in memory."""
+        vector = pa.list_(pa.float32(), self.dim)
+        schema = pa.schema([("index", pa.int64()), ("id", pa.string()), ("embedding", vector)])
+        return pa.Table.from_batches(self.batches(), schema)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """All rows with columns index, id and embedding, each of which is float32 [dim]."""
+        frame: pd.DataFrame = self.to_arrow().to_pandas()
+        return frame

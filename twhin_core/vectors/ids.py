@@ -1,0 +1,234 @@
+"""The ids of a table's rows, wherever they are written down, and the row of an id.
+
+A position counts the rows that have an id, in the order of their index: it is the row itself unless ids are missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from twhin_core.errors import NotThere, UserError
+from twhin_core.parquet import open_parquet
+
+Ints = npt.NDArray[np.int64]
+
+SCHEMA = pa.schema([("index", pa.int64()), ("id", pa.string())])
+
+NEAR_IDS = 10_000_000
+"""Among as many are near ones looked for: a second of two cores for three million."""
+NAMES_A_BATCH = 1 << 16
+
+
+class Ids(Protocol):
+    """The ids of a table."""
+
+    @property
+    def size(self) -> int:
+        """How many rows have an id."""
+
+    def find(self, name: str) -> int | None:
+        """The position of an id, or None if there is no such id."""
+        ...
+
+    def at(self, positions: Ints) -> list[str]:
+        """The ids at positions, in the order given."""
+        ...
+
+    def batches(self, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        """All (index: int64, id: string), by ascending index, at most `batch_rows` at a time."""
+        ...
+
+
+class StoredIds:
+    """Ids in Parquet files that are sorted by index. What is asked for is read, a row group at a time."""
+
+    def __init__(self, files: Sequence[tuple[str, int]], origin: str, by_hash: bool) -> None:
+        """
+        Args:
+            files: the URL and the number of rows of each.
+            origin: names them all in errors.
+            by_hash: the ids are in the order of their md5, as prepare numbers nodes. Then an id is looked for near
+                where its hash says, not everywhere.
+        """
+        self._files, self._origin, self._by_hash = files, origin, by_hash
+        self.size = sum(rows for _, rows in files)
+
+    def find(self, name: str) -> int | None:
+        name = _encodable(name)
+        start, stop = self._window(name) if self._by_hash else (0, self.size)
+        for first, ids in self._groups(lambda first, end: first < stop and start < end):
+            place = pc.index(ids, _scalar(name)).as_py()
+            if place >= 0:
+                return int(first + place)
+        return None
+
+    def _window(self, name: str) -> tuple[int, int]:
+        """Positions [start, stop) outside of which the id cannot be.
+
+        Of n hashes, those below one that is the share p of all possible ones are np on average, with a standard
+        deviation of √(np(1 - p)), at most √n / 2; eight of them are taken.
+        """
+        digest = hashlib.md5(name.encode(), usedforsecurity=False).digest()
+        expected = int.from_bytes(digest) * self.size >> 128
+        reach = 4 * math.isqrt(self.size) + 4
+        return expected - reach, expected + reach
+
+    def at(self, positions: Ints) -> list[str]:
+        wanted = np.unique(positions)
+        found: dict[int, str] = {}
+        for first, ids in self._groups(lambda first, end: bool(np.diff(np.searchsorted(wanted, [first, end]))[0])):
+            inside = wanted[slice(*np.searchsorted(wanted, [first, first + len(ids)]))]
+            found.update(zip(inside.tolist(), ids.take(_array(inside - first)).to_pylist(), strict=True))
+        return [found[position] for position in positions.tolist()]
+
+    def _groups(self, wanted: Callable[[int, int], bool]) -> Iterator[tuple[int, pa.ChunkedArray]]:
+        """(first position, ids) of every row group whose positions [first, end) are `wanted`."""
+        end = 0
+        for url, rows in self._files:
+            first, end = end, end + rows
+            if not wanted(first, end):
+                continue
+            with open_parquet(url) as file:
+                for group in range(file.num_row_groups):
+                    count = file.metadata.row_group(group).num_rows
+                    if wanted(first, first + count):
+                        yield first, file.read_row_group(group, ["id"])["id"].cast(pa.string())
+                    first += count
+
+    def batches(self, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        before = -1
+        for url, _ in self._files:
+            for batch in read_file(url, batch_rows):
+                before = _check_order(batch, before, self._origin)
+                yield batch
+
+
+class ListedIds:
+    """Ids in Parquet files that are in any order, all in memory."""
+
+    def __init__(self, urls: Sequence[str], origin: str) -> None:
+        """Raises UserError for a broken file, or an index that is given twice or is negative."""
+        batches = [batch for url in urls for batch in read_file(url, NAMES_A_BATCH)]
+        self._table = pa.Table.from_batches(batches, SCHEMA).sort_by("index").combine_chunks()
+        _check_order(self._table, -1, origin)
+        self.size = self._table.num_rows
+        self.index: Ints = self._table["index"].to_numpy()
+        """The row of each position."""
+
+    def find(self, name: str) -> int | None:
+        place = pc.index(self._table["id"], _scalar(_encodable(name))).as_py()
+        return None if place < 0 else int(place)
+
+    def at(self, positions: Ints) -> list[str]:
+        names: list[str] = self._table["id"].take(_array(positions)).to_pylist()
+        return names
+
+    def batches(self, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        yield from self._table.to_batches(batch_rows)
+
+
+class NumberedIds:
+    """Each row's number is its id."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def find(self, name: str) -> int | None:
+        is_number = name.isascii() and name.isdigit() and str(int(name)) == name
+        return int(name) if is_number and int(name) < self.size else None
+
+    def at(self, positions: Ints) -> list[str]:
+        return [str(position) for position in positions.tolist()]
+
+    def batches(self, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        for start in range(0, self.size, batch_rows):
+            index = pa.array(np.arange(start, min(start + batch_rows, self.size)))
+            yield pa.RecordBatch.from_arrays([index, index.cast(pa.string())], schema=SCHEMA)
+
+
+def find_or_refuse(ids: Ids, table: str, name: str) -> int:
+    """The position of an id. Raises NotThere if there is no such id; names near ones."""
+    position = ids.find(name)
+    if position is None:
+        hint = f"; near it: {', '.join(map(repr, near(ids, name)))}" if ids.size else ": the table is empty"
+        raise NotThere(f"{table}: no node has the id {name!r}{hint}")
+    return position
+
+
+def near(ids: Ids, name: str) -> list[str]:
+    """The three ids with the fewest letters to change, of the first `NEAR_IDS`."""
+    import duckdb  # only for mistakes
+
+    names = pa.RecordBatchReader.from_batches(SCHEMA, _first(ids.batches(NAMES_A_BATCH), NEAR_IDS))
+    with duckdb.connect() as database:
+        database.register("names", names)
+        query = "SELECT id FROM names ORDER BY levenshtein(id, ?), id LIMIT 3"
+        return [found for (found,) in database.execute(query, [_encodable(name)]).fetchall()]
+
+
+def _first(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        yield batch.slice(0, rows)
+        rows -= batch.num_rows
+        if rows <= 0:
+            return
+
+
+# pa.array and pa.scalar import pandas, to see whether they are given a series: a third of a second.
+
+
+def _array(numbers: Ints) -> pa.Array:
+    return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(np.ascontiguousarray(numbers))])
+
+
+def _scalar(text: str) -> pa.StringScalar:
+    letters = text.encode()
+    offsets = np.array([0, len(letters)], np.int32)
+    return pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(offsets), pa.py_buffer(letters)])[0]
+
+
+def _encodable(name: str) -> str:
+    """As given, but for bytes of a command line that are no text."""
+    return name.encode(errors="replace").decode()
+
+
+def read_file(url: str, batch_rows: int) -> Iterator[pa.RecordBatch]:
+    """Batches (index: int64, id: string) of a Parquet file with these columns, of any integer type and of any type.
+
+    Raises:
+        UserError: a broken file, a column that is not there or of another type, or a row without index or id.
+    """
+    with open_parquet(url) as file:
+        names = file.schema_arrow.names
+        for name in SCHEMA.names:
+            if name not in names:
+                raise UserError(f"{url}: has no column {name}; it has {', '.join(names)}")
+        if not pa.types.is_integer(file.schema_arrow.field("index").type):
+            raise UserError(f"{url}: column index is {file.schema_arrow.field('index').type}, not integers")
+        row = 0
+        for batch in file.iter_batches(batch_rows, columns=SCHEMA.names):
+            for name in SCHEMA.names:
+                if batch[name].null_count:
+                    first = row + pc.index(batch[name].is_null(), True).as_py()
+                    raise UserError(f"{url}: row {first}: {name} is null")
+            row += batch.num_rows
+            yield pa.RecordBatch.from_arrays(
+                [batch["index"].cast(pa.int64()), batch["id"].cast(pa.string())], schema=SCHEMA
+            )
+
+
+def _check_order(rows: pa.RecordBatch | pa.Table, before: int, origin: str) -> int:
+    """Raises UserError if an index does not follow the one before it; the last index, or `before` if there is none."""
+    index = rows["index"].to_numpy()
+    steps = np.diff(index, prepend=before)
+    if (steps <= 0).any():
+        raise UserError(f"{origin}: index {index[(steps <= 0).argmax()]} is negative or given twice")
+    return int(index[-1]) if len(index) else before
