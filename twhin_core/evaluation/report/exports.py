@@ -61,7 +61,7 @@ def _quality(figures: dict[str, Any]) -> str:
         return f"{figures['kind']}: {recall} {figures[recall]:.4f} of exact search"
     if "ratio" in figures:
         subspaces = f"{figures['subspaces']} sub-spaces of {figures['bits']} bits"
-        return f"{figures['ratio']:g} times smaller than float32, {subspaces}"
+        return f"vectors {figures['ratio']:g} times smaller, {subspaces}"
     if "shown" in figures:
         return f"{figures['shown']:,} of {figures['of']:,} rows"
     return "exact"
