@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -17,6 +18,8 @@ from twhin_core.graph.manifest import read_schema
 from twhin_core.model.scorer import Scorer
 from twhin_core.training.checkpoint import Checkpoint, newest
 from twhin_core.vectors.rows import Rows, TensorRows
+
+SGD = {"sgd": {"lr": 0.1}}
 
 
 def found_in(config: Config, root: str) -> tuple[Neighbours, Checkpoint, Scorer]:
@@ -101,3 +104,21 @@ def test_a_table_of_one_node_has_no_neighbours_and_names_are_numbers_without_a_v
     assert (user.name, user.degree) == ("0", None)
     assert {near.of: len(near.nodes) for near in user.lists} == {"": 0, "follow": 0, "fav": 5}
     assert [node.name for node in dict(found.tables)["tweet"]] == ["0", "2", "5", "8"]
+
+
+def test_rows_that_a_vocabulary_does_not_name_are_no_neighbours(tmp_path: Path) -> None:
+    index = np.array([8, 1, 6, 3])
+    pq.write_table(pa.table({"index": index, "id": [f"n{row}" for row in index]}), tmp_path / "vocab.parquet")
+    table = {"name": "user", "num_embeddings": 9, "embedding_dim": 4, "vocab": str(tmp_path), "optimizer": SGD}
+    config = model_config({}, [("follow", "user", "user")], dim=4, embeddings={"tables": [table]})
+    schema = schema_of(config)
+    vectors = torch.randn(9, 4, generator=torch.Generator().manual_seed(4))
+    tables: dict[str, Rows] = {"user": TensorRows(vectors)}
+    found = neighbours.collect(config, "nowhere", schema, tables, Scorer(config.model, schema.relations))
+    nodes = dict(found.tables)["user"]
+    assert [node.name for node in nodes] == ["n1", "n3", "n6", "n8"]
+    unit = torch.nn.functional.normalize(vectors, dim=1)
+    for node in nodes:
+        own = int(node.name[1:])
+        others = sorted(set(index.tolist()) - {own}, key=lambda row: -float(unit[own] @ unit[row]))
+        assert [name for name, _ in node.lists[0].nodes] == [f"n{row}" for row in others]

@@ -16,7 +16,8 @@ from twhin_core.evaluation.report.vectors import TABLES_SHOWN
 from twhin_core.graph.manifest import Manifest, Schema, read_manifest
 from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import open_parquet
-from twhin_core.vectors.names import NAMES_A_BATCH, read_names
+from twhin_core.vectors.ids import Ids, ListedIds
+from twhin_core.vectors.names import open_ids
 from twhin_core.vectors.rows import Rows
 from twhin_core.vectors.top_k import Score, answers, similar, top_k
 
@@ -70,12 +71,28 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class _Search:
-    """One list for each of a table's chosen nodes, before the rows have their names."""
+    """One list for each of a table's chosen nodes, before they have their names."""
 
     of: str
     table: str
     scores: Tensor
-    rows: Ints
+    positions: Ints
+
+
+class _Table:
+    """The nodes of a table that have ids, by their position among these, and those of them that are searched."""
+
+    def __init__(self, ids: Ids, rows: Rows) -> None:
+        self.ids, self.rows = ids, rows
+        self.searched = sample_rows(ids.size, SEARCHED, stretch=STRETCH)
+        self.candidates = Chosen(rows, self._rows_at(self.searched))
+
+    def _rows_at(self, positions: Ints) -> Ints:
+        # A vocabulary of someone else's need not name every row.
+        return self.ids.index[positions] if isinstance(self.ids, ListedIds) else positions
+
+    def vectors(self, positions: Ints) -> Tensor:
+        return self.rows.gather(self._rows_at(positions))
 
 
 def collect(config: Config, root: str, schema: Schema, tables: dict[str, Rows], scorer: Scorer) -> Neighbours:
@@ -86,30 +103,29 @@ def collect(config: Config, root: str, schema: Schema, tables: dict[str, Rows], 
         UserError: a broken vocabulary.
     """
     manifest = read_manifest(root) if config.prepare is not None else None
-    shown = sorted(tables, key=lambda name: -tables[name].size)[:TABLES_SHOWN]
-    searched = {name: Chosen(rows, sample_rows(rows.size, SEARCHED, stretch=STRETCH)) for name, rows in tables.items()}
+    named = {name: _Table(open_ids(config, root, name, rows.size), rows) for name, rows in tables.items()}
+    named = {name: table for name, table in named.items() if table.ids.size}
+    shown = sorted(named, key=lambda name: -named[name].ids.size)[:TABLES_SHOWN]
+    chosen = {name: _choose(root, name, named[name].ids.size, manifest) for name in shown}
     searches: dict[str, list[_Search]] = {}
-    chosen = {name: _choose(root, name, tables[name].size, manifest) for name in shown}
     for name in shown:
-        own = np.array([row for row, _ in chosen[name]], np.int64)
-        given = tables[name].gather(own)
-        searches[name] = [_search("", name, similar(given), own, searched[name], leave_out=own)]
-        for rel in _relations_of(name, tables, schema, manifest):
-            relation = schema.relations[rel]
-            score = answers(scorer, "rhs", rel, given)
-            leave_out = own if relation.rhs == name else None
-            searches[name].append(_search(relation.name, relation.rhs, score, own, searched[relation.rhs], leave_out))
-    names = _names(config, root, tables, chosen, searches)
+        own = np.array([position for position, _ in chosen[name]], np.int64)
+        given = named[name].vectors(own)
+        searches[name] = [_search("", name, named[name], similar(given), own, is_own=True)]
+        for rel in _relations_of(name, set(named), schema, manifest):
+            of, score = schema.relations[rel], answers(scorer, "rhs", rel, given)
+            searches[name].append(_search(of.name, of.rhs, named[of.rhs], score, own, is_own=of.rhs == name))
+    names = _names(named, chosen, searches)
     found = [(name, _nodes(name, chosen[name], searches[name], names)) for name in shown]
-    sampled = [name for name in tables if searched[name].size < tables[name].size]
+    sampled = [name for name, table in named.items() if len(table.searched) < table.ids.size]
     return Neighbours(found, sampled, K, SEARCHED)
 
 
 def _choose(root: str, table: str, size: int, manifest: Manifest | None) -> list[tuple[int, int | None]]:
-    """Rows and degrees: those with the most edges and those in the middle, or any where degrees are not known."""
+    """Positions and degrees: with the most edges and in the middle, or any where degrees are not known."""
     files = next((entry.files for entry in manifest.tables if entry.name == table), []) if manifest else []
-    if not files or not files[0].rows:
-        return [(int(row), None) for row in np.linspace(0, size - 1, min(size, 2 * OF_EACH_KIND)).astype(np.int64)]
+    if not files:
+        return [(int(position), None) for position in np.linspace(0, size - 1, min(size, 2 * OF_EACH_KIND)).astype(int)]
     with open_parquet(storage.join(root, files[0].path)) as file:
         batch = next(file.iter_batches(NAMES_LOOKED_AT, columns=["index", "degree"]))
     index, degree = batch["index"].to_numpy(), batch["degree"].to_numpy()
@@ -119,58 +135,48 @@ def _choose(root: str, table: str, size: int, manifest: Manifest | None) -> list
     return [(int(index[order[at]]), int(degree[order[at]])) for at in dict.fromkeys(places) if at < len(order)]
 
 
-def _relations_of(table: str, tables: dict[str, Rows], schema: Schema, manifest: Manifest | None) -> list[int]:
-    """The relations that start at `table`, those with the most training edges."""
+def _relations_of(table: str, tables: set[str], schema: Schema, manifest: Manifest | None) -> list[int]:
+    """The relations that start at `table` and end at one of `tables`, those with the most training edges."""
     edges = {entry.name: entry.edges.get("train", 0) for entry in manifest.relations} if manifest else {}
     starting = [rel for rel, of in enumerate(schema.relations) if of.lhs == table and of.rhs in tables]
     return sorted(starting, key=lambda rel: -edges.get(schema.relations[rel].name, 0))[:RELATIONS_A_TABLE]
 
 
-def _search(of: str, table: str, score: Score, own: Ints, among: Chosen, leave_out: Ints | None = None) -> _Search:
-    """The best of `among` for each of `own`; rows to be left out of it are given one for each."""
+def _search(of: str, name: str, table: _Table, score: Score, own: Ints, is_own: bool) -> _Search:
+    """The best of `table` for each of `own`, without itself where these are its nodes."""
     exclude = None
-    if leave_out is not None:
-        at = np.searchsorted(among.chosen, leave_out).clip(max=among.size - 1)
-        exclude = torch.from_numpy(np.where(among.chosen[at] == leave_out, at, -1))
-    scores, places = top_k(score, len(own), among, K, exclude)
-    return _Search(of, table, scores, among.chosen[places.numpy()])
+    if is_own:
+        at = np.searchsorted(table.searched, own).clip(max=len(table.searched) - 1)
+        exclude = torch.from_numpy(np.where(table.searched[at] == own, at, -1))
+    scores, places = top_k(score, len(own), table.candidates, K, exclude)
+    return _Search(of, name, scores, table.searched[places.numpy()])
 
 
 def _names(
-    config: Config,
-    root: str,
-    tables: dict[str, Rows],
-    chosen: dict[str, list[tuple[int, int | None]]],
-    searches: dict[str, list[_Search]],
+    named: dict[str, _Table], chosen: dict[str, list[tuple[int, int | None]]], searches: dict[str, list[_Search]]
 ) -> dict[str, dict[int, str]]:
-    """The ids of all rows that occur, by table; each vocabulary is read once."""
+    """The ids of all positions that occur, by table."""
     wanted: dict[str, list[Ints]] = {}
     for name, nodes in chosen.items():
-        wanted.setdefault(name, []).append(np.array([row for row, _ in nodes], np.int64))
+        wanted.setdefault(name, []).append(np.array([position for position, _ in nodes], np.int64))
     for search in (search for of in searches.values() for search in of):
-        wanted.setdefault(search.table, []).append(search.rows.reshape(-1))
-    names: dict[str, dict[int, str]] = {}
+        wanted.setdefault(search.table, []).append(search.positions.reshape(-1))
+    names = {}
     for name, parts in wanted.items():
-        rows, found = np.unique(np.concatenate(parts)), names.setdefault(name, {})
-        for batch in read_names(config, root, name, tables[name].size, NAMES_A_BATCH):
-            index = batch["index"].to_numpy()
-            places = np.flatnonzero(np.isin(index, rows, assume_unique=True)).tolist()
-            found.update((int(index[place]), batch["id"][place].as_py()) for place in places)
+        positions = np.unique(np.concatenate(parts))
+        names[name] = dict(zip(positions.tolist(), named[name].ids.at(positions), strict=True))
     return names
 
 
 def _nodes(
     table: str, chosen: list[tuple[int, int | None]], searches: list[_Search], names: dict[str, dict[int, str]]
 ) -> list[Node]:
-    def name_of(table: str, row: int) -> str:
-        return names[table].get(row, f"row {row}")  # a vocabulary of someone else's need not name every row
-
-    def near(search: _Search, position: int) -> Near:
-        rows, scores = search.rows[position].tolist(), search.scores[position].tolist()
-        nodes = [(name_of(search.table, row), score) for row, score in zip(rows, scores, strict=True)]
+    def near(search: _Search, number: int) -> Near:
+        positions, scores = search.positions[number].tolist(), search.scores[number].tolist()
+        nodes = [(names[search.table][at], score) for at, score in zip(positions, scores, strict=True)]
         return Near(search.of, search.table, nodes)
 
     return [
-        Node(name_of(table, row), degree, [near(search, position) for search in searches])
-        for position, (row, degree) in enumerate(chosen)
+        Node(names[table][position], degree, [near(search, number) for search in searches])
+        for number, (position, degree) in enumerate(chosen)
     ]
