@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import SmallConfig
 from tests.evaluation.report.made_metrics import BUCKETS, made_metrics, with_everything
 from tests.evaluation.report.page import Page
+from twhin_core import __version__
 from twhin_core.config import Config
 from twhin_core.evaluation.evaluate import evaluate
 from twhin_core.evaluation.metrics import Metrics, names
@@ -145,6 +146,8 @@ def test_what_was_trained_is_found_in_the_run(trained: tuple[Config, str]) -> No
     for text in ("torch", "torchrec", "rowwise_adagrad 0.1", "Loss", "Throughput", "Plan", "Two principal components"):
         assert text in page.texts
     assert "after step 16: all steps are done" in page.texts
+    assert page.texts[page.texts.index("trained by") + 1] == f"twhin {__version__}"
+    assert page.texts[page.texts.index("config written by") + 1].startswith(f"twhin {__version__}, revision ")
     assert Path(root, "config.yaml").read_text().strip() in page.texts
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from twhin_core import __version__, storage
+from twhin_core import storage
 from twhin_core.config import Config, Optimizer
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.evaluation.report.figures import Table
 from twhin_core.graph.manifest import Manifest, read_manifest
-from twhin_core.training.checkpoint import FINISHED
+from twhin_core.training.checkpoint import FINISHED, FOLDER, MARKER
 
 PLAN = "training/plan.json"
 CONFIG = "config.yaml"
@@ -44,7 +44,7 @@ def collect(metrics: Metrics, config: Config, root: str) -> Trained:
     relations = _relations(config, manifest)
     return Trained(
         model=_model(config) + _finished(root),
-        versions=_versions(metrics, text),
+        versions=_versions(metrics, root, text),
         splits=[(f"{name} edges", f"{edges:,}") for name, edges in metrics["graph"]["edges"].items()],
         tables=_tables(metrics, config, manifest),
         relations=Table(relations.headings, relations.rows[:ROWS_SHOWN]),
@@ -103,14 +103,17 @@ def _finished(root: str) -> Pairs:
     return [("ended", f"after step {finished['step']:,}: {finished['reason']}")]
 
 
-def _versions(metrics: Metrics, config_text: str) -> Pairs:
-    """Of the code that trained, as the config's first line says, and of what evaluated."""
+def _versions(metrics: Metrics, root: str, config_text: str) -> Pairs:
+    """Of the code that trained, as the checkpoint's marker says, that wrote the config last, and that evaluated."""
+    marker = storage.join(root, FOLDER, str(metrics["checkpoint"]), MARKER)
+    trained = [("trained by", f"twhin {storage.read_json(marker)['version']}")] if storage.exists(marker) else []
     first = config_text.partition("\n")[0]
-    trained = [("trained by", first.partition(". ")[2])] if first.startswith("# ") else []
+    written = [("config written by", first.partition(". ")[2])] if first.startswith("# ") else []
     packages = [(name, metadata.version(name)) for name in ("torch", "torchrec", "numpy", "pyarrow")]
     return [
         *trained,
-        ("evaluated by", f"twhin {metrics.get('version', __version__)}"),
+        *written,
+        ("evaluated by", f"twhin {metrics['version']}"),
         ("python", platform.python_version()),
         *packages,
     ]
