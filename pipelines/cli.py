@@ -86,8 +86,9 @@ def run(
     gates.check_names(settings)
     local.run(settings, root, debug=log.isEnabledFor(logging.DEBUG))
     metrics = _show_results(root)
-    if missed := gates.missed(settings.evaluation.gates, metrics):
-        raise GateFailed(f"nothing was exported: {'; '.join(missed)}")
+    decision = gates.decide(settings, metrics)
+    if not decision["passed"]:
+        raise GateFailed(f"nothing was exported: {'; '.join(gates.missed(decision))}")
     _show("embeddings", root, "embeddings/manifest.json")
 
 

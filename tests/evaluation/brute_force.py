@@ -16,7 +16,7 @@ class BruteForce:
         self, splits: dict[str, list[Triple]], evaluated: str, sizes: dict[str, list[int]], score: Score
     ) -> None:
         """`sizes`: for each side, the rows of its table by relation."""
-        self.held = splits[evaluated]
+        self.splits, self.held = splits, splits[evaluated]
         self.known = {triple for edges in splits.values() for triple in edges}
         before = {"test": ["train", "validation"], "validation": ["train"]}[evaluated]
         self.removed = {triple for name in before for triple in splits.get(name, [])}

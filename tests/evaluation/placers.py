@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tests.evaluation.brute_force import Triple
-from tests.evaluation.graphs import to_edges
-from twhin_core.config import Evaluation, Model
+from tests.evaluation.graphs import TableCheckpoint, model_config, schema_of, to_edges
+from twhin_core.config import Config, Evaluation, Model
+from twhin_core.data.edges import Edges
 from twhin_core.evaluation.candidates import Candidates, CandidateSet, candidate_sets
+from twhin_core.evaluation.figures import of_relations
 from twhin_core.evaluation.held_out import HeldOut, held_out
-from twhin_core.evaluation.measure import InMemory
-from twhin_core.evaluation.metrics import Figures, compute
+from twhin_core.evaluation.known import Asked, Known, collect, count
+from twhin_core.evaluation.metrics import Figures
+from twhin_core.evaluation.node_counts import Counter, NodeCounts, add_ends
 from twhin_core.evaluation.placing import Outcome, Placer, cut, place
-from twhin_core.evaluation.products import Arithmetic, block_shape
-from twhin_core.evaluation.queries import Queries, Split, group
+from twhin_core.evaluation.products import Arithmetic, Precision, block_shape
+from twhin_core.evaluation.queries import Queries, Split
 from twhin_core.evaluation.ranking import Places, rank
+from twhin_core.evaluation.scores import ModelPlacer
+from twhin_core.evaluation.sums import Ranked, sum_up
 from twhin_core.graph.manifest import Schema
-from twhin_core.model.scorer import SIDES, Side
+from twhin_core.model.scorer import SIDES, Scorer, Side
 from twhin_core.progress import Progress
-from twhin_core.training.ranks import Ranks, alone
+from twhin_core.training.ranks import alone
 from twhin_core.vectors.rows import TensorRows
 
 MEMORY = 64 << 20
@@ -58,17 +65,44 @@ def placed(
     schema: Schema,
     sets: Callable[[Side], list[CandidateSet]] | None = None,
     memory: int = MEMORY,
-    ranks: Ranks | None = None,
 ) -> tuple[dict[Side, HeldOut], dict[Side, Outcome]]:
     """The held-out edges and what became of them, a side."""
     edges = {name: to_edges(triples) for name, triples in splits.items()}
     held = {side: held_out(edges[evaluated], side) for side in SIDES}
-    outcomes = {}
-    for side in SIDES:
-        known, of = InMemory(group(edges, evaluated, side)), sets(side) if sets else apart(schema, side)
-        chunks = cut(held[side], known.count(), of, schema, 8, memory, ranks or alone())
-        outcomes[side] = place(held[side], known, chunks, {"model": placer}, ranks or alone())
+    asked = {side: Asked(of, max(schema.tables.values())) for side, of in held.items()}
+    counts = {side: np.zeros(of.queries, np.int64) for side, of in held.items()}
+    for of in edges.values():
+        count(asked, of, counts)
+    with tempfile.TemporaryDirectory() as folder:
+        chunks = {
+            side: cut(held[side], counts[side], sets(side) if sets else apart(schema, side), schema, 8, memory, alone())
+            for side in SIDES
+        }
+        known = {
+            side: Known(Path(folder, side), held[side], [chunk.queries for chunk in chunks[side]]) for side in SIDES
+        }
+        collect({name: InMemory(of) for name, of in edges.items()}, evaluated, asked, known)
+        outcomes = {side: place(held[side], known[side], chunks[side], {"model": placer}, alone()) for side in SIDES}
     return held, outcomes
+
+
+class InMemory:
+    """A split's edges, three at a time."""
+
+    def __init__(self, edges: Edges) -> None:
+        self.edges = edges
+
+    def chunks(self) -> Iterator[Edges]:
+        for start in range(0, len(self.edges), 3):
+            yield self.edges.take(slice(start, start + 3))
+
+
+def ends_of(train: list[Triple], schema: Schema, folder: Path) -> NodeCounts:
+    """How often each node is at each side of each relation."""
+    rows = max(schema.tables.values())
+    counter = Counter(rows, folder / "ends", 1)
+    add_ends(counter, to_edges(train), rows)
+    return counter.finish()
 
 
 def figures(
@@ -80,10 +114,40 @@ def figures(
     memory: int = MEMORY,
 ) -> Figures:
     held, outcomes = placed(placer, splits, evaluation.split, schema, sets, memory)
-    names = [relation.name for relation in schema.relations]
-    return compute(held, outcomes, {side: outcomes[side].places["model"] for side in SIDES}, names, evaluation)
+    ranked = Ranked(held, outcomes, {side: outcomes[side].places["model"] for side in SIDES})
+    rel = np.concatenate([of.rel[of.first] for of in held.values()])
+    sums = sum_up(ranked, evaluation, {"relation": rel})
+    return of_relations(sums["relation"], [relation.name for relation in schema.relations], evaluation)
 
 
 def sets_of(model: Model, schema: Schema) -> Callable[[Side], list[CandidateSet]]:
     """The candidates as a model's relations share them."""
-    return lambda side: candidate_sets(model, schema, side)
+    return lambda side: candidate_sets([model], schema, side)
+
+
+def model_placer(
+    config: Config, checkpoint: TableCheckpoint, memory: int = MEMORY, precision: Precision = "fp32"
+) -> ModelPlacer:
+    schema = schema_of(config)
+    scorer = Scorer(config.model, schema.relations)
+    checkpoint.load_scorer(scorer)
+    tables = {name: checkpoint.rows(name) for name in schema.tables}
+    arithmetic = Arithmetic(precision, torch.device("cpu"))
+    return ModelPlacer(scorer, schema, tables, arithmetic, memory, Progress("test", 1, "scores", quiet=True))
+
+
+LARGE = {"user": 3000, "tweet": 2000}
+
+
+def large_model(**model: object) -> tuple[Config, TableCheckpoint, dict[str, list[Triple]]]:
+    """Tables of several blocks, and more queries than the lines of a product."""
+    relations = [("fav", "user", "tweet"), ("follow", "user", "user"), ("of", "tweet", "user"), ("no", "user", "tweet")]
+    config = model_config(LARGE, relations, dim=8, **model)
+    generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
+    tables = {name: torch.randn(rows, 8, generator=generator) for name, rows in LARGE.items()}
+    checkpoint = TableCheckpoint(tables, torch.randn(4, 8, generator=generator))
+    splits = {
+        name: [(int(rng.integers(300)), rel, int(rng.integers(300))) for rel in rng.integers(3, size=count).tolist()]
+        for name, count in (("train", 2000), ("validation", 300), ("test", 900))
+    }
+    return config, checkpoint, splits

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,11 +12,10 @@ import torch
 
 from tests.conftest import SmallConfig
 from tests.evaluation.brute_force import BruteForce, Triple
-from tests.ranks import run_ranks
 from twhin_core import config_file
 from twhin_core.config import Config
 from twhin_core.errors import UserError
-from twhin_core.evaluation.evaluate import evaluate, read_metrics
+from twhin_core.evaluation.evaluate import evaluate
 from twhin_core.evaluation.measure import measure_rows
 from twhin_core.graph.manifest import read_manifest
 from twhin_core.graph.prepare import prepare
@@ -106,14 +104,6 @@ def test_evaluated_again_it_finds_its_metrics(trained: tuple[Config, str], caplo
         assert evaluate(changed(config, gates={"test.all.mrr": {"min": 0.9}}), root) == first
     assert "metrics.json is of this checkpoint" in caplog.text
     assert file.stat().st_mtime_ns == written
-
-
-def test_two_ranks_measure_what_one_does(trained: tuple[Config, str]) -> None:
-    config, root = trained
-    alone = evaluate(config, root)
-    shutil.rmtree(Path(root, "evaluation"))
-    first, second = run_ranks(2, evaluate, config, root)
-    assert first == second == alone == read_metrics(root)
 
 
 def test_other_vectors_of_a_checkpoint_can_be_measured(trained: tuple[Config, str]) -> None:

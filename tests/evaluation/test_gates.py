@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.conftest import SmallConfig
 from twhin_core.config import Gate
 from twhin_core.errors import UserError
-from twhin_core.evaluation.gates import check_names, missed
+from twhin_core.evaluation.gates import check_names, decide, missed
 
 FILM = "/film/film/language.of./media.x"
-METRICS = {
+METRICS: dict[str, Any] = {
     "test": {"all": {"mrr": 0.08, "hits@10": 0.5, "edges": 20}, FILM: {"mrr": 0.25}},
-    "baselines": {"random": {"all": {"mrr": 0.001}}},
+    "degrees": {
+        "model": {"query": {"0": {"mrr": 0.01, "edges": 4}, "1000+": {"mrr": 0.5}}, "answer": {"1-9": {"mrr": 0.2}}},
+        "previous": {"query": {"0": {"mrr": 0.05}}},
+    },
+    "baselines": {"random": {"all": {"mrr": 0.001}}, "previous": {"all": {"mrr": 0.1, "hits@10": 0.4}}},
     "checkpoint": 100,
 }
+
+
+def sentences(small_config: SmallConfig, gates: dict[str, Gate]) -> list[str]:
+    """What a decision says of the gates that are missed."""
+    stated = {path: gate.model_dump(exclude_none=True) for path, gate in gates.items()}
+    decision = decide(small_config(evaluation={"gates": stated, "previous": "runs/before"}), METRICS)
+    assert decision["passed"] == (missed(decision) == [])
+    assert decision["checkpoint"] == 100
+    return missed(decision)
 
 
 @pytest.mark.parametrize(
@@ -27,15 +42,68 @@ METRICS = {
         ("test.all.mrr", Gate(min=0.07, max=0.09), None),
         ("test.all.mrr", Gate(min=0.08, max=0.08), None),
         ("test.all.hits@10", Gate(max=0.6), None),
+        ("test.all.mrr", Gate(max_drop=0.03), None),
+        (
+            "test.all.mrr",
+            Gate(max_drop=0.01),
+            "test.all.mrr is 0.08, 0.02 below the previous 0.1; at most 0.01 is allowed",
+        ),
+        ("test.all.hits@10", Gate(max_drop=0), None),
+        (
+            "test.all.mrr",
+            Gate(min=0.09, max_drop=0),
+            "test.all.mrr is 0.08, 0.01 below its gate of at least 0.09 "
+            "and 0.02 below the previous 0.1; at most 0 is allowed",
+        ),
+        ("test.degrees.query.1000+.mrr", Gate(min=0.4), None),
+        (
+            "test.degrees.query.0.mrr",
+            Gate(max_drop=0.01),
+            "test.degrees.query.0.mrr is 0.01, 0.04 below the previous 0.05; at most 0.01 is allowed",
+        ),
+        ("test.degrees.answer.1-9.mrr", Gate(max_drop=0.01), None),  # the earlier version has no such figure
+        (
+            "test.degrees.query.10-99.mrr",
+            Gate(min=0),
+            "test.degrees.query.10-99.mrr has no value: no held-out edge is in that bucket",
+        ),
     ],
 )
-def test_a_missed_gate_says_by_how_much(path: str, gate: Gate, sentence: str | None) -> None:
-    assert missed({path: gate}, METRICS) == ([sentence] if sentence else [])
+def test_a_missed_gate_says_by_how_much(small_config: SmallConfig, path: str, gate: Gate, sentence: str | None) -> None:
+    assert sentences(small_config, {path: gate}) == ([sentence] if sentence else [])
 
 
-def test_every_missed_gate_is_named() -> None:
+def test_every_missed_gate_is_named(small_config: SmallConfig) -> None:
     gates = {"test.all.mrr": Gate(min=0.1), "test.all.hits@10": Gate(min=0.4), f"test.{FILM}.mrr": Gate(max=0.1)}
-    assert [sentence.split(" is ")[0] for sentence in missed(gates, METRICS)] == ["test.all.mrr", f"test.{FILM}.mrr"]
+    said = [sentence.split(" is ")[0] for sentence in sentences(small_config, gates)]
+    assert said == ["test.all.mrr", f"test.{FILM}.mrr"]
+
+
+def test_the_decision_holds_values_bounds_and_reasons(small_config: SmallConfig) -> None:
+    gates = {"test.all.mrr": {"min": 0.05, "max_drop": 0.01}, "test.all.hits@10": {"min": 0.4}}
+    assert decide(small_config(evaluation={"gates": gates, "previous": "runs/before"}), METRICS) == {
+        "passed": False,
+        "checkpoint": 100,
+        "gates": [
+            {
+                "metric": "test.all.mrr",
+                "value": 0.08,
+                "previous": 0.1,
+                "bounds": {"min": 0.05, "max_drop": 0.01},
+                "passed": False,
+                "reason": "test.all.mrr is 0.08, 0.02 below the previous 0.1; at most 0.01 is allowed",
+            },
+            {
+                "metric": "test.all.hits@10",
+                "value": 0.5,
+                "previous": 0.4,
+                "bounds": {"min": 0.4},
+                "passed": True,
+                "reason": "test.all.hits@10 is 0.5, within its bounds",
+            },
+        ],
+    }
+    assert decide(small_config(), METRICS) == {"passed": True, "checkpoint": 100, "gates": []}
 
 
 @pytest.mark.parametrize(
@@ -48,11 +116,13 @@ def test_every_missed_gate_is_named() -> None:
         ("mrr", "test.all.mrr"),
         ("checkpoint", "test.all.mrr"),
         ("baselines.random.mrr", "test.all.mrr"),
+        ("test.degrees.query.2-9.mrr", "test.degrees.query.0.mrr"),
+        ("test.degrees.query.0.mmr", "test.degrees.query.0.mrr"),
     ],
 )
-def test_a_gate_naming_no_metric_is_the_users_error(path: str, near: str) -> None:
+def test_a_gate_naming_no_metric_is_the_users_error(small_config: SmallConfig, path: str, near: str) -> None:
     with pytest.raises(UserError, match="names no metric") as error:
-        missed({path: Gate(min=0)}, METRICS)
+        sentences(small_config, {path: Gate(min=0)})
     assert near in str(error.value)
 
 
@@ -64,6 +134,10 @@ def test_a_gate_naming_no_metric_is_the_users_error(path: str, near: str) -> Non
         ("test.favs.mrr", "test.fav.mrr"),
         ("test.mrr", "test.all.mrr"),
         ("nonsense", "test.all.mrr"),
+        ("test.degrees.query.1-10.mrr", "test.degrees.query.1-9.mrr"),
+        ("test.degrees.answers.1-9.mrr", "test.degrees.answer.1-9.mrr"),
+        ("test.degrees.answer.1-9.recall@20", "test.degrees.query.1-9.recall@20"),
+        ("test.all.sampled_mrr", "test.all.mrr"),
     ],
 )
 def test_names_are_checked_by_the_config_alone(small_config: SmallConfig, path: str, near: str) -> None:
@@ -72,7 +146,10 @@ def test_names_are_checked_by_the_config_alone(small_config: SmallConfig, path: 
     assert near in str(error.value)
 
 
-@pytest.mark.parametrize("path", ["test.all.mrr", "test.fav.hits@3_lhs", "test.follow.recall@20", "test.all.auc"])
+@pytest.mark.parametrize("path", [
+    "test.all.mrr", "test.fav.hits@3_lhs", "test.follow.recall@20", "test.all.auc", "test.degrees.answer.1000+.mrr_rhs",
+    "test.degrees.query.0.recall@10",
+])  # fmt: skip
 def test_names_of_metrics_to_come_pass(small_config: SmallConfig, path: str) -> None:
     check_names(small_config(evaluation={"gates": {path: {"min": 0}}}))
 
@@ -86,6 +163,18 @@ def test_relations_that_prepare_will_find_pass(small_config: SmallConfig) -> Non
         check_names(small_config(model=star, evaluation={"gates": {"test.mrr": {"min": 0}}}))
 
 
-def test_a_relation_cannot_be_named_all(small_config: SmallConfig) -> None:
-    with pytest.raises(UserError, match="'all' is the name of the figures over all relations"):
-        check_names(small_config(model={"relations": [{"name": "all", "lhs": "user", "rhs": "user"}]}))
+@pytest.mark.parametrize(("name", "what"), [("all", "over all relations"), ("degrees", "by degree")])
+def test_a_relation_cannot_have_the_name_of_other_figures(small_config: SmallConfig, name: str, what: str) -> None:
+    with pytest.raises(UserError, match=f"'{name}' is the name of the figures {what}"):
+        check_names(small_config(model={"relations": [{"name": name, "lhs": "user", "rhs": "user"}]}))
+
+
+def test_sampled_figures_have_names_of_their_own(small_config: SmallConfig) -> None:
+    check_names(small_config(evaluation={"candidates": 10, "gates": {"test.all.sampled_mrr": {"min": 0}}}))
+    with pytest.raises(UserError, match=r"test\.all\.mrr names no metric; near it: test\.all\.sampled_mrr"):
+        check_names(small_config(evaluation={"candidates": 10, "gates": {"test.all.mrr": {"min": 0}}}))
+
+
+def test_a_drop_needs_a_version_to_drop_from(small_config: SmallConfig) -> None:
+    with pytest.raises(UserError, match=r"evaluation\.gates\.test\.all\.mrr\.max_drop: needs evaluation\.previous"):
+        small_config(evaluation={"gates": {"test.all.mrr": {"max_drop": 0.01}}})

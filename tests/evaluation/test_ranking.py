@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter as PlainCounter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,21 +13,29 @@ import torch
 from torch import Tensor
 
 from tests.evaluation.brute_force import BruteForce, Triple
-from tests.evaluation.graphs import TableCheckpoint, model_config, random_graph, schema_of, to_edges
-from tests.evaluation.placers import MEMORY, ByMatrix, figures, placed, sets_of
-from twhin_core.config import Config, Evaluation, Relation
+from tests.evaluation.graphs import TableCheckpoint, model_config, random_graph, schema_of
+from tests.evaluation.placers import (
+    LARGE,
+    ByMatrix,
+    apart,
+    ends_of,
+    figures,
+    large_model,
+    model_placer,
+    placed,
+    sets_of,
+)
+from twhin_core.config import Evaluation, Relation
 from twhin_core.data.edges import Edges
-from twhin_core.data.frequencies import count_ends
 from twhin_core.errors import UserError
 from twhin_core.evaluation.baselines import Popularity, by_chance
+from twhin_core.evaluation.candidates import CandidateSet
 from twhin_core.evaluation.held_out import held_out
 from twhin_core.evaluation.placing import Outcome
-from twhin_core.evaluation.products import Arithmetic, Precision
+from twhin_core.evaluation.products import Precision
 from twhin_core.evaluation.queries import Split
-from twhin_core.evaluation.scores import ModelPlacer
 from twhin_core.graph.manifest import Schema
-from twhin_core.model.scorer import SIDES, Scorer
-from twhin_core.progress import Progress
+from twhin_core.model.scorer import SIDES, Side
 
 HITS_AT, RECALL_AT = [1, 3, 10], [1, 2, 5, 20]
 SCHEMA = Schema(
@@ -106,17 +117,6 @@ def test_many_held_out_answers_of_a_query_are_each_compared() -> None:
         assert (outcome.places["model"].rank[row], outcome.rivals[row]) == expected.rank_and_rivals("rhs", edge)
 
 
-def model_placer(
-    config: Config, checkpoint: TableCheckpoint, memory: int = MEMORY, precision: Precision = "fp32"
-) -> ModelPlacer:
-    schema = schema_of(config)
-    scorer = Scorer(config.model, schema.relations)
-    checkpoint.load_scorer(scorer)
-    tables = {name: checkpoint.rows(name) for name in schema.tables}
-    arithmetic = Arithmetic(precision, torch.device("cpu"))
-    return ModelPlacer(scorer, schema, tables, arithmetic, memory, Progress("test", 1, "scores", quiet=True))
-
-
 @pytest.mark.parametrize("reciprocal", [False, True])
 @pytest.mark.parametrize("comparator", ["dot", "cos", "l2", "squared_l2"])
 def test_a_model_is_ranked_by_the_score_of_its_definition(comparator: str, reciprocal: bool) -> None:
@@ -153,23 +153,6 @@ def test_a_model_is_ranked_by_the_score_of_its_definition(comparator: str, recip
         assert found[name] == pytest.approx(expected.figures(rel, HITS_AT, RECALL_AT), abs=1e-12)
 
 
-LARGE = {"user": 3000, "tweet": 2000}
-
-
-def large_model(**model: object) -> tuple[Config, TableCheckpoint, dict[str, list[Triple]]]:
-    """Tables of several blocks, and more queries than the lines of a product."""
-    relations = [(relation.name, relation.lhs, relation.rhs) for relation in SCHEMA.relations]
-    config = model_config(LARGE, relations, dim=8, **model)
-    generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
-    tables = {name: torch.randn(rows, 8, generator=generator) for name, rows in LARGE.items()}
-    checkpoint = TableCheckpoint(tables, torch.randn(4, 8, generator=generator))
-    splits = {
-        name: [(int(rng.integers(300)), rel, int(rng.integers(300))) for rel in rng.integers(3, size=count).tolist()]
-        for name, count in (("train", 2000), ("validation", 300), ("test", 900))
-    }
-    return config, checkpoint, splits
-
-
 @pytest.mark.parametrize("model", [{}, {"comparator": "cos"}])
 def test_in_little_memory_the_ranks_are_the_same(model: dict[str, object]) -> None:
     """Tables streamed and queries in chunks, against all in memory."""
@@ -182,6 +165,64 @@ def test_in_little_memory_the_ranks_are_the_same(model: dict[str, object]) -> No
         np.testing.assert_array_equal(one.places["model"].rank, other.places["model"].rank)
         np.testing.assert_array_equal(one.places["model"].position, other.places["model"].position)
         np.testing.assert_array_equal(one.rivals, other.rivals)
+
+
+@pytest.mark.parametrize("evaluated", ["test", "validation"])
+@pytest.mark.parametrize("seed", range(4))
+def test_sampled_ranks_are_among_the_drawn(seed: int, evaluated: Split, tmp_path: Path) -> None:
+    """Some drawn twice; known ones are struck out wherever they are."""
+    splits, scores = random_graph(SCHEMA, seed), FewScores(seed, values=4)
+    rng = np.random.default_rng(seed)
+    drawn = {(side, rel): np.sort(rng.integers(SIZES[side][rel], size=7)) for side in SIDES for rel in range(4)}
+
+    def sets(side: Side) -> list[CandidateSet]:
+        return [replace(of, size=7, drawn=drawn[side, int(of.relations[0])]) for of in apart(SCHEMA, side)]
+
+    popular = {
+        side: [
+            PlainCounter(edge[2 if side == "rhs" else 0] for edge in splits["train"] if edge[1] == rel)
+            for rel in range(4)
+        ]
+        for side in SIDES
+    }
+    known = {edge for edges in splits.values() for edge in edges}
+    by_count = Popularity(ends_of(splits["train"], SCHEMA, tmp_path))
+    for placer, score in (
+        (scores, scores),
+        (by_count, lambda side, edge: popular[side][edge[1]][edge[2 if side == "rhs" else 0]]),
+    ):
+        held, outcomes = placed(placer, splits, evaluated, SCHEMA, sets)
+        for side in SIDES:
+            of, outcome = held[side], outcomes[side]
+            for row in range(len(of)):
+                given, rel, answer = int(of.given[row]), int(of.rel[row]), int(of.answer[row])
+
+                def edge(node: int, side: str = side, given: int = given, rel: int = rel) -> Triple:
+                    return (given, rel, node) if side == "rhs" else (node, rel, given)
+
+                own = score(side, edge(answer))
+                rivals = [score(side, edge(n)) for n in drawn[side, rel].tolist() if edge(n) not in known]
+                rank = 1 + sum(rival > own for rival in rivals) + sum(rival == own for rival in rivals) / 2
+                assert (outcome.places["model"].rank[row], outcome.rivals[row]) == (rank, len(rivals))
+
+
+def test_a_sampled_rank_is_that_among_all_in_proportion() -> None:
+    """The share of rivals above an answer, against that among all: a sample's mean, within its standard deviations."""
+    config, checkpoint, splits = large_model()
+    schema, all_of = schema_of(config), sets_of(config.model, schema_of(config))
+    generator = np.random.default_rng(0)
+    count = 1000
+
+    def sets(side: Side) -> list[CandidateSet]:
+        return [replace(of, size=count, drawn=np.sort(generator.integers(of.size, size=count))) for of in all_of(side)]
+
+    placer = model_placer(config, checkpoint)
+    (_, exact), (_, sampled) = (placed(placer, splits, "test", schema, of) for of in (all_of, sets))
+    for side in SIDES:
+        share, estimate = ((of[side].places["model"].rank - 1) / of[side].rivals for of in (exact, sampled))
+        deviation = np.sqrt(share * (1 - share) / count) + 1e-3
+        assert (abs(estimate - share) < 5 * deviation).all()
+        assert abs((estimate - share) / deviation).mean() == pytest.approx(math.sqrt(2 / math.pi), rel=0.3)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -310,7 +351,9 @@ def test_scores_that_are_not_finite_are_refused(bad: float) -> None:
 
 @pytest.mark.parametrize("evaluated", ["test", "validation"])
 @pytest.mark.parametrize("seed", range(3))
-def test_popularity_ranks_by_training_edges_of_the_side_and_relation(seed: int, evaluated: Split) -> None:
+def test_popularity_ranks_by_training_edges_of_the_side_and_relation(
+    seed: int, evaluated: Split, tmp_path: Path
+) -> None:
     splits = random_graph(SCHEMA, seed)
 
     def score(side: str, edge: Triple) -> float:
@@ -322,16 +365,16 @@ def test_popularity_ranks_by_training_edges_of_the_side_and_relation(seed: int, 
         "rhs": [(rel, rhs) for _, rel, rhs in splits["train"]],
     }
     expected = BruteForce(splits, evaluated, SIZES, score)
-    popularity = Popularity(count_ends([to_edges(splits["train"])], SCHEMA))
+    popularity = Popularity(ends_of(splits["train"], SCHEMA, tmp_path))
     found = figures(popularity, splits, evaluation_of(evaluated), SCHEMA)
     for name, rel in RELATIONS.items():
         assert found[name] == pytest.approx(expected.figures(rel, HITS_AT, RECALL_AT), abs=1e-12)
 
 
-def test_popularity_ranks_by_hand() -> None:
+def test_popularity_ranks_by_hand(tmp_path: Path) -> None:
     train = [(1, 0, 2), (3, 0, 2), (4, 0, 2), (3, 0, 3), (4, 0, 0)]
     splits = {"train": train, "test": [(0, 0, 3), (0, 0, 2)]}
-    held, outcomes = placed(Popularity(count_ends([to_edges(train)], FIVE)), splits, "test", FIVE)
+    held, outcomes = placed(Popularity(ends_of(train, FIVE, tmp_path)), splits, "test", FIVE)
     # Tails by train degree: 2: 3, 3: 1, 0: 1, 1: 0, 4: 0. Of (0, ?), the other answer is filtered.
     assert held["rhs"].answer.tolist() == [2, 3]
     assert outcomes["rhs"].places["model"].rank.tolist() == [1.0, 1.5]

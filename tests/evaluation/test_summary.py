@@ -15,11 +15,12 @@ from twhin_core.evaluation.summary import print_summary
 def test_the_terminal_shows_the_result_beside_the_baselines(small_config: SmallConfig) -> None:
     relations = [f"[bold]{position}" for position in range(12)]
     metrics = made_metrics(relations, names(small_config().evaluation))
+    metrics["intervals"] = {"all": {"mrr": [0.25, 0.35]}, "[bold]0": {"mrr": [0.3, 0.32]}}
     text = io.StringIO()
     print_summary(metrics, Console(file=text, width=120))
     rows = [line.replace("│", " ").split() for line in text.getvalue().splitlines()]
-    assert ["mrr", "0.3000", "0.2000", "0.1000", "0.9000"] in rows
+    assert ["mrr", "0.3000", "0.2500–0.3500", "0.2000", "0.1000", "0.9000"] in rows
     assert any(row[:1] == ["recall@20"] and row[-1] == "–" for row in rows)
-    assert ["[bold]0", "999", "0.3100", "0.2100", "0.1100", "0.9000"] in rows
+    assert ["[bold]0", "999", "0.3100", "0.3000–0.3200", "0.2100", "0.1100", "0.9000"] in rows
     assert "10 largest of 12" in text.getvalue()
     assert "[bold]10" not in text.getvalue()

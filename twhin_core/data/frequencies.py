@@ -42,7 +42,7 @@ class Frequencies:
     def regrouped(self, group: Array) -> Frequencies:
         """With old group g now in `group[g]`, and the counts that so come together added up."""
         old, node = np.divmod(self.key, self.rows)
-        return Frequencies(*_added(group[old] * self.rows + node, self.count), self.rows)
+        return Frequencies(*added(group[old] * self.rows + node, self.count), self.rows)
 
 
 def end(relation: Array, side: str) -> Array:
@@ -59,7 +59,7 @@ def count_ends(chunks: Iterable[Edges], schema: Schema) -> Frequencies:
     runs = [_NOTHING]
     for edges in chunks:
         keys = [end(edges.rel, side) * rows + node for side, node in (("lhs", edges.lhs), ("rhs", edges.rhs))]
-        runs.append(_added(np.concatenate(keys), np.ones(2 * len(edges), np.int64)))
+        runs.append(added(np.concatenate(keys), np.ones(2 * len(edges), np.int64)))
         # Runs of at least twice the length of the next: so each count is moved only a few times.
         while len(runs) > 1 and len(runs[-2][0]) < 2 * len(runs[-1][0]):
             runs.append(_both(runs.pop(), runs.pop()))
@@ -75,10 +75,10 @@ def merge(parts: list[Frequencies]) -> Frequencies:
 
 
 def _both(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:
-    return _added(np.concatenate([one[0], other[0]]), np.concatenate([one[1], other[1]]))
+    return added(np.concatenate([one[0], other[0]]), np.concatenate([one[1], other[1]]))
 
 
-def _added(keys: Array, counts: Array) -> tuple[Array, Array]:
+def added(keys: Array, counts: Array) -> tuple[Array, Array]:
     """Each key once, ascending, and the sum of its counts."""
     order = keys.argsort(kind="stable")  # quick on a few sorted runs
     keys, counts = keys[order], counts[order]

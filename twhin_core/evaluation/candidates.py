@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,11 +29,19 @@ class CandidateSet:
     table: str
     relations: Ints
     size: int
-    """N, the number of candidates: all nodes of the table, in their order."""
+    """N, the number of candidates."""
+    drawn: Ints | None = None
+    """[N] the rows of the candidates, ascending, a row perhaps more than once; None where they are all rows."""
 
     def columns(self, answers: Ints) -> tuple[Ints, Ints]:
-        """Where nodes are among the candidates: (number of the candidate, index of `answers`) of each that is there."""
-        return answers, np.arange(len(answers))
+        """Where nodes are among the candidates: (number of the candidate, index of `answers`) wherever one is."""
+        if self.drawn is None:
+            return answers, np.arange(len(answers))
+        first, last = (np.searchsorted(self.drawn, answers, side=end) for end in ("left", "right"))
+        times = last - first
+        index = np.repeat(np.arange(len(answers)), times)
+        before = np.cumsum(times) - times
+        return first[index] + np.arange(len(index)) - before[index], index
 
     def rivals(self, queries: Queries) -> Ints:
         """[Q] how many candidates are not known answers of each query."""
@@ -42,15 +50,15 @@ class CandidateSet:
 
     def rows(self, table: Rows) -> Rows:
         """The candidates' vectors, of those of the table."""
-        return _FirstRows(table, self.size)
+        return _FirstRows(table, self.size) if self.drawn is None else _DrawnRows(table, self.drawn)
 
 
-def candidate_sets(model: Model, schema: Schema, side: Side) -> list[CandidateSet]:
-    """All relations: those that have a table on `side` together where `relations_share_candidates`, else one by one."""
+def candidate_sets(models: Sequence[Model], schema: Schema, side: Side) -> list[CandidateSet]:
+    """All relations: those that have a table on `side` together if they share candidates in all models, else apart."""
+    together = all(relations_share_candidates(model, side) for model in models)
     groups: dict[tuple[str, int], list[int]] = {}
     for rel in range(len(schema.relations)):
-        apart = 0 if relations_share_candidates(model, side) else rel
-        groups.setdefault((schema.table_of(rel, side), apart), []).append(rel)
+        groups.setdefault((schema.table_of(rel, side), 0 if together else rel), []).append(rel)
     return [
         CandidateSet(side, table, np.array(rels, np.int64), schema.tables[table]) for (table, _), rels in groups.items()
     ]
@@ -67,6 +75,19 @@ class _FirstRows:
 
     def gather(self, rows: Ints) -> Tensor:
         return self._rows.gather(rows)
+
+
+class _DrawnRows:
+    """Some rows of a table."""
+
+    def __init__(self, rows: Rows, drawn: Ints) -> None:
+        self._rows, self._drawn, self.size, self.dim = rows, drawn, len(drawn), rows.dim
+
+    def read(self, start: int, stop: int) -> Tensor:
+        return self._rows.gather(self._drawn[start:stop])
+
+    def gather(self, rows: Ints) -> Tensor:
+        return self._rows.gather(self._drawn[rows])
 
 
 class Candidates:

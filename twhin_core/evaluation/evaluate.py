@@ -7,9 +7,9 @@ import contextlib
 from twhin_core import lease, storage
 from twhin_core.config import Config
 from twhin_core.errors import UserError
-from twhin_core.evaluation.gates import check_names
+from twhin_core.evaluation.gates import DECISION, check_names, decide, read_decision
 from twhin_core.evaluation.measure import digest, measure
-from twhin_core.evaluation.metrics import ALL, MRR, Metrics
+from twhin_core.evaluation.metrics import ALL, MRR, Metrics, prefix
 from twhin_core.evaluation.report import write_report
 from twhin_core.progress import log
 from twhin_core.run import working
@@ -44,21 +44,34 @@ def _found_or_measured(config: Config, root: str, ranks: Ranks) -> Metrics:
         raise UserError(f"{root}: there is no whole checkpoint here; run `twhin train` first")
     if found is not None and is_current(found, config, checkpoint.step) and storage.exists(storage.join(root, REPORT)):
         log.info("evaluate: %s is of this checkpoint, step %d", storage.join(root, METRICS), checkpoint.step)
+        if ranks.is_first and read_decision(root) != decide(config, found):  # by other gates
+            _write_verdict(config, root, found)
         return found
     metrics = measure(config, root, checkpoint, ranks=ranks)
     if ranks.is_first:
         publish(config, root, metrics)
-        split = config.evaluation.split
-        log.info("evaluate: %s mrr %.4f", split, metrics[split][ALL][MRR])
+        log.info("evaluate: %s", headline(config, metrics))
     return metrics
 
 
+def headline(config: Config, metrics: Metrics) -> str:
+    """The figure that says most."""
+    split, name = config.evaluation.split, prefix(config.evaluation) + MRR
+    return f"{split} {name} {metrics[split][ALL][name]:.4f}"
+
+
 def publish(config: Config, root: str, metrics: Metrics) -> None:
-    """Writes the report and then the metrics."""
+    """Writes the gates' decision, the report and then the metrics."""
     with lease.hold(root, "publish"):  # evaluation that follows training may publish beside the stage
         storage.remove(storage.join(root, METRICS))  # the report below is not of the metrics that were there
-        write_report(storage.join(root, REPORT), metrics, config, root)
+        _write_verdict(config, root, metrics)
         storage.publish_json(storage.join(root, METRICS), metrics)
+
+
+def _write_verdict(config: Config, root: str, metrics: Metrics) -> None:
+    """The gates' decision, and the report, which shows it."""
+    storage.write_json(storage.join(root, DECISION), decide(config, metrics))
+    write_report(storage.join(root, REPORT), metrics, config, root)
 
 
 def read_metrics(root: str) -> Metrics | None:

@@ -12,7 +12,7 @@ from twhin_core.errors import TimedOut, UserError
 from twhin_core.evaluation import evaluate as stage
 from twhin_core.evaluation import measure as measuring
 from twhin_core.evaluation.gates import check_names
-from twhin_core.evaluation.metrics import ALL, MRR, Metrics
+from twhin_core.evaluation.metrics import Metrics
 from twhin_core.progress import log
 from twhin_core.run import stage as run_stage
 from twhin_core.training.checkpoint import FINISHED, MARKER, Checkpoint, complete
@@ -34,13 +34,13 @@ def follow(config: Config, root: str, seconds_between_looks: float = SECONDS_BET
     check_names(config)
     timeout, last_new = config.training.eval_timeout_in_s, time.monotonic()
     seen: set[int] = set()
-    baselines: measuring.Baselines | None = None
+    earlier: Metrics | None = None
     while True:
         # Asked first: the checkpoints that were written before the end are then seen below.
         is_finished = storage.exists(storage.join(root, FINISHED))
         waiting = [checkpoint for checkpoint in complete(root) if checkpoint.step not in seen]
         for checkpoint in waiting:
-            baselines = _evaluate(config, root, checkpoint, baselines)
+            earlier = _evaluate(config, root, checkpoint, earlier) or earlier
             seen.add(checkpoint.step)
             last_new = time.monotonic()
         if is_finished and not waiting:
@@ -59,26 +59,24 @@ def metrics_of(root: str, step: int) -> str:
     return storage.join(root, "evaluation", str(step), "metrics.json")
 
 
-def _evaluate(
-    config: Config, root: str, checkpoint: Checkpoint, baselines: measuring.Baselines | None
-) -> measuring.Baselines | None:
-    """Evaluates one checkpoint unless it is done; gives the baselines, which are the same for all."""
+def _evaluate(config: Config, root: str, checkpoint: Checkpoint, earlier: Metrics | None) -> Metrics | None:
+    """Evaluates one checkpoint unless it is done or gone; `earlier`: of another one, with the same baselines."""
     url = metrics_of(root, checkpoint.step)
-    if storage.exists(url) and stage.is_current(storage.read_json(url), config, checkpoint.step):
-        log.info("evaluate: step %d is done, see %s", checkpoint.step, url)
-        return baselines
+    if storage.exists(url):
+        found: Metrics = storage.read_json(url)
+        if stage.is_current(found, config, checkpoint.step):
+            log.info("evaluate: step %d is done, see %s", checkpoint.step, url)
+            return found
     try:
-        metrics: Metrics = measuring.measure(config, root, checkpoint, baselines)
+        metrics = measuring.measure(config, root, checkpoint, earlier)
     except (OSError, CheckpointException, UserError):
         if storage.exists(storage.join(checkpoint.url, MARKER)):
             raise
         log.info("evaluate: the checkpoint of step %d was removed before it was done", checkpoint.step)
-        return baselines
+        return None
     storage.write_json(url, metrics)
     newest = stage.read_metrics(root)
     if newest is None or newest["checkpoint"] <= checkpoint.step:
         stage.publish(config, root, metrics)
-    split = config.evaluation.split
-    log.info("evaluate: step %d: %s mrr %.4f", checkpoint.step, split, metrics[split][ALL][MRR])
-    found: measuring.Baselines = metrics["baselines"]
-    return found
+    log.info("evaluate: step %d: %s", checkpoint.step, stage.headline(config, metrics))
+    return metrics

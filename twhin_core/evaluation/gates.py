@@ -1,71 +1,140 @@
-"""Gates: bounds that metrics must meet before anything is exported.
+"""Gates: bounds that metrics must meet before anything is exported, and the decision, `evaluation/gates.json`.
 
-A gate names its metric as `<split>.<relation or all>.<metric>`, as in `test.all.mrr`. Names of relations may hold
-dots, those of splits and metrics hold none.
+A gate names its metric as `<split>.<relation or all>.<metric>`, as in `test.all.mrr`, or, by how many training edges a
+node has, as `<split>.degrees.<query or answer>.<bucket>.<metric>`, as in `test.degrees.query.1-9.mrr`. Names of
+relations may hold dots, those of splits, buckets and metrics hold none.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from typing import Any
 
+from twhin_core import storage
 from twhin_core.config import Config, Gate
 from twhin_core.errors import UserError
-from twhin_core.evaluation.metrics import ALL, Metrics, names
+from twhin_core.evaluation.degrees import ANSWER, QUERY, buckets
+from twhin_core.evaluation.metrics import ALL, MODEL, PREVIOUS, Metrics, names, names_of_answers
+
+DECISION = "evaluation/gates.json"
+DEGREES = "degrees"
+
+Decision = dict[str, Any]
+"""{"passed": …, "checkpoint": step, "gates": [{"metric", "value", "previous", "bounds", "passed", "reason"}, …]};
+`previous` is null where there is no earlier version to compare with, or it has no such figure."""
 
 
 def check_names(config: Config) -> None:
     """Checks, before any work, that every gate can name a metric.
 
     Raises:
-        UserError: a gate names another split, relation or metric than there will be, or a relation is named `all`.
+        UserError: a gate names another split, relation, bucket or metric than there will be, or a relation is named
+            `all` or `degrees`.
     """
     relations = [relation.name for relation in config.model.relations]
-    if ALL in relations:
-        raise UserError(f"model.relations: {ALL!r} is the name of the figures over all relations; rename that one")
+    for name, what in ((ALL, "the figures over all relations"), (DEGREES, "the figures by degree")):
+        if name in relations:
+            raise UserError(f"model.relations: {name!r} is the name of {what}; rename that one")
     measured, metrics = config.evaluation.split, names(config.evaluation)
     known = [f"{measured}.{relation}.{metric}" for relation in [ALL, *relations] for metric in metrics]
+    known += _of_degrees(config)
     for path in config.evaluation.gates:
         split, relation, metric = _parts(path)
-        # `*` stands for relations that only prepare will find; `missed` knows them.
-        found_later = "*" in relations and relation and split == measured and metric in metrics
+        # `*` stands for relations that only prepare will find; `decide` knows them.
+        of_degree = relation.startswith(f"{DEGREES}.")
+        found_later = "*" in relations and relation and not of_degree and split == measured and metric in metrics
         if path not in known and not found_later:
             raise _no_metric(path, known)
 
 
-def missed(gates: Mapping[str, Gate], metrics: Metrics) -> list[str]:
-    """One sentence for each gate that `metrics` does not meet; empty if all are met.
+def decide(config: Config, metrics: Metrics) -> Decision:
+    """What the gates of the config say of `metrics`.
 
     Raises:
         UserError: a gate names no metric.
     """
-    sentences = []
-    for path, gate in gates.items():
-        split, relation, metric = _parts(path)
-        try:
-            value = float(metrics[split][relation][metric])
-        except (KeyError, TypeError):
-            raise _no_metric(path, _paths(metrics)) from None
-        if gate.min is not None and not value >= gate.min:
-            sentences.append(f"{path} is {value:.6g}, {gate.min - value:.3g} below its gate of at least {gate.min:g}")
-        if gate.max is not None and not value <= gate.max:
-            sentences.append(f"{path} is {value:.6g}, {value - gate.max:.3g} above its gate of at most {gate.max:g}")
-    return sentences
+    figures, before = _figures(metrics), _previous(metrics)
+    gates = []
+    for path, gate in config.evaluation.gates.items():
+        value, previous = figures.get(path), before.get(path)
+        if value is not None:
+            misses = _misses(gate, value, previous)
+            reason = f"{path} is {value:.6g}, {' and '.join(misses) or 'within its bounds'}"
+        elif path in _of_degrees(config):
+            misses = [reason := f"{path} has no value: no held-out edge is in that bucket"]
+        else:
+            raise _no_metric(path, figures)
+        entry = {"metric": path, "value": value, "previous": previous, "bounds": gate.model_dump(exclude_none=True)}
+        gates.append({**entry, "passed": not misses, "reason": reason})
+    return {"passed": all(gate["passed"] for gate in gates), "checkpoint": metrics["checkpoint"], "gates": gates}
+
+
+def missed(decision: Decision) -> list[str]:
+    """One sentence for each gate that does not hold."""
+    return [gate["reason"] for gate in decision["gates"] if not gate["passed"]]
+
+
+def read_decision(root: str) -> Decision | None:
+    """The decision under the run root, or None where evaluate has not finished."""
+    url = storage.join(root, DECISION)
+    if not storage.exists(url):
+        return None
+    decision: Decision = storage.read_json(url)
+    return decision
+
+
+def _of_degrees(config: Config) -> list[str]:
+    """The paths of all figures by degree that there can be."""
+    evaluation = config.evaluation
+    return [
+        f"{evaluation.split}.{DEGREES}.{kind}.{bucket}.{metric}"
+        for kind, metrics in ((QUERY, names(evaluation)), (ANSWER, names_of_answers(evaluation)))
+        for bucket in buckets(evaluation)
+        for metric in metrics
+    ]
+
+
+def _misses(gate: Gate, value: float, previous: float | None) -> list[str]:
+    misses = []
+    if gate.min is not None and not value >= gate.min:
+        misses.append(f"{gate.min - value:.3g} below its gate of at least {gate.min:g}")
+    if gate.max is not None and not value <= gate.max:
+        misses.append(f"{value - gate.max:.3g} above its gate of at most {gate.max:g}")
+    # Where the earlier version has no such figure, there is nothing to be worse than.
+    if gate.max_drop is not None and previous is not None and not value >= previous - gate.max_drop:
+        misses.append(f"{previous - value:.3g} below the previous {previous:.6g}; at most {gate.max_drop:g} is allowed")
+    return misses
+
+
+def _figures(metrics: Metrics) -> dict[str, float]:
+    """All figures that a gate can name, by path."""
+    split = "test" if "test" in metrics else "validation"
+    return _paths(split, metrics[split], metrics.get("degrees", {}).get(MODEL, {}))
+
+
+def _previous(metrics: Metrics) -> dict[str, float]:
+    """Those of the earlier version."""
+    split = "test" if "test" in metrics else "validation"
+    return _paths(split, metrics["baselines"].get(PREVIOUS, {}), metrics.get("degrees", {}).get(PREVIOUS, {}))
+
+
+def _paths(split: str, by_relation: dict[str, Any], by_degree: dict[str, Any]) -> dict[str, float]:
+    paths = {
+        f"{split}.{relation}.{metric}": float(value)
+        for relation, figures in by_relation.items()
+        for metric, value in figures.items()
+    }
+    for kind, of_kind in by_degree.items():
+        for bucket, figures in of_kind.items():
+            paths |= {f"{split}.{DEGREES}.{kind}.{bucket}.{metric}": float(value) for metric, value in figures.items()}
+    return paths
 
 
 def _parts(path: str) -> tuple[str, str, str]:
     split, _, rest = path.partition(".")
     relation, _, metric = rest.rpartition(".")
     return split, relation, metric
-
-
-def _paths(metrics: Metrics) -> list[str]:
-    return [
-        f"{split}.{relation}.{metric}"
-        for split in ("test", "validation")
-        for relation, figures in metrics.get(split, {}).items()
-        for metric in figures
-    ]
 
 
 def _no_metric(path: str, known: Iterable[str]) -> UserError:

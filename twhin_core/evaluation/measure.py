@@ -5,58 +5,66 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from twhin_core import __version__, sizes, storage
-from twhin_core.config import Config
-from twhin_core.data.frequencies import count_ends
-from twhin_core.data.splits import has_split, read_split
+from twhin_core import __version__, storage
+from twhin_core.config import Config, Evaluation
 from twhin_core.errors import UserError
-from twhin_core.evaluation import metrics as figures
+from twhin_core.evaluation import degrees
 from twhin_core.evaluation.baselines import Popularity, by_chance
-from twhin_core.evaluation.candidates import candidate_sets
-from twhin_core.evaluation.held_out import held_out
-from twhin_core.evaluation.metrics import ALL, Figures, Metrics
-from twhin_core.evaluation.placing import Chunk, Placer, cut, place
+from twhin_core.evaluation.degrees import ANSWER, QUERY, bucket_of
+from twhin_core.evaluation.figures import of_relations
+from twhin_core.evaluation.intervals import Groups, intervals
+from twhin_core.evaluation.metrics import ALL, MODEL, POPULARITY, PREVIOUS, RANDOM, Figures, Metrics
+from twhin_core.evaluation.placing import Placer
+from twhin_core.evaluation.previous import Previous, PreviousPlacer, matched
 from twhin_core.evaluation.products import Arithmetic
-from twhin_core.evaluation.queries import Ints, Queries, group
+from twhin_core.evaluation.questions import Questions, nodes_only, scratch
 from twhin_core.evaluation.scores import ModelPlacer
-from twhin_core.graph.manifest import SPLITS, Schema, read_manifest, read_schema
-from twhin_core.model.scorer import SIDES, Scorer, Side
+from twhin_core.evaluation.sums import Ranked, sum_up
+from twhin_core.graph.manifest import Schema, read_schema
+from twhin_core.model.scorer import SIDES, Scorer
 from twhin_core.progress import Progress
 from twhin_core.training.checkpoint import Checkpoint, describe
 from twhin_core.training.ranks import Ranks, alone
 from twhin_core.vectors.rows import Rows
 
 PLANTED = "raw/planted.json"
-MODEL, POPULARITY, RANDOM = "model", "popularity", "random"
-
-Baselines = dict[str, Figures]
-"""Figures of each baseline."""
 
 
 def measure(
-    config: Config, root: str, checkpoint: Checkpoint, baselines: Baselines | None = None, ranks: Ranks | None = None
+    config: Config, root: str, checkpoint: Checkpoint, earlier: Metrics | None = None, ranks: Ranks | None = None
 ) -> Metrics:
-    """Ranks the held-out edges by a checkpoint and, unless theirs are given, by the baselines; all `ranks` together.
+    """Ranks the held-out edges by a checkpoint and by the baselines; all `ranks` together.
+
+    Args:
+        earlier: the metrics of another checkpoint of the run, measured in the same way, whose baselines are taken.
 
     Raises:
-        UserError: the checkpoint is of another model, or the split has no edges.
+        UserError: the checkpoint is of another model, the split has no edges, or what is set cannot be done.
     """
-    questions = _Questions(config, root, checkpoint, ranks or alone())
-    schema, evaluation = questions.schema, config.evaluation
-    placers: dict[str, Placer] = {}
-    if baselines is None:
-        placers[POPULARITY] = Popularity(count_ends([questions.splits["train"]], schema))
-    measured = questions.figures(checkpoint, {name: checkpoint.rows(name) for name in schema.tables}, placers)
-    metrics: Metrics = {
-        evaluation.split: measured.pop(MODEL),
-        "baselines": measured if baselines is None else baselines,
+    evaluation, ranks = config.evaluation, ranks or alone()
+    schema = _fitting(config, root, checkpoint)
+    previous = Previous(evaluation.previous) if evaluation.previous is not None and earlier is None else None
+    with scratch() as folder:
+        models = [config.model] if previous is None else [config.model, previous.config.model]
+        questions = Questions(config, root, schema, models, ranks, folder)
+        ranked = _Ranking(config, root, questions, folder).rank(checkpoint, previous, with_baselines=earlier is None)
+        figures = _Figures(evaluation, questions)
+        metrics: Metrics = {evaluation.split: figures.of_relations(ranked[MODEL])}
+        metrics["intervals"] = figures.intervals(ranked[MODEL])
+        by_degree = {name: figures.by_degree(of) for name, of in ranked.items() if name != RANDOM}
+        baselines = {name: figures.of_relations(of) for name, of in ranked.items() if name != MODEL}
+    if earlier is not None:
+        by_degree, baselines = earlier["degrees"] | by_degree, earlier["baselines"]
+    metrics |= {
+        "degrees": by_degree,
+        "baselines": baselines,
+        "candidates": None if evaluation.candidates is None else _candidates(evaluation),
         "checkpoint": checkpoint.step,
         "config": digest(config),
-        "graph": {"tables": schema.tables, "edges": {name: len(of) for name, of in questions.splits.items()}},
+        "graph": {"tables": schema.tables, "edges": questions.edges},
         "version": __version__,
     }
     planted = storage.join(root, PLANTED)
@@ -71,77 +79,93 @@ def measure_rows(config: Config, root: str, checkpoint: Checkpoint, tables: Mapp
     Raises:
         UserError: as `measure`.
     """
-    return _Questions(config, root, checkpoint, alone()).figures(checkpoint, tables, {})[MODEL]
+    schema = _fitting(config, root, checkpoint)
+    with scratch() as folder:
+        questions = Questions(config, root, schema, [config.model], alone(), folder)
+        ranked = _Ranking(config, root, questions, folder).rank(checkpoint, tables=tables, with_baselines=False)
+        return _Figures(config.evaluation, questions).of_relations(ranked[MODEL])
 
 
-class _Questions:
-    """The held-out edges on both sides, and what is known of them."""
+def _fitting(config: Config, root: str, checkpoint: Checkpoint) -> Schema:
+    """The nodes and relations. Raises UserError if the checkpoint is of others."""
+    schema = read_schema(config, root)
+    checkpoint.check_fits(describe(config, schema))
+    if ALL in [relation.name for relation in schema.relations]:
+        raise UserError(f"model.relations: {ALL!r} is the name of the figures over all relations; rename that one")
+    return nodes_only(schema, root)
 
-    def __init__(self, config: Config, root: str, checkpoint: Checkpoint, ranks: Ranks) -> None:
-        schema = read_schema(config, root)
-        checkpoint.check_fits(describe(config, schema))
-        if ALL in [relation.name for relation in schema.relations]:
-            raise UserError(f"model.relations: {ALL!r} is the name of the figures over all relations; rename that one")
-        self.config, self.schema, self.ranks = config, _nodes_only(schema, root), ranks
-        self.memory = sizes.in_bytes(config.evaluation.memory_limit)
-        needed = ("train", config.evaluation.split)
-        self.splits = {
-            split: read_split(config, root, self.schema, split)
-            for split in SPLITS
-            if split in needed or has_split(config, root, split)
-        }
-        self.held = {side: held_out(self.splits[config.evaluation.split], side) for side in SIDES}
-        self.known = {side: InMemory(group(self.splits, config.evaluation.split, side)) for side in SIDES}
-        self.chunks = {side: self._cut(side) for side in SIDES}
 
-    def _cut(self, side: Side) -> list[Chunk]:
-        sets = candidate_sets(self.config.model, self.schema, side)
-        dim, memory = self.config.model.dim, self.memory // 4
-        return cut(self.held[side], self.known[side].count(), sets, self.schema, dim, memory, self.ranks)
+class _Ranking:
+    """All that ranks the held-out edges."""
 
-    def figures(
-        self, checkpoint: Checkpoint, tables: Mapping[str, Rows], placers: Mapping[str, Placer]
-    ) -> dict[str, Figures]:
-        """Of the model, of what else is to rank, and of chance."""
-        scorer = Scorer(self.config.model, self.schema.relations)
+    def __init__(self, config: Config, root: str, questions: Questions, folder: Path) -> None:
+        self._config, self._root, self._questions, self._folder = config, root, questions, folder
+
+    def rank(
+        self,
+        checkpoint: Checkpoint,
+        previous: Previous | None = None,
+        tables: Mapping[str, Rows] | None = None,
+        with_baselines: bool = True,
+    ) -> dict[str, Ranked]:
+        questions, schema = self._questions, self._questions.schema
+        scorer = Scorer(self._config.model, schema.relations)
         checkpoint.load_scorer(scorer)
-        arithmetic = Arithmetic(self.config.evaluation.precision, self.ranks.device)
-        scores = sum(len(chunk.queries) * chunk.candidates.size for side in SIDES for chunk in self.chunks[side])
-        with Progress("evaluate", scores, "scores", quiet=not self.ranks.is_first) as progress:
-            model = ModelPlacer(scorer, self.schema, tables, arithmetic, self.memory // 2, progress)
-            outcomes = {
-                side: place(self.held[side], self.known[side], self.chunks[side], {MODEL: model, **placers}, self.ranks)
-                for side in SIDES
-            }
-        relations, evaluation = [relation.name for relation in self.schema.relations], self.config.evaluation
-        for side, outcome in outcomes.items():
-            outcome.places[RANDOM] = by_chance(self.held[side], outcome, evaluation.seed)
+        models = 1 if previous is None else 2
+        arithmetic = Arithmetic(self._config.evaluation.precision, questions.ranks.device)
+        memory = questions.memory // 4 // models
+        scores = models * questions.scores()
+        with Progress("evaluate", scores, "scores", quiet=not questions.ranks.is_first) as progress:
+            tables = tables or {name: checkpoint.rows(name) for name in schema.tables}
+            placers: dict[str, Placer] = {MODEL: ModelPlacer(scorer, schema, tables, arithmetic, memory, progress)}
+            if with_baselines:
+                placers[POPULARITY] = Popularity(questions.ends)
+            if previous is not None:
+                rows = matched(
+                    self._config, self._root, schema, previous, self._folder / PREVIOUS, questions.memory // 4
+                )
+                placers[PREVIOUS] = PreviousPlacer(previous, schema, rows, arithmetic, memory, progress)
+            outcomes = questions.rank(placers)
+        ranked = {
+            name: Ranked(questions.held, outcomes, {side: outcomes[side].places[name] for side in SIDES})
+            for name in placers
+        }
+        if with_baselines:
+            seed = self._config.evaluation.seed
+            chance = {side: by_chance(questions.held[side], outcomes[side], seed) for side in SIDES}
+            ranked[RANDOM] = Ranked(questions.held, outcomes, chance)
+        return ranked
+
+
+class _Figures:
+    """What is told of a ranking."""
+
+    def __init__(self, evaluation: Evaluation, questions: Questions) -> None:
+        self._evaluation, self._questions = evaluation, questions
+        self._relations = [relation.name for relation in questions.schema.relations]
+        self._rel = questions.relation_of_queries()
+
+    def of_relations(self, ranked: Ranked) -> Figures:
+        sums = sum_up(ranked, self._evaluation, {"relation": self._rel})
+        return of_relations(sums["relation"], self._relations, self._evaluation)
+
+    def intervals(self, ranked: Ranked) -> dict[str, dict[str, list[float]]]:
+        groups = Groups(self._rel, len(self._relations), self._evaluation.seed)
+        sums = sum_up(ranked, self._evaluation, {"all": groups.of_all, "relation": groups.of_relation})
+        return intervals(groups, sums["all"], sums["relation"], self._relations, self._evaluation)
+
+    def by_degree(self, ranked: Ranked) -> dict[str, Figures]:
+        bucket = bucket_of(self._questions.degree_of_queries(), self._evaluation)
+        sums = sum_up(ranked, self._evaluation, {QUERY: bucket})
+        answers = {side: bucket_of(of, self._evaluation) for side, of in self._questions.degree_of_answers().items()}
         return {
-            name: figures.compute(
-                self.held, outcomes, {side: outcomes[side].places[name] for side in SIDES}, relations, evaluation
-            )
-            for name in (MODEL, *placers, RANDOM)
+            QUERY: degrees.of_queries(sums[QUERY], self._evaluation),
+            ANSWER: degrees.of_answers(ranked, answers, self._evaluation),
         }
 
 
-class InMemory:
-    """What is known of the queries of a side, in memory."""
-
-    def __init__(self, queries: Queries) -> None:
-        self._queries = queries
-
-    def count(self) -> Ints:
-        return np.diff(self._queries.offsets)
-
-    def take(self, queries: Ints) -> Queries:
-        return self._queries.take(queries)
-
-
-def _nodes_only(schema: Schema, root: str) -> Schema:
-    """The schema less the rows that no node has: a table may be stated larger than its vocabulary."""
-    manifest = read_manifest(root)
-    nodes = {entry.name: entry.num_embeddings for entry in manifest.tables} if manifest is not None else {}
-    return Schema(schema.tables | nodes, schema.relations)
+def _candidates(evaluation: Evaluation) -> dict[str, Any]:
+    return {"count": evaluation.candidates, "power": evaluation.candidates_power}
 
 
 def digest(config: Config) -> str:

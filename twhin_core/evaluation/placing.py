@@ -14,6 +14,7 @@ import torch.distributed as dist
 from twhin_core.errors import UserError
 from twhin_core.evaluation.candidates import CandidateSet
 from twhin_core.evaluation.held_out import HeldOut
+from twhin_core.evaluation.known import Known
 from twhin_core.evaluation.queries import Ints, Queries
 from twhin_core.evaluation.ranking import Places
 from twhin_core.graph.manifest import Schema
@@ -28,18 +29,6 @@ class Placer(Protocol):
 
     def of(self, candidates: CandidateSet, queries: int) -> Callable[[Queries], Places]:
         """What ranks the held-out answers of some of the `queries` that have these candidates."""
-        ...
-
-
-class Known(Protocol):
-    """What is known of the queries of a side."""
-
-    def count(self) -> Ints:
-        """[Q] edges of each query in all splits; no fewer than its known answers."""
-        ...
-
-    def take(self, queries: Ints) -> Queries:
-        """Some queries, by their numbers in ascending order, with all their known answers."""
         ...
 
 
@@ -71,7 +60,7 @@ def cut(
     """This rank's share of the queries of a side, in chunks of at most about `memory` bytes.
 
     Args:
-        known: [Q], of `Known.count`.
+        known: [Q] edges of each query in all splits; no fewer than its known answers.
 
     Raises:
         UserError: one query alone takes more.
@@ -94,18 +83,22 @@ def cut(
 
 
 def place(held: HeldOut, known: Known, chunks: Sequence[Chunk], placers: Mapping[str, Placer], ranks: Ranks) -> Outcome:
-    """Ranks all held-out edges of a side; every rank must call it, with its own chunks, and has the whole outcome."""
+    """Ranks all held-out edges of a side; every rank must call it, with its own chunks, and has the whole outcome.
+
+    Args:
+        known: of these chunks.
+    """
     columns = {name: np.zeros(len(held), np.int64) for name in ("rivals", "others", "removed")}
     places = {name: Places(np.zeros(len(held)), np.zeros(len(held))) for name in placers}
     of_set: CandidateSet | None = None
     rankers: dict[str, Callable[[Queries], Places]] = {}
-    for chunk in chunks:
+    for number, chunk in enumerate(chunks):
         if chunk.candidates is not of_set:
             of_set = chunk.candidates
             total = int(np.isin(held.rel[held.first], of_set.relations).sum())
             rankers = {}  # first, so that what these keep in memory is free
             rankers = {name: placer.of(of_set, total) for name, placer in placers.items()}
-        queries = known.take(chunk.queries)
+        queries = known.take(number)
         mine = _answers_of(held, chunk.queries)
         answers = np.flatnonzero(queries.edges)
         query = queries.query[answers]

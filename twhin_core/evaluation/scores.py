@@ -45,30 +45,34 @@ class ModelPlacer:
         side, rel, table = candidates.side, int(candidates.relations[0]), self._tables[candidates.table]
         kept = Candidates(
             candidates.rows(table),
-            lambda vectors: self._answers(side, rel, vectors),
+            lambda vectors: self._project_answers(side, rel, vectors),
             self._arithmetic,
             block_shape(queries, candidates.size, self._arithmetic.device),
             self._memory,
         )
 
         def ranker(of: Queries) -> Places:
-            vectors = self._queries(side, of.rel, of.given)
+            vectors = self._project_queries(side, of.rel, self._given(side, of.rel, of.given))
             return rank(of, vectors, candidates, kept, table, self._arithmetic, self._progress)
 
         return ranker
 
-    @torch.inference_mode()
-    def _queries(self, side: Side, rel: Ints, given: Ints) -> Tensor:
-        """Relations [Q] and rows of the known ends [Q] → [Q, width]."""
+    def _given(self, side: Side, rel: Ints, given: Ints) -> Tensor:
+        """The vectors of known ends, of relations [Q] and rows [Q] → [Q, dim]."""
         relations = self._schema.relations
         table_of = np.array([self._schema.table_of(number, OTHER[side]) for number in range(len(relations))])[rel]
         vectors = torch.empty(len(given), self._tables[table_of[0]].dim)
         for table in np.unique(table_of).tolist():
             queries = np.flatnonzero(table_of == table)
             vectors[torch.from_numpy(queries)] = self._tables[table].gather(given[queries])
+        return vectors
+
+    @torch.inference_mode()
+    def _project_queries(self, side: Side, rel: Ints, vectors: Tensor) -> Tensor:
+        """Known ends [Q, dim] of relations [Q] → [Q, width]."""
         return self._scorer.queries(side, torch.from_numpy(rel)[None], vectors[None])[0]
 
     @torch.inference_mode()
-    def _answers(self, side: Side, rel: int, vectors: Tensor) -> Tensor:
+    def _project_answers(self, side: Side, rel: int, vectors: Tensor) -> Tensor:
         """Nodes [n, dim] → [n, width]."""
         return self._scorer.answers(side, torch.full((1, len(vectors)), rel), vectors[None])[0]

@@ -8,28 +8,35 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from twhin_core.evaluation.metrics import ALL, EDGES, MRR, Metrics
+from twhin_core.evaluation.metrics import ALL, EDGES, MRR, SAMPLED, Metrics
 
 RELATIONS_SHOWN = 10
 
+INTERVAL = "95 %"
+"""Heads the column of the result's intervals."""
+
 
 def print_summary(metrics: Metrics, console: Console) -> None:
-    """Prints each metric over all relations, and each relation's MRR, beside the baselines and the planted optimum."""
+    """Prints each metric over all relations, and each relation's MRR, beside the baselines and the planted optimum.
+
+    Figures of sampled candidates are named as such, in the title and by their own names.
+    """
     split, result = split_of(metrics)
-    columns = compared(metrics)
-    overall = _table(f"{split}, {result[ALL][EDGES]:,} edges", "metric", columns)
+    columns, sampled = compared(metrics), _sampled(metrics)
+    headings = ["result", INTERVAL, *(name for name in columns if name != "result")]
+    overall = _table(f"{split}, {result[ALL][EDGES]:,} edges{sampled}", "metric", headings)
     for metric in result[ALL]:
         if metric != EDGES and not metric.endswith(("_lhs", "_rhs")):
-            overall.add_row(metric, *(_figure(of, ALL, metric) for of in columns.values()))
+            overall.add_row(metric, *_row(metrics, columns, ALL, metric))
     console.print(overall)
-    relations = largest(result, RELATIONS_SHOWN)
+    relations, mrr = largest(result, RELATIONS_SHOWN), (SAMPLED if metrics.get("candidates") else "") + MRR
     if len(result) > 2:
         count = len(result) - 1
-        title = f"{MRR} a relation" if len(relations) == count else f"{MRR} of the {len(relations)} largest of {count}"
-        by_relation = _table(title, "relation", columns, EDGES)
+        title = f"{mrr} a relation" if len(relations) == count else f"{mrr} of the {len(relations)} largest of {count}"
+        by_relation = _table(title + sampled, "relation", [EDGES, *headings])
         for relation in relations:
             edges = f"{result[relation][EDGES]:,}"
-            by_relation.add_row(Text(relation), edges, *(_figure(of, relation, MRR) for of in columns.values()))
+            by_relation.add_row(Text(relation), edges, *_row(metrics, columns, relation, mrr))
         console.print(by_relation)
 
 
@@ -52,12 +59,25 @@ def largest(result: dict[str, dict[str, float]], count: int) -> list[str]:
     return sorted((name for name in result if name != ALL), key=lambda name: -result[name][EDGES])[:count]
 
 
-def _table(title: str, first: str, columns: dict[str, Any], *more: str) -> Table:
+def _sampled(metrics: Metrics) -> str:
+    """What is said of figures that are not exact."""
+    candidates = metrics.get("candidates")
+    return "" if not candidates else f", SAMPLED: ranks among {candidates['count']:,} sampled candidates, not among all"
+
+
+def _table(title: str, first: str, headings: list[str]) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column(first)
-    for heading in (*more, *columns):
+    for heading in headings:
         table.add_column(heading, justify="right")
     return table
+
+
+def _row(metrics: Metrics, columns: dict[str, Any], relation: str, metric: str) -> list[str]:
+    """The figures of one metric: the result and its interval, then the others."""
+    figures = [_figure(of, relation, metric) for of in columns.values()]
+    interval = metrics.get("intervals", {}).get(relation, {}).get(metric)
+    return [figures[0], "–" if interval is None else f"{interval[0]:.4f}–{interval[1]:.4f}", *figures[1:]]
 
 
 def _figure(figures: dict[str, Any], relation: str, metric: str) -> str:

@@ -10,7 +10,7 @@ from twhin_core import storage
 from twhin_core.data.splits import has_split
 from twhin_core.evaluation.evaluate import is_current, read_metrics
 from twhin_core.evaluation.measure import measure_rows
-from twhin_core.evaluation.metrics import ALL, MRR, Figures
+from twhin_core.evaluation.metrics import ALL, MRR, Figures, prefix
 from twhin_core.export.manifest import FormatExport
 from twhin_core.export.product_quantization import PqRows, codebooks_path
 from twhin_core.export.source import Trained, UnitRows
@@ -32,7 +32,8 @@ def compare(run: Trained, exports: dict[str, FormatExport]) -> dict[str, Figures
         exact = measure_rows(config, root, run.checkpoint, tables)
     given_back = {name: _given_back(run, name, rows) if name in exports else rows for name, rows in tables.items()}
     decoded = measure_rows(config, root, run.checkpoint, given_back)
-    log.info("export: %s of pq's vectors %.4f, of the exact ones %.4f", MRR, decoded[ALL][MRR], exact[ALL][MRR])
+    mrr = prefix(config.evaluation) + MRR
+    log.info("export: %s of pq's vectors %.4f, of the exact ones %.4f", mrr, decoded[ALL][mrr], exact[ALL][mrr])
     return {"exact": exact, "decoded": decoded}
 
 

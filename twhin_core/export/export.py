@@ -13,7 +13,7 @@ from twhin_core.config import Config
 from twhin_core.config_export import Format
 from twhin_core.errors import GateFailed, UserError
 from twhin_core.evaluation.evaluate import METRICS, REPORT, is_current, read_metrics
-from twhin_core.evaluation.gates import check_names, missed
+from twhin_core.evaluation.gates import check_names, decide, missed
 from twhin_core.evaluation.report import write_report
 from twhin_core.export.compare import compare
 from twhin_core.export.formats import CHECKS, WRITERS, digest, takes
@@ -165,8 +165,9 @@ def _pass_gates(config: Config, root: str, step: int) -> None:
             f"{url}: is not of the newest checkpoint (step {step}) or was measured by other evaluation settings; "
             "run `twhin evaluate` again"
         )
-    if sentences := missed(gates, metrics):
-        raise GateFailed(f"nothing was exported: {'; '.join(sentences)}")
+    decision = decide(config, metrics)
+    if not decision["passed"]:
+        raise GateFailed(f"nothing was exported: {'; '.join(missed(decision))}")
 
 
 def _is_current(found: ExportManifest, config: Config, step: int) -> bool:

@@ -1,0 +1,115 @@
+"""An earlier version as a baseline, on real runs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import SmallConfig, write_raw
+from tests.evaluation.brute_force import BruteForce, Triple
+from tests.evaluation.test_evaluate import RELATIONS, TABLES, brute_force, changed
+from tests.ranks import run_ranks
+from twhin_core.config import Config
+from twhin_core.errors import UserError
+from twhin_core.evaluation.evaluate import evaluate
+from twhin_core.graph.prepare import prepare
+from twhin_core.model.scorer import Scorer
+from twhin_core.training.checkpoint import newest
+from twhin_core.training.train import train
+
+UNKNOWN = -1e30
+
+
+def test_a_copy_of_the_run_as_the_previous_one_has_its_figures(trained: tuple[Config, str], tmp_path: Path) -> None:
+    config, root = trained
+    shutil.copytree(root, tmp_path / "before")
+    metrics = evaluate(changed(config, previous=str(tmp_path / "before")), root)
+    for relation, figures in metrics["test"].items():
+        assert metrics["baselines"]["previous"][relation] == pytest.approx(figures, abs=1e-12)
+    for kind, of_kind in metrics["degrees"]["model"].items():
+        for bucket, figures in of_kind.items():
+            assert metrics["degrees"]["previous"][kind][bucket] == pytest.approx(figures, abs=1e-12)
+
+
+@pytest.fixture
+def smaller(small_config: SmallConfig, tmp_path: Path) -> tuple[Config, str]:
+    """A run on other edges of fewer nodes, and of one relation only: its rows are numbered otherwise."""
+    write_raw(tmp_path / "smaller.parquet", users=30, tweets=22, edges=400)
+    config = small_config(
+        prepare={"sources": [{"path": str(tmp_path / "smaller.parquet"), "relation_column": "relation"}]},
+        model={"relations": [{"name": "fav", "lhs": "user", "rhs": "tweet"}]},
+    )
+    root = str(tmp_path / "smaller-run")
+    prepare(config, root)
+    train(config, root)
+    return config, root
+
+
+def names(root: str, table: str) -> list[str]:
+    return pq.read_table(Path(root, "graph/vocab", table)).sort_by("index")["id"].to_pylist()
+
+
+def test_nodes_are_matched_by_id_and_unknown_ones_score_below_all(
+    trained: tuple[Config, str], smaller: tuple[Config, str]
+) -> None:
+    config, root = trained
+    before, before_root = smaller
+    checkpoint = newest(before_root)
+    assert checkpoint is not None
+    scorer = Scorer(before.model, before.model.relations)
+    checkpoint.load_scorer(scorer)
+    translation = scorer.operator.translation.detach().double()[0]
+    vectors = {}
+    for table in ("user", "tweet"):
+        rows = checkpoint.rows(table)
+        vectors[table] = dict(zip(names(before_root, table), rows.read(0, rows.size).double(), strict=True))
+    ids = {table: names(root, table) for table in ("user", "tweet")}
+    assert set(ids["user"]) - set(vectors["user"]), "some are unknown"
+    assert set(ids["user"]) & set(vectors["user"]), "some are known"
+
+    def score(side: str, edge: Triple) -> float:
+        lhs, rel, rhs = edge
+        head = vectors[TABLES[rel][0]].get(ids[TABLES[rel][0]][lhs])
+        tail = vectors[TABLES[rel][1]].get(ids[TABLES[rel][1]][rhs])
+        asked, given = (tail, head) if side == "rhs" else (head, tail)
+        if asked is None:
+            return UNKNOWN
+        if given is None or RELATIONS["fav"] != rel:
+            return 0.0
+        return float((head + translation) @ tail)
+
+    now = brute_force(config, root, "test")
+    expected = BruteForce(now.splits, "test", now.sizes, score)
+    metrics = evaluate(changed(config, previous=before_root), root)
+    for name, rel in RELATIONS.items():
+        figures = expected.figures(rel, [1, 3, 10], [10, 20, 50])
+        assert metrics["baselines"]["previous"][name] == pytest.approx(figures, abs=1e-9)
+    assert {name: set(of) for name, of in metrics["degrees"].items()} == {
+        name: {"query", "answer"} for name in ("model", "popularity", "previous")
+    }
+
+
+def test_two_ranks_compare_with_the_previous_as_one_does(
+    trained: tuple[Config, str], smaller: tuple[Config, str]
+) -> None:
+    config, root = trained
+    config = changed(config, previous=smaller[1], candidates=12)
+    alone = evaluate(config, root)
+    shutil.rmtree(Path(root, "evaluation"))
+    first, second = run_ranks(2, evaluate, config, root)
+    assert first == second == alone
+
+
+@pytest.mark.parametrize("what", ["nothing", "untrained"])
+def test_a_previous_run_that_is_none_is_named(trained: tuple[Config, str], tmp_path: Path, what: str) -> None:
+    config, root = trained
+    before = tmp_path / "before"
+    if what == "untrained":
+        shutil.copytree(root, before)
+        shutil.rmtree(before / "checkpoints")
+    message = "is no run root" if what == "nothing" else "there is no whole checkpoint at"
+    with pytest.raises(UserError, match=f"evaluation.previous: .*{message}"):
+        evaluate(changed(config, previous=str(before)), root)

@@ -1,0 +1,60 @@
+"""Figures by how many training edges a node has, from cold to hot: of the query's node, and of the answer."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+
+from twhin_core.config import Evaluation
+from twhin_core.evaluation.figures import figures_of
+from twhin_core.evaluation.metrics import Figures, names, names_of_answers
+from twhin_core.evaluation.queries import Ints
+from twhin_core.evaluation.sums import Ranked, Sums, weighted
+from twhin_core.model.scorer import SIDES, Side
+
+QUERY, ANSWER = "query", "answer"
+
+
+def buckets(evaluation: Evaluation) -> list[str]:
+    """Names of the buckets: for [1, 10, 100] they are 0, 1-9, 10-99 and 100+."""
+    bounds = [0, *evaluation.degree_buckets]
+    ranges = [str(low) if high == low + 1 else f"{low}-{high - 1}" for low, high in itertools.pairwise(bounds)]
+    return [*ranges, f"{bounds[-1]}+"]
+
+
+def bucket_of(degree: Ints, evaluation: Evaluation) -> Ints:
+    """The number of each degree's bucket."""
+    return np.searchsorted(evaluation.degree_buckets, degree, side="right")
+
+
+def of_queries(sums: Sums, evaluation: Evaluation) -> Figures:
+    """The metrics of each bucket that has queries. `sums`: by the bucket of the query's node."""
+    return _named(sums, names(evaluation), evaluation)
+
+
+def of_answers(ranked: Ranked, bucket: Mapping[Side, Ints], evaluation: Evaluation) -> Figures:
+    """The metrics of each bucket that has answers. `bucket`: [H] a side, of the answer."""
+    count = len(evaluation.degree_buckets) + 1
+    sums = Sums({}, {})
+
+    for side in SIDES:
+        edges = ranked.held[side].edges.astype(np.float64)
+        over = weighted(bucket[side], edges, count)
+        sums.of[f"edges_{side}"] = over
+        for name, values in ranked.values(side, evaluation.hits_at).items():
+            of = weighted(bucket[side], values * edges, count)
+            for key in (name, f"{name}_{side}"):
+                sums.of[key] = sums.of.get(key, 0.0) + of
+                sums.over[key] = sums.over.get(key, 0.0) + over
+    return _named(sums, names_of_answers(evaluation), evaluation)
+
+
+def _named(sums: Sums, shown: list[str], evaluation: Evaluation) -> Figures:
+    edges = sums.of["edges_lhs"] + sums.of["edges_rhs"]
+    return {
+        name: figures_of(sums, number, shown, evaluation)
+        for number, name in enumerate(buckets(evaluation))
+        if number < len(edges) and edges[number]
+    }

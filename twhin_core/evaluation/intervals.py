@@ -1,0 +1,74 @@
+"""How far figures would move had other queries been held out: 95 % intervals by the bootstrap (Efron, 1979).
+
+What is drawn anew, with replacement, are queries, since the answers of one query are not independent. Queries are put
+into random groups, and these are drawn, so that the cost does not grow with the queries.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from twhin_core.config import Evaluation
+from twhin_core.evaluation.metrics import ALL, EDGES, names, prefix
+from twhin_core.evaluation.queries import Ints
+from twhin_core.evaluation.ranking import Floats
+from twhin_core.evaluation.sums import Sums
+
+MOST_GROUPS = 1000
+"""That queries are put into: those of a relation, and those of all."""
+GROUPS_OF_RELATIONS = 200_000
+"""In all, about; a relation has 20 at least, if it has as many queries."""
+
+Intervals = dict[str, dict[str, list[float]]]
+"""[low, high] by relation, or `all`, and name."""
+
+
+class Groups:
+    """Random groups of queries: of each relation, and of all."""
+
+    def __init__(self, rel: Ints, relations: int, seed: int) -> None:
+        """`rel`: the relation of each query."""
+        generator = np.random.default_rng([seed, 2])
+        self.of_all: Ints = generator.permutation(len(rel)) % MOST_GROUPS
+        """[queries]"""
+        order = np.lexsort((generator.random(len(rel)), rel))  # a relation's queries, shuffled, are dealt to its groups
+        place = np.arange(len(rel)) - np.searchsorted(rel[order], np.arange(relations))[rel[order]]
+        each = int(np.clip(GROUPS_OF_RELATIONS // relations, 20, MOST_GROUPS))
+        keys = np.empty_like(rel)
+        keys[order] = rel[order] * MOST_GROUPS + place % each
+        groups, self.of_relation = np.unique(keys, return_inverse=True)
+        """[queries]; the groups of a relation follow each other."""
+        self.relation: Ints = groups // MOST_GROUPS
+        """The relation of each of these groups."""
+
+
+def intervals(
+    groups: Groups, of_all: Sums, of_relation: Sums, relations: list[str], evaluation: Evaluation
+) -> Intervals:
+    """The interval of every figure. `of_all`, `of_relation`: sums by the groups."""
+    generator = np.random.default_rng([evaluation.seed, 3])
+    shown = [name for name in names(evaluation) if name != EDGES]
+
+    def bounds(sums: Sums, of: slice) -> dict[str, list[float]]:
+        keys = [name[len(prefix(evaluation)) :] for name in shown]
+        parts = [np.stack([columns[key][of] for key in keys], 1) for columns in (sums.of, sums.over)]
+        low, high = _bounds(parts[0], parts[1], evaluation.bootstrap, generator)
+        return {name: [float(low[at]), float(high[at])] for at, name in enumerate(shown)}
+
+    found = {ALL: bounds(of_all, slice(None))}
+    for rel in np.unique(groups.relation).tolist():
+        first, last = np.searchsorted(groups.relation, [rel, rel + 1]).tolist()
+        found[relations[rel]] = bounds(of_relation, slice(first, last))
+    return found
+
+
+def _bounds(of: Floats, over: Floats, resamples: int, generator: np.random.Generator) -> tuple[Floats, Floats]:
+    """Of the quotients of the sums of both [groups, figures]: the 2.5 and 97.5 % quantiles, each [figures]."""
+    count = len(of)
+    drawn = generator.integers(count, size=(resamples, count)) + np.arange(resamples)[:, None] * count
+    times = np.bincount(drawn.ravel(), minlength=resamples * count).reshape(resamples, count).astype(np.float64)
+    total = times @ over
+    figures = np.where(total > 0, times @ of / np.where(total > 0, total, 1), np.nan)
+    figures[:, np.isnan(figures).all(0)] = 0  # as the figure itself, where there is nothing to sum up
+    low, high = np.nanquantile(figures, [0.025, 0.975], axis=0)
+    return low, high

@@ -1,0 +1,169 @@
+"""An earlier version as a baseline: its newest checkpoint ranks this run's edges. Nodes are matched by their ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from twhin_core import config_file, storage
+from twhin_core.config import Config
+from twhin_core.errors import UserError
+from twhin_core.evaluation.products import Arithmetic
+from twhin_core.evaluation.queries import Ints
+from twhin_core.evaluation.scores import ModelPlacer
+from twhin_core.graph.manifest import Schema, read_schema
+from twhin_core.model.scorer import Scorer, Side
+from twhin_core.progress import Progress
+from twhin_core.training.checkpoint import Checkpoint, describe, newest
+from twhin_core.vectors.ids import SCHEMA
+from twhin_core.vectors.names import read_names
+from twhin_core.vectors.rows import Rows
+
+UNKNOWN = -1e30
+"""The score of a node that the earlier version does not know: below those of all that it knows."""
+
+NAMES_AT_ONCE = 131_072
+ROWS_AT_ONCE = 1 << 20
+
+NONE = np.empty(0, np.int64), np.empty(0, np.int64)
+
+
+class Previous:
+    """An earlier run."""
+
+    def __init__(self, root: str) -> None:
+        """Raises UserError if there is no run at `root`, or no whole checkpoint of it."""
+        self.root, url = root, storage.join(root, "config.yaml")
+        if not storage.exists(url):
+            raise UserError(f"evaluation.previous: {root} is no run root: it has no config.yaml")
+        self.config = config_file.parse(storage.read_text(url), origin=url)
+        checkpoint = newest(root)
+        if checkpoint is None:
+            raise UserError(f"evaluation.previous: there is no whole checkpoint at {root}")
+        self.checkpoint: Checkpoint = checkpoint
+        self.schema = read_schema(self.config, root)
+        checkpoint.check_fits(describe(self.config, self.schema))
+
+
+class PreviousPlacer(ModelPlacer):
+    """Ranks by the scores of an earlier version.
+
+    Vectors have a last number that says whether a node is unknown: 1, and all others 0. The queries' last number makes
+    the score of such a node `UNKNOWN`, all others are what they are without it. A query of an unknown node or relation
+    has the same score, 0, for all nodes that are known.
+    """
+
+    def __init__(
+        self,
+        previous: Previous,
+        schema: Schema,
+        tables: Mapping[str, Rows],
+        arithmetic: Arithmetic,
+        memory: int,
+        progress: Progress,
+    ) -> None:
+        """`tables`: as `matched` gives them."""
+        scorer = Scorer(previous.config.model, previous.schema.relations)
+        previous.checkpoint.load_scorer(scorer)
+        super().__init__(scorer, schema, tables, arithmetic, memory, progress)
+        numbers = {relation.name: number for number, relation in enumerate(previous.schema.relations)}
+        self._rel = np.array([numbers.get(relation.name, -1) for relation in schema.relations], np.int64)
+
+    def _project_queries(self, side: Side, rel: Ints, vectors: Tensor) -> Tensor:
+        known = torch.from_numpy(self._rel[rel] >= 0) & (vectors[:, -1] == 0)
+        queries = super()._project_queries(side, np.maximum(self._rel[rel], 0), vectors[:, :-1])
+        flag = torch.full((len(queries), 1), UNKNOWN)
+        return torch.cat([queries * known[:, None], flag], 1)
+
+    def _project_answers(self, side: Side, rel: int, vectors: Tensor) -> Tensor:
+        answers = super()._project_answers(side, max(int(self._rel[rel]), 0), vectors[:, :-1])
+        return torch.cat([answers, vectors[:, -1:]], 1)
+
+
+class _Matched:
+    """The vectors of an earlier version in the order of this one's rows; the last number says what is unknown."""
+
+    def __init__(self, rows: Rows | None, dim: int, path: Path, size: int) -> None:
+        self._rows, self._path, self.size, self.dim = rows, path, size, dim + 1
+
+    def read(self, start: int, stop: int) -> Tensor:
+        return self._vectors(np.fromfile(self._path, np.int64, stop - start, offset=8 * start))
+
+    def gather(self, rows: Ints) -> Tensor:
+        return self._vectors(np.asarray(np.memmap(self._path, np.int64, "r")[rows]))
+
+    def _vectors(self, there: Ints) -> Tensor:
+        vectors = torch.zeros(len(there), self.dim)
+        vectors[:, -1] = 1
+        known = np.flatnonzero(there >= 0)
+        if self._rows is not None and len(known):
+            found = torch.from_numpy(known)
+            vectors[found, :-1] = self._rows.gather(there[known])
+            vectors[found, -1] = 0
+        return vectors
+
+
+def matched(
+    config: Config, root: str, schema: Schema, previous: Previous, folder: Path, memory: int
+) -> dict[str, Rows]:
+    """The earlier version's vectors of this run's nodes, by table; which row is which stands in files in `folder`.
+
+    Raises:
+        UserError: a broken vocabulary, of this run or of the earlier one.
+    """
+    folder.mkdir()
+    tables: dict[str, Rows] = {}
+    for number, (table, size) in enumerate(schema.tables.items()):
+        path, is_known = folder / str(number), table in previous.schema.tables
+        database = folder / f"{number}.duckdb"
+        pairs = _pairs(config, root, schema, previous, table, database, memory) if is_known else iter(())
+        _write(path, size, pairs)
+        rows = previous.checkpoint.rows(table) if is_known else None
+        tables[table] = _Matched(rows, previous.config.model.dim, path, size)
+    return tables
+
+
+def _write(path: Path, size: int, pairs: Iterator[tuple[Ints, Ints]]) -> None:
+    """The earlier row of each row, or -1, as int64 [size]; `pairs`: (row, earlier row) by ascending row."""
+    with path.open("wb") as file:
+        rows, there = next(pairs, NONE)
+        for start in range(0, size, ROWS_AT_ONCE):
+            block = np.full(min(ROWS_AT_ONCE, size - start), -1)
+            while len(rows) and rows[0] < start + len(block):
+                count = int(np.searchsorted(rows, start + len(block)))
+                block[rows[:count] - start] = there[:count]
+                rows, there = rows[count:], there[count:]
+                if not len(rows):
+                    rows, there = next(pairs, NONE)
+            block.tofile(file)
+
+
+def _pairs(
+    config: Config, root: str, schema: Schema, previous: Previous, table: str, database: Path, memory: int
+) -> Iterator[tuple[Ints, Ints]]:
+    """(row, earlier row) of the nodes that both have, by ascending row, some at a time."""
+
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": f"{max(memory >> 20, 64)}MiB",
+        "temp_directory": f"{database}.spill",
+    }
+    with duckdb.connect(str(database), config=settings) as connection:
+        connection.execute("SET enable_progress_bar = false")
+        for name, of, at, rows in (
+            ("here", config, root, schema.tables[table]),
+            ("there", previous.config, previous.root, previous.schema.tables[table]),
+        ):
+            names = read_names(of, at, table, rows, NAMES_AT_ONCE)
+            connection.from_arrow(pa.RecordBatchReader.from_batches(SCHEMA, names)).create(name)
+        found = connection.sql(
+            "SELECT here.index AS row, there.index AS there FROM here JOIN there USING (id) ORDER BY row"
+        )
+        for batch in found.to_arrow_reader(NAMES_AT_ONCE):
+            if batch.num_rows:
+                yield batch["row"].to_numpy(), batch["there"].to_numpy()
