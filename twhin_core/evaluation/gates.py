@@ -15,7 +15,7 @@ from twhin_core import storage
 from twhin_core.config import Config, Gate
 from twhin_core.errors import UserError
 from twhin_core.evaluation.degrees import ANSWER, QUERY, buckets
-from twhin_core.evaluation.metrics import ALL, MODEL, PREVIOUS, Metrics, names, names_of_answers
+from twhin_core.evaluation.metrics import ALL, MODEL, PREVIOUS, Metrics, names, names_of_all, names_of_answers
 
 DECISION = "evaluation/gates.json"
 DEGREES = "degrees"
@@ -37,7 +37,8 @@ def check_names(config: Config) -> None:
         if name in relations:
             raise UserError(f"model.relations: {name!r} is the name of {what}; rename that one")
     measured, metrics = config.evaluation.split, names(config.evaluation)
-    known = [f"{measured}.{relation}.{metric}" for relation in [ALL, *relations] for metric in metrics]
+    known = [f"{measured}.{ALL}.{metric}" for metric in names_of_all(config.evaluation)]
+    known += [f"{measured}.{relation}.{metric}" for relation in relations for metric in metrics]
     known += _of_degrees(config)
     for path in config.evaluation.gates:
         split, relation, metric = _parts(path)

@@ -4,27 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from twhin_core import __version__, storage
 from twhin_core.config import Config, Evaluation
+from twhin_core.data.edges import Edges
 from twhin_core.errors import UserError
 from twhin_core.evaluation import degrees
 from twhin_core.evaluation.baselines import Popularity, by_chance
 from twhin_core.evaluation.degrees import ANSWER, QUERY, bucket_of
 from twhin_core.evaluation.figures import of_relations
 from twhin_core.evaluation.intervals import Groups, intervals
-from twhin_core.evaluation.metrics import ALL, MODEL, POPULARITY, PREVIOUS, RANDOM, Figures, Metrics
+from twhin_core.evaluation.metrics import (
+    ALL,
+    AUC_REFERENCE,
+    MODEL,
+    POPULARITY,
+    PREVIOUS,
+    RANDOM,
+    Figures,
+    Metrics,
+    prefix,
+)
 from twhin_core.evaluation.placing import Placer
 from twhin_core.evaluation.previous import Previous, PreviousPlacer, matched
 from twhin_core.evaluation.products import Arithmetic
+from twhin_core.evaluation.queries import Ints
 from twhin_core.evaluation.questions import Questions, nodes_only, scratch
-from twhin_core.evaluation.scores import ModelPlacer
+from twhin_core.evaluation.reference_auc import reference_auc
+from twhin_core.evaluation.scores import ModelPlacer, gather_ends
 from twhin_core.evaluation.sums import Ranked, sum_up
 from twhin_core.graph.manifest import Schema, read_schema
-from twhin_core.model.scorer import SIDES, Scorer
+from twhin_core.model.scorer import SIDES, Scorer, Side
 from twhin_core.progress import Progress
 from twhin_core.training.checkpoint import Checkpoint, describe
 from twhin_core.training.ranks import Ranks, alone
@@ -50,9 +65,10 @@ def measure(
     with scratch() as folder:
         models = [config.model] if previous is None else [config.model, previous.config.model]
         questions = Questions(config, root, schema, models, ranks, folder)
-        ranked = _Ranking(config, root, questions, folder).rank(checkpoint, previous, with_baselines=earlier is None)
+        model = _Model(config, schema, checkpoint)
+        ranked = _rank(config, root, questions, model, folder, previous, with_baselines=earlier is None)
         figures = _Figures(evaluation, questions)
-        metrics: Metrics = {evaluation.split: figures.of_relations(ranked[MODEL])}
+        metrics: Metrics = {evaluation.split: figures.of_model(ranked[MODEL], model)}
         metrics["intervals"] = figures.intervals(ranked[MODEL])
         by_degree = {name: figures.by_degree(of) for name, of in ranked.items() if name != RANDOM}
         baselines = {name: figures.of_relations(of) for name, of in ranked.items() if name != MODEL}
@@ -82,8 +98,9 @@ def measure_rows(config: Config, root: str, checkpoint: Checkpoint, tables: Mapp
     schema = _fitting(config, root, checkpoint)
     with scratch() as folder:
         questions = Questions(config, root, schema, [config.model], alone(), folder)
-        ranked = _Ranking(config, root, questions, folder).rank(checkpoint, tables=tables, with_baselines=False)
-        return _Figures(config.evaluation, questions).of_relations(ranked[MODEL])
+        model = _Model(config, schema, checkpoint, tables)
+        ranked = _rank(config, root, questions, model, folder)
+        return _Figures(config.evaluation, questions).of_model(ranked[MODEL], model)
 
 
 def _fitting(config: Config, root: str, checkpoint: Checkpoint) -> Schema:
@@ -95,46 +112,55 @@ def _fitting(config: Config, root: str, checkpoint: Checkpoint) -> Schema:
     return nodes_only(schema, root)
 
 
-class _Ranking:
-    """All that ranks the held-out edges."""
+class _Model:
+    """A checkpoint's relations with its own tables, or with others."""
 
-    def __init__(self, config: Config, root: str, questions: Questions, folder: Path) -> None:
-        self._config, self._root, self._questions, self._folder = config, root, questions, folder
+    def __init__(
+        self, config: Config, schema: Schema, checkpoint: Checkpoint, tables: Mapping[str, Rows] | None = None
+    ) -> None:
+        self._config, self._schema = config, schema
+        self.scorer = Scorer(config.model, schema.relations)
+        checkpoint.load_scorer(self.scorer)
+        self.tables = tables or {name: checkpoint.rows(name) for name in schema.tables}
 
-    def rank(
-        self,
-        checkpoint: Checkpoint,
-        previous: Previous | None = None,
-        tables: Mapping[str, Rows] | None = None,
-        with_baselines: bool = True,
-    ) -> dict[str, Ranked]:
-        questions, schema = self._questions, self._questions.schema
-        scorer = Scorer(self._config.model, schema.relations)
-        checkpoint.load_scorer(scorer)
-        models = 1 if previous is None else 2
-        arithmetic = Arithmetic(self._config.evaluation.precision, questions.ranks.device)
-        memory = questions.memory // 4 // models
-        scores = models * questions.scores()
-        with Progress("evaluate", scores, "scores", quiet=not questions.ranks.is_first) as progress:
-            tables = tables or {name: checkpoint.rows(name) for name in schema.tables}
-            placers: dict[str, Placer] = {MODEL: ModelPlacer(scorer, schema, tables, arithmetic, memory, progress)}
-            if with_baselines:
-                placers[POPULARITY] = Popularity(questions.ends)
-            if previous is not None:
-                rows = matched(
-                    self._config, self._root, schema, previous, self._folder / PREVIOUS, questions.memory // 4
-                )
-                placers[PREVIOUS] = PreviousPlacer(previous, schema, rows, arithmetic, memory, progress)
-            outcomes = questions.rank(placers)
-        ranked = {
-            name: Ranked(questions.held, outcomes, {side: outcomes[side].places[name] for side in SIDES})
-            for name in placers
+    def reference_auc(self, held_out: Iterable[Edges]) -> float:
+        def gather(side: Side, rel: Ints, node: Ints) -> Tensor:
+            return gather_ends(self.tables, self._schema, side, rel, node)
+
+        return reference_auc(self.scorer, gather, held_out, self._config)
+
+
+def _rank(
+    config: Config,
+    root: str,
+    questions: Questions,
+    model: _Model,
+    folder: Path,
+    previous: Previous | None = None,
+    with_baselines: bool = False,
+) -> dict[str, Ranked]:
+    """All held-out edges as the model, an earlier version and the baselines rank them, by name."""
+    schema, arithmetic = questions.schema, Arithmetic(config.evaluation.precision, questions.ranks.device)
+    models = 1 if previous is None else 2
+    memory, scores = questions.memory // 4 // models, questions.scores() * models
+    with Progress("evaluate", scores, "scores", quiet=not questions.ranks.is_first) as progress:
+        placers: dict[str, Placer] = {
+            MODEL: ModelPlacer(model.scorer, schema, model.tables, arithmetic, memory, progress)
         }
         if with_baselines:
-            seed = self._config.evaluation.seed
-            chance = {side: by_chance(questions.held[side], outcomes[side], seed) for side in SIDES}
-            ranked[RANDOM] = Ranked(questions.held, outcomes, chance)
-        return ranked
+            placers[POPULARITY] = Popularity(questions.ends)
+        if previous is not None:
+            rows = matched(config, root, schema, previous, folder / PREVIOUS, questions.memory // 4)
+            placers[PREVIOUS] = PreviousPlacer(previous, schema, rows, arithmetic, memory, progress)
+        outcomes = questions.rank(placers)
+    ranked = {
+        name: Ranked(questions.held, outcomes, {side: outcomes[side].places[name] for side in SIDES})
+        for name in placers
+    }
+    if with_baselines:
+        chance = {side: by_chance(questions.held[side], outcomes[side], config.evaluation.seed) for side in SIDES}
+        ranked[RANDOM] = Ranked(questions.held, outcomes, chance)
+    return ranked
 
 
 class _Figures:
@@ -144,6 +170,12 @@ class _Figures:
         self._evaluation, self._questions = evaluation, questions
         self._relations = [relation.name for relation in questions.schema.relations]
         self._rel = questions.relation_of_queries()
+
+    def of_model(self, ranked: Ranked, model: _Model) -> Figures:
+        figures = self.of_relations(ranked)
+        auc = model.reference_auc(self._questions.held_out_chunks())
+        figures[ALL] |= {prefix(self._evaluation) + AUC_REFERENCE: auc}
+        return figures
 
     def of_relations(self, ranked: Ranked) -> Figures:
         sums = sum_up(ranked, self._evaluation, {"relation": self._rel})

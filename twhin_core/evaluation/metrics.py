@@ -30,6 +30,8 @@ candidates, so that no such figure is taken for an exact one.
 
 ALL = "all"
 MRR, AUC, EDGES = "mrr", "auc", "edges"
+AUC_REFERENCE = "auc_reference"
+"""Of `all` alone, and of models only: see `reference_auc.py`."""
 SAMPLED = "sampled_"
 MODEL, POPULARITY, RANDOM, PREVIOUS = "model", "popularity", "random", "previous"
 
@@ -43,6 +45,11 @@ def names(evaluation: Evaluation) -> list[str]:
     """The metrics of a relation, in order."""
     whole = [f"{name}@{k}" for name in ("recall", "ndcg") for k in evaluation.recall_at]
     return [prefix(evaluation) + name for name in (*_each(evaluation), *whole, AUC)] + [EDGES]
+
+
+def names_of_all(evaluation: Evaluation) -> list[str]:
+    """The metrics of all relations together, of a model."""
+    return [*names(evaluation), prefix(evaluation) + AUC_REFERENCE]
 
 
 def names_of_answers(evaluation: Evaluation) -> list[str]:

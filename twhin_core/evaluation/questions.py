@@ -11,6 +11,7 @@ import numpy as np
 
 from twhin_core import sizes
 from twhin_core.config import Config, Model
+from twhin_core.data.edges import Edges
 from twhin_core.data.splits import has_split, open_split
 from twhin_core.errors import StorageError, StorageRefused, UserError
 from twhin_core.evaluation import known as collecting
@@ -100,6 +101,10 @@ class Questions:
     def scores(self) -> int:
         """How many scores each model makes on this rank."""
         return sum(len(chunk.queries) * chunk.candidates.size for side in SIDES for chunk in self.chunks[side])
+
+    def held_out_chunks(self) -> Iterator[Edges]:
+        """The held-out edges in data set order, some at a time."""
+        return self._splits[self._evaluation.split].chunks()
 
     def rank(self, placers: Mapping[str, Placer]) -> dict[Side, Outcome]:
         """Ranks all held-out edges; every rank must call it."""

@@ -20,6 +20,16 @@ from twhin_core.vectors.rows import Rows
 OTHER: dict[Side, Side] = {"lhs": "rhs", "rhs": "lhs"}
 
 
+def gather_ends(tables: Mapping[str, Rows], schema: Schema, side: Side, rel: Ints, node: Ints) -> Tensor:
+    """The vectors of the nodes on one side of edges: of relations [n] and rows [n] → [n, dim]."""
+    table_of = np.array([schema.table_of(number, side) for number in range(len(schema.relations))])[rel]
+    vectors = torch.empty(len(node), next(iter(tables.values())).dim)
+    for table in np.unique(table_of).tolist():
+        edges = np.flatnonzero(table_of == table)
+        vectors[torch.from_numpy(edges)] = tables[table].gather(node[edges])
+    return vectors
+
+
 class ModelPlacer:
     """Ranks by a model's scores.
 
@@ -52,20 +62,11 @@ class ModelPlacer:
         )
 
         def ranker(of: Queries) -> Places:
-            vectors = self._project_queries(side, of.rel, self._given(side, of.rel, of.given))
+            given = gather_ends(self._tables, self._schema, OTHER[side], of.rel, of.given)
+            vectors = self._project_queries(side, of.rel, given)
             return rank(of, vectors, candidates, kept, table, self._arithmetic, self._progress)
 
         return ranker
-
-    def _given(self, side: Side, rel: Ints, given: Ints) -> Tensor:
-        """The vectors of known ends, of relations [Q] and rows [Q] → [Q, dim]."""
-        relations = self._schema.relations
-        table_of = np.array([self._schema.table_of(number, OTHER[side]) for number in range(len(relations))])[rel]
-        vectors = torch.empty(len(given), self._tables[table_of[0]].dim)
-        for table in np.unique(table_of).tolist():
-            queries = np.flatnonzero(table_of == table)
-            vectors[torch.from_numpy(queries)] = self._tables[table].gather(given[queries])
-        return vectors
 
     @torch.inference_mode()
     def _project_queries(self, side: Side, rel: Ints, vectors: Tensor) -> Tensor:
