@@ -29,7 +29,7 @@ from twhin_core.config import Config
 from twhin_core.export.export import export
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.scorer import Scorer
-from twhin_core.parquet import ROWS_PER_GROUP, encoding
+from twhin_core.parquet import encoding, rows_per_group
 from twhin_core.training.checkpoint import Position, describe, newest
 from twhin_core.training.checkpoint_writer import CheckpointWriter
 from twhin_core.training.ranks import process_group
@@ -88,7 +88,7 @@ def write_from_memory(config: Config, root: str, folder: Path) -> float:
     for number, start in enumerate(range(0, len(table), config.export.rows_per_file)):
         path = folder / f"part-{number:05d}.parquet"
         part = table.slice(start, config.export.rows_per_file)
-        pq.write_table(part, path, row_group_size=ROWS_PER_GROUP, **encoding(table.schema))
+        pq.write_table(part, path, row_group_size=rows_per_group(table.schema), **encoding(table.schema))
         with path.open("rb") as file:
             os.fsync(file.fileno())
     return time.perf_counter() - started

@@ -16,8 +16,8 @@ from twhin_core.errors import StorageError, UserError
 
 ROWS_PER_GROUP = 131_072
 ROWS_PER_FILE = 4_194_304
-VECTOR_BYTES_PER_GROUP = 64 << 20
-"""A row group of longer vectors has fewer rows, since a writer holds it whole."""
+VECTOR_BYTES_PER_GROUP = 16 << 20
+"""A row group of longer vectors has fewer rows, since reader and writer hold it whole."""
 
 
 class FileEntry(BaseModel):

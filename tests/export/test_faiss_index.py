@@ -37,7 +37,7 @@ def with_comparator(small_config: SmallConfig, tmp_path: Path, comparator: str) 
 @pytest.mark.parametrize("comparator", ["dot", "cos", "l2"])
 def test_a_flat_index_answers_as_a_brute_force_does(small_config: SmallConfig, tmp_path: Path, comparator: str) -> None:
     run = with_comparator(small_config, tmp_path, comparator)
-    manifest = export_as(run, "faiss", normalize=comparator == "cos")
+    manifest = export_as(run, "faiss")
     index = faiss.read_index(f"{run[1]}/embeddings/faiss/tweet.index")
     queries, vectors = weights(run[1], "user"), weights(run[1], "tweet")
     if comparator == "l2":

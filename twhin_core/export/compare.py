@@ -41,5 +41,5 @@ def _given_back(run: Trained, table: str, rows: Rows) -> Rows:
     with storage.open_read(storage.join(run.root, codebooks_path(table))) as file:
         codebooks = np.load(io.BytesIO(file.read()))
     if run.config.export.normalize:
-        rows = UnitRows(rows, lambda row: f"export.normalize: {table}: row {row}")
+        rows = UnitRows(rows, lambda row: f"export: {table}: the vector of row {row}")
     return PqRows(rows, codebooks)

@@ -1,5 +1,7 @@
 """`embeddings/faiss/<table>.index`: an index that `faiss.read_index` loads and that answers with rows of the table.
 
+Its scores rank as the comparator's do: inner products, those of unit vectors for `cos`, and distances for `l2`.
+
 `flat` and `hnsw` hold all vectors, while they are built as when they are searched; `ivf_pq` holds a few bytes a vector.
 """
 
@@ -18,7 +20,7 @@ from twhin_core.export import faiss_library
 from twhin_core.export.manifest import FOLDER, FormatExport
 from twhin_core.export.npy import write_ids
 from twhin_core.export.recall import K, measure
-from twhin_core.export.source import Source
+from twhin_core.export.source import Source, normalized
 from twhin_core.parquet import FileEntry
 from twhin_core.progress import Progress
 
@@ -44,6 +46,9 @@ def check(source: Source) -> None:
 
 def write(source: Source, progress: Progress) -> FormatExport:
     faiss = faiss_library.load()
+    config = source.run.config
+    if config.model.comparator == "cos" and not config.export.normalize:
+        source = normalized(source)
     index = _empty(faiss, source)
     for block in source.blocks(progress):
         if source.index is None:

@@ -17,6 +17,7 @@ from twhin_core.data.prefetch import Ahead
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import Schema, read_manifest
 from twhin_core.model.scorer import Scorer
+from twhin_core.parquet import VECTOR_BYTES_PER_GROUP
 from twhin_core.progress import Progress
 from twhin_core.training.checkpoint import Checkpoint
 from twhin_core.vectors.names import NAMES_A_BATCH, name_rows, read_names
@@ -24,7 +25,7 @@ from twhin_core.vectors.rows import Rows
 
 Ints = npt.NDArray[np.int64]
 
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = VECTOR_BYTES_PER_GROUP
 """Vectors that are read at once."""
 
 
@@ -127,7 +128,7 @@ def open_sources(run: Trained) -> list[Source]:
     sources = [_open(run, table) for table in export.tables or run.schema.tables]
     if export.query_side is not None:
         sources.append(_open_queries(run, export.query_side))
-    return [_normalized(source) for source in sources] if export.normalize else sources
+    return [normalized(source) for source in sources] if export.normalize else sources
 
 
 def _open(run: Trained, table: str) -> Source:
@@ -147,12 +148,14 @@ def _open_queries(run: Trained, relation: str) -> Source:
     return replace(lhs, name=name, relation=relation, rows=QueryRows(lhs.rows, run.scorer(), rel))
 
 
-def _normalized(source: Source) -> Source:
+def normalized(source: Source) -> Source:
+    """The same vectors at length 1."""
+
     def describe(place: int) -> str:
         row = place if source.index is None else int(source.index[place])
         size = source.size + source.unnamed
         (name,) = name_rows(source.run.config, source.run.root, source.table, size, np.array([row]))
-        return f"export.normalize: {source.name}: the vector of {name!r}, row {row},"
+        return f"export: {source.name}: the vector of {name!r}, row {row},"
 
     return replace(source, rows=UnitRows(source.rows, describe))
 
