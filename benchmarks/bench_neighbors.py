@@ -1,22 +1,27 @@
 """How long does `twhin neighbors` take, from the shell's prompt to the answer?
 
-Makes a run of a table as large as asked: prepared, trained for a step and exported. Beside each other, in turn: the
-command, and a program that imports what the command cannot do without (torch, pyarrow, pydantic) and finds the nearest
-rows of the same vectors, in an npy file, by a bare numpy product and argpartition. Ends in one JSON line: seconds of
-each (the median), and their ratio.
+Makes a run of two tables as large as asked: prepared, trained for a step, exported as Parquet and as a flat index. In
+turn: a program that imports what the command cannot do without (torch, pyarrow, pydantic) and finds the nearest rows of
+the same vectors, in an npy file, by a bare numpy product and argpartition; the command, for the nearest nodes, for a
+relation and through the index; and the command once more where the checkpoint is gone and Parquet has to be decoded.
+Ends in one JSON line: seconds of each (the median), and the ratio of the second to the first.
 
     python -m benchmarks.bench_neighbors [--rows 1000000] [--dim 64] [--repeats 5] [--folder DIR]
+
+The run is kept in the folder, if one is named, for the next time.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +47,7 @@ print(best[np.argsort(-scores[best])])
 """
 
 
-def make_run(options: argparse.Namespace, folder: Path) -> str:
+def make_run(options: argparse.Namespace, folder: Path) -> None:
     """Every node has an edge; the vectors are those that training begins with."""
     rng = np.random.default_rng(0)
     columns = {side: pa.array(rng.permutation(options.rows)) for side in ("lhs", "rhs")}
@@ -56,6 +61,7 @@ def make_run(options: argparse.Namespace, folder: Path) -> str:
             "translation_optimizer": {"adagrad": {"lr": 0.1}},
         },
         "training": {"num_train_steps": 1},
+        "export": {"formats": ["parquet", "faiss"]},
         "train_data": {"per_replica_batch_size": 1000, "global_negatives": 10},
     }
     config, root = config_file.validate(Config, tree, "bench_neighbors"), str(folder / "run")
@@ -64,7 +70,13 @@ def make_run(options: argparse.Namespace, folder: Path) -> str:
     checkpoint = newest(root)
     assert checkpoint is not None
     np.save(folder / "user.npy", checkpoint.rows("user").read(0, options.rows).numpy())
-    return root
+
+
+@contextlib.contextmanager
+def folder_of(options: argparse.Namespace) -> Iterator[Path]:
+    with contextlib.nullcontext(options.folder) if options.folder else tempfile.TemporaryDirectory() as folder:
+        Path(folder).mkdir(exist_ok=True)
+        yield Path(folder)
 
 
 def seconds(*arguments: str) -> float:
@@ -78,25 +90,30 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000, help="of each of the two tables")
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--folder", help="where the run is written; default: a temporary folder")
+    parser.add_argument("--folder", help="where the run is made, or was; default: a temporary folder")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        root = make_run(options, Path(folder))
+    times: dict[str, list[float]] = {}
+    with folder_of(options) as folder:
+        root = folder / "run"
+        if not root.exists():
+            make_run(options, folder)
+        ask = [COMMAND, "neighbors", str(root), "user", "77"]
         programs = {
-            "bare": [BARE, f"{folder}/user.npy"],
-            "near": [COMMAND, "neighbors", root, "user", "77"],
-            "relation": [COMMAND, "neighbors", root, "user", "77", "--relation", "fav"],
+            "bare": [BARE, str(folder / "user.npy")],
+            "near": ask,
+            "relation": [*ask, "--relation", "fav"],
+            "index": [*ask, "--relation", "fav", "--index"],
+            "exported": ask,
         }
-        times: dict[str, list[float]] = {name: [] for name in programs}
         for _ in range(options.repeats + 1):
             for name, program in programs.items():
-                times[name].append(seconds(*program))
-    median = {f"{name}_s": round(statistics.median(of[1:]), 2) for name, of in times.items()}  # the first one warms up
-    print(
-        json.dumps(
-            {"rows": options.rows, "dim": options.dim, **median, "ratio": round(median["near_s"] / median["bare_s"], 2)}
-        )
-    )
+                if name == "exported":
+                    (root / "checkpoints").rename(folder / "checkpoints")
+                times.setdefault(name, []).append(seconds(*program))
+            (folder / "checkpoints").rename(root / "checkpoints")
+    median = {name: statistics.median(of[1:]) for name, of in times.items()}  # the first time reads from disk
+    result = {"rows": options.rows, "dim": options.dim, **{f"{name}_s": round(of, 2) for name, of in median.items()}}
+    print(json.dumps({**result, "ratio": round(median["near"] / median["bare"], 2)}))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,9 @@ def neighbors(
         Literal["lhs", "rhs"] | None,
         typer.Option(help="The end of the relation that is asked for. Default: rhs; lhs from a table that it ends at."),
     ] = None,
+    index: Annotated[
+        bool, typer.Option("--index", help="Ask the exported faiss index instead of comparing all vectors.")
+    ] = False,
 ) -> None:
     """Print the nodes nearest to one, with their scores.
 
@@ -39,8 +42,9 @@ def neighbors(
 
     from twhin_core.embeddings.show import print_neighbors
 
-    found = embeddings[table].neighbors(node, relation, k, side)
-    print_neighbors(embeddings, table, node, relation, side, found, Console())
+    found = embeddings[table].neighbors(node, relation, k, side, index)
+    by = embeddings[table].describe(relation, side, index)
+    print_neighbors(embeddings, table, node, relation, side, by, found, Console())
 
 
 def score(

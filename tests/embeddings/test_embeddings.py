@@ -276,20 +276,54 @@ def test_rows_without_an_id_are_no_neighbors(trained: Trained, tmp_path: Path) -
     config, other = Config.model_validate(tree), str(tmp_path / "other")
     train(config, other)
 
+    vectors = newest(other).rows("user").read(0, 45).numpy().astype(float)
+    by_cosine = [f"node {row}" for row in index], cosine(vectors[12], vectors[index])
+
     def check() -> None:
         embeddings = Embeddings.load(other)
         assert list(embeddings["user"]) == [f"node {row}" for row in sorted(index)]
         assert list(embeddings["tweet"])[:3] == ["0", "1", "2"]
-        vectors = newest(other).rows("user").read(0, 45).numpy().astype(float)
         np.testing.assert_array_equal(embeddings["user"]["node 12"], vectors[12].astype(np.float32))
-        scores = cosine(vectors[12], vectors[index])
-        found = embeddings["user"].neighbors("node 12", k=100)
-        assert_sorted(found, [f"node {row}" for row in index], scores, leave_out="node 12")
+        assert_sorted(embeddings["user"].neighbors("node 12", k=100), *by_cosine, leave_out="node 12")
         assert embeddings.score("follow", "node 12", "node 3").rhs.candidates == 6
 
     check()
+    config = changed(config, "export", formats=["parquet", "faiss"], normalize=True)
     export(config, other)
+    users = Embeddings.load(other)["user"]
+    assert_sorted(users.neighbors("node 12", k=100, index=True), *by_cosine, leave_out="node 12")
+    export(changed(config, "export", formats=["parquet"], normalize=False), other)
     check()
+
+
+def test_normalized_vectors_give_cosines_but_no_scores(trained: Trained) -> None:
+    config, root = trained
+    before = Embeddings.load(root)
+    near, favs = before["user"].neighbors("u3", k=39), before["user"].neighbors("u3", relation="fav", k=30)
+    vector = before["user"]["u3"]
+    export(changed(config, "export", normalize=True), root)
+    users = Embeddings.load(root)["user"]
+    np.testing.assert_allclose(users["u3"], vector / np.linalg.norm(vector), rtol=1e-6)
+    assert (users.neighbors("u3", k=39), users.neighbors("u3", relation="fav", k=30)) == (near, favs)
+    shutil.rmtree(f"{root}/checkpoints")
+    users = Embeddings.load(root)["user"]
+    assert [one.id for one in users.neighbors("u3", k=39)] == [one.id for one in near]
+    with pytest.raises(
+        UserError, match=r"were normalized \(export.normalize\) and no longer tell the model's scores, and"
+    ):
+        users.neighbors("u3", relation="fav")
+
+
+def test_without_parquet_the_checkpoint_answers(trained: Trained) -> None:
+    config, root = trained
+    expected = Embeddings.load(root)["tweet"].to_arrow()
+    export(changed(config, "export", formats=["npy"]), root)
+    assert Embeddings.load(root)["tweet"].to_arrow().equals(expected)
+    shutil.rmtree(f"{root}/checkpoints")
+    with pytest.raises(
+        UserError, match=r"was exported without parquet \(as npy\), and the checkpoint of step \d+ is no"
+    ):
+        Embeddings.load(root)
 
 
 MISTAKES = {

@@ -18,6 +18,7 @@ from pipelines.cli import main
 from tests.command_line import COMMAND, ROOT, assert_refused, twhin
 from tests.conftest import SmallConfig
 from tests.embeddings.test_embeddings import cosine, read, relation
+from tests.export.test_export import changed
 from twhin_core.config import Config
 from twhin_core.export.export import export
 from twhin_core.graph.prepare import prepare
@@ -94,6 +95,17 @@ def test_a_relation_is_asked_at_either_end(exported: str, ask: Ask) -> None:
         ["lhs user", "u3", str(ranks[1]), "40"],
     ]
     assert title.startswith("(user u3, fav, tweet t4) by the model's score (dot), step ")
+
+
+def test_an_index_is_asked_instead(trained: tuple[Config, str], ask: Ask) -> None:
+    config, root = trained
+    arguments = ["neighbors", root, "user", "u3", "--relation", "fav"]
+    assert "nothing is exported here yet, hence no index" in ask(*arguments, "--index")[1]
+    export(changed(config, "export", formats=["parquet", "faiss"]), root)
+    found, title = ask(*arguments, "--index")
+    assert [name for name, _ in lines(found)] == [name for name, _ in lines(ask(*arguments)[0])]
+    expected = "(user u3, fav, ?): the best 10 by the model's score (dot), through the flat index (recall@10 1), step "
+    assert title.startswith(expected)
 
 
 def test_a_terminal_gets_a_table(exported: str, ask: Ask) -> None:

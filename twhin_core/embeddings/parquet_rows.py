@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from twhin_core.parquet import open_parquet
 Floats = npt.NDArray[np.float32]
 
 COLUMN = "embedding"
+BATCH_ROWS, BUFFER_BYTES = 8192, 1 << 20
 
 
 class ParquetRows:
@@ -26,11 +28,16 @@ class ParquetRows:
         """`files`: the URL and the number of rows of each."""
         self._files, self.dim = files, dim
         self.size = sum(rows for _, rows in files)
-        self._last: tuple[int, Floats] = 0, np.empty((0, dim), np.float32)
+        self._first, self._vectors = 0, np.empty((0, dim), np.float32)
+        self._room = self._vectors
 
     def read(self, start: int, stop: int) -> Tensor:
         assert 0 <= start <= stop <= self.size
-        return self.gather(np.arange(start, stop))
+        out = torch.empty(stop - start, self.dim)
+        for first, vectors in self._groups(np.arange(start, stop)):
+            begin, end = max(start, first), min(stop, first + len(vectors))
+            out.numpy()[begin - start : end - start] = vectors[begin - first : end - first]
+        return out
 
     def gather(self, rows: npt.NDArray[np.int64]) -> Tensor:
         out = torch.empty(len(rows), self.dim)
@@ -44,23 +51,32 @@ class ParquetRows:
 
     def _groups(self, ascending: npt.NDArray[np.int64]) -> Iterator[tuple[int, Floats]]:
         """(first row, vectors) of every row group that has some of the rows."""
-        first, vectors = self._last
-        if len(ascending) and first <= ascending[0] and ascending[-1] < first + len(vectors):
-            yield self._last
+        if len(ascending) and self._first <= ascending[0] and ascending[-1] < self._first + len(self._vectors):
+            yield self._first, self._vectors
             return
         end = 0
         for url, rows in self._files:
             first, end = end, end + rows
             if not _has(ascending, first, end):
                 continue
-            with open_parquet(url) as file:
+            with open_parquet(url, BUFFER_BYTES) as file:
                 for group in range(file.num_row_groups):
                     count = file.metadata.row_group(group).num_rows
                     if _has(ascending, first, first + count):
-                        lists = file.read_row_group(group, [COLUMN])[COLUMN].combine_chunks()
-                        self._last = first, lists.flatten().to_numpy().reshape(count, self.dim)
-                        yield self._last
+                        self._decode(file, group, first, count)
+                        yield first, self._vectors
                     first += count
+
+    def _decode(self, file: pq.ParquetFile, group: int, first: int, count: int) -> None:
+        """Into the same memory again and a little at a time: fresh memory for each takes longer than decoding."""
+        if len(self._room) < count:
+            self._room = np.empty((count, self.dim), np.float32)
+        self._first, self._vectors = first, self._room[:0]  # nothing, should decoding fail
+        row = 0
+        for batch in file.iter_batches(BATCH_ROWS, [group], [COLUMN]):
+            self._room[row : row + len(batch)] = batch[COLUMN].flatten().to_numpy().reshape(-1, self.dim)
+            row += len(batch)
+        self._vectors = self._room[:count]
 
 
 def _has(ascending: npt.NDArray[np.int64], start: int, stop: int) -> bool:

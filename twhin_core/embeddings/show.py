@@ -21,21 +21,21 @@ def print_neighbors(
     node: str,
     relation: str | None,
     side: Side | None,
+    by: str,
     neighbors: Sequence[Neighbor],
     console: Console,
 ) -> None:
-    """Prints ids and scores, as `embeddings[table].neighbors(node, relation, …, side)` has given them.
+    """Prints ids and scores, as `embeddings[table].neighbors(node, relation, …)` has given them and `describe` says.
 
     Into a pipe go lines `id<TAB>score`, and the title to stderr.
     """
-    candidates, question, measure = table, f"near {table} {printable(node)}", "cosine"
+    candidates, question = table, f"near {table} {printable(node)}"
     if relation is not None:
         ends = embeddings.relations[relation]
         candidates = ends.lhs if side == "lhs" else ends.rhs
         given = f"{table} {printable(node)}"
         question = f"(?, {relation}, {given})" if side == "lhs" else f"({given}, {relation}, ?)"
-        measure = f"the model's score ({embeddings.comparator})"
-    title = f"{question}: the best {len(neighbors):,} by {measure}, step {embeddings.step:,}"
+    title = f"{question}: the best {len(neighbors):,} {by}"
     rows = [[printable(neighbor.id), f"{neighbor.score:#.6g}"] for neighbor in neighbors]
     _print(title, [candidates, "score"], rows, console)
 

@@ -9,21 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
 
 from twhin_core import config_file, storage
 from twhin_core.config import Config
 from twhin_core.embeddings.parquet_rows import ParquetRows
 from twhin_core.errors import UserError
+from twhin_core.export import source
 from twhin_core.export.manifest import ExportManifest, TableExport, read_export_manifest
 from twhin_core.graph.manifest import Schema, read_schema
 from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import open_parquet
-from twhin_core.training.checkpoint import Checkpoint, at_step, describe, newest
+from twhin_core.training.checkpoint import at_step, describe, newest
 from twhin_core.vectors.ids import Ids, ListedIds, StoredIds
 from twhin_core.vectors.names import open_ids
 from twhin_core.vectors.rows import Rows
@@ -52,13 +50,8 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Trained:
+class Trained(source.Trained):
     """A checkpoint."""
-
-    config: Config
-    root: str
-    schema: Schema
-    checkpoint: Checkpoint
 
     @property
     def step(self) -> int:
@@ -73,28 +66,7 @@ class Trained:
 
     def rows(self, table: str) -> Rows:
         rows, ids = self.checkpoint.rows(table), self.ids(table)
-        return NamedRows(rows, ids.index if isinstance(ids, ListedIds) else ids.size)
-
-    def scorer(self) -> Scorer:
-        scorer = Scorer(self.config.model, self.schema.relations)
-        self.checkpoint.load_scorer(scorer)
-        return scorer
-
-
-class NamedRows:
-    """The rows of a table that have ids: its first ones, or those at given places."""
-
-    def __init__(self, rows: Rows, named: npt.NDArray[np.int64] | int) -> None:
-        self._rows, self._named, self.dim = rows, named, rows.dim
-        self.size = named if isinstance(named, int) else len(named)
-
-    def read(self, start: int, stop: int) -> Tensor:
-        if isinstance(self._named, int):
-            return self._rows.read(start, stop)
-        return self._rows.gather(self._named[start:stop])
-
-    def gather(self, rows: npt.NDArray[np.int64]) -> Tensor:
-        return self._rows.gather(rows if isinstance(self._named, int) else self._named[rows])
+        return source.NamedRows(rows, ids.index if isinstance(ids, ListedIds) else ids.size)
 
 
 @dataclass(frozen=True)
@@ -137,6 +109,11 @@ class Exported:
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
+        if self.manifest.normalized:
+            raise UserError(
+                f"{self.root}: the exported vectors were normalized (export.normalize) and no longer tell the model's "
+                f"scores, and the checkpoint of step {self.step} is no longer kept"
+            )
         scorer = Scorer(self.config.model, self.schema.relations)
         url = storage.join(self.root, self.manifest.relations.path)
         with open_parquet(url) as file:
@@ -158,13 +135,14 @@ class Result:
     """The result of a run.
 
     Vectors are what was exported and, before the first export, what the newest checkpoint holds. Scores are always of
-    the same step: by its checkpoint as long as that is kept, which is quicker to read and never normalised, else by
+    the same step: by its checkpoint as long as that is kept, which is quicker to read and never normalized, else by
     what was exported.
     """
 
+    config: Config
     root: str
     schema: Schema
-    config: Config
+    manifest: ExportManifest | None
     vectors: Exported | Trained
     scored: Exported | Trained
 
@@ -181,20 +159,23 @@ def open_result(root: str) -> Result:
     config = config_file.parse(storage.read_text(url), origin=url)
     manifest = read_export_manifest(root)
     schema = read_schema(config, root)
-    if manifest is None:
-        checkpoint = newest(root)
-        if checkpoint is None:
-            raise UserError(
-                f"{root}: nothing is trained here yet: no export and no whole checkpoint; run `twhin train`"
-            )
-    else:
-        checkpoint = at_step(root, manifest.checkpoint)
-    exported = None if manifest is None else Exported(config, root, schema, manifest)
-    trained = None
+    checkpoint = newest(root) if manifest is None else at_step(root, manifest.checkpoint)
+    exported = trained = None
+    if manifest is not None and all(table.files for table in manifest.tables):
+        exported = Exported(config, root, schema, manifest)
     if checkpoint is not None:
         checkpoint.check_fits(describe(config, schema))
-        trained = Trained(config, root, schema, checkpoint)
+        trained = Trained(config, root, checkpoint, schema)
     vectors, scored = exported or trained, trained or exported
-    assert vectors is not None
-    assert scored is not None
-    return Result(root, schema, config, vectors, scored)
+    if vectors is None or scored is None:
+        raise UserError(f"{root}: {_why_nothing(manifest)}")
+    return Result(config, root, schema, manifest, vectors, scored)
+
+
+def _why_nothing(manifest: ExportManifest | None) -> str:
+    if manifest is None:
+        return "nothing is trained here yet: no export and no whole checkpoint; run `twhin train`"
+    return (
+        f"was exported without parquet (as {', '.join(manifest.formats)}), and the checkpoint of step "
+        f"{manifest.checkpoint} is no longer kept"
+    )

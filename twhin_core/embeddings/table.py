@@ -60,26 +60,47 @@ class TableEmbeddings:
         return vector
 
     def neighbors(
-        self, name: str, relation: str | None = None, k: int = 10, side: Side | None = None
+        self, name: str, relation: str | None = None, k: int = 10, side: Side | None = None, index: bool = False
     ) -> list[Neighbor]:
-        """The k nodes that score highest for the node `name`, best first, itself left out. Exact.
+        """The k nodes that score highest for the node `name`, best first, itself left out.
 
         Args:
             relation: without one, the nodes of this table by cosine; with one, the nodes at its other end by the
                 model's score.
             side: the end of the relation that is asked for: `rhs`, also if left out, for a relation that starts at
                 this table, `lhs` for one that ends here.
+            index: ask the exported faiss index, and not all vectors. It ranks by what it was made for: the inner
+                product, with `export.normalize` the cosine, or the distance.
 
         Raises:
-            UserError: there is no such id, or no such relation at this table, or k < 1.
+            UserError: there is no such id, no such relation at this table or no index, or k < 1.
         """
         if k < 1:
             raise UserError(f"k is {k}, but must be at least 1")
         query = make_query(self._result.schema, self.name, relation, side)
         position = find_or_refuse(self._ids, self.name, name)
+        if index:
+            from twhin_core.embeddings.index import search  # only who asks an index needs faiss
+
+            return [Neighbor(*found) for found in search(self._result, query, position, name, k)]
         scores, positions = find_nearest(self._result.scored, query, position, k)
         names = self._result.scored.ids(query.candidates).at(np.array(positions, np.int64))
         return [Neighbor(name, score) for name, score in zip(names, scores, strict=True)]
+
+    def describe(self, relation: str | None = None, side: Side | None = None, index: bool = False) -> str:
+        """What `neighbors` ranks by, and which step answers.
+
+        Raises:
+            UserError: as `neighbors`.
+        """
+        query, model = make_query(self._result.schema, self.name, relation, side), self._result.config.model
+        by = "cosine" if relation is None else f"the model's score ({model.comparator})"
+        if index:
+            from twhin_core.embeddings.index import open_index
+
+            found = open_index(self._result, query)
+            by = f"{found.measure}, through the {found.kind} index (recall@10 {found.recall:.3g})"
+        return f"by {by}, step {self._result.scored.step:,}"
 
     def batches(self, batch_rows: int | None = None) -> Iterator[pa.RecordBatch]:
         """All rows (index: int64, id: string, embedding: fixed_size_list<float>[dim]), in the order of their index."""

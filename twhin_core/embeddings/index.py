@@ -1,0 +1,128 @@
+"""The nodes nearest to one through an exported faiss index: what a system that loads it would find."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from twhin_core import storage
+from twhin_core.embeddings.search import Query
+from twhin_core.embeddings.sources import Result
+from twhin_core.errors import UserError
+from twhin_core.export import faiss_library
+from twhin_core.export.manifest import ExportManifest, FormatExport
+from twhin_core.model.scorer import Scorer
+from twhin_core.vectors.names import name_rows
+
+READ_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Index:
+    """The exported index of a query's candidates."""
+
+    url: str
+    kind: str
+    """`flat`, `hnsw` or `ivf_pq`."""
+    recall: float
+    """The share of the ten best that it found when it was exported."""
+    measure: str
+    """What it ranks by."""
+    is_models: bool
+    """Whether that is the model's score."""
+    normalized: bool
+
+
+def open_index(result: Result, query: Query) -> Index:
+    """Reads nothing yet.
+
+    Raises:
+        UserError: no index of the candidates was exported.
+    """
+    manifest, table = result.manifest, query.candidates
+    if manifest is None:
+        raise UserError(f"{result.root}: nothing is exported here yet, hence no index; run `twhin export`")
+    entry = manifest.formats.get("faiss", {}).get(table)
+    if entry is None:
+        raise UserError(f"{result.root}: no index of table {table} was exported; add faiss to export.formats")
+    (file,) = (file for file in entry.files if file.path.endswith(".index"))
+    is_models = query.rel is not None and manifest.normalized == (manifest.comparator == "cos")
+    return Index(
+        storage.join(result.root, file.path),
+        entry.figures["kind"],
+        entry.figures["recall@10"],
+        f"the model's score ({manifest.comparator})" if is_models else _measure(manifest, entry),
+        is_models,
+        manifest.normalized,
+    )
+
+
+def _measure(manifest: ExportManifest, entry: FormatExport) -> str:
+    if entry.figures["metric"] == "l2":
+        return "distance, negated" if manifest.comparator == "l2" else "squared distance, negated"
+    return "cosine" if manifest.normalized else "inner product"
+
+
+def search(result: Result, query: Query, position: int, name: str, k: int) -> list[tuple[str, float]]:
+    """Ids and scores, best first; the node `name`, at `position`, is left out of its own table.
+
+    A kind that is not exact may miss some, and find fewer than k.
+
+    Raises:
+        UserError: no index of the candidates was exported, it is broken, or it cannot answer for this side.
+    """
+    entry = open_index(result, query)
+    given, offset = result.scored.rows(query.table).gather(np.array([position])), 0.0
+    if query.rel is not None:
+        given, offset = _project(result.scored.scorer(), query, given)
+    if entry.normalized:
+        given = torch.nn.functional.normalize(given)
+    index = _read(entry.url)
+    values, rows = (found[0] for found in index.search(given.numpy(), k + 1))
+    values, rows = values[rows >= 0], rows[rows >= 0]
+    names = name_rows(result.config, result.root, query.candidates, result.schema.tables[query.candidates], rows)
+    scores = _scores(index, values, result.config.model.comparator) + (offset if entry.is_models else 0)
+    found = zip(names, scores.tolist(), strict=True)
+    return [
+        (found_name, score) for found_name, score in found if query.candidates != query.table or found_name != name
+    ][:k]
+
+
+@torch.no_grad()
+def _project(scorer: Scorer, query: Query, given: Tensor) -> tuple[Tensor, float]:
+    """The vector [1, dim] that candidates are compared with, and what all its inner products are short of."""
+    rel = torch.tensor([query.rel])
+    if query.side == "rhs":
+        return scorer.operator(rel, given), 0.0
+    if scorer.inverse is not None:
+        return scorer.inverse(rel, given), 0.0
+    if not scorer.comparator.commutes_with_operators:
+        raise UserError(
+            "an index cannot answer for this relation's lhs: the operator would have to be applied to all vectors in "
+            "it; ask without it, or train with model.reciprocal"
+        )
+    bias = scorer.operator.bias(rel, given)
+    return scorer.operator.adjoint(rel, given), 0.0 if bias is None else float(bias)
+
+
+def _scores(index: Any, values: npt.NDArray[np.float32], comparator: str) -> npt.NDArray[np.float32]:
+    """faiss's values, of which distances are squared and not negated, as scores."""
+    if index.metric_type != faiss_library.load().METRIC_L2:
+        return values
+    return -np.sqrt(values.clip(min=0)) if comparator == "l2" else -values
+
+
+def _read(url: str) -> Any:
+    faiss = faiss_library.load()
+    try:
+        if not storage.is_remote(url):
+            return faiss.read_index(storage.filesystem(url)[1], faiss.IO_FLAG_MMAP_IFC)  # reads what a search touches
+        with storage.open_read(url) as file:
+            return faiss.read_index(faiss.PyCallbackIOReader(file.read, READ_BYTES))
+    except RuntimeError as error:
+        raise UserError(f"{url}: not a whole faiss index: {str(error).splitlines()[0]}") from None
