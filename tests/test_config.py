@@ -159,6 +159,22 @@ REFUSED = {
         "train_data.self_negatives=true",
         "train_data.self_negatives: has no effect, no relation has both ends in one table",
     ),
+    "a softmax of no softmax": (
+        "train_data.full_softmax=true",
+        "train_data.full_softmax: has no effect on the bce loss; set model.loss: softmax or leave it out",
+    ),
+    "relations told apart by distances": (
+        "model={relation_prediction: 1.0, comparator: l2, embeddings: {tables: [{name: user, embedding_dim: 4, "
+        "optimizer: {sgd: {lr: 1}}}]}, relations: [{name: fav, lhs: user, rhs: user}], "
+        "translation_optimizer: {sgd: {lr: 1}}}",
+        "model.relation_prediction: needs comparator: dot, not l2",
+    ),
+    "relations told apart by matrices": (
+        "model={relation_prediction: 1.0, embeddings: {tables: [{name: user, embedding_dim: 4, "
+        "optimizer: {sgd: {lr: 1}}}]}, relations: [{name: fav, lhs: user, rhs: user, operator: linear}], "
+        "translation_optimizer: {sgd: {lr: 1}}}",
+        "model.relation_prediction: needs the operator translation, diagonal or complex_diagonal for all relations",
+    ),
     "a penalty of nothing": (
         "model.regularization={power: 2}",
         "model.regularization: needs tables, relations or both",

@@ -379,6 +379,28 @@ class Model(Section):
         None, description="(ours) Keeps weights small, so that few edges are not learned by heart; left out, nothing."
     )
 
+    relation_prediction: float = Field(
+        0.0,
+        ge=0,
+        description="(ours) Weight of a second objective: to tell an edge's relation from its two ends (Chen et al., "
+        "2021). For graphs of many relations, with the dot product and one operator for all of them: translation, "
+        "diagonal or complex_diagonal.",
+    )
+
+    @model_validator(mode="after")
+    def _predicts_relations(self) -> Model:
+        if not self.relation_prediction:
+            return self
+        operators = {relation.operator for relation in self.relations}
+        if self.comparator != "dot":
+            raise ValueError(f"relation_prediction: needs comparator: dot, not {self.comparator}")
+        if len(operators) > 1 or not operators <= {"translation", "diagonal", "complex_diagonal"}:
+            raise ValueError(
+                "relation_prediction: needs the operator translation, diagonal or complex_diagonal for all relations; "
+                f"there are {', '.join(sorted(operators))}"
+            )
+        return self
+
     @model_validator(mode="after")
     def _consistent(self) -> Model:
         tables = {table.name for table in self.embeddings.tables}
@@ -458,6 +480,12 @@ class TrainData(EdgeData):
         description="(ours) The node that is asked about is one more negative of its query, where both ends of the "
         "relation are in one table. With sampled negatives few queries meet their own node, whose vector is the most "
         "similar of all, and it is then ranked before the right ones. Not for edges from a node to itself.",
+    )
+    full_softmax: bool = Field(
+        False,
+        description="(ours) The negatives stand for all rows of their table, and weigh as much as these would, so that "
+        "the softmax over the table is estimated. Without, a likely answer soon wins against the few that are drawn, "
+        "and has no more to learn. For the loss softmax.",
     )
     chunk_size: PositiveInt | None = Field(
         None,
@@ -677,6 +705,11 @@ class Config(Section):
     @model_validator(mode="after")
     def _corrects_odds(self) -> Config:
         for section, data in (("train_data", self.train_data), ("validation_data", self.validation_data)):
+            if data is not None and data.full_softmax and self.model.loss != "softmax":
+                raise ValueError(
+                    f"{section}.full_softmax: has no effect on the {self.model.loss} loss; set model.loss: softmax or "
+                    "leave it out"
+                )
             if data is not None and data.logq_correction and self.model.loss == "ranking":
                 raise ValueError(
                     f"{section}.logq_correction: has no meaning for the ranking loss, whose scores are not logarithms "

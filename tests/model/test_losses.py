@@ -28,6 +28,14 @@ def test_softmax_by_hand() -> None:
     assert loss_of(Softmax(0.5), math.log(3), [0.0, math.log(2)]) == pytest.approx(expected, rel=1e-6)
 
 
+def test_softmax_of_negatives_that_stand_for_more_rows_by_hand() -> None:
+    # As above, with each of the two negatives five times: 9 / (9 + 5 + 20).
+    scores = torch.tensor([[[math.log(3), 0.0, math.log(2)]]])
+    none = torch.tensor([], dtype=torch.int64)
+    loss = Softmax(0.5)(scores, none, torch.tensor([math.log(5)]))
+    assert loss.item() == pytest.approx(-math.log(9 / 34), rel=1e-6)
+
+
 @pytest.mark.parametrize("loss", [BinaryCrossEntropy(), Softmax(0.7), Ranking(0.9)], ids=["bce", "softmax", "ranking"])
 def test_a_masked_negative_is_as_good_as_none(loss: Loss) -> None:
     with_masked = loss_of(loss, 0.3, [1.0, 9.0, -2.0], (1,))

@@ -58,6 +58,8 @@ class PlainModel:
     """How much likelier than uniformly a node is drawn for a side of a relation's edges; what logQ corrects for."""
     penalty: tuple[float, float, int] = (0.0, 0.0, 3)
     """λ of an edge's ends, λ of its relation, and the power of the absolute values that are summed."""
+    full: bool = False
+    """Whether the negatives weigh as much as all rows of their table."""
     is_complex: bool = False
     """Whether the coordinates are complex numbers, the real halves first."""
 
@@ -72,6 +74,10 @@ class PlainModel:
             if query.has_self and self._is_within(query) and query.lhs != query.rhs:
                 scores.append(self._score(query, query.lhs if query.side == "rhs" else query.rhs))
                 corrections.append(0.0)
+            if self.full:
+                table = self.relation_tables[query.rel][0 if query.side == "lhs" else 1]
+                rows_a_negative = len(self.tables[table]) / len(query.negatives)
+                corrections[1:] = [correction - math.log(rows_a_negative) for correction in corrections[1:]]
             total = total + query.weight * (self._loss(scores, corrections) + self._penalty(query))
         return total / len(queries)
 

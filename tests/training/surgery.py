@@ -77,7 +77,8 @@ def rows_of(batch: Batch) -> list[Row]:
 def _merge_queries(queries: list[Queries], batches: list[Batch], places: list[Tensor], parts: list[Tensor]) -> Queries:
     """Those of one side; adds their parts, by their new `places`, to `parts`."""
     longest = max(one.rel.shape[1] for one in queries)
-    merged: dict[str, list[Tensor]] = {name: [] for name in ("rel", "weight", "masked", "correction", "own_correction")}
+    names = ("rel", "weight", "masked", "correction", "own_correction", "handicap")
+    merged: dict[str, list[Tensor]] = {name: [] for name in names}
     ends: dict[str, list[Tensor]] = {"given": [], "asked": [], "candidate": []}
     first_slot = 0
     for one, batch, place in zip(queries, batches, places, strict=True):
@@ -96,6 +97,8 @@ def _merge_queries(queries: list[Queries], batches: list[Batch], places: list[Te
         if one.correction is not None and one.own_correction is not None:
             merged["correction"].append(one.correction)
             merged["own_correction"].append(F.pad(one.own_correction, (0, padding)))
+        if one.handicap is not None:
+            merged["handicap"].append(one.handicap)
         first_slot += chunks * longest
     numbers = {}
     for name, rows in ends.items():

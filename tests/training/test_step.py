@@ -51,6 +51,7 @@ class Case:
     logq: bool = False
     power: float = 0.0
     has_self: bool = False
+    full: bool = False
     penalty: tuple[float, float, int] = (0.0, 0.0, 3)
 
 
@@ -89,6 +90,8 @@ CASES = [
     Case("rowwise_adagrad", "row_wise", has_self=True, logq=True),
     Case("adagrad", "table_wise", "softmax", "cos", has_self=True, in_batch=0),
     Case("sgd", "row_wise", "bce", reciprocal=True, has_self=True, in_batch=0),
+    Case("sgd", "row_wise", full=True, in_batch=0),
+    Case("rowwise_adagrad", "table_wise", "softmax", "cos", full=True, has_self=True, logq=True, reciprocal=True),
 ]
 
 
@@ -126,6 +129,7 @@ def make_config(case: Case) -> Config:
             "global_negatives_power": case.power,
             "logq_correction": case.logq,
             "self_negatives": case.has_self,
+            "full_softmax": case.full,
             "chunk_size": 6,
         },
     }
@@ -251,6 +255,7 @@ def test_two_ranks_equal_one_and_dense_steps(index: int, results: list[tuple[dic
         temperature=config.model.temperature,
         favour=favour(case),
         penalty=case.penalty,
+        full=case.full,
         is_complex=case.operator == "complex_diagonal",
     )
     losses, update = [], dense.UPDATES[case.optimizer]()

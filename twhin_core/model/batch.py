@@ -46,6 +46,8 @@ class Queries:
     """float32 [C, K]: logQ correction of each candidate (see `proposals`); None without."""
     own_correction: Tensor | None = None
     """float32 [C, L]: that of the true node."""
+    handicap: Tensor | None = None
+    """float32 [C]: logarithm of how many rows of the table each negative stands for; None without full_softmax."""
     has_self: bool = False
     """Whether each query's known end is a negative of its own, whose score follows that of the true answer."""
 
@@ -138,6 +140,7 @@ class BatchMaker:
                 masked=masked,
                 correction=self._proposals.correction(*law, negatives[side].node),
                 own_correction=self._proposals.correction(*law, chunks.lay_out(node[side])),
+                handicap=self._handicap(law[2], negatives[side]),
                 has_self=self._data.self_negatives,
             )
         return Batch(lookups, parts.made, *by_place(parts.made, len(lookups.values())), queries, step_edges)
@@ -148,6 +151,10 @@ class BatchMaker:
         sampled = draw_edges(chunks, self._data.in_batch_negatives, generator)
         uniform = self._proposals.draw(self._chunk_table(side, chunks), generator)
         return Negatives(chunks, torch.cat([node[sampled], uniform], 1), sampled)
+
+    def _handicap(self, table: Tensor, negatives: Negatives) -> Tensor | None:
+        """Of chunks whose answers are in the tables [C]."""
+        return (self._size[table] / negatives.node.shape[1]).log() if self._data.full_softmax else None
 
     def _self_masked(self, negatives: Negatives, rel: Tensor, node: dict[Side, Tensor]) -> Tensor:
         """Where a query's known end is no negative of it: positions in flattened scores [C, L, 2 + K]."""

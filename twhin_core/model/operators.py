@@ -36,6 +36,10 @@ class Operator(ABC):
         """⟨b, y⟩ for vectors [..., dim] → [...]."""
         return vectors.new_zeros(index.shape)
 
+    def features(self, vectors: Tensor, others: Tensor) -> Tensor:
+        """φ [..., dim] with ⟨operator(x), y⟩ = ⟨θ_rel, φ(x, y)⟩ + what no relation changes, for x and y [..., dim]."""
+        raise NotImplementedError  # the config lets none but those below be asked
+
     def powers(self, vectors: Tensor, power: int) -> Tensor:
         """Σ_i |x_i|^power over the coordinates of vectors [..., n] → [...]."""
         return vectors.abs().pow(power).sum(-1)
@@ -70,6 +74,9 @@ class Translation(Operator):
     def bias(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
         return (_rows(parameters, index) * vectors).sum(-1)
 
+    def features(self, vectors: Tensor, others: Tensor) -> Tensor:
+        return others
+
 
 class Diagonal(Operator):
     """θ_rel ∘ x (Yang et al., 2015, DistMult)."""
@@ -81,6 +88,9 @@ class Diagonal(Operator):
         return _rows(parameters, index) * vectors
 
     adjoint = apply
+
+    def features(self, vectors: Tensor, others: Tensor) -> Tensor:
+        return vectors * others
 
 
 class ComplexDiagonal(Operator):
@@ -98,6 +108,10 @@ class ComplexDiagonal(Operator):
 
     def adjoint(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
         (a, b), (x, y) = _rows(parameters, index).chunk(2, -1), vectors.chunk(2, -1)
+        return torch.cat([a * x + b * y, a * y - b * x], -1)
+
+    def features(self, vectors: Tensor, others: Tensor) -> Tensor:
+        (a, b), (x, y) = vectors.chunk(2, -1), others.chunk(2, -1)
         return torch.cat([a * x + b * y, a * y - b * x], -1)
 
     def powers(self, vectors: Tensor, power: int) -> Tensor:
@@ -179,6 +193,14 @@ class RelationOperators(nn.Module):
     def powers(self, rel: Tensor, vectors: Tensor, power: int) -> Tensor:
         """Σ_i |x_i|^power over the coordinates that operator_rel sees: rel [...] and vectors [..., dim] → [...]."""
         return self._by_kind(rel, vectors, vectors[..., 0], lambda kind: lambda _, __, rows: kind.powers(rows, power))
+
+    def scores(self, vectors: Tensor, others: Tensor) -> Tensor:
+        """⟨operator_rel(x), y⟩ of every relation, all of one kind: x and y [..., dim] → [..., relations].
+
+        Less what is the same for all relations.
+        """
+        (kind,) = self._kinds
+        return OPERATORS[kind].features(vectors, others) @ self.get_parameter(kind).T
 
     def cost(self, weight: Tensor, power: int) -> Tensor:
         """Σ_rel weight_rel · Σ_i |θ_rel,i|^power over all relations' parameters: weight [relations] → a scalar."""

@@ -15,6 +15,7 @@ from twhin_core.graph.manifest import Schema
 from twhin_core.model.batch import Batch, Queries
 from twhin_core.model.losses import make_loss
 from twhin_core.model.regularizer import Regularizer
+from twhin_core.model.relation_prediction import RelationPrediction
 from twhin_core.model.scorer import SIDES, Scorer, Side
 
 DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16}
@@ -41,24 +42,26 @@ class Twhin(nn.Module):
         )
         self.scorer = Scorer(model, schema.relations).to(device)
         self.loss = make_loss(model)
-        self.regularizer = None if model.regularization is None else Regularizer(model.regularization)
+        self.extra: list[Regularizer | RelationPrediction] = []
+        if model.regularization is not None:
+            self.extra.append(Regularizer(model.regularization))
+        if model.relation_prediction:
+            self.extra.append(RelationPrediction(model.relation_prediction, schema.relations))
 
     def forward(self, batch: Batch) -> Tensor:
         """This rank's part of the step's mean loss: Σ weight · (lhs side + rhs side) / 2 / edges of the step.
 
-        In training with what the weights cost, if they do; else, as in validation, without.
+        In training with what is asked for beside it (regularisation, relation prediction); in validation without.
         """
         rows = _Parts.apply(self._look_up(batch), batch)  # type: ignore[no-untyped-call]  # a Function of torch's
         lhs, rhs = (self._loss(side, batch.queries[side], rows) for side in SIDES)
         loss = (lhs + rhs) / (2 * batch.step_edges)
-        if self.training and self.regularizer is not None:
-            loss = loss + self._cost(self.regularizer, batch.queries["rhs"], rows) / batch.step_edges
+        if self.training and self.extra:
+            edges = batch.queries["rhs"]  # each edge has one slot of either side's
+            lhs, rhs = (rows[part].view(*edges.rel.shape, -1) for part in (edges.given, edges.asked))
+            for objective in self.extra:
+                loss = loss + objective(self.scorer, edges.rel, edges.weight, lhs, rhs) / batch.step_edges
         return loss
-
-    def _cost(self, regularizer: Regularizer, edges: Queries, rows: list[Tensor]) -> Tensor:
-        """What the weights of the edges in the slots of queries for the rhs cost."""
-        lhs, rhs = (rows[part].view(*edges.rel.shape, -1) for part in (edges.given, edges.asked))
-        return regularizer(self.scorer, edges.rel, edges.weight, lhs, rhs)
 
     def _look_up(self, batch: Batch) -> Tensor:
         """The looked-up rows [n, dim], a table after the other."""
@@ -82,7 +85,7 @@ class Twhin(nn.Module):
             # The known end is always there, whatever the law that the candidates are drawn by.
             for_answers = F.pad(batch.own_correction[..., None], (0, int(batch.has_self)))
             scores = scores - self.loss.temperature * torch.cat([for_answers, for_rivals], 2)
-        return (self.loss(scores, batch.masked) * batch.weight).sum()
+        return (self.loss(scores, batch.masked, batch.handicap) * batch.weight).sum()
 
 
 class _Parts(torch.autograd.Function):

@@ -1,0 +1,34 @@
+"""An objective beside the loss: which relation is it that links the two ends of an edge? (Chen et al., 2021)"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from twhin_core.config import Relation
+from twhin_core.model.scorer import Scorer
+
+
+class RelationPrediction:
+    """λ · cross-entropy of an edge's relation among all relations between the same tables, by their scores.
+
+    With reciprocal relations the mean of both sides' scores' losses.
+    """
+
+    def __init__(self, weight: float, relations: list[Relation]) -> None:
+        self._weight = weight
+        tables = [(relation.lhs, relation.rhs) for relation in relations]
+        self._others = torch.tensor([[one != other for other in tables] for one in tables])
+
+    def __call__(self, scorer: Scorer, rel: Tensor, weight: Tensor, lhs: Tensor, rhs: Tensor) -> Tensor:
+        """rel and weight [...], vectors of the ends [..., dim] → a scalar, summed by weight."""
+        scores = [scorer.operator.scores(lhs, rhs)]
+        if scorer.inverse is not None:
+            scores.append(scorer.inverse.scores(rhs, lhs))
+        others = self._others.to(rel.device)[rel.flatten()]
+        losses = [
+            F.cross_entropy(one.float().flatten(0, -2).masked_fill(others, -torch.inf), rel.flatten(), reduction="none")
+            for one in scores
+        ]
+        return self._weight * (torch.stack(losses).mean(0) * weight.flatten()).sum()
