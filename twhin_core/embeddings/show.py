@@ -60,7 +60,7 @@ def _print(title: str, headings: list[str], rows: list[list[str]], console: Cons
         sys.stderr.write(f"{title}\n")
         sys.stdout.writelines("\t".join(row) + "\n" for row in rows)
         return
-    console.print(Text(title))  # the title of a table would be broken at its width
+    console.print(Text(title), soft_wrap=True)  # the title of a table would be broken at its width
     table = Table()
     for heading in headings:
         is_name = heading in (headings[0], "id")
