@@ -82,8 +82,10 @@ def run(
 
     from pipelines import local
     from twhin_core.evaluation import gates
+    from twhin_core.export import formats
 
     gates.check_names(settings)
+    formats.check_installed(settings.export)
     local.run(settings, root, debug=log.isEnabledFor(logging.DEBUG))
     metrics = _show_results(root)
     decision = gates.decide(settings, metrics)

@@ -49,7 +49,7 @@ def test_a_flat_index_answers_as_a_brute_force_does(small_config: SmallConfig, t
     names = pq.read_table(f"{run[1]}/embeddings/faiss/tweet.ids.parquet")
     assert names["id"].to_pylist() == vocabulary(run[1], "tweet")
     figures = manifest.formats["faiss"]["tweet"].figures
-    metric = "l2" if comparator == "l2" else "inner_product"
+    metric = {"dot": "inner_product", "cos": "cosine", "l2": "l2"}[comparator]
     assert figures == {"kind": "flat", "metric": metric, "recall@10": 1.0, "queries": 200}
 
 

@@ -47,7 +47,8 @@ def check(source: Source) -> None:
 def write(source: Source, progress: Progress) -> FormatExport:
     faiss = faiss_library.load()
     config = source.run.config
-    if config.model.comparator == "cos" and not config.export.normalize:
+    has_units = config.model.comparator == "cos" or config.export.normalize
+    if has_units and not config.export.normalize:
         source = normalized(source)
     index = _empty(faiss, source)
     for block in source.blocks(progress):
@@ -68,7 +69,7 @@ def write(source: Source, progress: Progress) -> FormatExport:
     share, queries = measure(source, is_distance(source), search)
     figures = {
         "kind": _kind(source),
-        "metric": "l2" if is_distance(source) else "inner_product",
+        "metric": "l2" if is_distance(source) else "cosine" if has_units else "inner_product",
         f"recall@{K}": round(share, 4),
         "queries": queries,
     }

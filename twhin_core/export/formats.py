@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from twhin_core import __version__
 from twhin_core.config_export import QUERY_FORMATS, Export, Format
-from twhin_core.export import faiss_index, npy, parquet, product_quantization, projector, vertex
+from twhin_core.export import faiss_index, faiss_library, npy, parquet, product_quantization, projector, vertex
 from twhin_core.export.manifest import FormatExport
 from twhin_core.export.source import Source
 from twhin_core.progress import Progress
@@ -38,6 +38,12 @@ SETTINGS: dict[Format, set[str]] = {
     "tensorboard-projector": {"projector"},
 }
 """What the files depend on, besides the vectors."""
+
+
+def check_installed(export: Export) -> None:
+    """Raises UserError, before hours of training, if a format asked for needs a library that is not installed."""
+    if {"faiss", "pq"} & set(export.formats):
+        faiss_library.load()
 
 
 def takes(name: Format, source: Source) -> bool:

@@ -37,7 +37,8 @@ class FormatExport(BaseModel):
     rows: int
     files: list[FileEntry]
     figures: dict[str, Any] = {}
-    """Of faiss: kind, metric, recall@10 and its queries; of pq: subspaces, bits, bytes, float_bytes, ratio."""
+    """Of faiss: kind, metric (inner_product, cosine where the vectors in it have length 1, or l2), recall@10 and its
+    queries; of pq: subspaces, bits, bytes, float_bytes, ratio; of the projector: shown, of."""
 
 
 class ExportManifest(BaseModel):
