@@ -88,7 +88,7 @@ def collect(metrics: Metrics, evaluation: Evaluation) -> Figures:
         relation_series=[*series, *previous, *planted],
         relation_table=_relation_table(result, shown, chosen),
         relation_count=len(result) - 1,
-        planted=bool(metrics.get("planted")),
+        planted="planted optimum" in _columns(metrics),
         degree_metric=found,
         degrees=_degree_charts(metrics, found),
         degree_series=series,
@@ -111,7 +111,7 @@ def _candidates(candidates: dict[str, Any] | None) -> str:
 
 
 def _tile(metrics: Metrics, name: str) -> Tile:
-    columns = {heading: of for heading, of in compared(metrics).items() if heading not in ("result", "random")}
+    columns = {heading: of for heading, of in _columns(metrics).items() if heading not in ("result", "random")}
     return Tile(
         name=name,
         value=_text(split_of(metrics)[1][ALL][name]),
@@ -121,7 +121,7 @@ def _tile(metrics: Metrics, name: str) -> Tile:
 
 
 def _overall(metrics: Metrics, names: list[str]) -> Table:
-    columns = compared(metrics)
+    columns = _columns(metrics)
     intervals = metrics.get("intervals") or {}
     rows = []
     for name in names:
@@ -133,6 +133,12 @@ def _overall(metrics: Metrics, names: list[str]) -> Table:
     if intervals:
         headings.insert(1, "95\u00a0% interval")
     return Table(["metric", *headings], rows)
+
+
+def _columns(metrics: Metrics) -> dict[str, dict[str, Any]]:
+    """What stands side by side: all that has a figure in common with the result."""
+    names = set(split_of(metrics)[1][ALL]) - {EDGES}
+    return {heading: of for heading, of in compared(metrics).items() if names & set(of.get(ALL, {}))}
 
 
 def _by_side(metrics: Metrics, names: list[str]) -> Table:
