@@ -47,7 +47,7 @@ def with_everything(metrics: Metrics) -> Metrics:
 
     return metrics | {
         "intervals": {relation: intervals(of) for relation, of in figures.items()},
-        "degrees": {"model": degrees(0.25), "popularity": degrees(0.05)},
+        "degrees": {"model": degrees(0.25), "popularity": degrees(0.05), "previous": degrees(0.2)},
         "baselines": {**metrics["baselines"], "previous": _figures(relations, names, 0.28)},
     }
 

@@ -63,7 +63,7 @@ def test_intervals_degrees_and_the_previous_run_are_shown_where_there_are_any(
     for row, bucket in enumerate(BUCKETS):
         found = next(cells for cells in page.rows if cells[0] == f"query {bucket}")
         assert found[1:3] == [str(100 + row), f"{0.25 + row / 10:.4f}"]
-        for base in (0.25, 0.05):
+        for base in (0.25, 0.05, 0.2):
             assert f"{base + row / 10 + hits / 1000:.3f}" in page.texts
     assert next(cells for cells in page.rows if cells[0] == "answer 0").count("–") == 1  # recall@20
 

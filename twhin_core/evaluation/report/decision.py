@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from twhin_core import storage
+from twhin_core.evaluation.gates import DECISION
 from twhin_core.evaluation.metrics import Metrics
-
-DECISION = "evaluation/gates.json"
 
 BOUNDS = {"min": "at least {:g}", "max": "at most {:g}", "max_drop": "at most {:g} below the previous run"}
 

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from twhin_core.config import Evaluation
-from twhin_core.evaluation.metrics import ALL, EDGES, MRR, Metrics
+from twhin_core.evaluation.metrics import ALL, EDGES, MODEL, MRR, POPULARITY, PREVIOUS, SAMPLED, Metrics
 from twhin_core.evaluation.report.charts import BarChart, bar_chart
 from twhin_core.evaluation.summary import compared, largest, split_of
 
 RELATIONS_SHOWN = 20
-SAMPLED = "sampled_"
-"""How the names of figures begin whose ranks are among sampled candidates, not among all."""
 
 SIDED = ("_lhs", "_rhs")
 """How the names of figures end that are of the queries for one side alone."""
@@ -72,8 +70,8 @@ def collect(metrics: Metrics, evaluation: Evaluation) -> Figures:
     chosen = [prefix + name for name in _chosen(evaluation) if prefix + name in names]
     shown = largest(result, RELATIONS_SHOWN)
     main, found = prefix + MRR, f"{prefix}hits@{evaluation.hits_at[-1]}"
-    series = [("result", "this run"), ("popularity", "popularity")]
-    previous = [("previous", "previous run")] if "previous" in metrics["baselines"] else []
+    series = [("result", "this run"), (POPULARITY, "popularity")]
+    previous = [(PREVIOUS, "previous run")] if PREVIOUS in metrics["baselines"] else []
     planted = [("planted", "planted optimum")] if main in metrics.get("planted", {}).get(ALL, {}) else []
     return Figures(
         split=split,
@@ -91,7 +89,7 @@ def collect(metrics: Metrics, evaluation: Evaluation) -> Figures:
         planted="planted optimum" in _columns(metrics),
         degree_metric=found,
         degrees=_degree_charts(metrics, found),
-        degree_series=series,
+        degree_series=[*series, *previous],
         degree_table=_degree_table(metrics, chosen),
     )
 
@@ -143,7 +141,7 @@ def _columns(metrics: Metrics) -> dict[str, dict[str, Any]]:
 
 def _by_side(metrics: Metrics, names: list[str]) -> Table:
     """Every metric that has a side, beside popularity's, the tails first."""
-    columns = {heading: of for heading, of in compared(metrics).items() if heading in ("result", "popularity")}
+    columns = {heading: of for heading, of in compared(metrics).items() if heading in ("result", POPULARITY)}
     stems = list(dict.fromkeys(name.rpartition("_")[0] for name in names))
     rows = [
         [stem, *(_text(of.get(ALL, {}).get(f"{stem}_{side}")) for side in ("rhs", "lhs") for of in columns.values())]
@@ -174,19 +172,18 @@ def _relation_table(result: dict[str, dict[str, float]], shown: list[str], chose
 def _degree_charts(metrics: Metrics, name: str) -> list[tuple[str, BarChart]]:
     """One by the degree of the query's node, one by that of the answer."""
     degrees = metrics.get("degrees") or {}
+    series = {"result": MODEL, **{of: of for of in (POPULARITY, PREVIOUS) if of in degrees}}
     charts = []
     for whose in ("query", "answer"):
-        buckets: dict[str, Any] = degrees.get("model", {}).get(whose, {})
-        buckets = {bucket: figures for bucket, figures in buckets.items() if figures.get(EDGES)}
+        buckets: dict[str, Any] = degrees.get(MODEL, {}).get(whose, {})
         if not buckets:
             continue
-        popularity = degrees.get("popularity", {}).get(whose, {})
         chart = bar_chart(
             names=list(buckets),
             notes=[f"{figures[EDGES]:,} edges" for figures in buckets.values()],
             series={
-                "result": [figures.get(name) for figures in buckets.values()],
-                "popularity": [popularity.get(bucket, {}).get(name) for bucket in buckets],
+                label: [degrees[of].get(whose, {}).get(bucket, {}).get(name) for bucket in buckets]
+                for label, of in series.items()
             },
         )
         charts.append((f"Degree of the {whose}", chart))
@@ -194,12 +191,11 @@ def _degree_charts(metrics: Metrics, name: str) -> list[tuple[str, BarChart]]:
 
 
 def _degree_table(metrics: Metrics, chosen: list[str]) -> Table | None:
-    model: dict[str, Any] = (metrics.get("degrees") or {}).get("model", {})
+    model: dict[str, Any] = (metrics.get("degrees") or {}).get(MODEL, {})
     rows = [
         [f"{whose} {bucket}", f"{figures[EDGES]:,}", *(_text(figures.get(name)) for name in chosen)]
         for whose in ("query", "answer")
         for bucket, figures in model.get(whose, {}).items()
-        if figures.get(EDGES)
     ]
     return Table(["degree of the", EDGES, *chosen], rows) if rows else None
 
