@@ -32,7 +32,7 @@ def with_everything(metrics: Metrics) -> Metrics:
     relations = [relation for relation in figures if relation != "all"]
 
     def intervals(of: dict[str, float]) -> dict[str, list[float]]:
-        return {name: [round(of[name] - 0.01, 4), round(of[name] + 0.02, 4)] for name in names}
+        return {name: [round(of[name] - 0.01, 4), round(of[name] + 0.02, 4)] for name in of if name != "edges"}
 
     def degrees(base: float) -> dict[str, Figures]:
         of_answer = [name for name in names if not name.startswith(("recall", "ndcg"))]
