@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,12 +16,15 @@ from tests.evaluation.brute_force import BruteForce, Triple
 from twhin_core import config_file
 from twhin_core.config import Config
 from twhin_core.errors import UserError
+from twhin_core.evaluation import evaluate as stage
+from twhin_core.evaluation import measure as measuring
 from twhin_core.evaluation.evaluate import evaluate
 from twhin_core.evaluation.measure import measure_rows
+from twhin_core.evaluation.metrics import Metrics
 from twhin_core.graph.manifest import read_manifest
 from twhin_core.graph.prepare import prepare
 from twhin_core.model.scorer import Scorer
-from twhin_core.training.checkpoint import newest
+from twhin_core.training.checkpoint import newest, remove
 from twhin_core.training.train import train
 from twhin_core.vectors.rows import TensorRows
 
@@ -175,3 +179,41 @@ def test_edges_that_are_not_there_to_evaluate_are_an_error(trained: tuple[Config
     empty = config.model_dump() | {"test_data": {"offset": 1000}}
     with pytest.raises(UserError, match="the test split has no edges"):
         evaluate(config_file.validate(Config, empty, "empty"), root)
+
+
+def test_a_checkpoint_that_is_removed_while_it_is_read_is_one_line(
+    trained: tuple[Config, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, root = trained
+    gone = newest(root)
+    ranked = measuring.measure
+
+    def removing(*arguments: Any, **options: Any) -> Metrics:
+        remove(gone)
+        return ranked(*arguments, **options)
+
+    monkeypatch.setattr(stage, "measure", removing)
+    with pytest.raises(UserError, match=r"checkpoints/16: this checkpoint was removed while it was read"):
+        evaluate(config, root)
+    assert not Path(root, "evaluation/metrics.json").exists()
+    monkeypatch.undo()
+    assert evaluate(config, root)["checkpoint"] < gone.step, "the newest that is whole"
+
+
+def test_a_checkpoint_that_is_being_written_is_not_read(trained: tuple[Config, str]) -> None:
+    """Without its marker it is not there yet."""
+    config, root = trained
+    last = newest(root)
+    Path(last.url, "complete.json").unlink()
+    assert evaluate(config, root)["checkpoint"] < last.step
+
+
+def test_the_decision_of_the_gates_is_written_and_follows_the_gates(trained: tuple[Config, str]) -> None:
+    config, root = trained
+    evaluate(config, root)
+    decision = Path(root, "evaluation/gates.json")
+    assert json.loads(decision.read_text()) == {"passed": True, "checkpoint": newest(root).step, "gates": []}
+    evaluate(changed(config, gates={"test.all.mrr": {"min": 2}}), root)
+    written = json.loads(decision.read_text())
+    assert not written["passed"]
+    assert written["gates"][0]["reason"].endswith("below its gate of at least 2")
