@@ -186,7 +186,8 @@ def evaluate(
         from twhin_core.evaluation import evaluate
 
         evaluate.evaluate(settings, root)
-    _show_results(root)
+    if os.environ.get("RANK", "0") == "0":  # of the ranks that torchrun started, one prints
+        _show_results(root)
 
 
 @app.command()
