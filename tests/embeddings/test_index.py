@@ -71,11 +71,9 @@ def test_cosines_of_normalized_vectors(small_config: SmallConfig, tmp_path: Path
     assert_same(tweets.neighbors("t4", "fav", 40, "lhs", index=True), tweets.neighbors("t4", "fav", 40, "lhs"))
     assert users.describe(index=True).startswith("by cosine, through the flat index")
     assert users.describe("fav", index=True).startswith("by the model's score (cos), through")
-    embeddings = exported(config, root, normalize=False)
-    (users_, of_users), (tweets_, of_tweets) = read(root, "user"), read(root, "tweet")
-    products = of_tweets @ (of_users[users_.index("u3")] + relation(root, "fav"))
-    assert_sorted(embeddings["user"].neighbors("u3", "fav", 30, index=True), tweets_, products)
-    assert embeddings["user"].describe("fav", index=True).startswith("by inner product, through the flat index")
+    users = exported(config, root, normalize=False)["user"]  # the index has unit vectors all the same
+    assert_same(users.neighbors("u3", "fav", 30, index=True), users.neighbors("u3", "fav", 30))
+    assert users.describe("fav", index=True).startswith("by the model's score (cos), through the flat index")
 
 
 @pytest.mark.parametrize("comparator", ["l2", "squared_l2"])

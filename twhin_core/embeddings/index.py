@@ -51,21 +51,22 @@ def open_index(result: Result, query: Query) -> Index:
     if entry is None:
         raise UserError(f"{result.root}: no index of table {table} was exported; add faiss to export.formats")
     (file,) = (file for file in entry.files if file.path.endswith(".index"))
-    is_models = query.rel is not None and manifest.normalized == (manifest.comparator == "cos")
+    has_units = entry.figures["metric"] == "cosine"
+    is_models = query.rel is not None and has_units == (manifest.comparator == "cos")
     return Index(
         storage.join(result.root, file.path),
         entry.figures["kind"],
         entry.figures["recall@10"],
         f"the model's score ({manifest.comparator})" if is_models else _measure(manifest, entry),
         is_models,
-        manifest.normalized,
+        has_units,
     )
 
 
 def _measure(manifest: ExportManifest, entry: FormatExport) -> str:
     if entry.figures["metric"] == "l2":
         return "distance, negated" if manifest.comparator == "l2" else "squared distance, negated"
-    return "cosine" if manifest.normalized else "inner product"
+    return str(entry.figures["metric"]).replace("_", " ")
 
 
 def search(result: Result, query: Query, position: int, name: str, k: int) -> list[tuple[str, float]]:
