@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import SmallConfig
-from tests.embeddings.test_embeddings import assert_sorted, read, relation
+from tests.embeddings.test_embeddings import assert_sorted, read
 from tests.export.test_export import changed
 from twhin_core.config import Config
 from twhin_core.embeddings import Embeddings, Neighbor
