@@ -65,8 +65,11 @@ def test_kfp_gets_the_metrics_the_report_and_the_places(first: subprocess.Comple
 
     figures = json.loads((root / "evaluation/metrics.json").read_text())["test"]["all"]
     assert metadata("evaluate", "metrics") == {f"test.all.{name}": value for name, value in figures.items()}
-    report = outputs["evaluate"].parent / "report"
-    assert report.read_text() == (root / "evaluation/report.html").read_text()
+    reports = {stage: (outputs[stage].parent / "report").read_text() for stage in ("evaluate", "export")}
+    assert reports["export"] == (root / "evaluation/report.html").read_text()
+    assert 'id="exported"' in reports["export"]
+    assert 'id="exported"' not in reports["evaluate"]  # it was written before there was any export
+    assert 'id="figures"' in reports["evaluate"]
     checkpoint = metadata("train", "checkpoint")
     assert Path(str(checkpoint["uri"])) == root / "checkpoints" / str(checkpoint["step"])
     assert metadata("export", "embeddings") == {"uri": f"{root}/embeddings"}
