@@ -24,3 +24,13 @@ def test_the_terminal_shows_the_result_beside_the_baselines(small_config: SmallC
     assert ["[bold]0", "999", "0.3100", "0.3000–0.3200", "0.2100", "0.1100", "0.9000"] in rows
     assert "10 largest of 12" in text.getvalue()
     assert "[bold]10" not in text.getvalue()
+
+
+def test_a_narrow_terminal_cuts_no_name_and_no_figure(small_config: SmallConfig) -> None:
+    relations = ["a" * 30, "b"]
+    metrics = made_metrics(relations, names(small_config().evaluation))
+    metrics["intervals"] = {relation: {"mrr": [0.25, 0.35]} for relation in ("all", *relations)}
+    text = io.StringIO()
+    print_summary(metrics, Console(file=text, width=56))
+    assert "…" not in text.getvalue()
+    assert text.getvalue().count("a") >= 30

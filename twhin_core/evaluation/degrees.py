@@ -9,7 +9,7 @@ import numpy as np
 
 from twhin_core.config import Evaluation
 from twhin_core.evaluation.figures import figures_of
-from twhin_core.evaluation.metrics import Figures, names, names_of_answers
+from twhin_core.evaluation.metrics import EDGES, Figures, names, names_of_answers, prefix
 from twhin_core.evaluation.queries import Ints
 from twhin_core.evaluation.sums import Ranked, Sums, weighted
 from twhin_core.model.scorer import SIDES, Side
@@ -52,9 +52,11 @@ def of_answers(ranked: Ranked, bucket: Mapping[Side, Ints], evaluation: Evaluati
 
 
 def _named(sums: Sums, shown: list[str], evaluation: Evaluation) -> Figures:
-    edges = sums.of["edges_lhs"] + sums.of["edges_rhs"]
-    return {
-        name: figures_of(sums, number, shown, evaluation)
-        for number, name in enumerate(buckets(evaluation))
-        if number < len(edges) and edges[number]
-    }
+    """The metrics `shown` of each bucket that has edges; a figure that nothing in the bucket counts for is left out."""
+    edges, start = sums.of["edges_lhs"] + sums.of["edges_rhs"], len(prefix(evaluation))
+    figures: Figures = {}
+    for number, name in enumerate(buckets(evaluation)[: len(edges)]):
+        if edges[number]:
+            counted = [metric for metric in shown if metric == EDGES or sums.over[metric[start:]][number]]
+            figures[name] = figures_of(sums, number, counted, evaluation)
+    return figures

@@ -67,9 +67,10 @@ def _sampled(metrics: Metrics) -> str:
 
 def _table(title: str, first: str, headings: list[str]) -> Table:
     table = Table(title=title, title_justify="left")
-    table.add_column(first)
+    # Where a terminal is narrow, names and figures go on in a second line: a cut one would be misread.
+    table.add_column(first, overflow="fold")
     for heading in headings:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     return table
 
 
