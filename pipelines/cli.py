@@ -28,12 +28,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+launch_app = typer.Typer(no_args_is_help=True, help="Run a stage with all ranks of this machine, and of others.")
+app.add_typer(launch_app, name="launch")
+
 ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="The YAML of the run, local or gs://.")]
 RunRoot = Annotated[
     str | None,
     typer.Option(metavar="DIR", help="Folder or gs:// prefix of the run. Default: the config's training.save_dir."),
 ]
 LOOPBACK = "127.0.0.1:2222"
+
+Readers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT,...", envvar="TWHIN_READERS", help="Processes of `serve-edges` that read its edges."
+    ),
+]
 
 Overrides = Annotated[
     list[str] | None,
@@ -108,12 +118,7 @@ def prepare(config: ConfigPath, run_root: RunRoot = None, overrides: Overrides =
 def train(
     config: ConfigPath,
     run_root: RunRoot = None,
-    readers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT,...", envvar="TWHIN_READERS", help="Processes of `serve-edges` that read its edges."
-        ),
-    ] = None,
+    readers: Readers = None,
     overrides: Overrides = None,
 ) -> None:
     """Learn the embeddings, from the newest checkpoint on if there is one.
@@ -134,6 +139,47 @@ def train(
     from twhin_core.training import train
 
     train.train(settings, root, addresses)
+
+
+@launch_app.command(name="train")
+def launch_train(
+    config: ConfigPath,
+    run_root: RunRoot = None,
+    readers: Readers = None,
+    overrides: Overrides = None,
+) -> None:
+    """`twhin train` with a rank a GPU, on this machine and on those that the platform tells of.
+
+    The platform's own variables say which machines these are: Kubeflow Trainer's PET_*, Vertex AI's CLUSTER_SPEC or
+    Slurm's SLURM_*; without them it is this machine alone. It ends as its ranks end: 75 asks for another try, as 1 may;
+    2 is a mistake that no retry mends.
+    """
+    from twhin_core.data import readers as reading
+    from twhin_core.training import nodes
+
+    if reading.is_reader() or nodes.is_reader():
+        serve_edges(config, run_root, os.environ.get("TWHIN_BIND", LOOPBACK), overrides)
+        return
+    settings, root = _load_run(config, run_root, overrides)
+    addresses = reading.parse_readers(readers) or nodes.find_readers()
+
+    from twhin_core.training import train
+    from twhin_core.training.launch import launch
+
+    launch(train.train, settings, root, addresses)
+
+
+@launch_app.command(name="evaluate")
+def launch_evaluate(config: ConfigPath, run_root: RunRoot = None, overrides: Overrides = None) -> None:
+    """`twhin evaluate` with a rank a GPU, on the machines that `twhin launch train` finds."""
+    settings, root = _load_run(config, run_root, overrides)
+
+    from twhin_core.evaluation import evaluate
+    from twhin_core.training.launch import launch
+
+    launch(evaluate.evaluate, settings, root)
+    if os.environ.get("RANK", "0") == "0":
+        _show_results(root)
 
 
 @app.command()

@@ -1,0 +1,97 @@
+"""Starts this machine's ranks of a stage, by torchrun's agent, and ends as they end.
+
+The exit code tells a platform whether to try again: 2 for what the user must mend, 75 where the machine was wanted
+back, 1 for anything else.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from twhin_core.errors import Preempted, TwhinError, UserError
+from twhin_core.progress import log, show_log
+from twhin_core.training.nodes import Nodes, find_nodes
+
+SECONDS_TO_MEET = 900
+"""The machines of a run are not scheduled at once."""
+SECONDS_TO_END = 24 * 3600
+"""After a SIGTERM ranks take as long as their last checkpoint does. The platform's own patience ends sooner."""
+
+
+class RanksFailed(TwhinError):
+    """Ranks have ended; what they said is above."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def launch(stage: Callable[..., object], *arguments: Any) -> None:
+    """Calls `stage(*arguments)` on all ranks that the surroundings ask for; a rank alone calls it in this process.
+
+    `stage` must be importable.
+
+    Raises:
+        UserError: the surroundings make no sense.
+        Preempted: SIGTERM came, and was passed on to the ranks.
+        RanksFailed: ranks of this machine have failed; its exit code is that of the cause.
+    """
+    nodes = find_nodes()
+    if nodes.world_size == 1:
+        stage(*arguments)
+        return
+    log.info("launch: node %d of %d, ranks here: %d", nodes.index + 1, nodes.count, nodes.ranks_per_node)
+    try:
+        elastic_launch(_agent(nodes), _rank)(stage, arguments, log.isEnabledFor(logging.DEBUG))
+    except SignalException:
+        raise Preempted("SIGTERM: stopped; run it again to go on from there") from None
+    except ChildFailedError as error:
+        raise _cause(error) from None
+
+
+def _agent(nodes: Nodes) -> LaunchConfig:
+    alone = nodes.count == 1
+    return LaunchConfig(
+        min_nodes=nodes.count,
+        max_nodes=nodes.count,
+        nproc_per_node=nodes.ranks_per_node,
+        run_id="twhin",
+        rdzv_backend="c10d" if alone else "static",
+        rdzv_endpoint="127.0.0.1:0" if alone else f"{nodes.host}:{nodes.port}",  # port 0 is a free one
+        rdzv_configs={"timeout": SECONDS_TO_MEET, **({} if alone else {"rank": nodes.index})},
+        local_addr="127.0.0.1" if alone else None,
+        max_restarts=0,  # the platform restarts, with its own pauses and limit
+        shutdown_timeout=SECONDS_TO_END,
+    )
+
+
+def _rank(stage: Callable[..., object], arguments: tuple[Any, ...], debug: bool) -> None:
+    """A rank's process."""
+    show_log(debug)
+    try:
+        stage(*arguments)
+    except TwhinError as error:
+        if debug:
+            traceback.print_exc()
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+
+
+def _cause(error: ChildFailedError) -> RanksFailed:
+    """Most ranks that fail do so because another has; a code of ours says more than any other."""
+    codes = {rank: failure.exitcode for rank, failure in sorted(error.failures.items())}
+    for code in (UserError.exit_code, Preempted.exit_code):
+        if code in codes.values():
+            return RanksFailed("a rank of this machine has ended; its own line says why", code)
+    rank, code = next(iter(codes.items()))
+    end = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}; what it said is above"
+    return RanksFailed(f"local rank {rank} has ended {end}", 1)

@@ -1,0 +1,162 @@
+"""Which machines train together, as the platform that started this process says in its environment.
+
+Kubeflow Trainer speaks torchrun's own variables (`PET_*`), Vertex AI says it in `CLUSTER_SPEC`, Slurm in `SLURM_*`. One
+process a machine is started; it starts one rank a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from pydantic import BaseModel, ValidationError
+
+from twhin_core.errors import UserError
+
+Environment = Mapping[str, str]
+
+PORT = 29500
+"""Where the first node's ranks meet, unless the platform names another; torchrun's own default."""
+
+TRAINERS, READERS = ("workerpool0", "workerpool1"), "workerpool2"
+"""Vertex AI's pools: the first trainer, the others, and readers in the place that it has for parameter servers."""
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The machines of a run, and this one's place among them."""
+
+    count: int = 1
+    index: int = 0
+    ranks_per_node: int = 1
+    host: str = "127.0.0.1"
+    """Of the first node."""
+    port: int = PORT
+
+    @property
+    def world_size(self) -> int:
+        return self.count * self.ranks_per_node
+
+
+def find_nodes(environment: Environment = os.environ) -> Nodes:
+    """The nodes that the environment tells of; this one alone if it tells of none.
+
+    Raises:
+        UserError: a variable that is missing beside the others or makes no sense.
+    """
+    if "PET_NNODES" in environment:
+        return _of_kubeflow_trainer(environment)
+    if "CLUSTER_SPEC" in environment:
+        return _of_vertex(environment)
+    if "SLURM_JOB_ID" in environment and "SLURM_NODEID" in environment:
+        return _of_slurm(environment)
+    return Nodes(ranks_per_node=_one_a_gpu())
+
+
+def find_readers(environment: Environment = os.environ) -> list[str]:
+    """The addresses of the reader processes that Vertex AI started beside the trainers."""
+    if "CLUSTER_SPEC" not in environment:
+        return []
+    return _read_cluster_spec(environment).cluster.get(READERS, [])
+
+
+def is_reader(environment: Environment = os.environ) -> bool:
+    """Whether Vertex AI started this process as a reader."""
+    return "CLUSTER_SPEC" in environment and _read_cluster_spec(environment).task.type == READERS
+
+
+def _of_kubeflow_trainer(environment: Environment) -> Nodes:
+    count = _number(environment, "PET_NNODES")
+    per_node = environment.get("PET_NPROC_PER_NODE", "auto")
+    ranks = _one_a_gpu() if per_node in ("auto", "gpu", "cpu") else _number(environment, "PET_NPROC_PER_NODE")
+    if count == 1:
+        return Nodes(ranks_per_node=ranks)
+    return Nodes(
+        count=count,
+        index=_number(environment, "PET_NODE_RANK", below=count),
+        ranks_per_node=ranks,
+        host=_text(environment, "PET_MASTER_ADDR"),
+        port=_number(environment, "PET_MASTER_PORT", default=PORT),
+    )
+
+
+def _of_vertex(environment: Environment) -> Nodes:
+    spec = _read_cluster_spec(environment)
+    addresses = [address for pool in TRAINERS for address in spec.cluster.get(pool, [])]
+    if len(addresses) <= 1:
+        return Nodes(ranks_per_node=_one_a_gpu())
+    before = 0 if spec.task.type == TRAINERS[0] else len(spec.cluster[TRAINERS[0]])
+    host, _, port = addresses[0].rpartition(":")
+    return Nodes(
+        count=len(addresses),
+        index=before + spec.task.index,
+        ranks_per_node=_one_a_gpu(),
+        host=environment.get("MASTER_ADDR", host),
+        port=_number(environment, "MASTER_PORT", default=int(port)),
+    )
+
+
+def _of_slurm(environment: Environment) -> Nodes:
+    count, tasks = _number(environment, "SLURM_NNODES"), _number(environment, "SLURM_NTASKS")
+    if tasks != count:
+        raise UserError(f"SLURM_NTASKS: {tasks} tasks on {count} nodes; start one a node: srun --ntasks-per-node=1")
+    if count == 1:
+        return Nodes(ranks_per_node=_one_a_gpu())
+    return Nodes(
+        count=count,
+        index=_number(environment, "SLURM_NODEID", below=count),
+        ranks_per_node=_one_a_gpu(),
+        host=_first_host(_text(environment, "SLURM_JOB_NODELIST")),
+        # Jobs that share a machine must not share a port.
+        port=PORT + _number(environment, "SLURM_JOB_ID") % 1000,
+    )
+
+
+def _first_host(hosts: str) -> str:
+    """The first of a Slurm host list: `gpu[03-05,9],cpu1` → `gpu03`."""
+    found = re.match(r"([^\[,]+)(?:\[([^\],-]+)[^\]]*\]([^,]*))?", hosts)
+    if found is None:
+        raise UserError(f"SLURM_JOB_NODELIST: {hosts!r} names no host")
+    return "".join(part or "" for part in found.groups())
+
+
+class _Task(BaseModel):
+    type: str
+    index: int
+
+
+class _ClusterSpec(BaseModel):
+    """What Vertex AI says of the pools and of this process; it says more than is used here."""
+
+    cluster: dict[str, list[str]]
+    task: _Task
+
+
+def _read_cluster_spec(environment: Environment) -> _ClusterSpec:
+    try:
+        return _ClusterSpec.model_validate_json(environment["CLUSTER_SPEC"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"CLUSTER_SPEC: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _one_a_gpu() -> int:
+    """Ranks of a node: one a GPU, or one where there is none."""
+    return max(1, torch.cuda.device_count())
+
+
+def _text(environment: Environment, name: str) -> str:
+    if not environment.get(name):
+        raise UserError(f"{name}: is not set, though there are several nodes")
+    return environment[name]
+
+
+def _number(environment: Environment, name: str, below: int | None = None, default: int | None = None) -> int:
+    text = environment.get(name, "" if default is None else str(default))
+    if not re.fullmatch(r"\d{1,9}", text) or (below is not None and int(text) >= below):
+        wanted = "a number" if below is None else f"a number below {below}"
+        raise UserError(f"{name}: {text!r} is not {wanted}")
+    return int(text)
