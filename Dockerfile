@@ -1,29 +1,42 @@
 # One image for every stage: KFP's steps and `docker run twhin/twhin:0.1.0 twhin train ...` alike, so no entrypoint.
-#   docker build -t twhin/twhin:0.1.0 .
-#   docker build -t twhin/twhin:0.1.0-cuda --build-arg DEVICE=cuda .
-FROM python:3.11-slim-bookworm
+#   make image                      what requirements/cpu.txt pins
+#   make image DEVICE=cuda          with the CUDA libraries that torch brings itself
+# Both stages begin with the same base, since a virtual environment is bound to the Python that made it.
+ARG BASE=python:3.11.14-slim-bookworm
 
-# cpu or cuda: which of requirements/{cpu,cuda}.txt is installed. torch brings the CUDA libraries itself.
+FROM ${BASE} AS build
 ARG DEVICE=cpu
 # For cpu: PyTorch's index of CPU builds. Without it pip takes the CUDA build, which works too and is larger.
-ARG PIP_EXTRA_INDEX_URL=""
-
-WORKDIR /opt/twhin
+ARG PIP_EXTRA_INDEX_URL
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
+WORKDIR /src
+RUN python3 -m venv /opt/twhin
 COPY requirements/ requirements/
 # torchrec comes last and without its dependencies; requirements/torchrec.txt says why.
-RUN pip install --no-cache-dir -r "requirements/${DEVICE}.txt" \
-    && pip install --no-cache-dir --no-deps -r requirements/torchrec.txt
-
+# An index of one's own, with its credentials, comes as the secret `pip`: it is in no layer.
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    /opt/twhin/bin/pip install -r "requirements/${DEVICE}.txt" \
+    && /opt/twhin/bin/pip install --no-deps -r requirements/torchrec.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY twhin_core/ twhin_core/
 COPY components/ components/
 COPY pipelines/ pipelines/
-RUN pip install --no-cache-dir --no-deps --no-build-isolation . \
-    && useradd --create-home --uid 1000 twhin
+RUN /opt/twhin/bin/pip install --no-deps --no-build-isolation . \
+    && /opt/twhin/bin/pip uninstall --yes pip
 
+FROM ${BASE}
+ARG VERSION
+ARG REVISION
+LABEL org.opencontainers.image.title="twhin" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=build /opt/twhin /opt/twhin
+RUN useradd --create-home --uid 1000 twhin
 USER 1000
 WORKDIR /home/twhin
 COPY --chown=twhin configs/ configs/
 # Logs must not wait for a buffer to fill.
-ENV PYTHONUNBUFFERED=1
+ENV PATH="/opt/twhin/bin:${PATH}" PYTHONUNBUFFERED=1
+HEALTHCHECK CMD ["twhin", "--version"]
 CMD ["twhin", "--help"]

@@ -8,13 +8,16 @@ INSTALLED := .venv/installed-$(DEVICE)
 PACKAGES := twhin_core components pipelines
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint goldens docs clean
+.PHONY: help image run test test-all lint goldens docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | column -t -s '|'
 
 run: $(INSTALLED) ## run the whole pipeline on a generated network and print the results
 	$(BIN)/twhin run configs/quickstart.yaml
+
+image: ## build the image, with docker or else buildah; DEVICE=cuda for GPUs
+	DEVICE=$(DEVICE) deploy/build_image.sh
 
 test: $(INSTALLED) ## run the tests but the slow ones
 	$(BIN)/pytest -m "not slow"

@@ -302,6 +302,28 @@ app.command()(ask.neighbors)
 app.command()(ask.score)
 
 
+@app.command()
+def doctor(
+    url: Annotated[
+        str | None, typer.Argument(metavar="URL", help="A folder or gs:// prefix that runs will write to.")
+    ] = None,
+) -> None:
+    """Check versions, devices and, with URL, access to it; exit code 1 if something is amiss."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from pipelines.doctor import examine
+
+    findings = list(examine(url))
+    table = Table(show_header=False, box=None)
+    for finding in findings:
+        table.add_row("ok" if finding.is_well else "AMISS", finding.name, Text(finding.found))
+    Console().print(table)
+    if not all(finding.is_well for finding in findings):
+        raise typer.Exit(1)
+
+
 def _load(path: str, overrides: list[str] | None) -> Config:
     from twhin_core import config_file
 

@@ -1,0 +1,106 @@
+"""Whether this machine, or this image, has what a run needs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from twhin_core import __version__, storage
+from twhin_core.errors import StorageError
+
+PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "pyarrow", "duckdb", "kfp", "gcsfs")
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 -- a mount point, no file of ours
+ENOUGH_SHARED_MEMORY = 1 << 30
+"""Ranks of one machine exchange data there; a container has 64 MiB unless more is mounted."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, what was found, and whether a run can do with it."""
+
+    name: str
+    found: str
+    is_well: bool = True
+
+
+def examine(url: str | None) -> Iterator[Finding]:
+    """Looks at versions, devices and memory and, if a folder or gs:// prefix is given, writes and reads there."""
+    yield Finding("twhin", f"{__version__}, Python {platform.python_version()} on {platform.machine()}")
+    for package in PACKAGES:
+        if (found := _version(package)) is not None:
+            yield Finding(package, found)
+    yield _tried("tables", _look_up)
+    yield _devices()
+    yield _shared_memory()
+    if url is not None:
+        yield _tried(url, lambda: _write_and_read(url))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _tried(name: str, attempt: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, attempt())
+    except (
+        ImportError,
+        OSError,
+        RuntimeError,
+        AttributeError,
+    ) as error:  # all that a library of another version raises
+        return Finding(name, " ".join(str(error).split()), is_well=False)
+
+
+def _look_up() -> str:
+    """Looks rows up by torchrec and fbgemm, which fails where their versions do not fit torch's."""
+    torchrec = importlib.import_module("torchrec")
+    tables = torchrec.EmbeddingCollection(
+        tables=[torchrec.EmbeddingConfig(name="t", num_embeddings=4, embedding_dim=4, feature_names=["t"])]
+    )
+    lookups = torchrec.KeyedJaggedTensor.from_lengths_sync(["t"], values=torch.tensor([1, 3]), lengths=torch.tensor([2]))
+    rows = tables(lookups)["t"].values()
+    torch.ops.fbgemm.asynchronous_complete_cumsum(torch.tensor([1, 2]))
+    return f"torch, torchrec and fbgemm work together: looked up {len(rows)} rows"
+
+
+def _devices() -> Finding:
+    if not torch.cuda.is_available():
+        built = "" if torch.version.cuda is None else f"; torch is built for CUDA {torch.version.cuda} and sees no GPU"
+        return Finding("devices", f"{os.cpu_count()} CPU cores{built}")
+    gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    memory = ", ".join(f"{gpu.name} {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus)
+    return Finding("devices", f"{os.cpu_count()} CPU cores, {len(gpus)} GPUs: {memory}; CUDA {torch.version.cuda}")
+
+
+def _shared_memory() -> Finding:
+    if not os.path.isdir(SHARED_MEMORY):
+        return Finding("shared memory", f"there is no {SHARED_MEMORY}")
+    size = shutil.disk_usage(SHARED_MEMORY).total
+    short = size < ENOUGH_SHARED_MEMORY and torch.cuda.device_count() > 1
+    return Finding(
+        "shared memory", f"{size / 2**20:,.0f} MiB" + ("; too little for several GPUs" if short else ""), not short
+    )
+
+
+def _write_and_read(url: str) -> str:
+    """Raises StorageError where it cannot."""
+    place = storage.join(url, f".doctor-{uuid.uuid4().hex}")
+    storage.write_text(place, "well")
+    try:
+        if storage.read_text(place) != "well":
+            raise StorageError(f"{place}: reads back as something else")
+    finally:
+        storage.remove(place)
+    return "can be written, read and removed from"

@@ -1,0 +1,49 @@
+"""What `twhin doctor` finds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines import doctor
+from tests.command_line import twhin
+
+
+def test_this_machine_is_well(tmp_path: Path) -> None:
+    ran = twhin("doctor", tmp_path)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "AMISS" not in ran.stdout
+    assert "looked up 2 rows" in ran.stdout
+    assert f"torch              {torch.__version__}" in ran.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_amiss(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ran = twhin("doctor", tmp_path / "file")
+    assert ran.returncode == 1
+    (line,) = [line for line in ran.stdout.splitlines() if "AMISS" in line]
+    assert str(tmp_path / "file")[:30] in line
+    assert "Traceback" not in ran.stdout + ran.stderr
+
+
+def test_versions_that_do_not_fit_are_amiss(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> str:
+        raise RuntimeError("operator fbgemm::x\ndoes not exist")
+
+    monkeypatch.setattr(doctor, "_look_up", fail)
+    (tables,) = [finding for finding in doctor.examine(None) if finding.name == "tables"]
+    assert (tables.found, tables.is_well) == ("operator fbgemm::x does not exist", False)
+
+
+@pytest.mark.parametrize(("gpus", "is_well"), [(1, True), (8, False)])
+def test_little_shared_memory_is_amiss_with_several_gpus(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, is_well: bool
+) -> None:
+    monkeypatch.setattr(doctor.torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(doctor, "ENOUGH_SHARED_MEMORY", 1 << 60)
+    (memory,) = [finding for finding in doctor.examine(None) if finding.name == "shared memory"]
+    assert memory.is_well == is_well
+    assert ("too little for several GPUs" in memory.found) != is_well
