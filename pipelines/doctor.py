@@ -69,10 +69,11 @@ def _look_up() -> str:
     tables = torchrec.EmbeddingCollection(
         tables=[torchrec.EmbeddingConfig(name="t", num_embeddings=4, embedding_dim=4, feature_names=["t"])]
     )
-    lookups = torchrec.KeyedJaggedTensor.from_lengths_sync(["t"], values=torch.tensor([1, 3]), lengths=torch.tensor([2]))
-    rows = tables(lookups)["t"].values()
-    torch.ops.fbgemm.asynchronous_complete_cumsum(torch.tensor([1, 2]))
-    return f"torch, torchrec and fbgemm work together: looked up {len(rows)} rows"
+    rows, lengths = torch.tensor([1, 3]), torch.tensor([2])
+    lookups = torchrec.KeyedJaggedTensor.from_lengths_sync(["t"], rows, lengths)
+    found = tables(lookups)["t"].values()
+    torch.ops.fbgemm.asynchronous_complete_cumsum(lengths)
+    return f"torch, torchrec and fbgemm work together: looked up {len(found)} rows"
 
 
 def _devices() -> Finding:
