@@ -309,17 +309,11 @@ def doctor(
     ] = None,
 ) -> None:
     """Check versions, devices and, with URL, access to it; exit code 1 if something is amiss."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from pipelines.doctor import examine
 
     findings = list(examine(url))
-    table = Table(show_header=False, box=None)
     for finding in findings:
-        table.add_row("ok" if finding.is_well else "AMISS", finding.name, Text(finding.found))
-    Console().print(table)
+        typer.echo(f"{'ok' if finding.is_well else 'AMISS':<6}{finding.name:<16}{finding.found}")
     if not all(finding.is_well for finding in findings):
         raise typer.Exit(1)
 

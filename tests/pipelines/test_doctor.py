@@ -25,7 +25,7 @@ def test_a_place_that_cannot_be_written_is_amiss(tmp_path: Path) -> None:
     ran = twhin("doctor", tmp_path / "file")
     assert ran.returncode == 1
     (line,) = [line for line in ran.stdout.splitlines() if "AMISS" in line]
-    assert str(tmp_path / "file")[:30] in line
+    assert str(tmp_path / "file") in line
     assert "Traceback" not in ran.stdout + ran.stderr
 
 
