@@ -12,11 +12,11 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /src
 RUN python3 -m venv /opt/twhin
 COPY requirements/ requirements/
-# torchrec comes last and without its dependencies; requirements/torchrec.txt says why.
+# requirements/no_deps.txt says why these come last.
 # An index of one's own, with its credentials, comes as the secret `pip`: it is in no layer.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     /opt/twhin/bin/pip install -r "requirements/${DEVICE}.txt" \
-    && /opt/twhin/bin/pip install --no-deps -r requirements/torchrec.txt
+    && /opt/twhin/bin/pip install --no-deps -r requirements/no_deps.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY twhin_core/ twhin_core/
 COPY components/ components/

@@ -41,10 +41,11 @@ docs: $(INSTALLED) ## generate docs/configuration.md from the config's schema, d
 clean: ## remove .venv and what the tools left; runs/ stays
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
-# torchrec comes last and without its dependencies; requirements/torchrec.txt says why.
-$(INSTALLED): requirements/common.txt requirements/$(DEVICE).txt requirements/torchrec.txt requirements/dev.txt pyproject.toml
+# requirements/no_deps.txt says why these come last.
+$(INSTALLED): requirements/common.txt requirements/$(DEVICE).txt requirements/no_deps.txt requirements/dev.txt \
+		requirements/dev_no_deps.txt pyproject.toml
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet -r requirements/$(DEVICE).txt -r requirements/dev.txt
-	$(BIN)/pip install --quiet --no-deps -r requirements/torchrec.txt
+	$(BIN)/pip install --quiet --no-deps -r requirements/no_deps.txt -r requirements/dev_no_deps.txt
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
