@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +73,10 @@ def publish(artifact: Any, url: str, uri: str) -> None:
     """
     Path(artifact.path).write_text(storage.read_text(url))
     artifact.metadata["uri"] = uri
+
+
+def report(metrics: Any, figures: Mapping[str, float], summary: Any, text: str) -> None:
+    """Fills the artifacts that say what a step did: flat `figures`, and a page of Markdown."""
+    for name, value in figures.items():
+        metrics.log_metric(name, value)
+    Path(summary.path).write_text(text)

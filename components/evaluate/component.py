@@ -6,32 +6,45 @@ from components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def evaluate(config: str, run_root: str, metrics: dsl.Output[dsl.Metrics], report: dsl.Output[dsl.HTML]) -> bool:
-    """Ranks the held-out edges and checks the gates.
+def evaluate(
+    config: str,
+    run_root: str,
+    metrics: dsl.Output[dsl.Metrics],
+    report: dsl.Output[dsl.HTML],
+    summary: dsl.Output[dsl.Markdown],
+) -> bool:
+    """Ranks the held-out edges, with a rank a GPU, and checks the gates.
 
     Args:
         config: The config, as YAML.
         run_root: Folder or gs:// prefix of the run.
         metrics: The overall figures; each relation's stand in the report and in `evaluation/metrics.json`.
         report: The report, one HTML page.
+        summary: Whether the gates hold, and each relation's figures.
 
     Returns:
         Whether every gate of `evaluation.gates` holds.
     """
-    from components.step import publish, step
+    from components import step
+    from components import summary as summaries
     from twhin_core import config_file, storage
     from twhin_core.evaluation import evaluate, gates
     from twhin_core.progress import log
+    from twhin_core.training.launch import launch
 
-    with step():
+    with step.step():
         settings = config_file.parse(config)
-        found = evaluate.evaluate(settings, run_root)
-        split = settings.evaluation.split
-        for name, value in found[split]["all"].items():
-            metrics.log_metric(f"{split}.all.{name}", value)
-        publish(report, storage.join(run_root, evaluate.REPORT), uri=storage.join(run_root, "evaluation"))
-        decision = gates.read_decision(run_root)
+        launch(evaluate.evaluate, settings, run_root)
+        found, decision = evaluate.read_metrics(run_root), gates.read_decision(run_root)
+        assert found is not None
         assert decision is not None
-        for sentence in gates.missed(decision):
+        step.publish(report, storage.join(run_root, evaluate.REPORT), uri=storage.join(run_root, "evaluation"))
+        missed = gates.missed(decision)
+        figures, text = (
+            summaries.evaluation_figures(settings, found),
+            summaries.evaluation_text(settings, found, missed),
+        )
+        step.report(metrics, figures, summary, text)
+        for sentence in missed:
             log.warning("%s", sentence)
     return bool(decision["passed"])

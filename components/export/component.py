@@ -6,7 +6,14 @@ from components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def export(config: str, run_root: str, embeddings: dsl.Output[dsl.Dataset], report: dsl.Output[dsl.HTML]) -> None:
+def export(
+    config: str,
+    run_root: str,
+    embeddings: dsl.Output[dsl.Dataset],
+    report: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
+) -> None:
     """Writes the embeddings with their original ids.
 
     Args:
@@ -14,14 +21,19 @@ def export(config: str, run_root: str, embeddings: dsl.Output[dsl.Dataset], repo
         run_root: Folder or gs:// prefix of the run.
         embeddings: Manifest of the embeddings under the run root.
         report: The report again, with what was exported.
+        metrics: The step exported, and rows a table.
+        summary: Where they are, and how two of them are compared.
     """
-    from components.step import publish, step
+    from components import step
+    from components import summary as summaries
     from twhin_core import config_file, storage
     from twhin_core.evaluation.evaluate import REPORT
-    from twhin_core.export import export
+    from twhin_core.export import export, manifest
 
-    with step():
+    with step.step():
         export.export(config_file.parse(config), run_root)
-        folder = storage.join(run_root, "embeddings")
-        publish(embeddings, storage.join(folder, "manifest.json"), uri=folder)
-        publish(report, storage.join(run_root, REPORT), uri=storage.join(run_root, "evaluation"))
+        made, folder = manifest.read_export_manifest(run_root), storage.join(run_root, "embeddings")
+        assert made is not None
+        step.publish(embeddings, storage.join(folder, "manifest.json"), uri=folder)
+        step.publish(report, storage.join(run_root, REPORT), uri=storage.join(run_root, "evaluation"))
+        step.report(metrics, summaries.export_figures(made), summary, summaries.export_text(made, folder))

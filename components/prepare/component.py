@@ -6,23 +6,39 @@ from components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def prepare(config: str, run_root: str, graph: dsl.Output[dsl.Dataset]) -> None:
+def prepare(
+    config: str,
+    run_root: str,
+    graph: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
+) -> None:
     """Turns raw interactions into a vocabulary and edges.
 
     Args:
         config: The config, as YAML.
         run_root: Folder or gs:// prefix of the run.
         graph: Manifest of the graph under the run root.
+        metrics: Nodes a table, edges a split, rejected rows.
+        summary: The same, and edges a relation, as tables.
     """
-    from components.step import publish, step
+    from pathlib import Path
+
+    from components import summary as summaries
+    from components.step import publish, report, step
     from twhin_core import config_file, storage
     from twhin_core.graph import manifest, prepare
     from twhin_core.progress import log
+    from twhin_core.run import open_run
 
     with step():
         settings = config_file.parse(config)
         if settings.prepare is None:
+            open_run(settings, run_root, "prepare")  # which leaves config.yaml there, as prepare does
             log.info("prepare: the config has no such section; its edges are prepared already")
+            graph.metadata["uri"] = settings.train_data.data_root
+            Path(summary.path).write_text(f"# Graph\n\nPrepared already: `{settings.train_data.data_root}`\n")
             return
-        prepare.prepare(settings, run_root)
+        made = prepare.prepare(settings, run_root)
         publish(graph, storage.join(run_root, manifest.MANIFEST), uri=storage.join(run_root, "graph"))
+        report(metrics, summaries.graph_figures(made), summary, summaries.graph_text(made))

@@ -6,25 +6,37 @@ from components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def train(config: str, run_root: str, checkpoint: dsl.Output[dsl.Model]) -> None:
-    """Learns the embeddings, from the newest checkpoint on if there is one.
+def train(
+    config: str,
+    run_root: str,
+    checkpoint: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
+) -> None:
+    """Learns the embeddings, from the newest checkpoint on if there is one, with a rank a GPU.
 
     Args:
         config: The config, as YAML.
         run_root: Folder or gs:// prefix of the run.
         checkpoint: The run's resolved config; its metadata hold the newest checkpoint's `uri` and `step`.
+        metrics: Steps, epochs, losses and speed.
+        summary: Where the tables are, how fast it was and how it ended.
     """
     import os
 
-    from components.step import publish, step
-    from twhin_core import config_file, storage
+    from components.step import step
+    from components.train import outputs
+    from twhin_core import config_file
+    from twhin_core.data import serve
     from twhin_core.data.readers import parse_readers
-    from twhin_core.training import checkpoint as checkpoints
-    from twhin_core.training import train
+    from twhin_core.training import nodes, train
+    from twhin_core.training.launch import launch
 
     with step():
-        train.train(config_file.parse(config), run_root, parse_readers(os.environ.get("TWHIN_READERS")))
-        newest = checkpoints.newest(run_root)
-        assert newest is not None
-        publish(checkpoint, storage.join(run_root, "config.yaml"), uri=newest.url)
-        checkpoint.metadata["step"] = newest.step
+        settings = config_file.parse(config)
+        if nodes.is_reader():  # one of the machines that Vertex AI starts beside the trainers
+            serve.serve(settings, run_root, os.environ["TWHIN_BIND"])
+            return
+        readers = parse_readers(os.environ.get("TWHIN_READERS")) or nodes.find_readers()
+        launch(train.train, settings, run_root, readers)
+        outputs.publish_run(run_root, checkpoint, metrics, summary)

@@ -1,0 +1,115 @@
+"""What a stage did, as Markdown and as flat figures, from what it left under the run root."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from twhin_core import storage
+from twhin_core.config import Config
+from twhin_core.evaluation.metrics import ALL, Metrics
+from twhin_core.export.manifest import ExportManifest
+from twhin_core.graph.manifest import SPLITS, Manifest
+from twhin_core.training.checkpoint import FINISHED
+
+Figures = dict[str, float]
+TRAINED = ("loss", "validation_loss", "edges_per_s", "data_wait")
+"""Figures of `training/metrics.jsonl` whose last values say how training went."""
+
+
+def graph_figures(manifest: Manifest) -> Figures:
+    tables = {f"nodes.{entry.name}": entry.num_embeddings for entry in manifest.tables}
+    splits = {f"edges.{split}": manifest.splits[split].edges for split in SPLITS}
+    return {**tables, **splits, "rejected_rows": manifest.rejected.rows}
+
+
+def graph_text(manifest: Manifest) -> str:
+    relations = [
+        (entry.name, f"{entry.lhs} → {entry.rhs}", *(f"{entry.edges[split]:,}" for split in SPLITS))
+        for entry in manifest.relations
+    ]
+    tables = [(entry.name, f"{entry.num_embeddings:,}") for entry in manifest.tables]
+    rejected = manifest.rejected
+    reasons = "".join(f"\n- {count:,} {reason}" for reason, count in rejected.by_reason.items())
+    return _page(
+        "Graph",
+        _table(("table", "nodes"), tables),
+        _table(("relation", "tables", *SPLITS), relations),
+        f"{rejected.rows:,} rows rejected{':' if reasons else '.'}{reasons}",
+    )
+
+
+def training_figures(root: str) -> Figures:
+    """The last step, and the last values of what was logged."""
+    last: dict[str, Any] = {}
+    for line in storage.read_text(storage.join(root, "training/metrics.jsonl")).splitlines():
+        last |= json.loads(line)
+    finished = storage.read_json(storage.join(root, FINISHED))
+    return {
+        "step": finished["step"],
+        "epoch": last["epoch"] + 1,
+        **{name: last[name] for name in TRAINED if name in last},
+    }
+
+
+def training_text(root: str) -> str:
+    finished = storage.read_json(storage.join(root, FINISHED))
+    plan = []
+    for table in storage.read_json(storage.join(root, "training/plan.json")):
+        parts = [part for part in table["parts"] if part["rows"]]
+        most = max(part["bytes"] for part in parts) / 1024**2
+        ranks = len({part["rank"] for part in parts})
+        plan.append((table["table"], table["sharding"], f"{ranks}", f"{most:,.0f} MiB"))
+    figures = [(name, f"{value:,.6g}") for name, value in training_figures(root).items()]
+    return _page(
+        "Training",
+        f"Finished after step {finished['step']:,}: {finished['reason']}.",
+        _table(("figure", "at the end"), figures),
+        _table(("table", "sharding", "ranks", "memory a rank"), plan),
+    )
+
+
+def evaluation_figures(config: Config, metrics: Metrics) -> Figures:
+    split = config.evaluation.split
+    return {f"{split}.{ALL}.{name}": value for name, value in metrics[split][ALL].items()}
+
+
+def evaluation_text(config: Config, metrics: Metrics, missed: Sequence[str]) -> str:
+    """`missed`: a sentence for each gate that does not hold."""
+    verdict = "Every gate holds." if config.evaluation.gates else "The config has no gates."
+    if missed:
+        verdict = "Nothing is exported:" + "".join(f"\n- {sentence}" for sentence in missed)
+    split = config.evaluation.split
+    names = list(metrics[split][ALL])
+    rows = [(relation, *(_figure(figures.get(name)) for name in names)) for relation, figures in metrics[split].items()]
+    head = (split, *names)
+    return _page(f"Evaluation of step {metrics['checkpoint']:,}", verdict, _table(head, rows))
+
+
+def export_figures(manifest: ExportManifest) -> Figures:
+    return {"step": manifest.checkpoint, **{f"rows.{table.name}": table.rows for table in manifest.tables}}
+
+
+def export_text(manifest: ExportManifest, folder: str) -> str:
+    rows = [(table.name, f"{table.rows:,}", f"{len(table.files):,}") for table in manifest.tables]
+    compared = {"dot": "the dot product", "cos": "the cosine"}[manifest.comparator]
+    return _page(
+        f"Embeddings of step {manifest.checkpoint:,}",
+        f"{manifest.dim} figures a node, compared by {compared}, in `{folder}`.",
+        _table(("table", "rows", "files"), rows),
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _page(title: str, *parts: str) -> str:
+    return "\n\n".join((f"# {title}", *parts)) + "\n"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table, all but its first column set flush right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,98 @@
+"""The nodes of a TrainJob: their pods, how these ended, and what they say."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from components.train.cluster import Cluster
+
+LABELS = "jobset.sigs.k8s.io/jobset-name={name},jobset.sigs.k8s.io/replicatedjob-name=node"
+"""What Kubeflow Trainer's JobSet puts on the pods of the trainers."""
+INDEX = "batch.kubernetes.io/job-completion-index"
+CONTAINER = "node"
+STARTS = ("ContainerCreating", "PodInitializing")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node, by its pod."""
+
+    index: int
+    pod: str
+    phase: str
+    exit_code: int | None
+    """None while it runs, and where its machine was lost."""
+    ended_at: float
+    """Seconds since 1970; infinity while it runs."""
+    end: str
+    """How it ended, in words."""
+    waits_for: str
+    """Why it has not begun, if there is more to say than that it will."""
+    container: str = CONTAINER
+
+    @property
+    def has_begun(self) -> bool:
+        return self.phase in ("Running", "Succeeded", "Failed")
+
+    @property
+    def has_failed(self) -> bool:
+        return self.phase == "Failed" or bool(self.exit_code)
+
+
+def find_nodes(cluster: Cluster, name: str) -> list[Node]:
+    """The nodes of the TrainJob, oldest pod first; one that was replaced is there twice."""
+    return [_node(pod) for pod in cluster.pods(LABELS.format(name=name))]
+
+
+def _node(pod: Any) -> Node:
+    statuses = [entry for entry in pod.status.container_statuses or [] if entry.name == CONTAINER]
+    state = statuses[0].state if statuses else None
+    ended = state.terminated if state is not None else None
+    end = pod.status.message or pod.status.reason or "has ended"
+    if ended is not None:
+        end = f"has ended with code {ended.exit_code}" + (f", {ended.reason}" if ended.reason != "Error" else "")
+    return Node(
+        index=int((pod.metadata.annotations or {}).get(INDEX, 0)),
+        pod=pod.metadata.name,
+        phase=pod.status.phase,
+        exit_code=ended.exit_code if ended is not None else None,
+        ended_at=ended.finished_at.timestamp() if ended is not None and ended.finished_at else float("inf"),
+        end=" ".join(end.split()),
+        waits_for=_waits_for(pod, state) if pod.status.phase == "Pending" else "",
+    )
+
+
+def _waits_for(pod: Any, state: Any) -> str:
+    """No machine for it, or no image."""
+    if state is not None and state.waiting is not None and state.waiting.reason not in STARTS:
+        return " ".join(f"{state.waiting.reason}: {state.waiting.message or ''}".split())
+    for condition in pod.status.conditions or []:
+        if condition.type == "PodScheduled" and condition.status == "False":
+            return " ".join(f"{condition.reason}: {condition.message or ''}".split())
+    return ""
+
+
+class NodeLog:
+    """Passes on what a node says to stderr, each line once, however often the connection breaks."""
+
+    MARGIN = 60
+    """Seconds that are read again after a break, for clocks that differ."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._pod, self._last, self._heard = "", "", 0.0
+
+    def pass_on(self, node: Node, follow: bool) -> None:
+        """What is new; with `follow`, also what comes until the node ends or is silent for long."""
+        if node.pod != self._pod:
+            self._pod, self._last = node.pod, ""
+        since = {"since_seconds": int(time.monotonic() - self._heard) + self.MARGIN} if self._last else {}
+        for line in self._cluster.log(node.pod, node.container, follow=follow, timestamps=True, **since):
+            stamp, _, text = line.partition(" ")
+            if stamp > self._last:  # of one width, so that their order is that of the text
+                self._last, self._heard = stamp, time.monotonic()
+                sys.stderr.write(f"{text}\n")
+                sys.stderr.flush()

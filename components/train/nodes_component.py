@@ -1,0 +1,37 @@
+"""The train stage on several machines of a Kubernetes cluster, as a KFP component; README.md is its contract."""
+
+from typing import Any
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def train(
+    config: str,
+    run_root: str,
+    manifests: list[Any],
+    run: str,
+    checkpoint: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
+) -> None:
+    """Learns the embeddings by a TrainJob of Kubeflow Trainer, from the newest checkpoint on if there is one.
+
+    Args:
+        config: The config, as YAML.
+        run_root: Folder or gs:// prefix of the run, which all machines see.
+        manifests: The TrainJob to create and to follow, and what it is to own besides.
+        run: What tells this run of the pipeline from others; its retries have the same.
+        checkpoint: The run's resolved config; its metadata hold the newest checkpoint's `uri` and `step`.
+        metrics: Steps, epochs, losses and speed.
+        summary: Where the tables are, how fast it was and how it ended.
+    """
+    from components.step import step
+    from components.train import outputs, train_job
+    from twhin_core import config_file
+
+    with step():
+        train_job.train(config_file.parse(config), run_root, manifests, run)
+        outputs.publish_run(run_root, checkpoint, metrics, summary)

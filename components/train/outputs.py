@@ -1,0 +1,19 @@
+"""What the train component gives KFP, however training was run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from components import summary as summaries
+from components.step import publish, report
+from twhin_core import storage
+from twhin_core.training import checkpoint as checkpoints
+
+
+def publish_run(run_root: str, checkpoint: Any, metrics: Any, summary: Any) -> None:
+    """Fills the artifacts from the run root, whose training has finished."""
+    newest = checkpoints.newest(run_root)
+    assert newest is not None
+    publish(checkpoint, storage.join(run_root, "config.yaml"), uri=newest.url)
+    checkpoint.metadata["step"] = newest.step
+    report(metrics, summaries.training_figures(run_root), summary, summaries.training_text(run_root))

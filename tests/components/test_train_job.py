@@ -1,0 +1,409 @@
+"""Training by a TrainJob, against a server that speaks Kubernetes' endpoints, through the real client."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.train import cluster, train_job
+from components.train.train_job import TrainJobFailed, name_of
+from pipelines import resources, trainjob
+from pipelines.resources import Resources
+from tests.command_line import ROOT
+from tests.conftest import SmallConfig
+from tests.kubernetes_server import NAMESPACE, KubernetesServer, Pod, free_url, granted, serve, write_kubeconfig
+from twhin_core.config import Config
+from twhin_core.errors import Preempted, UserError
+
+READERS = {"count": 3, "cpu": "2", "memory": "4Gi", "token": "twhin-readers"}
+
+
+@pytest.fixture
+def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    monkeypatch.setenv("TWHIN_NAMESPACE", NAMESPACE)
+    monkeypatch.setattr(train_job, "SECONDS_BETWEEN_LOOKS", 0.02)
+    monkeypatch.setattr(cluster, "SECONDS_TO_ANSWER", 0.5)
+    return tmp_path / "kubeconfig"
+
+
+@pytest.fixture
+def server(kubeconfig: Path) -> Iterator[KubernetesServer]:
+    with serve(kubeconfig) as running:
+        yield running
+
+
+@pytest.fixture
+def needs(tmp_path: Path) -> Resources:
+    """Two machines of eight GPUs, and a volume that they share."""
+    preset = resources.load(str(ROOT / "configs/resources/a100x16-2nodes.yaml"))
+    return preset.model_copy(update={"volume": resources.Volume(claim="runs", mount=str(tmp_path))})
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    return str(tmp_path / "run")
+
+
+@pytest.fixture
+def train(small_config: SmallConfig, needs: Resources, root: str) -> Callable[..., None]:
+    """`train()` is what the component does; keywords say how it differs."""
+
+    def call(
+        config: Config | None = None, needs: Resources = needs, root: str = root, run: str = "run-1", **changes: Any
+    ) -> None:
+        changed = needs.model_copy(update={"train": needs.train.model_copy(update=changes)})
+        train_job.train(config or small_config(), root, as_kfp_gives(trainjob.manifests(changed)), run)
+
+    return call
+
+
+def as_kfp_gives(manifests: list[Any]) -> list[Any]:
+    """Through protobuf's Struct, which knows no integers."""
+    text = json.loads(json.dumps(manifests), parse_int=float)
+    assert text[0]["spec"]["trainer"]["numNodes"] == 2.0
+    return list(text)
+
+
+def start_nodes(server: KubernetesServer, name: str, count: int = 2) -> list[Pod]:
+    return [server.add_pod(name, index) for index in range(count)]
+
+
+def succeed(server: KubernetesServer, name: str) -> None:
+    """What a cluster does with a TrainJob that trains well."""
+    nodes = start_nodes(server, name)
+    server.say(nodes[1], "this is node 1")
+    server.say(nodes[0], *(f"step {step}" for step in range(5)))
+    for node in nodes:
+        server.end_pod(node, 0)
+    server.end_job(name, "Complete")
+
+
+def fail(*codes: int, last: tuple[str, ...] = ("Traceback", "error: said by node {index}")) -> Callable[..., None]:
+    """What a cluster does with one whose nodes end with these codes, the last one first."""
+
+    def act(server: KubernetesServer, name: str) -> None:
+        nodes = start_nodes(server, name, len(codes))
+        for index, (node, code) in enumerate(zip(nodes, codes, strict=True)):
+            server.say(node, "began", *(line.format(index=index) for line in last))
+            server.end_pod(node, code, second=len(codes) - index)
+        server.end_job(name, "Failed", "jobset failed due to one or more job failures")
+
+    return act
+
+
+def created(server: KubernetesServer) -> int:
+    return server.used.count(("create", "trainer.kubeflow.org", "trainjobs"))
+
+
+def test_it_is_created_followed_and_deleted(
+    server: KubernetesServer, train: Callable[..., None], root: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    jobs = []
+    server.act = lambda server, name: (jobs.append(dict(server.train_jobs[name])), succeed(server, name))[1]
+    train()
+    (job,) = jobs
+    trainer = job["spec"]["trainer"]
+    assert job["metadata"]["name"] == name_of(root)
+    assert trainer["command"] == ["twhin", "launch", "train", f"{root}/config.yaml", "--run-root", root]
+    assert (trainer["numNodes"], trainer["numProcPerNode"]) == (2, 8)
+    assert trainer["resourcesPerNode"]["limits"] == {"cpu": "90", "memory": "1200Gi", "nvidia.com/gpu": "8"}
+    assert (Path(root) / "config.yaml").exists()  # which the nodes read
+    said = capfd.readouterr().err
+    assert [line for line in said.splitlines() if line.startswith("step")] == [f"step {step}" for step in range(5)]
+    assert "this is node 1" not in said
+    assert server.train_jobs[name_of(root)]["metadata"]["deletionTimestamp"]
+    assert created(server) == 1
+
+
+def test_the_role_grants_what_it_takes_and_no_more(server: KubernetesServer, train: Callable[..., None]) -> None:
+    server.act = succeed
+    train(readers=resources.Readers(**READERS))
+    # Following finalizers is the API server's own check of `blockOwnerDeletion`.
+    assert granted() - {("update", "trainer.kubeflow.org", "trainjobs/finalizers")} == set(server.used)
+
+
+def test_readers_are_found_by_the_trainers_and_go_with_the_train_job(
+    server: KubernetesServer, train: Callable[..., None], root: str
+) -> None:
+    server.act = succeed
+    train(readers=resources.Readers(**READERS))
+    name = name_of(root)
+    (uid,) = {owner["uid"] for manifest in server.owned for owner in manifest["metadata"]["ownerReferences"]}
+    assert uid == f"uid-of-{name}"
+    owned = {manifest["kind"]: manifest for manifest in server.owned}
+    job, service = owned["Job"], owned["Service"]
+    pod = job["spec"]["template"]["spec"]
+    env = {entry["name"]: entry.get("value") for entry in server.train_jobs[name]["spec"]["trainer"]["env"]}
+    # As Kubernetes names the pods of an Indexed Job in the domain of a headless Service.
+    hosts = [f"{job['metadata']['name']}-{index}.{pod['subdomain']}" for index in range(job["spec"]["completions"])]
+    assert env["TWHIN_READERS"] == ",".join(f"{host}:2222" for host in hosts)
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
+    (reader,) = pod["containers"]
+    assert {"name": "TWHIN_TASK_TYPE", "value": "reader"} in reader["env"]
+    assert {"name": "TWHIN_BIND", "value": "0.0.0.0:2222"} in reader["env"]
+    token = {"secretKeyRef": {"name": "twhin-readers", "key": "token"}}
+    for container in (reader, server.train_jobs[name]["spec"]["trainer"]):
+        assert {"name": "TWHIN_READER_TOKEN", "valueFrom": token} in container["env"]
+
+
+def test_each_line_comes_once_though_the_connection_breaks(
+    server: KubernetesServer, train: Callable[..., None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    server.break_log_after = 70  # within the second line
+
+    def act(server: KubernetesServer, name: str) -> None:
+        nodes = start_nodes(server, name)
+        server.say(nodes[0], "step 0", "step 1")
+        server.wait_until(lambda: server.used.count(("get", "", "pods/log")) > 1)
+        server.say(nodes[0], "step 2")
+        server.end_pod(nodes[0], 0)
+        server.end_job(name, "Complete")
+
+    server.act = act
+    train()
+    assert [line for line in capfd.readouterr().err.splitlines() if "step" in line] == ["step 0", "step 1", "step 2"]
+
+
+def test_a_failure_says_what_the_node_to_blame_said_last(
+    server: KubernetesServer, train: Callable[..., None], root: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server.act = fail(1, 1)
+    with pytest.raises(TrainJobFailed, match=r"node 1 \(.*-node-0-1-a\): said by node 1$") as caught:
+        train()
+    assert caught.value.exit_code == 1  # another try goes on from the newest checkpoint
+    assert "node 1: Traceback" in capfd.readouterr().err
+    assert "deletionTimestamp" not in server.train_jobs[name_of(root)]["metadata"]  # it stays to be looked at
+
+
+@pytest.mark.parametrize(
+    ("codes", "kind", "blamed"), [((1, 2), UserError, 1), ((2, 1), UserError, 0), ((75, 1), Preempted, 0)]
+)
+def test_a_code_of_ours_says_more_than_who_ended_first(
+    server: KubernetesServer, train: Callable[..., None], codes: tuple[int, int], kind: type[Exception], blamed: int
+) -> None:
+    server.act = fail(*codes)
+    with pytest.raises(kind, match=f"said by node {blamed}"):
+        train()
+
+
+def test_without_a_last_word_the_code_is_told(server: KubernetesServer, train: Callable[..., None]) -> None:
+    server.act = fail(137, 0, last=())
+    with pytest.raises(TrainJobFailed, match=r"node 0 .* has ended with code 137"):
+        train()
+
+
+def test_a_job_that_fails_without_its_pods_says_why(server: KubernetesServer, train: Callable[..., None]) -> None:
+    server.act = lambda server, name: server.end_job(name, "Failed", "deadline\nexceeded")
+    with pytest.raises(TrainJobFailed, match="has failed: deadline exceeded"):
+        train()
+
+
+def test_a_retry_replaces_the_job_that_failed(server: KubernetesServer, train: Callable[..., None]) -> None:
+    server.act = fail(1, 1)
+    with pytest.raises(TrainJobFailed):
+        train()
+    server.act = succeed
+    train()
+    assert created(server) == 2
+
+
+def test_a_mistake_of_the_users_costs_no_machines_again_but_in_another_run(
+    server: KubernetesServer, train: Callable[..., None]
+) -> None:
+    server.act = fail(1, 2)
+    for _ in range(2):
+        with pytest.raises(UserError, match="said by node 1"):
+            train()
+    assert created(server) == 1
+    server.act = succeed
+    train(run="run-2")
+    assert created(server) == 2
+
+
+SCRIPT = """
+import json, sys
+from components.train import train_job
+from twhin_core import config_file
+train_job.SECONDS_BETWEEN_LOOKS = 0.02
+config, root, manifests = sys.argv[1:]
+train_job.train(config_file.load(config), root, json.loads(manifests), "run-1")
+"""
+
+
+def test_a_task_that_is_killed_finds_its_job_again(
+    server: KubernetesServer, train: Callable[..., None], small_config: SmallConfig, needs: Resources, root: str,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    from twhin_core import config_file
+
+    path = tmp_path / "config.yaml"
+    path.write_text(config_file.to_yaml(small_config()))
+    server.act = lambda server, name: server.say(start_nodes(server, name)[0], "step 0")
+    arguments = [str(path), root, json.dumps(trainjob.manifests(needs))]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    task = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *arguments], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    assert task.stderr is not None
+    try:
+        for line in task.stderr:  # it follows
+            if line == "step 0\n":
+                break
+        else:
+            raise AssertionError("it has ended")
+    finally:
+        task.kill()
+        task.communicate()
+
+    def finish() -> None:
+        server.wait_until(lambda: server.used.count(("get", "", "pods/log")) > 1)  # the second task follows
+        server.end_job(name_of(root), "Complete")
+        for pod in list(server.pods.values()):
+            server.end_pod(pod, 0)
+
+    thread = threading.Thread(target=finish)
+    thread.start()
+    train()
+    thread.join()
+    assert created(server) == 1
+
+
+def test_sigterm_deletes_the_job(server: KubernetesServer, train: Callable[..., None], root: str) -> None:
+    def act(server: KubernetesServer, name: str) -> None:
+        start_nodes(server, name)
+        server.wait_until(lambda: ("get", "", "pods/log") in server.used)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    server.act = act
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Preempted, match="SIGTERM"):
+        train()
+    assert server.train_jobs[name_of(root)]["metadata"]["deletionTimestamp"]
+    assert signal.getsignal(signal.SIGTERM) is before
+    server.act = succeed
+    train()  # and the next one waits until it is gone
+    assert created(server) == 2
+
+
+def test_another_config_does_not_take_over_a_job_at_work(
+    server: KubernetesServer, train: Callable[..., None], root: str
+) -> None:
+    name = name_of(root)
+    server.train_jobs[name] = {
+        "metadata": {"name": name, "annotations": {"twhin/digest": "of another", "twhin/run": "run-1"}}
+    }
+    with pytest.raises(UserError, match=f"{name} in namespace pipelines is at work on this run root with another"):
+        train()
+    assert created(server) == 0
+    assert "deletionTimestamp" not in server.train_jobs[name]["metadata"]
+
+
+def test_training_that_has_finished_takes_no_machines(
+    server: KubernetesServer, train: Callable[..., None], root: str
+) -> None:
+    finished = Path(root) / "training/finished.json"
+    finished.parent.mkdir(parents=True)
+    finished.write_text('{"step": 1, "reason": "all steps are done"}')
+    name = name_of(root)
+    ended = {"conditions": [{"type": "Complete", "status": "True", "message": ""}]}
+    server.train_jobs[name] = {
+        "metadata": {"name": name},
+        "status": ended,
+    }  # whose task was killed before it could say so
+    train()
+    assert created(server) == 0
+    assert server.train_jobs[name]["metadata"]["deletionTimestamp"]
+
+
+def test_what_a_node_waits_for_is_said_once(
+    server: KubernetesServer, train: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    def act(server: KubernetesServer, name: str) -> None:
+        unschedulable = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/5 nodes"}
+        server.add_pod(name, 1, phase="Pending", conditions=[unschedulable])
+        seen = len(server.used)
+        server.wait_until(lambda: len(server.used) > seen + 6)
+        succeed(server, name)
+
+    server.act = act
+    caplog.set_level(logging.INFO, logger="twhin")
+    train()
+    assert caplog.text.count("node 1: Unschedulable: 0/5 nodes") == 1
+
+
+@pytest.mark.parametrize("right", sorted(granted() - {("update", "trainer.kubeflow.org", "trainjobs/finalizers")}))
+def test_a_missing_right_is_named_with_the_role_that_grants_it(
+    server: KubernetesServer, train: Callable[..., None], right: tuple[str, str, str]
+) -> None:
+    server.act = succeed
+    server.rights.discard(right)
+    verb, _, resource = right
+    with pytest.raises(UserError, match=f'cannot {verb} resource "{resource}".*deploy/role.yaml'):
+        train(readers=resources.Readers(**READERS))
+
+
+def test_a_cluster_without_trainer_is_told_from_one_that_refuses(
+    server: KubernetesServer, train: Callable[..., None]
+) -> None:
+    server.has_trainer = False
+    with pytest.raises(UserError, match=r"has no TrainJob.*install Kubeflow Trainer"):
+        train()
+
+
+def test_an_unreachable_host_is_one_line(kubeconfig: Path, train: Callable[..., None]) -> None:
+    url = free_url()
+    write_kubeconfig(kubeconfig, url)
+    with pytest.raises(cluster.Unreachable, match=f"{url} cannot be reached: .*refused") as caught:
+        train()
+    assert caught.value.exit_code == 1
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cluster_that_cannot_answer_now_is_asked_again(
+    server: KubernetesServer, train: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "SECONDS_TO_ANSWER", 10)
+    server.act, server.failures = succeed, [503, 429]
+    train()
+    assert created(server) == 1
+
+
+def test_without_a_cluster_there_is_one_line(kubeconfig: Path, train: Callable[..., None]) -> None:
+    with pytest.raises(UserError, match="no Kubernetes cluster is known here"):
+        train()
+
+
+def test_machines_that_share_no_root_are_refused_before_any_is_asked_for(
+    server: KubernetesServer, train: Callable[..., None], needs: Resources
+) -> None:
+    for wrong in (needs.model_copy(update={"volume": None}), needs.model_copy(update={"volume": _elsewhere()})):
+        with pytest.raises(UserError, match="do not share this run root"):
+            train(needs=wrong)
+    assert not server.used
+
+
+def _elsewhere() -> resources.Volume:
+    return resources.Volume(claim="runs", mount="/elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("root", "begins"),
+    [("gs://bucket/runs/My Run_1/", "twhin-my-run-1-"), ("/", "twhin-"), ("gs://b/" + "x" * 300, f"twhin-{'x' * 20}-")],
+)
+def test_the_name_is_one_that_kubernetes_takes(root: str, begins: str) -> None:
+    name = name_of(root)
+    assert name.startswith(begins)
+    assert len(f"{name}-readers-1000") <= 63
+    assert name_of(root + "1") != name
