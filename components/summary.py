@@ -11,6 +11,7 @@ from twhin_core.config import Config
 from twhin_core.evaluation.metrics import ALL, Metrics
 from twhin_core.export.manifest import ExportManifest
 from twhin_core.graph.manifest import SPLITS, Manifest
+from twhin_core.model.scorer import SIDES
 from twhin_core.training.checkpoint import FINISHED
 
 Figures = dict[str, float]
@@ -81,7 +82,7 @@ def evaluation_text(config: Config, metrics: Metrics, missed: Sequence[str]) -> 
     if missed:
         verdict = "Nothing is exported:" + "".join(f"\n- {sentence}" for sentence in missed)
     split = config.evaluation.split
-    names = list(metrics[split][ALL])
+    names = [name for name in metrics[split][ALL] if not name.endswith(tuple(f"_{side}" for side in SIDES))]
     rows = [(relation, *(_figure(figures.get(name)) for name in names)) for relation, figures in metrics[split].items()]
     head = (split, *names)
     return _page(f"Evaluation of step {metrics['checkpoint']:,}", verdict, _table(head, rows))
@@ -102,7 +103,9 @@ def export_text(manifest: ExportManifest, folder: str) -> str:
 
 
 def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def _page(title: str, *parts: str) -> str:

@@ -257,6 +257,12 @@ def compile_command(
         str | None,
         typer.Option(metavar="URL", help="Default of the pipeline's run_root. Left out: each run names its own."),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Write nothing; if the file is not what would be compiled now, show why and exit with 1."
+        ),
+    ] = False,
     overrides: Overrides = None,
 ) -> None:
     """Compile the pipeline for Kubeflow or Vertex AI.
@@ -266,11 +272,18 @@ def compile_command(
     """
     settings = _load(config, overrides)
 
-    from pipelines.compile import compile_pipeline
+    from pipelines.compile import OutOfDate, compile_pipeline, find_differences
     from pipelines.resources import load
 
-    compile_pipeline(settings, load(resources), target, output, run_root)
-    typer.echo(f"compiled for {target}: {output}")
+    needs = load(resources)
+    if not check:
+        compile_pipeline(settings, needs, target, output, run_root)
+        typer.echo(f"compiled for {target}: {output}")
+    elif differences := find_differences(settings, needs, target, output, run_root):
+        typer.echo(differences)
+        raise OutOfDate(f"{output} is not what would be compiled now; compile it without --check")
+    else:
+        typer.echo(f"current: {output}")
 
 
 @app.command()

@@ -1,8 +1,10 @@
 """The DAG: prepare → train → evaluate → (every gate holds) → export."""
 
 from collections.abc import Callable
+from typing import Any
 
 from kfp import dsl
+from kfp.dsl.base_component import BaseComponent
 from kfp.dsl.graph_component import GraphComponent
 
 from components.evaluate.component import evaluate
@@ -10,9 +12,17 @@ from components.export.component import export
 from components.prepare.component import prepare
 from components.train.component import train
 
+Start = Callable[..., dsl.PipelineTask]
+"""`start(component, config=…, run_root=…)` makes the task of a stage, on the machines that a target has for it."""
 
-def build(place: Callable[[dsl.PipelineTask], None] | None = None) -> GraphComponent:
-    """The pipeline; `place` gives each task what it needs of the machines that it will run on."""
+
+def here(component: BaseComponent, **inputs: Any) -> dsl.PipelineTask:
+    """The task as it is: of this machine."""
+    return component(**inputs)
+
+
+def build(start: Start = here) -> GraphComponent:
+    """The pipeline; `start` says what each of its tasks runs on."""
 
     @dsl.pipeline(name="twhin", description="Raw interactions in, entity embeddings out.")
     def twhin(config: str, run_root: str) -> None:
@@ -22,17 +32,16 @@ def build(place: Callable[[dsl.PipelineTask], None] | None = None) -> GraphCompo
             config: The config, as YAML with every default resolved.
             run_root: Folder or gs:// prefix that holds everything of this run.
         """
-        prepared = prepare(config=config, run_root=run_root)
-        trained = train(config=config, run_root=run_root).after(prepared)
-        evaluated = evaluate(config=config, run_root=run_root).after(trained)
+        prepared = start(prepare, config=config, run_root=run_root)
+        trained = start(train, config=config, run_root=run_root).after(prepared)
+        evaluated = start(evaluate, config=config, run_root=run_root).after(trained)
         with dsl.If(evaluated.outputs["Output"] == True, name="gates-hold"):  # noqa: E712 -- compiled, not compared
-            exported = export(config=config, run_root=run_root)
+            exported = start(export, config=config, run_root=run_root)
 
         for task in (prepared, trained, evaluated, exported):
-            # A stage finds what it has finished under the run root. KFP's cache knows only the parameters: it would
+            # A stage finds what it has finished under the run root, of this config and no other. KFP's cache knows the
+            # parameters and the image, but neither the raw files nor whether the results are still there: it would
             # skip a stage whose results have been removed.
             task.set_caching_options(False)
-            if place is not None:
-                place(task)
 
     return twhin

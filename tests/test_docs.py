@@ -11,7 +11,9 @@ from docs import generate_configuration
 from tests.command_line import ROOT
 from twhin_core import __version__
 
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "components").glob("*/README.md")])
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "deploy/README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("components/*/README.md")]
+)
 
 
 def test_the_configuration_page_is_current() -> None:
@@ -36,12 +38,16 @@ def test_code_that_a_page_names_exists(page: Path) -> None:
 def test_the_readme_lists_every_entry_of_the_repository() -> None:
     readme = (ROOT / "README.md").read_text()
     entries = {path.name for path in ROOT.iterdir() if not path.name.startswith(".") and path.is_dir()}
-    ours = entries & {"configs", "twhin_core", "components", "pipelines", "tests", "docs", "requirements"}
-    assert len(ours) == 7
+    ours = entries & {"configs", "twhin_core", "components", "pipelines", "tests", "docs", "requirements", "deploy"}
+    assert len(ours) == 8
     assert not [name for name in ours if not re.search(rf"^{name}/", readme, re.MULTILINE)]
 
 
-@pytest.mark.parametrize("path", ["README.md", "Dockerfile"])
+IMAGES = ["README.md", "Dockerfile", "deploy/training-runtime.yaml"]
+IMAGES += [f"components/{stage}/README.md" for stage in ("prepare", "train", "evaluate", "export")]
+
+
+@pytest.mark.parametrize("path", IMAGES)
 def test_the_image_carries_the_version(path: str) -> None:
     tags = re.findall(r"twhin/twhin:(\d[\w.]*)", (ROOT / path).read_text())
     assert tags

@@ -15,9 +15,15 @@ from twhin_core import config_file
 
 FOLDER = Path(__file__).parent
 GOLDENS: dict[str, tuple[str, Target]] = {
-    "cpu-small.kubeflow.yaml": ("configs/resources/cpu-small.yaml", "kubeflow"),
-    "gpu-1.kubeflow.yaml": ("configs/resources/gpu-1.yaml", "kubeflow"),
-    "gpu-1.vertex.yaml": ("configs/resources/gpu-1.yaml", "vertex"),
+    f"{preset}.{target}.yaml": (f"configs/resources/{preset}.yaml", target)
+    for preset, target in (
+        ("cpu-small", "kubeflow"),
+        ("gpu-1", "kubeflow"),
+        ("gpu-1", "vertex"),
+        ("a100x16-2nodes", "kubeflow"),
+        ("a100x16-2nodes", "vertex"),
+        ("h100x8", "vertex"),
+    )
 }
 
 
@@ -30,6 +36,6 @@ def write(name: str, output: Path) -> None:
 
 def documents(path: Path) -> list[Any]:
     """The YAML documents of a compiled pipeline, without the version of the SDK that compiled it."""
-    found = list(yaml.safe_load_all(path.read_text()))
+    found = list(yaml.load_all(path.read_text(), yaml.CSafeLoader))
     del found[0]["sdkVersion"]
     return found

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from pipelines import resources
-from pipelines.compile import compile_pipeline
+from pipelines.compile import compile_pipeline, find_differences
 from pipelines.resources import Resources, Target
-from tests import golden
-from tests.command_line import ROOT, twhin
-from twhin_core import config_file
+from tests import golden, strict
+from tests.command_line import ROOT, assert_refused, twhin
+from twhin_core import __version__, config_file
 from twhin_core.config import Config
+from twhin_core.errors import UserError
 
 STAGES = ["prepare", "train", "evaluate", "export"]
 
@@ -26,6 +27,12 @@ def config() -> Config:
 @pytest.fixture
 def gpu() -> Resources:
     return resources.load(str(ROOT / "configs/resources/gpu-1.yaml"))
+
+
+def manifests_of(documents: list[Any]) -> list[Any]:
+    """What the train task is to create, if it is one that creates a TrainJob."""
+    inputs = documents[0]["root"]["dag"]["tasks"]["train"]["inputs"]["parameters"]
+    return inputs["manifests"]["runtimeValue"]["constant"] if "manifests" in inputs else []
 
 
 def compiled(config: Config, needs: Resources, target: Target, folder: Path, run_root: str | None = None) -> list[Any]:
@@ -41,14 +48,26 @@ def test_golden(name: str, tmp_path: Path) -> None:
     assert golden.documents(tmp_path / name) == golden.documents(golden.FOLDER / name), "see `make goldens`"
 
 
-def test_vertex_gets_one_document_and_kubeflow_its_platform_beside(
-    config: Config, gpu: Resources, tmp_path: Path
+@pytest.mark.parametrize("target", ["kubeflow", "vertex"])
+@pytest.mark.parametrize("preset", sorted(path.stem for path in (ROOT / "configs/resources").glob("*.yaml")))
+def test_every_config_compiles_with_every_preset_to_what_the_platform_accepts(
+    preset: str, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert len(compiled(config, gpu, "vertex", tmp_path)) == 1
-    _, platform = compiled(config, gpu, "kubeflow", tmp_path)
-    assert platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"] == {
-        "exec-train": {"emptyDirMounts": [{"medium": "Memory", "mountPath": "/dev/shm", "volumeName": "shm"}]}
-    }
+    monkeypatch.setenv("TWHIN_DATA", "gs://bucket/data")
+    needs = resources.load(str(ROOT / f"configs/resources/{preset}.yaml"))
+    for path in sorted((ROOT / "configs").glob("*.yaml")):
+        config = config_file.load(str(path))
+        documents = compiled(config, needs, target, tmp_path)
+        strict.check_pipeline(documents)
+        jobs = strict.custom_jobs(documents[0])
+        if target == "vertex":
+            assert len(documents) == 1
+            assert "kubernetes" not in (tmp_path / "pipeline.yaml").read_text()
+            assert ("train" in jobs) == (needs.train.accelerator is not None)
+        else:
+            assert not jobs
+            for manifest in manifests_of(documents):
+                strict.check_manifest(strict.as_created(manifest))
 
 
 def test_the_parameters_are_the_config_and_a_run_root_without_default(
@@ -64,18 +83,35 @@ def test_the_parameters_are_the_config_and_a_run_root_without_default(
 
 
 def test_every_stage_runs_in_the_one_image_with_its_resources(config: Config, gpu: Resources, tmp_path: Path) -> None:
-    mine = gpu.model_copy(update={"image": "elsewhere/twhin:7"})
-    (document,) = compiled(config, mine, "vertex", tmp_path)
+    mine = gpu.model_copy(update={"image": f"elsewhere/twhin:{__version__}"})
+    document, platform = compiled(config, mine, "kubeflow", tmp_path)
     executors = document["deploymentSpec"]["executors"]
     assert set(executors) == {f"exec-{stage}" for stage in STAGES}
     for stage in STAGES:
         container = executors[f"exec-{stage}"]["container"]
-        assert container["image"] == "elsewhere/twhin:7"
+        assert container["image"] == f"elsewhere/twhin:{__version__}"
         assert "pip install" not in " ".join(container["command"])
         assert ("accelerator" in container["resources"]) == (stage == "train")
     train = executors["exec-train"]["container"]["resources"]
-    assert (train["resourceCpuLimit"], train["resourceMemoryLimit"]) == ("8", "32Gi")
-    assert (train["accelerator"]["resourceType"], train["accelerator"]["resourceCount"]) == ("NVIDIA_L4", "1")
+    assert (train["resourceCpuLimit"], train["resourceMemoryLimit"]) == ("8", "28Gi")
+    assert (train["accelerator"]["resourceType"], train["accelerator"]["resourceCount"]) == ("nvidia.com/gpu", "1")
+    assert platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"] == {
+        "exec-train": {
+            "emptyDirMounts": [{"medium": "Memory", "mountPath": "/dev/shm", "volumeName": "shm"}],
+            "nodeSelector": {"labels": {"cloud.google.com/gke-accelerator": "nvidia-l4"}},
+        }
+    }
+
+
+def test_without_an_image_a_stage_with_gpus_takes_the_one_with_cuda(
+    config: Config, gpu: Resources, tmp_path: Path
+) -> None:
+    document, _ = compiled(config, gpu, "kubeflow", tmp_path)
+    images = {
+        name: executor["container"]["image"] for name, executor in document["deploymentSpec"]["executors"].items()
+    }
+    assert images.pop("exec-train") == f"twhin/twhin:{__version__}-cuda"
+    assert set(images.values()) == {f"twhin/twhin:{__version__}"}
 
 
 def test_the_stages_follow_each_other_uncached_and_export_waits_for_the_gates(
@@ -90,6 +126,8 @@ def test_the_stages_follow_each_other_uncached_and_export_waits_for_the_gates(
     assert tasks["condition-1"]["triggerPolicy"]["condition"].endswith("== true")
     for task in [tasks["prepare"], tasks["train"], tasks["evaluate"], inner["export"]]:
         assert not task["cachingOptions"].get("enableCache", False)
+        pauses = {"backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": "3600s"}
+        assert task["retryPolicy"] == {"maxRetryCount": 3, **pauses}
 
 
 def test_the_command_compiles_a_file_that_both_readers_take(tmp_path: Path) -> None:
@@ -102,3 +140,31 @@ def test_the_command_compiles_a_file_that_both_readers_take(tmp_path: Path) -> N
     (document,) = golden.documents(output)
     default = document["root"]["inputDefinitions"]["parameters"]["config"]["defaultValue"]
     assert config_file.parse(default).training.num_epochs == 3
+
+
+def test_check_says_what_differs_and_writes_nothing(config: Config, gpu: Resources, tmp_path: Path) -> None:
+    output = tmp_path / "pipeline.yaml"
+    compiled(config, gpu, "kubeflow", tmp_path)
+    assert find_differences(config, gpu, "kubeflow", str(output)) == ""
+    committed = output.read_bytes()
+    ran = twhin(
+        "compile", "configs/local.yaml", "--resources", "configs/resources/gpu-1.yaml",
+        "--target", "kubeflow", "--output", output, "--check", "--set", "training.num_epochs=7",
+    )  # fmt: skip
+    assert_refused(ran, f"{output} is not what would be compiled now", exit_code=1)
+    changed = [line.split() for line in ran.stdout.splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")]
+    assert changed == [["-", "num_epochs:", "5"], ["+", "num_epochs:", "7"]]
+    assert output.read_bytes() == committed
+    assert [path.name for path in tmp_path.iterdir()] == ["pipeline.yaml"]
+
+
+@pytest.mark.parametrize(("text", "said"), [("", "not a compiled pipeline"), ("a: [", "not a compiled pipeline")])
+def test_check_refuses_what_is_no_compiled_pipeline(
+    text: str, said: str, config: Config, gpu: Resources, tmp_path: Path
+) -> None:
+    output = tmp_path / "pipeline.yaml"
+    with pytest.raises(UserError, match="no such file"):
+        find_differences(config, gpu, "kubeflow", str(output))
+    output.write_text(text)
+    with pytest.raises(UserError, match=said):
+        find_differences(config, gpu, "kubeflow", str(output))

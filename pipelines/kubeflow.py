@@ -1,0 +1,94 @@
+"""The pipeline's tasks on Kubeflow. Training on several machines is a TrainJob, which a task of its own follows."""
+
+from __future__ import annotations
+
+import posixpath
+from typing import Any
+
+from kfp import dsl, kubernetes
+from kfp.dsl.base_component import BaseComponent
+
+from components.train.nodes_component import train as train_on_nodes
+from pipelines import pods, trainjob
+from pipelines.pipeline import Start
+from pipelines.resources import Resources, Stage, TrainStage, accelerator_of
+from twhin_core import storage
+from twhin_core.errors import UserError
+
+FOLLOWER = {"cpu": "1", "memory": "2Gi"}
+"""What the task takes that follows a TrainJob."""
+
+
+def check(resources: Resources, run_root: str | None) -> None:
+    """Raises UserError for what Kubeflow cannot do."""
+    for name, stage in resources.stages().items():
+        if stage.service_account is not None and not _is_train_job(stage):
+            raise UserError(
+                f"{name}.service_account: Kubeflow has one for all pods of a run, named when it is submitted; "
+                "only the nodes of a train stage with several can have their own"
+            )
+    readers = resources.train.readers
+    if readers is not None and "/" in readers.token:
+        raise UserError(f"train.readers.token: {readers.token!r} is no name of a Secret, which Kubeflow needs")
+    volume = resources.volume
+    if run_root is None or storage.is_remote(run_root):
+        return
+    if volume is None:
+        why = "several nodes share nothing of it" if _is_train_job(resources.train) else "the next pod does not see it"
+        raise UserError(f"--run-root {run_root}: {why}; name a gs:// prefix, or a `volume` in the resources")
+    if not posixpath.normpath(run_root).startswith(f"{posixpath.normpath(volume.mount)}/"):
+        raise UserError(f"--run-root {run_root}: is not on the volume, which is mounted at {volume.mount}")
+
+
+def start(resources: Resources) -> Start:
+    """How the tasks of a pipeline are started on Kubeflow."""
+
+    def start_task(component: BaseComponent, **inputs: Any) -> dsl.PipelineTask:
+        stage = resources.stages()[component.name]
+        if _is_train_job(stage):
+            manifests = trainjob.manifests(resources)
+            task = train_on_nodes(manifests=manifests, run=dsl.PIPELINE_JOB_ID_PLACEHOLDER, **inputs)
+            task.set_cpu_limit(FOLLOWER["cpu"]).set_memory_limit(FOLLOWER["memory"])
+            kubernetes.use_field_path_as_env(task, "TWHIN_NAMESPACE", "metadata.namespace")
+        else:
+            task = component(**inputs)
+            _place(task, stage)
+        task.set_container_image(resources.image_of(stage))
+        _give(task, resources)
+        return task
+
+    return start_task
+
+
+def _is_train_job(stage: Stage) -> bool:
+    return isinstance(stage, TrainStage) and stage.has_several_machines
+
+
+def _place(task: dsl.PipelineTask, stage: Stage) -> None:
+    """Gives the task's pod its cores, memory, GPUs, disk and time, on the nodes that have them."""
+    task.set_cpu_limit(stage.cpu).set_memory_limit(stage.memory)
+    accelerator = accelerator_of(stage)
+    if accelerator is not None:
+        task.set_accelerator_type(pods.GPU).set_accelerator_limit(accelerator.count)
+        kubernetes.empty_dir_mount(task, "shm", pods.SHARED_MEMORY, medium="Memory")
+    if stage.disk is not None:
+        kubernetes.empty_dir_mount(task, "scratch", pods.SCRATCH, size_limit=stage.disk)
+    for label, value in pods.node_selector(stage).items():
+        kubernetes.add_node_selector(task, label, value)
+    for toleration in pods.tolerations(stage):
+        kubernetes.add_toleration(task, **toleration)
+    if stage.timeout_in_s is not None:
+        kubernetes.set_timeout(task, stage.timeout_in_s)
+
+
+def _give(task: dsl.PipelineTask, resources: Resources) -> None:
+    """Gives the task's pod the variables, the secrets and the volume."""
+    for name, value in resources.env.items():
+        task.set_env_variable(name, value)
+    for secret in resources.secrets:
+        if secret.mount is not None:
+            kubernetes.use_secret_as_volume(task, secret.name, secret.mount)
+        if secret.env is not None:
+            kubernetes.use_secret_as_env(task, secret.name, {key: name for name, key in secret.env.items()})
+    if resources.volume is not None:
+        kubernetes.mount_pvc(task, resources.volume.claim, resources.volume.mount)

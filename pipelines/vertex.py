@@ -1,0 +1,136 @@
+"""The pipeline's tasks on Vertex AI.
+
+A stage that asks for cores and memory alone is a plain task, for which Vertex AI finds a machine. One that asks for
+more is a CustomJob: the chief is pool 0, further nodes are pool 1 and readers are pool 2, all with the same command,
+since each finds its role in CLUSTER_SPEC (`twhin_core/training/nodes.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from google_cloud_pipeline_components.v1.custom_job import create_custom_training_job_from_component
+from kfp import dsl
+from kfp.dsl.base_component import BaseComponent
+
+from pipelines.machines import GPUS, Machine, in_gib, pick
+from pipelines.pipeline import Start
+from pipelines.resources import Resources, Stage, TrainStage, accelerator_of, refuse
+from twhin_core import storage
+from twhin_core.errors import UserError
+
+Spec = dict[str, Any]
+
+READER_PORT = 2222
+"""The port that Vertex AI opens between the machines of a CustomJob, and names in CLUSTER_SPEC."""
+GCS = "/gcs/"
+"""Where the machines of a CustomJob see buckets as folders."""
+DISK = 100
+"""GiB of a boot disk, unless another size is asked for; the image with CUDA takes some 20."""
+WEEK = 7 * 86400
+"""Seconds that a CustomJob may take, unless others are asked for: Vertex AI's own default."""
+
+
+def check(resources: Resources, run_root: str | None) -> None:
+    """Raises UserError for what Vertex AI cannot do."""
+    if run_root is not None and not storage.is_remote(run_root):
+        raise UserError(f"--run-root {run_root}: Vertex AI needs a gs:// prefix")
+    instead = "leave it out for --target vertex"
+    refuse(
+        resources, ("secrets", "volume"), ("node_selector", "tolerations"), f"Vertex AI has no such thing; {instead}"
+    )
+    for name, stage in resources.stages().items():
+        if _is_custom_job(stage):
+            _machine(name, stage)
+    readers = resources.train.readers
+    if readers is not None:
+        pick(readers.cpu, readers.memory, None, "train.readers")
+        if not storage.is_remote(readers.token):
+            raise UserError(f"train.readers.token: {readers.token!r} is no gs:// file, which Vertex AI needs")
+
+
+def start(resources: Resources) -> Start:
+    """How the tasks of a pipeline are started on Vertex AI."""
+
+    def start_task(component: BaseComponent, **inputs: Any) -> dsl.PipelineTask:
+        stage = resources.stages()[component.name]
+        if _is_custom_job(stage):
+            return _custom_job(component, stage, resources)(**inputs)
+        task = component(**inputs).set_container_image(resources.image_of(stage))
+        task.set_cpu_limit(stage.cpu).set_memory_limit(stage.memory)
+        for name, value in resources.env.items():
+            task.set_env_variable(name, value)
+        return task
+
+    return start_task
+
+
+def _is_custom_job(stage: Stage) -> bool:
+    more = (stage.disk, stage.timeout, stage.service_account, accelerator_of(stage))
+    return stage.spot or _has_several_machines(stage) or any(key is not None for key in more)
+
+
+def _has_several_machines(stage: Stage) -> bool:
+    return isinstance(stage, TrainStage) and stage.has_several_machines
+
+
+def _custom_job(component: BaseComponent, stage: Stage, resources: Resources) -> BaseComponent:
+    """The component as one that creates a CustomJob, with the same inputs and outputs."""
+    job = create_custom_training_job_from_component(
+        component,
+        display_name=f"twhin-{component.name}",
+        timeout=f"{stage.timeout_in_s or WEEK}s",
+        # A machine that comes back alone would wait for ranks that have ended.
+        restart_job_on_worker_restart=stage.spot or _has_several_machines(stage),
+        service_account=stage.service_account or "",
+        strategy="SPOT" if stage.spot else "STANDARD",
+    )
+    # That function knows one kind of machine, and the component's own image. Ours are the parameter's new default.
+    pools = job.component_spec.inputs["worker_pool_specs"]
+    pools.default = _pools(component.name, stage, resources, pools.default[0]["container_spec"])
+    return job
+
+
+def _pools(name: str, stage: Stage, resources: Resources, container: Spec) -> list[Spec]:
+    """The worker pools; `container` holds the component's command and arguments."""
+    machine, env = _machine(name, stage), resources.env
+    if not isinstance(stage, TrainStage) or not stage.has_several_machines:
+        return [_pool(1, machine, stage, resources, container, env)]
+    if stage.readers is None:
+        return [_pool(count, machine, stage, resources, container, env) for count in (1, stage.nodes - 1)]
+    env = {**env, "TWHIN_READER_TOKEN_FILE": stage.readers.token.replace("gs://", GCS, 1)}
+    trainers = [_pool(count, machine, stage, resources, container, env) for count in (1, stage.nodes - 1)]
+    machine = pick(stage.readers.cpu, stage.readers.memory, None, f"{name}.readers")
+    env = {**env, "TWHIN_BIND": f"0.0.0.0:{READER_PORT}"}
+    reader = stage.model_copy(update={"accelerator": None})
+    return [*trainers, _pool(stage.readers.count, machine, reader, resources, container, env)]
+
+
+def _pool(
+    count: int, machine: Machine, stage: Stage, resources: Resources, container: Spec, env: dict[str, str]
+) -> Spec:
+    if count == 0:
+        return {}  # holds the place of a pool that there is none of
+    accelerator, gpus = accelerator_of(stage), {}
+    if accelerator is not None:
+        gpus = {"accelerator_type": GPUS[accelerator.type].vertex, "accelerator_count": accelerator.count}
+    return {
+        "machine_spec": {"machine_type": machine.name, **gpus},
+        "replica_count": count,
+        "disk_spec": {
+            "boot_disk_type": "pd-ssd",
+            "boot_disk_size_gb": math.ceil(in_gib(stage.disk)) if stage.disk else DISK,
+        },
+        "container_spec": {
+            **container,
+            "image_uri": resources.image_of(stage),
+            "env": [{"name": key, "value": value} for key, value in env.items()],
+        },
+    }
+
+
+def _machine(name: str, stage: Stage) -> Machine:
+    accelerator = accelerator_of(stage)
+    gpu = None if accelerator is None else (accelerator.type, accelerator.count)
+    return pick(stage.cpu, stage.memory, gpu, name)
