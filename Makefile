@@ -34,7 +34,7 @@ lint: $(INSTALLED) ## check style, types and the Dockerfile
 goldens: $(INSTALLED) ## make the golden pipelines and losses in tests/golden anew
 	$(BIN)/python -m tests.golden.renew
 
-docs: $(INSTALLED) ## generate docs/configuration.md from the config's schema, docs/scale.md from measurements
+docs: $(INSTALLED) ## generate docs/{configuration,resources}.md from the schemas, docs/scale.md from measurements
 	$(BIN)/python docs/generate_configuration.py
 	$(BIN)/python docs/generate_scale.py
 

@@ -1,4 +1,7 @@
-"""Writes docs/configuration.md from the docstrings, descriptions and defaults of `twhin_core.config`."""
+"""Writes docs/configuration.md and docs/resources.md from docstrings, descriptions and defaults of their schemas.
+
+These are `twhin_core.config` and `pipelines.resources`.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from pipelines.resources import Resources
 from twhin_core.config import Config
 from twhin_core.config_section import Section
 
-PAGE = Path(__file__).parent / "configuration.md"
+FOLDER = Path(__file__).parent
 
 INTRODUCTION = """# Configuration
 
@@ -30,10 +34,26 @@ One YAML drives a run. `configs/` holds some to start from; this page lists ever
 - Each run saves its config, with all defaults, as `<run_root>/config.yaml`.
 """
 
+RESOURCES = """# Resources
 
-def page() -> str:
-    """The whole page."""
-    return INTRODUCTION + "".join(_section("", Config, {}))
+What each stage needs of a cluster's machines is in a file of its own, which `twhin compile --resources` reads.
+`configs/resources/` holds some to start from; this page lists every key. It is generated from `pipelines/resources.py`
+by `make docs`.
+
+- A key that is not listed here is an error. So is one that the target does not have, when the pipeline is compiled.
+- An image's tag is this version, alone or with more behind a dash, as in `-cuda`; or it is named by its digest.
+- A run root that is no gs:// prefix must be below `volume.mount`, which Kubeflow alone has.
+- A stage for Vertex AI that names more than `cpu`, `memory`, `image` and `retries` is a CustomJob, on the smallest
+  machine type that has so much: one of the accelerator's own, or of the family n2.
+- Training with several `nodes`, or with `readers`, is a TrainJob on Kubeflow: [deploy](../deploy/README.md) has what
+  the namespace needs for it.
+"""
+
+
+def pages() -> dict[Path, str]:
+    """Each page, and what it should hold."""
+    schemas = {"configuration.md": (INTRODUCTION, Config), "resources.md": (RESOURCES, Resources)}
+    return {FOLDER / name: text + "".join(_section("", schema, {})) for name, (text, schema) in schemas.items()}
 
 
 def _section(path: str, section: type[BaseModel], described: dict[type[BaseModel], str]) -> Iterator[str]:
@@ -125,4 +145,5 @@ def _default(field: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    for path, text in pages().items():
+        path.write_text(text)

@@ -57,10 +57,14 @@ class Accelerator(Section):
 class Toleration(Section):
     """A taint of nodes that the stage's pods put up with."""
 
-    key: str
-    operator: Literal["Equal", "Exists"] = "Equal"
-    value: str | None = None
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    key: str = Field(description="The taint's key.")
+    operator: Literal["Equal", "Exists"] = Field(
+        "Equal", description="Whether `value` must be equal, or does not matter."
+    )
+    value: str | None = Field(None, description="The taint's value.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        None, description="The taint's effect; null is any."
+    )
 
 
 class Stage(Section):
@@ -104,9 +108,11 @@ class RankedStage(Stage):
 class Readers(Section):
     """Processes on machines of their own that read the training edges for the trainers."""
 
-    count: PositiveInt
-    cpu: Cores
-    memory: Bytes
+    count: PositiveInt = Field(description="Machines, each with one process.")
+    cpu: Cores = Field(description="Cores of each.")
+    memory: Bytes = Field(
+        description="Memory of each; a reader holds three windows of `train_data.shuffle_buffer` edges."
+    )
     token: str = Field(
         description="Where the token is that the trainers show them. Kubeflow: the Secret that holds it as `token`. "
         "Vertex AI: a gs:// file."
@@ -127,14 +133,14 @@ class TrainStage(RankedStage):
 class Volume(Section):
     """A PersistentVolumeClaim that every pod mounts; several nodes need one that many can write (ReadWriteMany)."""
 
-    claim: Name
+    claim: Name = Field(description="Name of the claim.")
     mount: Path = Field(description="Where; a run root below it is one that the pods share.")
 
 
 class Secret(Section):
     """A Kubernetes Secret, such as credentials, as files or as variables."""
 
-    name: Name
+    name: Name = Field(description="Name of the Secret.")
     mount: Path | None = Field(None, description="Folder that holds a file for each of its keys.")
     env: dict[Variable, str] | None = Field(None, description="Environment variable: key of the Secret.")
 
@@ -153,10 +159,10 @@ class Resources(Section):
     env: dict[Variable, str] = Field({}, description="Environment variables of every stage.")
     secrets: list[Secret] = Field([], description="Kubeflow only.")
     volume: Volume | None = Field(None, description="Kubeflow only.")
-    prepare: Stage
-    train: TrainStage
-    evaluate: RankedStage
-    export: Stage
+    prepare: Stage = Field(description="The stage prepare.")
+    train: TrainStage = Field(description="The stage train.")
+    evaluate: RankedStage = Field(description="The stage evaluate.")
+    export: Stage = Field(description="The stage export.")
 
     def stages(self) -> dict[str, Stage]:
         return {"prepare": self.prepare, "train": self.train, "evaluate": self.evaluate, "export": self.export}

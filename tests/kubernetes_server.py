@@ -92,7 +92,7 @@ class KubernetesServer:
 
     def wait_until(self, holds: Callable[[], bool]) -> None:
         with self.lock:
-            assert self.lock.wait_for(holds, timeout=30)
+            assert self.lock.wait_for(holds, timeout=120)
 
 
 def _second(second: int) -> str:
