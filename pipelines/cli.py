@@ -287,6 +287,68 @@ def compile_command(
 
 
 @app.command()
+def submit(
+    compiled: Annotated[str, typer.Argument(metavar="COMPILED", help="The YAML that `twhin compile` wrote.")],
+    target: Annotated[Literal["kubeflow", "vertex"], typer.Option(help="Where to run it.")],
+    host: Annotated[str | None, typer.Option(metavar="URL", help="Kubeflow Pipelines' address.")] = None,
+    namespace: Annotated[str | None, typer.Option(help="Kubeflow: your profile, where it has several users.")] = None,
+    project: Annotated[str | None, typer.Option(help="Vertex AI: the project.")] = None,
+    region: Annotated[str | None, typer.Option(help="Vertex AI: the region.")] = None,
+    service_account: Annotated[str | None, typer.Option(help="The account that the run's tasks have.")] = None,
+    run_root: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Where the run lives. Default: the compiled file's, if it has one."),
+    ] = None,
+    run_name: Annotated[str | None, typer.Option(help="The run's name. Default: twhin and the time.")] = None,
+    cron: Annotated[
+        str | None,
+        typer.Option(metavar="LINE", help="Make a recurring run instead, with one run root: five fields, UTC."),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow the run to its end; exit code 1 if it does not succeed.")
+    ] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Start a compiled pipeline on Kubeflow or Vertex AI, and print a link to it.
+
+    `--set` changes values of the compiled config. Credentials: TWHIN_KFP_TOKEN or the token that Kubernetes mounts for
+    Kubeflow; for Vertex AI those that Google's libraries find.
+    """
+    wanted = {"kubeflow": {"--host": host}, "vertex": {"--project": project, "--region": region}}
+    missing = [option for option, value in wanted[target].items() if value is None]
+    if missing:
+        raise UserError(f"--target {target} needs {' and '.join(missing)}")
+    of_other = wanted["vertex"] if target == "kubeflow" else {**wanted["kubeflow"], "--namespace": namespace}
+    for option, value in of_other.items():
+        if value is not None:
+            raise UserError(f"{option} {value}: --target {target} has no such thing")
+    if cron is not None and wait:
+        raise UserError("--cron and --wait: a recurring run has no end to wait for")
+
+    from pipelines import submit as submitting
+
+    request = submitting.read(compiled, target, run_root, overrides or (), run_name, service_account, cron)
+    platform: submitting.Platform
+    if target == "kubeflow":
+        from pipelines.kubeflow_client import Kubeflow
+
+        assert host is not None
+        platform = Kubeflow(host, namespace)
+    else:
+        from pipelines.vertex_client import Vertex
+
+        assert project is not None
+        assert region is not None
+        platform = Vertex(project, region)
+    made = platform.start(request) if cron is None else platform.schedule(request)
+    typer.echo(f"{'run:' if cron is None else 'recurring:':<12}{platform.link(made, is_schedule=cron is not None)}")
+    typer.echo(f"{'run root:':<12}{request.parameters['run_root']}")
+    if wait:
+        submitting.wait(platform, made)
+        typer.echo("succeeded")
+
+
+@app.command()
 def generate(folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder or gs:// prefix to write to.")]) -> None:
     """Write the raw data of the quickstart: a generated Twitter-like network."""
     from twhin_core.config_prepare import Generate

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
+from google.protobuf import json_format
 
 from docs import generate_configuration
 from tests.command_line import ROOT
@@ -44,7 +46,22 @@ def test_the_readme_lists_every_entry_of_the_repository() -> None:
     assert not [name for name in ours if not re.search(rf"^{name}/", readme, re.MULTILINE)]
 
 
-IMAGES = ["README.md", "Dockerfile", "deploy/training-runtime.yaml"]
+def test_the_validation_of_the_ci_page_takes_what_is_valid_and_refuses_an_unknown_field(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (program,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/ci.md").read_text(), re.MULTILINE | re.DOTALL)
+    goldens = sorted((ROOT / "tests/golden").glob("gpu-1.*.yaml"))
+    assert len(goldens) == 2
+    monkeypatch.setattr(sys, "argv", ["validate.py", *map(str, goldens)])
+    exec(program, {})
+    misspelt = tmp_path / "misspelt.yaml"
+    misspelt.write_text(goldens[0].read_text().replace("taskInfo:", "taskinfos:"))
+    monkeypatch.setattr(sys, "argv", ["validate.py", str(misspelt)])
+    with pytest.raises(json_format.ParseError, match="taskinfos"):
+        exec(program, {})
+
+
+IMAGES = ["docs/deploy.md", "docs/ci.md", "README.md", "Dockerfile", "deploy/training-runtime.yaml"]
 IMAGES += [f"components/{stage}/README.md" for stage in ("prepare", "train", "evaluate", "export")]
 
 

@@ -1,0 +1,193 @@
+"""Starts a compiled pipeline on a platform. What cannot run there is refused before anything is sent."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+from google.protobuf import json_format
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
+
+from pipelines.resources import Target
+from twhin_core import config_file, storage
+from twhin_core.errors import TwhinError, UserError
+from twhin_core.evaluation import gates
+from twhin_core.progress import log
+
+PAUSE = 15.0
+"""Seconds between two looks at a run that is waited for."""
+PATIENCE = 600.0
+"""Seconds for which a platform that does not answer is asked again, once the run is there."""
+
+
+class RunFailed(TwhinError):
+    """The run that was waited for did not succeed."""
+
+
+class Unreachable(TwhinError):
+    """The platform does not answer, or not now; the same request may succeed later."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be started: `documents` as compiled, `parameters` the values of the pipeline's two."""
+
+    path: str
+    documents: list[Any]
+    parameters: dict[str, str]
+    name: str
+    service_account: str | None = None
+    cron: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a run stands. `state` as the platform words it; `failures` holds a line a task that failed."""
+
+    state: str
+    is_over: bool = False
+    has_succeeded: bool = False
+    failures: Sequence[str] = ()
+
+
+class Platform(Protocol):
+    """A platform's client. Every method raises UserError or Unreachable, in one line."""
+
+    def start(self, request: Request) -> str:
+        """Starts the run and gives its id."""
+
+    def schedule(self, request: Request) -> str:
+        """Makes a recurring run and gives its id."""
+
+    def link(self, run: str, is_schedule: bool) -> str:
+        """Where a browser shows it."""
+
+    def look(self, run: str) -> Outcome:
+        """How the run is doing."""
+
+
+def read(
+    path: str,
+    target: Target,
+    run_root: str | None = None,
+    overrides: Sequence[str] = (),
+    name: str | None = None,
+    service_account: str | None = None,
+    cron: str | None = None,
+) -> Request:
+    """The compiled pipeline at `path`, checked for `target`.
+
+    Raises:
+        UserError: no such file, no compiled pipeline or one for another target, a value that the config does not take,
+            or a run root that is missing or that the platform's machines do not share.
+    """
+    documents = _read_documents(path)
+    if target == "vertex" and len(documents) > 1:
+        raise UserError(f"{path} is compiled for kubeflow: compile it with --target vertex")
+    if target == "kubeflow" and _has_custom_job(documents[0]):
+        raise UserError(f"{path} is compiled for vertex: compile it with --target kubeflow")
+    if cron is not None and not re.fullmatch(r"[\d*/,\-A-Za-z?]+( [\d*/,\-A-Za-z?]+){4}", cron):
+        raise UserError(f"--cron {cron!r}: expected five fields: minute, hour, day of month, month, day of week")
+    try:
+        defaults = documents[0]["root"]["inputDefinitions"]["parameters"]
+        compiled_config = defaults["config"]["defaultValue"]
+        root = run_root or defaults["run_root"].get("defaultValue")
+    except (LookupError, TypeError):
+        raise UserError(
+            f"{path}: not a pipeline of `twhin compile`: it has no parameters config and run_root"
+        ) from None
+    config = config_file.parse(compiled_config, f"{path}: config", overrides)
+    gates.check_names(config)
+    if root is None:
+        raise UserError(f"there is no run root: give --run-root, or compile {path} with it")
+    _check_run_root(root, target, documents)
+    parameters = {"config": config_file.to_line(config), "run_root": root}
+    name = name or f"twhin {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+    return Request(path, documents, parameters, name, service_account, cron)
+
+
+def wait(platform: Platform, run: str) -> None:
+    """Follows the run to its end.
+
+    Raises:
+        RunFailed: it failed or was cancelled.
+        UserError: the platform refuses to tell of it.
+        Unreachable: … or has not answered for `PATIENCE`. The run goes on in both cases.
+    """
+    shown, answered = "", time.monotonic()
+    while True:
+        try:
+            outcome = platform.look(run)
+            answered = time.monotonic()
+        except Unreachable as error:
+            if time.monotonic() - answered > PATIENCE:
+                raise
+            log.warning("%s; asking again", error)
+        else:
+            if outcome.state != shown:
+                log.info("run %s: %s", run, outcome.state.lower())
+                shown = outcome.state
+            if outcome.has_succeeded:
+                return
+            if outcome.is_over:
+                raise RunFailed("; ".join([f"the run ended as {outcome.state.lower()}", *outcome.failures]))
+        time.sleep(PAUSE)
+
+
+def one_line(text: object, most: int = 400) -> str:
+    """A platform's message as one line, cut where it is long."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else f"{line[:most]} …"
+
+
+def _read_documents(path: str) -> list[Any]:
+    if not path.endswith((".yaml", ".yml")):
+        raise UserError(f"{path}: expected a name that ends in .yaml")
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; `twhin compile` writes it")
+    try:
+        documents = list(yaml.safe_load_all(Path(path).read_text()))
+        json_format.ParseDict(documents[0], PipelineSpec())
+        for document in documents[1:]:
+            json_format.ParseDict(document, PlatformSpec())
+    except (yaml.YAMLError, json_format.ParseError, LookupError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a compiled pipeline: {one_line(error)}") from None
+    return documents
+
+
+def _has_custom_job(document: Any) -> bool:
+    executors = document.get("deploymentSpec", {}).get("executors", {}).values()
+    return any("--payload" in executor.get("container", {}).get("args", []) for executor in executors)
+
+
+def _check_run_root(root: str, target: Target, documents: list[Any]) -> None:
+    if storage.is_remote(root):
+        return
+    if target == "vertex":
+        raise UserError(f"--run-root {root}: Vertex AI needs a gs:// prefix")
+    mounts = _shared_mounts(documents)
+    if not mounts:
+        train = documents[0]["root"]["dag"]["tasks"]["train"]["inputs"]["parameters"]
+        why = "several nodes share nothing of it" if "manifests" in train else "the next pod does not see it"
+        raise UserError(f"--run-root {root}: {why}; name a gs:// prefix, or compile with a `volume` in the resources")
+    if not any(posixpath.normpath(root).startswith(f"{mount}/") for mount in mounts):
+        raise UserError(f"--run-root {root}: is not on the volume, which is mounted at {', '.join(sorted(mounts))}")
+
+
+def _shared_mounts(documents: list[Any]) -> set[str]:
+    """Where every task of the pipeline mounts a volume."""
+    if len(documents) == 1:
+        return set()
+    placed = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    names = documents[0]["deploymentSpec"]["executors"]
+    mounts = [
+        {posixpath.normpath(mount["mountPath"]) for mount in placed.get(name, {}).get("pvcMount", [])} for name in names
+    ]
+    return set.intersection(*mounts)

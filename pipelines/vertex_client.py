@@ -1,0 +1,118 @@
+"""Runs on Vertex AI Pipelines, by the client of its API."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import google.auth
+import requests
+from google.api_core import exceptions
+from google.api_core.client_options import ClientOptions
+from google.auth.exceptions import GoogleAuthError
+
+from pipelines.submit import Outcome, Request, Unreachable, one_line
+from twhin_core.errors import UserError
+
+ENDPOINT = "https://{region}-aiplatform.googleapis.com"
+CONSOLE = "https://console.cloud.google.com/vertex-ai/locations/{region}/pipelines/{kind}/{run}?project={project}"
+NOT_NOW = (
+    exceptions.ServerError, exceptions.TooManyRequests, exceptions.RetryError, requests.ConnectionError,
+    requests.Timeout,
+)  # fmt: skip
+TIMEOUT = 60.0
+
+
+class Vertex:
+    """Runs of `project` in `region`, with the credentials that Google's libraries find here."""
+
+    def __init__(self, project: str, region: str) -> None:
+        if not re.fullmatch(r"[a-z]+-[a-z]+\d+", region):
+            raise UserError(f"--region {region}: expected a region's name, such as europe-west4")
+        try:
+            from google.cloud import aiplatform_v1
+        except ImportError:
+            raise UserError("--target vertex needs Google's client of Vertex AI: pip install 'twhin[vertex]'") from None
+        self.project, self.region, self._api = project, region, aiplatform_v1
+        self._parent = f"projects/{project}/locations/{region}"
+        with self._asking():
+            credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+        options = ClientOptions(api_endpoint=ENDPOINT.format(region=region))
+        self._how: dict[str, Any] = {"credentials": credentials, "transport": "rest", "client_options": options}
+        self._pipelines = aiplatform_v1.PipelineServiceClient(**self._how)
+
+    def start(self, request: Request) -> str:
+        # An id of our own makes a repeat of the request, should its answer get lost, no second run.
+        made = {"parent": self._parent, "pipeline_job": self._job(request), "pipeline_job_id": _id()}
+        with self._asking(request.service_account):
+            job = self._pipelines.create_pipeline_job(request=made, timeout=TIMEOUT)
+        return str(job.name).rpartition("/")[2]
+
+    def schedule(self, request: Request) -> str:
+        made = {"parent": self._parent, "pipeline_job": self._job(request)}
+        schedule = self._api.Schedule(
+            display_name=request.name, cron=request.cron, max_concurrent_run_count=1, create_pipeline_job_request=made
+        )
+        client = self._api.ScheduleServiceClient(**self._how)
+        with self._asking(request.service_account):
+            made = client.create_schedule(parent=self._parent, schedule=schedule, timeout=TIMEOUT)
+        return str(made.name).rpartition("/")[2]
+
+    def link(self, run: str, is_schedule: bool) -> str:
+        kind = "schedules" if is_schedule else "runs"
+        return CONSOLE.format(region=self.region, kind=kind, run=run, project=self.project)
+
+    def look(self, run: str) -> Outcome:
+        with self._asking():
+            job = self._pipelines.get_pipeline_job(name=f"{self._parent}/pipelineJobs/{run}", timeout=TIMEOUT)
+        state = job.state.name.removeprefix("PIPELINE_STATE_")
+        failures = [
+            f"{task.task_name}: {one_line(task.error.message or 'see its log')}"
+            for task in job.job_detail.task_details
+            if task.state.name == "FAILED"
+        ]
+        has_succeeded = state == "SUCCEEDED"
+        return Outcome(state, has_succeeded or state in ("FAILED", "CANCELLED"), has_succeeded, failures)
+
+    def _job(self, request: Request) -> Any:
+        return self._api.PipelineJob(
+            display_name=request.name,
+            pipeline_spec=request.documents[0],
+            service_account=request.service_account or "",
+            runtime_config={
+                "gcs_output_directory": f"{request.parameters['run_root'].rstrip('/')}/vertex",
+                "parameter_values": request.parameters,
+            },
+        )
+
+    @contextlib.contextmanager
+    def _asking(self, account: str | None = None) -> Iterator[None]:
+        """Turns the client's complaints into one line."""
+        where = f"Vertex AI in {self.region}"
+        try:
+            yield
+        except NOT_NOW as error:
+            raise Unreachable(f"{where}: no answer: {one_line(error)}") from None
+        except exceptions.Unauthorized as error:
+            raise UserError(f"{where}: not logged in: {_message(error)}") from None
+        except exceptions.Forbidden as error:
+            act = f", and roles/iam.serviceAccountUser on {account}" if account else ""
+            raise UserError(
+                f"{where}: no right; it takes roles/aiplatform.user in {self.project}{act}: {_message(error)}"
+            ) from None
+        except exceptions.GoogleAPICallError as error:
+            raise UserError(f"{where}: {_message(error)}") from None
+        except GoogleAuthError as error:
+            raise UserError(f"{where}: no credentials: {one_line(error)}") from None
+
+
+def _message(error: exceptions.GoogleAPICallError) -> str:
+    """The API's words, without the address that the client puts before them."""
+    return one_line(re.sub(r"^(GET|POST) \S+: ", "", error.message))
+
+
+def _id() -> str:
+    return f"twhin-{secrets.token_hex(8)}"

@@ -1,0 +1,303 @@
+"""Compiled pipelines started on servers that speak the platforms' APIs, through the platforms' own clients."""
+
+from __future__ import annotations
+
+import builtins
+import logging
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import google.auth
+import pytest
+import yaml
+from google.auth.credentials import AnonymousCredentials
+
+from pipelines import cli, resources, submit, vertex_client
+from pipelines.compile import compile_pipeline
+from pipelines.kubeflow_client import TOKEN, Kubeflow
+from pipelines.resources import Target
+from pipelines.submit import RunFailed, Unreachable
+from pipelines.vertex_client import Vertex
+from tests import golden, platform_server
+from tests.command_line import ROOT
+from tests.platform_server import PlatformServer
+from twhin_core import config_file
+from twhin_core.errors import UserError
+
+CPU = str(golden.FOLDER / "cpu-small.kubeflow.yaml")
+GPU = str(golden.FOLDER / "gpu-1.kubeflow.yaml")
+VERTEX = str(golden.FOLDER / "gpu-1.vertex.yaml")
+NODES = str(golden.FOLDER / "a100x16-2nodes.kubeflow.yaml")
+ROOT_URL = "gs://bucket/run"
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "PAUSE", 0.01)
+    monkeypatch.delenv(TOKEN, raising=False)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[PlatformServer]:
+    with platform_server.serve() as running:
+        monkeypatch.setattr(vertex_client, "ENDPOINT", running.url)
+        monkeypatch.setattr(google.auth, "default", lambda **_: (AnonymousCredentials(), None))
+        yield running
+
+
+def run(server: PlatformServer, target: Target, *arguments: str, path: str | None = None) -> None:
+    """`twhin submit`, in this process."""
+    places = {
+        "kubeflow": ["--host", server.url],
+        "vertex": ["--project", "my-project", "--region", "europe-west4"],
+    }
+    path = path or (GPU if target == "kubeflow" else VERTEX)
+    command = ["submit", path, "--target", target, *places[target], "--run-root", ROOT_URL, *arguments]
+    cli.app(command, standalone_mode=False)
+
+
+@pytest.mark.parametrize("path", [CPU, GPU, NODES])
+def test_kubeflow_gets_the_compiled_pipeline_and_the_runs_own_values(
+    server: PlatformServer, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = ["--set", "training.num_epochs=7", "--run-name", "mine", "--service-account", "runner"]
+    run(server, "kubeflow", *values, path=path)
+    ((kind, body),) = server.made
+    assert (kind, body["display_name"], body["service_account"]) == ("runs", "mine", "runner")
+    given = body["runtime_config"]["parameters"]
+    assert set(given) == {"config", "run_root"}
+    assert given["run_root"] == ROOT_URL
+    default = golden.documents(Path(path))[0]["root"]["inputDefinitions"]["parameters"]["config"]["defaultValue"]
+    expected = yaml.safe_load(default)
+    expected["training"]["num_epochs"] = 7
+    assert yaml.safe_load(given["config"]) == expected
+    assert capsys.readouterr().out.splitlines() == [
+        f"run:        {server.url}/#/runs/details/run-1",
+        f"run root:   {ROOT_URL}",
+    ]
+
+
+def test_vertex_gets_the_compiled_pipeline_and_the_runs_own_values(
+    server: PlatformServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(server, "vertex", "--set", "training.num_epochs=7", "--run-name", "mine", "--service-account", "a@b.c")
+    ((kind, body),) = server.made
+    job = kind.removeprefix("pipelineJobs:")
+    assert (body["displayName"], body["serviceAccount"]) == ("mine", "a@b.c")
+    assert body["runtimeConfig"]["gcsOutputDirectory"].startswith(f"{ROOT_URL}/")
+    given = body["runtimeConfig"]["parameterValues"]
+    assert given["run_root"] == ROOT_URL
+    assert config_file.parse(given["config"]).training.num_epochs == 7
+    assert body["pipelineSpec"]["deploymentSpec"] == golden.documents(Path(VERTEX))[0]["deploymentSpec"]
+    link = f"https://console.cloud.google.com/vertex-ai/locations/europe-west4/pipelines/runs/{job}?project=my-project"
+    assert link in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("target", ["kubeflow", "vertex"])
+def test_a_cron_line_makes_a_recurring_run(
+    server: PlatformServer, target: Target, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(server, target, "--cron", "30 4 * * 1-5")
+    ((kind, body),) = server.made
+    printed = capsys.readouterr().out
+    if target == "kubeflow":  # whose cron lines begin with the second
+        assert (kind, body["trigger"]["cron_schedule"]["cron"]) == ("recurringruns", "0 30 4 * * 1-5")
+        assert (int(body["max_concurrency"]), body["no_catchup"]) == (1, True)
+        assert f"{server.url}/#/recurringrun/details/recurring-1" in printed
+    else:
+        assert (kind, body["cron"], int(body["maxConcurrentRunCount"])) == ("schedules", "30 4 * * 1-5", 1)
+        assert "/pipelines/schedules/7?project=my-project" in printed
+
+
+def kubeflow_look(state: str, *failed: tuple[str, str]) -> dict[str, Any]:
+    tasks = [{"display_name": name, "state": "FAILED", "error": {"message": error}} for name, error in failed]
+    return {"state": state, "run_details": {"task_details": tasks}}
+
+
+def vertex_look(state: str, *failed: tuple[str, str]) -> dict[str, Any]:
+    tasks = [{"taskName": name, "state": "FAILED", "error": {"code": 9, "message": error}} for name, error in failed]
+    return {"state": f"PIPELINE_STATE_{state}", "jobDetail": {"taskDetails": tasks}}
+
+
+LOOKS = [("kubeflow", kubeflow_look), ("vertex", vertex_look)]
+
+
+@pytest.mark.parametrize(("target", "look"), LOOKS)
+def test_waiting_ends_with_the_run(
+    server: PlatformServer, target: Target, look: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.looks = [look("PENDING"), look("RUNNING"), look("RUNNING"), look("SUCCEEDED")]
+    run(server, target, "--wait")
+    assert len(server.looks) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "succeeded"
+
+
+@pytest.mark.parametrize(("target", "look"), LOOKS)
+def test_a_run_that_fails_is_told_with_its_tasks(server: PlatformServer, target: Target, look: Any) -> None:
+    server.looks = [look("RUNNING"), look("FAILED", ("train", "out of memory\non node 1"))]
+    with pytest.raises(RunFailed, match=r"ended as failed; train: out of memory on node 1$") as failed:
+        run(server, target, "--wait")
+    assert failed.value.exit_code == 1
+
+
+@pytest.mark.parametrize(("target", "look", "state"), [(*LOOKS[0], "CANCELED"), (*LOOKS[1], "CANCELLED")])
+def test_a_cancelled_run_has_not_succeeded(server: PlatformServer, target: Target, look: Any, state: str) -> None:
+    server.looks = [look(state)]
+    with pytest.raises(RunFailed, match=f"ended as {state.lower()}"):
+        run(server, target, "--wait")
+
+
+@pytest.mark.parametrize(("target", "look"), LOOKS)
+def test_waiting_outlasts_a_platform_that_does_not_answer(
+    server: PlatformServer, target: Target, look: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.looks = [look("SUCCEEDED")]
+    platform = Kubeflow(server.url, None) if target == "kubeflow" else Vertex("my-project", "europe-west4")
+    run_id = platform.start(submit.read(GPU if target == "kubeflow" else VERTEX, target, ROOT_URL))
+    server.failures = [(503, "no healthy upstream"), (429, "slower")]
+    submit.wait(platform, run_id)
+    assert not server.failures
+    monkeypatch.setattr(submit, "PATIENCE", 0.0)
+    server.failures = [(503, "no healthy upstream")]
+    with pytest.raises(Unreachable, match="no healthy upstream"):
+        submit.wait(platform, run_id)
+
+
+def test_kubeflows_token_is_sent_and_never_shown(
+    server: PlatformServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    caplog.set_level(logging.DEBUG)
+    server.token = "a-secret"
+    with pytest.raises(UserError, match=f"not logged in: set {TOKEN}.*401.*no user identity"):
+        run(server, "kubeflow")
+    monkeypatch.setenv(TOKEN, "a-secret")
+    run(server, "kubeflow")
+    assert len(server.made) == 1
+    monkeypatch.setenv(TOKEN, "another-secret")
+    with pytest.raises(UserError, match="not logged in") as refused:
+        run(server, "kubeflow")
+    assert "secret" not in "".join((*capsys.readouterr(), caplog.text, str(refused.value)))
+
+
+def test_several_users_need_a_namespace(server: PlatformServer) -> None:
+    server.has_users = True
+    with pytest.raises(UserError, match="has several users: give --namespace"):
+        run(server, "kubeflow")
+    run(server, "kubeflow", "--namespace", "team")
+    assert server.experiments[0]["namespace"] == "team"
+
+
+def test_a_missing_right_is_named(server: PlatformServer) -> None:
+    why = "User 'me' is not authorized with reason: Verb: create, Group: pipelines.kubeflow.org, Resource: runs"
+    server.failures = [(403, why)]
+    with pytest.raises(UserError, match=r"no right to runs.*kubeflow-edit.*Resource: runs"):
+        run(server, "kubeflow")
+    server.failures = [(403, "Permission 'aiplatform.pipelineJobs.create' denied")]
+    with pytest.raises(
+        UserError, match=r"roles/aiplatform.user in my-project, and roles/iam.serviceAccountUser on a@b"
+    ):
+        run(server, "vertex", "--service-account", "a@b")
+    assert not server.made
+
+
+def test_what_the_platform_refuses_is_said_in_one_line(server: PlatformServer) -> None:
+    server.failures = [(400, "Invalid input:\n no such pipeline root")]
+    with pytest.raises(UserError, match="400 Invalid input: no such pipeline root"):
+        run(server, "kubeflow")
+    server.failures = [(400, "Invalid field:\n labels")]
+    with pytest.raises(UserError, match="europe-west4: Invalid field: labels"):
+        run(server, "vertex")
+
+
+def test_a_page_to_log_in_is_no_server_of_pipelines(server: PlatformServer) -> None:
+    server.page = "<html>Log in</html>"
+    with pytest.raises(UserError, match="no Kubeflow Pipelines answers there"):
+        run(server, "kubeflow")
+
+
+def test_a_host_that_is_not_there(
+    server: PlatformServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    with pytest.raises(Unreachable, match=f"{url}: no answer:.*refused"):
+        Kubeflow(url, None)
+    monkeypatch.setattr(vertex_client, "ENDPOINT", url)
+    with pytest.raises(Unreachable, match=r"Vertex AI in europe-west4: no answer:.*refused"):
+        run(server, "vertex")
+    arguments = ["submit", GPU, "--target", "kubeflow", "--host", url, "--run-root", ROOT_URL]
+    monkeypatch.setattr(sys, "argv", ["twhin", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {url}: no answer")
+
+
+def test_vertex_without_its_client(server: PlatformServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *arguments: Any, **others: Any) -> Any:
+        if name == "google.cloud":
+            raise ImportError(name)
+        return real(name, *arguments, **others)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UserError, match=r"pip install 'twhin\[vertex\]'"):
+        Vertex("my-project", "europe-west4")
+
+
+REFUSED = [
+    ("kubeflow", VERTEX, ["--run-root", ROOT_URL], "compiled for vertex"),
+    ("vertex", GPU, ["--run-root", ROOT_URL], "compiled for kubeflow"),
+    ("kubeflow", GPU, [], "there is no run root"),
+    ("kubeflow", GPU, ["--run-root", "runs/here"], "the next pod does not see it"),
+    ("kubeflow", NODES, ["--run-root", "/data/run"], "several nodes share nothing of it"),
+    ("vertex", VERTEX, ["--run-root", "/data/run"], "Vertex AI needs a gs:// prefix"),
+    ("kubeflow", "none.yaml", [], "no such file"),
+    ("kubeflow", "README.md", [], "expected a name that ends in .yaml"),
+    ("kubeflow", "configs/quickstart.yaml", [], "not a compiled pipeline"),
+    ("kubeflow", GPU, ["--run-root", ROOT_URL, "--set", "training.num_epoch=3"], "did you mean num_epochs"),
+    ("kubeflow", GPU, ["--run-root", ROOT_URL, "--cron", "0 0 4 * * *"], "expected five fields"),
+    ("kubeflow", GPU, ["--cron", "0 4 * * *", "--wait"], "no end to wait for"),
+    ("kubeflow", GPU, ["--project", "p"], "--target kubeflow has no such thing"),
+    ("vertex", VERTEX, ["--namespace", "n"], "--target vertex has no such thing"),
+]
+
+
+@pytest.mark.parametrize(("target", "path", "arguments", "why"), REFUSED)
+def test_refused_before_anything_is_sent(
+    server: PlatformServer, target: Target, path: str, arguments: list[str], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    places = {"kubeflow": ["--host", server.url], "vertex": ["--project", "my-project", "--region", "europe-west4"]}
+    with pytest.raises(UserError) as refused:
+        cli.app(["submit", path, "--target", target, *places[target], *arguments], standalone_mode=False)
+    assert why in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not server.made
+    assert not server.experiments
+
+
+@pytest.mark.parametrize(
+    ("target", "missing"), [("kubeflow", "needs --host"), ("vertex", "needs --project and --region")]
+)
+def test_each_target_needs_its_place(target: str, missing: str) -> None:
+    with pytest.raises(UserError, match=missing):
+        cli.app(["submit", GPU, "--target", target], standalone_mode=False)
+
+
+def test_a_run_root_on_the_shared_volume(tmp_path: Path) -> None:
+    needs = resources.load(str(ROOT / "configs/resources/cpu-small.yaml"))
+    needs = needs.model_validate({**needs.model_dump(), "volume": {"claim": "runs", "mount": "/runs"}})
+    path = str(tmp_path / "pipeline.yaml")
+    config = config_file.load(str(ROOT / "configs/local.yaml"))
+    compile_pipeline(config, needs, "kubeflow", path, "/runs/default")
+    assert submit.read(path, "kubeflow").parameters["run_root"] == "/runs/default"
+    assert submit.read(path, "kubeflow", "/runs/mine").parameters["run_root"] == "/runs/mine"
+    with pytest.raises(UserError, match=r"--run-root /run/mine: is not on the volume, which is mounted at /runs"):
+        submit.read(path, "kubeflow", "/run/mine")

@@ -1,0 +1,131 @@
+"""The APIs of Kubeflow Pipelines and of Vertex AI Pipelines, as far as starting runs needs them, on loopback.
+
+What is sent is parsed as strictly as the platforms do. How a run goes is up to the test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from google.cloud.aiplatform_v1.types import PipelineJob, Schedule
+from google.protobuf import json_format
+
+from tests import strict
+
+PARENT = "projects/my-project/locations/europe-west4"
+
+
+@dataclass
+class PlatformServer:
+    """What came in, and what is answered."""
+
+    url: str = ""
+    has_users: bool = False
+    token: str | None = None
+    """What the requests to Kubeflow must bear, if anything."""
+    failures: list[tuple[int, str]] = field(default_factory=list)
+    """Statuses and messages that the next requests other than the first look are answered with."""
+    page: str | None = None
+    """A page that every request gets instead of an answer."""
+    looks: list[dict[str, Any]] = field(default_factory=list)
+    """What the next looks at a run show; the last one stays."""
+    experiments: list[Any] = field(default_factory=list)
+    made: list[tuple[str, Any]] = field(default_factory=list)
+    """Kind and body of what was created."""
+
+
+@contextlib.contextmanager
+def serve() -> Iterator[PlatformServer]:
+    state = PlatformServer()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"state": state}))
+    server.daemon_threads = True
+    state.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    state: PlatformServer
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._serve(None)
+
+    def do_POST(self) -> None:
+        self._serve(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+    def _serve(self, body: Any) -> None:
+        state, path = self.state, urlsplit(self.path).path
+        if state.page is not None:
+            return self._send(200, state.page.encode(), "text/html")
+        if path.startswith("/apis/") and state.token and self.headers["Authorization"] != f"Bearer {state.token}":
+            return self._answer({"code": 16, "message": "Request header error: there is no user identity"}, 401)
+        if state.failures and not path.endswith("/healthz"):
+            status, message = state.failures.pop(0)
+            if path.startswith("/apis/"):
+                return self._answer({"code": 7, "message": message}, status)
+            return self._answer({"error": {"code": status, "message": message}}, status)
+        return self._answer(self._kubeflow(path, body) if path.startswith("/apis/") else self._vertex(path, body))
+
+    def _kubeflow(self, path: str, body: Any) -> Any:
+        state, kind = self.state, path.removeprefix("/apis/v2beta1/")
+        if kind == "healthz":
+            return {"multi_user": state.has_users}
+        if kind == "experiments" and body is None:
+            return {"experiments": state.experiments} if state.experiments else {}
+        if kind == "experiments":
+            assert bool(body.get("namespace")) == state.has_users
+            state.experiments.append({**body, "experiment_id": "experiment-1"})
+            return state.experiments[-1]
+        if body is None:
+            assert kind == "runs/run-1"
+            return {"run_id": "run-1", **self._look()}
+        spec = body["pipeline_spec"]
+        documents = [spec["pipeline_spec"], spec["platform_spec"]] if "pipeline_spec" in spec else [spec]
+        strict.check_pipeline([document for document in documents if document])
+        assert body["experiment_id"] == "experiment-1"
+        state.made.append((kind, body))
+        return {**body, "run_id": "run-1"} if kind == "runs" else {**body, "recurring_run_id": "recurring-1"}
+
+    def _vertex(self, path: str, body: Any) -> Any:
+        kind = path.removeprefix(f"/v1/{PARENT}/")
+        query = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
+        if body is None:
+            assert kind == self.state.made[0][0].replace(":", "/")
+            return {"name": f"{PARENT}/{kind}", **self._look()}
+        if kind == "schedules":
+            json_format.ParseDict(body, Schedule.pb(Schedule()))
+            assert body["createPipelineJobRequest"]["parent"] == PARENT
+            self.state.made.append((kind, body))
+            return {"name": f"{PARENT}/schedules/7"}
+        json_format.ParseDict(body, PipelineJob.pb(PipelineJob()))
+        self.state.made.append((f"{kind}:{query['pipelineJobId']}", body))
+        return {"name": f"{PARENT}/pipelineJobs/{query['pipelineJobId']}"}
+
+    def _look(self) -> Any:
+        return self.state.looks.pop(0) if len(self.state.looks) > 1 else self.state.looks[0]
+
+    def _answer(self, answer: Any, status: int = 200) -> None:
+        self._send(status, json.dumps(answer).encode(), "application/json")
+
+    def _send(self, status: int, content: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
