@@ -27,13 +27,16 @@ NOT_NOW = (0, 408, 429, 500, 502, 503, 504)
 
 
 class _Client(Client):  # type: ignore[misc]  # kfp carries no types
-    """Asks whether the server is there once, with an end; kfp's own asks for half a minute, and logs tracebacks."""
+    """Asks the server once, with an end. kfp's own asks for half a minute, logging tracebacks, or waits for ever."""
 
     def get_kfp_healthz(self, sleep_duration: int = 5) -> Any:
         health, _, headers = self._healthz_api.healthz_service_get_healthz_with_http_info(_request_timeout=10)
         if "json" not in headers.get("Content-Type", ""):
             raise kfp_server_api.ApiException(404, "a page came instead, perhaps one to log in")
         return health
+
+    def get_run(self, run_id: str) -> Any:
+        return self._run_api.run_service_get_run(run_id=run_id, _request_timeout=60)
 
 
 class Kubeflow:

@@ -45,8 +45,11 @@ class Vertex:
         self._pipelines = aiplatform_v1.PipelineServiceClient(**self._how)
 
     def start(self, request: Request) -> str:
-        # An id of our own makes a repeat of the request, should its answer get lost, no second run.
-        made = {"parent": self._parent, "pipeline_job": self._job(request), "pipeline_job_id": _id()}
+        made = {
+            "parent": self._parent,
+            "pipeline_job": self._job(request),
+            "pipeline_job_id": f"twhin-{secrets.token_hex(8)}",
+        }
         with self._asking(request.service_account):
             job = self._pipelines.create_pipeline_job(request=made, timeout=TIMEOUT)
         return str(job.name).rpartition("/")[2]
@@ -112,7 +115,3 @@ class Vertex:
 def _message(error: exceptions.GoogleAPICallError) -> str:
     """The API's words, without the address that the client puts before them."""
     return one_line(re.sub(r"^(GET|POST) \S+: ", "", error.message))
-
-
-def _id() -> str:
-    return f"twhin-{secrets.token_hex(8)}"

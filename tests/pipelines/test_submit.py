@@ -14,6 +14,7 @@ import google.auth
 import pytest
 import yaml
 from google.auth.credentials import AnonymousCredentials
+from kfp.client import KF_PIPELINES_SA_TOKEN_ENV
 
 from pipelines import cli, resources, submit, vertex_client
 from pipelines.compile import compile_pipeline
@@ -38,6 +39,7 @@ ROOT_URL = "gs://bucket/run"
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submit, "PAUSE", 0.01)
     monkeypatch.delenv(TOKEN, raising=False)
+    monkeypatch.delenv(KF_PIPELINES_SA_TOKEN_ENV, raising=False)
 
 
 @pytest.fixture
@@ -168,15 +170,21 @@ def test_waiting_outlasts_a_platform_that_does_not_answer(
 
 def test_kubeflows_token_is_sent_and_never_shown(
     server: PlatformServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, tmp_path: Path,
 ) -> None:  # fmt: skip
     caplog.set_level(logging.DEBUG)
+    mounted = tmp_path / "token"
     server.token = "a-secret"
     with pytest.raises(UserError, match=f"not logged in: set {TOKEN}.*401.*no user identity"):
         run(server, "kubeflow")
     monkeypatch.setenv(TOKEN, "a-secret")
     run(server, "kubeflow")
     assert len(server.made) == 1
+    mounted.write_text("a-secret")  # as Kubernetes mounts one
+    monkeypatch.setenv(KF_PIPELINES_SA_TOKEN_ENV, str(mounted))
+    monkeypatch.delenv(TOKEN)
+    run(server, "kubeflow")
+    assert len(server.made) == 2
     monkeypatch.setenv(TOKEN, "another-secret")
     with pytest.raises(UserError, match="not logged in") as refused:
         run(server, "kubeflow")
