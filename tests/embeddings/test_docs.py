@@ -51,7 +51,8 @@ def test_the_notebook_example_runs(quickstart: str, capsys: pytest.CaptureFixtur
     best = np.argsort(-scores)[:5]
     assert [one.id for one in names["favs"]] == [tweets[at] for at in best]
     assert [one.score for one in names["favs"]] == pytest.approx(scores[best].tolist(), abs=1e-5)
-    fans = np.argsort(-cosine(of_tweets[best[0]], of_users + fav))[:10]
+    inverse = relation(quickstart, "fav", "inverse")  # the quickstart is reciprocal
+    fans = np.argsort(-cosine(of_tweets[best[0]] + inverse, of_users))[:10]
     assert [one.id for one in names["fans"]] == [users[at] for at in fans]
     score, rank, candidates = capsys.readouterr().out.split()
     assert (float(score), float(rank), int(candidates)) == (pytest.approx(scores[best[0]], abs=1e-5), 1, len(tweets))

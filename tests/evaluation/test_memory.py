@@ -26,6 +26,7 @@ def peak(folder: Path, rows: int, edges: int) -> int:
     return int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
 
 
+@pytest.mark.slow
 def test_peak_memory_does_not_grow_with_the_table_or_the_edges(tmp_path: Path) -> None:
     small, large = 20_000, 600_000
     grown = peak(tmp_path / "large", large, 600_000) - peak(tmp_path / "small", small, 20_000)
