@@ -22,7 +22,7 @@ from twhin_core.graph.manifest import Schema, read_schema
 from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import open_parquet
 from twhin_core.training.checkpoint import at_step, describe, newest
-from twhin_core.vectors.ids import Ids, ListedIds, StoredIds
+from twhin_core.vectors.ids import Ids, StoredIds
 from twhin_core.vectors.names import open_ids
 from twhin_core.vectors.rows import Rows
 
@@ -65,8 +65,7 @@ class Trained(source.Trained):
         return open_ids(self.config, self.root, table, self.schema.tables[table])
 
     def rows(self, table: str) -> Rows:
-        rows, ids = self.checkpoint.rows(table), self.ids(table)
-        return source.NamedRows(rows, ids.index if isinstance(ids, ListedIds) else ids.size)
+        return source.NamedRows(self.checkpoint.rows(table), self.ids(table))
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ from torch import Tensor
 from twhin_core.config import Config
 from twhin_core.data.prefetch import Ahead
 from twhin_core.errors import UserError
-from twhin_core.graph.manifest import Schema, read_manifest
+from twhin_core.graph.manifest import Schema
 from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import VECTOR_BYTES_PER_GROUP
 from twhin_core.progress import Progress
 from twhin_core.training.checkpoint import Checkpoint
-from twhin_core.vectors.names import NAMES_A_BATCH, name_rows, read_names
+from twhin_core.vectors.ids import Ids
+from twhin_core.vectors.names import NAMES_A_BATCH, name_rows, open_ids, read_names
 from twhin_core.vectors.rows import Rows
 
 Ints = npt.NDArray[np.int64]
@@ -132,10 +133,10 @@ def open_sources(run: Trained) -> list[Source]:
 
 
 def _open(run: Trained, table: str) -> Source:
-    index = _named(run, table)
-    rows = NamedRows(run.checkpoint.rows(table), index)
-    places = None if isinstance(index, int) else index
-    return Source(table, table, None, rows, places, run.schema.tables[table] - rows.size, run)
+    size = run.schema.tables[table]
+    ids = open_ids(run.config, run.root, table, size)
+    rows = NamedRows(run.checkpoint.rows(table), ids)
+    return Source(table, table, None, rows, ids.index, size - ids.size, run)
 
 
 def _open_queries(run: Trained, relation: str) -> Source:
@@ -160,34 +161,18 @@ def normalized(source: Source) -> Source:
     return replace(source, rows=UnitRows(source.rows, describe))
 
 
-def _named(run: Trained, table: str) -> Ints | int:
-    """The rows that the vocabulary names, or how many if they are the first ones."""
-    rows = run.schema.tables[table]
-    if run.config.prepare is not None:
-        manifest = read_manifest(run.root)
-        assert manifest is not None, "read_schema has found it"
-        return next(entry.num_embeddings for entry in manifest.tables if entry.name == table)
-    if run.config.model.table(table).vocab is None:
-        return rows
-    batches = [batch["index"].to_numpy() for batch in read_names(run.config, run.root, table, rows, rows)]
-    index: Ints = np.concatenate(batches) if batches else np.empty(0, np.int64)
-    return len(index) if np.array_equal(index, np.arange(len(index))) else index
-
-
 class NamedRows:
-    """Some rows of others: the first `picked`, or those at the places `picked`."""
+    """Those of other rows that have an id."""
 
-    def __init__(self, rows: Rows, picked: Ints | int) -> None:
-        self._rows, self._picked = rows, picked
-        self.size, self.dim = picked if isinstance(picked, int) else len(picked), rows.dim
+    def __init__(self, rows: Rows, ids: Ids) -> None:
+        self._rows, self._index = rows, ids.index
+        self.size, self.dim = ids.size, rows.dim
 
     def read(self, start: int, stop: int) -> Tensor:
-        if isinstance(self._picked, int):
-            return self._rows.read(start, stop)
-        return self._rows.gather(self._picked[start:stop])
+        return self._rows.read(start, stop) if self._index is None else self._rows.gather(self._index[start:stop])
 
     def gather(self, rows: Ints) -> Tensor:
-        return self._rows.gather(rows if isinstance(self._picked, int) else self._picked[rows])
+        return self._rows.gather(rows if self._index is None else self._index[rows])
 
 
 class UnitRows:

@@ -34,6 +34,10 @@ class Ids(Protocol):
     def size(self) -> int:
         """How many rows have an id."""
 
+    @property
+    def index(self) -> Ints | None:
+        """The row of each position; None where these are the first rows."""
+
     def find(self, name: str) -> int | None:
         """The position of an id, or None if there is no such id."""
         ...
@@ -49,6 +53,8 @@ class Ids(Protocol):
 
 class StoredIds:
     """Ids in Parquet files that are sorted by index. What is asked for is read, a row group at a time."""
+
+    index = None
 
     def __init__(self, files: Sequence[tuple[str, int]], origin: str, by_hash: bool) -> None:
         """
@@ -120,8 +126,8 @@ class ListedIds:
         self._table = pa.Table.from_batches(batches, SCHEMA).sort_by("index").combine_chunks()
         _check_order(self._table, -1, origin)
         self.size = self._table.num_rows
-        self.index: Ints = self._table["index"].to_numpy()
-        """The row of each position."""
+        index: Ints = self._table["index"].to_numpy()
+        self.index = None if np.array_equal(index, np.arange(self.size)) else index
 
     def find(self, name: str) -> int | None:
         place = pc.index(self._table["id"], _scalar(_encodable(name))).as_py()
@@ -137,6 +143,8 @@ class ListedIds:
 
 class NumberedIds:
     """Each row's number is its id."""
+
+    index = None
 
     def __init__(self, size: int) -> None:
         self.size = size

@@ -33,8 +33,9 @@ def open_ids(config: Config, root: str, table: str, rows: int) -> Ids:
     if vocab is None:
         return NumberedIds(rows)
     ids = ListedIds(storage.glob(vocab), vocab)
-    if ids.size and ids.index[-1] >= rows:
-        raise UserError(f"{vocab}: index {ids.index[-1]} is outside the table's {rows} rows")
+    last = ids.size - 1 if ids.index is None else ids.index[-1]
+    if last >= rows:
+        raise UserError(f"{vocab}: index {last} is outside the table's {rows} rows")
     return ids
 
 
@@ -55,8 +56,8 @@ def name_rows(config: Config, root: str, table: str, size: int, rows: Ints) -> l
         UserError: as `open_ids`, or a row that the vocabulary does not name.
     """
     ids = open_ids(config, root, table, size)
-    positions = np.searchsorted(ids.index, rows) if isinstance(ids, ListedIds) else rows
+    positions = rows if ids.index is None else np.searchsorted(ids.index, rows)
     for row, position in zip(rows.tolist(), positions.tolist(), strict=True):
-        if position >= ids.size or (isinstance(ids, ListedIds) and ids.index[position] != row):
+        if position >= ids.size or (ids.index is not None and ids.index[position] != row):
             raise UserError(f"{table}: its vocabulary has no id for row {row}")
     return ids.at(positions)

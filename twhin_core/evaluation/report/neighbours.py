@@ -16,7 +16,7 @@ from twhin_core.evaluation.report.vectors import TABLES_SHOWN
 from twhin_core.graph.manifest import Manifest, Schema, read_manifest
 from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import open_parquet
-from twhin_core.vectors.ids import Ids, ListedIds
+from twhin_core.vectors.ids import Ids
 from twhin_core.vectors.names import open_ids
 from twhin_core.vectors.rows import Rows
 from twhin_core.vectors.top_k import Score, answers, similar, top_k
@@ -89,7 +89,7 @@ class _Table:
 
     def _rows_at(self, positions: Ints) -> Ints:
         # A vocabulary of someone else's need not name every row.
-        return self.ids.index[positions] if isinstance(self.ids, ListedIds) else positions
+        return positions if self.ids.index is None else self.ids.index[positions]
 
     def vectors(self, positions: Ints) -> Tensor:
         return self.rows.gather(self._rows_at(positions))
