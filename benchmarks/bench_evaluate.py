@@ -82,7 +82,7 @@ def read_graph() -> dict[str, Edges]:
         }
     folder = Path(os.environ["TWHIN_DATA"], "fb15k-237")
     columns = {
-        name: duckdb.sql(f"SELECT head, relation, tail FROM '{folder / file}.parquet'").fetchnumpy()  # noqa: S608
+        name: duckdb.read_parquet(f"{folder / file}.parquet").project("head, relation, tail").fetchnumpy()
         for name, file in FILES.items()
     }
     entities = np.unique(np.concatenate([np.concatenate([of["head"], of["tail"]]) for of in columns.values()]))
@@ -132,7 +132,8 @@ class Ranking:
             known = {
                 side: Known(Path(folder, side), held[side], [chunk.queries for chunk in chunks[side]]) for side in SIDES
             }
-            collect({name: Split(of) for name, of in self.splits.items()}, "test", asked, known)  # type: ignore[misc]
+            splits = {name: Split(of) for name, of in self.splits.items()}
+            collect(splits, "test", asked, known)  # type: ignore[arg-type]  # they stand in for files
             collected = clock()
             progress = Progress("ranking", 1, "scores", quiet=True)
             rows = {"entity": TensorRows(self.table)}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -25,6 +25,7 @@ import yaml
 
 from tests import strict
 from tests.command_line import ROOT
+from tests.loopback import serving
 
 NAMESPACE, ACCOUNT = "pipelines", "system:serviceaccount:pipelines:pipeline-runner"
 Right = tuple[str, str, str]
@@ -115,18 +116,9 @@ def granted() -> set[Right]:
 def serve(kubeconfig: Path) -> Iterator[KubernetesServer]:
     """Runs a server and writes the kubeconfig that leads to it."""
     state = KubernetesServer(rights=granted())
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"state": state}))
-    server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_port}"
-    write_kubeconfig(kubeconfig, state.url)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with serving(_Handler, state) as state.url:
+        write_kubeconfig(kubeconfig, state.url)
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def write_kubeconfig(path: Path, url: str) -> None:
