@@ -5,7 +5,8 @@ from __future__ import annotations
 import bisect
 import math
 
-from twhin_core.config import Config, LearningRate, Optimizer
+from twhin_core.config import Config
+from twhin_core.config_optimizer import LearningRate, Optimizer
 from twhin_core.errors import UserError
 
 

@@ -1,0 +1,153 @@
+"""The optimizers of tables and relations, and the schedules of their learning rates, in the config."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Annotated
+
+from pydantic import Field, PositiveInt, model_validator
+
+from twhin_core.config_section import Section
+
+Rate = Annotated[float, Field(gt=0)]
+
+
+class LinearRampToConstant(Section):
+    """lr·n / num_ramp_steps at step n, then lr."""
+
+    learning_rate: Rate = Field(description="The rate from step `num_ramp_steps` on.")
+    num_ramp_steps: PositiveInt = Field(description="Steps of the ramp.")
+
+
+class LinearRampToCosine(Section):
+    """A linear ramp to `learning_rate`, then half a cosine down to `final_learning_rate`, which stays."""
+
+    learning_rate: Rate = Field(description="The rate at step `num_ramp_steps`, the highest.")
+    final_learning_rate: float = Field(ge=0, description="The rate from step `final_num_steps` on.")
+    num_ramp_steps: PositiveInt = Field(description="Steps of the ramp.")
+    final_num_steps: PositiveInt | None = Field(
+        None,
+        description="The step at which the cosine ends, counted from the first step; left out, the last step of "
+        "training, by `training.num_epochs` and `num_train_steps`.",
+    )
+
+    @model_validator(mode="after")
+    def _falls(self) -> LinearRampToCosine:
+        if self.final_num_steps is not None and self.final_num_steps <= self.num_ramp_steps:
+            raise ValueError(f"final_num_steps: must be beyond num_ramp_steps, which is {self.num_ramp_steps}")
+        if self.final_learning_rate > self.learning_rate:
+            raise ValueError(f"final_learning_rate: must not exceed learning_rate, which is {self.learning_rate}")
+        return self
+
+
+class PiecewiseConstant(Section):
+    """One rate up to each boundary, and one after the last."""
+
+    learning_rate_boundaries: list[PositiveInt] = Field(
+        min_length=1, description="The last step of each rate but the last one, ascending."
+    )
+    learning_rate_values: list[Rate] = Field(description="The rates, one more than the boundaries.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PiecewiseConstant:
+        boundaries, values = self.learning_rate_boundaries, self.learning_rate_values
+        if len(values) != len(boundaries) + 1:
+            raise ValueError(
+                f"learning_rate_values: needs {len(boundaries) + 1}, one more than the boundaries; got {len(values)}"
+            )
+        if any(later <= earlier for earlier, later in itertools.pairwise(boundaries)):
+            raise ValueError(f"learning_rate_boundaries: must ascend; got {boundaries}")
+        return self
+
+
+class LearningRate(Section):
+    """Exactly one schedule. Steps are counted from 1: the rate of step n is that of the n-th update."""
+
+    constant: Rate | None = Field(None, description="The same rate at every step.")
+    linear_ramp_to_constant: LinearRampToConstant | None = Field(None, description="Up in equal steps, then the same.")
+    linear_ramp_to_cosine: LinearRampToCosine | None = Field(None, description="Up in equal steps, then half a cosine.")
+    piecewise_constant: PiecewiseConstant | None = Field(None, description="Steps from rate to rate.")
+
+    @model_validator(mode="after")
+    def _one(self) -> LearningRate:
+        self.exactly_one("constant", "linear_ramp_to_constant", "linear_ramp_to_cosine", "piecewise_constant")
+        return self
+
+    @property
+    def stated(self) -> tuple[str, float]:
+        """The key and the value that the optimizer's own `lr` must agree with."""
+        if self.constant is not None:
+            return "constant", self.constant
+        if self.piecewise_constant is not None:
+            return "piecewise_constant.learning_rate_values.0", self.piecewise_constant.learning_rate_values[0]
+        if self.linear_ramp_to_constant is not None:
+            return "linear_ramp_to_constant.learning_rate", self.linear_ramp_to_constant.learning_rate
+        assert self.linear_ramp_to_cosine is not None
+        return "linear_ramp_to_cosine.learning_rate", self.linear_ramp_to_cosine.learning_rate
+
+
+class Sgd(Section):
+    """θ ← θ - lr·g."""
+
+    lr: Rate = Field(description="Learning rate.")
+
+
+class Adam(Section):
+    """Kingma & Ba, 2015. A table's rows move only in steps that look them up; several CPU ranks cannot have it."""
+
+    lr: Rate = Field(description="Learning rate.")
+    betas: tuple[float, float] = Field(
+        (0.9, 0.999), strict=False, description="Decay of the first and of the second moment."
+    )
+    eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
+
+
+class Adagrad(Section):
+    """Duchi et al., 2011: one accumulator an element."""
+
+    lr: Rate = Field(description="Learning rate.")
+    eps: float = Field(1e-8, ge=0, description="Added to the root of the accumulator.")
+
+
+class RowwiseAdagrad(Section):
+    """Adagrad with one accumulator a row, of the row's mean squared gradient: dim times less state."""
+
+    lr: Rate = Field(description="Learning rate.")
+    eps: float = Field(1e-8, ge=0, description="Added to the root of the accumulator.")
+
+
+OPTIMIZERS = ("sgd", "adam", "adagrad", "rowwise_adagrad")
+
+
+class Optimizer(Section):
+    """Exactly one optimizer, and its learning rate."""
+
+    sgd: Sgd | None = Field(None, description="Stochastic gradient descent.")
+    adam: Adam | None = Field(None, description="Adam.")
+    adagrad: Adagrad | None = Field(None, description="Adagrad, one accumulator an element.")
+    rowwise_adagrad: RowwiseAdagrad | None = Field(
+        None, description="(ours) Adagrad, one accumulator a row; for tables only."
+    )
+    learning_rate: LearningRate | None = Field(
+        None,
+        description="The schedule. The optimizer's own `lr` must be its `constant`, its `learning_rate` or the first "
+        "of its `learning_rate_values`. Default: `lr` at every step.",
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Optimizer:
+        self.exactly_one(*OPTIMIZERS)
+        if self.learning_rate is not None:
+            key, rate = self.learning_rate.stated
+            if rate != self.choice.lr:
+                raise ValueError(f"{self.name}.lr is {self.choice.lr} but learning_rate.{key} is {rate}")
+        return self
+
+    @property
+    def name(self) -> str:
+        return next(name for name in OPTIMIZERS if getattr(self, name) is not None)
+
+    @property
+    def choice(self) -> Sgd | Adam | Adagrad | RowwiseAdagrad:
+        choice: Sgd | Adam | Adagrad | RowwiseAdagrad = getattr(self, self.name)
+        return choice
