@@ -67,8 +67,9 @@ def _bounds(of: Floats, over: Floats, resamples: int, generator: np.random.Gener
     count = len(of)
     drawn = generator.integers(count, size=(resamples, count)) + np.arange(resamples)[:, None] * count
     times = np.bincount(drawn.ravel(), minlength=resamples * count).reshape(resamples, count).astype(np.float64)
-    total = times @ over
-    figures = np.where(total > 0, times @ of / np.where(total > 0, total, 1), np.nan)
+    # Not `times @ of`: the last digits of a product of BLAS's depend on the machine.
+    total, part = (np.einsum("rg,gf->rf", times, sums) for sums in (over, of))
+    figures = np.where(total > 0, part / np.where(total > 0, total, 1), np.nan)
     figures[:, np.isnan(figures).all(0)] = 0  # as the figure itself, where there is nothing to sum up
     low, high = np.nanquantile(figures, [0.025, 0.975], axis=0)
     return low, high
