@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from components.run_root import fill_run_root
 from pipelines import ask
 from twhin_core import __version__
 from twhin_core.errors import GateFailed, TwhinError, UserError
@@ -88,7 +89,7 @@ def run(
 ) -> None:
     """Run the whole pipeline on this machine and print the results."""
     settings = _load(config, overrides)
-    root = run_root or f"runs/{Path(config).stem}"
+    root = fill_run_root(run_root or f"runs/{Path(config).stem}", run="")
 
     from pipelines import local
     from twhin_core.evaluation import gates
@@ -297,12 +298,15 @@ def submit(
     service_account: Annotated[str | None, typer.Option(help="The account that the run's tasks have.")] = None,
     run_root: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Where the run lives. Default: the compiled file's, if it has one."),
+        typer.Option(
+            metavar="URL",
+            help="Where the run lives; {run} in it is its id. Default: the compiled file's, if it has one.",
+        ),
     ] = None,
     run_name: Annotated[str | None, typer.Option(help="The run's name. Default: twhin and the time.")] = None,
     cron: Annotated[
         str | None,
-        typer.Option(metavar="LINE", help="Make a recurring run instead, with one run root: five fields, UTC."),
+        typer.Option(metavar="LINE", help="Make a recurring run, whose run root has {run} in it: five fields, UTC."),
     ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow the run to its end; exit code 1 if it does not succeed.")
@@ -405,7 +409,7 @@ def _load_run(path: str, run_root: str | None, overrides: list[str] | None) -> t
     root = run_root or config.training.save_dir
     if root is None:
         raise UserError("there is no run root: give --run-root, or training.save_dir in the config")
-    return config, root
+    return config, fill_run_root(root, run="")
 
 
 def _show_results(root: str) -> Metrics:

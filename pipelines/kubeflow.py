@@ -47,13 +47,15 @@ def start(resources: Resources) -> Start:
         stage = resources.stages()[component.name]
         if _is_train_job(stage):
             manifests = trainjob.manifests(resources)
-            task = train_on_nodes(manifests=manifests, run=dsl.PIPELINE_JOB_ID_PLACEHOLDER, **inputs)
+            task = train_on_nodes(manifests=manifests, **inputs)
             task.set_cpu_limit(FOLLOWER["cpu"]).set_memory_limit(FOLLOWER["memory"])
             kubernetes.use_field_path_as_env(task, "TWHIN_NAMESPACE", "metadata.namespace")
         else:
             task = component(**inputs)
             _place(task, stage)
         task.set_container_image(resources.image_of(stage))
+        for label, value in pods.labels(component.name).items():
+            kubernetes.add_pod_label(task, label, value)
         _give(task, resources)
         return task
 

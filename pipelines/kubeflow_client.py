@@ -84,7 +84,9 @@ class Kubeflow:
             for task in tasks
             if task.state == "FAILED"
         ]
-        return Outcome(state, state == SUCCEEDED or state in FAILED, state == SUCCEEDED, failures)
+        has_succeeded = state == SUCCEEDED
+        has_missed_gate = any(task.state == "SKIPPED" for task in tasks)
+        return Outcome(state, has_succeeded or state in FAILED, has_succeeded, failures, has_missed_gate)
 
     def _experiment(self) -> str:
         return str(self._client.create_experiment(EXPERIMENT, namespace=self.namespace).experiment_id)

@@ -13,7 +13,7 @@ from components.prepare.component import prepare
 from components.train.component import train
 
 Start = Callable[..., dsl.PipelineTask]
-"""`start(component, config=…, run_root=…)` makes the task of a stage, on the machines that a target has for it."""
+"""`start(component, config=…, run_root=…, run=…)` makes a stage's task, on the machines that a target has for it."""
 
 
 def here(component: BaseComponent, **inputs: Any) -> dsl.PipelineTask:
@@ -30,13 +30,14 @@ def build(start: Start = here) -> GraphComponent:
 
         Args:
             config: The config, as YAML with every default resolved.
-            run_root: Folder or gs:// prefix that holds everything of this run.
+            run_root: Folder or gs:// prefix that holds everything of this run; `{run}` in it stands for the run's id.
         """
-        prepared = start(prepare, config=config, run_root=run_root)
-        trained = start(train, config=config, run_root=run_root).after(prepared)
-        evaluated = start(evaluate, config=config, run_root=run_root).after(trained)
+        of_run = {"config": config, "run_root": run_root, "run": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
+        prepared = start(prepare, **of_run)
+        trained = start(train, **of_run).after(prepared)
+        evaluated = start(evaluate, **of_run).after(trained)
         with dsl.If(evaluated.outputs["Output"] == True, name="gates-hold"):  # noqa: E712 -- compiled, not compared
-            exported = start(export, config=config, run_root=run_root)
+            exported = start(export, **of_run)
 
         for task in (prepared, trained, evaluated, exported):
             # A stage finds what it has finished under the run root, of this config and no other. KFP's cache knows the

@@ -1,4 +1,4 @@
-"""Which nodes a stage's pods run on, in Kubernetes' terms."""
+"""What a stage's pods are called and which nodes they run on, in Kubernetes' terms."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ GKE_GPU, GKE_SPOT = "cloud.google.com/gke-accelerator", "cloud.google.com/gke-sp
 SCRATCH = "/tmp"  # noqa: S108 -- a mount point, no file of ours
 SHARED_MEMORY = "/dev/shm"  # noqa: S108
 """Ranks of one machine exchange data there; in a container it holds 64 MB unless more is mounted."""
+
+
+def labels(stage: str) -> dict[str, str]:
+    """What the pods of a stage are found by; every task for Kubeflow has them, and none for another platform."""
+    return {"app.kubernetes.io/name": "twhin", "app.kubernetes.io/component": stage}
 
 
 def node_selector(stage: Stage) -> dict[str, str]:

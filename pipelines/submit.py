@@ -15,9 +15,10 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
+from components.run_root import RUN
 from pipelines.resources import Target
 from twhin_core import config_file, storage
-from twhin_core.errors import TwhinError, UserError
+from twhin_core.errors import GateFailed, TwhinError, UserError
 from twhin_core.evaluation import gates
 from twhin_core.progress import log
 
@@ -55,6 +56,8 @@ class Outcome:
     is_over: bool = False
     has_succeeded: bool = False
     failures: Sequence[str] = ()
+    has_missed_gate: bool = False
+    """A task was skipped, which nothing else does here: no task's result is taken from a cache."""
 
 
 class Platform(Protocol):
@@ -86,13 +89,12 @@ def read(
 
     Raises:
         UserError: no such file, no compiled pipeline or one for another target, a value that the config does not take,
-            or a run root that is missing or that the platform's machines do not share.
+            or a run root that is missing, or that machines do not share, or that recurring runs do.
     """
     documents = _read_documents(path)
-    if target == "vertex" and len(documents) > 1:
-        raise UserError(f"{path} is compiled for kubeflow: compile it with --target vertex")
-    if target == "kubeflow" and _has_custom_job(documents[0]):
-        raise UserError(f"{path} is compiled for vertex: compile it with --target kubeflow")
+    compiled_for = "vertex" if len(documents) == 1 else "kubeflow"  # whose second document holds the pods' labels
+    if target != compiled_for:
+        raise UserError(f"{path} is compiled for {compiled_for}: compile it with --target {target}")
     if cron is not None and not re.fullmatch(r"[\d*/,\-A-Za-z?]+( [\d*/,\-A-Za-z?]+){4}", cron):
         raise UserError(f"--cron {cron!r}: expected five fields: minute, hour, day of month, month, day of week")
     try:
@@ -108,6 +110,10 @@ def read(
     if root is None:
         raise UserError(f"there is no run root: give --run-root, or compile {path} with it")
     _check_run_root(root, target, documents)
+    if cron is not None and RUN not in root:
+        raise UserError(
+            f"--run-root {root}: all runs of --cron would share it, and find what the first has made; put {RUN} into it"
+        )
     parameters = {"config": config_file.to_line(config), "run_root": root}
     name = name or f"twhin {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
     return Request(path, documents, parameters, name, service_account, cron)
@@ -118,6 +124,7 @@ def wait(platform: Platform, run: str) -> None:
 
     Raises:
         RunFailed: it failed or was cancelled.
+        GateFailed: it has succeeded, but for the export.
         UserError: the platform refuses to tell of it.
         Unreachable: … or has not answered for `PATIENCE`. The run goes on in both cases.
     """
@@ -134,6 +141,8 @@ def wait(platform: Platform, run: str) -> None:
             if outcome.state != shown:
                 log.info("run %s: %s", run, outcome.state.lower())
                 shown = outcome.state
+            if outcome.has_succeeded and outcome.has_missed_gate:
+                raise GateFailed("nothing was exported: a gate was missed; the summary of the task evaluate says which")
             if outcome.has_succeeded:
                 return
             if outcome.is_over:
@@ -162,11 +171,6 @@ def _read_documents(path: str) -> list[Any]:
     return documents
 
 
-def _has_custom_job(document: Any) -> bool:
-    executors = document.get("deploymentSpec", {}).get("executors", {}).values()
-    return any("--payload" in executor.get("container", {}).get("args", []) for executor in executors)
-
-
 def _check_run_root(root: str, target: Target, documents: list[Any]) -> None:
     if storage.is_remote(root):
         return
@@ -183,8 +187,6 @@ def _check_run_root(root: str, target: Target, documents: list[Any]) -> None:
 
 def _shared_mounts(documents: list[Any]) -> set[str]:
     """Where every task of the pipeline mounts a volume."""
-    if len(documents) == 1:
-        return set()
     placed = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     names = documents[0]["deploymentSpec"]["executors"]
     mounts = [

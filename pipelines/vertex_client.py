@@ -13,7 +13,9 @@ import requests
 from google.api_core import exceptions
 from google.api_core.client_options import ClientOptions
 from google.auth.exceptions import GoogleAuthError
+from google.cloud import aiplatform_v1
 
+from components.run_root import RUN
 from pipelines.submit import Outcome, Request, Unreachable, one_line
 from twhin_core.errors import UserError
 
@@ -32,11 +34,7 @@ class Vertex:
     def __init__(self, project: str, region: str) -> None:
         if not re.fullmatch(r"[a-z]+-[a-z]+\d+", region):
             raise UserError(f"--region {region}: expected a region's name, such as europe-west4")
-        try:
-            from google.cloud import aiplatform_v1
-        except ImportError:
-            raise UserError("--target vertex needs Google's client of Vertex AI: pip install 'twhin[vertex]'") from None
-        self.project, self.region, self._api = project, region, aiplatform_v1
+        self.project, self.region = project, region
         self._parent = f"projects/{project}/locations/{region}"
         with self._asking():
             credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
@@ -56,10 +54,10 @@ class Vertex:
 
     def schedule(self, request: Request) -> str:
         made = {"parent": self._parent, "pipeline_job": self._job(request)}
-        schedule = self._api.Schedule(
+        schedule = aiplatform_v1.Schedule(
             display_name=request.name, cron=request.cron, max_concurrent_run_count=1, create_pipeline_job_request=made
         )
-        client = self._api.ScheduleServiceClient(**self._how)
+        client = aiplatform_v1.ScheduleServiceClient(**self._how)
         with self._asking(request.service_account):
             made = client.create_schedule(parent=self._parent, schedule=schedule, timeout=TIMEOUT)
         return str(made.name).rpartition("/")[2]
@@ -77,16 +75,19 @@ class Vertex:
             for task in job.job_detail.task_details
             if task.state.name == "FAILED"
         ]
+        has_missed_gate = any(task.state.name == "SKIPPED" for task in job.job_detail.task_details)
         has_succeeded = state == "SUCCEEDED"
-        return Outcome(state, has_succeeded or state in ("FAILED", "CANCELLED"), has_succeeded, failures)
+        is_over = has_succeeded or state in ("FAILED", "CANCELLED")
+        return Outcome(state, is_over, has_succeeded, failures, has_missed_gate)
 
     def _job(self, request: Request) -> Any:
-        return self._api.PipelineJob(
+        shared, *_ = request.parameters["run_root"].partition(RUN)
+        return aiplatform_v1.PipelineJob(
             display_name=request.name,
             pipeline_spec=request.documents[0],
             service_account=request.service_account or "",
             runtime_config={
-                "gcs_output_directory": f"{request.parameters['run_root'].rstrip('/')}/vertex",
+                "gcs_output_directory": f"{shared.rstrip('/')}/vertex",
                 "parameter_values": request.parameters,
             },
         )

@@ -12,6 +12,7 @@ def evaluate(
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
+    run: str = "",
 ) -> bool:
     """Ranks the held-out edges, with a rank a GPU, and checks the gates.
 
@@ -21,18 +22,21 @@ def evaluate(
         metrics: The overall figures; each relation's stand in the report and in `evaluation/metrics.json`.
         report: The report, one HTML page.
         summary: Whether the gates hold, and each relation's figures.
+        run: Id of the pipeline's run, for which `{run}` in `run_root` stands.
 
     Returns:
         Whether every gate of `evaluation.gates` holds.
     """
     from components import step
     from components import summary as summaries
+    from components.run_root import fill_run_root
     from twhin_core import config_file, storage
     from twhin_core.evaluation import evaluate, gates
     from twhin_core.progress import log
     from twhin_core.training.launch import launch
 
     with step.step():
+        run_root = fill_run_root(run_root, run)
         settings = config_file.parse(config)
         launch(evaluate.evaluate, settings, run_root)
         found, decision = evaluate.read_metrics(run_root), gates.read_decision(run_root)

@@ -13,6 +13,7 @@ def export(
     report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
+    run: str = "",
 ) -> None:
     """Writes the embeddings with their original ids.
 
@@ -23,14 +24,17 @@ def export(
         report: The report again, with what was exported.
         metrics: The step exported, and rows a table.
         summary: Where they are, and how two of them are compared.
+        run: Id of the pipeline's run, for which `{run}` in `run_root` stands.
     """
     from components import step
     from components import summary as summaries
+    from components.run_root import fill_run_root
     from twhin_core import config_file, storage
     from twhin_core.evaluation.evaluate import REPORT
     from twhin_core.export import export, manifest
 
     with step.step():
+        run_root = fill_run_root(run_root, run)
         export.export(config_file.parse(config), run_root)
         made, folder = manifest.read_export_manifest(run_root), storage.join(run_root, "embeddings")
         assert made is not None

@@ -12,6 +12,7 @@ def prepare(
     graph: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
+    run: str = "",
 ) -> None:
     """Turns raw interactions into a vocabulary and edges.
 
@@ -21,10 +22,12 @@ def prepare(
         graph: Manifest of the graph under the run root.
         metrics: Nodes a table, edges a split, rejected rows.
         summary: The same, and edges a relation, as tables.
+        run: Id of the pipeline's run, for which `{run}` in `run_root` stands.
     """
     from pathlib import Path
 
     from components import summary as summaries
+    from components.run_root import fill_run_root
     from components.step import publish, report, step
     from twhin_core import config_file, storage
     from twhin_core.graph import manifest, prepare
@@ -32,6 +35,7 @@ def prepare(
     from twhin_core.run import open_run
 
     with step():
+        run_root = fill_run_root(run_root, run)
         settings = config_file.parse(config)
         if settings.prepare is None:
             open_run(settings, run_root, "prepare")  # which leaves config.yaml there, as prepare does

@@ -12,6 +12,7 @@ def train(
     checkpoint: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
+    run: str = "",
 ) -> None:
     """Learns the embeddings, from the newest checkpoint on if there is one, with a rank a GPU.
 
@@ -21,9 +22,11 @@ def train(
         checkpoint: The run's resolved config; its metadata hold the newest checkpoint's `uri` and `step`.
         metrics: Steps, epochs, losses and speed.
         summary: Where the tables are, how fast it was and how it ended.
+        run: Id of the pipeline's run, for which `{run}` in `run_root` stands.
     """
     import os
 
+    from components.run_root import fill_run_root
     from components.step import step
     from components.train import outputs
     from twhin_core import config_file
@@ -33,6 +36,7 @@ def train(
     from twhin_core.training.launch import launch
 
     with step():
+        run_root = fill_run_root(run_root, run)
         settings = config_file.parse(config)
         if nodes.is_reader():  # one of the machines that Vertex AI starts beside the trainers
             serve.serve(settings, run_root, os.environ["TWHIN_BIND"])

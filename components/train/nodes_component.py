@@ -23,15 +23,17 @@ def train(
         config: The config, as YAML.
         run_root: Folder or gs:// prefix of the run, which all machines see.
         manifests: The TrainJob to create and to follow, and what it is to own besides.
-        run: What tells this run of the pipeline from others; its retries have the same.
+        run: Id of the pipeline's run, which its retries share; `{run}` in `run_root` stands for it.
         checkpoint: The run's resolved config; its metadata hold the newest checkpoint's `uri` and `step`.
         metrics: Steps, epochs, losses and speed.
         summary: Where the tables are, how fast it was and how it ended.
     """
+    from components.run_root import fill_run_root
     from components.step import step
     from components.train import outputs, train_job
     from twhin_core import config_file
 
     with step():
+        run_root = fill_run_root(run_root, run)
         train_job.train(config_file.parse(config), run_root, manifests, run)
         outputs.publish_run(run_root, checkpoint, metrics, summary)

@@ -65,6 +65,18 @@ def test_prepare_says_how_large_the_graph_is(
     assert "0 rows rejected." in text
 
 
+def test_in_a_run_root_the_runs_id_has_its_place(
+    call: Callable[..., Any], small_config: SmallConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = str(tmp_path / "nightly/{run}")
+    _, artifacts = call(prepare, small_config(), root, run="17")
+    assert artifacts["graph"].metadata == {"uri": f"{tmp_path}/nightly/17/graph"}
+    assert [path.name for path in (tmp_path / "nightly").iterdir()] == ["17"]
+    with pytest.raises(SystemExit, match="2"):
+        call(prepare, small_config(), root)
+    assert f"error: {root}: only a run of the pipeline on a cluster has an id" in capsys.readouterr().err
+
+
 def test_without_a_prepare_section_the_config_is_left_for_the_other_machines(
     call: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -62,10 +62,11 @@ def test_a_step_does_not_outlive_the_local_runner(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", ["prepare", "train", "evaluate", "export"])
-def test_every_component_takes_the_config_and_the_run_root(stage: str) -> None:
+def test_every_component_takes_the_config_and_the_run_root_and_may_take_the_run(stage: str) -> None:
     module = __import__(f"components.{stage}.component", fromlist=[stage])
     inputs = getattr(module, stage).component_spec.inputs
     assert {name: (spec.type, spec.optional) for name, spec in inputs.items()} == {
         "config": ("String", False),
         "run_root": ("String", False),
+        "run": ("String", True),
     }

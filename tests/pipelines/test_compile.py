@@ -65,6 +65,7 @@ def test_every_config_compiles_with_every_preset_to_what_the_platform_accepts(
             assert "kubernetes" not in (tmp_path / "pipeline.yaml").read_text()
             assert ("train" in jobs) == (needs.train.accelerator is not None)
         else:
+            assert len(documents) == 2
             assert not jobs
             for manifest in manifests_of(documents):
                 strict.check_manifest(strict.as_created(manifest))
@@ -95,12 +96,15 @@ def test_every_stage_runs_in_the_one_image_with_its_resources(config: Config, gp
     train = executors["exec-train"]["container"]["resources"]
     assert (train["resourceCpuLimit"], train["resourceMemoryLimit"]) == ("8", "28Gi")
     assert (train["accelerator"]["resourceType"], train["accelerator"]["resourceCount"]) == ("nvidia.com/gpu", "1")
-    assert platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"] == {
-        "exec-train": {
-            "emptyDirMounts": [{"medium": "Memory", "mountPath": "/dev/shm", "volumeName": "shm"}],
-            "nodeSelector": {"labels": {"cloud.google.com/gke-accelerator": "nvidia-l4"}},
-        }
+    placed = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for stage in STAGES:
+        labels = {"app.kubernetes.io/name": "twhin", "app.kubernetes.io/component": stage}
+        assert placed[f"exec-{stage}"].pop("podMetadata") == {"labels": labels}
+    assert placed.pop("exec-train") == {
+        "emptyDirMounts": [{"medium": "Memory", "mountPath": "/dev/shm", "volumeName": "shm"}],
+        "nodeSelector": {"labels": {"cloud.google.com/gke-accelerator": "nvidia-l4"}},
     }
+    assert not any(placed.values())
 
 
 def test_without_an_image_a_stage_with_gpus_takes_the_one_with_cuda(
@@ -126,6 +130,7 @@ def test_the_stages_follow_each_other_uncached_and_export_waits_for_the_gates(
     assert tasks["condition-1"]["triggerPolicy"]["condition"].endswith("== true")
     for task in [tasks["prepare"], tasks["train"], tasks["evaluate"], inner["export"]]:
         assert not task["cachingOptions"].get("enableCache", False)
+        assert task["inputs"]["parameters"]["run"] == {"runtimeValue": {"constant": "{{$.pipeline_job_uuid}}"}}
         pauses = {"backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": "3600s"}
         assert task["retryPolicy"] == {"maxRetryCount": 3, **pauses}
 

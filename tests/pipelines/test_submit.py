@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import logging
 import socket
 import sys
@@ -26,7 +25,7 @@ from tests import golden, platform_server
 from tests.command_line import ROOT
 from tests.platform_server import PlatformServer
 from twhin_core import config_file
-from twhin_core.errors import UserError
+from twhin_core.errors import GateFailed, UserError
 
 CPU = str(golden.FOLDER / "cpu-small.kubeflow.yaml")
 GPU = str(golden.FOLDER / "gpu-1.kubeflow.yaml")
@@ -102,26 +101,37 @@ def test_vertex_gets_the_compiled_pipeline_and_the_runs_own_values(
 def test_a_cron_line_makes_a_recurring_run(
     server: PlatformServer, target: Target, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(server, target, "--cron", "30 4 * * 1-5")
+    run(server, target, "--cron", "30 4 * * 1-5", "--run-root", "gs://bucket/nightly/{run}/")
     ((kind, body),) = server.made
     printed = capsys.readouterr().out
+    assert "run root:   gs://bucket/nightly/{run}/" in printed
     if target == "kubeflow":  # whose cron lines begin with the second
         assert (kind, body["trigger"]["cron_schedule"]["cron"]) == ("recurringruns", "0 30 4 * * 1-5")
         assert (int(body["max_concurrency"]), body["no_catchup"]) == (1, True)
         assert f"{server.url}/#/recurringrun/details/recurring-1" in printed
+        assert body["runtime_config"]["parameters"]["run_root"] == "gs://bucket/nightly/{run}/"
     else:
         assert (kind, body["cron"], int(body["maxConcurrentRunCount"])) == ("schedules", "30 4 * * 1-5", 1)
         assert "/pipelines/schedules/7?project=my-project" in printed
+        config = body["createPipelineJobRequest"]["pipelineJob"]["runtimeConfig"]
+        assert config["parameterValues"]["run_root"] == "gs://bucket/nightly/{run}/"
+        assert config["gcsOutputDirectory"] == "gs://bucket/nightly/vertex"  # a place that is there as it stands
 
 
-def kubeflow_look(state: str, *failed: tuple[str, str]) -> dict[str, Any]:
-    tasks = [{"display_name": name, "state": "FAILED", "error": {"message": error}} for name, error in failed]
-    return {"state": state, "run_details": {"task_details": tasks}}
+def kubeflow_look(state: str, **tasks: tuple[str, str]) -> dict[str, Any]:
+    """`tasks`: the state and the error of each."""
+    details = [
+        {"display_name": name, "state": task, "error": {"message": error}} for name, (task, error) in tasks.items()
+    ]
+    return {"state": state, "run_details": {"task_details": details}}
 
 
-def vertex_look(state: str, *failed: tuple[str, str]) -> dict[str, Any]:
-    tasks = [{"taskName": name, "state": "FAILED", "error": {"code": 9, "message": error}} for name, error in failed]
-    return {"state": f"PIPELINE_STATE_{state}", "jobDetail": {"taskDetails": tasks}}
+def vertex_look(state: str, **tasks: tuple[str, str]) -> dict[str, Any]:
+    details = [
+        {"taskName": name, "state": task, "error": {"code": 9, "message": error}}
+        for name, (task, error) in tasks.items()
+    ]
+    return {"state": f"PIPELINE_STATE_{state}", "jobDetail": {"taskDetails": details}}
 
 
 LOOKS = [("kubeflow", kubeflow_look), ("vertex", vertex_look)]
@@ -131,15 +141,22 @@ LOOKS = [("kubeflow", kubeflow_look), ("vertex", vertex_look)]
 def test_waiting_ends_with_the_run(
     server: PlatformServer, target: Target, look: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server.looks = [look("PENDING"), look("RUNNING"), look("RUNNING"), look("SUCCEEDED")]
+    server.looks = [look("PENDING"), look("RUNNING"), look("RUNNING"), look("SUCCEEDED", export=("SUCCEEDED", ""))]
     run(server, target, "--wait")
     assert len(server.looks) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "succeeded"
 
 
 @pytest.mark.parametrize(("target", "look"), LOOKS)
+def test_a_run_without_an_export_has_missed_a_gate(server: PlatformServer, target: Target, look: Any) -> None:
+    server.looks = [look("SUCCEEDED", evaluate=("SUCCEEDED", ""), condition=("SKIPPED", ""))]
+    with pytest.raises(GateFailed, match="nothing was exported: a gate was missed"):
+        run(server, target, "--wait")
+
+
+@pytest.mark.parametrize(("target", "look"), LOOKS)
 def test_a_run_that_fails_is_told_with_its_tasks(server: PlatformServer, target: Target, look: Any) -> None:
-    server.looks = [look("RUNNING"), look("FAILED", ("train", "out of memory\non node 1"))]
+    server.looks = [look("RUNNING"), look("FAILED", train=("FAILED", "out of memory\non node 1"))]
     with pytest.raises(RunFailed, match=r"ended as failed; train: out of memory on node 1$") as failed:
         run(server, target, "--wait")
     assert failed.value.exit_code == 1
@@ -246,19 +263,6 @@ def test_a_host_that_is_not_there(
     assert line.startswith(f"error: {url}: no answer")
 
 
-def test_vertex_without_its_client(server: PlatformServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *arguments: Any, **others: Any) -> Any:
-        if name == "google.cloud":
-            raise ImportError(name)
-        return real(name, *arguments, **others)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UserError, match=r"pip install 'twhin\[vertex\]'"):
-        Vertex("my-project", "europe-west4")
-
-
 REFUSED = [
     ("kubeflow", VERTEX, ["--run-root", ROOT_URL], "compiled for vertex"),
     ("vertex", GPU, ["--run-root", ROOT_URL], "compiled for kubeflow"),
@@ -271,6 +275,7 @@ REFUSED = [
     ("kubeflow", "configs/quickstart.yaml", [], "not a compiled pipeline"),
     ("kubeflow", GPU, ["--run-root", ROOT_URL, "--set", "training.num_epoch=3"], "did you mean num_epochs"),
     ("kubeflow", GPU, ["--run-root", ROOT_URL, "--cron", "0 0 4 * * *"], "expected five fields"),
+    ("kubeflow", GPU, ["--run-root", ROOT_URL, "--cron", "0 4 * * *"], "all runs of --cron would share it"),
     ("kubeflow", GPU, ["--cron", "0 4 * * *", "--wait"], "no end to wait for"),
     ("kubeflow", GPU, ["--project", "p"], "--target kubeflow has no such thing"),
     ("vertex", VERTEX, ["--namespace", "n"], "--target vertex has no such thing"),
@@ -289,6 +294,14 @@ def test_refused_before_anything_is_sent(
     assert "\n" not in str(refused.value)
     assert not server.made
     assert not server.experiments
+
+
+def test_a_pipeline_without_gpus_is_of_one_target_too(tmp_path: Path) -> None:
+    needs = resources.load(str(ROOT / "configs/resources/cpu-small.yaml"))
+    path = str(tmp_path / "pipeline.yaml")
+    compile_pipeline(config_file.load(str(ROOT / "configs/local.yaml")), needs, "vertex", path)
+    with pytest.raises(UserError, match="is compiled for vertex: compile it with --target kubeflow"):
+        submit.read(path, "kubeflow", ROOT_URL)
 
 
 @pytest.mark.parametrize(

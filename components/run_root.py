@@ -1,0 +1,15 @@
+"""A run root that is another for every run of the pipeline, as a recurring one needs."""
+
+from __future__ import annotations
+
+from twhin_core.errors import UserError
+
+RUN = "{run}"
+"""In a run root: stands for the id of the pipeline's run."""
+
+
+def fill_run_root(run_root: str, run: str) -> str:
+    """`run_root` with the id of the run in the place of `{run}`. Raises UserError where there is none."""
+    if RUN in run_root and not run:
+        raise UserError(f"{run_root}: only a run of the pipeline on a cluster has an id that {RUN} can stand for")
+    return run_root.replace(RUN, run)
