@@ -6,6 +6,8 @@ DEVICE ?= cpu
 BIN := .venv/bin
 INSTALLED := .venv/installed-$(DEVICE)
 PACKAGES := twhin_core components pipelines
+# Files of tests run beside each other, each with one thread, since threads that wait for a core hold up the others.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help image run test test-all lint goldens docs clean
@@ -20,10 +22,10 @@ image: ## build the image, with docker or else buildah; DEVICE=cuda for GPUs
 	DEVICE=$(DEVICE) deploy/build_image.sh
 
 test: $(INSTALLED) ## run the tests but the slow ones
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
-test-all: $(INSTALLED) ## run every test
-	$(BIN)/pytest
+test-all: test ## run the slow tests too; the image needs Debian's buildah and mmdebstrap
+	$(PYTEST) -m slow
 
 lint: $(INSTALLED) ## check style, types and the Dockerfile
 	$(BIN)/ruff check .
@@ -42,10 +44,9 @@ clean: ## remove .venv and what the tools left; runs/ stays
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
 # requirements/no_deps.txt says why these come last.
-$(INSTALLED): requirements/common.txt requirements/$(DEVICE).txt requirements/no_deps.txt requirements/dev.txt \
-		requirements/dev_no_deps.txt pyproject.toml
+$(INSTALLED): requirements/common.txt requirements/$(DEVICE).txt requirements/no_deps.txt requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet -r requirements/$(DEVICE).txt -r requirements/dev.txt
-	$(BIN)/pip install --quiet --no-deps -r requirements/no_deps.txt -r requirements/dev_no_deps.txt
+	$(BIN)/pip install --quiet --no-deps -r requirements/no_deps.txt
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@

@@ -89,23 +89,28 @@ def ends(started: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
 
 
 @pytest.fixture
-def run(small_config: SmallConfig, tmp_path: Path) -> tuple[Path, Path]:
-    """A config's file and a run root where two nodes have trained undisturbed."""
-    config = small_config(training={"num_epochs": 40, "checkpoint_every_n": 10})
-    path, root = tmp_path / "config.yaml", tmp_path / "undisturbed"
-    path.write_text(config_file.to_yaml(config))
-    prepare(config, str(root))
-    with nodes(kubeflow_trainer, path, root) as started:
-        for code, said in ends(started):
-            assert code == 0, said
-    return path, root
+def config(small_config: SmallConfig, tmp_path: Path) -> Path:
+    """A config's file."""
+    path = tmp_path / "config.yaml"
+    path.write_text(config_file.to_yaml(small_config(training={"num_epochs": 40, "checkpoint_every_n": 10})))
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run root; what two nodes come to undisturbed is put there by the first test that asks for it."""
+    return tmp_path_factory.mktemp("undisturbed") / "run"
 
 
 @pytest.mark.parametrize("platform", [kubeflow_trainer, vertex])
 def test_a_node_that_is_lost_and_comes_back_changes_nothing(
-    run: tuple[Path, Path], platform: Platform, tmp_path: Path
+    config: Path, undisturbed: Path, platform: Platform, tmp_path: Path
 ) -> None:
-    config, undisturbed = run
+    if not undisturbed.exists():
+        prepare(config_file.load(str(config)), str(undisturbed))
+        with nodes(platform, config, undisturbed) as started:
+            for code, said in ends(started):
+                assert code == 0, said
     root = tmp_path / "disturbed"
     prepare(config_file.load(str(config)), str(root))
     with nodes(platform, config, root) as started:
@@ -130,8 +135,7 @@ def test_a_node_that_is_lost_and_comes_back_changes_nothing(
     assert interrupted.step < end.step
 
 
-def test_a_mistake_of_the_users_is_not_to_be_tried_again(run: tuple[Path, Path], tmp_path: Path) -> None:
-    config, _ = run
+def test_a_mistake_of_the_users_is_not_to_be_tried_again(config: Path, tmp_path: Path) -> None:
     with nodes(kubeflow_trainer, config, tmp_path / "nothing-prepared") as started:
         for code, said in ends(started):
             assert code == 2, said
