@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ class Kubeflow:
         self.host, self.namespace = host.rstrip("/"), namespace
         if not self.host.startswith(("http://", "https://")):
             raise UserError(f"--host {host}: expected http:// or https://")
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it tries again thrice; the end says why
         with self._asking("healthz"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it wants version 2 of the server
             self._client = _Client(

@@ -259,7 +259,7 @@ def test_a_host_that_is_not_there(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 1
-    *_, line = capsys.readouterr().err.splitlines()
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {url}: no answer")
 
 
