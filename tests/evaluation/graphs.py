@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.evaluation.brute_force import Triple
-from twhin_core.config import Config
+from twhin_core.config import Config, Model, Relation
 from twhin_core.data.edges import Edges
 from twhin_core.graph.manifest import Schema
 from twhin_core.model.scorer import Scorer
@@ -29,11 +29,13 @@ class TableCheckpoint:
     def rows(self, table: str) -> TensorRows:
         return TensorRows(self.tables[table])
 
-    def load_scorer(self, scorer: Scorer) -> None:
+    def scorer(self, model: Model, relations: list[Relation]) -> Scorer:
+        scorer = Scorer(model, relations)
         with torch.no_grad():
             scorer.operator.translation.copy_(self.translation)
             if scorer.inverse is not None:
                 scorer.inverse.translation.copy_(self.inverse)
+        return scorer
 
 
 def to_edges(triples: list[Triple]) -> Edges:

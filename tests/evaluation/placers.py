@@ -27,7 +27,7 @@ from twhin_core.evaluation.ranking import Places, rank
 from twhin_core.evaluation.scores import ModelPlacer
 from twhin_core.evaluation.sums import Ranked, sum_up
 from twhin_core.graph.manifest import Schema
-from twhin_core.model.scorer import SIDES, Scorer, Side
+from twhin_core.model.scorer import SIDES, Side
 from twhin_core.progress import Progress
 from twhin_core.training.ranks import alone
 from twhin_core.vectors.rows import TensorRows
@@ -129,8 +129,7 @@ def model_placer(
     config: Config, checkpoint: TableCheckpoint, memory: int = MEMORY, precision: Precision = "fp32"
 ) -> ModelPlacer:
     schema = schema_of(config)
-    scorer = Scorer(config.model, schema.relations)
-    checkpoint.load_scorer(scorer)
+    scorer = checkpoint.scorer(config.model, schema.relations)
     tables = {name: checkpoint.rows(name) for name in schema.tables}
     arithmetic = Arithmetic(precision, torch.device("cpu"))
     return ModelPlacer(scorer, schema, tables, arithmetic, memory, Progress("test", 1, "scores", quiet=True))

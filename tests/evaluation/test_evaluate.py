@@ -23,7 +23,6 @@ from twhin_core.evaluation.measure import measure_rows
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.graph.manifest import read_manifest
 from twhin_core.graph.prepare import prepare
-from twhin_core.model.scorer import Scorer
 from twhin_core.training.checkpoint import newest, remove
 from twhin_core.training.train import train
 from twhin_core.vectors.rows import TensorRows
@@ -45,8 +44,7 @@ def brute_force(config: Config, root: str, evaluated: str) -> BruteForce:
     assert checkpoint is not None
     nodes = {table.name: table.num_embeddings for table in manifest.tables}
     vectors = {name: checkpoint.rows(name).read(0, rows).double() for name, rows in nodes.items()}
-    scorer = Scorer(config.model, config.model.relations)
-    checkpoint.load_scorer(scorer)
+    scorer = checkpoint.scorer(config.model, config.model.relations)
     translation = scorer.operator.translation.detach().double()
 
     def score(side: str, edge: Triple) -> float:

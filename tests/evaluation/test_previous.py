@@ -16,7 +16,6 @@ from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.evaluation.evaluate import evaluate
 from twhin_core.graph.prepare import prepare
-from twhin_core.model.scorer import Scorer
 from twhin_core.training.checkpoint import newest
 from twhin_core.training.train import train
 
@@ -60,8 +59,7 @@ def test_nodes_are_matched_by_id_and_unknown_ones_score_below_all(
     before, before_root = smaller
     checkpoint = newest(before_root)
     assert checkpoint is not None
-    scorer = Scorer(before.model, before.model.relations)
-    checkpoint.load_scorer(scorer)
+    scorer = checkpoint.scorer(before.model, before.model.relations)
     translation = scorer.operator.translation.detach().double()[0]
     vectors = {}
     for table in ("user", "tweet"):

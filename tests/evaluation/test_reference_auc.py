@@ -14,7 +14,6 @@ from twhin_core.config import Config
 from twhin_core.data.edges import Edges
 from twhin_core.evaluation.reference_auc import reference_auc
 from twhin_core.evaluation.scores import gather_ends
-from twhin_core.model.scorer import Scorer
 
 RELATIONS = [("fav", "user", "tweet"), ("follow", "user", "user")]
 SIZES = {"user": 9, "tweet": 12}
@@ -27,8 +26,7 @@ def three_at_a_time(edges: Edges) -> Iterator[Edges]:
 
 def found(config: Config, checkpoint: TableCheckpoint, edges: Edges) -> float:
     schema = schema_of(config)
-    scorer = Scorer(config.model, schema.relations)
-    checkpoint.load_scorer(scorer)
+    scorer = checkpoint.scorer(config.model, schema.relations)
     tables = {name: checkpoint.rows(name) for name in schema.tables}
     gather = lambda side, rel, node: gather_ends(tables, schema, side, rel, node)  # noqa: E731
     return reference_auc(scorer, gather, three_at_a_time(edges), config)

@@ -24,7 +24,6 @@ from twhin_core.export.export import export
 from twhin_core.export.manifest import FormatExport, read_export_manifest
 from twhin_core.export.source import Source
 from twhin_core.graph.prepare import prepare
-from twhin_core.model.scorer import Scorer
 from twhin_core.progress import Progress
 from twhin_core.training.checkpoint import newest
 from twhin_core.training.train import train
@@ -69,8 +68,7 @@ def test_relations_have_their_vectors(small_config: SmallConfig, tmp_path: Path,
     train(config, root)
     manifest = export(config, root)
     found = pq.read_table(Path(root, manifest.relations.path))
-    scorer = Scorer(config.model, config.model.relations)
-    newest(root).load_scorer(scorer)
+    scorer = newest(root).scorer(config.model, config.model.relations)
     assert found.select(["rel", "name", "operator"]).to_pylist() == [
         {"rel": 0, "name": "follow", "operator": "translation"},
         {"rel": 1, "name": "fav", "operator": "translation"},

@@ -16,7 +16,6 @@ from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.export.source import UnitRows
 from twhin_core.graph.prepare import prepare
-from twhin_core.model.scorer import Scorer
 from twhin_core.training.checkpoint import newest
 from twhin_core.training.train import train
 from twhin_core.vectors.rows import TensorRows
@@ -59,8 +58,7 @@ def test_a_dot_product_with_the_query_side_is_the_score_of_the_model(
     prepare(config, root)
     train(config, root)
     manifest = export_as((config, root), "parquet", "npy", query_side="fav", normalize=comparator == "cos")
-    scorer = Scorer(config.model, config.model.relations)
-    newest(root).load_scorer(scorer)
+    scorer = newest(root).scorer(config.model, config.model.relations)
     users, tweets = (torch.from_numpy(weights(root, table)) for table in ("user", "tweet"))
     with torch.no_grad():
         scores = scorer.candidates("rhs", torch.ones(1, 40, dtype=torch.int64), users[None], tweets[None])[0].numpy()

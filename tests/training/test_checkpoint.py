@@ -15,7 +15,6 @@ from tests.conftest import SmallConfig
 from twhin_core import config_file
 from twhin_core.config import Config
 from twhin_core.errors import UserError
-from twhin_core.model.scorer import Scorer
 from twhin_core.training import checkpoint
 from twhin_core.training.train import train
 
@@ -160,6 +159,5 @@ def test_the_scorer_is_read_back(trained: Trained) -> None:
     config, root = trained
     newest = checkpoint.newest(root)
     assert newest is not None
-    scorer = Scorer(config.model, config.model.relations)
-    newest.load_scorer(scorer)
+    scorer = newest.scorer(config.model, config.model.relations)
     assert (scorer.operator.translation.abs().sum(1) > 0).all(), "both relations have learned"

@@ -39,7 +39,7 @@ from twhin_core.evaluation.reference_auc import reference_auc
 from twhin_core.evaluation.scores import ModelPlacer, gather_ends
 from twhin_core.evaluation.sums import Ranked, sum_up
 from twhin_core.graph.manifest import Schema, read_schema
-from twhin_core.model.scorer import SIDES, Scorer, Side
+from twhin_core.model.scorer import SIDES, Side
 from twhin_core.progress import Progress
 from twhin_core.training.checkpoint import Checkpoint, describe
 from twhin_core.training.ranks import Ranks, alone
@@ -119,8 +119,7 @@ class _Model:
         self, config: Config, schema: Schema, checkpoint: Checkpoint, tables: Mapping[str, Rows] | None = None
     ) -> None:
         self._config, self._schema = config, schema
-        self.scorer = Scorer(config.model, schema.relations)
-        checkpoint.load_scorer(self.scorer)
+        self.scorer = checkpoint.scorer(config.model, schema.relations)
         self.tables = tables or {name: checkpoint.rows(name) for name in schema.tables}
 
     def reference_auc(self, held_out: Iterable[Edges]) -> float:

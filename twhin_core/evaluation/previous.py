@@ -18,7 +18,7 @@ from twhin_core.evaluation.products import Arithmetic
 from twhin_core.evaluation.queries import Ints
 from twhin_core.evaluation.scores import ModelPlacer
 from twhin_core.graph.manifest import Schema, read_schema
-from twhin_core.model.scorer import Scorer, Side
+from twhin_core.model.scorer import Side
 from twhin_core.progress import Progress
 from twhin_core.training.checkpoint import Checkpoint, describe, newest
 from twhin_core.vectors.ids import SCHEMA
@@ -69,8 +69,7 @@ class PreviousPlacer(ModelPlacer):
         progress: Progress,
     ) -> None:
         """`tables`: as `matched` gives them."""
-        scorer = Scorer(previous.config.model, previous.schema.relations)
-        previous.checkpoint.load_scorer(scorer)
+        scorer = previous.checkpoint.scorer(previous.config.model, previous.schema.relations)
         super().__init__(scorer, schema, tables, arithmetic, memory, progress)
         numbers = {relation.name: number for number, relation in enumerate(previous.schema.relations)}
         self._rel = np.array([numbers.get(relation.name, -1) for relation in schema.relations], np.int64)

@@ -63,9 +63,7 @@ class Trained:
 
     def scorer(self) -> Scorer:
         """With the checkpoint's relations."""
-        scorer = Scorer(self.config.model, self.schema.relations)
-        self.checkpoint.load_scorer(scorer)
-        return scorer
+        return self.checkpoint.scorer(self.config.model, self.schema.relations)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from twhin_core import storage
-from twhin_core.config import Config
+from twhin_core.config import Config, Model, Relation
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import Schema
 from twhin_core.model.scorer import Scorer
@@ -100,10 +100,12 @@ class Checkpoint:
         """The vectors of a table, to be read block by block: float32 [rows, dim]."""
         return StoredTensor(self.url, f"tables.embeddings.{table}.weight")
 
-    def load_scorer(self, scorer: Scorer) -> None:
-        """Puts the relations' parameters into `scorer`."""
+    def scorer(self, model: Model, relations: list[Relation]) -> Scorer:
+        """The scorer of such a model, with the parameters of these relations as they were learned."""
+        scorer = Scorer(model, relations)
         for name, parameter in scorer.named_parameters():
             parameter.data.copy_(StoredTensor(self.url, f"scorer.{name}").read_whole())
+        return scorer
 
     def check_fits(self, model: ModelDescription, weights_only: bool = False) -> None:
         """Raises UserError if this is a checkpoint of another model; names each difference."""

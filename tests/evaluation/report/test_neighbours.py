@@ -25,8 +25,7 @@ SGD = {"sgd": {"lr": 0.1}}
 def found_in(config: Config, root: str) -> tuple[Neighbours, Checkpoint, Scorer]:
     schema, checkpoint = read_schema(config, root), newest(root)
     assert checkpoint is not None
-    scorer = Scorer(config.model, schema.relations)
-    checkpoint.load_scorer(scorer)
+    scorer = checkpoint.scorer(config.model, schema.relations)
     tables: dict[str, Rows] = {name: checkpoint.rows(name) for name in schema.tables}
     return neighbours.collect(config, root, schema, tables, scorer), checkpoint, scorer
 

@@ -14,7 +14,6 @@ from twhin_core.evaluation.report import charts, decision, exports, figures, nei
 from twhin_core.evaluation.report.neighbours import Neighbours
 from twhin_core.evaluation.report.sample import First
 from twhin_core.graph.manifest import read_schema
-from twhin_core.model.scorer import Scorer
 from twhin_core.progress import log
 from twhin_core.training.checkpoint import Checkpoint, complete
 from twhin_core.vectors.rows import Rows
@@ -70,8 +69,7 @@ def _of_vectors(metrics: Metrics, config: Config, root: str) -> dict[str, Any]:
 
 def _near(checkpoint: Checkpoint, tables: dict[str, Rows], config: Config, root: str) -> Neighbours:
     schema = read_schema(config, root)
-    scorer = Scorer(config.model, schema.relations)
-    checkpoint.load_scorer(scorer)
+    scorer = checkpoint.scorer(config.model, schema.relations)
     return neighbours.collect(config, root, schema, tables, scorer)
 
 
