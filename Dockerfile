@@ -36,7 +36,7 @@ RUN useradd --create-home --uid 1000 twhin
 USER 1000
 WORKDIR /home/twhin
 COPY --chown=twhin configs/ configs/
-# Logs must not wait for a buffer to fill.
-ENV PATH="/opt/twhin/bin:${PATH}" PYTHONUNBUFFERED=1
+# Logs must not wait for a buffer to fill. GKE mounts the libraries of a GPU's driver where no loader looks by itself.
+ENV PATH="/opt/twhin/bin:${PATH}" PYTHONUNBUFFERED=1 LD_LIBRARY_PATH=/usr/local/nvidia/lib64
 HEALTHCHECK CMD ["twhin", "--version"]
 CMD ["twhin", "--help"]

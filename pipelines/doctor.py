@@ -60,7 +60,8 @@ def _tried(name: str, attempt: Callable[[], str]) -> Finding:
         RuntimeError,
         AttributeError,
     ) as error:  # all that a library of another version raises
-        return Finding(name, " ".join(str(error).split()), is_well=False)
+        why = f"{error}: {error.__cause__}" if error.__cause__ is not None else str(error)
+        return Finding(name, " ".join(why.split()), is_well=False)
 
 
 def _look_up() -> str:

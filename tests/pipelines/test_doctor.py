@@ -29,13 +29,13 @@ def test_a_place_that_cannot_be_written_is_amiss(tmp_path: Path) -> None:
     assert "Traceback" not in ran.stdout + ran.stderr
 
 
-def test_versions_that_do_not_fit_are_amiss(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libraries_that_do_not_load_are_amiss(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> str:
-        raise RuntimeError("operator fbgemm::x\ndoes not exist")
+        raise OSError("cannot load\nfbgemm_gpu_py.so") from OSError("libnvidia-ml.so.1: no such file")
 
     monkeypatch.setattr(doctor, "_look_up", fail)
     (tables,) = [finding for finding in doctor.examine(None) if finding.name == "tables"]
-    assert (tables.found, tables.is_well) == ("operator fbgemm::x does not exist", False)
+    assert (tables.found, tables.is_well) == ("cannot load fbgemm_gpu_py.so: libnvidia-ml.so.1: no such file", False)
 
 
 @pytest.mark.parametrize(("gpus", "is_well"), [(1, True), (8, False)])

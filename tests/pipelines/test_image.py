@@ -75,5 +75,15 @@ def test_it_is_small_unprivileged_and_holds_no_tools_to_build_with(container: st
     assert len(labels["org.opencontainers.image.revision"]) == 40
 
 
+def test_the_loader_finds_a_gpus_driver_where_gke_mounts_it(container: str, tmp_path: Path) -> None:
+    mounted = Path(buildah("mount", container).strip())
+    (found,) = (path for path in mounted.glob("usr/lib/*/libz.so.1"))
+    shutil.copy(found, tmp_path / "libdriver.so.1")
+    tmp_path.chmod(0o755)  # the image's user is no one's here
+    load = "import ctypes; ctypes.CDLL('libdriver.so.1')"
+    mount = f"{tmp_path}:/usr/local/nvidia/lib64"
+    buildah("run", "--isolation", "chroot", "--volume", mount, container, "--", "python3", "-c", load)
+
+
 def test_the_steps_of_kfp_find_what_they_need(container: str) -> None:
     inside(container, "sh", "-c", "test -d $(mktemp -d) && python3 -c 'import kfp.dsl.executor_main'")
