@@ -26,6 +26,8 @@ SECONDS_TO_MEET = 900
 SECONDS_TO_END = 24 * 3600
 """After a SIGTERM ranks take as long as their last checkpoint does. The platform's own patience ends sooner."""
 
+AGENT_LOG = logging.getLogger("torch.distributed.elastic.agent.server.api")
+
 
 class RanksFailed(TwhinError):
     """Ranks have ended; what they said is above."""
@@ -50,6 +52,7 @@ def launch(stage: Callable[..., object], *arguments: Any) -> None:
         stage(*arguments)
         return
     log.info("launch: node %d of %d, ranks here: %d", nodes.index + 1, nodes.count, nodes.ranks_per_node)
+    AGENT_LOG.addFilter(_is_no_farewell)
     try:
         elastic_launch(_agent(nodes), _rank)(stage, arguments, log.isEnabledFor(logging.DEBUG))
     except SignalException:
@@ -72,6 +75,14 @@ def _agent(nodes: Nodes) -> LaunchConfig:
         max_restarts=0,  # the platform restarts, with its own pauses and limit
         shutdown_timeout=SECONDS_TO_END,
     )
+
+
+def _is_no_farewell(record: logging.LogRecord) -> bool:
+    """Agents wait for each other at the end, by a store of the first node's, which may be gone by then with its agent.
+
+    All ranks of this machine have ended before, and their codes are known.
+    """
+    return not record.getMessage().startswith("Error waiting on exit barrier")
 
 
 def _rank(stage: Callable[..., object], arguments: tuple[Any, ...], debug: bool) -> None:
