@@ -1,0 +1,72 @@
+"""A TrainJob whose nodes are real: its command and its variables start them, on this machine."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.train.train_job import TrainJobFailed, name_of
+from tests.conftest import SmallConfig
+from tests.kubernetes_server import KubernetesServer, Pod
+from tests.nodes import SECONDS, kill, kubeflow_trainer, two_nodes
+from twhin_core.graph.prepare import prepare
+from twhin_core.training import checkpoint
+
+
+def start_nodes(server: KubernetesServer, name: str, lose_one_at: Callable[[], bool]) -> None:
+    """What a cluster does with a TrainJob of two nodes; the second is lost as soon as `lose_one_at()`."""
+    trainer = server.train_jobs[name]["spec"]["trainer"]
+    program, *arguments = trainer["command"]
+    assert (program, trainer["numNodes"], trainer["numProcPerNode"]) == ("twhin", 2, 1)
+    began = time.monotonic()
+    given = {entry["name"]: entry["value"] for entry in trainer["env"]}
+
+    def pass_on(node: subprocess.Popen[str], pod: Pod) -> None:
+        assert node.stderr is not None
+        for line in node.stderr:
+            server.say(pod, line.rstrip())
+        code = node.wait()
+        server.end_pod(pod, code if code >= 0 else 128 - code, second=int(time.monotonic() - began))
+
+    with two_nodes(lambda index, port: given | kubeflow_trainer(index, port), *arguments) as nodes:
+        attempt = str(len(server.pods))
+        pods = [server.add_pod(name, index, attempt) for index in range(2)]
+        logs = [threading.Thread(target=pass_on, args=pair) for pair in zip(nodes, pods, strict=True)]
+        for log in logs:
+            log.start()
+        while any(log.is_alive() for log in logs):
+            if lose_one_at():
+                kill(nodes[1])
+            logs[0].join(0.01)
+        server.end_job(name, "Failed" if any(node.returncode for node in nodes) else "Complete")
+
+
+@pytest.mark.timeout(2 * SECONDS)
+def test_a_node_is_lost_and_the_retry_trains_to_the_end(
+    server: KubernetesServer, train: Callable[..., None], small_config: SmallConfig, root: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    config: Any = small_config(training={"num_epochs": 40, "checkpoint_every_n": 10})
+    prepare(config, root)
+    server.act = lambda server, name: start_nodes(server, name, lambda: bool(checkpoint.complete(root)))
+    with pytest.raises(TrainJobFailed, match=r"node 1 .*: has ended with code 137"):
+        train(config, accelerator=None)
+    interrupted = checkpoint.newest(root)
+    assert interrupted is not None
+    capfd.readouterr()
+    server.act = lambda server, name: start_nodes(server, name, lambda: False)
+    train(config, accelerator=None)
+    said = capfd.readouterr().err
+    assert said.count("launch: node 1 of 2, ranks here: 1") == 1
+    assert "train: finished after step" in said
+    end = checkpoint.newest(root)
+    assert end is not None
+    assert interrupted.step < end.step
+    assert Path(root, "training/finished.json").exists()
+    assert server.train_jobs[name_of(root)]["metadata"]["deletionTimestamp"]
