@@ -10,6 +10,8 @@ RUN = "{run}"
 
 def fill_run_root(run_root: str, run: str) -> str:
     """`run_root` with the id of the run in the place of `{run}`. Raises UserError where there is none."""
+    if run.startswith("{{"):
+        raise UserError(f"this Kubeflow Pipelines knows no id of a run: {run} came in its place; it takes version 2.5")
     if RUN in run_root and not run:
         raise UserError(f"{run_root}: only a run of the pipeline on a cluster has an id that {RUN} can stand for")
     return run_root.replace(RUN, run)

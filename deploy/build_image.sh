@@ -2,6 +2,7 @@
 # Builds the image twhin/twhin:VERSION: with docker where its daemon runs, else with buildah, which needs none.
 #   DEVICE=cpu|cuda   which of requirements/{cpu,cuda}.txt is installed; -cuda follows the tag then
 #   IMAGE=NAME:TAG    another name
+#   PIP_EXTRA_INDEX_URL=URL   for cpu: PyTorch's index of CPU builds, unless pip finds one by itself
 #   BASE=IMAGE        what it is built upon: a Debian with Python 3.11 as python3
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,6 +22,7 @@ flags=(
   --build-arg "VERSION=$version"
   --build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)"
   --secret "id=pip,src=$scratch/pip.conf"
+  ${PIP_EXTRA_INDEX_URL:+--build-arg "PIP_EXTRA_INDEX_URL=$PIP_EXTRA_INDEX_URL"}
 )
 
 if docker info > /dev/null 2>&1; then

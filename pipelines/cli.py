@@ -346,7 +346,8 @@ def submit(
         platform = Vertex(project, region)
     made = platform.start(request) if cron is None else platform.schedule(request)
     typer.echo(f"{'run:' if cron is None else 'recurring:':<12}{platform.link(made, is_schedule=cron is not None)}")
-    typer.echo(f"{'run root:':<12}{request.parameters['run_root']}")
+    root = request.parameters["run_root"]
+    typer.echo(f"{'run root:':<12}{root if cron is not None else fill_run_root(root, made)}")
     if wait:
         submitting.wait(platform, made)
         typer.echo("succeeded")

@@ -33,6 +33,8 @@ class Gpu:
     """Value of the label `cloud.google.com/gke-accelerator` that GKE's nodes carry."""
     machines: dict[int, list[Machine]]
     """The machine types that so many GPUs come in, smallest first."""
+    disk: str = "pd-ssd"
+    """The type of boot disk that these machines take."""
 
 
 def _n1(*sizes: int) -> list[Machine]:
@@ -63,14 +65,16 @@ GPUS: dict[GpuType, Gpu] = {
     "a100-80gb": Gpu("NVIDIA_A100_80GB", "nvidia-a100-80gb", _each("a2-ultragpu", 12, 170, 1, 2, 4, 8)),
     "h100-80gb": Gpu("NVIDIA_H100_80GB", "nvidia-h100-80gb", _each("a3-highgpu", 26, 234, 1, 2, 4, 8)),
     "h100-mega-80gb": Gpu("NVIDIA_H100_MEGA_80GB", "nvidia-h100-mega-80gb", _each("a3-megagpu", 26, 234, 8)),
-    "h200-141gb": Gpu("NVIDIA_H200_141GB", "nvidia-h200-141gb", _each("a3-ultragpu", 28, 369, 8)),
+    "h200-141gb": Gpu(
+        "NVIDIA_H200_141GB", "nvidia-h200-141gb", _each("a3-ultragpu", 28, 369, 8), disk="hyperdisk-balanced"
+    ),
 }
 assert set(GPUS) == set(get_args(GpuType))
 
-CPU_MACHINES = [
+CPU_MACHINES = [Machine("n2-highmem-2", 2, 16)] + [
     Machine(f"n2-{family}-{cpu}", cpu, memory)
-    for cpu in (2, 4, 8, 16, 32, 48, 64, 80, 96, 128)
-    for family, memory in (("standard", cpu * 4), ("highmem", min(cpu * 8, 864)))
+    for cpu in (4, 8, 16, 32, 48, 64, 80)
+    for family, memory in (("standard", cpu * 4), ("highmem", cpu * 8))
 ]
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}

@@ -22,6 +22,8 @@ COMMAND = ["twhin", "launch", "train", "{run_root}/config.yaml", "--run-root", "
 """Prepare has left the resolved config there."""
 READER_PORT = 2222
 TOKEN_KEY = "token"  # noqa: S105 -- the name of the key of a Secret
+NO_SIDECAR = {"sidecar.istio.io/inject": "false"}
+"""Of the readers, as of the nodes in deploy/training-runtime.yaml: a profile's mesh would keep the trainers out."""
 GRACE = 600
 """Seconds from SIGTERM to SIGKILL, for the last checkpoint of a node."""
 
@@ -118,7 +120,7 @@ def _reader_job(resources: Resources, readers: Readers) -> Spec:
             "completions": readers.count,
             "parallelism": readers.count,
             "backoffLimit": 1000,  # a reader that is lost comes back; training ends if none answers
-            "template": {"spec": pod},
+            "template": {"metadata": {"labels": NO_SIDECAR}, "spec": pod},
         },
     }
 

@@ -22,6 +22,8 @@ from twhin_core.errors import UserError
 
 Spec = dict[str, Any]
 
+SERVICE_ACCOUNT = "{{$.pipeline_service_account}}"
+"""Vertex AI puts the run's own in its place; a CustomJob would take another without it."""
 READER_PORT = 2222
 """The port that Vertex AI opens between the machines of a CustomJob, and names in CLUSTER_SPEC."""
 GCS = "/gcs/"
@@ -55,6 +57,7 @@ def start(resources: Resources) -> Start:
 
     def start_task(component: BaseComponent, **inputs: Any) -> dsl.PipelineTask:
         stage = resources.stages()[component.name]
+        inputs["run"] = dsl.PIPELINE_JOB_NAME_PLACEHOLDER  # Vertex AI's id of a run
         if _is_custom_job(stage):
             return _custom_job(component, stage, resources)(**inputs)
         task = component(**inputs).set_container_image(resources.image_of(stage))
@@ -83,7 +86,7 @@ def _custom_job(component: BaseComponent, stage: Stage, resources: Resources) ->
         timeout=f"{stage.timeout_in_s or WEEK}s",
         # A machine that comes back alone would wait for ranks that have ended.
         restart_job_on_worker_restart=stage.spot or _has_several_machines(stage),
-        service_account=stage.service_account or "",
+        service_account=stage.service_account or SERVICE_ACCOUNT,
         strategy="SPOT" if stage.spot else "STANDARD",
     )
     # That function knows one kind of machine, and the component's own image. Ours are the parameter's new default.
@@ -119,7 +122,7 @@ def _pool(
         "machine_spec": {"machine_type": machine.name, **gpus},
         "replica_count": count,
         "disk_spec": {
-            "boot_disk_type": "pd-ssd",
+            "boot_disk_type": GPUS[accelerator.type].disk if accelerator is not None else "pd-ssd",
             "boot_disk_size_gb": math.ceil(in_gib(stage.disk)) if stage.disk else DISK,
         },
         "container_spec": {

@@ -75,7 +75,7 @@ class Vertex:
             for task in job.job_detail.task_details
             if task.state.name == "FAILED"
         ]
-        has_missed_gate = any(task.state.name == "SKIPPED" for task in job.job_detail.task_details)
+        has_missed_gate = any(task.state.name == "NOT_TRIGGERED" for task in job.job_detail.task_details)
         has_succeeded = state == "SUCCEEDED"
         is_over = has_succeeded or state in ("FAILED", "CANCELLED")
         return Outcome(state, is_over, has_succeeded, failures, has_missed_gate)

@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components.image import IMAGE
+from components.stage import stage
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@stage
 def evaluate(
     config: str,
     run_root: str,

@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components.image import IMAGE
+from components.stage import stage
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@stage
 def train(
     config: str,
     run_root: str,
@@ -32,8 +32,7 @@ def train(
     from twhin_core import config_file
     from twhin_core.data import serve
     from twhin_core.data.readers import parse_readers
-    from twhin_core.training import nodes, train
-    from twhin_core.training.launch import launch
+    from twhin_core.training import nodes
 
     with step():
         run_root = fill_run_root(run_root, run)
@@ -41,6 +40,10 @@ def train(
         if nodes.is_reader():  # one of the machines that Vertex AI starts beside the trainers
             serve.serve(settings, run_root, os.environ["TWHIN_BIND"])
             return
+
+        from twhin_core.training import train  # whose libraries for GPUs load on no reader's machine
+        from twhin_core.training.launch import launch
+
         readers = parse_readers(os.environ.get("TWHIN_READERS")) or nodes.find_readers()
         launch(train.train, settings, run_root, readers)
         outputs.publish_run(run_root, checkpoint, metrics, summary)

@@ -4,10 +4,10 @@ from typing import Any
 
 from kfp import dsl
 
-from components.image import IMAGE
+from components.stage import stage
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@stage
 def train(
     config: str,
     run_root: str,

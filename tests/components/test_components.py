@@ -75,6 +75,9 @@ def test_in_a_run_root_the_runs_id_has_its_place(
     with pytest.raises(SystemExit, match="2"):
         call(prepare, small_config(), root)
     assert f"error: {root}: only a run of the pipeline on a cluster has an id" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        call(prepare, small_config(), root, run="{{$.pipeline_job_uuid}}")  # as an old backend leaves it
+    assert "error: this Kubeflow Pipelines knows no id of a run" in capsys.readouterr().err
 
 
 def test_without_a_prepare_section_the_config_is_left_for_the_other_machines(
@@ -196,7 +199,8 @@ def test_on_vertex_the_same_component_is_trainer_or_reader(prepared: tuple[Path,
     assert reader.stdout is not None
     try:
         address = next(line.split()[-1] for line in reader.stdout if "edges at" in line)
-        chief = start_train(*prepared, tmp_path / "chief", CLUSTER_SPEC=at("workerpool0", address))
+        among_both = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "2222"}
+        chief = start_train(*prepared, tmp_path / "chief", CLUSTER_SPEC=at("workerpool0", address), **among_both)
         said, _ = chief.communicate(timeout=200)
         assert chief.returncode == 0, said
     finally:

@@ -100,6 +100,7 @@ def test_readers_are_found_by_the_trainers_and_go_with_the_train_job(
     hosts = [f"{job['metadata']['name']}-{index}.{pod['subdomain']}" for index in range(job["spec"]["completions"])]
     assert env["TWHIN_READERS"] == ",".join(f"{host}:2222" for host in hosts)
     assert pod["subdomain"] == service["metadata"]["name"]
+    assert job["spec"]["template"]["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
     assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
     (reader,) = pod["containers"]
     assert {"name": "TWHIN_TASK_TYPE", "value": "reader"} in reader["env"]

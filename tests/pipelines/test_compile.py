@@ -118,10 +118,13 @@ def test_without_an_image_a_stage_with_gpus_takes_the_one_with_cuda(
     assert set(images.values()) == {f"twhin/twhin:{__version__}"}
 
 
+@pytest.mark.parametrize(
+    ("target", "run"), [("kubeflow", "{{$.pipeline_job_uuid}}"), ("vertex", "{{$.pipeline_job_name}}")]
+)
 def test_the_stages_follow_each_other_uncached_and_export_waits_for_the_gates(
-    config: Config, gpu: Resources, tmp_path: Path
+    target: Target, run: str, config: Config, gpu: Resources, tmp_path: Path
 ) -> None:
-    (document,) = compiled(config, gpu, "vertex", tmp_path)
+    document, *_ = compiled(config, gpu, target, tmp_path)
     tasks = document["root"]["dag"]["tasks"]
     order = {name: task.get("dependentTasks", []) for name, task in tasks.items()}
     assert order == {"prepare": [], "train": ["prepare"], "evaluate": ["train"], "condition-1": ["evaluate"]}
@@ -130,7 +133,7 @@ def test_the_stages_follow_each_other_uncached_and_export_waits_for_the_gates(
     assert tasks["condition-1"]["triggerPolicy"]["condition"].endswith("== true")
     for task in [tasks["prepare"], tasks["train"], tasks["evaluate"], inner["export"]]:
         assert not task["cachingOptions"].get("enableCache", False)
-        assert task["inputs"]["parameters"]["run"] == {"runtimeValue": {"constant": "{{$.pipeline_job_uuid}}"}}
+        assert task["inputs"]["parameters"]["run"] == {"runtimeValue": {"constant": run}}
         pauses = {"backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": "3600s"}
         assert task["retryPolicy"] == {"maxRetryCount": 3, **pauses}
 

@@ -236,11 +236,18 @@ def test_readers_beside_a_single_trainer_keep_their_pool(file: Path) -> None:
     assert not pools[1].container_spec.image_uri
 
 
+def test_what_a_custom_job_is_not_told_is_the_runs_own_or_fits_its_machine(file: Path) -> None:
+    (document,) = compiled(file, "vertex", train={"accelerator": {"type": "h200-141gb", "count": 8}})
+    job = strict.custom_jobs(document)["train"].job_spec
+    assert job.service_account == "{{$.pipeline_service_account}}"
+    assert job.worker_pool_specs[0].disk_spec.boot_disk_type == "hyperdisk-balanced"
+
+
 @pytest.mark.parametrize(
     ("needs", "machine"),
     [
-        (("2", "8Gi", None), "n2-standard-2"),
-        (("2", "9Gi", None), "n2-highmem-2"),
+        (("2", "8Gi", None), "n2-highmem-2"),
+        (("2", "17Gi", None), "n2-highmem-4"),
         (("2500m", "8Gi", None), "n2-standard-4"),
         (("4", "16Gi", ("l4", 1)), "g2-standard-4"),
         (("4", "17Gi", ("l4", 1)), "g2-standard-8"),
@@ -268,6 +275,7 @@ def test_the_deployed_manifests_are_what_kubernetes_takes() -> None:
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "node"}, "spec": node["template"]["spec"]}
     strict.check_manifest(job)
     (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert job["spec"]["template"]["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
     assert (node["name"], container["name"]) == ("node", "node")  # which TrainJobs, and what follows them, name
 
 

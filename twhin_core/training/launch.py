@@ -7,6 +7,7 @@ back, 1 for anything else.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -49,6 +50,8 @@ def launch(stage: Callable[..., object], *arguments: Any) -> None:
     """
     nodes = find_nodes()
     if nodes.world_size == 1:
+        for name in ("RANK", "WORLD_SIZE"):  # Vertex AI's are of machines, readers among them
+            os.environ.pop(name, None)
         stage(*arguments)
         return
     log.info("launch: node %d of %d, ranks here: %d", nodes.index + 1, nodes.count, nodes.ranks_per_node)
