@@ -8,6 +8,8 @@ from typing import Any
 from kfp import dsl, kubernetes
 from kfp.dsl.base_component import BaseComponent
 
+from components.prepare.component import prepare
+from components.train.check_component import check_cluster
 from components.train.nodes_component import train as train_on_nodes
 from pipelines import pods, trainjob
 from pipelines.pipeline import Start
@@ -46,20 +48,26 @@ def start(resources: Resources) -> Start:
     def start_task(component: BaseComponent, **inputs: Any) -> dsl.PipelineTask:
         stage = resources.stages()[component.name]
         if _is_train_job(stage):
-            manifests = trainjob.manifests(resources)
-            task = train_on_nodes(manifests=manifests, **inputs)
-            task.set_cpu_limit(FOLLOWER["cpu"]).set_memory_limit(FOLLOWER["memory"])
-            kubernetes.use_field_path_as_env(task, "TWHIN_NAMESPACE", "metadata.namespace")
+            task = _follower(train_on_nodes(manifests=trainjob.manifests(resources), **inputs), resources)
         else:
             task = component(**inputs)
             _place(task, stage)
-        task.set_container_image(resources.image_of(stage))
-        for label, value in pods.labels(component.name).items():
-            kubernetes.add_pod_label(task, label, value)
-        _give(task, resources)
+            _give(task, stage, resources)
+        if component is prepare and _is_train_job(resources.train):
+            of_run = {name: inputs[name] for name in ("run_root", "run")}
+            checked = _follower(check_cluster(manifests=trainjob.manifests(resources), **of_run), resources)
+            task.after(checked.set_caching_options(False))
         return task
 
     return start_task
+
+
+def _follower(task: dsl.PipelineTask, resources: Resources) -> dsl.PipelineTask:
+    """A task that asks the cluster for nodes, and takes little itself."""
+    task.set_cpu_limit(FOLLOWER["cpu"]).set_memory_limit(FOLLOWER["memory"])
+    kubernetes.use_field_path_as_env(task, "TWHIN_NAMESPACE", "metadata.namespace")
+    _give(task, resources.train, resources)
+    return task
 
 
 def _is_train_job(stage: Stage) -> bool:
@@ -83,8 +91,11 @@ def _place(task: dsl.PipelineTask, stage: Stage) -> None:
         kubernetes.set_timeout(task, stage.timeout_in_s)
 
 
-def _give(task: dsl.PipelineTask, resources: Resources) -> None:
-    """Gives the task's pod the variables, the secrets and the volume."""
+def _give(task: dsl.PipelineTask, stage: Stage, resources: Resources) -> None:
+    """Gives the task's pod the image, the labels, the variables, the secrets and the volume."""
+    task.set_container_image(resources.image_of(stage))
+    for label, value in pods.labels(task.name).items():
+        kubernetes.add_pod_label(task, label, value)
     for name, value in resources.env.items():
         task.set_env_variable(name, value)
     for secret in resources.secrets:

@@ -183,7 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
             del self.state.train_jobs[name]  # the next look finds it gone
         return self._answer(200, job)
 
-    def _create_trainjobs(self, job: Any, fieldValidation: str) -> None:  # noqa: N803 -- Kubernetes' name
+    def _create_trainjobs(self, job: Any, fieldValidation: str, dryRun: str = "") -> None:  # noqa: N803 -- Kubernetes'
         assert fieldValidation == "Strict"
         name = job["metadata"]["name"]
         if name in self.state.train_jobs:
@@ -192,6 +192,9 @@ class _Handler(BaseHTTPRequestHandler):
             strict.check_manifest(job)
         except jsonschema.ValidationError as error:
             return self._refuse(400, f"strict decoding error: {error.message}")
+        if dryRun:
+            assert dryRun == "All"
+            return self._answer(201, job)
         job["metadata"]["uid"] = f"uid-of-{name}"
         self.state.train_jobs[name] = job
         self._answer(201, job)
@@ -206,18 +209,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.state.pods = {pod.name: pod for pod in self.state.pods.values() if pod.job != name}
         return self._answer(200, self.state.train_jobs[name])
 
-    def _create_jobs(self, job: Any, fieldValidation: str) -> None:  # noqa: N803 -- Kubernetes' name
-        self._create_owned(job, fieldValidation)
+    def _create_jobs(self, job: Any, **how: str) -> None:
+        self._create_owned(job, **how)
 
-    def _create_services(self, service: Any, fieldValidation: str) -> None:  # noqa: N803 -- Kubernetes' name
-        self._create_owned(service, fieldValidation)
+    def _create_services(self, service: Any, **how: str) -> None:
+        self._create_owned(service, **how)
 
-    def _create_owned(self, manifest: Any, validation: str) -> None:
-        assert validation == "Strict"
+    def _create_owned(self, manifest: Any, fieldValidation: str, dryRun: str = "") -> None:  # noqa: N803 -- Kubernetes'
+        assert fieldValidation == "Strict"
         if any(_identity(there) == _identity(manifest) for there in self.state.owned):
             return self._refuse(409, "already exists")
         kubernetes_validate.validate(manifest, strict.KUBERNETES, strict=True)
-        self.state.owned.append(manifest)
+        if not dryRun:
+            self.state.owned.append(manifest)
         return self._answer(201, manifest)
 
     def _list_pods(self, labelSelector: str) -> None:  # noqa: N803 -- Kubernetes' name

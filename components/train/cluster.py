@@ -57,11 +57,14 @@ class Cluster:
             raise self._refused(error) from None
         return found
 
-    def create(self, manifest: Manifest) -> Manifest:
-        """Creates a TrainJob, or finds it created; unknown fields are refused rather than dropped."""
+    def create(self, manifest: Manifest, dry_run: bool = False) -> Manifest:
+        """Creates a TrainJob, or finds it created; unknown fields are refused rather than dropped.
+
+        With `dry_run` the cluster goes through all of its checks, and creates nothing.
+        """
         try:
             created: Manifest = self._call(
-                self._custom.create_namespaced_custom_object, *self._train_jobs(), manifest, field_validation="Strict"
+                self._custom.create_namespaced_custom_object, *self._train_jobs(), manifest, **_how(dry_run)
             )
         except ApiException as error:
             found = self.find(manifest["metadata"]["name"]) if error.status == 409 else None
@@ -75,14 +78,14 @@ class Cluster:
             raise self._refused(error) from None
         return created
 
-    def create_owned(self, manifest: Manifest) -> None:
-        """Creates a Job or a Service, unless it is there."""
+    def create_owned(self, manifest: Manifest, dry_run: bool = False) -> None:
+        """Creates a Job or a Service, unless it is there; `dry_run` as of `create`."""
         create = {
             "Job": self._batch.create_namespaced_job,
             "Service": self._core.create_namespaced_service,
         }[manifest["kind"]]
         try:
-            self._call(create, self.namespace, manifest, field_validation="Strict")
+            self._call(create, self.namespace, manifest, **_how(dry_run))
         except ApiException as error:
             if error.status != 409:
                 raise self._refused(error) from None
@@ -167,6 +170,10 @@ class Cluster:
         if error.status == 403 and " cannot " in message:  # so Kubernetes says what nobody has granted
             message += f"; in {self.namespace} the Role of deploy/role.yaml is missing, or not bound to that account"
         return UserError(f"{self._host}: {message}")
+
+
+def _how(dry_run: bool) -> dict[str, str]:
+    return {"field_validation": "Strict", **({"dry_run": "All"} if dry_run else {})}
 
 
 def _message(error: ApiException) -> str:

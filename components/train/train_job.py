@@ -40,6 +40,22 @@ class TrainJobFailed(TwhinError):
     """A node has ended for another reason than a mistake of the user's; a retry goes on from the newest checkpoint."""
 
 
+def check(run_root: str, manifests: list[Manifest]) -> None:
+    """Asks the cluster whether `train` could create what `manifests` say; creates nothing.
+
+    Raises:
+        UserError: the machines cannot see the root, the cluster has no TrainJob or no runtime for it, or refuses.
+        Unreachable: the cluster does not answer.
+    """
+    _check_shared(run_root, manifests[0])
+    cluster = Cluster()
+    train_job, *owned = (_filled(manifest, _words(run_root)) for manifest in manifests)
+    cluster.create(train_job, dry_run=True)
+    for manifest in owned:
+        cluster.create_owned(manifest, dry_run=True)
+    log.info("train: the cluster would take the TrainJob")
+
+
 def train(config: Config, run_root: str, manifests: list[Manifest], run: str) -> None:
     """Trains the run at `run_root` to its end by the TrainJob that is the first of `manifests`; it owns the others.
 
@@ -55,7 +71,7 @@ def train(config: Config, run_root: str, manifests: list[Manifest], run: str) ->
     """
     _check_shared(run_root, manifests[0])
     name = name_of(run_root)
-    train_job, *owned = (_filled(manifest, {"{name}": name, "{run_root}": run_root}) for manifest in manifests)
+    train_job, *owned = (_filled(manifest, _words(run_root)) for manifest in manifests)
     made_of = json.dumps([train_job, owned, config.model_dump(mode="json")], sort_keys=True)
     annotations = {DIGEST: hashlib.sha256(made_of.encode()).hexdigest()[:16], RUN: run}
     train_job["metadata"]["annotations"] = annotations
@@ -87,6 +103,11 @@ def name_of(run_root: str) -> str:
     readable = re.sub(r"[^a-z0-9]+", "-", root.rpartition("/")[2].lower()).strip("-")[:20]
     digest = hashlib.sha256(root.encode()).hexdigest()[:10]
     return "-".join(filter(None, ("twhin", readable.strip("-"), digest)))
+
+
+def _words(run_root: str) -> dict[str, str]:
+    """What stands in manifests for what is known at run time alone."""
+    return {"{name}": name_of(run_root), "{run_root}": run_root}
 
 
 def _check_shared(run_root: str, train_job: Manifest) -> None:

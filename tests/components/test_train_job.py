@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from components.train import cluster
+from components.train import cluster, train_job
+from components.train.check_component import check_cluster
 from components.train.train_job import TrainJobFailed, name_of
 from pipelines import resources, trainjob
 from pipelines.resources import Resources
 from tests.command_line import ROOT
+from tests.components.conftest import as_kfp_gives
 from tests.conftest import SmallConfig
 from tests.kubernetes_server import KubernetesServer, Pod, free_url, granted, write_kubeconfig
 from twhin_core.errors import Preempted, UserError
@@ -344,6 +346,26 @@ def test_machines_that_share_no_root_are_refused_before_any_is_asked_for(
         with pytest.raises(UserError, match="do not share this run root"):
             train(needs=wrong)
     assert not server.used
+
+
+def test_the_cluster_is_asked_beforehand_and_nothing_is_created(
+    server: KubernetesServer, needs: Resources, root: str
+) -> None:
+    train = needs.train.model_copy(update={"readers": resources.Readers(**READERS)})
+    manifests = as_kfp_gives(trainjob.manifests(needs.model_copy(update={"train": train})))
+    check_cluster.python_func(run_root=root, manifests=manifests, run="run-1")
+    assert {verb for verb, *_ in server.used} == {"create"}
+    assert len(server.used) == 3
+    assert not server.train_jobs
+    assert not server.owned
+    server.rights.remove(("create", "batch", "jobs"))
+    with pytest.raises(UserError, match=r"jobs.*the Role of deploy/role.yaml is missing"):
+        train_job.check(root, manifests)
+    server.has_trainer = False
+    with pytest.raises(UserError, match=r"has no TrainJob.*install Kubeflow Trainer"):
+        train_job.check(root, manifests)
+    with pytest.raises(UserError, match="do not share this run root"):
+        train_job.check("/elsewhere/run", manifests)
 
 
 def _elsewhere() -> resources.Volume:
