@@ -98,6 +98,20 @@ def test_vertex_gets_the_compiled_pipeline_and_the_runs_own_values(
 
 
 @pytest.mark.parametrize("target", ["kubeflow", "vertex"])
+def test_the_run_root_is_shown_with_the_runs_id(
+    server: PlatformServer, target: Target, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(server, target, "--run-root", "gs://bucket/{run}")
+    ((kind, body),) = server.made
+    made = "run-1" if target == "kubeflow" else kind.removeprefix("pipelineJobs:")
+    given = body["runtime_config"]["parameters"] if target == "kubeflow" else body["runtimeConfig"]["parameterValues"]
+    assert given["run_root"] == "gs://bucket/{run}"  # which each task fills in
+    printed = capsys.readouterr().out
+    assert f"/{made}" in printed.splitlines()[0]
+    assert printed.splitlines()[1] == f"run root:   gs://bucket/{made}"
+
+
+@pytest.mark.parametrize("target", ["kubeflow", "vertex"])
 def test_a_cron_line_makes_a_recurring_run(
     server: PlatformServer, target: Target, capsys: pytest.CaptureFixture[str]
 ) -> None:
