@@ -90,8 +90,8 @@ class Stage(Section):
     tolerations: list[Toleration] = Field([], description="Taints of nodes to put up with. Kubeflow only.")
     service_account: str | None = Field(
         None,
-        description="Vertex AI: whom the machines work as. Kubeflow: likewise, for the nodes of a TrainJob; the pods "
-        "of other stages have the account that the run is submitted with.",
+        description="Vertex AI: whom the machines work as, if not as the run. Kubeflow: likewise, for the nodes of a "
+        "TrainJob; the pods of other stages have the account that the run is submitted with.",
     )
 
     @property
