@@ -30,6 +30,7 @@ def prepare(
     from components.run_root import fill_run_root
     from components.step import publish, report, step
     from twhin_core import config_file, storage
+    from twhin_core.evaluation.questions import check_graph
     from twhin_core.graph import manifest, prepare
     from twhin_core.progress import log
     from twhin_core.run import open_run
@@ -46,3 +47,4 @@ def prepare(
         made = prepare.prepare(settings, run_root)
         publish(graph, storage.join(run_root, manifest.MANIFEST), uri=storage.join(run_root, "graph"))
         report(metrics, summaries.graph_figures(made), summary, summaries.graph_text(made))
+        check_graph(settings, run_root)  # by which evaluate would fail, when training has been paid for

@@ -65,6 +65,22 @@ def test_prepare_says_how_large_the_graph_is(
     assert "0 rows rejected." in text
 
 
+@pytest.mark.parametrize(
+    ("evaluation", "message"),
+    [
+        ({"memory_limit": "8KB"}, "evaluation.memory_limit: 8KB is too small for 59 held-out edges"),
+        ({"candidates": 35}, "evaluation.candidates: 35 are more than the 30 nodes of table tweet"),
+    ],
+)
+def test_prepare_refuses_what_evaluate_would_after_training(
+    evaluation: Any, message: str, call: Callable[..., Any], small_config: SmallConfig, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    with pytest.raises(SystemExit, match="2"):
+        call(prepare, small_config(evaluation=evaluation), str(tmp_path / "run"))
+    assert f"error: {message}" in capsys.readouterr().err
+
+
 def test_in_a_run_root_the_runs_id_has_its_place(
     call: Callable[..., Any], small_config: SmallConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

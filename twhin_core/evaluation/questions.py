@@ -23,12 +23,23 @@ from twhin_core.evaluation.placing import Chunk, Outcome, Placer, cut, place
 from twhin_core.evaluation.queries import Ints
 from twhin_core.evaluation.sampling import Sampler, check
 from twhin_core.evaluation.scores import OTHER
-from twhin_core.graph.manifest import SPLITS, Schema, read_manifest
+from twhin_core.graph.manifest import SPLITS, Schema, read_manifest, read_schema
 from twhin_core.model.scorer import SIDES, Side
 from twhin_core.training.ranks import Ranks
 
 BYTES_A_HELD_EDGE = 300
 """Of both sides, with what comes of them."""
+
+
+def check_graph(config: Config, root: str) -> None:
+    """Whether evaluation can ask what it is to ask of the graph at `root`, before anything is trained on it.
+
+    Raises:
+        UserError: the split has no edges or more than fit into memory, or candidates are more than a table's rows.
+    """
+    schema = nodes_only(read_schema(config, root), root)
+    check(config.evaluation, schema)
+    _check_memory(config, len(open_split(config, root, schema, config.evaluation.split)))
 
 
 class Questions:
@@ -56,6 +67,7 @@ class Questions:
             if split in needed or has_split(config, root, split)
         }
         self.edges = {name: len(files) for name, files in self._splits.items()}
+        _check_memory(config, self.edges[evaluation.split])
         self.held = self._read_held_out()
         self._asked = {side: Asked(of, max(schema.tables.values())) for side, of in self.held.items()}
         counts, self.ends = self._count(folder)
@@ -70,11 +82,6 @@ class Questions:
 
     def _read_held_out(self) -> dict[Side, HeldOut]:
         files = self._splits[self._evaluation.split]
-        if len(files) * BYTES_A_HELD_EDGE > self.memory // 2:
-            raise UserError(
-                f"evaluation.memory_limit: {self._evaluation.memory_limit} is too small for {len(files):,} held-out "
-                "edges; raise it, or take fewer by test_data.limit"
-            )
         edges = files.all()
         return {side: held_out(edges, side) for side in SIDES}
 
@@ -146,6 +153,15 @@ def scratch() -> Iterator[Path]:
                 f"{tempfile.gettempdir()}: cannot be written: {error.strerror or error}; TMPDIR names another folder"
             ) from error
         raise
+
+
+def _check_memory(config: Config, held_out_edges: int) -> None:
+    limit = config.evaluation.memory_limit
+    if held_out_edges * BYTES_A_HELD_EDGE > sizes.in_bytes(limit) // 2:
+        raise UserError(
+            f"evaluation.memory_limit: {limit} is too small for {held_out_edges:,} held-out edges; raise it, or take "
+            "fewer by test_data.limit"
+        )
 
 
 def nodes_only(schema: Schema, root: str) -> Schema:
