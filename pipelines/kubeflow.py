@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 from typing import Any
 
 from kfp import dsl, kubernetes
@@ -14,6 +13,7 @@ from components.train.nodes_component import train as train_on_nodes
 from pipelines import pods, trainjob
 from pipelines.pipeline import Start
 from pipelines.resources import Resources, Stage, TrainStage, accelerator_of
+from pipelines.run_root import check_shared
 from twhin_core import storage
 from twhin_core.errors import UserError
 
@@ -32,14 +32,9 @@ def check(resources: Resources, run_root: str | None) -> None:
     readers = resources.train.readers
     if readers is not None and "/" in readers.token:
         raise UserError(f"train.readers.token: {readers.token!r} is no name of a Secret, which Kubeflow needs")
-    volume = resources.volume
-    if run_root is None or storage.is_remote(run_root):
-        return
-    if volume is None:
-        why = "several nodes share nothing of it" if _is_train_job(resources.train) else "the next pod does not see it"
-        raise UserError(f"--run-root {run_root}: {why}; name a gs:// prefix, or a `volume` in the resources")
-    if not posixpath.normpath(run_root).startswith(f"{posixpath.normpath(volume.mount)}/"):
-        raise UserError(f"--run-root {run_root}: is not on the volume, which is mounted at {volume.mount}")
+    if run_root is not None and not storage.is_remote(run_root):
+        mounts = [] if resources.volume is None else [resources.volume.mount]
+        check_shared(run_root, "kubeflow", mounts, has_nodes=_is_train_job(resources.train))
 
 
 def start(resources: Resources) -> Start:

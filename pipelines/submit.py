@@ -17,6 +17,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
 from components.run_root import RUN
 from pipelines.resources import Target
+from pipelines.run_root import check_shared
 from twhin_core import config_file, storage
 from twhin_core.errors import GateFailed, TwhinError, UserError
 from twhin_core.evaluation import gates
@@ -109,7 +110,8 @@ def read(
     gates.check_names(config)
     if root is None:
         raise UserError(f"there is no run root: give --run-root, or compile {path} with it")
-    _check_run_root(root, target, documents)
+    if not storage.is_remote(root):
+        check_shared(root, target, _shared_mounts(documents), has_nodes=_has_nodes(documents))
     if cron is not None and RUN not in root:
         raise UserError(
             f"--run-root {root}: all runs of --cron would share it, and find what the first has made; put {RUN} into it"
@@ -171,22 +173,14 @@ def _read_documents(path: str) -> list[Any]:
     return documents
 
 
-def _check_run_root(root: str, target: Target, documents: list[Any]) -> None:
-    if storage.is_remote(root):
-        return
-    if target == "vertex":
-        raise UserError(f"--run-root {root}: Vertex AI needs a gs:// prefix")
-    mounts = _shared_mounts(documents)
-    if not mounts:
-        train = documents[0]["root"]["dag"]["tasks"]["train"]["inputs"]["parameters"]
-        why = "several nodes share nothing of it" if "manifests" in train else "the next pod does not see it"
-        raise UserError(f"--run-root {root}: {why}; name a gs:// prefix, or compile with a `volume` in the resources")
-    if not any(posixpath.normpath(root).startswith(f"{mount}/") for mount in mounts):
-        raise UserError(f"--run-root {root}: is not on the volume, which is mounted at {', '.join(sorted(mounts))}")
+def _has_nodes(documents: list[Any]) -> bool:
+    return "manifests" in documents[0]["root"]["dag"]["tasks"]["train"]["inputs"]["parameters"]
 
 
 def _shared_mounts(documents: list[Any]) -> set[str]:
     """Where every task of the pipeline mounts a volume."""
+    if len(documents) == 1:
+        return set()
     placed = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     names = documents[0]["deploymentSpec"]["executors"]
     mounts = [

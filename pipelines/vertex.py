@@ -17,6 +17,7 @@ from kfp.dsl.base_component import BaseComponent
 from pipelines.machines import GPUS, Machine, in_gib, pick
 from pipelines.pipeline import Start
 from pipelines.resources import Resources, Stage, TrainStage, accelerator_of, refuse
+from pipelines.run_root import check_shared
 from twhin_core import storage
 from twhin_core.errors import UserError
 
@@ -37,7 +38,7 @@ WEEK = 7 * 86400
 def check(resources: Resources, run_root: str | None) -> None:
     """Raises UserError for what Vertex AI cannot do."""
     if run_root is not None and not storage.is_remote(run_root):
-        raise UserError(f"--run-root {run_root}: Vertex AI needs a gs:// prefix")
+        check_shared(run_root, "vertex")
     instead = "leave it out for --target vertex"
     refuse(
         resources, ("secrets", "volume"), ("node_selector", "tolerations"), f"Vertex AI has no such thing; {instead}"

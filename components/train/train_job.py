@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import posixpath
 import re
 import signal
 import sys
@@ -16,6 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from components.run_root import is_below
 from components.train.cluster import Cluster, Manifest
 from components.train.nodes import Node, NodeLog, find_nodes
 from twhin_core import storage
@@ -117,8 +117,7 @@ def _check_shared(run_root: str, train_job: Manifest) -> None:
     pod = _pod_patch(train_job)
     claims = {volume["name"] for volume in pod.get("volumes", []) if "persistentVolumeClaim" in volume}
     mounts = [mount for container in pod.get("containers", []) for mount in container["volumeMounts"]]
-    shared = [posixpath.normpath(mount["mountPath"]) for mount in mounts if mount["name"] in claims]
-    if not any(posixpath.normpath(run_root).startswith(f"{folder}/") for folder in shared):
+    if not is_below(run_root, [mount["mountPath"] for mount in mounts if mount["name"] in claims]):
         raise UserError(
             f"{run_root}: the machines that train together do not share this run root; "
             "name a gs:// prefix, or compile with a `volume` in the resources"
