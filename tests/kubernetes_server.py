@@ -25,7 +25,7 @@ import yaml
 
 from tests import strict
 from tests.command_line import ROOT
-from tests.loopback import serving
+from tests.loopback import Answers, serving
 
 NAMESPACE, ACCOUNT = "pipelines", "system:serviceaccount:pipelines:pipeline-runner"
 Right = tuple[str, str, str]
@@ -132,12 +132,9 @@ def write_kubeconfig(path: Path, url: str) -> None:
     path.write_text(yaml.safe_dump(config))
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Answers, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     state: KubernetesServer
-
-    def log_message(self, *_: Any) -> None:
-        pass
 
     def do_GET(self) -> None:
         self._serve("get")
@@ -164,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._refuse(self.state.failures.pop(0), "etcdserver: leader changed")
             self.state.used.append(right)
             if group == "trainer.kubeflow.org" and not self.state.has_trainer:
-                return self._send(404, b"404 page not found\n", "text/plain")
+                return self.send(404, b"404 page not found\n", "text/plain")
             if right not in self.state.rights:
                 what = f'{right[2]}.{group} is forbidden: User "{ACCOUNT}" cannot {verb} resource "{right[2]}"'
                 return self._refuse(403, f'{what} in API group "{group}" in the namespace "{namespace}"')
@@ -181,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(404, f'trainjobs.trainer.kubeflow.org "{name}" not found')
         if job["metadata"].get("deletionTimestamp"):
             del self.state.train_jobs[name]  # the next look finds it gone
-        return self._answer(200, job)
+        return self.answer(job)
 
     def _create_trainjobs(self, job: Any, fieldValidation: str, dryRun: str = "") -> None:  # noqa: N803 -- Kubernetes'
         assert fieldValidation == "Strict"
@@ -194,10 +191,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(400, f"strict decoding error: {error.message}")
         if dryRun:
             assert dryRun == "All"
-            return self._answer(201, job)
+            return self.answer(job, 201)
         job["metadata"]["uid"] = f"uid-of-{name}"
         self.state.train_jobs[name] = job
-        self._answer(201, job)
+        self.answer(job, 201)
         threading.Thread(target=self.state.act, args=(self.state, name), daemon=True).start()
         return None
 
@@ -207,7 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(404, f'trainjobs.trainer.kubeflow.org "{name}" not found')
         self.state.train_jobs[name]["metadata"]["deletionTimestamp"] = _second(0)
         self.state.pods = {pod.name: pod for pod in self.state.pods.values() if pod.job != name}
-        return self._answer(200, self.state.train_jobs[name])
+        return self.answer(self.state.train_jobs[name])
 
     def _create_jobs(self, job: Any, **how: str) -> None:
         self._create_owned(job, **how)
@@ -222,14 +219,14 @@ class _Handler(BaseHTTPRequestHandler):
         kubernetes_validate.validate(manifest, strict.KUBERNETES, strict=True)
         if not dryRun:
             self.state.owned.append(manifest)
-        return self._answer(201, manifest)
+        return self.answer(manifest, 201)
 
     def _list_pods(self, labelSelector: str) -> None:  # noqa: N803 -- Kubernetes' name
         wanted = dict(pair.split("=") for pair in labelSelector.split(","))
         job = wanted.pop("jobset.sigs.k8s.io/jobset-name")
         assert wanted == {"jobset.sigs.k8s.io/replicatedjob-name": "node"}
         pods = [pod for pod in self.state.pods.values() if pod.job == job]
-        self._answer(200, {"apiVersion": "v1", "kind": "PodList", "items": [_pod(pod) for pod in pods]})
+        self.answer({"apiVersion": "v1", "kind": "PodList", "items": [_pod(pod) for pod in pods]})
 
     def _log(self, name: str, query: dict[str, str]) -> None:
         """As a kubelet: in chunks, until the container ends where `follow` asks for it."""
@@ -263,17 +260,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
 
     def _refuse(self, status: int, message: str) -> None:
-        self._answer(status, {"kind": "Status", "status": "Failure", "message": message, "code": status})
-
-    def _answer(self, status: int, body: Any) -> None:
-        self._send(status, json.dumps(body).encode(), "application/json")
-
-    def _send(self, status: int, body: bytes, kind: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        self.answer({"kind": "Status", "status": "Failure", "message": message, "code": status}, status)
 
 
 def _identity(manifest: Any) -> tuple[str, str]:

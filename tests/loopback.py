@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+
+class Answers:
+    """For a BaseHTTPRequestHandler: answers in JSON, and no log."""
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def answer(self, body: Any, status: int = 200) -> None:
+        self.send(status, json.dumps(body).encode(), "application/json")
+
+    def send(self, status: int, content: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from google.cloud.aiplatform_v1.types import PipelineJob, Schedule
 from google.protobuf import json_format
 
 from tests import strict
-from tests.loopback import serving
+from tests.loopback import Answers, serving
 
 PARENT = "projects/my-project/locations/europe-west4"
 
@@ -48,11 +48,8 @@ def serve() -> Iterator[PlatformServer]:
         yield state
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Answers, BaseHTTPRequestHandler):
     state: PlatformServer
-
-    def log_message(self, *_: Any) -> None:
-        pass
 
     def do_GET(self) -> None:
         self._serve(None)
@@ -63,15 +60,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self, body: Any) -> None:
         state, path = self.state, urlsplit(self.path).path
         if state.page is not None:
-            return self._send(200, state.page.encode(), "text/html")
+            return self.send(200, state.page.encode(), "text/html")
         if path.startswith("/apis/") and state.token and self.headers["Authorization"] != f"Bearer {state.token}":
-            return self._answer({"code": 16, "message": "Request header error: there is no user identity"}, 401)
+            return self.answer({"code": 16, "message": "Request header error: there is no user identity"}, 401)
         if state.failures and not path.endswith("/healthz"):
             status, message = state.failures.pop(0)
             if path.startswith("/apis/"):
-                return self._answer({"code": 7, "message": message}, status)
-            return self._answer({"error": {"code": status, "message": message}}, status)
-        return self._answer(self._kubeflow(path, body) if path.startswith("/apis/") else self._vertex(path, body))
+                return self.answer({"code": 7, "message": message}, status)
+            return self.answer({"error": {"code": status, "message": message}}, status)
+        return self.answer(self._kubeflow(path, body) if path.startswith("/apis/") else self._vertex(path, body))
 
     def _kubeflow(self, path: str, body: Any) -> Any:
         state, kind = self.state, path.removeprefix("/apis/v2beta1/")
@@ -110,13 +107,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _look(self) -> Any:
         return self.state.looks.pop(0) if len(self.state.looks) > 1 else self.state.looks[0]
-
-    def _answer(self, answer: Any, status: int = 200) -> None:
-        self._send(status, json.dumps(answer).encode(), "application/json")
-
-    def _send(self, status: int, content: bytes, kind: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
