@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from twhin_core import config_file
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.model.batch import Batch
 from twhin_core.training import checkpoint
 from twhin_core.training.checkpoint import Position

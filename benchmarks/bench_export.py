@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from twhin_core import config_file
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.export.export import export
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.scorer import Scorer

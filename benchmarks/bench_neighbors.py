@@ -28,8 +28,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from twhin_core import config_file
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.export.export import export
 from twhin_core.graph.prepare import prepare
 from twhin_core.training.checkpoint import newest

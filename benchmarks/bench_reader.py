@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from twhin_core import config_file
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.data.epochs import EpochReader
 from twhin_core.data.readers import describe, read_secrets
 from twhin_core.data.remote import Remote

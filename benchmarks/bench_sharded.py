@@ -33,8 +33,8 @@ from torchrec.distributed.dist_data import SequenceEmbeddingsAllToAll
 
 from benchmarks import bench_train
 from benchmarks.plain_loop import Bipartite, add_data_options, read_graph
-from twhin_core import config_file
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.data.epochs import State
 from twhin_core.data.files import EdgeFiles
 from twhin_core.graph.manifest import Schema

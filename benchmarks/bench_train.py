@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.plain_loop import Bipartite, PlainLoop, add_data_options, read_graph
-from twhin_core import config_file
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.data.epochs import State
 from twhin_core.data.files import EdgeFiles
 from twhin_core.graph.manifest import Schema

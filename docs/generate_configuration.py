@@ -17,14 +17,14 @@ from pydantic_core import PydanticUndefined
 
 from pipelines.resources import Resources
 from twhin_core.config import Config
-from twhin_core.config_section import Section
+from twhin_core.config.section import Section
 
 FOLDER = Path(__file__).parent
 
 INTRODUCTION = """# Configuration
 
 One YAML drives a run. `configs/` holds some to start from; this page lists every key. It is generated from
-`twhin_core/config.py` and the modules of its parts, `config_*.py`, beside it, by `make docs`.
+`twhin_core/config/`, a module a section, by `make docs`.
 
 - A key that is not listed here is an error, and so is a value of another type.
 - `${NAME}` in a string stands for the environment variable of that name; it must be set.

@@ -356,7 +356,7 @@ def submit(
 @app.command()
 def generate(folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder or gs:// prefix to write to.")]) -> None:
     """Write the raw data of the quickstart: a generated Twitter-like network."""
-    from twhin_core.config_prepare import Generate
+    from twhin_core.config.prepare import Generate
     from twhin_core.graph import generate
 
     generate.generate(Generate(), folder)
@@ -399,7 +399,7 @@ def doctor(
 
 
 def _load(path: str, overrides: list[str] | None) -> Config:
-    from twhin_core import config_file
+    from twhin_core.config import file as config_file
 
     return config_file.load(path, overrides or ())
 

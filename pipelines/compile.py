@@ -14,8 +14,8 @@ from kfp.dsl.base_component import BaseComponent
 
 from pipelines import kubeflow, pipeline, vertex
 from pipelines.resources import Resources, Target
-from twhin_core import config_file
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.errors import TwhinError, UserError
 
 TARGETS = {"kubeflow": kubeflow, "vertex": vertex}

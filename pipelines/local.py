@@ -19,8 +19,9 @@ from kfp import local
 
 from components import step
 from pipelines import pipeline
-from twhin_core import config_file, lease, storage
+from twhin_core import lease, storage
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.errors import GateFailed, Preempted, TwhinError, UserError
 
 

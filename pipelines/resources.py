@@ -14,8 +14,9 @@ from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_v
 
 from components.image import IMAGE
 from pipelines.machines import GpuType
-from twhin_core import __version__, config_file, storage
-from twhin_core.config_section import Section
+from twhin_core import __version__, storage
+from twhin_core.config import file as config_file
+from twhin_core.config.section import Section
 from twhin_core.errors import UserError
 
 Target = Literal["kubeflow", "vertex"]

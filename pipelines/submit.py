@@ -18,7 +18,8 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 from components.run_root import RUN
 from pipelines.resources import Target
 from pipelines.run_root import check_shared
-from twhin_core import config_file, storage
+from twhin_core import storage
+from twhin_core.config import file as config_file
 from twhin_core.errors import GateFailed, TwhinError, UserError
 from twhin_core.evaluation import gates
 from twhin_core.progress import log

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from twhin_core import config_file
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 
 SmallConfig = Callable[..., Config]
 

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 from tests.command_line import ROOT
 
-# A folder of twhin_core imports only from those before it here, and from the modules beside them.
-FOLDERS = ["graph", "data", "model", "training", "vectors", "evaluation", "export", "embeddings"]
+# A module or folder of twhin_core imports only from those before it here.
+LAYERS = [
+    "errors", "sizes", "progress", "object_store", "storage", "parquet", "config", "lease", "run",
+    "graph", "data", "model", "training", "vectors", "evaluation", "export", "embeddings",
+]  # fmt: skip
 
 
-def imported(path: Path) -> set[str]:
-    """The full names of the modules that a file imports, inside functions too."""
+def modules(package: str) -> dict[str, Path]:
+    """The files of a package, by the name that each is imported by."""
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in sorted((ROOT / package).rglob("*.py"))
+    }
+
+
+CORE = modules("twhin_core")
+
+
+def imported(path: Path, *, on_import_alone: bool = False) -> set[str]:
+    """The full names that a file imports, inside functions and for the type checker too unless `on_import_alone`."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in walk(ast.parse(path.read_text()), on_import_alone):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -25,8 +41,19 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def below(folder: str) -> list[Path]:
-    return sorted((ROOT / folder).rglob("*.py"))
+def walk(node: ast.AST, on_import_alone: bool) -> Iterator[ast.AST]:
+    if on_import_alone and isinstance(node, ast.FunctionDef):
+        return
+    if on_import_alone and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        return
+    yield node
+    for child in ast.iter_child_nodes(node):
+        yield from walk(child, on_import_alone)
+
+
+def module_of(name: str) -> str:
+    """The module of twhin_core that an imported name is, or is in."""
+    return name if name in CORE else name.rpartition(".")[0]
 
 
 def begins(name: str, module: str) -> bool:
@@ -38,36 +65,38 @@ def begins(name: str, module: str) -> bool:
     [("twhin_core", ["kfp", "components", "pipelines"]), ("components", ["pipelines"])],
 )
 def test_a_package_imports_none_that_stands_on_it(package: str, banned: list[str]) -> None:
-    files = below(package)
+    files = modules(package).values()
     assert files
     wrong = [(path, name) for path in files for name in imported(path) if any(begins(name, other) for other in banned)]
     assert not wrong
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_a_folder_imports_only_from_those_before_it(folder: str) -> None:
-    after = FOLDERS[FOLDERS.index(folder) + 1 :]
-    files = below(f"twhin_core/{folder}")
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_imports_only_from_those_before_it(layer: str) -> None:
+    after = LAYERS[LAYERS.index(layer) + 1 :]
+    files = {name: path for name, path in CORE.items() if begins(name, f"twhin_core.{layer}")}
     assert files
     wrong = [
-        (path, name)
-        for path in files
+        (module, name)
+        for module, path in files.items()
         for name in imported(path)
         if any(begins(name, f"twhin_core.{other}") for other in after)
     ]
     assert not wrong
 
 
-def test_the_modules_beside_the_folders_import_from_none_of_them() -> None:
-    wrong = [
-        (path, name)
-        for path in (ROOT / "twhin_core").glob("*.py")
-        for name in imported(path)
-        if any(begins(name, f"twhin_core.{folder}") for folder in FOLDERS)
-    ]
-    assert not wrong
+def test_every_module_and_folder_of_the_library_is_a_layer() -> None:
+    layers = {name.split(".")[1] for name in CORE if name != "twhin_core"}
+    assert layers == set(LAYERS)
+    assert len(LAYERS) == len(layers)
 
 
-def test_every_folder_of_the_library_has_its_place_in_the_order() -> None:
-    folders = {path.name for path in (ROOT / "twhin_core").iterdir() if (path / "__init__.py").exists()}
-    assert folders == set(FOLDERS)
+def test_no_module_comes_back_to_itself_through_its_imports() -> None:
+    imports = {
+        module: {module_of(name) for name in imported(path, on_import_alone=True) if begins(name, "twhin_core")}
+        for module, path in CORE.items()
+    }
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        pytest.fail(" → ".join(reversed(error.args[1])))

@@ -17,7 +17,8 @@ from tests.conftest import SmallConfig
 from tests.fault_proxy import FaultProxy
 from tests.full_disk import small_files
 from tests.object_store import serve_bucket
-from twhin_core import config_file, lease, object_store, storage
+from twhin_core import lease, object_store, storage
+from twhin_core.config import file as config_file
 from twhin_core.errors import StorageRefused, UserError
 from twhin_core.run import working
 

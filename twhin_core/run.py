@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from twhin_core import __version__, config_file, lease, storage
+from twhin_core import __version__, lease, storage
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
 
 P = ParamSpec("P")

@@ -30,7 +30,8 @@ def evaluate(
     from components import step
     from components import summary as summaries
     from components.run_root import fill_run_root
-    from twhin_core import config_file, storage
+    from twhin_core import storage
+    from twhin_core.config import file as config_file
     from twhin_core.evaluation import evaluate, gates
     from twhin_core.progress import log
     from twhin_core.training.launch import launch

@@ -29,7 +29,8 @@ def export(
     from components import step
     from components import summary as summaries
     from components.run_root import fill_run_root
-    from twhin_core import config_file, storage
+    from twhin_core import storage
+    from twhin_core.config import file as config_file
     from twhin_core.evaluation.evaluate import REPORT
     from twhin_core.export import export, manifest
 

@@ -29,7 +29,8 @@ def prepare(
     from components import summary as summaries
     from components.run_root import fill_run_root
     from components.step import publish, report, step
-    from twhin_core import config_file, storage
+    from twhin_core import storage
+    from twhin_core.config import file as config_file
     from twhin_core.evaluation.questions import check_graph
     from twhin_core.graph import manifest, prepare
     from twhin_core.progress import log

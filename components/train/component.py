@@ -29,7 +29,7 @@ def train(
     from components.run_root import fill_run_root
     from components.step import step
     from components.train import outputs
-    from twhin_core import config_file
+    from twhin_core.config import file as config_file
     from twhin_core.data import serve
     from twhin_core.data.readers import parse_readers
     from twhin_core.training import nodes

@@ -31,7 +31,7 @@ def train(
     from components.run_root import fill_run_root
     from components.step import step
     from components.train import outputs, train_job
-    from twhin_core import config_file
+    from twhin_core.config import file as config_file
 
     with step():
         run_root = fill_run_root(run_root, run)

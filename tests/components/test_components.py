@@ -22,8 +22,8 @@ from components.train.component import train
 from tests.command_line import ROOT
 from tests.conftest import SmallConfig
 from tests.kubernetes_server import free_url
-from twhin_core import config_file
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.training import checkpoint
 
 Artifacts = dict[str, Any]
@@ -159,7 +159,7 @@ UNDER_KFP = """
 import sys
 from kfp import local
 from components.train.component import train
-from twhin_core import config_file
+from twhin_core.config import file as config_file
 if __name__ == "__main__":
     config, root, kfp_root = sys.argv[1:]
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=kfp_root)

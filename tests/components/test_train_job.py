@@ -189,7 +189,7 @@ def test_a_mistake_of_the_users_costs_no_machines_again_but_in_another_run(
 SCRIPT = """
 import json, sys
 from components.train import train_job
-from twhin_core import config_file
+from twhin_core.config import file as config_file
 train_job.SECONDS_BETWEEN_LOOKS = 0.02
 config, root, manifests = sys.argv[1:]
 train_job.train(config_file.load(config), root, json.loads(manifests), "run-1")
@@ -200,7 +200,7 @@ def test_a_task_that_is_killed_finds_its_job_again(
     server: KubernetesServer, train: Callable[..., None], small_config: SmallConfig, needs: Resources, root: str,
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    from twhin_core import config_file
+    from twhin_core.config import file as config_file
 
     path = tmp_path / "config.yaml"
     path.write_text(config_file.to_yaml(small_config()))

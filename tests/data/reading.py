@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from twhin_core import config_file
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.data.edges import Edges
 from twhin_core.data.files import EdgeFiles
 from twhin_core.graph.manifest import Schema

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import SmallConfig
-from twhin_core import config_file
 from twhin_core.config import Config, Relation
+from twhin_core.config import file as config_file
 from twhin_core.data import files
 from twhin_core.data.edges import Edges
 from twhin_core.data.splits import open_split, read_split

@@ -12,7 +12,7 @@ import pytest
 
 from tests.command_line import ROOT
 from tests.embeddings.test_embeddings import cosine, read, relation
-from twhin_core import config_file
+from twhin_core.config import file as config_file
 from twhin_core.export.export import export
 from twhin_core.graph.prepare import prepare
 from twhin_core.training.train import train

@@ -13,8 +13,8 @@ import torch
 
 from tests.conftest import SmallConfig
 from tests.evaluation.brute_force import BruteForce, Triple
-from twhin_core import config_file
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
 from twhin_core.evaluation import evaluate as stage
 from twhin_core.evaluation import measure as measuring

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from tests.command_line import assert_refused, twhin
-from twhin_core import config_file, storage
+from twhin_core import storage
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.errors import TimedOut
 from twhin_core.evaluation import evaluate as stage
 from twhin_core.evaluation import measure as measuring

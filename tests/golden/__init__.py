@@ -11,7 +11,7 @@ from pipelines import resources
 from pipelines.compile import compile_pipeline
 from pipelines.resources import Target
 from tests.command_line import ROOT
-from twhin_core import config_file
+from twhin_core.config import file as config_file
 
 FOLDER = Path(__file__).parent
 GOLDENS: dict[str, tuple[str, Target]] = {

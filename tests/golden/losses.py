@@ -9,8 +9,8 @@ from typing import Any
 
 from tests.conftest import write_raw
 from tests.golden import FOLDER
-from twhin_core import config_file
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.graph.prepare import prepare
 from twhin_core.training.train import train
 

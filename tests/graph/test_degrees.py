@@ -7,7 +7,7 @@ from typing import Any
 import ibis
 import pytest
 
-from twhin_core.config_prepare import Prepare, Source
+from twhin_core.config.prepare import Prepare, Source
 from twhin_core.graph.degrees import at, count_degrees, find_weak_nodes, without
 from twhin_core.graph.engine import connect
 

@@ -10,7 +10,7 @@ import pytest
 from tests.command_line import assert_refused, twhin
 from tests.conftest import SmallConfig, write_raw
 from tests.full_disk import small_files
-from twhin_core import config_file
+from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
 from twhin_core.graph.engine import connect
 from twhin_core.graph.prepare import prepare

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import SmallConfig
-from twhin_core.config_prepare import Generate
+from twhin_core.config.prepare import Generate
 from twhin_core.graph.generate import generate
 from twhin_core.graph.optimum import best_metrics
 from twhin_core.graph.planted import KINDS, Planted, plant

@@ -19,7 +19,7 @@ import pytest
 
 from tests.conftest import SmallConfig
 from tests.graph.reading import edges, ids, rejected, rows
-from twhin_core.config_prepare import Prepare
+from twhin_core.config.prepare import Prepare
 from twhin_core.errors import UserError
 from twhin_core.graph import prepare as module
 from twhin_core.graph.duckdb_engine import DuckDBEngine

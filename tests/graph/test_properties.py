@@ -22,7 +22,7 @@ from tests.conftest import SmallConfig
 from tests.graph import reading
 from tests.graph.brute_force import SPLITS, Expected, Row, expect
 from twhin_core.config import Config
-from twhin_core.config_prepare import Prepare
+from twhin_core.config.prepare import Prepare
 from twhin_core.errors import UserError
 from twhin_core.graph import prepare as module
 from twhin_core.graph.duckdb_engine import DuckDBEngine

@@ -19,8 +19,8 @@ from tests.command_line import ROOT, assert_refused, twhin
 from tests.conftest import SmallConfig, write_raw
 from tests.full_disk import small_files
 from tests.graph.reading import rejected, rows
-from twhin_core import config_file
-from twhin_core.config_prepare import Prepare, Source
+from twhin_core.config import file as config_file
+from twhin_core.config.prepare import Prepare, Source
 from twhin_core.errors import UserError
 from twhin_core.graph import spark_engine
 from twhin_core.graph.engine import connect

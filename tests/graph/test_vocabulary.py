@@ -7,7 +7,7 @@ import hashlib
 import ibis
 import numpy as np
 
-from twhin_core.config_prepare import Prepare, Source
+from twhin_core.config.prepare import Prepare, Source
 from twhin_core.graph.engine import connect
 from twhin_core.graph.vocabulary import find_nodes, number_nodes
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from twhin_core import config_file
 from twhin_core.config import Model
+from twhin_core.config import file as config_file
 from twhin_core.model.scorer import SIDES, Scorer, Side
 
 

@@ -12,8 +12,9 @@ from pipelines.compile import compile_pipeline, find_differences
 from pipelines.resources import Resources, Target
 from tests import golden, strict
 from tests.command_line import ROOT, assert_refused, twhin
-from twhin_core import __version__, config_file
+from twhin_core import __version__
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
 
 STAGES = ["prepare", "train", "evaluate", "export"]

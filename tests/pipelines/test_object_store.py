@@ -14,8 +14,9 @@ import torch
 from tests.command_line import assert_refused, twhin
 from tests.fault_proxy import KINDS, FaultProxy
 from tests.object_store import serve_bucket
-from twhin_core import config_file, object_store, storage
+from twhin_core import object_store, storage
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.evaluation.evaluate import evaluate
 from twhin_core.evaluation.follow import follow
 from twhin_core.export.export import export

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.command_line import assert_refused, terminate_training
 from tests.conftest import SmallConfig
-from twhin_core import config_file
+from twhin_core.config import file as config_file
 from twhin_core.training import checkpoint
 
 

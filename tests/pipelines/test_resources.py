@@ -14,7 +14,8 @@ from pipelines.machines import in_gib, pick
 from pipelines.resources import Target
 from tests import golden, strict
 from tests.command_line import ROOT
-from twhin_core import __version__, config_file
+from twhin_core import __version__
+from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
 
 DIGEST = f"@sha256:{'0' * 64}"

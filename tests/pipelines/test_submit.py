@@ -24,7 +24,7 @@ from pipelines.vertex_client import Vertex
 from tests import golden, platform_server
 from tests.command_line import ROOT
 from tests.platform_server import PlatformServer
-from twhin_core import config_file
+from twhin_core.config import file as config_file
 from twhin_core.errors import GateFailed, UserError
 
 CPU = str(golden.FOLDER / "cpu-small.kubeflow.yaml")

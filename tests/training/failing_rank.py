@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from twhin_core import config_file
+from twhin_core.config import file as config_file
 from twhin_core.progress import show_log
 from twhin_core.training import train
 from twhin_core.training.optimizers import Optimizers

@@ -23,8 +23,9 @@ from tests.command_line import COMMAND, ROOT
 from tests.conftest import SmallConfig
 from tests.full_disk import small_files
 from tests.ranks import run_ranks
-from twhin_core import config_file, storage
+from twhin_core import storage
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.graph.prepare import prepare
 from twhin_core.training import checkpoint
 from twhin_core.training.checkpoint import ModelDescription, Position

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
-from twhin_core import config_file
 from twhin_core.config import Model
+from twhin_core.config import file as config_file
 from twhin_core.graph.manifest import Schema
 from twhin_core.training.local_tables import LocalTables
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from tests.training import dense
 from tests.training.surgery import merge, plain_queries
 from tests.training.test_step import SIZES, Case, make_batches, make_config, whole_weights
-from twhin_core import config_file
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import Schema
 from twhin_core.training import build as build_module

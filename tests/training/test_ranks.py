@@ -15,7 +15,7 @@ import pytest
 
 from tests.command_line import COMMAND, ROOT
 from tests.conftest import SmallConfig
-from twhin_core import config_file
+from twhin_core.config import file as config_file
 from twhin_core.graph.prepare import prepare
 from twhin_core.training import checkpoint
 

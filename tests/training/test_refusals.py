@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.cli import main
 from tests.conftest import SmallConfig
-from twhin_core import config_file
+from twhin_core.config import file as config_file
 from twhin_core.graph.prepare import prepare
 from twhin_core.training.train import train
 

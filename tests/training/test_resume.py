@@ -17,8 +17,8 @@ import torch
 
 from tests.conftest import SmallConfig
 from tests.ranks import run_ranks
-from twhin_core import config_file
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.graph.prepare import prepare
 from twhin_core.training import checkpoint
 from twhin_core.training.ranks import process_group

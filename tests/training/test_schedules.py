@@ -8,9 +8,9 @@ import pytest
 
 from tests.conftest import SmallConfig
 from tests.training.ends import assert_same_end
-from twhin_core import config_file
 from twhin_core.config import Config
-from twhin_core.config_optimizer import Optimizer
+from twhin_core.config import file as config_file
+from twhin_core.config.optimizer import Optimizer
 from twhin_core.graph.prepare import prepare
 from twhin_core.training.schedules import rate, until
 from twhin_core.training.train import train

@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.conftest import SmallConfig
 from tests.ranks import run_ranks
 from tests.training.test_step import SHARDINGS, whole_weights
-from twhin_core import config_file
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import Schema
 from twhin_core.graph.prepare import prepare

@@ -18,8 +18,8 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from tests.ranks import run_ranks
 from tests.training import dense
 from tests.training.surgery import merge, plain_queries
-from twhin_core import config_file
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.data.edges import Edges
 from twhin_core.data.frequencies import count_ends
 from twhin_core.graph.manifest import Schema

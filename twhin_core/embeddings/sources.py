@@ -12,8 +12,9 @@ from typing import Protocol
 import pyarrow.parquet as pq
 import torch
 
-from twhin_core import config_file, storage
+from twhin_core import storage
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.embeddings.parquet_rows import ParquetRows
 from twhin_core.errors import UserError
 from twhin_core.export import source

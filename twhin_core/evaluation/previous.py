@@ -11,8 +11,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from twhin_core import config_file, storage
+from twhin_core import storage
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
 from twhin_core.evaluation.products import Arithmetic
 from twhin_core.evaluation.queries import Ints

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from twhin_core import __version__, lease, storage
 from twhin_core.config import Config
-from twhin_core.config_export import Format
+from twhin_core.config.export import Format
 from twhin_core.errors import GateFailed, UserError
 from twhin_core.evaluation.evaluate import METRICS, REPORT, is_current, read_metrics
 from twhin_core.evaluation.gates import check_names, decide, missed

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twhin_core import storage
-from twhin_core.config_export import Faiss, Hnsw, IndexKind, IvfPq
+from twhin_core.config.export import Faiss, Hnsw, IndexKind, IvfPq
 from twhin_core.errors import UserError
 from twhin_core.export import faiss_library
 from twhin_core.export.manifest import FOLDER, FormatExport

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 
 from twhin_core import __version__
-from twhin_core.config_export import QUERY_FORMATS, Export, Format
+from twhin_core.config.export import QUERY_FORMATS, Export, Format
 from twhin_core.export import faiss_index, faiss_library, npy, parquet, product_quantization, projector, vertex
 from twhin_core.export.manifest import FormatExport
 from twhin_core.export.source import Source

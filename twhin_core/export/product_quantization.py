@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from twhin_core import storage
-from twhin_core.config_export import Pq
+from twhin_core.config.export import Pq
 from twhin_core.errors import UserError
 from twhin_core.export import faiss_library
 from twhin_core.export.manifest import FOLDER, FormatExport

@@ -12,7 +12,7 @@ from google.protobuf import text_format
 from tensorboard.plugins.projector import ProjectorConfig
 
 from twhin_core import storage
-from twhin_core.config_export import Projector
+from twhin_core.config.export import Projector
 from twhin_core.export.manifest import FOLDER, FormatExport
 from twhin_core.export.source import Ints, Source
 from twhin_core.parquet import FileEntry

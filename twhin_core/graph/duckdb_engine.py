@@ -13,7 +13,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
-from twhin_core.config_prepare import Prepare
+from twhin_core.config.prepare import Prepare
 from twhin_core.errors import UserError
 from twhin_core.graph.engine import Engine
 from twhin_core.graph.raw_files import RawSource

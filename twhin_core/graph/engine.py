@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import ibis.expr.types as ir
 import pyarrow as pa
 
-from twhin_core.config_prepare import Prepare
+from twhin_core.config.prepare import Prepare
 from twhin_core.graph.raw_files import RawSource
 from twhin_core.parquet import FileEntry
 

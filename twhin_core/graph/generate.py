@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twhin_core import storage
-from twhin_core.config_prepare import Generate, Source
+from twhin_core.config.prepare import Generate, Source
 from twhin_core.graph.optimum import best_metrics
 from twhin_core.graph.planted import Ints, Planted, plant
 from twhin_core.parquet import ROWS_PER_GROUP, write_parts

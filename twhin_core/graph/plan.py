@@ -12,7 +12,7 @@ import ibis
 import ibis.expr.types as ir
 
 from twhin_core.config import Config, Relation
-from twhin_core.config_prepare import Split
+from twhin_core.config.prepare import Split
 from twhin_core.errors import UserError
 from twhin_core.graph.degrees import at, count_degrees, find_weak_nodes, without
 from twhin_core.graph.edges import EDGE, collapse, encode, find_repeats, rejected_rows, renumber

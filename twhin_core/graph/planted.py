@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from twhin_core.config_prepare import Generate
+from twhin_core.config.prepare import Generate
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twhin_core import storage
 from twhin_core.config import Config, Relation
-from twhin_core.config_prepare import Prepare, Source, Split
+from twhin_core.config.prepare import Prepare, Source, Split
 from twhin_core.errors import UserError
 from twhin_core.graph.engine import connect
 from twhin_core.graph.generate import generate

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from twhin_core import storage
-from twhin_core.config_prepare import Source, TimeWindow
+from twhin_core.config.prepare import Source, TimeWindow
 from twhin_core.errors import UserError
 from twhin_core.parquet import open_parquet
 

@@ -14,7 +14,7 @@ import ibis.expr.types as ir
 import numpy as np
 
 from twhin_core.config import Relation
-from twhin_core.config_prepare import Prepare, Source, Split
+from twhin_core.config.prepare import Prepare, Source, Split
 from twhin_core.graph.hashes import below, edge_hash
 from twhin_core.graph.raw_files import BINARY_ID, RawFile
 

@@ -24,7 +24,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from twhin_core import storage
-from twhin_core.config_prepare import Prepare
+from twhin_core.config.prepare import Prepare
 from twhin_core.errors import UserError
 from twhin_core.graph.duckdb_engine import ERRORS, open_backend, scratch, stream, unreadable
 from twhin_core.graph.engine import Engine

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ibis
 import ibis.expr.types as ir
 
-from twhin_core.config_prepare import Split
+from twhin_core.config.prepare import Split
 from twhin_core.graph.hashes import below
 
 PROBES = 15  # values a pass over the times counts at; each pass so narrows the range to a sixteenth

@@ -17,7 +17,7 @@ from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 
 from twhin_core.config import Config
-from twhin_core.config_optimizer import Optimizer
+from twhin_core.config.optimizer import Optimizer
 from twhin_core.model.twhin import Twhin
 from twhin_core.training.local_tables import LocalModel
 from twhin_core.training.row_optimizer import RowOptimizer

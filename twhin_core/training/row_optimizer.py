@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from twhin_core.config_optimizer import Adam, Optimizer
+from twhin_core.config.optimizer import Adam, Optimizer
 from twhin_core.training.schedules import rate
 
 

@@ -6,7 +6,7 @@ import bisect
 import math
 
 from twhin_core.config import Config
-from twhin_core.config_optimizer import LearningRate, Optimizer
+from twhin_core.config.optimizer import LearningRate, Optimizer
 from twhin_core.errors import UserError
 
 

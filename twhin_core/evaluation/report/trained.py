@@ -9,7 +9,7 @@ from typing import Any
 
 from twhin_core import storage
 from twhin_core.config import Config
-from twhin_core.config_optimizer import Optimizer
+from twhin_core.config.optimizer import Optimizer
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.evaluation.report.figures import Table
 from twhin_core.graph.manifest import Manifest, read_manifest

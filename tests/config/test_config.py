@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from tests.command_line import ROOT
-from twhin_core import config_file
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
 
 LOCAL = str(ROOT / "configs/local.yaml")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, PositiveInt, model_validator
 
-from twhin_core.config_section import Section
+from twhin_core.config.section import Section
 
 Rate = Annotated[float, Field(gt=0)]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from twhin_core import sizes
-from twhin_core.config_section import Section
+from twhin_core.config.section import Section
 
 SplitName = Literal["train", "validation", "test"]
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from twhin_core.config_section import Section
+from twhin_core.config.section import Section
 
 Format = Literal["parquet", "npy", "faiss", "pq", "vertex-vector-search", "tensorboard-projector"]
 IndexKind = Literal["flat", "hnsw", "ivf_pq"]

@@ -1,0 +1,187 @@
+"""The section `model`: tables, relations, and how an edge is scored."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from twhin_core.config.optimizer import Optimizer
+from twhin_core.config.section import Section
+
+
+class Table(Section):
+    """One embedding table: a kind of node."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_-]+$", description="Unique; letters, digits, `_` and `-`.")
+    num_embeddings: PositiveInt | None = Field(
+        None, description="Rows. May be left out where `prepare` made the vocabulary."
+    )
+    embedding_dim: PositiveInt = Field(
+        multiple_of=4, description="Columns; the same for every table, and a multiple of 4 for the kernels."
+    )
+    data_type: Literal["fp32", "fp16"] = Field(
+        "fp32", description="Type of the weights. `fp16` halves their memory; the optimizer's state stays fp32."
+    )
+    sharding: Literal["auto", "data_parallel", "table_wise", "row_wise", "column_wise"] = Field(
+        "auto",
+        description="(ours) How ranks share the table: a copy each, whole on one rank, or by rows or columns. `auto` "
+        "lets a planner choose between table_wise and row_wise, by the ranks' memory. A process alone on a CPU holds "
+        "all tables whole.",
+    )
+    optimizer: Optimizer = Field(description="Runs inside the backward pass, row by row.")
+    vocab: str | None = Field(
+        None,
+        description="Folder of Parquet files (index: int64, id) that name the rows of a table not made by `prepare`; "
+        "used by export. Without it such rows are named by their index.",
+    )
+
+    @model_validator(mode="after")
+    def _exact(self) -> Table:
+        kind, optimizer = self.sharding, self.optimizer
+        if kind == "column_wise" and optimizer.name == "rowwise_adagrad":
+            raise ValueError("sharding: column_wise would give each part a mean of its own in rowwise_adagrad")
+        if kind == "column_wise" and self.embedding_dim % 8:
+            raise ValueError(f"sharding: column_wise cannot part {self.embedding_dim} columns into multiples of 4")
+        if kind == "data_parallel" and optimizer.name == "adam":
+            raise ValueError("sharding: data_parallel would move rows that no edge looked up with adam")
+        if kind == "data_parallel" and self.data_type == "fp16":
+            raise ValueError("sharding: data_parallel would round the gradients of an fp16 table")
+        return self
+
+
+class Embeddings(Section):
+    """The embedding tables."""
+
+    tables: list[Table] = Field(min_length=1, description="One entry a kind of node.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Embeddings:
+        names = [table.name for table in self.tables]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"tables: names must be unique; repeated: {', '.join(repeated)}")
+        if len({table.embedding_dim for table in self.tables}) > 1:
+            dims = ", ".join(f"{table.name} {table.embedding_dim}" for table in self.tables)
+            raise ValueError(f"tables: embedding_dim must be equal in all tables; got {dims}")
+        return self
+
+
+class Relation(Section):
+    """One kind of edge."""
+
+    name: str = Field(
+        min_length=1,
+        description="Unique. `*` stands for every value of the source's relation column that has no entry of its own.",
+    )
+    lhs: str = Field(description="Table of the edge's source.")
+    rhs: str = Field(description="Table of the edge's target.")
+    operator: Literal["identity", "translation", "diagonal", "complex_diagonal", "linear", "affine"] = Field(
+        "translation",
+        description="Acts on the lhs x: x, x + θ, θ ∘ x, θ ∘ x as complex numbers (real halves first), A·x, A·x + b.",
+    )
+    weight: float = Field(1.0, gt=0, description="(ours) Multiplies the weight of each of its edges in the loss.")
+
+
+class Regularization(Section):
+    """What large weights cost in training: λ·Σ|x|^power of both ends and of the relation of every positive edge."""
+
+    tables: float = Field(0.0, ge=0, description="λ of the vectors of an edge's two ends.")
+    relations: float = Field(0.0, ge=0, description="λ of the parameters of an edge's relation.")
+    power: Literal[2, 3] = Field(
+        3,
+        description="2: the sum of squares; 3: of the cubes of absolute values, N3 (Lacroix et al., 2018). Under "
+        "complex_diagonal a coordinate is a complex number.",
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> Regularization:
+        if not self.tables and not self.relations:
+            raise ValueError("needs tables, relations or both above 0; leave it out for none")
+        return self
+
+
+class Model(Section):
+    """Tables, relations, and how an edge is scored."""
+
+    embeddings: Embeddings = Field(description="The tables.")
+    relations: list[Relation] = Field(min_length=1, description="In the order of the ids in the edges' `rel` column.")
+    translation_optimizer: Optimizer = Field(description="Optimizer of the relations' parameters.")
+    comparator: Literal["dot", "cos", "l2", "squared_l2"] = Field(
+        "dot",
+        description="(ours) How two vectors are compared; the distances are negated, so that near ones score high.",
+    )
+    loss: Literal["bce", "softmax", "ranking"] = Field(
+        "bce",
+        description="(ours) `bce`: binary cross-entropy, all negatives of a positive together weighing as much as it; "
+        "`softmax`: cross-entropy of the positive among its negatives; `ranking`: each negative must score lower than "
+        "the positive by `margin`.",
+    )
+    margin: float = Field(0.1, gt=0, description="(ours) Of the ranking loss.")
+    temperature: float = Field(1.0, gt=0, description="(ours) Scores are divided by it before the softmax.")
+    reciprocal: bool = Field(
+        False,
+        description="(ours) Each relation gets an inverse of its own for queries of heads, (?, r, t). Needed where "
+        "heads are ranked with the dot product, which cannot depend on the relation otherwise.",
+    )
+    init_std: float = Field(
+        0.01, gt=0, description="(ours) Standard deviation of the tables' initial weights; relations start at zero."
+    )
+
+    regularization: Regularization | None = Field(
+        None, description="(ours) Keeps weights small, so that few edges are not learned by heart; left out, nothing."
+    )
+
+    relation_prediction: float = Field(
+        0.0,
+        ge=0,
+        description="(ours) Weight of a second objective: to tell an edge's relation from its two ends (Chen et al., "
+        "2021). For graphs of many relations, with the dot product and one operator for all of them: translation, "
+        "diagonal or complex_diagonal.",
+    )
+
+    @model_validator(mode="after")
+    def _predicts_relations(self) -> Model:
+        if not self.relation_prediction:
+            return self
+        operators = {relation.operator for relation in self.relations}
+        if self.comparator != "dot":
+            raise ValueError(f"relation_prediction: needs comparator: dot, not {self.comparator}")
+        if len(operators) > 1 or not operators <= {"translation", "diagonal", "complex_diagonal"}:
+            raise ValueError(
+                "relation_prediction: needs the operator translation, diagonal or complex_diagonal for all relations; "
+                f"there are {', '.join(sorted(operators))}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Model:
+        tables = {table.name for table in self.embeddings.tables}
+        seen: set[str] = set()
+        for position, relation in enumerate(self.relations):
+            if relation.name in seen:
+                raise ValueError(f"relations.{position}.name: {relation.name!r} is listed twice")
+            seen.add(relation.name)
+            for side in ("lhs", "rhs"):
+                if (table := getattr(relation, side)) not in tables:
+                    raise ValueError(
+                        f"relations.{position}.{side}: no table named {table!r}; there are {', '.join(sorted(tables))}"
+                    )
+        for key, default, loss in (("temperature", 1.0, "softmax"), ("margin", 0.1, "ranking")):
+            if self.loss != loss and getattr(self, key) != default:
+                raise ValueError(f"{key}: has no effect on the {self.loss} loss; set loss: {loss} or leave it out")
+        if self.translation_optimizer.name == "rowwise_adagrad":
+            raise ValueError("translation_optimizer: rowwise_adagrad is for tables; use adagrad")
+        if (
+            self.regularization is not None
+            and self.regularization.relations
+            and all(relation.operator == "identity" for relation in self.relations)
+        ):
+            raise ValueError("regularization.relations: has no effect, the identity has no parameters; leave it out")
+        return self
+
+    @property
+    def dim(self) -> int:
+        return self.embeddings.tables[0].embedding_dim
+
+    def table(self, name: str) -> Table:
+        return next(table for table in self.embeddings.tables if table.name == name)
