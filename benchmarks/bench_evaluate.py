@@ -48,9 +48,10 @@ from twhin_core.evaluation.measure import measure
 from twhin_core.evaluation.placing import cut, place
 from twhin_core.evaluation.products import Arithmetic
 from twhin_core.evaluation.scores import ModelPlacer
-from twhin_core.graph.manifest import Schema, read_schema
-from twhin_core.model.scorer import SIDES, Scorer, Side
+from twhin_core.graph.manifest import read_schema
+from twhin_core.model.scorer import Scorer
 from twhin_core.progress import Progress
+from twhin_core.schema import SIDES, Schema, Side
 from twhin_core.training.checkpoint import Checkpoint, Marker, Position, describe
 from twhin_core.training.ranks import alone
 from twhin_core.vectors.rows import TensorRows

@@ -11,7 +11,7 @@ from twhin_core.config import Config
 from twhin_core.evaluation.metrics import ALL, Metrics
 from twhin_core.export.manifest import ExportManifest
 from twhin_core.graph.manifest import SPLITS, Manifest
-from twhin_core.model.scorer import SIDES
+from twhin_core.schema import SIDES
 from twhin_core.training.checkpoint import FINISHED
 
 Figures = dict[str, float]

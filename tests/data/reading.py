@@ -18,7 +18,7 @@ from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.data.edges import Edges
 from twhin_core.data.files import EdgeFiles
-from twhin_core.graph.manifest import Schema
+from twhin_core.schema import Schema
 
 # Its children have imported all that a reader needs before they begin.
 CONTEXT = multiprocessing.get_context("forkserver")

@@ -21,7 +21,7 @@ from twhin_core.data.edges import Edges
 from twhin_core.data.epochs import EpochReader, Shares, Step
 from twhin_core.data.files import EdgeFiles
 from twhin_core.data.windows import Windows
-from twhin_core.graph.manifest import Schema
+from twhin_core.schema import Schema
 
 SCHEMA = Schema({"node": 10**6}, [Relation(name=f"r{rel}", lhs="node", rhs="node") for rel in range(3)])
 

@@ -10,7 +10,7 @@ import pytest
 from twhin_core.config import Relation
 from twhin_core.data.edges import Edges
 from twhin_core.data.frequencies import Frequencies, count_ends, end
-from twhin_core.graph.manifest import Schema
+from twhin_core.schema import Schema
 
 RELATIONS = [Relation(name="follow", lhs="user", rhs="user"), Relation(name="fav", lhs="user", rhs="tweet")]
 SCHEMA = Schema({"user": 50, "tweet": 20}, RELATIONS)

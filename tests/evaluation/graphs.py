@@ -11,8 +11,8 @@ from torch import Tensor
 from tests.evaluation.brute_force import Triple
 from twhin_core.config import Config, Model, Relation
 from twhin_core.data.edges import Edges
-from twhin_core.graph.manifest import Schema
 from twhin_core.model.scorer import Scorer
+from twhin_core.schema import Schema
 from twhin_core.vectors.rows import TensorRows
 
 

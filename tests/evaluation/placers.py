@@ -26,9 +26,8 @@ from twhin_core.evaluation.queries import Queries, Split
 from twhin_core.evaluation.ranking import Places, rank
 from twhin_core.evaluation.scores import ModelPlacer
 from twhin_core.evaluation.sums import Ranked, sum_up
-from twhin_core.graph.manifest import Schema
-from twhin_core.model.scorer import SIDES, Side
 from twhin_core.progress import Progress
+from twhin_core.schema import SIDES, Schema, Side
 from twhin_core.training.ranks import alone
 from twhin_core.vectors.rows import TensorRows
 

@@ -15,7 +15,7 @@ from twhin_core.evaluation import node_counts
 from twhin_core.evaluation.candidates import CandidateSet
 from twhin_core.evaluation.node_counts import Counter, NodeCounts, add_ends, degrees
 from twhin_core.evaluation.sampling import Sampler, check
-from twhin_core.graph.manifest import Schema
+from twhin_core.schema import Schema
 
 SCHEMA = Schema(
     {"user": 700, "tweet": 900, "lonely": 50},

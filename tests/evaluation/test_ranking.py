@@ -34,8 +34,7 @@ from twhin_core.evaluation.held_out import held_out
 from twhin_core.evaluation.placing import Outcome
 from twhin_core.evaluation.products import Precision
 from twhin_core.evaluation.queries import Split
-from twhin_core.graph.manifest import Schema
-from twhin_core.model.scorer import SIDES, Side
+from twhin_core.schema import SIDES, Schema, Side
 
 HITS_AT, RECALL_AT = [1, 3, 10], [1, 2, 5, 20]
 SCHEMA = Schema(

@@ -9,8 +9,8 @@ import torch
 from tests.conftest import SmallConfig
 from twhin_core.config import Relation
 from twhin_core.data.edges import Edges
-from twhin_core.graph.manifest import Schema
 from twhin_core.model.batch import Batch, BatchMaker
+from twhin_core.schema import Schema
 
 EDGES = Edges(
     lhs=np.array([3, 5, 3, 9]),

@@ -8,8 +8,8 @@ import torch
 from tests.conftest import SmallConfig
 from twhin_core.config import Relation
 from twhin_core.errors import UserError
-from twhin_core.graph.manifest import Schema
 from twhin_core.model.negatives import Negatives, check_rows, draw, draw_edges, make_chunks
+from twhin_core.schema import Schema
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 100])

@@ -13,9 +13,9 @@ from torch import Tensor
 from twhin_core.config import Relation, TrainData
 from twhin_core.data.edges import Edges
 from twhin_core.data.frequencies import count_ends
-from twhin_core.graph.manifest import Schema
 from twhin_core.model.losses import BinaryCrossEntropy, Loss, Softmax
 from twhin_core.model.proposals import Proposals
+from twhin_core.schema import Schema
 
 RELATIONS = [Relation(name="follow", lhs="user", rhs="user"), Relation(name="fav", lhs="user", rhs="tweet")]
 SCHEMA = Schema({"user": 5, "tweet": 4, "ad": 3}, RELATIONS)

@@ -10,7 +10,8 @@ import torch
 
 from twhin_core.config import Model
 from twhin_core.config import file as config_file
-from twhin_core.model.scorer import SIDES, Scorer, Side
+from twhin_core.model.scorer import Scorer
+from twhin_core.schema import SIDES, Side
 
 
 def make_scorer(**settings: Any) -> Scorer:

@@ -13,7 +13,7 @@ from torchrec import KeyedJaggedTensor
 from tests.training.dense import PlainQuery
 from twhin_core.data.edges import Edges
 from twhin_core.model.batch import Batch, Queries
-from twhin_core.model.scorer import SIDES
+from twhin_core.schema import SIDES
 
 Row = tuple[int, int]
 """A table's number and a node of it."""

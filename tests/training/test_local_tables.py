@@ -11,7 +11,7 @@ from torchrec import KeyedJaggedTensor
 
 from twhin_core.config import Model
 from twhin_core.config import file as config_file
-from twhin_core.graph.manifest import Schema
+from twhin_core.schema import Schema
 from twhin_core.training.local_tables import LocalTables
 
 ROWS, DIM = 5, 4

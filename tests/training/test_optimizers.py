@@ -15,7 +15,7 @@ from tests.training.test_step import SIZES, Case, make_batches, make_config, who
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
-from twhin_core.graph.manifest import Schema
+from twhin_core.schema import Schema
 from twhin_core.training import build as build_module
 from twhin_core.training.build import TrainableModel, build
 from twhin_core.training.local_tables import LocalModel

@@ -17,7 +17,7 @@ from tests.training.surgery import merge
 from tests.training.test_step import SIZES, Case, make_batches, make_config, make_edges, whole_weights
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
-from twhin_core.graph.manifest import Schema
+from twhin_core.schema import Schema
 from twhin_core.training import checkpoint
 from twhin_core.training.batches import Batches
 from twhin_core.training.build import build

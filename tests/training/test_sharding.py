@@ -20,8 +20,8 @@ from tests.training.test_step import SHARDINGS, whole_weights
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
-from twhin_core.graph.manifest import Schema
 from twhin_core.graph.prepare import prepare
+from twhin_core.schema import Schema
 from twhin_core.training import checkpoint, plan
 from twhin_core.training.build import TrainableModel, build
 from twhin_core.training.initialise import ROWS_PER_BLOCK

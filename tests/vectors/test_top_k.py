@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.evaluation.graphs import model_config
-from twhin_core.model.scorer import SIDES, Scorer, Side
+from twhin_core.model.scorer import Scorer
+from twhin_core.schema import SIDES, Side
 from twhin_core.vectors import top_k as module
 from twhin_core.vectors.rows import TensorRows
 from twhin_core.vectors.top_k import answers, similar, top_k

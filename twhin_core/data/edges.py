@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twhin_core.errors import UserError
-from twhin_core.graph.manifest import Schema
+from twhin_core.schema import Schema
 
 NODES_AND_RELATION = ("lhs", "rel", "rhs")
 WEIGHT = "weight"

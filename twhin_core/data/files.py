@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from twhin_core import storage
 from twhin_core.data.edges import NODES_AND_RELATION, WEIGHT, Edges, check_columns, from_batch
-from twhin_core.graph.manifest import Schema
 from twhin_core.parquet import open_parquet
+from twhin_core.schema import Schema
 
 ROWS_PER_BATCH = 131_072
 """Rows decoded at once; of a larger row group no more than this is held beside the edges asked for."""

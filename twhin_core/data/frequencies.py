@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twhin_core.data.edges import Edges
-from twhin_core.graph.manifest import Schema
+from twhin_core.schema import Schema
 
 Array = npt.NDArray[np.int64]
 

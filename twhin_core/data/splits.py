@@ -7,7 +7,8 @@ from twhin_core.config import Config, EdgeData
 from twhin_core.data.edges import Edges
 from twhin_core.data.files import EdgeFiles
 from twhin_core.errors import UserError
-from twhin_core.graph.manifest import Schema, read_manifest
+from twhin_core.graph.manifest import read_manifest
+from twhin_core.schema import Schema
 
 
 def open_split(config: Config, root: str, schema: Schema, split: str) -> EdgeFiles:

@@ -11,8 +11,7 @@ import torch
 
 from twhin_core.embeddings.sources import Exported, Trained
 from twhin_core.errors import NotThere, UserError
-from twhin_core.graph.manifest import Schema
-from twhin_core.model.scorer import Side
+from twhin_core.schema import Schema, Side
 from twhin_core.vectors import top_k
 from twhin_core.vectors.rows import Rows, blocks
 from twhin_core.vectors.top_k import Score, answers, similar

@@ -12,7 +12,7 @@ from rich.text import Text
 from twhin_core.embeddings.embeddings import EdgeScore, Embeddings
 from twhin_core.embeddings.search import Place
 from twhin_core.embeddings.table import Neighbor
-from twhin_core.model.scorer import Side
+from twhin_core.schema import Side
 
 
 def print_neighbors(

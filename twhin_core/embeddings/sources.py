@@ -19,9 +19,10 @@ from twhin_core.embeddings.parquet_rows import ParquetRows
 from twhin_core.errors import UserError
 from twhin_core.export import source
 from twhin_core.export.manifest import ExportManifest, TableExport, read_export_manifest
-from twhin_core.graph.manifest import Schema, read_schema
+from twhin_core.graph.manifest import read_schema
 from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import open_parquet
+from twhin_core.schema import Schema
 from twhin_core.training.checkpoint import at_step, describe, newest
 from twhin_core.vectors.ids import Ids, StoredIds
 from twhin_core.vectors.names import open_ids

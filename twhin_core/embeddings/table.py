@@ -12,7 +12,7 @@ import pyarrow as pa
 from twhin_core.embeddings.search import find_nearest, make_query
 from twhin_core.embeddings.sources import Result
 from twhin_core.errors import UserError
-from twhin_core.model.scorer import Side
+from twhin_core.schema import Side
 from twhin_core.vectors.ids import NAMES_A_BATCH, find_or_refuse
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from twhin_core.config import Model
 from twhin_core.errors import UserError
 from twhin_core.evaluation.products import Arithmetic, Shape
 from twhin_core.evaluation.queries import Ints, Queries
-from twhin_core.graph.manifest import Schema
-from twhin_core.model.scorer import Side, relations_share_candidates
+from twhin_core.model.scorer import relations_share_candidates
+from twhin_core.schema import Schema, Side
 from twhin_core.vectors.rows import Rows, blocks
 
 READ_BYTES = 16 << 20

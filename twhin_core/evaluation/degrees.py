@@ -12,7 +12,7 @@ from twhin_core.evaluation.figures import figures_of
 from twhin_core.evaluation.metrics import EDGES, Figures, names, names_of_answers, prefix
 from twhin_core.evaluation.queries import Ints
 from twhin_core.evaluation.sums import Ranked, Sums, weighted
-from twhin_core.model.scorer import SIDES, Side
+from twhin_core.schema import SIDES, Side
 
 QUERY, ANSWER = "query", "answer"
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from twhin_core.data.edges import Edges
 from twhin_core.evaluation.queries import Ints
-from twhin_core.model.scorer import Side
+from twhin_core.schema import Side
 
 
 @dataclass(frozen=True)

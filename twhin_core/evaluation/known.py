@@ -11,7 +11,7 @@ from twhin_core.data.edges import Edges
 from twhin_core.data.files import EdgeFiles
 from twhin_core.evaluation.held_out import HeldOut
 from twhin_core.evaluation.queries import REMOVED, Ints, Queries, Split
-from twhin_core.model.scorer import Side
+from twhin_core.schema import Side
 
 HELD, GONE = 1, 2
 """Marks of an answer: held out; removed (see `REMOVED`)."""

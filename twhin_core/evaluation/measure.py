@@ -38,9 +38,9 @@ from twhin_core.evaluation.questions import Questions, nodes_only, scratch
 from twhin_core.evaluation.reference_auc import reference_auc
 from twhin_core.evaluation.scores import ModelPlacer, gather_ends
 from twhin_core.evaluation.sums import Ranked, sum_up
-from twhin_core.graph.manifest import Schema, read_schema
-from twhin_core.model.scorer import SIDES, Side
+from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import Progress
+from twhin_core.schema import SIDES, Schema, Side
 from twhin_core.training.checkpoint import Checkpoint, describe
 from twhin_core.training.ranks import Ranks, alone
 from twhin_core.vectors.rows import Rows

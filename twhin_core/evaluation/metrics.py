@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from twhin_core.config import Evaluation
-from twhin_core.model.scorer import SIDES
+from twhin_core.schema import SIDES
 
 Figures = dict[str, dict[str, float]]
 """Figures by relation, or `all`, and name."""

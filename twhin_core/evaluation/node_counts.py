@@ -9,8 +9,7 @@ import numpy as np
 
 from twhin_core.data.edges import Edges
 from twhin_core.data.frequencies import Array, added, end
-from twhin_core.graph.manifest import Schema
-from twhin_core.model.scorer import SIDES
+from twhin_core.schema import SIDES, Schema
 
 BLOCK = 1 << 20
 """Counts that are read at once, 16 bytes each."""

@@ -17,7 +17,7 @@ from twhin_core.evaluation.held_out import HeldOut
 from twhin_core.evaluation.known import Known
 from twhin_core.evaluation.queries import Ints, Queries
 from twhin_core.evaluation.ranking import Places
-from twhin_core.graph.manifest import Schema
+from twhin_core.schema import Schema
 from twhin_core.training.ranks import Ranks
 
 BYTES_A_KNOWN = 64

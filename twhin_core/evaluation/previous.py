@@ -18,9 +18,9 @@ from twhin_core.errors import UserError
 from twhin_core.evaluation.products import Arithmetic
 from twhin_core.evaluation.queries import Ints
 from twhin_core.evaluation.scores import ModelPlacer
-from twhin_core.graph.manifest import Schema, read_schema
-from twhin_core.model.scorer import Side
+from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import Progress
+from twhin_core.schema import Schema, Side
 from twhin_core.training.checkpoint import Checkpoint, describe, newest
 from twhin_core.vectors.ids import SCHEMA
 from twhin_core.vectors.names import read_names

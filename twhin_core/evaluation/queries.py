@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from twhin_core.model.scorer import Side
+from twhin_core.schema import Side
 
 Ints = npt.NDArray[np.int64]
 Split = Literal["validation", "test"]

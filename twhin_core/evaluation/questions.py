@@ -23,8 +23,8 @@ from twhin_core.evaluation.placing import Chunk, Outcome, Placer, cut, place
 from twhin_core.evaluation.queries import Ints
 from twhin_core.evaluation.sampling import Sampler, check
 from twhin_core.evaluation.scores import OTHER
-from twhin_core.graph.manifest import SPLITS, Schema, read_manifest, read_schema
-from twhin_core.model.scorer import SIDES, Side
+from twhin_core.graph.manifest import SPLITS, read_manifest, read_schema
+from twhin_core.schema import SIDES, Schema, Side
 from twhin_core.training.ranks import Ranks
 
 BYTES_A_HELD_EDGE = 300

@@ -18,7 +18,8 @@ from torch import Tensor
 from twhin_core.config import Config
 from twhin_core.data.edges import Edges, concatenate
 from twhin_core.evaluation.queries import Ints
-from twhin_core.model.scorer import SIDES, Scorer, Side
+from twhin_core.model.scorer import Scorer
+from twhin_core.schema import SIDES, Side
 
 NEGATIVES = 10
 """A relation and side, where training has none from the batch."""

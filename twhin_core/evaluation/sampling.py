@@ -12,8 +12,7 @@ from twhin_core.errors import UserError
 from twhin_core.evaluation.candidates import CandidateSet
 from twhin_core.evaluation.node_counts import NodeCounts
 from twhin_core.evaluation.queries import Ints
-from twhin_core.graph.manifest import Schema
-from twhin_core.model.scorer import SIDES
+from twhin_core.schema import SIDES, Schema
 
 
 def check(evaluation: Evaluation, schema: Schema) -> None:

@@ -12,9 +12,9 @@ from twhin_core.evaluation.candidates import Candidates, CandidateSet
 from twhin_core.evaluation.products import Arithmetic, block_shape
 from twhin_core.evaluation.queries import Ints, Queries
 from twhin_core.evaluation.ranking import Places, rank
-from twhin_core.graph.manifest import Schema
-from twhin_core.model.scorer import Scorer, Side
+from twhin_core.model.scorer import Scorer
 from twhin_core.progress import Progress
+from twhin_core.schema import Schema, Side
 from twhin_core.vectors.rows import Rows
 
 OTHER: dict[Side, Side] = {"lhs": "rhs", "rhs": "lhs"}

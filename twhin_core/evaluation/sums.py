@@ -13,7 +13,7 @@ from twhin_core.evaluation.metrics import AUC, MRR
 from twhin_core.evaluation.placing import Outcome
 from twhin_core.evaluation.queries import Ints
 from twhin_core.evaluation.ranking import Floats, Places
-from twhin_core.model.scorer import SIDES, Side
+from twhin_core.schema import SIDES, Side
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,12 @@ from twhin_core.export.manifest import (
 )
 from twhin_core.export.source import Source, Trained, open_sources
 from twhin_core.graph.manifest import MANIFEST as GRAPH
-from twhin_core.graph.manifest import Schema, read_schema
+from twhin_core.graph.manifest import read_schema
 from twhin_core.model.operators import RelationOperators
 from twhin_core.parquet import FileEntry
 from twhin_core.progress import Progress, log
 from twhin_core.run import stage
+from twhin_core.schema import Schema
 from twhin_core.training.checkpoint import describe, newest
 
 RELATIONS = f"{FOLDER}/relations.parquet"

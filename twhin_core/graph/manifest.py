@@ -1,9 +1,8 @@
-"""What a graph is: `graph/manifest.json`, published last by prepare, and the schema that later stages need of it."""
+"""What a graph is: `graph/manifest.json`, published last by prepare, and the schema that it gives to later stages."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 from pydantic import BaseModel, ValidationError
 
@@ -11,6 +10,7 @@ from twhin_core import storage
 from twhin_core.config import Config, Relation
 from twhin_core.errors import UserError
 from twhin_core.parquet import FileEntry
+from twhin_core.schema import Schema
 
 MANIFEST = "graph/manifest.json"
 SPLITS = ("train", "validation", "test")
@@ -86,19 +86,6 @@ def read_manifest(root: str) -> Manifest | None:
         return Manifest.model_validate(storage.read_json(url))
     except (ValidationError, json.JSONDecodeError) as error:
         raise UserError(f"{url}: not a manifest of this version: {str(error).splitlines()[0]}") from None
-
-
-@dataclass(frozen=True)
-class Schema:
-    """The nodes and relations of a graph: rows a table, and relations in the order of their ids."""
-
-    tables: dict[str, int]
-    relations: list[Relation]
-
-    def table_of(self, relation: int, side: str) -> str:
-        """The table of the `lhs` or `rhs` of a relation id."""
-        table: str = getattr(self.relations[relation], side)
-        return table
 
 
 def read_schema(config: Config, root: str) -> Schema:

@@ -18,11 +18,11 @@ from torchrec import KeyedJaggedTensor
 from twhin_core.config import Model, TrainData
 from twhin_core.data.edges import Edges
 from twhin_core.data.frequencies import Frequencies
-from twhin_core.graph.manifest import Schema
 from twhin_core.model.negatives import Chunks, Negatives, draw_edges, make_chunks
 from twhin_core.model.places import by_place, unique
 from twhin_core.model.proposals import Proposals
-from twhin_core.model.scorer import SIDES, Side, relations_share_candidates
+from twhin_core.model.scorer import relations_share_candidates
+from twhin_core.schema import SIDES, Schema, Side
 
 
 @dataclass(frozen=True)

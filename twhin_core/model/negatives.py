@@ -16,7 +16,7 @@ from torch import Tensor
 
 from twhin_core.config import Config
 from twhin_core.errors import UserError
-from twhin_core.graph.manifest import Schema
+from twhin_core.schema import Schema
 
 
 @dataclass(frozen=True)

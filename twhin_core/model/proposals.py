@@ -18,9 +18,8 @@ from torch import Tensor
 
 from twhin_core.config import TrainData
 from twhin_core.data.frequencies import Array, Frequencies, end
-from twhin_core.graph.manifest import Schema
 from twhin_core.model.negatives import draw
-from twhin_core.model.scorer import SIDES, Side
+from twhin_core.schema import SIDES, Schema, Side
 
 
 class Proposals:

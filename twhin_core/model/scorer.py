@@ -6,7 +6,7 @@ end is projected. Training, evaluation and retrieval all score here.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +15,7 @@ from torch import Tensor, nn
 from twhin_core.config import Model, Relation
 from twhin_core.model.comparators import COMPARATORS
 from twhin_core.model.operators import RelationOperators
-
-Side = Literal["lhs", "rhs"]
-"""The end of an edge that is asked for: `rhs` for the query (lhs, rel, ?), `lhs` for (?, rel, rhs)."""
-SIDES: tuple[Side, Side] = ("lhs", "rhs")
+from twhin_core.schema import Side
 
 
 def relations_share_candidates(model: Model, side: Side) -> bool:

@@ -11,12 +11,12 @@ from torchrec import EmbeddingCollection, EmbeddingConfig
 from torchrec.modules.embedding_configs import DataType
 
 from twhin_core.config import Model
-from twhin_core.graph.manifest import Schema
 from twhin_core.model.batch import Batch, Queries
 from twhin_core.model.losses import make_loss
 from twhin_core.model.regularizer import Regularizer
 from twhin_core.model.relation_prediction import RelationPrediction
-from twhin_core.model.scorer import SIDES, Scorer, Side
+from twhin_core.model.scorer import Scorer
+from twhin_core.schema import SIDES, Schema, Side
 
 DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16}
 

@@ -19,9 +19,9 @@ from torchrec.distributed.types import ShardingPlan
 
 from twhin_core.config import Config
 from twhin_core.errors import UserError
-from twhin_core.graph.manifest import Schema
 from twhin_core.model.batch import Batch
 from twhin_core.model.twhin import Twhin
+from twhin_core.schema import Schema
 from twhin_core.training.initialise import initialise_table
 from twhin_core.training.local_tables import LocalModel
 from twhin_core.training.optimizers import Optimizers, fuse

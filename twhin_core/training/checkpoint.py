@@ -15,8 +15,8 @@ from pydantic import BaseModel
 from twhin_core import storage
 from twhin_core.config import Config, Model, Relation
 from twhin_core.errors import UserError
-from twhin_core.graph.manifest import Schema
 from twhin_core.model.scorer import Scorer
+from twhin_core.schema import Schema
 from twhin_core.training.stored_tensor import StoredTensor
 
 FOLDER = "checkpoints"

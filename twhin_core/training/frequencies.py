@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from twhin_core.data.files import EdgeFiles
 from twhin_core.data.frequencies import Array, Frequencies, count_ends, merge
-from twhin_core.graph.manifest import Schema
+from twhin_core.schema import Schema
 from twhin_core.training.ranks import Ranks
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torchrec import JaggedTensor, KeyedJaggedTensor
 
 from twhin_core.config import Model
-from twhin_core.graph.manifest import Schema
 from twhin_core.model.batch import Batch
 from twhin_core.model.twhin import Twhin
+from twhin_core.schema import Schema
 from twhin_core.training.row_optimizer import RowOptimizer
 
 

@@ -24,9 +24,9 @@ from torchrec.distributed.types import ShardingPlan
 from twhin_core import storage
 from twhin_core.config import Config, Table
 from twhin_core.errors import UserError
-from twhin_core.graph.manifest import Schema
 from twhin_core.model.twhin import Twhin
 from twhin_core.progress import log
+from twhin_core.schema import Schema
 from twhin_core.training.ranks import Ranks
 
 # What `auto` chooses from. A copy on each rank is exact too, but its gradients are as large as the table.

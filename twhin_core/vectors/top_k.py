@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from twhin_core.model.scorer import Scorer, Side
+from twhin_core.model.scorer import Scorer
+from twhin_core.schema import Side
 from twhin_core.vectors.rows import Rows, blocks
 
 Score = Callable[[Tensor], Tensor]
