@@ -7,13 +7,13 @@ from twhin_core.config import Config, Relation
 from twhin_core.config.prepare import Prepare, Source, Split
 from twhin_core.errors import UserError
 from twhin_core.graph.engine import connect
-from twhin_core.graph.generate import generate
 from twhin_core.graph.manifest import MANIFEST, SPLITS, Manifest, read_manifest
 from twhin_core.graph.plan import plan
 from twhin_core.graph.raw_files import RawSource, check_sources
 from twhin_core.graph.write import Counts, count_graph, write_graph
 from twhin_core.progress import log
 from twhin_core.run import stage
+from twhin_core.synthetic.generate import generate
 
 
 @stage("prepare")

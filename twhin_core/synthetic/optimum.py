@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from twhin_core.graph.planted import Floats, Ints, Planted
+from twhin_core.synthetic.planted import Floats, Ints, Planted
 
 SAMPLE_SHARE = 0.05
 SAMPLE_LIMIT = 20_000

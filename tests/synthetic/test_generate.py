@@ -11,10 +11,10 @@ import pytest
 
 from tests.conftest import SmallConfig
 from twhin_core.config.prepare import Generate
-from twhin_core.graph.generate import generate
-from twhin_core.graph.optimum import best_metrics
-from twhin_core.graph.planted import KINDS, Planted, plant
 from twhin_core.graph.prepare import prepare
+from twhin_core.synthetic.generate import generate
+from twhin_core.synthetic.optimum import best_metrics
+from twhin_core.synthetic.planted import KINDS, Planted, plant
 
 SMALL = Generate(users=300, tweets=400, communities=10, edges_per_user=30, seed=5)
 

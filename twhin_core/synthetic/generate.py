@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 
 from twhin_core import storage
 from twhin_core.config.prepare import Generate, Source
-from twhin_core.graph.optimum import best_metrics
-from twhin_core.graph.planted import Ints, Planted, plant
 from twhin_core.parquet import ROWS_PER_GROUP, write_parts
 from twhin_core.progress import log
+from twhin_core.synthetic.optimum import best_metrics
+from twhin_core.synthetic.planted import Ints, Planted, plant
 
 START, SECONDS = 1_700_000_000, 30 * 86_400  # the interactions of one month
 SCHEMA = pa.schema(
