@@ -37,11 +37,11 @@ from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.data.epochs import State
 from twhin_core.data.files import EdgeFiles
+from twhin_core.distributed.ranks import process_group
 from twhin_core.model.batch import Batch
 from twhin_core.schema import Schema
 from twhin_core.training.batches import Batches
 from twhin_core.training.build import build
-from twhin_core.training.ranks import process_group
 from twhin_core.training.shard_rows import ShardRows
 
 # An operation belongs to the first phase that its own name is of, or else to that of what it is called by.

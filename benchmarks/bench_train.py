@@ -28,10 +28,10 @@ from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.data.epochs import State
 from twhin_core.data.files import EdgeFiles
+from twhin_core.distributed.ranks import Ranks, process_group
 from twhin_core.schema import Schema
 from twhin_core.training.batches import Batches
 from twhin_core.training.build import build
-from twhin_core.training.ranks import Ranks, process_group
 
 
 class Trainer:

@@ -156,7 +156,7 @@ def launch_train(
     2 is a mistake that no retry mends.
     """
     from twhin_core.data import readers as reading
-    from twhin_core.training import nodes
+    from twhin_core.distributed import nodes
 
     if reading.is_reader() or nodes.is_reader():
         serve_edges(config, run_root, os.environ.get("TWHIN_BIND", LOOPBACK), overrides)
@@ -164,8 +164,8 @@ def launch_train(
     settings, root = _load_run(config, run_root, overrides)
     addresses = reading.parse_readers(readers) or nodes.find_readers()
 
+    from twhin_core.distributed.launch import launch
     from twhin_core.training import train
-    from twhin_core.training.launch import launch
 
     launch(train.train, settings, root, addresses)
 
@@ -175,8 +175,8 @@ def launch_evaluate(config: ConfigPath, run_root: RunRoot = None, overrides: Ove
     """`twhin evaluate` with a rank a GPU, on the machines that `twhin launch train` finds."""
     settings, root = _load_run(config, run_root, overrides)
 
+    from twhin_core.distributed.launch import launch
     from twhin_core.evaluation import evaluate
-    from twhin_core.training.launch import launch
 
     launch(evaluate.evaluate, settings, root)
     if os.environ.get("RANK", "0") == "0":

@@ -2,7 +2,7 @@
 
 A stage that asks for cores and memory alone is a plain task, for which Vertex AI finds a machine. One that asks for
 more is a CustomJob: the chief is pool 0, further nodes are pool 1 and readers are pool 2, all with the same command,
-since each finds its role in CLUSTER_SPEC (`twhin_core/training/nodes.py`).
+since each finds its role in CLUSTER_SPEC (`twhin_core/distributed/nodes.py`).
 """
 
 from __future__ import annotations

@@ -32,9 +32,9 @@ def evaluate(
     from components.run_root import fill_run_root
     from twhin_core import storage
     from twhin_core.config import file as config_file
+    from twhin_core.distributed.launch import launch
     from twhin_core.evaluation import evaluate, gates
     from twhin_core.progress import log
-    from twhin_core.training.launch import launch
 
     with step.step():
         run_root = fill_run_root(run_root, run)

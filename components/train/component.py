@@ -32,7 +32,7 @@ def train(
     from twhin_core.config import file as config_file
     from twhin_core.data import serve
     from twhin_core.data.readers import parse_readers
-    from twhin_core.training import nodes
+    from twhin_core.distributed import nodes
 
     with step():
         run_root = fill_run_root(run_root, run)
@@ -41,8 +41,8 @@ def train(
             serve.serve(settings, run_root, os.environ["TWHIN_BIND"])
             return
 
+        from twhin_core.distributed.launch import launch
         from twhin_core.training import train  # whose libraries for GPUs load on no reader's machine
-        from twhin_core.training.launch import launch
 
         readers = parse_readers(os.environ.get("TWHIN_READERS")) or nodes.find_readers()
         launch(train.train, settings, run_root, readers)

@@ -14,6 +14,7 @@ from tests.evaluation.brute_force import Triple
 from tests.evaluation.graphs import TableCheckpoint, model_config, schema_of, to_edges
 from twhin_core.config import Config, Evaluation, Model
 from twhin_core.data.edges import Edges
+from twhin_core.distributed.ranks import alone
 from twhin_core.evaluation.candidates import Candidates, CandidateSet, candidate_sets
 from twhin_core.evaluation.figures import of_relations
 from twhin_core.evaluation.held_out import HeldOut, held_out
@@ -28,7 +29,6 @@ from twhin_core.evaluation.scores import ModelPlacer
 from twhin_core.evaluation.sums import Ranked, sum_up
 from twhin_core.progress import Progress
 from twhin_core.schema import SIDES, Schema, Side
-from twhin_core.training.ranks import alone
 from twhin_core.vectors.rows import TensorRows
 
 MEMORY = 64 << 20

@@ -26,11 +26,11 @@ from tests.ranks import run_ranks
 from twhin_core import storage
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
+from twhin_core.distributed.ranks import Ranks, process_group
 from twhin_core.graph.prepare import prepare
 from twhin_core.training import checkpoint
 from twhin_core.training.checkpoint import ModelDescription, Position
 from twhin_core.training.checkpoint_writer import CheckpointWriter
-from twhin_core.training.ranks import Ranks, process_group
 from twhin_core.training.stored_tensor import StoredTensor
 
 MODEL = ModelDescription.model_construct(

@@ -21,13 +21,13 @@ from tests.training.test_step import Case, make_batches
 from tests.training.test_step import make_config as make_step_config
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
+from twhin_core.distributed.ranks import Ranks, process_group
 from twhin_core.model.twhin import Twhin
 from twhin_core.schema import Schema
 from twhin_core.training import build
 from twhin_core.training.local_tables import LocalModel
 from twhin_core.training.optimizers import fuse
 from twhin_core.training.plan import _plan
-from twhin_core.training.ranks import Ranks, process_group
 
 GIB = 2**30
 FOUR_GPUS = Ranks(0, 4, torch.device("cuda", 0))

@@ -12,8 +12,8 @@ from tests.data.reading import write_edges
 from tests.data.test_frequencies import SCHEMA, make_edges
 from tests.ranks import run_ranks
 from twhin_core.data.frequencies import count_ends
+from twhin_core.distributed.ranks import process_group
 from twhin_core.training.frequencies import count_together
-from twhin_core.training.ranks import process_group
 
 Counts = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 

@@ -14,12 +14,12 @@ from tests.training.surgery import merge, plain_queries
 from tests.training.test_step import SIZES, Case, make_batches, make_config, whole_weights
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
+from twhin_core.distributed.ranks import process_group
 from twhin_core.errors import UserError
 from twhin_core.schema import Schema
 from twhin_core.training import build as build_module
 from twhin_core.training.build import TrainableModel, build
 from twhin_core.training.local_tables import LocalModel
-from twhin_core.training.ranks import process_group
 
 STEPS = 4
 # The same first rate in both tables: they must not share it later on.

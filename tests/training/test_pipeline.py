@@ -11,12 +11,12 @@ import torch
 
 from tests.ranks import run_ranks
 from tests.training.test_step import SIZES, STEPS, Case, make_batches, make_config, whole_weights
+from twhin_core.distributed.ranks import Ranks, process_group
 from twhin_core.model.batch import Batch
 from twhin_core.schema import Schema
 from twhin_core.training.build import TrainableModel, build
 from twhin_core.training.local_tables import LocalModel
 from twhin_core.training.pipeline import _Entry
-from twhin_core.training.ranks import Ranks, process_group
 
 CASES = [
     Case("rowwise_adagrad", "row_wise"),

@@ -22,10 +22,10 @@ from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.data.edges import Edges
 from twhin_core.data.frequencies import count_ends
+from twhin_core.distributed.ranks import Ranks, process_group
 from twhin_core.model.batch import Batch, BatchMaker
 from twhin_core.schema import Schema
 from twhin_core.training.build import TrainableModel, build
-from twhin_core.training.ranks import Ranks, process_group
 
 Array = npt.NDArray[np.float32]
 

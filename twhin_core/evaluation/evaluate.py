@@ -6,6 +6,7 @@ import contextlib
 
 from twhin_core import lease, storage
 from twhin_core.config import Config
+from twhin_core.distributed.ranks import Ranks, joined
 from twhin_core.errors import UserError
 from twhin_core.evaluation.gates import DECISION, check_names, decide, read_decision
 from twhin_core.evaluation.measure import digest, measure
@@ -14,7 +15,6 @@ from twhin_core.evaluation.report import write_report
 from twhin_core.progress import log
 from twhin_core.run import working
 from twhin_core.training.checkpoint import newest
-from twhin_core.training.ranks import Ranks, joined
 
 METRICS = "evaluation/metrics.json"
 REPORT = "evaluation/report.html"

@@ -13,6 +13,7 @@ from torch import Tensor
 from twhin_core import __version__, storage
 from twhin_core.config import Config, Evaluation
 from twhin_core.data.edges import Edges
+from twhin_core.distributed.ranks import Ranks, alone
 from twhin_core.errors import UserError
 from twhin_core.evaluation import degrees
 from twhin_core.evaluation.baselines import Popularity, by_chance
@@ -42,7 +43,6 @@ from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import Progress
 from twhin_core.schema import SIDES, Schema, Side
 from twhin_core.training.checkpoint import Checkpoint, describe
-from twhin_core.training.ranks import Ranks, alone
 from twhin_core.vectors.rows import Rows
 
 PLANTED = "raw/planted.json"

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
+from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import UserError
 from twhin_core.evaluation.candidates import CandidateSet
 from twhin_core.evaluation.held_out import HeldOut
@@ -18,7 +19,6 @@ from twhin_core.evaluation.known import Known
 from twhin_core.evaluation.queries import Ints, Queries
 from twhin_core.evaluation.ranking import Places
 from twhin_core.schema import Schema
-from twhin_core.training.ranks import Ranks
 
 BYTES_A_KNOWN = 64
 """What a known answer takes while its query is ranked."""

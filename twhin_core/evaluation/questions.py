@@ -13,6 +13,7 @@ from twhin_core import sizes
 from twhin_core.config import Config, Model
 from twhin_core.data.edges import Edges
 from twhin_core.data.splits import has_split, open_split
+from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import StorageError, StorageRefused, UserError
 from twhin_core.evaluation import known as collecting
 from twhin_core.evaluation.candidates import candidate_sets
@@ -25,7 +26,6 @@ from twhin_core.evaluation.sampling import Sampler, check
 from twhin_core.evaluation.scores import OTHER
 from twhin_core.graph.manifest import SPLITS, read_manifest, read_schema
 from twhin_core.schema import SIDES, Schema, Side
-from twhin_core.training.ranks import Ranks
 
 BYTES_A_HELD_EDGE = 300
 """Of both sides, with what comes of them."""

@@ -14,10 +14,10 @@ from twhin_core.data.files import EdgeFiles
 from twhin_core.data.frequencies import Frequencies
 from twhin_core.data.prefetch import Ahead
 from twhin_core.data.windows import Windows
+from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import UserError
 from twhin_core.model.batch import Batch, BatchMaker
 from twhin_core.schema import Schema
-from twhin_core.training.ranks import Ranks
 
 # One thread of torch's for the making: more would wait for cores that the step needs, and the step for them.
 _ONE_THREAD = partial(torch.set_num_threads, 1)

@@ -18,6 +18,7 @@ from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.types import ShardingPlan
 
 from twhin_core.config import Config
+from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import UserError
 from twhin_core.model.batch import Batch
 from twhin_core.model.twhin import Twhin
@@ -27,7 +28,6 @@ from twhin_core.training.local_tables import LocalModel
 from twhin_core.training.optimizers import Optimizers, fuse
 from twhin_core.training.pipeline import Pipeline
 from twhin_core.training.plan import TablePlan, check_alone, describe, make_plan
-from twhin_core.training.ranks import Ranks
 from twhin_core.training.shard_rows import ShardRows, take_over
 
 Tag = TypeVar("Tag")

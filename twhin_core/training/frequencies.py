@@ -7,8 +7,8 @@ import torch.distributed as dist
 
 from twhin_core.data.files import EdgeFiles
 from twhin_core.data.frequencies import Array, Frequencies, count_ends, merge
+from twhin_core.distributed.ranks import Ranks
 from twhin_core.schema import Schema
-from twhin_core.training.ranks import Ranks
 
 
 def count_together(files: EdgeFiles, schema: Schema, ranks: Ranks) -> Frequencies:

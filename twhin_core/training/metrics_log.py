@@ -12,8 +12,8 @@ from typing import TypeVar
 import torch
 
 from twhin_core import storage
+from twhin_core.distributed.ranks import Ranks
 from twhin_core.progress import log
-from twhin_core.training.ranks import Ranks
 from twhin_core.training.tensorboard import EventFiles
 
 SECONDS_BETWEEN_WRITES = 10.0

@@ -23,11 +23,11 @@ from torchrec.distributed.types import ShardingPlan
 
 from twhin_core import storage
 from twhin_core.config import Config, Table
+from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import UserError
 from twhin_core.model.twhin import Twhin
 from twhin_core.progress import log
 from twhin_core.schema import Schema
-from twhin_core.training.ranks import Ranks
 
 # What `auto` chooses from. A copy on each rank is exact too, but its gradients are as large as the table.
 AUTO = ("table_wise", "row_wise")

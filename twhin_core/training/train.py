@@ -14,6 +14,8 @@ from twhin_core.data.frequencies import Frequencies
 from twhin_core.data.readers import describe, read_secrets
 from twhin_core.data.remote import Remote
 from twhin_core.data.splits import has_split, open_split
+from twhin_core.distributed.preemption import Preemption
+from twhin_core.distributed.ranks import Ranks, process_group
 from twhin_core.errors import CheckpointFailed, Preempted, UserError
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.batch import Batch
@@ -28,8 +30,6 @@ from twhin_core.training.checkpoint_writer import CheckpointWriter
 from twhin_core.training.divergence import STEPS_BETWEEN_LOOKS, LossGuard
 from twhin_core.training.frequencies import count_together
 from twhin_core.training.metrics_log import MetricsLog, Window, peak_memory
-from twhin_core.training.preemption import Preemption
-from twhin_core.training.ranks import Ranks, process_group
 from twhin_core.training.schedules import until
 from twhin_core.training.validation import Patience, validation_loss
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import torch
 
 from twhin_core.config import EarlyStopping
+from twhin_core.distributed.ranks import Ranks
 from twhin_core.training.batches import Batches
 from twhin_core.training.build import TrainableModel
-from twhin_core.training.ranks import Ranks
 
 
 def validation_loss(model: TrainableModel, batches: Batches, num_steps: int, ranks: Ranks) -> float:

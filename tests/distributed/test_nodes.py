@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from twhin_core.distributed import nodes
+from twhin_core.distributed.nodes import Nodes, find_nodes, find_readers, is_reader
 from twhin_core.errors import UserError
-from twhin_core.training import nodes
-from twhin_core.training.nodes import Nodes, find_nodes, find_readers, is_reader
 
 TRAINER = {
     "PET_NNODES": "3",

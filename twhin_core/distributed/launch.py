@@ -18,9 +18,9 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from twhin_core.distributed.nodes import Nodes, find_nodes
 from twhin_core.errors import Preempted, TwhinError, UserError
 from twhin_core.progress import log, show_log
-from twhin_core.training.nodes import Nodes, find_nodes
 
 SECONDS_TO_MEET = 900
 """The machines of a run are not scheduled at once."""

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from twhin_core.distributed.memory import keep_freed_memory
 from twhin_core.errors import TwhinError
-from twhin_core.training.memory import keep_freed_memory
 
 T = TypeVar("T")
 

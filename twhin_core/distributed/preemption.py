@@ -8,7 +8,7 @@ from types import FrameType, TracebackType
 import torch
 import torch.distributed as dist
 
-from twhin_core.training.ranks import Ranks
+from twhin_core.distributed.ranks import Ranks
 
 STEPS_BETWEEN_VOTES = 10
 
