@@ -21,13 +21,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from twhin_core.checkpoints import checkpoint
+from twhin_core.checkpoints.checkpoint import Position
+from twhin_core.checkpoints.writer import CheckpointWriter
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.distributed.ranks import process_group
 from twhin_core.model.batch import Batch
-from twhin_core.training import checkpoint
-from twhin_core.training.checkpoint import Position
-from twhin_core.training.checkpoint_writer import CheckpointWriter
 from twhin_core.training.train import Trainer
 
 STEPS_WITHOUT = 10

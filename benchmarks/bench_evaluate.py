@@ -39,6 +39,7 @@ from torch import Tensor
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
 
 from twhin_core import __version__, storage
+from twhin_core.checkpoints.checkpoint import Checkpoint, Marker, Position, describe
 from twhin_core.config import Config
 from twhin_core.data.edges import Edges
 from twhin_core.distributed.ranks import alone
@@ -53,7 +54,6 @@ from twhin_core.graph.manifest import read_schema
 from twhin_core.model.scorer import Scorer
 from twhin_core.progress import Progress
 from twhin_core.schema import SIDES, Schema, Side
-from twhin_core.training.checkpoint import Checkpoint, Marker, Position, describe
 from twhin_core.vectors.rows import TensorRows
 
 DIM = 200

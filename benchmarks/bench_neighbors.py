@@ -28,11 +28,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.export.export import export
 from twhin_core.graph.prepare import prepare
-from twhin_core.training.checkpoint import newest
 from twhin_core.training.train import train
 
 COMMAND = "from pipelines.cli import main; main()"

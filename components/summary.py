@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from twhin_core import storage
+from twhin_core.checkpoints.checkpoint import FINISHED
 from twhin_core.config import Config
 from twhin_core.evaluation.metrics import ALL, Metrics
 from twhin_core.export.manifest import ExportManifest
 from twhin_core.graph.manifest import SPLITS, Manifest
 from twhin_core.schema import SIDES
-from twhin_core.training.checkpoint import FINISHED
 
 Figures = dict[str, float]
 TRAINED = ("loss", "validation_loss", "edges_per_s", "data_wait")

@@ -19,6 +19,7 @@ from tests.full_disk import small_files
 from tests.object_store import serve_bucket
 from tests.training.ends import assert_same_end
 from twhin_core import lease, object_store, storage
+from twhin_core.checkpoints import checkpoint
 from twhin_core.config import Config
 from twhin_core.errors import StorageRefused, UserError
 from twhin_core.export import manifest as export_manifest
@@ -27,7 +28,6 @@ from twhin_core.graph import manifest as graph_manifest
 from twhin_core.graph import prepare as prepare_stage
 from twhin_core.graph.prepare import prepare
 from twhin_core.graph.write import write_graph
-from twhin_core.training import checkpoint
 from twhin_core.training.train import train
 
 # Its children have imported all that the stages need before they begin.

@@ -14,7 +14,8 @@ from tests.command_line import ROOT
 # A module or folder of twhin_core imports only from those before it here.
 LAYERS = [
     "errors", "sizes", "progress", "object_store", "storage", "parquet", "config", "schema", "lease", "run",
-    "synthetic", "graph", "data", "model", "vectors", "distributed", "training", "evaluation", "export", "embeddings",
+    "synthetic", "graph", "data", "model", "vectors", "distributed", "checkpoints", "training", "evaluation",
+    "export", "embeddings",
 ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from components import summary as summaries
 from components.step import publish, report
 from twhin_core import storage
-from twhin_core.training import checkpoint as checkpoints
+from twhin_core.checkpoints import checkpoint as checkpoints
 
 
 def publish_run(run_root: str, checkpoint: Any, metrics: Any, summary: Any) -> None:

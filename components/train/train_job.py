@@ -19,11 +19,11 @@ from components.run_root import is_below
 from components.train.cluster import Cluster, Manifest
 from components.train.nodes import Node, NodeLog, find_nodes
 from twhin_core import storage
+from twhin_core.checkpoints.checkpoint import FINISHED
 from twhin_core.config import Config
 from twhin_core.errors import Preempted, TwhinError, UserError
 from twhin_core.progress import log
 from twhin_core.run import open_run
-from twhin_core.training.checkpoint import FINISHED
 
 SECONDS_BETWEEN_LOOKS = 5.0
 LAST_LINES = 20

@@ -22,9 +22,9 @@ from components.train.component import train
 from tests.command_line import ROOT
 from tests.conftest import SmallConfig
 from tests.kubernetes_server import free_url
+from twhin_core.checkpoints import checkpoint
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
-from twhin_core.training import checkpoint
 
 Artifacts = dict[str, Any]
 

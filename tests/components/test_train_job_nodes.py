@@ -15,8 +15,8 @@ from components.train.train_job import TrainJobFailed, name_of
 from tests.conftest import SmallConfig
 from tests.kubernetes_server import KubernetesServer, Pod
 from tests.nodes import SECONDS, kill, kubeflow_trainer, two_nodes
+from twhin_core.checkpoints import checkpoint
 from twhin_core.graph.prepare import prepare
-from twhin_core.training import checkpoint
 
 
 def start_nodes(server: KubernetesServer, name: str, lose_one_at: Callable[[], bool]) -> None:

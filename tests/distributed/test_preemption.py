@@ -11,12 +11,12 @@ from tests.command_line import assert_refused, terminate_training, twhin
 from tests.conftest import SmallConfig
 from tests.ranks import run_ranks
 from tests.training.ends import assert_same_end
+from twhin_core.checkpoints import checkpoint
+from twhin_core.checkpoints.checkpoint import FINISHED
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.errors import Preempted
 from twhin_core.graph.prepare import prepare
-from twhin_core.training import checkpoint
-from twhin_core.training.checkpoint import FINISHED
 from twhin_core.training.optimizers import Optimizers
 from twhin_core.training.train import train
 

@@ -14,12 +14,12 @@ import pytest
 
 from tests.conftest import SmallConfig
 from tests.export.test_export import changed
+from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config
 from twhin_core.embeddings import Embeddings
 from twhin_core.errors import UserError
 from twhin_core.export.export import export
 from twhin_core.graph.prepare import prepare
-from twhin_core.training.checkpoint import newest
 from twhin_core.training.train import train
 
 Floats = npt.NDArray[np.float64]

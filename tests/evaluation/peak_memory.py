@@ -14,12 +14,12 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
 
 from twhin_core import __version__
+from twhin_core.checkpoints.checkpoint import Checkpoint, Marker, Position, describe
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.evaluation.measure import measure
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.scorer import Scorer
-from twhin_core.training.checkpoint import Checkpoint, Marker, Position, describe
 
 DIM, HELD_OUT = 64, 200
 

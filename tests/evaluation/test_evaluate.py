@@ -13,6 +13,7 @@ import torch
 
 from tests.conftest import SmallConfig
 from tests.evaluation.brute_force import BruteForce, Triple
+from twhin_core.checkpoints.checkpoint import newest, remove
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
@@ -23,7 +24,6 @@ from twhin_core.evaluation.measure import measure_rows
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.graph.manifest import read_manifest
 from twhin_core.graph.prepare import prepare
-from twhin_core.training.checkpoint import newest, remove
 from twhin_core.training.train import train
 from twhin_core.vectors.rows import TensorRows
 

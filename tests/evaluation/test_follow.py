@@ -13,14 +13,14 @@ import pytest
 
 from tests.command_line import assert_refused, twhin
 from twhin_core import storage
+from twhin_core.checkpoints import checkpoint
+from twhin_core.checkpoints.checkpoint import FINISHED, Checkpoint
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.errors import TimedOut
 from twhin_core.evaluation import evaluate as stage
 from twhin_core.evaluation import measure as measuring
 from twhin_core.evaluation.follow import follow, metrics_of
-from twhin_core.training import checkpoint
-from twhin_core.training.checkpoint import FINISHED, Checkpoint
 
 Trained = tuple[Config, str]
 

@@ -12,11 +12,11 @@ from tests.conftest import SmallConfig, write_raw
 from tests.evaluation.brute_force import BruteForce, Triple
 from tests.evaluation.test_evaluate import RELATIONS, TABLES, brute_force, changed
 from tests.ranks import run_ranks
+from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.evaluation.evaluate import evaluate
 from twhin_core.graph.prepare import prepare
-from twhin_core.training.checkpoint import newest
 from twhin_core.training.train import train
 
 UNKNOWN = -1e30

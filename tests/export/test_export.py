@@ -15,6 +15,7 @@ import pytest
 
 from tests.conftest import SmallConfig
 from tests.export.exporting import changed, export_as, vocabulary
+from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config
 from twhin_core.errors import GateFailed, UserError
 from twhin_core.evaluation.evaluate import evaluate
@@ -25,7 +26,6 @@ from twhin_core.export.manifest import FormatExport, read_export_manifest
 from twhin_core.export.source import Source
 from twhin_core.graph.prepare import prepare
 from twhin_core.progress import Progress
-from twhin_core.training.checkpoint import newest
 from twhin_core.training.train import train
 
 

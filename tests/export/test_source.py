@@ -12,11 +12,11 @@ import torch
 
 from tests.conftest import SmallConfig
 from tests.export.exporting import changed, export_as, vocabulary, weights
+from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.export.source import UnitRows
 from twhin_core.graph.prepare import prepare
-from twhin_core.training.checkpoint import newest
 from twhin_core.training.train import train
 from twhin_core.vectors.rows import TensorRows
 

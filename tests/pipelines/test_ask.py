@@ -19,10 +19,10 @@ from tests.command_line import COMMAND, ROOT, assert_refused, twhin
 from tests.conftest import SmallConfig
 from tests.embeddings.test_embeddings import cosine, read, relation
 from tests.export.test_export import changed
+from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config
 from twhin_core.export.export import export
 from twhin_core.graph.prepare import prepare
-from twhin_core.training.checkpoint import newest
 from twhin_core.training.train import train
 
 ODD = ["[red]x[/red]", "tab\tnew\nline", "\x1b[31mescape", ":smile: 😀", "-5", "u 1", "\u202eright", "b\\n", "ü" * 150]

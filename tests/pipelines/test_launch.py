@@ -15,10 +15,10 @@ from torch.distributed.elastic.agent.server.api import SimpleElasticAgent
 from tests.conftest import SmallConfig
 from tests.nodes import SECONDS, Platform, ends, kill, kubeflow_trainer, two_nodes, vertex
 from tests.training.ends import assert_same_end
+from twhin_core.checkpoints import checkpoint
 from twhin_core.config import file as config_file
 from twhin_core.distributed import launch
 from twhin_core.graph.prepare import prepare
-from twhin_core.training import checkpoint
 
 
 def training(platform: Platform, config: Path, root: Path) -> AbstractContextManager[list[subprocess.Popen[str]]]:

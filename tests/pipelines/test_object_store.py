@@ -15,16 +15,16 @@ from tests.command_line import assert_refused, twhin
 from tests.fault_proxy import KINDS, FaultProxy
 from tests.object_store import serve_bucket
 from twhin_core import object_store, storage
+from twhin_core.checkpoints import checkpoint
+from twhin_core.checkpoints.checkpoint import Position
+from twhin_core.checkpoints.stored_tensor import StoredTensor
+from twhin_core.checkpoints.writer import CheckpointWriter, State
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.evaluation.evaluate import evaluate
 from twhin_core.evaluation.follow import follow
 from twhin_core.export.export import export
 from twhin_core.graph.prepare import prepare
-from twhin_core.training import checkpoint
-from twhin_core.training.checkpoint import Position
-from twhin_core.training.checkpoint_writer import CheckpointWriter, State
-from twhin_core.training.stored_tensor import StoredTensor
 from twhin_core.training.train import train
 
 SMALL = [

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tests.command_line import assert_refused, terminate_training
 from tests.conftest import SmallConfig
+from twhin_core.checkpoints import checkpoint
 from twhin_core.config import file as config_file
-from twhin_core.training import checkpoint
 
 
 def test_training_keeps_its_step_before_the_whole_run_ends(small_config: SmallConfig, tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ import pytest
 
 from tests.command_line import COMMAND, ROOT, assert_refused, twhin
 from tests.conftest import SmallConfig
+from twhin_core.checkpoints import checkpoint
 from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
 from twhin_core.graph.prepare import prepare
-from twhin_core.training import checkpoint
 from twhin_core.training.train import train
 
 TOKEN = "open-sesame"

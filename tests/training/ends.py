@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from twhin_core.training import checkpoint
+from twhin_core.checkpoints import checkpoint
 
 
 def assert_same_end(root: str, other: str) -> None:

@@ -12,11 +12,11 @@ import torch
 
 from tests.conftest import SmallConfig
 from tests.ranks import run_ranks
+from twhin_core.checkpoints import checkpoint
+from twhin_core.checkpoints.checkpoint import Position
 from twhin_core.config import Config
 from twhin_core.errors import TwhinError, UserError
 from twhin_core.graph.prepare import prepare
-from twhin_core.training import checkpoint
-from twhin_core.training.checkpoint import Position
 from twhin_core.training.divergence import LossGuard
 from twhin_core.training.train import train
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from tests.conftest import SmallConfig
+from twhin_core.checkpoints import checkpoint
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.distributed.ranks import process_group
 from twhin_core.errors import UserError
 from twhin_core.graph.prepare import prepare
-from twhin_core.training import checkpoint
 from twhin_core.training.train import Trainer, train
 
 Trained = tuple[Config, str]

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from tests.conftest import SmallConfig
+from twhin_core.checkpoints import checkpoint
+from twhin_core.checkpoints.checkpoint import FINISHED
+from twhin_core.checkpoints.stored_tensor import StoredTensor
 from twhin_core.config import Config
 from twhin_core.graph.prepare import prepare
-from twhin_core.training import checkpoint
-from twhin_core.training.checkpoint import FINISHED
-from twhin_core.training.stored_tensor import StoredTensor
 
 # Its children have imported all that training needs before they begin.
 CONTEXT = multiprocessing.get_context("forkserver")

@@ -14,9 +14,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import SmallConfig
+from twhin_core.checkpoints import checkpoint
 from twhin_core.distributed.ranks import Ranks, process_group
 from twhin_core.graph.prepare import prepare
-from twhin_core.training import checkpoint
 from twhin_core.training.metrics_log import MetricsLog, Window
 from twhin_core.training.train import train
 

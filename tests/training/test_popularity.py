@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from twhin_core.checkpoints import checkpoint
+from twhin_core.checkpoints.stored_tensor import StoredTensor
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
-from twhin_core.training import checkpoint
-from twhin_core.training.stored_tensor import StoredTensor
 from twhin_core.training.train import train
 
 USERS, TWEETS, EDGES = 30, 40, 20_000

@@ -15,11 +15,11 @@ from tests.conftest import SmallConfig
 from tests.data.reading import write_edges
 from tests.training.surgery import merge
 from tests.training.test_step import SIZES, Case, make_batches, make_config, make_edges, whole_weights
+from twhin_core.checkpoints import checkpoint
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.distributed.ranks import process_group
 from twhin_core.schema import Schema
-from twhin_core.training import checkpoint
 from twhin_core.training.batches import Batches
 from twhin_core.training.build import build
 from twhin_core.training.validation import validation_loss

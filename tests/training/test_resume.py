@@ -17,11 +17,11 @@ import torch
 
 from tests.conftest import SmallConfig
 from tests.ranks import run_ranks
+from twhin_core.checkpoints import checkpoint
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.distributed.ranks import process_group
 from twhin_core.graph.prepare import prepare
-from twhin_core.training import checkpoint
 from twhin_core.training.train import Trainer
 
 STEPS = 11

@@ -17,13 +17,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.conftest import SmallConfig
 from tests.ranks import run_ranks
 from tests.training.test_step import SHARDINGS, whole_weights
+from twhin_core.checkpoints import checkpoint
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.distributed.ranks import Ranks, process_group
 from twhin_core.errors import UserError
 from twhin_core.graph.prepare import prepare
 from twhin_core.schema import Schema
-from twhin_core.training import checkpoint, plan
+from twhin_core.training import plan
 from twhin_core.training.build import TrainableModel, build
 from twhin_core.training.initialise import ROWS_PER_BLOCK
 from twhin_core.training.plan import Part, TablePlan, show

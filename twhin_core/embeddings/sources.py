@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from twhin_core import storage
+from twhin_core.checkpoints.checkpoint import at_step, describe, newest
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.embeddings.parquet_rows import ParquetRows
@@ -23,7 +24,6 @@ from twhin_core.graph.manifest import read_schema
 from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import open_parquet
 from twhin_core.schema import Schema
-from twhin_core.training.checkpoint import at_step, describe, newest
 from twhin_core.vectors.ids import Ids, StoredIds
 from twhin_core.vectors.names import open_ids
 from twhin_core.vectors.rows import Rows

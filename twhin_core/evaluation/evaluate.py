@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from twhin_core import lease, storage
+from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config
 from twhin_core.distributed.ranks import Ranks, joined
 from twhin_core.errors import UserError
@@ -14,7 +15,6 @@ from twhin_core.evaluation.metrics import ALL, MRR, Metrics, prefix
 from twhin_core.evaluation.report import write_report
 from twhin_core.progress import log
 from twhin_core.run import working
-from twhin_core.training.checkpoint import newest
 
 METRICS = "evaluation/metrics.json"
 REPORT = "evaluation/report.html"

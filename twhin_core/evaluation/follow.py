@@ -7,6 +7,7 @@ import time
 from torch.distributed.checkpoint.api import CheckpointException
 
 from twhin_core import storage
+from twhin_core.checkpoints.checkpoint import FINISHED, MARKER, Checkpoint, complete
 from twhin_core.config import Config
 from twhin_core.errors import TimedOut, UserError
 from twhin_core.evaluation import evaluate as stage
@@ -15,7 +16,6 @@ from twhin_core.evaluation.gates import check_names
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.progress import log
 from twhin_core.run import stage as run_stage
-from twhin_core.training.checkpoint import FINISHED, MARKER, Checkpoint, complete
 
 SECONDS_BETWEEN_LOOKS = 2.0
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from twhin_core import __version__, storage
+from twhin_core.checkpoints.checkpoint import Checkpoint, describe
 from twhin_core.config import Config, Evaluation
 from twhin_core.data.edges import Edges
 from twhin_core.distributed.ranks import Ranks, alone
@@ -42,7 +43,6 @@ from twhin_core.evaluation.sums import Ranked, sum_up
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import Progress
 from twhin_core.schema import SIDES, Schema, Side
-from twhin_core.training.checkpoint import Checkpoint, describe
 from twhin_core.vectors.rows import Rows
 
 PLANTED = "raw/planted.json"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from twhin_core import storage
+from twhin_core.checkpoints.checkpoint import Checkpoint, describe, newest
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
@@ -21,7 +22,6 @@ from twhin_core.evaluation.scores import ModelPlacer
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import Progress
 from twhin_core.schema import Schema, Side
-from twhin_core.training.checkpoint import Checkpoint, describe, newest
 from twhin_core.vectors.ids import SCHEMA
 from twhin_core.vectors.names import read_names
 from twhin_core.vectors.rows import Rows

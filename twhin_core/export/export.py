@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from twhin_core import __version__, lease, storage
+from twhin_core.checkpoints.checkpoint import describe, newest
 from twhin_core.config import Config
 from twhin_core.config.export import Format
 from twhin_core.errors import GateFailed, UserError
@@ -37,7 +38,6 @@ from twhin_core.parquet import FileEntry
 from twhin_core.progress import Progress, log
 from twhin_core.run import stage
 from twhin_core.schema import Schema
-from twhin_core.training.checkpoint import describe, newest
 
 RELATIONS = f"{FOLDER}/relations.parquet"
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from twhin_core.checkpoints.checkpoint import Checkpoint
 from twhin_core.config import Config
 from twhin_core.data.prefetch import Ahead
 from twhin_core.errors import UserError
@@ -19,7 +20,6 @@ from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import VECTOR_BYTES_PER_GROUP
 from twhin_core.progress import Progress
 from twhin_core.schema import Schema
-from twhin_core.training.checkpoint import Checkpoint
 from twhin_core.vectors.ids import Ids
 from twhin_core.vectors.names import NAMES_A_BATCH, name_rows, open_ids, read_names
 from twhin_core.vectors.rows import Rows

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import torch
 
+from twhin_core.checkpoints.checkpoint import Position
 from twhin_core.errors import UserError
-from twhin_core.training.checkpoint import Position
 
 STEPS_BETWEEN_LOOKS = {"cpu": 1, "cuda": 100}
 """On a GPU each look would wait for the step."""

@@ -8,6 +8,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from twhin_core import storage
+from twhin_core.checkpoints import checkpoint
+from twhin_core.checkpoints.checkpoint import FINISHED, Position
+from twhin_core.checkpoints.writer import CheckpointWriter
 from twhin_core.config import Config
 from twhin_core.data.epochs import State
 from twhin_core.data.frequencies import Frequencies
@@ -22,11 +25,9 @@ from twhin_core.model.batch import Batch
 from twhin_core.model.negatives import check_rows
 from twhin_core.progress import Progress, log
 from twhin_core.run import working
-from twhin_core.training import checkpoint, plan
+from twhin_core.training import plan
 from twhin_core.training.batches import Batches
 from twhin_core.training.build import build
-from twhin_core.training.checkpoint import FINISHED, Position
-from twhin_core.training.checkpoint_writer import CheckpointWriter
 from twhin_core.training.divergence import STEPS_BETWEEN_LOOKS, LossGuard
 from twhin_core.training.frequencies import count_together
 from twhin_core.training.metrics_log import MetricsLog, Window, peak_memory

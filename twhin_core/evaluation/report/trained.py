@@ -8,12 +8,12 @@ from importlib import metadata
 from typing import Any
 
 from twhin_core import storage
+from twhin_core.checkpoints.checkpoint import FINISHED, FOLDER, MARKER
 from twhin_core.config import Config
 from twhin_core.config.optimizer import Optimizer
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.evaluation.report.figures import Table
 from twhin_core.graph.manifest import Manifest, read_manifest
-from twhin_core.training.checkpoint import FINISHED, FOLDER, MARKER
 
 PLAN = "training/plan.json"
 CONFIG = "config.yaml"

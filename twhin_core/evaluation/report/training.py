@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from twhin_core import storage
+from twhin_core.checkpoints.checkpoint import ALL_DONE, FINISHED
 from twhin_core.config import Config
 from twhin_core.config.optimizer import Optimizer
 from twhin_core.evaluation.metrics import ALL, MRR
 from twhin_core.evaluation.report.charts import POINTS_SHOWN, LineChart, line_chart
-from twhin_core.training.checkpoint import ALL_DONE, FINISHED
 from twhin_core.training.schedules import rate, until
 
 LOG = "training/metrics.jsonl"

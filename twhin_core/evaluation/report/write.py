@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 
 from twhin_core import storage
+from twhin_core.checkpoints.checkpoint import Checkpoint, complete
 from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.evaluation.metrics import Metrics
@@ -15,7 +16,6 @@ from twhin_core.evaluation.report.neighbours import Neighbours
 from twhin_core.evaluation.report.sample import First
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import log
-from twhin_core.training.checkpoint import Checkpoint, complete
 from twhin_core.vectors.rows import Rows
 
 LONGEST_NAME = 120

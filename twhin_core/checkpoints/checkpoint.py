@@ -13,11 +13,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from twhin_core import storage
+from twhin_core.checkpoints.stored_tensor import StoredTensor
 from twhin_core.config import Config, Model, Relation
 from twhin_core.errors import UserError
 from twhin_core.model.scorer import Scorer
 from twhin_core.schema import Schema
-from twhin_core.training.stored_tensor import StoredTensor
 
 FOLDER = "checkpoints"
 MARKER = "complete.json"
@@ -174,7 +174,7 @@ def load(checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:
     # Only here: it takes a second to import, and those who read rows need none of it.
     import torch.distributed.checkpoint as dcp
 
-    from twhin_core.training.checkpoint_io import make_reader
+    from twhin_core.checkpoints.io import make_reader
 
     dcp.load(dict(state), storage_reader=make_reader(checkpoint.url))
 

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from twhin_core import storage
+from twhin_core.checkpoints.index import StoredPart, read_index
 from twhin_core.errors import UserError
-from twhin_core.training.checkpoint_index import StoredPart, read_index
 
 Ints = npt.NDArray[np.int64]
 T = TypeVar("T")

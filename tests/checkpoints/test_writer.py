@@ -24,14 +24,14 @@ from tests.conftest import SmallConfig
 from tests.full_disk import small_files
 from tests.ranks import run_ranks
 from twhin_core import storage
+from twhin_core.checkpoints import checkpoint
+from twhin_core.checkpoints.checkpoint import ModelDescription, Position
+from twhin_core.checkpoints.stored_tensor import StoredTensor
+from twhin_core.checkpoints.writer import CheckpointWriter
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.distributed.ranks import Ranks, process_group
 from twhin_core.graph.prepare import prepare
-from twhin_core.training import checkpoint
-from twhin_core.training.checkpoint import ModelDescription, Position
-from twhin_core.training.checkpoint_writer import CheckpointWriter
-from twhin_core.training.stored_tensor import StoredTensor
 
 MODEL = ModelDescription.model_construct(
     tables={}, dim=4, relations=[], operators=[], comparator="dot", reciprocal=False, optimizers={}

@@ -12,9 +12,9 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
 
+from twhin_core.checkpoints import stored_tensor
+from twhin_core.checkpoints.stored_tensor import StoredTensor
 from twhin_core.errors import UserError
-from twhin_core.training import stored_tensor
-from twhin_core.training.stored_tensor import StoredTensor
 
 
 def stored(folder: Path, value: torch.Tensor) -> StoredTensor:

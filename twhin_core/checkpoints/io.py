@@ -10,7 +10,7 @@ from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
 from twhin_core import storage
-from twhin_core.training.checkpoint_index import INDEX, IndexUnpickler
+from twhin_core.checkpoints.index import INDEX, IndexUnpickler
 
 
 class _Reader(FsspecReader):

@@ -23,13 +23,13 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.remote_device import _remote_device
 
 from twhin_core import __version__, storage
+from twhin_core.checkpoints import checkpoint
+from twhin_core.checkpoints.checkpoint import FOLDER, MARKER, Marker, ModelDescription, Position
+from twhin_core.checkpoints.index import INDEX
+from twhin_core.checkpoints.io import location
 from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import UserError
 from twhin_core.progress import log
-from twhin_core.training import checkpoint
-from twhin_core.training.checkpoint import FOLDER, MARKER, Marker, ModelDescription, Position
-from twhin_core.training.checkpoint_index import INDEX
-from twhin_core.training.checkpoint_io import location
 
 State = Mapping[str, Tensor | ShardedTensor]
 
