@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from tests.conftest import SmallConfig
-from tests.evaluation.report.made_metrics import made_metrics
+from tests.report.made_metrics import made_metrics
 from twhin_core.evaluation.metrics import names
 from twhin_core.evaluation.summary import print_summary
 

@@ -12,8 +12,8 @@ from twhin_core.errors import UserError
 from twhin_core.evaluation.gates import DECISION, check_names, decide, read_decision
 from twhin_core.evaluation.measure import digest, measure
 from twhin_core.evaluation.metrics import ALL, MRR, Metrics, prefix
-from twhin_core.evaluation.report import write_report
 from twhin_core.progress import log
+from twhin_core.report import write_report
 from twhin_core.run import working
 
 METRICS = "evaluation/metrics.json"

@@ -15,7 +15,6 @@ from twhin_core.config.export import Format
 from twhin_core.errors import GateFailed, UserError
 from twhin_core.evaluation.evaluate import METRICS, REPORT, is_current, read_metrics
 from twhin_core.evaluation.gates import check_names, decide, missed
-from twhin_core.evaluation.report import write_report
 from twhin_core.export.compare import compare
 from twhin_core.export.formats import CHECKS, WRITERS, digest, takes
 from twhin_core.export.manifest import (
@@ -36,6 +35,7 @@ from twhin_core.graph.manifest import read_schema
 from twhin_core.model.operators import RelationOperators
 from twhin_core.parquet import FileEntry
 from twhin_core.progress import Progress, log
+from twhin_core.report import write_report
 from twhin_core.run import stage
 from twhin_core.schema import Schema
 

@@ -13,10 +13,10 @@ import torch
 from tests.evaluation.graphs import model_config, schema_of
 from twhin_core.checkpoints.checkpoint import Checkpoint, newest
 from twhin_core.config import Config
-from twhin_core.evaluation.report import neighbours
-from twhin_core.evaluation.report.neighbours import Neighbours
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.scorer import Scorer
+from twhin_core.report import neighbours
+from twhin_core.report.neighbours import Neighbours
 from twhin_core.vectors.rows import Rows, TensorRows
 
 SGD = {"sgd": {"lr": 0.1}}

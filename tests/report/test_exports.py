@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SmallConfig
-from tests.evaluation.report.made_exports import write_exports
-from tests.evaluation.report.made_metrics import made_metrics
-from tests.evaluation.report.page import Page
+from tests.report.made_exports import write_exports
+from tests.report.made_metrics import made_metrics
+from tests.report.page import Page
 from twhin_core.evaluation.metrics import names
-from twhin_core.evaluation.report import write_report
+from twhin_core.report import write_report
 
 
 def page(config: SmallConfig, root: Path) -> Page:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from twhin_core.evaluation.report.axes import Tick, compact, round_steps
-from twhin_core.evaluation.report.charts import WIDTH, Histogram, dots, histogram
-from twhin_core.evaluation.report.sample import sample_rows
+from twhin_core.report.axes import Tick, compact, round_steps
+from twhin_core.report.charts import WIDTH, Histogram, dots, histogram
+from twhin_core.report.sample import sample_rows
 from twhin_core.vectors.rows import Rows
 
 SAMPLE = 4096

@@ -8,8 +8,8 @@ from typing import Any
 
 from twhin_core.config import Evaluation
 from twhin_core.evaluation.metrics import ALL, EDGES, MODEL, MRR, POPULARITY, PREVIOUS, SAMPLED, Metrics
-from twhin_core.evaluation.report.charts import BarChart, bar_chart
 from twhin_core.evaluation.summary import compared, largest, split_of
+from twhin_core.report.charts import BarChart, bar_chart
 
 RELATIONS_SHOWN = 20
 

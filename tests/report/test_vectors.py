@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from twhin_core.evaluation.report import vectors
-from twhin_core.evaluation.report.sample import First, sample_rows
+from twhin_core.report import vectors
+from twhin_core.report.sample import First, sample_rows
 from twhin_core.vectors.rows import Rows, TensorRows
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import SmallConfig
-from twhin_core.evaluation.report.training import Panel, panels
+from twhin_core.report.training import Panel, panels
 
 
 def write_log(root: Path, lines: list[dict[str, Any]]) -> None:

@@ -13,15 +13,15 @@ import pytest
 from PIL import Image
 
 from tests.conftest import SmallConfig
-from tests.evaluation.report.browser import Browser, is_missing, started
-from tests.evaluation.report.made_exports import write_exports
-from tests.evaluation.report.made_metrics import with_everything
+from tests.report.browser import Browser, is_missing, started
+from tests.report.made_exports import write_exports
+from tests.report.made_metrics import with_everything
 from twhin_core import storage
 from twhin_core.config import Config
 from twhin_core.evaluation.evaluate import REPORT, evaluate
-from twhin_core.evaluation.report import write_report
 from twhin_core.export.export import export
 from twhin_core.graph.prepare import prepare
+from twhin_core.report import write_report
 from twhin_core.training.train import train
 
 pytestmark = pytest.mark.skipif(is_missing(), reason="needs a browser: apt-get install chromium chromium-driver")

@@ -11,11 +11,11 @@ from twhin_core.checkpoints.checkpoint import Checkpoint, complete
 from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.evaluation.metrics import Metrics
-from twhin_core.evaluation.report import charts, decision, exports, figures, neighbours, trained, training, vectors
-from twhin_core.evaluation.report.neighbours import Neighbours
-from twhin_core.evaluation.report.sample import First
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import log
+from twhin_core.report import charts, decision, exports, figures, neighbours, trained, training, vectors
+from twhin_core.report.neighbours import Neighbours
+from twhin_core.report.sample import First
 from twhin_core.vectors.rows import Rows
 
 LONGEST_NAME = 120
@@ -28,7 +28,7 @@ def write_report(url: str, metrics: Metrics, config: Config, root: str) -> None:
     was exported of it. A part whose files are not there is left out.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("twhin_core.evaluation.report", "templates"),
+        loader=jinja2.PackageLoader("twhin_core.report", "templates"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from twhin_core import storage
 from twhin_core.config import Config
-from twhin_core.evaluation.report.sample import Chosen, sample_rows
-from twhin_core.evaluation.report.vectors import TABLES_SHOWN
 from twhin_core.graph.manifest import Manifest, read_manifest
 from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import open_parquet
+from twhin_core.report.sample import Chosen, sample_rows
+from twhin_core.report.vectors import TABLES_SHOWN
 from twhin_core.schema import Schema
 from twhin_core.vectors.ids import Ids
 from twhin_core.vectors.names import open_ids

@@ -7,10 +7,8 @@ from typing import Any
 
 from twhin_core import storage
 from twhin_core.evaluation.metrics import ALL, EDGES, Figures, Metrics
-from twhin_core.evaluation.report.figures import SIDED, Table
-
-FOLDER = "embeddings"
-MANIFEST = f"{FOLDER}/manifest.json"
+from twhin_core.export.manifest import FOLDER, FormatExport, read_export_manifest
+from twhin_core.report.figures import SIDED, Table
 
 
 @dataclass(frozen=True)
@@ -26,19 +24,16 @@ class Exported:
 
 def collect(metrics: Metrics, root: str) -> Exported | None:
     """The formats of each table; None where export has not finished, or wrote another checkpoint."""
-    url = storage.join(root, MANIFEST)
-    if not storage.exists(url):
-        return None
-    manifest: dict[str, Any] = storage.read_json(url)
-    if manifest["checkpoint"] != metrics["checkpoint"] or not manifest.get("formats"):
+    manifest = read_export_manifest(root)
+    if manifest is None or manifest.checkpoint != metrics["checkpoint"] or not manifest.formats:
         return None
     sizes = _sizes(root)
     rows = [
         _row(format_name, export, sizes)
-        for format_name, exports in manifest["formats"].items()
+        for format_name, exports in manifest.formats.items()
         for export in exports.values()
     ]
-    compared = manifest.get("pq_metrics")
+    compared = manifest.pq_metrics
     return Exported(
         formats=Table(["table", "format", "rows", "files", "size", "bytes a row", "quality"], rows),
         pq=_compare(compared) if compared else None,
@@ -46,12 +41,12 @@ def collect(metrics: Metrics, root: str) -> Exported | None:
     )
 
 
-def _row(format_name: str, export: dict[str, Any], sizes: dict[str, int]) -> list[str]:
-    files = [sizes.get(file["path"], 0) for file in export["files"]]
-    name = export["table"] if not export.get("query_side") else f"{export['table']}, queries of {export['query_side']}"
-    rows = export["rows"]
-    each = f"{sum(files) / rows:,.1f}" if rows else "–"
-    return [name, format_name, f"{rows:,}", f"{len(files):,}", _size(sum(files)), each, _quality(export["figures"])]
+def _row(format_name: str, export: FormatExport, sizes: dict[str, int]) -> list[str]:
+    files = [sizes.get(file.path, 0) for file in export.files]
+    name = export.table if export.query_side is None else f"{export.table}, queries of {export.query_side}"
+    each = f"{sum(files) / export.rows:,.1f}" if export.rows else "–"
+    quality = _quality(export.figures)
+    return [name, format_name, f"{export.rows:,}", f"{len(files):,}", _size(sum(files)), each, quality]
 
 
 def _quality(figures: dict[str, Any]) -> str:

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-import twhin_core.evaluation.report
+import twhin_core.report
 
-CSS = Path(twhin_core.evaluation.report.__file__).parent / "templates/colors.css"
+CSS = Path(twhin_core.report.__file__).parent / "templates/colors.css"
 GROUPS = [
     ["result", "other", "planted"],
     ["first", "second", "third", "fourth"],

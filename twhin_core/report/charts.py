@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from twhin_core.evaluation.report.axes import Tick, compact, round_steps
+from twhin_core.report.axes import Tick, compact, round_steps
 
 WIDTH, HEIGHT = 400.0, 220.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, WIDTH - 14.0, 10.0, HEIGHT - 24.0

@@ -12,7 +12,7 @@ from twhin_core.checkpoints.checkpoint import ALL_DONE, FINISHED
 from twhin_core.config import Config
 from twhin_core.config.optimizer import Optimizer
 from twhin_core.evaluation.metrics import ALL, MRR
-from twhin_core.evaluation.report.charts import POINTS_SHOWN, LineChart, line_chart
+from twhin_core.report.charts import POINTS_SHOWN, LineChart, line_chart
 from twhin_core.training.schedules import rate, until
 
 LOG = "training/metrics.jsonl"

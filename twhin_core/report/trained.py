@@ -12,8 +12,8 @@ from twhin_core.checkpoints.checkpoint import FINISHED, FOLDER, MARKER
 from twhin_core.config import Config
 from twhin_core.config.optimizer import Optimizer
 from twhin_core.evaluation.metrics import Metrics
-from twhin_core.evaluation.report.figures import Table
 from twhin_core.graph.manifest import Manifest, read_manifest
+from twhin_core.report.figures import Table
 
 PLAN = "training/plan.json"
 CONFIG = "config.yaml"

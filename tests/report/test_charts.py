@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from twhin_core.evaluation.report.axes import compact, round_steps
-from twhin_core.evaluation.report.charts import HEIGHT, WIDTH, bar_chart, histogram, line_chart
+from twhin_core.report.axes import compact, round_steps
+from twhin_core.report.charts import HEIGHT, WIDTH, bar_chart, histogram, line_chart
 
 
 def test_bars_are_as_long_as_their_values() -> None:
