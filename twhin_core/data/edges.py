@@ -29,8 +29,15 @@ class Edges:
     def __len__(self) -> int:
         return len(self.lhs)
 
-    def take(self, rows: npt.NDArray[np.integer] | slice) -> Edges:
-        return Edges(self.lhs[rows], self.rel[rows], self.rhs[rows], self.weight[rows])
+    def take(self, rows: npt.NDArray[np.integer | np.bool_] | slice) -> Edges:
+        """The edges in those rows: views of the same arrays where `rows` is a slice."""
+        if isinstance(rows, slice) or rows.dtype == np.bool_:
+            return Edges(self.lhs[rows], self.rel[rows], self.rhs[rows], self.weight[rows])
+        if self.weight.strides == (0,) and len(self):
+            weight = np.full(len(rows), self.weight[0])
+        else:
+            weight = self.weight.take(rows)
+        return Edges(self.lhs.take(rows), self.rel.take(rows), self.rhs.take(rows), weight)
 
 
 def concatenate(parts: Iterable[Edges]) -> Edges:

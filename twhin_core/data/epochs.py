@@ -7,7 +7,9 @@ that product alone: two ranks of B see in every step what one rank of 2B sees. E
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypedDict
 
@@ -16,7 +18,7 @@ import numpy.typing as npt
 
 from twhin_core.data.edges import Edges, concatenate
 from twhin_core.data.prefetch import Ahead
-from twhin_core.data.windows import IN_ORDER, Windows
+from twhin_core.data.windows import IN_ORDER, Window, Windows
 
 Remainder = Literal["short", "drop"]
 
@@ -79,14 +81,28 @@ class Source(Protocol):
         """The edges of the requests, one after the other, in chunks that have nothing to do with steps."""
 
 
-def read_chunks(windows: Windows, request: Request) -> Iterator[tuple[int, Edges]]:
-    """The edges of a request in chunks, each with the position to go on from after it. May raise, as `Windows.get`."""
+def chunks_of(windows: Windows, request: Request) -> Iterator[tuple[int, Window, npt.NDArray[np.int64]]]:
+    """The chunks of a request: the position to go on from after each, its window, and its positions there.
+
+    May raise, as `Windows.get`.
+    """
     begin = request.begin
     while begin < request.end:
         end = min(begin + EDGES_PER_CHUNK * request.shares.world_size, request.end)
-        positions = request.shares.positions(begin, end)
-        yield end, windows.get((request.epoch, request.window)).take(positions)
+        yield end, windows.get((request.epoch, request.window)), request.shares.positions(begin, end)
         begin = end
+
+
+def read_chunks(windows: Windows, request: Request) -> Iterator[tuple[int, Edges]]:
+    """The edges of a request in chunks, each with the position to go on from after it. May raise, as `Windows.get`."""
+    for end, window, positions in chunks_of(windows, request):
+        yield end, window.take(positions)
+
+
+def gathering_threads() -> int:
+    """How many threads gather the edges of chunks: a GPU takes more than one can make, and a small machine has none
+    to spare."""
+    return max(1, min(4, (os.cpu_count() or 1) // 4))
 
 
 class InProcess:
@@ -96,9 +112,16 @@ class InProcess:
         self._windows = windows
 
     def read(self, requests: Iterable[Request]) -> Iterator[Edges]:
-        chunks = (edges for request in requests for _, edges in read_chunks(self._windows, request))
-        with Ahead(chunks, CHUNKS_AHEAD) as made:
-            yield from made
+        with ThreadPoolExecutor(gathering_threads(), "gather") as pool:
+            # One thread alone asks for windows, in their order, so that each is read once.
+            chunks = (
+                pool.submit(window.take, positions)
+                for request in requests
+                for _, window, positions in chunks_of(self._windows, request)
+            )
+            with Ahead(chunks, CHUNKS_AHEAD) as gathered:
+                for chunk in gathered:
+                    yield chunk.result()
 
 
 class State(TypedDict):

@@ -42,8 +42,12 @@ class Window:
 
     def take(self, positions: npt.NDArray[np.int64]) -> Edges:
         """The edges at those positions of the epoch, in arrays of their own."""
+        if self.order is None:
+            return self.edges.take(positions - self.begin)
         rows = positions - self.begin
-        return self.edges.take(rows if self.order is None else self.order[rows])
+        if len(rows) and rows[-1] - rows[0] == len(rows) - 1:  # all in a row, as those of a rank alone are
+            return self.edges.take(self.order[rows[0] : rows[-1] + 1])
+        return self.edges.take(self.order[rows])
 
 
 class Windows:
