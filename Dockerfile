@@ -25,6 +25,7 @@ RUN /opt/twhin/bin/pip install --no-deps --no-build-isolation . \
     && /opt/twhin/bin/pip uninstall --yes pip
 
 FROM ${BASE}
+ARG DEVICE=cpu
 ARG VERSION
 ARG REVISION
 LABEL org.opencontainers.image.title="twhin" \
@@ -32,6 +33,10 @@ LABEL org.opencontainers.image.title="twhin" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/twhin /opt/twhin
+# Triton, which makes the fused loss for the GPU at hand, compiles a few lines of C when it starts: any compiler does.
+# hadolint ignore=DL3008
+RUN if [ "${DEVICE}" = cuda ]; then apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; fi
 RUN useradd --create-home --uid 1000 twhin
 USER 1000
 WORKDIR /home/twhin

@@ -44,9 +44,9 @@ clean: ## remove .venv and what the tools left; runs/ stays
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
 # requirements/no_deps.txt says why these come last.
-$(INSTALLED): requirements/common.txt requirements/$(DEVICE).txt requirements/no_deps.txt requirements/dev.txt pyproject.toml
+$(INSTALLED): $(wildcard requirements/*.txt) pyproject.toml
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --quiet -r requirements/$(DEVICE).txt -r requirements/dev.txt
+	$(BIN)/pip install --quiet -r requirements/$(DEVICE).txt -r requirements/dev.txt $(if $(filter cpu,$(DEVICE)),-r requirements/dev_cpu.txt)
 	$(BIN)/pip install --quiet --no-deps -r requirements/no_deps.txt
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@

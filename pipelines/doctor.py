@@ -15,6 +15,7 @@ import torch
 
 from twhin_core import __version__, storage
 from twhin_core.errors import StorageError
+from twhin_core.model.fused_softmax import is_available
 
 PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "pyarrow", "duckdb", "kfp", "gcsfs")
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 -- a mount point, no file of ours
@@ -39,6 +40,8 @@ def examine(url: str | None) -> Iterator[Finding]:
             yield Finding(package, found)
     yield _tried("tables", _look_up)
     yield _devices()
+    if torch.cuda.is_available():
+        yield _fused_loss()
     yield _shared_memory()
     if url is not None:
         yield _tried(url, lambda: _write_and_read(url))
@@ -84,6 +87,14 @@ def _devices() -> Finding:
     gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     memory = ", ".join(f"{gpu.name} {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus)
     return Finding("devices", f"{os.cpu_count()} CPU cores, {len(gpus)} GPUs: {memory}; CUDA {torch.version.cuda}")
+
+
+def _fused_loss() -> Finding:
+    if is_available(torch.device("cuda"), dim=1):
+        return Finding("softmax loss", "fused, by Triton")
+    return Finding(
+        "softmax loss", "not fused, and several times slower: Triton or a C compiler (gcc) is missing", False
+    )
 
 
 def _shared_memory() -> Finding:

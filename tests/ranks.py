@@ -11,6 +11,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 
 def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, seconds: float = 90) -> list[Any]:
     """`function(*arguments)` in `world_size` fresh processes that find each other as torchrun's do; their results.
@@ -23,8 +25,11 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, se
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    with_gpus = torch.cuda.device_count() >= world_size  # else all are on the CPU
     processes = [
-        context.Process(target=_rank, args=(answers, rank, world_size, port, function, arguments), daemon=True)
+        context.Process(
+            target=_rank, args=(answers, rank, world_size, port, with_gpus, function, arguments), daemon=True
+        )
         for rank in range(world_size)
     ]
     for process in processes:
@@ -49,8 +54,16 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, se
 
 
 def _rank(
-    answers: Any, rank: int, world_size: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]
+    answers: Any,
+    rank: int,
+    world_size: int,
+    port: int,
+    with_gpus: bool,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
 ) -> None:
+    if not with_gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),

@@ -69,7 +69,7 @@ def plain_queries(batch: Batch, edges: Edges) -> list[PlainQuery]:
 
 def rows_of(batch: Batch) -> list[Row]:
     """The rows that a batch looks up, in the order of their places."""
-    lengths = batch.lookups.lengths().tolist()
+    lengths = batch.lookups.length_per_key()
     tables = chain.from_iterable([table] * length for table, length in enumerate(lengths))
     return list(zip(tables, batch.lookups.values().tolist(), strict=True))
 

@@ -22,6 +22,7 @@ from tests.training.test_step import make_config as make_step_config
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.distributed.ranks import Ranks, process_group
+from twhin_core.errors import UserError
 from twhin_core.model.twhin import Twhin
 from twhin_core.schema import Schema
 from twhin_core.training import build
@@ -75,7 +76,7 @@ class ReachedError(Exception):
     ("optimizer", "data_type", "kind"),
     [
         ("sgd", "fp32", EmbOptimType.EXACT_SGD),
-        ("adam", "fp16", EmbOptimType.ADAM),
+        ("adam", "fp32", EmbOptimType.ADAM),
         ("adagrad", "fp16", EmbOptimType.EXACT_ADAGRAD),
         ("rowwise_adagrad", "fp32", EmbOptimType.EXACT_ROWWISE_ADAGRAD),
     ],
@@ -107,6 +108,14 @@ def test_the_kernel_is_asked_for_with_arguments_that_it_takes(
     assert {spec[2] for spec in asked["embedding_specs"]} == {EmbeddingLocation.DEVICE}
     if optimizer == "adam":
         assert (asked["beta1"], asked["beta2"], asked["eps"]) == (0.8, 0.99, 1e-8)
+
+
+def test_adam_has_no_kernel_for_fp16_tables() -> None:
+    tree = make_config("row_wise", "adam").model_dump()
+    tree["model"]["embeddings"]["tables"][0]["data_type"] = "fp16"
+    config = config_file.validate(Config, tree, "test")
+    with pytest.raises(UserError, match="user has adam with data_type fp16, for which there is no kernel"):
+        build._check_kernels(config, Ranks(0, 1, torch.device("cuda", 0)))
 
 
 def test_tables_on_a_gpu_are_torchrecs() -> None:

@@ -217,14 +217,14 @@ def whole_weights(model: TrainableModel) -> dict[str, Array]:
     weights = {}
     for name, value in sorted(model.model.state_dict().items()):  # in one order on all ranks
         if not isinstance(value, ShardedTensor):
-            weights[name] = value.numpy().copy()
+            weights[name] = value.cpu().numpy().copy()
             continue
-        whole = torch.zeros(value.size())
+        whole = torch.zeros(value.size(), device=model.model.device)
         for shard in value.local_shards():
             (row, column), (rows, columns) = shard.metadata.shard_offsets, shard.metadata.shard_sizes
             whole[row : row + rows, column : column + columns] = shard.tensor
         torch.distributed.all_reduce(whole)
-        weights[name] = whole.numpy()
+        weights[name] = whole.cpu().numpy()
     return weights
 
 

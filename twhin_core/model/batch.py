@@ -39,9 +39,10 @@ class Queries:
     """int64 [C, L]."""
     weight: Tensor
     """float32 [C, L]: the edge's weight; 0 in a padding slot."""
-    masked: Tensor
+    masked: Tensor | None
     """int64: negatives that do not count, as positions in the flattened scores [C, L, 1 + K], or [C, L, 2 + K] with
-    `has_self`: candidates that are the true answer, and the known end where it is that too or in another table."""
+    `has_self`: candidates that are the true answer, and the known end where it is that too or in another table.
+    None in a batch made on a device, where the candidates are compared with the answers as they are scored."""
     correction: Tensor | None = None
     """float32 [C, K]: logQ correction of each candidate (see `proposals`); None without."""
     own_correction: Tensor | None = None
@@ -50,6 +51,8 @@ class Queries:
     """float32 [C]: logarithm of how many rows of the table each negative stands for; None without full_softmax."""
     has_self: bool = False
     """Whether each query's known end is a negative of its own, whose score follows that of the true answer."""
+    self_masked: Tensor | None = None
+    """bool [C, L]: where it does not count; only with `has_self`, and where `masked` is None."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Batch:
     """Edges of this step over all ranks, which its loss is the mean of."""
 
     def to(self, device: torch.device) -> Batch:
-        if device.type == "cpu":
+        if self.order.device == device:
             return self
         return replace(
             _moved(self, device),

@@ -28,6 +28,14 @@ class Comparator:
         """Inner products [...] → scores [...]."""
         return products
 
+    def point(self, vectors: Tensor) -> Tensor:
+        """What is compared, of either vector: [..., dim] → [..., dim]."""
+        return vectors
+
+    def pairs(self, points: Tensor, others: Tensor) -> Tensor:
+        """Scores of pairs of points [..., dim] → [...]."""
+        return (points * others).sum(-1)
+
 
 class Dot(Comparator):
     """⟨a, b⟩."""
@@ -44,6 +52,9 @@ class Cosine(Comparator):
     def answer(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=-1)
 
+    def point(self, vectors: Tensor) -> Tensor:
+        return F.normalize(vectors, dim=-1)
+
 
 class SquaredL2(Comparator):
     """-|a - b|² = ⟨(2a, -|a|², -1), (b, 1, |b|²)⟩."""
@@ -55,6 +66,9 @@ class SquaredL2(Comparator):
     def answer(self, vectors: Tensor) -> Tensor:
         square = vectors.square().sum(-1, keepdim=True)
         return torch.cat([vectors, torch.ones_like(square), square], -1)
+
+    def pairs(self, points: Tensor, others: Tensor) -> Tensor:
+        return self.finish(-(points - others).square().sum(-1))
 
 
 class L2(SquaredL2):

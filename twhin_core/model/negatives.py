@@ -16,6 +16,7 @@ from torch import Tensor
 
 from twhin_core.config import Config
 from twhin_core.errors import UserError
+from twhin_core.model.places import sorted_order
 from twhin_core.schema import Schema
 
 
@@ -72,7 +73,7 @@ def _sorted_groups(group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The edges in the order of their groups, the groups that occur, and how many edges each has."""
     if bool((group == group[0]).all()):  # as in every graph of one relation; sorting would take longer than all else
         return torch.arange(len(group)), group[:1], torch.tensor([len(group)])
-    order = group.argsort(stable=True)
+    order = sorted_order(group, int(group.max()) + 1)
     groups, counts = group[order].unique_consecutive(return_counts=True)
     return order, groups, counts
 
@@ -125,7 +126,7 @@ def _might_occur(values: Tensor, among: Tensor) -> Tensor:
 def draw(size: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Uniform integers in [0, size[c]) for each chunk: int64 [C, count]."""
     # float64, because float32 has too few values to reach every row of a table beyond 2^24 rows.
-    share = torch.rand(len(size), count, dtype=torch.float64, generator=generator)
+    share = torch.rand(len(size), count, dtype=torch.float64, generator=generator, device=size.device)
     return (share * size[:, None]).long()
 
 

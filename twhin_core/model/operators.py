@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from twhin_core.config import Relation
@@ -242,6 +243,8 @@ def _rows(parameters: Tensor, index: Tensor) -> Tensor:
     """parameters[index]: [R, dim] and [...] → [..., dim]."""
     if len(parameters) == 1:
         return parameters[0].expand(*index.shape, -1)
+    if parameters.is_cuda:
+        return F.embedding(index, parameters)  # its gradients are added up in a fixed order
     # index_select, because the backward pass of plain indexing is several times slower on a CPU.
     return parameters.index_select(0, index.flatten()).view(*index.shape, -1)
 

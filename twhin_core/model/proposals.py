@@ -12,35 +12,37 @@ al., RecSys 2019), from that of the positive too. Scores so learned are those th
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from twhin_core.config import TrainData
-from twhin_core.data.frequencies import Array, Frequencies, end
+from twhin_core.data.frequencies import Frequencies
 from twhin_core.model.negatives import draw
 from twhin_core.schema import SIDES, Schema, Side
 
 
 class Proposals:
-    """The laws that the negatives of a data set are drawn by."""
+    """The laws that the negatives of a data set are drawn by, on the device where they are drawn."""
 
-    def __init__(self, schema: Schema, data: TrainData, ends: Frequencies | None) -> None:
+    def __init__(
+        self, schema: Schema, data: TrainData, ends: Frequencies | None, device: torch.device | None = None
+    ) -> None:
         """`ends`: how often each node is on each side of each relation; needed unless all draws are uniform."""
-        self._data, self._ends = data, ends
-        self._size = torch.tensor(list(schema.tables.values()))
+        self._data = data
+        self._size = torch.tensor(list(schema.tables.values()), device=device)
         self._corrects = data.logq_correction
         self._degrees: DegreeLaw | None = None
         assert ends is not None or not data.needs_frequencies
         if ends is not None:
             if data.in_batch_negatives:
+                self._ends = Counts(ends, device)
                 # At least 1, because held-out edges may be of a relation that no training edge is of.
-                self._edges = ends.totals(2 * len(schema.relations)).clip(min=1)
+                self._edges = torch.from_numpy(ends.totals(2 * len(schema.relations)).clip(min=1)).to(device)
             if data.global_negatives_power:
                 place = {table: number for number, table in enumerate(schema.tables)}
                 tables = [place[schema.table_of(rel, side)] for rel in range(len(schema.relations)) for side in SIDES]
                 degrees = ends.regrouped(np.array(tables, np.int64))
-                self._degrees = DegreeLaw(degrees, data.global_negatives_power, len(schema.tables))
+                self._degrees = DegreeLaw(degrees, data.global_negatives_power, len(schema.tables), device)
 
     def draw(self, table: Tensor, generator: torch.Generator) -> Tensor:
         """M global negatives for each of C chunks, whose tables are given by number: int64 [C, M]."""
@@ -58,52 +60,64 @@ class Proposals:
         """
         if not self._corrects:
             return None
-        nodes, tables, size = node.numpy(), table.numpy()[:, None], self._size[table].numpy()[:, None]
-        favoured = self._favour(side, rel.numpy()[:, None], tables, size, nodes)
-        if (never := favoured == 0).any():
+        favoured = self._favour(side, rel[:, None], table[:, None], node, least=0)
+        never = favoured == 0
+        if node.is_cuda or never.any():  # a GPU would have to wait for the answer
             # A held-out edge may have a node that no training edge has; it counts as if it were in one.
-            favoured[never] = self._favour(side, rel.numpy()[:, None], tables, size, nodes, least=1)[never]
-        return torch.from_numpy(np.log(favoured).astype(np.float32))
+            favoured = torch.where(never, self._favour(side, rel[:, None], table[:, None], node, least=1), favoured)
+        return favoured.log().float()
 
-    def _favour(
-        self, side: Side, rel: Array, table: Array, size: Array, node: Array, least: int = 0
-    ) -> npt.NDArray[np.float64]:
-        """q · rows, with counts of at least `least`."""
-        n, m = self._data.in_batch_negatives, self._data.global_negatives
-        favoured = np.zeros(node.shape)
+    def _favour(self, side: Side, rel: Tensor, table: Tensor, node: Tensor, least: int) -> Tensor:
+        """q · rows, with counts of at least `least`: float64."""
+        n, m, size = self._data.in_batch_negatives, self._data.global_negatives, self._size[table].double()
+        favoured = torch.zeros(node.shape, dtype=torch.float64, device=node.device)
         if n:
-            assert self._ends is not None
-            group = end(rel, side)
-            favoured += n * size * np.maximum(self._ends.of(group, node), least) / self._edges[group]
+            group = 2 * rel + (side == "rhs")
+            favoured += n * size * self._ends.of(group, node).clamp(min=least) / self._edges[group]
         if m:
             favoured += m if self._degrees is None else m * size * self._degrees.share(table, node, least)
         return favoured / (n + m)
 
 
+class Counts:
+    """`Frequencies` as tensors, looked up on a device."""
+
+    def __init__(self, frequencies: Frequencies, device: torch.device | None = None) -> None:
+        self._key, self._count = (torch.from_numpy(of).to(device) for of in (frequencies.key, frequencies.count))
+        self._rows = frequencies.rows
+
+    def of(self, group: Tensor, node: Tensor) -> Tensor:
+        """How often each node occurs in its group: int64, broadcast; 0 where it does not."""
+        wanted = group * self._rows + node
+        if not len(self._key):
+            return torch.zeros_like(wanted)
+        place = torch.searchsorted(self._key, wanted).clamp(max=len(self._key) - 1)
+        return torch.where(self._key[place] == wanted, self._count[place], 0)
+
+
 class DegreeLaw:
     """Nodes of a table in proportion to degree^power, the degree being the number of ends of edges at the node."""
 
-    def __init__(self, degrees: Frequencies, power: float, tables: int) -> None:
+    def __init__(self, degrees: Frequencies, power: float, tables: int, device: torch.device | None = None) -> None:
         """`degrees`: counts grouped by table."""
-        self._degrees, self._power = degrees, power
-        self._node = torch.from_numpy(degrees.key % degrees.rows)
+        self._degrees, self._power = Counts(degrees, device), power
+        self._node = torch.from_numpy(degrees.key % degrees.rows).to(device)
         weights = np.concatenate([[0.0], (degrees.count.astype(np.float64) ** power).cumsum()])
-        self._up_to = torch.from_numpy(weights[1:])  # [n]: the weights of a node and all before it
-        self._first = torch.from_numpy(np.searchsorted(degrees.key, np.arange(tables + 1) * degrees.rows))
-        self._below = torch.from_numpy(weights)[self._first]  # [tables + 1]: the weights of all tables before
+        first = np.searchsorted(degrees.key, np.arange(tables + 1) * degrees.rows)
+        self._up_to = torch.from_numpy(weights[1:]).to(device)  # [n]: the weights of a node and all before it
+        self._first = torch.from_numpy(first).to(device)
+        self._below = torch.from_numpy(weights[first]).to(device)  # [tables + 1]: the weights of all tables before
 
     def draw(self, table: Tensor, size: Tensor, count: int, generator: torch.Generator) -> Tensor:
         """Nodes of each chunk's table, with replacement: int64 [C, count]. Uniform if all its degrees are 0."""
-        share = torch.rand(len(table), count, dtype=torch.float64, generator=generator)
+        share = torch.rand(len(table), count, dtype=torch.float64, generator=generator, device=table.device)
         low, total = self._below[table, None], self._below.diff()[table, None]
         place = torch.searchsorted(self._up_to, low + share * total, right=True)
         # Rounding can carry a share just below 1 to the end of the table's weights.
         place = torch.minimum(place, self._first[table + 1, None] - 1).clamp(min=0)
         return torch.where(total > 0, self._node[place], (share * size[:, None]).long())
 
-    def share(self, table: Array, node: Array, least: int) -> npt.NDArray[np.float64]:
-        """The probability of each node, with degrees of at least `least`."""
-        total = self._below.diff().clamp(min=1).numpy()
-        degree = np.maximum(self._degrees.of(table, node), least)
-        share: npt.NDArray[np.float64] = degree**self._power / total[table]
-        return share
+    def share(self, table: Tensor, node: Tensor, least: int) -> Tensor:
+        """The probability of each node, with degrees of at least `least`: float64."""
+        total = self._below.diff().clamp(min=1)
+        return self._degrees.of(table, node).clamp(min=least).double() ** self._power / total[table]

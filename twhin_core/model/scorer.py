@@ -45,13 +45,17 @@ class Scorer(nn.Module):
 
         rel [...], given [..., dim] → [..., width].
         """
+        return self.comparator.query(self._operated(side, rel, given))
+
+    def _operated(self, side: Side, rel: Tensor, given: Tensor) -> Tensor:
+        """Known ends, with the operator of their queries applied: rel [...], given [..., dim] → [..., dim]."""
         if side == "rhs":
-            return self.comparator.query(self.operator(rel, given))
+            return self.operator(rel, given)  # type: ignore[no-any-return]  # modules' calls carry no types
         if self.inverse is not None:
-            return self.comparator.query(self.inverse(rel, given))
+            return self.inverse(rel, given)  # type: ignore[no-any-return]
         if self.comparator.commutes_with_operators:
-            return self.comparator.query(self.operator.adjoint(rel, given))
-        return self.comparator.query(given)
+            return self.operator.adjoint(rel, given)
+        return given
 
     def offset(self, side: Side, rel: Tensor, given: Tensor) -> Tensor | None:
         """What all products of a query are short of: rel [...], given [..., dim] → [...]; None where it is 0."""
@@ -64,9 +68,21 @@ class Scorer(nn.Module):
 
         `rel` matters only unless `relations_share_candidates`.
         """
+        return self.comparator.answer(self._answering(side, rel, nodes))
+
+    def _answering(self, side: Side, rel: Tensor, nodes: Tensor) -> Tensor:
+        """Nodes, with the operator applied where it is theirs: rel [...], nodes [..., dim] → [..., dim]."""
         if side == "lhs" and self.inverse is None and not self.comparator.commutes_with_operators:
-            nodes = self.operator(rel, nodes)
-        return self.comparator.answer(nodes)
+            return self.operator(rel, nodes)  # type: ignore[no-any-return]
+        return nodes
+
+    def query_points(self, side: Side, rel: Tensor, given: Tensor) -> Tensor:
+        """As `queries`, but the points that the comparator compares: rel [...], given [..., dim] → [..., dim]."""
+        return self.comparator.point(self._operated(side, rel, given))
+
+    def answer_points(self, side: Side, rel: Tensor, nodes: Tensor) -> Tensor:
+        """As `answers`, but the points that the comparator compares: rel [...], nodes [..., dim] → [..., dim]."""
+        return self.comparator.point(self._answering(side, rel, nodes))
 
     def rivals(self, side: Side, rel: Tensor, candidates: Tensor) -> Tensor:
         """Projects what the queries of a chunk share: rel [C, L], candidates [C, K, dim] → [C, K, width].

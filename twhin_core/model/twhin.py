@@ -11,8 +11,9 @@ from torchrec import EmbeddingCollection, EmbeddingConfig
 from torchrec.modules.embedding_configs import DataType
 
 from twhin_core.config import Model
-from twhin_core.model.batch import Batch, Queries
-from twhin_core.model.losses import make_loss
+from twhin_core.model import fused_softmax
+from twhin_core.model.batch import Batch
+from twhin_core.model.losses import Softmax, make_loss
 from twhin_core.model.regularizer import Regularizer
 from twhin_core.model.relation_prediction import RelationPrediction
 from twhin_core.model.scorer import Scorer
@@ -41,6 +42,7 @@ class Twhin(nn.Module):
             device=table_device,
         )
         self.scorer = Scorer(model, schema.relations).to(device)
+        self.comparator = model.comparator
         self.loss = make_loss(model)
         self.extra: list[Regularizer | RelationPrediction] = []
         if model.regularization is not None:
@@ -54,7 +56,7 @@ class Twhin(nn.Module):
         In training with what is asked for beside it (regularisation, relation prediction); in validation without.
         """
         rows = _Parts.apply(self._look_up(batch), batch)  # type: ignore[no-untyped-call]  # a Function of torch's
-        lhs, rhs = (self._loss(side, batch.queries[side], rows) for side in SIDES)
+        lhs, rhs = (self._loss(side, batch, rows) for side in SIDES)
         loss = (lhs + rhs) / (2 * batch.step_edges)
         if self.training and self.extra:
             edges = batch.queries["rhs"]  # each edge has one slot of either side's
@@ -66,14 +68,26 @@ class Twhin(nn.Module):
     def _look_up(self, batch: Batch) -> Tensor:
         """The looked-up rows [n, dim], a table after the other."""
         found = self.tables(batch.lookups)  # in whatever order the tables are sharded
-        return torch.cat([found[name].values() for name in self.table_names])
+        rows = [found[name].values() for name in self.table_names]
+        return torch.cat(rows) if len(rows) > 1 else rows[0]
 
-    def _loss(self, side: Side, batch: Queries, rows: list[Tensor]) -> Tensor:
+    def _loss(self, side: Side, whole: Batch, rows: list[Tensor]) -> Tensor:
         """Weighted sum of the losses of the batch's queries for `side`, a scalar; `rows` are those of each part."""
-        given, asked, candidates = (
-            rows[part].view(len(batch.rel), -1, rows[part].shape[-1])
-            for part in (batch.given, batch.asked, batch.candidate)
-        )
+        batch = whole.queries[side]
+        parts = (batch.given, batch.asked, batch.candidate)
+        given, asked, candidates = (rows[part].view(len(batch.rel), -1, rows[part].shape[-1]) for part in parts)
+        masked = batch.masked
+        if masked is None:
+            asked_id, candidate_id = (
+                whole.lookups.values()[whole.parts[part]].view(len(batch.rel), -1) for part in parts[1:]
+            )
+            if isinstance(self.loss, Softmax) and fused_softmax.is_available(given.device, given.shape[-1]):
+                losses = fused_softmax.softmax_losses(
+                    self.scorer, self.comparator, side, batch, (given, asked, candidates), (asked_id, candidate_id),
+                    self.loss.temperature,
+                )  # fmt: skip
+                return (losses * batch.weight).sum()
+            masked = fused_softmax.masked_positions(batch, (asked_id, candidate_id))
         queries = self.scorer.queries(side, batch.rel, given)
         answers = self.scorer.answers(side, batch.rel, asked)
         rivals = self.scorer.rivals(side, batch.rel, candidates)
@@ -85,7 +99,7 @@ class Twhin(nn.Module):
             # The known end is always there, whatever the law that the candidates are drawn by.
             for_answers = F.pad(batch.own_correction[..., None], (0, int(batch.has_self)))
             scores = scores - self.loss.temperature * torch.cat([for_answers, for_rivals], 2)
-        return (self.loss(scores, batch.masked, batch.handicap) * batch.weight).sum()
+        return (self.loss(scores, masked, batch.handicap) * batch.weight).sum()
 
 
 class _Parts(torch.autograd.Function):

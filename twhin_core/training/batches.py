@@ -17,14 +17,18 @@ from twhin_core.data.windows import Windows
 from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import UserError
 from twhin_core.model.batch import Batch, BatchMaker
+from twhin_core.model.device_batch import DeviceBatchMaker, LaidOutEdges
 from twhin_core.schema import Schema
+
+MadeBatch = Batch | LaidOutEdges
+"""A batch made on the CPU, or what the batch is made of on a GPU; `to` gives the batch there."""
 
 # One thread of torch's for the making: more would wait for cores that the step needs, and the step for them.
 _ONE_THREAD = partial(torch.set_num_threads, 1)
 
 
 class Batches:
-    """One rank's batches, on the CPU. The same address gives the same: a resumed run goes on as if undisturbed."""
+    """One rank's batches. The same address gives the same: a resumed run goes on as if undisturbed."""
 
     def __init__(
         self,
@@ -42,7 +46,11 @@ class Batches:
         self._data, self._ranks, self._source = data, ranks, source
         self._seed = config.training.seed
         self._windows = Windows(files, self._seed, data.shuffle_buffer)
-        self._maker = BatchMaker(schema, config.model, data, ends)
+        self._maker: BatchMaker | DeviceBatchMaker
+        if ranks.device.type == "cpu":
+            self._maker = BatchMaker(schema, config.model, data, ends)
+        else:
+            self._maker = DeviceBatchMaker(schema, config.model, data, ends, ranks.device)
         if not self.edges_per_epoch:
             section = "validation_data" if data is config.validation_data else "train_data"
             raise UserError(
@@ -59,13 +67,13 @@ class Batches:
         """Steps of the epochs before `num_epochs` that come after `state`."""
         return self._reader(state).steps_left(num_epochs)
 
-    def epochs(self, state: State, num_epochs: int) -> Iterator[tuple[Batch, State]]:
+    def epochs(self, state: State, num_epochs: int) -> Iterator[tuple[MadeBatch, State]]:
         """Batches of the shuffled epochs before `num_epochs`, from `state` on, each with the state after it."""
         steps = self._reader(state).steps(num_epochs)
         with Ahead(((self._make(step, stream=0), step.after) for step in steps), initializer=_ONE_THREAD) as made:
             yield from made
 
-    def in_order(self) -> Iterator[Batch]:
+    def in_order(self) -> Iterator[MadeBatch]:
         """Batches of one pass in data set order."""
         steps = self._reader().steps_in_order()
         with Ahead((self._make(step, stream=1) for step in steps), initializer=_ONE_THREAD) as made:
@@ -84,9 +92,11 @@ class Batches:
             reader.load_state_dict(state)
         return reader
 
-    def _make(self, step: Step, stream: int) -> Batch:
+    def _make(self, step: Step, stream: int) -> MadeBatch:
         """`stream` keeps the negatives of validation apart from those of training."""
         epoch = max(step.epoch, 0)
         entropy = np.random.SeedSequence([self._seed, stream, epoch, step.first, self._ranks.rank])
-        generator = torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
-        return self._maker.make(step.edges, step.step_edges, generator)
+        seed = int(entropy.generate_state(1, np.uint64)[0])
+        if isinstance(self._maker, DeviceBatchMaker):
+            return self._maker.lay_out(step.edges, step.step_edges, seed)
+        return self._maker.make(step.edges, step.step_edges, torch.Generator().manual_seed(seed))

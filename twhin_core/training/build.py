@@ -23,6 +23,8 @@ from twhin_core.errors import UserError
 from twhin_core.model.batch import Batch
 from twhin_core.model.twhin import Twhin
 from twhin_core.schema import Schema
+from twhin_core.training.alone import look_up_alone
+from twhin_core.training.batches import MadeBatch
 from twhin_core.training.initialise import initialise_table
 from twhin_core.training.local_tables import LocalModel
 from twhin_core.training.optimizers import Optimizers, fuse
@@ -41,8 +43,10 @@ class TrainableModel:
     optimizers: Optimizers
     plan: list[TablePlan]
     amp: bool
+    is_alone: bool = False
+    """Whether all rows are this rank's, so that nothing of a step has to be sent."""
 
-    def step(self, batch: Batch) -> Tensor:
+    def step(self, batch: MadeBatch) -> Tensor:
         """Learns from one batch. Gives this rank's part of the loss before the update, a scalar on the device."""
         self.optimizers.start()
         differentiated, loss = self._loss(batch.to(self.model.device))
@@ -50,7 +54,7 @@ class TrainableModel:
         self.optimizers.finish()
         return loss
 
-    def steps(self, batches: Iterator[tuple[Batch, Tag]]) -> Iterator[tuple[Tensor, Tag]]:
+    def steps(self, batches: Iterator[tuple[MadeBatch, Tag]]) -> Iterator[tuple[Tensor, Tag]]:
         """Learns from each batch in turn; gives what `step` gives, and the batch's tag.
 
         Takes batches ahead where the tables are sharded, so that ids are under way while the step before computes.
@@ -66,14 +70,15 @@ class TrainableModel:
 
     @cached_property
     def pipeline(self) -> Pipeline | None:
-        if isinstance(self.model, LocalModel):
+        if self.is_alone:
             return None
         return Pipeline(self.model, self.optimizers, self._loss)
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What is differentiated, and this rank's part of the loss."""
         with self._precision():
-            loss: Tensor = self.model(batch)
+            # A process alone does not need what the model is wrapped in to add gradients up.
+            loss: Tensor = self.model.module(batch) if self.is_alone else self.model(batch)
         # Gradients are averaged over the ranks, and each rank's loss is a part of the step's mean: so their sum counts.
         return loss * torch.distributed.get_world_size(), loss.detach()
 
@@ -97,15 +102,17 @@ def build(config: Config, schema: Schema, ranks: Ranks) -> TrainableModel:
     if ranks.world_size == 1 and LocalModel.can_hold(config.model, ranks.device):
         check_alone(config, schema, ranks)
         model, plan, shards = LocalModel(config.model, schema, twhin), None, list[ShardRows]()
+        is_alone = True
     else:
         model, plan = _shard(config, schema, twhin, ranks)
+        is_alone = ranks.world_size == 1 and ranks.device.type == "cuda" and look_up_alone(model)
         shards = take_over(config, model) if ranks.device.type == "cpu" else []
     state = model.state_dict()
     for table in config.model.embeddings.tables:
         weight = state[f"tables.embeddings.{table.name}.weight"]
         initialise_table(table.name, weight, config.model.init_std, config.training.seed)
     description = describe(config, schema, plan, ranks.world_size)
-    return TrainableModel(model, Optimizers(config, model, shards), description, config.runtime.enable_amp)
+    return TrainableModel(model, Optimizers(config, model, shards), description, config.runtime.enable_amp, is_alone)
 
 
 def _shard(config: Config, schema: Schema, twhin: Twhin, ranks: Ranks) -> tuple[DistributedModelParallel, ShardingPlan]:
@@ -125,6 +132,11 @@ def _check_kernels(config: Config, ranks: Ranks) -> None:
                 f"model.embeddings.tables: {table.name} has adam, which on CPUs only fp32 tables of one process can "
                 "have; use sgd, adagrad or rowwise_adagrad, or GPUs"
             )
+        if table.optimizer.name == "adam" and table.data_type == "fp16":
+            raise UserError(
+                f"model.embeddings.tables: {table.name} has adam with data_type fp16, for which there is no kernel; "
+                "use fp32, or sgd, adagrad or rowwise_adagrad"
+            )
 
 
 def _unpool_replicated(model: DistributedModelParallel) -> None:
@@ -139,6 +151,6 @@ def _look_up_replicated(
     kernel: DenseTableBatchedEmbeddingBagsCodegen, indices: Tensor, offsets: Tensor, **_: None
 ) -> Tensor:
     """Rows [len(indices), dim]; the tables lie one after the other in the kernel's weights, all of one dim."""
-    dim = kernel.max_D
-    first_row = (kernel.weights_offsets // dim).repeat_interleave(offsets.diff())
+    dim, entries = kernel.max_D, (len(offsets) - 1) // len(kernel.weights_offsets)
+    first_row = (kernel.weights_offsets // dim).repeat_interleave(offsets[::entries].diff())
     return F.embedding(indices + first_row, kernel.weights.view(-1, dim))

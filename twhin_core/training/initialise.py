@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,17 +22,28 @@ def initialise_table(name: str, weight: Tensor | ShardedTensor, std: float, seed
     The rows come in blocks, each from a generator of its own, so that a rank makes the blocks that it holds a part of
     and no other.
     """
-    for local, (first_row, first_column), columns in _local_parts(weight):
-        stop_row = first_row + local.shape[0]
-        for block in range(first_row // ROWS_PER_BLOCK, -(-stop_row // ROWS_PER_BLOCK)):
-            entropy = np.random.SeedSequence([seed, zlib.crc32(name.encode()), block]).generate_state(1, np.uint64)
-            generator = torch.Generator().manual_seed(int(entropy[0]))
-            rows = torch.empty(ROWS_PER_BLOCK, columns).normal_(0.0, std, generator=generator)
-            start, stop = max(first_row, block * ROWS_PER_BLOCK), min(stop_row, (block + 1) * ROWS_PER_BLOCK)
-            local[start - first_row : stop - first_row] = rows[
-                start - block * ROWS_PER_BLOCK : stop - block * ROWS_PER_BLOCK,
-                first_column : first_column + local.shape[1],
-            ]
+    for local, offsets, columns in _local_parts(weight):
+        first, stop = offsets[0] // ROWS_PER_BLOCK, -(-(offsets[0] + local.shape[0]) // ROWS_PER_BLOCK)
+        fill = partial(_fill, name, local, offsets, columns, std, seed)
+        if local.is_cuda:  # one thread fills it at a hundredth of the speed that it could be copied at
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(fill, range(first, stop)))
+        else:
+            for block in range(first, stop):
+                fill(block)
+
+
+def _fill(name: str, local: Tensor, offsets: tuple[int, int], columns: int, std: float, seed: int, block: int) -> None:
+    """Fills what `local` has of a block; it begins at row and column `offsets` of a table of `columns` columns."""
+    (first_row, first_column), (height, width) = offsets, local.shape
+    entropy = np.random.SeedSequence([seed, zlib.crc32(name.encode()), block]).generate_state(1, np.uint64)
+    generator = torch.Generator().manual_seed(int(entropy[0]))
+    rows = torch.empty(ROWS_PER_BLOCK, columns).normal_(0.0, std, generator=generator)
+    above = block * ROWS_PER_BLOCK
+    start, stop = max(first_row, above), min(first_row + height, above + ROWS_PER_BLOCK)
+    local[start - first_row : stop - first_row] = rows[
+        start - above : stop - above, first_column : first_column + width
+    ]
 
 
 def _local_parts(weight: Tensor | ShardedTensor) -> Iterator[tuple[Tensor, tuple[int, int], int]]:

@@ -22,6 +22,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.streamable import Pipelineable
 
 from twhin_core.model.batch import Batch
+from twhin_core.training.batches import MadeBatch
 from twhin_core.training.optimizers import Optimizers
 
 Tag = TypeVar("Tag")
@@ -36,14 +37,14 @@ class Pipeline:
         """`loss` gives what is differentiated, and what is told of it."""
 
         def forward(entry: _Entry[Any]) -> tuple[Tensor, tuple[Tensor, Any]]:
-            differentiated, told = loss(entry.batch)
+            differentiated, told = loss(entry.made())
             return differentiated, (told, entry.tag)
 
         self._pipeline = TrainPipelineSparseDist(
             _Lookups(model), _StepOf(optimizers), model.device, custom_model_fwd=forward
         )
 
-    def steps(self, batches: Iterator[tuple[Batch, Tag]]) -> Iterator[tuple[Tensor, Tag]]:
+    def steps(self, batches: Iterator[tuple[MadeBatch, Tag]]) -> Iterator[tuple[Tensor, Tag]]:
         """Learns from each batch in turn; gives what is told of its loss, and the batch's tag."""
         entries: Iterator[_Entry[Tag]] = (_Entry(batch, tag) for batch, tag in batches)
         while True:
@@ -71,7 +72,7 @@ class _Lookups(nn.Module):
         self.tables = model.module.tables
 
     def forward(self, entry: _Entry[Any]) -> Any:
-        return self.tables(entry.batch.lookups)
+        return self.tables(entry.batch.lookups)  # type: ignore[union-attr]  # torchrec traces it as it stands
 
 
 class _StepOf:
@@ -86,7 +87,7 @@ class _StepOf:
 class _Entry(Pipelineable, Generic[Tag]):  # type: ignore[misc]  # torchrec carries no types
     """A batch in the pipeline."""
 
-    batch: Batch
+    batch: MadeBatch
     tag: Tag
 
     def to(self, device: torch.device, non_blocking: bool) -> _Entry[Tag]:
@@ -97,8 +98,13 @@ class _Entry(Pipelineable, Generic[Tag]):  # type: ignore[misc]  # torchrec carr
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Keeps the batch's memory until `stream` has used it."""
-        for value in _tensors(self.batch):
+        for value in _tensors(self.made()):
             value.record_stream(stream)
+
+    def made(self) -> Batch:
+        """The batch on the device."""
+        assert isinstance(self.batch, Batch)
+        return self.batch
 
 
 def _tensors(value: Any) -> Iterator[Tensor | KeyedJaggedTensor]:

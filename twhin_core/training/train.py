@@ -21,12 +21,11 @@ from twhin_core.distributed.preemption import Preemption
 from twhin_core.distributed.ranks import Ranks, process_group
 from twhin_core.errors import CheckpointFailed, Preempted, UserError
 from twhin_core.graph.manifest import read_schema
-from twhin_core.model.batch import Batch
 from twhin_core.model.negatives import check_rows
 from twhin_core.progress import Progress, log
 from twhin_core.run import working
 from twhin_core.training import plan
-from twhin_core.training.batches import Batches
+from twhin_core.training.batches import Batches, MadeBatch
 from twhin_core.training.build import build
 from twhin_core.training.divergence import STEPS_BETWEEN_LOOKS, LossGuard
 from twhin_core.training.frequencies import count_together
@@ -107,7 +106,7 @@ class Trainer:
                     break
         self._finish()
 
-    def _remaining(self) -> Iterator[tuple[Batch, Position]]:
+    def _remaining(self) -> Iterator[tuple[MadeBatch, Position]]:
         """The batches still to be learned from, each with the position after it."""
         step = self.position.step
         for batch, state in self.batches.epochs(_state(self.position), self.training.num_epochs):
@@ -198,7 +197,7 @@ def _state(position: Position) -> State:
     return State(epoch=position.epoch, edges=position.edges)
 
 
-def _with_last(steps: Iterator[tuple[Batch, Position]]) -> Iterator[tuple[Batch, tuple[Position, bool]]]:
+def _with_last(steps: Iterator[tuple[MadeBatch, Position]]) -> Iterator[tuple[MadeBatch, tuple[Position, bool]]]:
     """Tells the last step, so that it is logged, validated and saved whatever the intervals are."""
     current = next(steps, None)
     while current is not None:

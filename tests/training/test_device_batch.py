@@ -1,0 +1,144 @@
+"""Batches made on the device that learns: a step equals the dense one, with the fused loss where there is a GPU.
+
+Without a GPU they are made on the CPU, by the same code, and go through the tables that several ranks have.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training import dense
+from tests.training.surgery import plain_queries, rows_of
+from tests.training.test_step import (
+    CASES,
+    EDGES_PER_RANK,
+    SIZES,
+    STEPS,
+    Case,
+    favour,
+    make_config,
+    make_edges,
+    whole_weights,
+)
+from twhin_core.data.edges import Edges, concatenate
+from twhin_core.data.frequencies import count_ends
+from twhin_core.distributed.ranks import Ranks, process_group
+from twhin_core.model import device_batch, fused_softmax
+from twhin_core.model.batch import Batch
+from twhin_core.model.device_batch import DeviceBatchMaker
+from twhin_core.schema import Schema
+from twhin_core.training import build as build_module
+from twhin_core.training.alone import look_up_alone
+from twhin_core.training.build import build
+from twhin_core.training.local_tables import LocalModel
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[Ranks]:
+    with process_group() as group, pytest.MonkeyPatch.context() as patch:
+        # Local tables want each row once, and no GPU has them.
+        patch.setattr(LocalModel, "can_hold", staticmethod(lambda *_: False))
+        yield group
+
+
+def step_edges(step: int) -> Edges:
+    return concatenate(make_edges(step))
+
+
+def make_maker(case: Case, device: torch.device) -> DeviceBatchMaker:
+    config = make_config(case)
+    schema = Schema(SIZES, config.model.relations)
+    return DeviceBatchMaker(
+        schema, config.model, config.train_data, count_ends(map(step_edges, range(STEPS)), schema), device
+    )
+
+
+def ways(case: Case) -> list[str]:
+    """How scores are made and rows looked up: as on several ranks, with the kernels of a GPU, or alone on one."""
+    fused = case.loss == "softmax" and (case.operator == "translation" or case.comparator == "cos")
+    return ["in memory"] + ["fused"] * fused + ["alone"] * (case.operator == "translation")
+
+
+@pytest.mark.parametrize(("case", "way"), [(case, way) for case in CASES for way in ways(case)], ids=str)
+def test_a_step_equals_the_dense_one(case: Case, way: str, ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way == "fused":
+        pytest.importorskip("triton", reason="requirements/dev_cpu.txt installs it; PyTorch for CUDA brings it")
+    monkeypatch.setattr(fused_softmax, "is_available", lambda *_: way == "fused")
+    if way == "alone":
+        monkeypatch.setattr(build_module, "take_over", lambda *_: [])
+    config = make_config(case)
+    model, maker = build(config, Schema(SIZES, config.model.relations), ranks), make_maker(case, ranks.device)
+    if way == "alone":
+        model = replace(model, is_alone=look_up_alone(model.model))
+        assert model.is_alone == ("data_parallel" not in case.sharding)
+    generator = torch.Generator().manual_seed(5)
+    for parameter in model.model.module.scorer.parameters():
+        parameter.data.copy_(torch.empty(parameter.shape).normal_(0.0, 0.5, generator=generator))
+    before = {name: torch.from_numpy(value) for name, value in whole_weights(model).items()}
+    plain = dense.PlainModel(
+        tables={name: before[f"tables.embeddings.{name}.weight"].clone() for name in SIZES},
+        relation_tables=[(relation.lhs, relation.rhs) for relation in config.model.relations],
+        operate=dense.OPERATORS[case.operator],
+        relations=before[f"scorer.operator.{case.operator}"].clone(),
+        inverse=before[f"scorer.inverse.{case.operator}"].clone() if case.reciprocal else None,
+        cosine=case.comparator == "cos",
+        loss=case.loss,
+        temperature=config.model.temperature,
+        favour=favour(case),
+        penalty=case.penalty,
+        full=case.full,
+        is_complex=case.operator == "complex_diagonal",
+    )
+    update = dense.UPDATES[case.optimizer]()
+    for step in range(STEPS):
+        edges = step_edges(step)
+        batch = maker.lay_out(edges, len(edges), seed=step).to(ranks.device)
+        expected = plain.step(plain_queries(batch, edges), update, lr_relations=0.2)
+        assert float(model.step(batch)) == pytest.approx(expected, rel=1e-4)
+    after = whole_weights(model)
+    for name, table in plain.tables.items():
+        found = after[f"tables.embeddings.{name}.weight"]
+        np.testing.assert_allclose(found, table.detach().numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
+    found = after[f"scorer.operator.{case.operator}"]
+    np.testing.assert_allclose(found, plain.relations.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", [Case("sgd", "row_wise", logq=True, power=0.75), Case("sgd", "row_wise", in_batch=0)])
+def test_the_seed_alone_decides_on_the_negatives(case: Case, ranks: Ranks) -> None:
+    maker = make_maker(case, ranks.device)
+    one, same, other = (maker.lay_out(step_edges(0), 2 * EDGES_PER_RANK, seed).to(ranks.device) for seed in (1, 1, 2))
+    assert rows_of(one) == rows_of(same)
+    assert rows_of(one) != rows_of(other)
+
+
+def test_the_ids_of_a_table_are_spread_over_many_warps(ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lookup kernel has one warp for each entry of a table's ids."""
+    case = Case("sgd", "row_wise")
+    whole = make_maker(case, ranks.device).lay_out(step_edges(0), 40, 0).to(ranks.device)
+    monkeypatch.setattr(device_batch, "LARGEST_STRIDE", 7)
+    cut = make_maker(case, ranks.device).lay_out(step_edges(0), 40, 0).to(ranks.device)
+    assert max(whole.lookups.lengths().tolist()) == 1
+    assert cut.lookups.stride() == 7
+    lengths = cut.lookups.lengths().view(2, 7).tolist()
+    assert [sum(of_table) for of_table in lengths] == cut.lookups.length_per_key() == whole.lookups.length_per_key()
+    assert all(max(of_table) - min(of_table) <= 1 for of_table in lengths)
+    assert rows_of(cut) == rows_of(whole)
+
+
+def gradient_places(batch: Batch) -> list[list[int]]:
+    bounds = batch.start.tolist()
+    return [sorted(batch.order.tolist()[a:b]) for a, b in itertools.pairwise(bounds)]
+
+
+def test_each_row_finds_its_gradients_in_all_parts(ranks: Ranks) -> None:
+    batch = make_maker(Case("sgd", "row_wise"), ranks.device).lay_out(step_edges(0), 40, 0).to(ranks.device)
+    expected: list[list[int]] = [[] for _ in rows_of(batch)]
+    for position, place in enumerate(torch.cat(batch.parts).tolist()):
+        expected[place].append(position)
+    assert gradient_places(batch) == expected

@@ -1,0 +1,255 @@
+"""Batches made on the device that learns from them: the host reads and lays out edges, the device does all else.
+
+A host thread makes some millions of edges into batches in a second; a GPU takes ten times as many. So here negatives
+are drawn, rows collected and accidental hits found where the batch is used, without waiting for the device once: every
+shape is known from the edges' relations, which the host has. A row that occurs twice in a batch is looked up twice; the
+kernels of the tables add its gradients up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchrec import KeyedJaggedTensor
+
+from twhin_core.config import Model, TrainData
+from twhin_core.data.edges import Edges
+from twhin_core.data.frequencies import Frequencies
+from twhin_core.model.batch import Batch, Queries
+from twhin_core.model.negatives import Chunks, draw_edges, make_chunks
+from twhin_core.model.proposals import Proposals
+from twhin_core.model.scorer import relations_share_candidates
+from twhin_core.schema import SIDES, Schema, Side
+
+Sided = dict[Side, Tensor]
+
+LARGEST_STRIDE = 16_384
+"""Into as many entries a table's ids are cut at most: the lookup kernel gives each a warp, which takes them in turn."""
+
+
+@dataclass(frozen=True)
+class LaidOutSide:
+    """One side of a step's edges on the host."""
+
+    chunks: Chunks
+    table: Tensor
+    """int64 [C]: the table of each chunk's answers."""
+    edges_of_table: list[int]
+    """How many edges have their end of this side in each table."""
+    chunks_of_table: list[int]
+    """How many chunks have their answers in each table."""
+
+
+@dataclass(frozen=True)
+class LaidOutEdges:
+    """B edges of one rank on the host; `to` makes the batch of them."""
+
+    maker: DeviceBatchMaker
+    node: Sided
+    """int64 [B]."""
+    rel: Tensor
+    """int64 [B]."""
+    weight: Tensor
+    """float32 [B]: of the edge, times that of its relation."""
+    sides: dict[Side, LaidOutSide]
+    seed: int
+    step_edges: int
+
+    def to(self, device: torch.device) -> Batch:
+        return self.maker.make(self, device)
+
+
+class DeviceBatchMaker:
+    """Makes batches of a schema's edges on a device."""
+
+    def __init__(
+        self, schema: Schema, model: Model, data: TrainData, ends: Frequencies | None, device: torch.device
+    ) -> None:
+        """`ends`: of the training edges, as `Proposals` needs them."""
+        self._data, self._device = data, device
+        self._proposals = Proposals(schema, data, ends, device)
+        self._tables = list(schema.tables)
+        table = {side: [self._tables.index(getattr(of, side)) for of in schema.relations] for side in SIDES}
+        self._host_table = {side: np.array(table[side]) for side in SIDES}
+        self._table: Sided = {side: torch.tensor(table[side], device=device) for side in SIDES}
+        self._size = torch.tensor(list(schema.tables.values()), device=device)
+        self._weight = np.array([relation.weight for relation in schema.relations], np.float32)
+        self._by_table = {
+            side: not data.in_batch_negatives and relations_share_candidates(model, side) for side in SIDES
+        }
+
+    def lay_out(self, edges: Edges, step_edges: int, seed: int) -> LaidOutEdges:
+        """What the host does for a batch of `edges` (at least one); `seed` alone decides on the negatives."""
+        pin = torch.Tensor.pin_memory if self._device.type == "cuda" else torch.Tensor.contiguous
+        return LaidOutEdges(
+            maker=self,
+            node={"lhs": pin(torch.from_numpy(edges.lhs)), "rhs": pin(torch.from_numpy(edges.rhs))},
+            rel=pin(torch.from_numpy(edges.rel)),
+            weight=pin(torch.from_numpy(edges.weight * self._weight[edges.rel])),
+            sides={side: self._lay_out_side(side, edges.rel, pin) for side in SIDES},
+            seed=seed,
+            step_edges=step_edges,
+        )
+
+    def _lay_out_side(self, side: Side, rel: np.typing.NDArray[np.int64], pin: Any) -> LaidOutSide:
+        table = self._host_table[side][rel]
+        chunks = make_chunks(torch.from_numpy(table if self._by_table[side] else rel), self._data.positives_a_chunk)
+        of_chunk = chunks.group if self._by_table[side] else torch.from_numpy(self._host_table[side])[chunks.group]
+        pinned: dict[str, Any] = {
+            field.name: pin(value)
+            for field in fields(chunks)
+            if isinstance(value := getattr(chunks, field.name), Tensor) and not self._is_left(field.name, chunks)
+        }
+        tables = len(self._tables)
+        return LaidOutSide(
+            chunks=replace(chunks, **pinned),
+            table=pin(of_chunk),
+            edges_of_table=np.bincount(table, minlength=tables).tolist(),
+            chunks_of_table=of_chunk.bincount(minlength=tables).tolist(),
+        )
+
+    def make(self, host: LaidOutEdges, device: torch.device) -> Batch:
+        """The batch, with negatives drawn on the device; nothing waits for it."""
+        assert device == self._device
+        generator = torch.Generator(device).manual_seed(host.seed)
+        node = {side: _moved(host.node[side], device) for side in SIDES}
+        rel, weight = _moved(host.rel, device), _moved(host.weight, device)
+        chunks = {side: self._chunks(host.sides[side].chunks, len(rel), device) for side in SIDES}
+        table = {side: _moved(host.sides[side].table, device) for side in SIDES}
+        uniform = {side: self._proposals.draw(table[side], generator) for side in SIDES}
+        lookups, places = self._lookups(self._requests(host, node, rel, table, uniform))
+        end: Sided = {"lhs": places[0], "rhs": places[2]}
+        drawn: Sided = {"lhs": places[1], "rhs": places[3]}
+        parts: list[Tensor] = []
+        queries: dict[Side, Queries] = {}
+        for side, other in zip(SIDES, SIDES[::-1], strict=True):
+            of, rels = chunks[side], chunks[side].lay_out(rel)
+            candidate, candidate_node = drawn[side].view(uniform[side].shape), uniform[side]
+            if self._data.in_batch_negatives:
+                sampled = draw_edges(of, self._data.in_batch_negatives, generator)
+                candidate = torch.cat([end[side][sampled], candidate], 1)
+                candidate_node = torch.cat([node[side][sampled], candidate_node], 1)
+            law = rels[:, 0], table[side]
+            queries[side] = Queries(
+                given=len(parts),
+                asked=len(parts) + 1,
+                candidate=len(parts) + 2,
+                rel=rels,
+                weight=of.lay_out(weight) if of.is_identity else of.lay_out(weight) * of.filled,
+                masked=None,
+                correction=self._proposals.correction(side, *law, candidate_node),
+                own_correction=self._proposals.correction(side, *law, of.lay_out(node[side])),
+                handicap=self._handicap(table[side], candidate.shape[1]),
+                has_self=self._data.self_negatives,
+                self_masked=self._self_masked(of, rel, node) if self._data.self_negatives else None,
+            )
+            parts += [of.lay_out(end[other]).flatten(), of.lay_out(end[side]).flatten(), candidate.flatten()]
+        order, start = _by_place(parts, len(lookups.values()))
+        return Batch(lookups, parts, order, start, queries, host.step_edges)
+
+    def _requests(self, host: LaidOutEdges, node: Sided, rel: Tensor, table: Sided, uniform: Sided) -> list[_Request]:
+        """For each side the ends of the edges, then the candidates drawn from the tables."""
+        requests = []
+        for side in SIDES:
+            laid_out, drawn = host.sides[side], uniform[side].shape[1]
+            requests.append(_Request(node[side], partial(self._table[side].take, rel), laid_out.edges_of_table))
+            counts = [drawn * count for count in laid_out.chunks_of_table]
+            requests.append(_Request(uniform[side].flatten(), partial(_repeated, table[side], drawn), counts))
+        return requests
+
+    def _chunks(self, chunks: Chunks, edges: int, device: torch.device) -> Chunks:
+        everything = torch.arange(edges, device=device)
+        moved: dict[str, Any] = {
+            field.name: _moved(value, device)
+            for field in fields(chunks)
+            if isinstance(value := getattr(chunks, field.name), Tensor) and not self._is_left(field.name, chunks)
+        }
+        if chunks.is_identity:
+            moved |= {"edge": everything.view(chunks.edge.shape), "order": everything}
+            moved["filled"] = torch.ones(chunks.edge.shape, dtype=torch.bool, device=device)
+        return replace(chunks, **moved)
+
+    @staticmethod
+    def _is_left(name: str, chunks: Chunks) -> bool:
+        """Whether a part of the chunks' layout is made on the device, rather than moved there."""
+        return chunks.is_identity and name in ("edge", "order", "filled")
+
+    def _handicap(self, table: Tensor, candidates: int) -> Tensor | None:
+        return (self._size[table] / candidates).log() if self._data.full_softmax else None
+
+    def _self_masked(self, chunks: Chunks, rel: Tensor, node: Sided) -> Tensor:
+        """Where a query's known end is no negative of it: bool [C, L]."""
+        other_table = self._table["lhs"][rel] != self._table["rhs"][rel]
+        return chunks.lay_out(other_table | (node["lhs"] == node["rhs"]))
+
+    def _lookups(self, requests: list[_Request]) -> tuple[KeyedJaggedTensor, list[Tensor]]:
+        """All requested rows, sorted by their tables, and the places of each request's rows there."""
+        per_table = np.sum([request.counts for request in requests], 0)
+        if all(request.table is not None for request in requests):
+            first, places = 0, [torch.empty(0)] * len(requests)
+            order = sorted(range(len(requests)), key=lambda number: requests[number].table or 0)
+            for number in order:
+                count = len(requests[number].node)
+                places[number] = torch.arange(first, first + count, device=self._device)
+                first += count
+            values = torch.cat([requests[number].node for number in order])
+        else:
+            by_table = torch.cat([request.of_table() for request in requests]).argsort(stable=True)
+            place = torch.empty_like(by_table)
+            place[by_table] = torch.arange(len(by_table), device=self._device)
+            places = list(place.split([len(request.node) for request in requests]))
+            values = torch.cat([request.node for request in requests])[by_table]
+        stride = int(min(max(per_table.max(), 1), LARGEST_STRIDE))
+        lengths = per_table[:, None] // stride + (np.arange(stride) < per_table[:, None] % stride)
+        lookups = KeyedJaggedTensor(
+            keys=self._tables,
+            values=values,
+            lengths=_moved(_pinned(lengths.astype(np.int32).ravel(), self._device), self._device),
+            stride=stride,
+            length_per_key=per_table.tolist(),
+        )
+        return lookups, places
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Rows to look up."""
+
+    node: Tensor
+    """int64 [n]."""
+    of_table: Callable[[], Tensor]
+    """Gives the table of each: int64 [n]."""
+    counts: list[int]
+    """How many are of each table."""
+
+    @property
+    def table(self) -> int | None:
+        """The table of all of them; None where they are of several."""
+        some = [number for number, count in enumerate(self.counts) if count]
+        return None if len(some) > 1 else some[0] if some else 0
+
+
+def _repeated(values: Tensor, times: int) -> Tensor:
+    """Each of values [n], so many times in a row."""
+    return values[:, None].expand(-1, times).flatten()
+
+
+def _pinned(values: np.typing.NDArray[np.int32], device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def _moved(value: Tensor, device: torch.device) -> Tensor:
+    return value.to(device, non_blocking=True)
+
+
+def _by_place(parts: list[Tensor], looked_up: int) -> tuple[Tensor, Tensor]:
+    """As `places.by_place`, on the parts' device."""
+    place, order = torch.cat(parts).sort(stable=True)
+    return order, torch.searchsorted(place, torch.arange(looked_up + 1, device=place.device))

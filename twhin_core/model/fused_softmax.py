@@ -1,0 +1,91 @@
+"""The softmax loss of a batch made on a GPU, without its scores in memory."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+
+import torch
+from torch import Tensor
+
+from twhin_core.model.batch import Queries
+from twhin_core.model.scorer import Scorer
+from twhin_core.schema import Side
+
+METRICS = {"dot": 0, "cos": 0, "l2": 1, "squared_l2": 2}
+"""How `softmax_kernels` calls each comparator; the cosine is the dot product of its points."""
+
+LARGEST_DIM = 256
+"""Wider rows do not fit into a multiprocessor's memory."""
+
+
+def is_available(device: torch.device, dim: int) -> bool:
+    """Whether this device has the kernels: Triton comes with PyTorch for CUDA, but not the C compiler that it needs.
+
+    Not for exact products of float32, whose kernels take a minute to compile.
+    """
+    is_exact = torch.get_float32_matmul_precision() == "highest" and not torch.is_autocast_enabled(device.type)
+    return (
+        device.type == "cuda"
+        and dim <= LARGEST_DIM
+        and not is_exact
+        and importlib.util.find_spec("triton") is not None
+        and any(shutil.which(compiler) for compiler in ("cc", "gcc", "clang"))
+    )
+
+
+def softmax_losses(
+    scorer: Scorer,
+    comparator: str,
+    side: Side,
+    batch: Queries,
+    vectors: tuple[Tensor, Tensor, Tensor],
+    ids: tuple[Tensor, Tensor],
+    temperature: float,
+) -> Tensor:
+    """As the loss `Softmax` gives for the scores of a batch's queries: float32 [C, L].
+
+    Args:
+        vectors: of the known ends [C, L, dim], the true answers [C, L, dim] and the candidates [C, K, dim].
+        ids: int64, of the true answers [C, L] and of the candidates [C, K].
+    """
+    from twhin_core.model.softmax_kernels import LogSumExp  # needs Triton
+
+    given, asked, candidates = vectors
+    queries = scorer.query_points(side, batch.rel, given)
+    rel_of_candidates = batch.rel[:, :1].expand(-1, candidates.shape[1])
+    negatives = LogSumExp.apply(  # type: ignore[no-untyped-call]  # a Function of torch's
+        _low(queries),
+        _low(scorer.answer_points(side, rel_of_candidates, candidates)),
+        *ids,
+        batch.correction,
+        1 / temperature,
+        METRICS[comparator],
+    )
+    answers = scorer.answer_points(side, batch.rel, asked)
+    positive = scorer.comparator.pairs(queries, answers).float() / temperature
+    if batch.own_correction is not None:
+        positive = positive - batch.own_correction
+    if batch.handicap is not None:
+        positive = positive - batch.handicap[:, None]
+    logits = [positive, negatives]
+    if batch.self_masked is not None:
+        own = scorer.comparator.pairs(queries, scorer.answer_points(side, batch.rel, given)).float() / temperature
+        logits.append(own.masked_fill(batch.self_masked, -torch.inf))
+    return torch.stack(logits).logsumexp(0) - positive
+
+
+def masked_positions(batch: Queries, ids: tuple[Tensor, Tensor]) -> Tensor:
+    """`Queries.masked` of a batch made on a device: the positions of what does not count in the flattened scores."""
+    asked, candidates = ids
+    same = asked[:, :, None] == candidates[:, None, :]
+    first = torch.zeros_like(same[..., :1])
+    columns = [first, same] if batch.self_masked is None else [first, batch.self_masked[..., None], same]
+    return torch.cat(columns, -1).flatten().nonzero().squeeze(1)
+
+
+def _low(vectors: Tensor) -> Tensor:
+    """In autocast's type where it is enabled, one row after the other."""
+    device = vectors.device.type
+    low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+    return vectors.to(low).contiguous()
