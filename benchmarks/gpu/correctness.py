@@ -1,0 +1,107 @@
+"""Whether this device computes what it should: the fused loss beside float64, and the tests of training and model.
+
+python -m benchmarks.gpu.correctness [--device cpu]
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu.common import options, report
+
+# Everything that a step does; of the slow ones that start ranks of their own, none.
+TESTS = [
+    "tests/training/test_device_batch.py",
+    "tests/training/test_optimizers.py",
+    "tests/training/test_precision.py",
+    "tests/training/test_resume.py",
+    "tests/training/test_initial.py",
+    "tests/training/test_validation.py",
+    "tests/checkpoints",
+    "tests/model",
+]
+TESTS_ON_CPU = ["tests/model/test_fused_softmax.py"]
+"""CI runs the others anyway."""
+
+
+def check_fused_loss(device: torch.device) -> None:
+    """Relative errors of values and gradients in bf16, by metric, of shapes that fill no block."""
+    from twhin_core.model import softmax_kernels as kernels
+
+    torch.manual_seed(0)
+    shapes = [(3, 300, 200, 64), (1, 1000, 77, 128), (2, 129, 65, 200)]
+    dtype = torch.bfloat16
+    for metric in range(3):
+        worst = [0.0] * 3
+        for chunks, length, count, dim in shapes:
+            queries, candidates = (
+                (torch.randn(chunks, rows, dim, device=device) * 0.5).to(dtype).requires_grad_()
+                for rows in (length, count)
+            )
+            ids = [torch.randint(50, (chunks, rows), device=device) for rows in (length, count)]
+            shift, gradient = torch.randn(chunks, count, device=device), torch.randn(chunks, length, device=device)
+            found = kernels.LogSumExp.apply(queries, candidates, *ids, shift, 0.7, metric)
+            found.backward(gradient)
+            exact = [vectors.detach().double().requires_grad_() for vectors in (queries, candidates)]
+            expected = in_float64(exact[0], exact[1], ids[0], ids[1], shift, 0.7, metric)
+            some = expected.isfinite()
+            expected.masked_fill(~some, 0.0).backward(gradient.double() * some)
+            assert bool((found.isfinite() == some).all())
+            pairs = ((found[some], expected[some]), (queries.grad, exact[0].grad), (candidates.grad, exact[1].grad))
+            worst = [max(old, relative(*pair)) for old, pair in zip(worst, pairs, strict=True)]
+        report("fused_loss_error", dtype=str(dtype), metric=metric, value=worst[0], to_queries=worst[1],
+               to_candidates=worst[2])  # fmt: skip
+
+
+def in_float64(
+    queries: Tensor,
+    candidates: Tensor,
+    query_id: Tensor,
+    candidate_id: Tensor,
+    shift: Tensor,
+    scale: float,
+    metric: int,
+) -> Tensor:
+    products = queries @ candidates.mT
+    if metric:
+        squares = queries.square().sum(-1)[:, :, None] + candidates.square().sum(-1)[:, None] - 2 * products
+        products = -squares if metric == 2 else -squares.clamp(min=1e-12).sqrt()
+    x = scale * products - shift[:, None].double()
+    return x.masked_fill(query_id[:, :, None] == candidate_id[:, None], -torch.inf).logsumexp(-1)
+
+
+def relative(found: Tensor | None, expected: Tensor | None) -> float:
+    assert found is not None
+    assert expected is not None
+    return float(((found.double() - expected).norm() / expected.norm()).detach())
+
+
+def run_tests() -> None:
+    """Of the project, on this device."""
+    tests = TESTS if torch.cuda.is_available() else TESTS_ON_CPU
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "--maxfail=40", "--timeout=120", "-n", "5"]
+    ran = subprocess.run([*command, "--dist", "loadfile", *tests], capture_output=True, text=True, check=False)
+    lines = ran.stdout.splitlines()
+    found = re.findall(r"(\d+) (passed|failed|skipped|error)", lines[-1])
+    report(
+        "tests",
+        **{name: int(number) for number, name in found},
+        failed_ones=[line[:300] for line in lines if line.startswith(("FAILED", "ERROR"))],
+    )
+
+
+def main() -> None:
+    device, _, only = options(__doc__, ["kernels", "tests"])
+    if device.type == "cuda" and only in ("kernels", "all"):
+        check_fused_loss(device)
+    if only in ("tests", "all"):
+        run_tests()
+
+
+if __name__ == "__main__":
+    main()
