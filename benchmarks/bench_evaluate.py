@@ -1,10 +1,10 @@
 """How fast is ranking, and in how much memory?
 
 `speed`: FB15k-237's whole test set, both sides, exact and filtered, against a bare loop in the same run: blocked matrix
-products of the same queries and candidates, each held-out answer compared once with its query's scores, nothing struck
-out, no ties. The MRR is checked against scores of whole tables, counted edge by edge. With TWHIN_DATA the graph is the
-real one, without it one of the same shape. Weights are random: they change nothing of the work. With OMP_NUM_THREADS=1
-it is processor time that is taken, so that other work on the machine changes little.
+products of the same queries and candidates, each held-out answer compared once with its query's scores, nothing
+filtered, no ties. The MRR is checked against scores of whole tables, counted edge by edge. With TWHIN_DATA the graph is
+the real one, without it one of the same shape. Weights are random: they change nothing of the work. With
+OMP_NUM_THREADS=1 processor time is taken, and other work on the machine changes little.
 
 `memory`: measures a checkpoint of one large table on disk as `twhin evaluate` does, in a process of its own: some
 queries exactly, from which the time of a million follows, and a million among sampled candidates.
@@ -44,12 +44,12 @@ from twhin_core.config import Config
 from twhin_core.data.edges import Edges
 from twhin_core.distributed.ranks import alone
 from twhin_core.evaluation.candidates import candidate_sets
-from twhin_core.evaluation.held_out import HeldOut, held_out
-from twhin_core.evaluation.known import Asked, Known, collect, count
+from twhin_core.evaluation.known import KnownAnswers, QueryIndex, collect, count
 from twhin_core.evaluation.measure import measure
-from twhin_core.evaluation.placing import cut, place
 from twhin_core.evaluation.products import Arithmetic
-from twhin_core.evaluation.scores import ModelPlacer
+from twhin_core.evaluation.queries import HeldOut, held_out
+from twhin_core.evaluation.rankers import ModelRanker
+from twhin_core.evaluation.task import cut, rank_all
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.scorer import Scorer
 from twhin_core.progress import Progress
@@ -121,27 +121,30 @@ class Ranking:
         """Seconds of collecting what is known, of ranking, and the MRR."""
         started = clock()
         held = {side: held_out(self.splits["test"], side) for side in SIDES}
-        asked = {side: Asked(of, ENTITIES) for side, of in held.items()}
+        indices = {side: QueryIndex(of, ENTITIES) for side, of in held.items()}
         counts = {side: np.zeros(of.queries, np.int64) for side, of in held.items()}
         for edges in self.splits.values():
-            count(asked, edges, counts)
+            count(indices, edges, counts)
         chunks = {}
         for side in SIDES:
             sets = candidate_sets([self.config.model], self.schema, side)
             chunks[side] = cut(held[side], counts[side], sets, self.schema, DIM, MEMORY, alone())
         with tempfile.TemporaryDirectory() as folder:
             known = {
-                side: Known(Path(folder, side), held[side], [chunk.queries for chunk in chunks[side]]) for side in SIDES
+                side: KnownAnswers(Path(folder, side), held[side], [chunk.queries for chunk in chunks[side]])
+                for side in SIDES
             }
             splits = {name: Split(of) for name, of in self.splits.items()}
-            collect(splits, "test", asked, known)  # type: ignore[arg-type]  # they stand in for files
+            collect(splits, "test", indices, known)  # type: ignore[arg-type]  # they stand in for files
             collected = clock()
             progress = Progress("ranking", 1, "scores", quiet=True)
             rows = {"entity": TensorRows(self.table)}
-            placer = ModelPlacer(self.scorer, self.schema, rows, self.arithmetic, MEMORY, progress)
-            outcomes = {side: place(held[side], known[side], chunks[side], {"ours": placer}, alone()) for side in SIDES}
+            ranker = ModelRanker(self.scorer, self.schema, rows, self.arithmetic, MEMORY, progress)
+            results = {
+                side: rank_all(held[side], known[side], chunks[side], {"ours": ranker}, alone()) for side in SIDES
+            }
         seconds = clock() - collected
-        gains = [float((held[side].edges / outcomes[side].places["ours"].rank).sum()) for side in SIDES]
+        gains = [float((held[side].edges / results[side].ranks["ours"].rank).sum()) for side in SIDES]
         return collected - started, seconds, sum(gains) / (2 * len(self.splits["test"]))
 
     def bare(self, lines: int, width: int) -> float:
@@ -167,7 +170,7 @@ class Ranking:
         return clock() - started
 
     def queries(self, held: HeldOut) -> Tensor:
-        rel, given = (torch.from_numpy(of[held.first]) for of in (held.rel, held.given))
+        rel, given = (torch.from_numpy(of[held.first]) for of in (held.rel, held.node))
         with torch.no_grad():
             return self.scorer.queries(held.side, rel[None], self.table[given][None])[0]
 
@@ -188,7 +191,7 @@ class Ranking:
                     scores = (queries[first : first + 500] @ factor.T).numpy()
                 of_query = scores[held.query[number] - first]
                 rivals = np.ones(ENTITIES, np.bool_)
-                rivals[list(known[side, int(held.rel[number]), int(held.given[number])])] = False
+                rivals[list(known[side, int(held.rel[number]), int(held.node[number])])] = False
                 own, others = of_query[held.answer[number]], of_query[rivals]
                 rank = 1 + (others > own).sum() + (others == own).sum() / 2
                 total += float(held.edges[number] / rank)
@@ -303,7 +306,7 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def write(config: Config, schema: Schema, options: argparse.Namespace) -> dict[str, Any]:
-    """A checkpoint of random vectors, training edges, and as many held-out ones as are asked for later."""
+    """A checkpoint of random vectors, training edges, and as many held-out ones as are indices for later."""
     scorer = Scorer(config.model, schema.relations)
     state = {f"scorer.{name}": parameter.data for name, parameter in scorer.named_parameters()}
     state["tables.embeddings.node.weight"] = torch.randn(options.rows, options.dim)

@@ -28,7 +28,7 @@ import pyarrow as pa
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.data.epochs import EpochReader
-from twhin_core.data.readers import describe, read_secrets
+from twhin_core.data.readers import read_secrets, served_edges
 from twhin_core.data.remote import Remote
 from twhin_core.data.splits import open_split
 from twhin_core.data.windows import Windows
@@ -85,7 +85,7 @@ def read(path: Path, reader: str | None, epoch: int) -> dict[str, Any]:
     if reader is None:
         loader = EpochReader(windows, config.train_data.per_replica_batch_size)
     else:
-        source = Remote([reader], describe(config, files), read_secrets(), 60)
+        source = Remote([reader], served_edges(config, files), read_secrets(), 60)
         loader = EpochReader(windows, config.train_data.per_replica_batch_size, source=source)
     loader.load_state_dict({"epoch": epoch, "edges": 0})
     started, worked = time.perf_counter(), time.process_time()

@@ -369,8 +369,8 @@ def describe(
     """Print what prepare made: edges a split, degrees a table and relation, and rejected rows by reason."""
     from rich.console import Console
 
-    from twhin_core.graph.describe import print_graph
     from twhin_core.graph.manifest import MANIFEST, read_manifest
+    from twhin_core.graph.show import print_graph
 
     manifest = read_manifest(run_root)
     if manifest is None:
@@ -417,7 +417,7 @@ def _show_results(root: str) -> Metrics:
     from rich.console import Console
 
     from twhin_core.evaluation.evaluate import METRICS, REPORT, read_metrics
-    from twhin_core.evaluation.summary import print_summary
+    from twhin_core.report.summary import print_summary
 
     metrics = read_metrics(root)
     assert metrics is not None

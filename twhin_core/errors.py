@@ -1,4 +1,9 @@
-"""What a user can mend, as opposed to what we broke."""
+"""Errors that one line explains, most of which a user can fix, and the words they have in common."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class TwhinError(Exception):
@@ -53,3 +58,22 @@ class Preempted(TwhinError):
     """The machine is asked for back: a checkpoint of the last step is kept, and a retry goes on from there."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def close(name: str, known: Iterable[str], count: int = 3, cutoff: float = 0.6) -> list[str]:
+    """The known names that are most like a misspelt one, best first."""
+    return difflib.get_close_matches(name, list(known), count, cutoff)
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """What was probably meant, or else the first known names."""
+    names = list(known)
+    if near := close(name, names) or close(name.lower(), names):
+        return f"did you mean {' or '.join(near)}?"
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"there are {', '.join(names[:10])}{more}"

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from twhin_core import storage
-from twhin_core.errors import StorageError, UserError
+from twhin_core.errors import StorageError, UserError, one_line
 
 ROWS_PER_GROUP = 131_072
 ROWS_PER_FILE = 4_194_304
@@ -130,4 +130,4 @@ def open_parquet(url: str, buffer_size: int = 0) -> Iterator[pq.ParquetFile]:
     except StorageError:
         raise
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{url}: not a whole Parquet file: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{url}: not a whole Parquet file: {one_line(error)}") from None

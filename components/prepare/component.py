@@ -31,7 +31,7 @@ def prepare(
     from components.step import publish, report, step
     from twhin_core import storage
     from twhin_core.config import file as config_file
-    from twhin_core.evaluation.questions import check_graph
+    from twhin_core.evaluation.task import check_graph
     from twhin_core.graph import manifest, prepare
     from twhin_core.progress import log
     from twhin_core.run import open_run

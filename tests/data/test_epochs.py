@@ -215,9 +215,9 @@ def test_each_row_group_is_decoded_once_an_epoch(tmp_path: Path, monkeypatch: py
     opened = []
     from twhin_core.data import files
 
-    def decode(stretch: files.Stretch, original: Any = files._decode) -> Any:
-        opened.append((stretch.url, stretch.group))
-        return original(stretch)
+    def decode(group_slice: files.RowGroupSlice, original: Any = files._decode) -> Any:
+        opened.append((group_slice.url, group_slice.group))
+        return original(group_slice)
 
     monkeypatch.setattr(files, "_decode", decode)
     assert sorted(numbers(windows)) == list(range(410))
@@ -252,7 +252,7 @@ def test_what_is_held_is_bounded_and_asked_for_once(tmp_path: Path, monkeypatch:
     windows = Windows(files, seed=0, buffer=10, held=2)
     loaded: list[int] = []
     original = files.load
-    monkeypatch.setattr(files, "load", lambda parts: (loaded.append(parts[0].stretch), original(parts))[1])
+    monkeypatch.setattr(files, "load", lambda parts: (loaded.append(parts[0].number), original(parts))[1])
     for number in (0, 1, 0, 1, 2, 1, 2, 0):
         assert windows.get((0, number)).begin == number * 10
         assert len(windows._held) <= 2

@@ -35,11 +35,11 @@ from twhin_core.data.readers import (
     Secrets,
     Served,
     Ticket,
-    describe,
     is_loopback,
     is_reader,
     parse_readers,
     read_secrets,
+    served_edges,
 )
 from twhin_core.data.remote import Remote
 from twhin_core.data.serve import EdgeServer
@@ -91,7 +91,7 @@ def test_edges_from_readers_are_those_of_in_process_reading(
 
 def windows_of(config: Config) -> tuple[Windows, Served]:
     files = open_split(config, "unused", read_schema(config, "unused"), "train")
-    return Windows(files, config.training.seed, config.train_data.shuffle_buffer), describe(config, files)
+    return Windows(files, config.training.seed, config.train_data.shuffle_buffer), served_edges(config, files)
 
 
 def test_an_epoch_in_which_readers_are_killed_again_and_again_has_each_edge_once(

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from twhin_core.config import Evaluation, Relation
+from twhin_core.data import frequencies
 from twhin_core.data.edges import Edges
+from twhin_core.data.frequencies import Counter, StoredFrequencies
 from twhin_core.errors import UserError
-from twhin_core.evaluation import node_counts
-from twhin_core.evaluation.candidates import CandidateSet
-from twhin_core.evaluation.node_counts import Counter, NodeCounts, add_ends, degrees
-from twhin_core.evaluation.sampling import Sampler, check
-from twhin_core.schema import Schema
+from twhin_core.evaluation.candidates import CandidateSet, Sampler, check_candidates
+from twhin_core.schema import SIDES, Schema
 
 SCHEMA = Schema(
     {"user": 700, "tweet": 900, "lonely": 50},
@@ -30,7 +29,7 @@ SCHEMA = Schema(
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that counts of some hundred nodes go to several files, and are read from them in several blocks."""
-    monkeypatch.setattr(node_counts, "BLOCK", 100)
+    monkeypatch.setattr(frequencies, "BLOCK", 100)
 
 
 def draw_edges(count: int) -> Edges:
@@ -40,12 +39,13 @@ def draw_edges(count: int) -> Edges:
     return Edges(rng.integers(700, size=count), rel, rhs, np.ones(count, np.float32))
 
 
-def counted(edges: Edges, folder: Path) -> tuple[NodeCounts, NodeCounts]:
+def counted(edges: Edges, folder: Path) -> tuple[StoredFrequencies, StoredFrequencies]:
     counter = Counter(900, folder / "ends", memory=1)
     for start in range(0, len(edges), 300):
-        add_ends(counter, edges.take(slice(start, start + 300)), 900)
-    ends = counter.finish()
-    return ends, degrees(ends, SCHEMA, folder / "degrees", memory=1)
+        counter.add_ends(edges.take(slice(start, start + 300)))
+    ends = counter.stored()
+    tables = [SCHEMA.table_number(rel, side) for rel in range(len(SCHEMA.relations)) for side in SIDES]
+    return ends, ends.regrouped(np.array(tables), folder / "degrees", memory=1)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -75,7 +75,7 @@ def test_no_edges_count_nothing(tmp_path: Path) -> None:
     assert list(of_tables.of_group(0)) == []
 
 
-def drawn(evaluation: Evaluation, counts: NodeCounts, table: str) -> np.ndarray:
+def drawn(evaluation: Evaluation, counts: StoredFrequencies, table: str) -> np.ndarray:
     of = CandidateSet("rhs", table, np.array([0]), SCHEMA.tables[table])
     sampled = Sampler(evaluation, SCHEMA, counts).sample(of)
     assert sampled.size == evaluation.candidates
@@ -109,9 +109,9 @@ def test_uniform_candidates_are_different_nodes_and_follow_the_seed(tmp_path: Pa
 
 
 def test_more_candidates_than_nodes_are_refused() -> None:
-    check(Evaluation(candidates=50), SCHEMA)
+    check_candidates(Evaluation(candidates=50), SCHEMA)
     with pytest.raises(UserError, match="51 are more than the 50 nodes of table lonely, an end of relation alone"):
-        check(Evaluation(candidates=51), SCHEMA)
+        check_candidates(Evaluation(candidates=51), SCHEMA)
 
 
 def test_candidates_have_columns_wherever_they_were_drawn() -> None:

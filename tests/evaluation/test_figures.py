@@ -17,8 +17,8 @@ from twhin_core.errors import UserError
 from twhin_core.evaluation.degrees import bucket_of, buckets
 from twhin_core.evaluation.evaluate import evaluate
 from twhin_core.evaluation.intervals import Groups, intervals
-from twhin_core.evaluation.summary import print_summary
-from twhin_core.evaluation.sums import Sums
+from twhin_core.evaluation.metrics import Sums
+from twhin_core.report.summary import print_summary
 
 TABLES = [("user", "user"), ("user", "tweet")]  # of follow and fav
 BOUNDS = [1, 12, 14, 30]

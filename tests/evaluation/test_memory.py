@@ -11,7 +11,7 @@ import pytest
 from tests.command_line import ROOT
 from tests.evaluation.graphs import schema_of
 from tests.evaluation.peak_memory import DIM, write
-from tests.evaluation.placers import large_model, model_placer, placed, sets_of
+from tests.evaluation.rankers import large_model, model_ranker, rank_graph, sets_of
 from tests.evaluation.test_evaluate import changed
 from twhin_core.config import Config
 from twhin_core.errors import UserError
@@ -45,7 +45,7 @@ def test_more_held_out_edges_than_memory_holds_are_refused(trained: tuple[Config
 def test_a_query_that_does_not_fit_is_named() -> None:
     config, checkpoint, splits = large_model()
     schema = schema_of(config)
-    placer, sets = model_placer(config, checkpoint), sets_of(config.model, schema)
+    ranker, sets = model_ranker(config, checkpoint), sets_of(config.model, schema)
     many = {"train": [(7, 1, node) for node in range(500)], "test": [*splits["test"], (7, 1, 2999)]}
     with pytest.raises(UserError, match=r"small for the 50\d edges of relation follow at node 7 of its lhs, one query"):
-        placed(placer, many, "test", schema, sets, memory=50_000)
+        rank_graph(ranker, many, "test", schema, sets, memory=50_000)

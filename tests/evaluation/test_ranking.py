@@ -14,26 +14,25 @@ from torch import Tensor
 
 from tests.evaluation.brute_force import BruteForce, Triple
 from tests.evaluation.graphs import TableCheckpoint, model_config, random_graph, schema_of
-from tests.evaluation.placers import (
+from tests.evaluation.rankers import (
     LARGE,
     ByMatrix,
     apart,
     ends_of,
     figures,
     large_model,
-    model_placer,
-    placed,
+    model_ranker,
+    rank_graph,
     sets_of,
 )
 from twhin_core.config import Evaluation, Relation
 from twhin_core.data.edges import Edges
 from twhin_core.errors import UserError
-from twhin_core.evaluation.baselines import Popularity, by_chance
+from twhin_core.evaluation.baselines import Popularity, rank_at_random
 from twhin_core.evaluation.candidates import CandidateSet
-from twhin_core.evaluation.held_out import held_out
-from twhin_core.evaluation.placing import Outcome
 from twhin_core.evaluation.products import Precision
-from twhin_core.evaluation.queries import Split
+from twhin_core.evaluation.queries import Split, held_out
+from twhin_core.evaluation.task import RankingResult
 from twhin_core.schema import SIDES, Schema, Side
 
 HITS_AT, RECALL_AT = [1, 3, 10], [1, 2, 5, 20]
@@ -88,14 +87,14 @@ def test_metrics_equal_brute_force_under_ties(seed: int, evaluated: Split) -> No
 def test_rank_of_each_edge_equals_brute_force() -> None:
     splits, scores = random_graph(SCHEMA, 3), FewScores(3, values=4)
     expected = BruteForce(splits, "test", SIZES, scores)
-    held, outcomes = placed(scores, splits, "test", SCHEMA)
+    held, results = rank_graph(scores, splits, "test", SCHEMA)
     for side in SIDES:
-        of, outcome = held[side], outcomes[side]
-        ends = (of.given, of.answer) if side == "rhs" else (of.answer, of.given)
+        of, result = held[side], results[side]
+        ends = (of.node, of.answer) if side == "rhs" else (of.answer, of.node)
         edges = list(zip(ends[0].tolist(), of.rel.tolist(), ends[1].tolist(), strict=True))
         assert set(edges) == set(splits["test"])
         for row, edge in enumerate(edges):
-            assert (outcome.places["model"].rank[row], outcome.rivals[row]) == expected.rank_and_rivals(side, edge)
+            assert (result.ranks["model"].rank[row], result.negatives[row]) == expected.rank_and_rivals(side, edge)
             assert of.edges[row] == splits["test"].count(edge)
 
 
@@ -109,11 +108,11 @@ def test_many_held_out_answers_of_a_query_are_each_compared() -> None:
     values = torch.randint(50, (700, 700), generator=torch.Generator().manual_seed(0)).float()
     expected = BruteForce(splits, "test", {"lhs": [700], "rhs": [700]}, lambda _, edge: float(values[edge[0], edge[2]]))
     scores = ByMatrix(lambda side, _: values if side == "rhs" else values.T)
-    held, outcomes = placed(scores, splits, "test", schema)
-    of, outcome = held["rhs"], outcomes["rhs"]
+    held, results = rank_graph(scores, splits, "test", schema)
+    of, result = held["rhs"], results["rhs"]
     for row in range(len(of)):
-        edge = (int(of.given[row]), 0, int(of.answer[row]))
-        assert (outcome.places["model"].rank[row], outcome.rivals[row]) == expected.rank_and_rivals("rhs", edge)
+        edge = (int(of.node[row]), 0, int(of.answer[row]))
+        assert (result.ranks["model"].rank[row], result.negatives[row]) == expected.rank_and_rivals("rhs", edge)
 
 
 @pytest.mark.parametrize("reciprocal", [False, True])
@@ -147,7 +146,7 @@ def test_a_model_is_ranked_by_the_score_of_its_definition(comparator: str, recip
     splits = random_graph(SCHEMA, 5)
     expected = BruteForce(splits, "test", SIZES, score)
     sets = sets_of(config.model, SCHEMA)
-    found = figures(model_placer(config, checkpoint), splits, evaluation_of("test"), SCHEMA, sets)
+    found = figures(model_ranker(config, checkpoint), splits, evaluation_of("test"), SCHEMA, sets)
     for name, rel in RELATIONS.items():
         assert found[name] == pytest.approx(expected.figures(rel, HITS_AT, RECALL_AT), abs=1e-12)
 
@@ -157,19 +156,19 @@ def test_in_little_memory_the_ranks_are_the_same(model: dict[str, object]) -> No
     """Tables streamed and queries in chunks, against all in memory."""
     config, checkpoint, splits = large_model(**model)
     schema, sets = schema_of(config), sets_of(config.model, schema_of(config))
-    _, whole = placed(model_placer(config, checkpoint), splits, "validation", schema, sets)
-    _, streamed = placed(model_placer(config, checkpoint, 1000), splits, "validation", schema, sets, memory=50_000)
+    _, whole = rank_graph(model_ranker(config, checkpoint), splits, "validation", schema, sets)
+    _, streamed = rank_graph(model_ranker(config, checkpoint, 1000), splits, "validation", schema, sets, memory=50_000)
     for side in SIDES:
         one, other = whole[side], streamed[side]
-        np.testing.assert_array_equal(one.places["model"].rank, other.places["model"].rank)
-        np.testing.assert_array_equal(one.places["model"].position, other.places["model"].position)
-        np.testing.assert_array_equal(one.rivals, other.rivals)
+        np.testing.assert_array_equal(one.ranks["model"].rank, other.ranks["model"].rank)
+        np.testing.assert_array_equal(one.ranks["model"].list_rank, other.ranks["model"].list_rank)
+        np.testing.assert_array_equal(one.negatives, other.negatives)
 
 
 @pytest.mark.parametrize("evaluated", ["test", "validation"])
 @pytest.mark.parametrize("seed", range(4))
 def test_sampled_ranks_are_among_the_drawn(seed: int, evaluated: Split, tmp_path: Path) -> None:
-    """Some drawn twice; known ones are struck out wherever they are."""
+    """Some drawn twice; known ones are filtered wherever they are."""
     splits, scores = random_graph(SCHEMA, seed), FewScores(seed, values=4)
     rng = np.random.default_rng(seed)
     drawn = {(side, rel): np.sort(rng.integers(SIZES[side][rel], size=7)) for side in SIDES for rel in range(4)}
@@ -186,15 +185,15 @@ def test_sampled_ranks_are_among_the_drawn(seed: int, evaluated: Split, tmp_path
     }
     known = {edge for edges in splits.values() for edge in edges}
     by_count = Popularity(ends_of(splits["train"], SCHEMA, tmp_path))
-    for placer, score in (
+    for ranker, score in (
         (scores, scores),
         (by_count, lambda side, edge: popular[side][edge[1]][edge[2 if side == "rhs" else 0]]),
     ):
-        held, outcomes = placed(placer, splits, evaluated, SCHEMA, sets)
+        held, results = rank_graph(ranker, splits, evaluated, SCHEMA, sets)
         for side in SIDES:
-            of, outcome = held[side], outcomes[side]
+            of, result = held[side], results[side]
             for row in range(len(of)):
-                given, rel, answer = int(of.given[row]), int(of.rel[row]), int(of.answer[row])
+                given, rel, answer = int(of.node[row]), int(of.rel[row]), int(of.answer[row])
 
                 def edge(node: int, side: str = side, given: int = given, rel: int = rel) -> Triple:
                     return (given, rel, node) if side == "rhs" else (node, rel, given)
@@ -202,7 +201,7 @@ def test_sampled_ranks_are_among_the_drawn(seed: int, evaluated: Split, tmp_path
                 own = score(side, edge(answer))
                 rivals = [score(side, edge(n)) for n in drawn[side, rel].tolist() if edge(n) not in known]
                 rank = 1 + sum(rival > own for rival in rivals) + sum(rival == own for rival in rivals) / 2
-                assert (outcome.places["model"].rank[row], outcome.rivals[row]) == (rank, len(rivals))
+                assert (result.ranks["model"].rank[row], result.negatives[row]) == (rank, len(rivals))
 
 
 def test_a_sampled_rank_is_that_among_all_in_proportion() -> None:
@@ -215,10 +214,10 @@ def test_a_sampled_rank_is_that_among_all_in_proportion() -> None:
     def sets(side: Side) -> list[CandidateSet]:
         return [replace(of, size=count, drawn=np.sort(generator.integers(of.size, size=count))) for of in all_of(side)]
 
-    placer = model_placer(config, checkpoint)
-    (_, exact), (_, sampled) = (placed(placer, splits, "test", schema, of) for of in (all_of, sets))
+    ranker = model_ranker(config, checkpoint)
+    (_, exact), (_, sampled) = (rank_graph(ranker, splits, "test", schema, of) for of in (all_of, sets))
     for side in SIDES:
-        share, estimate = ((of[side].places["model"].rank - 1) / of[side].rivals for of in (exact, sampled))
+        share, estimate = ((of[side].ranks["model"].rank - 1) / of[side].negatives for of in (exact, sampled))
         deviation = np.sqrt(share * (1 - share) / count) + 1e-3
         assert (abs(estimate - share) < 5 * deviation).all()
         assert abs((estimate - share) / deviation).mean() == pytest.approx(math.sqrt(2 / math.pi), rel=0.3)
@@ -234,10 +233,10 @@ def test_equal_vectors_tie_wherever_they_stand(precision: Precision, dim: int) -
     tables = {name: torch.randn(1, dim, generator=generator).repeat(rows, 1) for name, rows in LARGE.items()}
     checkpoint = TableCheckpoint(tables, torch.randn(3, dim, generator=generator))
     schema = schema_of(config)
-    placer = model_placer(config, checkpoint, precision=precision)
-    _, outcomes = placed(placer, splits, "test", schema, sets_of(config.model, schema))
+    ranker = model_ranker(config, checkpoint, precision=precision)
+    _, results = rank_graph(ranker, splits, "test", schema, sets_of(config.model, schema))
     for side in SIDES:
-        np.testing.assert_array_equal(outcomes[side].places["model"].rank, 1 + outcomes[side].rivals / 2)
+        np.testing.assert_array_equal(results[side].ranks["model"].rank, 1 + results[side].negatives / 2)
 
 
 def test_bf16_ranks_by_vectors_of_eight_bits() -> None:
@@ -248,12 +247,12 @@ def test_bf16_ranks_by_vectors_of_eight_bits() -> None:
     checkpoint.translation.zero_()
     ranks = []
     for precision in ("fp32", "bf16"):
-        _, outcomes = placed(model_placer(config, checkpoint, precision=precision), splits, "test", schema, sets)
-        ranks.append(outcomes["rhs"].places["model"].rank)
+        _, results = rank_graph(model_ranker(config, checkpoint, precision=precision), splits, "test", schema, sets)
+        ranks.append(results["rhs"].ranks["model"].rank)
     np.testing.assert_array_equal(ranks[0], ranks[1])
     checkpoint.tables["tweet"] = checkpoint.tables["tweet"] * (1 + 2**-12)
-    _, outcomes = placed(model_placer(config, checkpoint, precision="bf16"), splits, "test", schema, sets)
-    np.testing.assert_array_equal(outcomes["rhs"].places["model"].rank, ranks[0])
+    _, results = rank_graph(model_ranker(config, checkpoint, precision="bf16"), splits, "test", schema, sets)
+    np.testing.assert_array_equal(results["rhs"].ranks["model"].rank, ranks[0])
 
 
 class FromMatrix(ByMatrix):
@@ -324,8 +323,8 @@ def test_validation_keeps_the_test_tails_as_candidates() -> None:
 
 def test_an_answer_without_rivals_has_rank_1_and_no_opinion_in_auc() -> None:
     splits = {"train": [(0, 0, node) for node in range(4)], "test": [(0, 0, 4)]}
-    _, outcomes = placed(FIVE_SCORES, splits, "test", FIVE)
-    assert (outcomes["rhs"].places["model"].rank.tolist(), outcomes["rhs"].rivals.tolist()) == ([1.0], [0])
+    _, results = rank_graph(FIVE_SCORES, splits, "test", FIVE)
+    assert (results["rhs"].ranks["model"].rank.tolist(), results["rhs"].negatives.tolist()) == ([1.0], [0])
     found = figures(FIVE_SCORES, splits, Evaluation(hits_at=[1], recall_at=[1]), FIVE)["all"]
     head_rank = 2  # column 4 is .6 .2 0 0 0: node 0 is before all
     assert found["auc"] == (0.5 + (1 - (head_rank - 2) / 4)) / 2
@@ -345,7 +344,7 @@ def test_scores_that_are_not_finite_are_refused(bad: float) -> None:
     rows = FIVE_SCORES.rows.clone()
     rows[0, 4] = bad
     with pytest.raises(UserError, match="scores are not finite: the model diverged"):
-        placed(FromMatrix(rows.tolist()), FIVE_SPLITS, "test", FIVE)
+        rank_graph(FromMatrix(rows.tolist()), FIVE_SPLITS, "test", FIVE)
 
 
 @pytest.mark.parametrize("evaluated", ["test", "validation"])
@@ -373,23 +372,23 @@ def test_popularity_ranks_by_training_edges_of_the_side_and_relation(
 def test_popularity_ranks_by_hand(tmp_path: Path) -> None:
     train = [(1, 0, 2), (3, 0, 2), (4, 0, 2), (3, 0, 3), (4, 0, 0)]
     splits = {"train": train, "test": [(0, 0, 3), (0, 0, 2)]}
-    held, outcomes = placed(Popularity(ends_of(train, FIVE, tmp_path)), splits, "test", FIVE)
+    held, results = rank_graph(Popularity(ends_of(train, FIVE, tmp_path)), splits, "test", FIVE)
     # Tails by train degree: 2: 3, 3: 1, 0: 1, 1: 0, 4: 0. Of (0, ?), the other answer is filtered.
     assert held["rhs"].answer.tolist() == [2, 3]
-    assert outcomes["rhs"].places["model"].rank.tolist() == [1.0, 1.5]
+    assert results["rhs"].ranks["model"].rank.tolist() == [1.0, 1.5]
 
 
 def test_chance_ranks_uniformly_and_follows_the_seed() -> None:
     """4,000 queries of three held-out answers and 96 rivals, and two known answers that are candidates."""
     rows = np.repeat(np.arange(4000), 3)
     held = held_out(Edges(rows, np.zeros_like(rows), np.arange(12_000) % 3, np.ones(12_000, np.float32)), "rhs")
-    outcome = Outcome(np.full(12_000, 96), np.full(12_000, 2), np.zeros(12_000, np.bool_), {})
-    ranks = by_chance(held, outcome, 1)
-    assert np.array_equal(ranks.rank, by_chance(held, outcome, 1).rank)
-    assert not np.array_equal(ranks.rank, by_chance(held, outcome, 2).rank)
+    result = RankingResult(np.full(12_000, 96), np.full(12_000, 2), np.zeros(12_000, np.bool_), {})
+    ranks = rank_at_random(held, result, 1)
+    assert np.array_equal(ranks.rank, rank_at_random(held, result, 1).rank)
+    assert not np.array_equal(ranks.rank, rank_at_random(held, result, 2).rank)
     assert set(ranks.rank.tolist()) == set(range(1, 98))
     # Uniform on 1 … 97, and the position on 1 … 101: mean (n + 1) / 2, standard deviation √((n² - 1) / 12).
-    for values, n in ((ranks.rank, 97), (ranks.position, 101)):
+    for values, n in ((ranks.rank, 97), (ranks.list_rank, 101)):
         deviation = math.sqrt((n * n - 1) / 12)
         assert values.mean() == pytest.approx((n + 1) / 2, abs=4 * deviation / math.sqrt(12_000))
         assert values.std() == pytest.approx(deviation, rel=0.03)

@@ -13,7 +13,6 @@ from tests.evaluation.graphs import TableCheckpoint, model_config, schema_of
 from twhin_core.config import Config
 from twhin_core.data.edges import Edges
 from twhin_core.evaluation.reference_auc import reference_auc
-from twhin_core.evaluation.scores import gather_ends
 
 RELATIONS = [("fav", "user", "tweet"), ("follow", "user", "user")]
 SIZES = {"user": 9, "tweet": 12}
@@ -28,8 +27,7 @@ def found(config: Config, checkpoint: TableCheckpoint, edges: Edges) -> float:
     schema = schema_of(config)
     scorer = checkpoint.scorer(config.model, schema.relations)
     tables = {name: checkpoint.rows(name) for name in schema.tables}
-    gather = lambda side, rel, node: gather_ends(tables, schema, side, rel, node)  # noqa: E731
-    return reference_auc(scorer, gather, three_at_a_time(edges), config)
+    return reference_auc(scorer, tables, schema, three_at_a_time(edges), config)
 
 
 def sized(config: Config, batch: int, negatives: int, steps: int = 1000) -> Config:

@@ -20,10 +20,10 @@ from twhin_core.config import Config
 from twhin_core.errors import GateFailed, UserError
 from twhin_core.evaluation.evaluate import evaluate
 from twhin_core.export import export as stage
-from twhin_core.export import formats, source
+from twhin_core.export import formats, vector_set
 from twhin_core.export.export import export
 from twhin_core.export.manifest import FormatExport, read_export_manifest
-from twhin_core.export.source import Source
+from twhin_core.export.vector_set import VectorSet
 from twhin_core.graph.prepare import prepare
 from twhin_core.progress import Progress
 from twhin_core.training.train import train
@@ -33,7 +33,7 @@ from twhin_core.training.train import train
 def test_each_row_has_its_id_and_the_vector_of_the_checkpoint(
     trained: tuple[Config, str], rows_per_file: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "BLOCK_BYTES", 11 * 4 * 8)  # blocks of 11 rows: neither files nor tables are multiples
+    monkeypatch.setattr(vector_set, "BLOCK_BYTES", 11 * 4 * 8)  # 11 rows: neither files nor tables are multiples
     config, root = trained
     manifest = export(changed(config, "export", rows_per_file=rows_per_file), root)
     for table, rows in (("user", 40), ("tweet", 30)):
@@ -198,11 +198,11 @@ def test_an_interrupted_export_goes_on_with_what_is_not_finished(
     _, root = trained
     write, written = formats.WRITERS["parquet"], []
 
-    def die_at_the_second(source: Source, progress: Progress) -> FormatExport:
-        written.append(source.name)
+    def die_at_the_second(vector_set: VectorSet, progress: Progress) -> FormatExport:
+        written.append(vector_set.name)
         if len(written) == 2:
             raise KeyboardInterrupt
-        return write(source, progress)
+        return write(vector_set, progress)
 
     monkeypatch.setitem(formats.WRITERS, "parquet", die_at_the_second)
     with pytest.raises(KeyboardInterrupt):

@@ -107,11 +107,11 @@ def test_the_recall_of_an_ivf_pq_index_is_what_a_brute_force_finds(small_config:
 def test_what_was_not_found_and_what_is_as_good(trained: tuple[Config, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Three queries of two rows each: all of the best, one of them, and nothing."""
     from twhin_core.checkpoints.checkpoint import newest
-    from twhin_core.export.source import Trained, open_sources
+    from twhin_core.export.vector_set import TrainedRun, open_vector_sets
     from twhin_core.graph.manifest import read_schema
 
     config, root = trained
-    _, tweet = open_sources(Trained(config, root, newest(root), read_schema(config, root)))
+    _, tweet = open_vector_sets(TrainedRun(config, root, newest(root), read_schema(config, root)))
     monkeypatch.setattr(recall, "K", 2)
     monkeypatch.setattr(recall, "QUERIES", 3)
     queries = recall.make_queries(tweet).numpy()

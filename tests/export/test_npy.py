@@ -10,13 +10,13 @@ import pytest
 
 from tests.export.exporting import export_as, vocabulary, weights
 from twhin_core.config import Config
-from twhin_core.export import source
+from twhin_core.export import vector_set
 
 
 def test_numpy_maps_the_vectors_and_the_ids_lie_beside(
     trained: tuple[Config, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "BLOCK_BYTES", 11 * 4 * 8)
+    monkeypatch.setattr(vector_set, "BLOCK_BYTES", 11 * 4 * 8)
     _, root = trained
     export_as(trained, "npy")
     for table in ("user", "tweet"):

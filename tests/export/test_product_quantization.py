@@ -13,7 +13,7 @@ from tests.export.exporting import export_as, vocabulary, weights
 from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.export import product_quantization
-from twhin_core.export.product_quantization import PqRows
+from twhin_core.export.product_quantization import decoded_rows
 from twhin_core.vectors.rows import TensorRows
 
 
@@ -54,7 +54,7 @@ def test_a_byte_a_subspace_and_as_many_centroids_as_rows_give_every_vector_back(
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((300, 8)).astype(np.float32)
     codebooks = np.stack([vectors[:256, :4], vectors[:256, 4:]])
-    rows = PqRows(TensorRows(torch.from_numpy(vectors)), codebooks)
+    rows = decoded_rows(TensorRows(torch.from_numpy(vectors)), codebooks)
     assert (rows.size, rows.dim) == (300, 8)
     np.testing.assert_array_equal(rows.read(0, 256).numpy(), vectors[:256])
     picked = np.array([5, 299, 5])

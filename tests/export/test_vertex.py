@@ -14,7 +14,7 @@ from tests.conftest import SmallConfig
 from tests.export.exporting import export_as, vocabulary, weights
 from twhin_core.config import Config
 from twhin_core.errors import UserError
-from twhin_core.export import source, vertex
+from twhin_core.export import vector_set, vertex
 from twhin_core.graph.prepare import prepare
 from twhin_core.training.train import train
 
@@ -37,7 +37,7 @@ RECORD = {
 def test_every_line_is_a_record_of_the_documented_schema(
     trained: tuple[Config, str], rows_per_file: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "BLOCK_BYTES", 11 * 4 * 8)
+    monkeypatch.setattr(vector_set, "BLOCK_BYTES", 11 * 4 * 8)
     _, root = trained
     manifest = export_as(trained, "vertex-vector-search", rows_per_file=rows_per_file)
     assert [file.rows for file in manifest.formats["vertex-vector-search"]["user"].files] == sizes

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from twhin_core.report import vectors
-from twhin_core.report.sample import First, sample_rows
-from twhin_core.vectors.rows import Rows, TensorRows
+from twhin_core.report.vectors import sample_rows
+from twhin_core.vectors.rows import Rows, SelectedRows, TensorRows
 
 
 class Counting:
@@ -106,6 +106,6 @@ def test_sampled_rows_come_from_everywhere() -> None:
 
 
 def test_rows_that_are_no_nodes_are_not_seen() -> None:
-    table = First(TensorRows(torch.eye(8)), 5)
+    table = SelectedRows(TensorRows(torch.eye(8)), 5)
     assert (table.size, table.dim) == (5, 8)
     assert torch.equal(table.gather(np.array([4, 0])), torch.eye(8)[[4, 0]])

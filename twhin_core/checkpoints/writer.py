@@ -28,7 +28,7 @@ from twhin_core.checkpoints.checkpoint import FOLDER, MARKER, Marker, ModelDescr
 from twhin_core.checkpoints.index import INDEX
 from twhin_core.checkpoints.io import location
 from twhin_core.distributed.ranks import Ranks
-from twhin_core.errors import UserError
+from twhin_core.errors import UserError, one_line
 from twhin_core.progress import log
 
 State = Mapping[str, Tensor | ShardedTensor]
@@ -77,7 +77,7 @@ class CheckpointWriter:
                 if isinstance(reason, NotFiniteError):
                     raise UserError(f"step {self._step} made {reason}; lower the learning rates") from None
                 if self._ranks.is_first:
-                    log.error("train: the checkpoint of step %d could not be written: %s", self._step, _line(reason))
+                    log.error("train: the checkpoint of step %d could not be written: %s", self._step, one_line(reason))
         return self._is_whole
 
     @property
@@ -189,8 +189,4 @@ def _try_to(remove: Callable[[], None]) -> None:
     try:
         remove()
     except OSError as error:
-        log.error("train: an old or broken checkpoint could not be removed: %s", _line(error))
-
-
-def _line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+        log.error("train: an old or broken checkpoint could not be removed: %s", one_line(error))

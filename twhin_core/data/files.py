@@ -1,4 +1,4 @@
-"""A data set: the edges of Parquet files, known by their footers and read a stretch at a time."""
+"""A data set: the edges of Parquet files, known by their footers and read a slice of a row group at a time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BYTES_AT_ONCE = 4 * 2**20
 FOOTERS_AT_ONCE = 64
 
 
-class Stretch(NamedTuple):
+class RowGroupSlice(NamedTuple):
     """Rows [start, stop) of a row group, whose first row is row `first_row` of its file."""
 
     url: str
@@ -36,10 +36,10 @@ class Stretch(NamedTuple):
     stop: int
 
 
-class Part(NamedTuple):
-    """Edges [start, stop) of a data set's stretch of that number."""
+class SliceRange(NamedTuple):
+    """Edges [start, stop) of the slice of that number of a data set."""
 
-    stretch: int
+    number: int
     start: int
     stop: int
 
@@ -60,7 +60,7 @@ class EdgeFiles:
         self._schema = schema
         self._threads = 16 if any(map(storage.is_remote, urls)) else 2  # requests to a bucket wait, they do not work
         self._cursors: dict[int, _Cursor] = {}
-        self.stretches: list[Stretch] = []
+        self.slices: list[RowGroupSlice] = []
         self.weighted = False
         digest = hashlib.sha256()
         skip, left = offset, limit
@@ -74,14 +74,14 @@ class EdgeFiles:
                 skip -= start
                 left = left if left is None else left - (stop - start)
                 if start < stop:
-                    self.stretches.append(Stretch(url, group, first_row, start, stop))
+                    self.slices.append(RowGroupSlice(url, group, first_row, start, stop))
                     digest.update(f"{start} {stop} {summary}".encode())
                     if not may_be:
-                        self._refuse(self.stretches[-1])
+                        self._refuse(self.slices[-1])
                 first_row += rows
             if left == 0:
                 break
-        self.lengths = np.array([stretch.stop - stretch.start for stretch in self.stretches], np.int64)
+        self.lengths = np.array([group_slice.stop - group_slice.start for group_slice in self.slices], np.int64)
         self.digest = digest.hexdigest()
         """Of the names of the files and of what their footers say: other edges, another digest."""
 
@@ -99,19 +99,19 @@ class EdgeFiles:
             check_columns(file.schema_arrow, url)
             return _Footer(file, self._schema)
 
-    def _refuse(self, stretch: Stretch) -> None:
-        """Raises UserError for the first edge of a stretch that cannot be; there is none if only rows beside it are."""
-        for _ in _Cursor(stretch, self._schema).read(stretch.start, stretch.stop):
+    def _refuse(self, group_slice: RowGroupSlice) -> None:
+        """Raises UserError for the first edge of a slice that cannot be; none if only rows beside it cannot."""
+        for _ in _Cursor(group_slice, self._schema).read(group_slice.start, group_slice.stop):
             pass
 
-    def load(self, parts: Sequence[Part]) -> Edges:
+    def load(self, parts: Sequence[SliceRange]) -> Edges:
         """The edges of `parts`, in their order, in arrays of their own. May raise, as `from_batch`."""
         ends = np.cumsum([part.stop - part.start for part in parts])
         size = int(ends[-1])
         weight = np.empty(size, np.float32) if self.weighted else np.broadcast_to(np.float32(1), size)
         edges = Edges(np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.int64), weight)
 
-        def fill(part: Part, end: int) -> None:
+        def fill(part: SliceRange, end: int) -> None:
             at = end - (part.stop - part.start)
             for piece in self._read(part):
                 rows = slice(at, at + len(piece))
@@ -131,22 +131,22 @@ class EdgeFiles:
         Of several ranks each takes every `world_size`-th row group.
         """
         for number in range(rank, len(self.lengths), world_size):
-            yield from self._read(Part(number, 0, int(self.lengths[number])))
+            yield from self._read(SliceRange(number, 0, int(self.lengths[number])))
 
     def all(self) -> Edges:
         """All edges in data set order, at once."""
-        return self.load([Part(number, 0, length) for number, length in enumerate(self.lengths.tolist())])
+        return self.load([SliceRange(number, 0, length) for number, length in enumerate(self.lengths.tolist())])
 
-    def _read(self, part: Part) -> Iterator[Edges]:
-        """Edges of one stretch. One that was read in part is gone on with, where it is asked to, not begun anew."""
-        stretch = self.stretches[part.stretch]
-        start, stop = stretch.start + part.start, stretch.start + part.stop
-        cursor = self._cursors.pop(part.stretch, None)
+    def _read(self, part: SliceRange) -> Iterator[Edges]:
+        """The edges of a range. A slice that was read in part is continued, not decoded again, if it can be."""
+        group_slice = self.slices[part.number]
+        start, stop = group_slice.start + part.start, group_slice.start + part.stop
+        cursor = self._cursors.pop(part.number, None)
         if cursor is None or cursor.row != start:
-            cursor = _Cursor(stretch, self._schema)
+            cursor = _Cursor(group_slice, self._schema)
         yield from cursor.read(start, stop)
-        if stop < stretch.stop:
-            self._cursors = {part.stretch: cursor}
+        if stop < group_slice.stop:
+            self._cursors = {part.number: cursor}
 
 
 class _Footer:
@@ -187,10 +187,10 @@ def _may_be(bounds: dict[str, tuple[Any, Any, int]], schema: Schema) -> bool:
 class _Cursor:
     """Goes once through a row group; no more of it is in memory than one batch."""
 
-    def __init__(self, stretch: Stretch, schema: Schema) -> None:
+    def __init__(self, group_slice: RowGroupSlice, schema: Schema) -> None:
         self.row = 0
-        self._stretch, self._schema = stretch, schema
-        self._batches = _decode(stretch)
+        self._slice, self._schema = group_slice, schema
+        self._batches = _decode(group_slice)
         self._rest = pa.RecordBatch.from_pylist([])
 
     def read(self, start: int, stop: int) -> Iterator[Edges]:
@@ -202,12 +202,12 @@ class _Cursor:
             self._rest = batch.slice(skipped + taken.num_rows)
             self.row += skipped
             if taken.num_rows:
-                first_row = self._stretch.first_row + self.row
+                first_row = self._slice.first_row + self.row
                 self.row += taken.num_rows
-                yield from_batch(taken, self._schema, self._stretch.url, first_row)
+                yield from_batch(taken, self._schema, self._slice.url, first_row)
 
 
-def _decode(stretch: Stretch) -> Iterator[pa.RecordBatch]:
-    with open_parquet(stretch.url, BYTES_AT_ONCE) as file:
+def _decode(group_slice: RowGroupSlice) -> Iterator[pa.RecordBatch]:
+    with open_parquet(group_slice.url, BYTES_AT_ONCE) as file:
         columns = [name for name in (*NODES_AND_RELATION, WEIGHT) if name in file.schema_arrow.names]
-        yield from file.iter_batches(ROWS_PER_BATCH, [stretch.group], columns, use_threads=False)
+        yield from file.iter_batches(ROWS_PER_BATCH, [group_slice.group], columns, use_threads=False)

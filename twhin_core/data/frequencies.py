@@ -1,24 +1,35 @@
-"""How often each node is at an end of the training edges, counted in one pass."""
+"""How often each node is an end of a training edge, counted in one pass: in memory, or in files where it does not fit.
+
+Counts are kept by key, `group · rows + node`, where `rows` is the size of the largest table. A group is a side of a
+relation (`end`) or, after regrouping, a table.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from twhin_core.data.edges import Edges
-from twhin_core.schema import Schema
+from twhin_core.schema import SIDES, Schema
 
 Array = npt.NDArray[np.int64]
+
+Run = tuple[Array, Array]
+"""Keys, ascending, and their counts."""
+
+BLOCK = 1 << 20
+"""Counts read from a file at once, 16 bytes each."""
 
 _NOTHING = np.empty(0, np.int64), np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
 class Frequencies:
-    """Counts of the (group, node) pairs that occur: 16 bytes a pair, whatever the number of edges or rows."""
+    """Counts in memory, of the keys that occur: 16 bytes each, whatever the number of edges or rows."""
 
     key: Array
     """[n], ascending: group · rows + node."""
@@ -40,9 +51,97 @@ class Frequencies:
         return np.diff(sums[np.searchsorted(self.key, np.arange(groups + 1) * self.rows)])
 
     def regrouped(self, group: Array) -> Frequencies:
-        """With old group g now in `group[g]`, and the counts that so come together added up."""
+        """With old group g now in `group[g]`; counts that come together are added up."""
         old, node = np.divmod(self.key, self.rows)
         return Frequencies(*added(group[old] * self.rows + node, self.count), self.rows)
+
+
+class StoredFrequencies:
+    """The same counts in a file, for more nodes than memory holds."""
+
+    def __init__(self, path: Path, rows: int) -> None:
+        """`rows`: of the largest table."""
+        self._path, self.rows = path, rows
+
+    def blocks(self) -> Iterator[Run]:
+        """All keys and counts, a block at a time."""
+        yield from _blocks(self._path)
+
+    def of(self, group: Array, node: Array) -> Array:
+        """How often each node occurs in its group; 0 where it does not."""
+        keys, place = np.unique(group * self.rows + node, return_inverse=True)
+        counts = np.zeros(len(keys), np.int64)
+        for key, count in self.blocks():
+            inside = slice(*np.searchsorted(keys, [key[0], key[-1] + 1]))
+            at = np.searchsorted(key, keys[inside])
+            counts[inside] = np.where(key[at] == keys[inside], count[at], 0)
+        return counts[place]
+
+    def of_group(self, group: int) -> Iterator[Run]:
+        """(node, count) of all nodes of a group in ascending order, a block at a time."""
+        for keys, counts in self.blocks():
+            inside = slice(*np.searchsorted(keys, [group * self.rows, (group + 1) * self.rows]))
+            yield keys[inside] - group * self.rows, counts[inside]
+
+    def regrouped(self, group: Array, folder: Path, memory: int) -> StoredFrequencies:
+        """As `Frequencies.regrouped`. `folder`, a new one, and `memory` are those of a `Counter`."""
+        counter = Counter(self.rows, folder, memory)
+        for keys, counts in self.blocks():
+            old, node = np.divmod(keys, self.rows)
+            counter.add(group[old] * self.rows + node, counts)
+        return counter.stored()
+
+
+class Counter:
+    """Adds up counts; with a folder, those that do not fit into `memory` bytes are moved to files there."""
+
+    def __init__(self, rows: int, folder: Path | None = None, memory: int = 0) -> None:
+        """`folder` is created."""
+        if folder is not None:
+            folder.mkdir()
+        self._rows, self._folder = rows, folder
+        self._most = max(memory // 64, BLOCK)  # merging takes four times the 16 bytes of a count
+        self._runs: list[Run] = []
+        self._files: list[Path] = []
+
+    def add(self, keys: Array, counts: Array) -> None:
+        """Keys in any order."""
+        self._runs.append(added(keys, counts))
+        # Each run at least twice as long as the next, so that a count is moved only a few times.
+        while len(self._runs) > 1 and len(self._runs[-2][0]) < 2 * len(self._runs[-1][0]):
+            self._runs.append(_together([self._runs.pop(), self._runs.pop()]))
+        if self._folder is not None and sum(len(keys) for keys, _ in self._runs) > self._most:
+            self._spill(self._folder)
+
+    def add_ends(self, edges: Edges) -> None:
+        """Counts the nodes of edges in the group `end(relation, side)`; weights are ignored."""
+        keys = [end(edges.rel, side) * self._rows + getattr(edges, side) for side in SIDES]
+        self.add(np.concatenate(keys), np.ones(2 * len(edges), np.int64))
+
+    def in_memory(self) -> Frequencies:
+        """All counts of a counter without a folder."""
+        while len(self._runs) > 1:
+            self._runs.append(_together([self._runs.pop(), self._runs.pop()]))
+        return Frequencies(*(self._runs or [_NOTHING])[0], self._rows)
+
+    def stored(self) -> StoredFrequencies:
+        """All counts of a counter with a folder, in one file."""
+        assert self._folder is not None
+        self._spill(self._folder)
+        path = self._folder / "all"
+        with path.open("wb") as file:
+            for keys, counts in _merged([_blocks(run) for run in self._files]):
+                np.stack([keys, counts], 1).tofile(file)
+        for run in self._files:
+            run.unlink()
+        return StoredFrequencies(path, self._rows)
+
+    def _spill(self, folder: Path) -> None:
+        if self._runs:
+            path = folder / f"run-{len(self._files)}"
+            np.stack(_together(self._runs), 1).tofile(path)
+            self._files.append(path)
+            self._runs = []
 
 
 def end(relation: Array, side: str) -> Array:
@@ -51,36 +150,57 @@ def end(relation: Array, side: str) -> Array:
 
 
 def count_ends(chunks: Iterable[Edges], schema: Schema) -> Frequencies:
-    """How often each node is on each side of each relation (the group `end(relation, side)`), weights left aside.
+    """How often each node is on each side of each relation (the group `end(relation, side)`); weights are ignored.
 
     Holds one chunk of edges at a time, and about three times the counts.
     """
-    rows = max(schema.tables.values())
-    runs = [_NOTHING]
+    counter = Counter(max(schema.tables.values()))
     for edges in chunks:
-        keys = [end(edges.rel, side) * rows + node for side, node in (("lhs", edges.lhs), ("rhs", edges.rhs))]
-        runs.append(added(np.concatenate(keys), np.ones(2 * len(edges), np.int64)))
-        # Runs of at least twice the length of the next: so each count is moved only a few times.
-        while len(runs) > 1 and len(runs[-2][0]) < 2 * len(runs[-1][0]):
-            runs.append(_both(runs.pop(), runs.pop()))
-    return merge([Frequencies(*run, rows) for run in reversed(runs)])
+        counter.add_ends(edges)
+    return counter.in_memory()
 
 
 def merge(parts: list[Frequencies]) -> Frequencies:
     """The counts of several parts of the edges, added up."""
     total = _NOTHING
     for part in parts:
-        total = _both(total, (part.key, part.count))
+        total = _together([total, (part.key, part.count)])
     return Frequencies(*total, parts[0].rows)
 
 
-def _both(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:
-    return added(np.concatenate([one[0], other[0]]), np.concatenate([one[1], other[1]]))
-
-
-def added(keys: Array, counts: Array) -> tuple[Array, Array]:
+def added(keys: Array, counts: Array) -> Run:
     """Each key once, ascending, and the sum of its counts."""
     order = keys.argsort(kind="stable")  # quick on a few sorted runs
     keys, counts = keys[order], counts[order]
     first = np.flatnonzero(np.diff(keys, prepend=-1))
     return keys[first], np.add.reduceat(counts, first) if len(first) else counts
+
+
+def _together(runs: list[Run]) -> Run:
+    return added(np.concatenate([keys for keys, _ in runs]), np.concatenate([counts for _, counts in runs]))
+
+
+def _blocks(path: Path) -> Iterator[Run]:
+    with path.open("rb") as file:
+        while len(block := np.fromfile(file, np.int64, 2 * BLOCK)):
+            yield block[::2], block[1::2]
+
+
+def _merged(runs: list[Iterator[Run]]) -> Iterator[Run]:
+    """The counts of ascending runs, added up, in ascending order; a block of each is in memory."""
+    heads = [head for run in runs if (head := next(run, None)) is not None]
+    while heads:
+        last = min(keys[-1] for keys, _ in heads)
+        parts = []
+        for number, (keys, counts) in enumerate(heads):
+            cut = int(np.searchsorted(keys, last, side="right"))
+            parts.append((keys[:cut], counts[:cut]))
+            heads[number] = keys[cut:], counts[cut:]
+        yield _together(parts)
+        for number in reversed(range(len(heads))):
+            if not len(heads[number][0]):
+                following = next(runs[number], None)
+                if following is None:
+                    del heads[number], runs[number]
+                else:
+                    heads[number] = following

@@ -33,7 +33,7 @@ REFUSED = b"refused"
 Served = dict[str, int | str | None]
 
 
-def describe(config: Config, files: EdgeFiles) -> Served:
+def served_edges(config: Config, files: EdgeFiles) -> Served:
     """All that the edges at a position of an epoch depend on, by names that a user knows."""
     data = config.train_data
     return {

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +21,7 @@ from twhin_core.data.edges import Edges
 from twhin_core.data.epochs import Request
 from twhin_core.data.prefetch import Ahead
 from twhin_core.data.readers import CHECK, REFUSED, Check, Secrets, Served, Ticket
-from twhin_core.errors import ReadersLost, UserError
+from twhin_core.errors import ReadersLost, UserError, one_line
 from twhin_core.progress import log
 
 WINDOWS_AT_ONCE = 2
@@ -172,9 +171,8 @@ def _raise_if_refused(reader: str, error: Exception) -> None:
 
 
 def _said(error: Exception) -> str:
-    """The first line of what an error says, without gRPC's own context."""
-    lines: list[Any] = str(error).strip().splitlines() or [type(error).__name__]
-    return str(lines[0]).split(". gRPC client debug context:")[0].split(". Detail:")[0]
+    """What an error says in one line, without gRPC's own context."""
+    return one_line(error).split(". gRPC client debug context:")[0].split(". Detail:")[0]
 
 
 class _Turns:

@@ -22,16 +22,16 @@ from twhin_core.data.readers import (
     Secrets,
     Served,
     Ticket,
-    describe,
     edge_schema,
     is_loopback,
     parse_address,
     read_secrets,
+    served_edges,
     to_batch,
 )
 from twhin_core.data.splits import open_split
 from twhin_core.data.windows import Windows
-from twhin_core.errors import UserError
+from twhin_core.errors import UserError, one_line
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import log
 
@@ -58,9 +58,9 @@ def serve(config: Config, root: str, bind: str) -> None:
     stops = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)  # the server's threads must not take them
     try:
-        server = EdgeServer(f"{host}:{port}", windows, describe(config, files), secrets)
+        server = EdgeServer(f"{host}:{port}", windows, served_edges(config, files), secrets)
     except (pa.ArrowException, flight.FlightError, OSError) as error:
-        raise UserError(f"--bind: cannot listen at {bind}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"--bind: cannot listen at {bind}: {one_line(error)}") from None
     log.info("serve-edges: %s edges at %s:%d", f"{len(files):,}", host, server.port)
     if secrets.token is not None and secrets.cert is None and not is_loopback(host):
         log.warning("serve-edges: without TLS, the token can be read on its way")

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twhin_core.data.edges import Edges
-from twhin_core.data.files import EdgeFiles, Part
+from twhin_core.data.files import EdgeFiles, SliceRange
 
 IN_ORDER = -1
 """In the place of an epoch's number: data set order."""
@@ -33,7 +33,7 @@ Address = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Window:
+class EpochWindow:
     """The edges at the positions from `begin` on of an epoch."""
 
     begin: int
@@ -59,14 +59,14 @@ class Windows:
         self._seed, self._buffer, self._most = seed, buffer, held
         self._lock = threading.Lock()
         self._epochs: dict[int, _Epoch] = {}
-        self._held: dict[Address, Future[Window]] = {}
+        self._held: dict[Address, Future[EpochWindow]] = {}
         self._whole: Edges | None = None
 
     def bounds(self, epoch: int) -> npt.NDArray[np.int64]:
         """The positions where the windows of an epoch begin, and the number of its edges."""
         return self._epoch(epoch).bounds
 
-    def get(self, address: Address) -> Window:
+    def get(self, address: Address) -> EpochWindow:
         """A window, from memory if it is held; room is made before one is read. May raise, as `EdgeFiles.load`."""
         with self._lock:
             found = self._held.pop(address, None)
@@ -84,7 +84,7 @@ class Windows:
                 raise
         return future.result()
 
-    def _load(self, address: Address) -> Window:
+    def _load(self, address: Address) -> EpochWindow:
         epoch, number = address
         begin, end = (int(position) for position in self.bounds(epoch)[number : number + 2])
         edges = self._whole
@@ -93,9 +93,9 @@ class Windows:
             if end - begin == len(self.files):
                 self._whole = edges
         if epoch == IN_ORDER:
-            return Window(begin, edges, None)
+            return EpochWindow(begin, edges, None)
         generator = np.random.default_rng([self._seed, epoch, 1 + number])  # a 0 at the end would count for nothing
-        return Window(begin, edges, generator.permutation(np.arange(end - begin, dtype=np.int32)))
+        return EpochWindow(begin, edges, generator.permutation(np.arange(end - begin, dtype=np.int32)))
 
     def _epoch(self, epoch: int) -> _Epoch:
         with self._lock:
@@ -111,7 +111,7 @@ class Windows:
 
 
 class _Epoch:
-    """The stretches of an epoch in their order, and how they are cut into windows."""
+    """The slices of an epoch in their order, and how they are cut into windows."""
 
     def __init__(self, order: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], buffer: int) -> None:
         self._order, self._ends = order, np.cumsum(lengths[order])
@@ -120,18 +120,18 @@ class _Epoch:
     def _cut(self, buffer: int) -> Iterator[int]:
         begin, total = 0, int(self._ends[-1]) if len(self._ends) else 0
         while begin < total:
-            whole = int(np.searchsorted(self._ends, begin + buffer, side="right"))  # stretches that end by then
+            whole = int(np.searchsorted(self._ends, begin + buffer, side="right"))  # slices that end by then
             end = int(self._ends[whole - 1]) if whole else 0
             begin = end if end > begin else begin + buffer
             yield begin
 
-    def parts(self, begin: int, end: int) -> list[Part]:
+    def parts(self, begin: int, end: int) -> list[SliceRange]:
         """What lies at the positions [begin, end)."""
         parts = []
-        for place in range(int(np.searchsorted(self._ends, begin, side="right")), len(self._ends)):
-            last = int(self._ends[place])
-            first = int(self._ends[place - 1]) if place else 0
+        for number in range(int(np.searchsorted(self._ends, begin, side="right")), len(self._ends)):
+            last = int(self._ends[number])
+            first = int(self._ends[number - 1]) if number else 0
             if first >= end:
                 break
-            parts.append(Part(int(self._order[place]), max(begin, first) - first, min(end, last) - first))
+            parts.append(SliceRange(int(self._order[number]), max(begin, first) - first, min(end, last) - first))
         return parts

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from twhin_core.config import Relation
-from twhin_core.embeddings.search import Place, Query, find_place, relation_named, suggest
-from twhin_core.embeddings.sources import Result, open_result
+from twhin_core.embeddings.result import Result, open_result
+from twhin_core.embeddings.search import NodeRank, Query, find_rank, relation_named
 from twhin_core.embeddings.table import TableEmbeddings
-from twhin_core.errors import NotThere
+from twhin_core.errors import NotThere, suggest
 from twhin_core.vectors.ids import find_or_refuse
 
 
 class EdgeScore(NamedTuple):
     """An edge as the answer to each of its two questions."""
 
-    rhs: Place
+    rhs: NodeRank
     """The rhs among all that the lhs could have."""
-    lhs: Place
+    lhs: NodeRank
     """The lhs among all that could have the rhs."""
 
 
@@ -79,7 +79,7 @@ class Embeddings(Mapping[str, TableEmbeddings]):
         return {}
 
     def score(self, relation: str, lhs: str, rhs: str) -> EdgeScore:
-        """The model's score of an edge, and the rank of each of its ends among all nodes that could be in its place.
+        """The model's score of an edge, and the rank of each of its ends among all nodes that could be in its rank.
 
         Without `model.reciprocal` both scores are the same.
 
@@ -91,6 +91,6 @@ class Embeddings(Mapping[str, TableEmbeddings]):
         tables = schema.table_of(rel, "lhs"), schema.table_of(rel, "rhs")
         ends = [find_or_refuse(source.ids(table), table, name) for table, name in zip(tables, (lhs, rhs), strict=True)]
         return EdgeScore(
-            rhs=find_place(source, Query(tables[0], tables[1], rel, "rhs"), ends[0], ends[1]),
-            lhs=find_place(source, Query(tables[1], tables[0], rel, "lhs"), ends[1], ends[0]),
+            rhs=find_rank(source, Query(tables[0], tables[1], rel, "rhs"), ends[0], ends[1]),
+            lhs=find_rank(source, Query(tables[1], tables[0], rel, "lhs"), ends[1], ends[0]),
         )

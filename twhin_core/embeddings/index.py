@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from twhin_core import storage
+from twhin_core.embeddings.result import Result
 from twhin_core.embeddings.search import Query
-from twhin_core.embeddings.sources import Result
-from twhin_core.errors import UserError
+from twhin_core.errors import UserError, one_line
 from twhin_core.export import faiss_library
 from twhin_core.export.manifest import ExportManifest, FormatExport
 from twhin_core.model.scorer import Scorer
@@ -126,4 +126,4 @@ def _read(url: str) -> Any:
         with storage.open_read(url) as file:
             return faiss.read_index(faiss.PyCallbackIOReader(file.read, READ_BYTES))
     except RuntimeError as error:
-        raise UserError(f"{url}: not a whole faiss index: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{url}: not a whole faiss index: {one_line(error)}") from None

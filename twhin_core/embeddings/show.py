@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from twhin_core.embeddings.embeddings import EdgeScore, Embeddings
-from twhin_core.embeddings.search import Place
+from twhin_core.embeddings.search import NodeRank
 from twhin_core.embeddings.table import Neighbor
 from twhin_core.schema import Side
 
@@ -47,12 +47,12 @@ def print_score(embeddings: Embeddings, relation: str, lhs: str, rhs: str, score
         f"({ends.lhs} {printable(lhs)}, {relation}, {ends.rhs} {printable(rhs)}) by the model's score "
         f"({embeddings.comparator}), step {embeddings.step:,}"
     )
-    rows = [_place("rhs", ends.rhs, rhs, score.rhs), _place("lhs", ends.lhs, lhs, score.lhs)]
+    rows = [_rank_row("rhs", ends.rhs, rhs, score.rhs), _rank_row("lhs", ends.lhs, lhs, score.lhs)]
     _print(title, ["asked for", "id", "score", "rank", "of"], rows, console)
 
 
-def _place(side: str, table: str, name: str, place: Place) -> list[str]:
-    return [f"{side} {table}", printable(name), f"{place.score:#.6g}", f"{place.rank:,.12g}", f"{place.candidates:,}"]
+def _rank_row(side: str, table: str, name: str, rank: NodeRank) -> list[str]:
+    return [f"{side} {table}", printable(name), f"{rank.score:#.6g}", f"{rank.rank:,.12g}", f"{rank.candidates:,}"]
 
 
 def _print(title: str, headings: list[str], rows: list[list[str]], console: Console) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from twhin_core.embeddings.result import Result
 from twhin_core.embeddings.search import find_nearest, make_query
-from twhin_core.embeddings.sources import Result
 from twhin_core.errors import UserError
 from twhin_core.schema import Side
 from twhin_core.vectors.ids import NAMES_A_BATCH, find_or_refuse

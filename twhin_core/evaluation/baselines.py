@@ -1,31 +1,27 @@
-"""What a model must beat: rankings by scores that have learned nothing of who likes what. They need no products."""
+"""What a model must beat: rankings that have learned nothing about who likes what. They need no products."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from twhin_core.data.frequencies import added, end
+from twhin_core.data.frequencies import StoredFrequencies, added, end
 from twhin_core.evaluation.candidates import CandidateSet
-from twhin_core.evaluation.held_out import HeldOut
-from twhin_core.evaluation.node_counts import NodeCounts
-from twhin_core.evaluation.placing import Outcome
-from twhin_core.evaluation.positions import count_in_groups, places_in_groups, positions
-from twhin_core.evaluation.queries import Ints, Queries
-from twhin_core.evaluation.ranking import Places
+from twhin_core.evaluation.queries import FilteredQueries, HeldOut, Ints
+from twhin_core.evaluation.rankers import RankQueries
+from twhin_core.evaluation.ranks import AnswerRanks, count_in_groups, list_ranks, order_in_groups
+from twhin_core.evaluation.task import RankingResult
 
 MOST_EDGES = 1 << 40
-"""Of a node; as many groups as a number has left fit beside it."""
+"""Of a node; this leaves room for the group in the same number."""
 
 
 class Popularity:
-    """Scores a node by its number of training edges on the side asked for, of the relation asked about.
+    """Scores a node by its number of training edges of the query's relation, on the side asked for.
 
-    All queries of a relation have the same scores, so a rank comes of how many nodes have how many edges.
+    All queries of a relation have the same scores, and ranks follow from how many nodes have how many edges.
     """
 
-    def __init__(self, ends: NodeCounts) -> None:
+    def __init__(self, ends: StoredFrequencies) -> None:
         self._ends = ends
         # (group, number of edges) as one number, ascending, and how many nodes have as many.
         self._edges, self._nodes = np.empty(0, np.int64), np.empty(0, np.int64)
@@ -33,11 +29,11 @@ class Popularity:
             edges = np.concatenate([self._edges, keys // ends.rows * MOST_EDGES + counts])
             self._edges, self._nodes = added(edges, np.concatenate([self._nodes, np.ones_like(counts)]))
 
-    def of(self, candidates: CandidateSet, queries: int) -> Callable[[Queries], Places]:
-        """As `Placer.of`."""
-        return lambda chunk: self._places(candidates, chunk)
+    def among(self, candidates: CandidateSet, queries: int) -> RankQueries:
+        """As `Ranker.among`."""
+        return lambda chunk: self._rank(candidates, chunk)
 
-    def _places(self, candidates: CandidateSet, queries: Queries) -> Places:
+    def _rank(self, candidates: CandidateSet, queries: FilteredQueries) -> AnswerRanks:
         group = end(queries.rel, queries.side)[queries.query]
         score = self._ends.of(group, queries.answer)
         held = np.flatnonzero(queries.edges)
@@ -46,10 +42,10 @@ class Popularity:
         of_known = count_in_groups(queries.query[held], score[held], queries.query[known], score[known])
         rank = np.zeros(len(score))
         rank[held] = 1 + (more - of_known[0]) + (equal - of_known[1]) / 2
-        return Places(rank[held], positions(queries, score, rank)[held])
+        return AnswerRanks(rank[held], list_ranks(queries, score, rank)[held])
 
     def _among_all(self, candidates: CandidateSet, group: Ints, score: Ints) -> tuple[Ints, Ints]:
-        """How many candidates have more and as many edges as each score, known answers among them."""
+        """How many candidates, known answers included, have more edges than each score, and how many as many."""
         more, equal = np.empty_like(score), np.empty_like(score)
         for each in np.unique(group).tolist():
             mine = group == each
@@ -70,16 +66,16 @@ class Popularity:
         return values, nodes
 
 
-def by_chance(held: HeldOut, outcome: Outcome, seed: int) -> Places:
-    """Ranks by independent uniform scores, without any scores of rivals: as many of these are above u as Binomial says.
+def rank_at_random(held: HeldOut, result: RankingResult, seed: int) -> AnswerRanks:
+    """Ranks by independent uniform scores; each rank is uniform on 1 … negatives + 1.
 
-    So each rank is uniform on 1 … rivals + 1.
+    The scores of negatives are never drawn: how many of them exceed a score is binomial.
     """
     generator = np.random.default_rng([seed, held.side == "lhs"])
     score = generator.random(len(held))
-    rank = 1 + generator.binomial(outcome.rivals, 1 - score).astype(np.float64)
-    position = np.full(len(held), np.nan)
-    kept = np.flatnonzero(~outcome.removed)
-    others = generator.binomial(outcome.others[kept], 1 - score[kept])
-    position[kept] = rank[kept] + others + places_in_groups(held.query[kept], score[kept])
-    return Places(rank, position)
+    rank = 1 + generator.binomial(result.negatives, 1 - score).astype(np.float64)
+    list_rank = np.full(len(held), np.nan)
+    kept = np.flatnonzero(~result.removed)
+    others = generator.binomial(result.others[kept], 1 - score[kept])
+    list_rank[kept] = rank[kept] + others + order_in_groups(held.query[kept], score[kept])
+    return AnswerRanks(rank, list_rank)

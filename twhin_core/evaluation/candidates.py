@@ -1,29 +1,24 @@
-"""The nodes that queries can have for answers: their vectors, projected, a block at a time."""
+"""The nodes that can answer queries: all rows of a table or, for sampled ranking, rows drawn from them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from twhin_core.config import Model
+from twhin_core.config import Evaluation, Model
+from twhin_core.data.frequencies import StoredFrequencies
 from twhin_core.errors import UserError
-from twhin_core.evaluation.products import Arithmetic, Shape
-from twhin_core.evaluation.queries import Ints, Queries
+from twhin_core.evaluation.queries import FilteredQueries, Ints
 from twhin_core.model.scorer import relations_share_candidates
-from twhin_core.schema import Schema, Side
-from twhin_core.vectors.rows import Rows, blocks
-
-READ_BYTES = 16 << 20
-"""A streamed table is read by about as much at once."""
+from twhin_core.schema import SIDES, Schema, Side
 
 
 @dataclass(frozen=True)
 class CandidateSet:
-    """Relations whose queries for `side` have the same candidates, projected alike; they are ranked together."""
+    """Relations whose queries for `side` have the same candidates, projected alike, and are ranked together."""
 
     side: Side
     table: str
@@ -31,10 +26,10 @@ class CandidateSet:
     size: int
     """N, the number of candidates."""
     drawn: Ints | None = None
-    """[N] the rows of the candidates, ascending, a row perhaps more than once; None where they are all rows."""
+    """[N] the rows of the candidates, ascending, possibly repeated; None where they are all rows."""
 
     def columns(self, answers: Ints) -> tuple[Ints, Ints]:
-        """Where nodes are among the candidates: (number of the candidate, index of `answers`) wherever one is."""
+        """(number of the candidate, index of `answers`) wherever an answer is a candidate."""
         if self.drawn is None:
             return answers, np.arange(len(answers))
         first, last = (np.searchsorted(self.drawn, answers, side=end) for end in ("left", "right"))
@@ -43,18 +38,14 @@ class CandidateSet:
         before = np.cumsum(times) - times
         return first[index] + np.arange(len(index)) - before[index], index
 
-    def rivals(self, queries: Queries) -> Ints:
-        """[Q] how many candidates are not known answers of each query."""
+    def negatives(self, queries: FilteredQueries) -> Ints:
+        """[Q] how many candidates are no known answers of each query."""
         _, answer = self.columns(queries.answer)
         return self.size - np.bincount(queries.query[answer], minlength=len(queries))
 
-    def rows(self, table: Rows) -> Rows:
-        """The candidates' vectors, of those of the table."""
-        return _FirstRows(table, self.size) if self.drawn is None else _DrawnRows(table, self.drawn)
-
 
 def candidate_sets(models: Sequence[Model], schema: Schema, side: Side) -> list[CandidateSet]:
-    """All relations: those that have a table on `side` together if they share candidates in all models, else apart."""
+    """The sets of all relations: one per table if relations share candidates in all models, else one per relation."""
     together = all(relations_share_candidates(model, side) for model in models)
     groups: dict[tuple[str, int], list[int]] = {}
     for rel in range(len(schema.relations)):
@@ -64,70 +55,55 @@ def candidate_sets(models: Sequence[Model], schema: Schema, side: Side) -> list[
     ]
 
 
-class _FirstRows:
-    """A table less its last rows, which are no nodes."""
-
-    def __init__(self, rows: Rows, size: int) -> None:
-        self._rows, self.size, self.dim = rows, size, rows.dim
-
-    def read(self, start: int, stop: int) -> Tensor:
-        return self._rows.read(start, stop)
-
-    def gather(self, rows: Ints) -> Tensor:
-        return self._rows.gather(rows)
-
-
-class _DrawnRows:
-    """Some rows of a table."""
-
-    def __init__(self, rows: Rows, drawn: Ints) -> None:
-        self._rows, self._drawn, self.size, self.dim = rows, drawn, len(drawn), rows.dim
-
-    def read(self, start: int, stop: int) -> Tensor:
-        return self._rows.gather(self._drawn[start:stop])
-
-    def gather(self, rows: Ints) -> Tensor:
-        return self._rows.gather(self._drawn[rows])
+def check_candidates(evaluation: Evaluation, schema: Schema) -> None:
+    """Raises UserError if more candidates are to be drawn than a table has rows."""
+    for rel, relation in enumerate(schema.relations):
+        for side in SIDES:
+            table = schema.table_of(rel, side)
+            rows = schema.tables[table]
+            if evaluation.candidates is not None and evaluation.candidates > rows:
+                raise UserError(
+                    f"evaluation.candidates: {evaluation.candidates:,} are more than the {rows:,} nodes of table "
+                    f"{table}, an end of relation {relation.name}; leave it out to rank among all"
+                )
 
 
-class Candidates:
-    """Rows of a table as factors of products: read anew each time, or kept where they fit into `memory` bytes."""
+class Sampler:
+    """Draws candidates: the same ones of a table for the same seed, whatever is ranked."""
 
-    def __init__(
-        self, rows: Rows, project: Callable[[Tensor], Tensor], arithmetic: Arithmetic, shape: Shape, memory: int
-    ) -> None:
-        """`project`: [C, dim] → [C, width]."""
-        self.size, self.shape = rows.size, shape
-        self._rows, self._project, self._arithmetic = rows, project, arithmetic
-        bytes_a_row = rows.dim * arithmetic.dtype.itemsize
-        self._keeps = (rows.size + shape.candidates) * bytes_a_row <= memory
-        self._kept: list[Tensor] | None = None
-        block_bytes = min(READ_BYTES, memory // 4) // (rows.dim * 4)  # three of them are held when they are streamed
-        self._block_rows = max(1, block_bytes // shape.candidates) * shape.candidates
+    def __init__(self, evaluation: Evaluation, schema: Schema, degrees: StoredFrequencies) -> None:
+        self._evaluation, self._schema, self._degrees = evaluation, schema, degrees
+        self._drawn: dict[tuple[str, str], Ints] = {}
 
-    def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """(first row, factor [C, width]) of all candidates in order; the last is filled up with noughts."""
-        if self._kept is not None:
-            for number, block in enumerate(self._kept):
-                yield number * self.shape.candidates, block
-            return
-        kept = []
-        for first, vectors in blocks(self._rows, self._block_rows):
-            for start in range(0, len(vectors), self.shape.candidates):
-                block = self.factor(vectors[start : start + self.shape.candidates])
-                if self._keeps:
-                    kept.append(block)
-                yield first + start, block
-        if self._keeps:
-            self._kept = kept
+    def sample(self, candidates: CandidateSet) -> CandidateSet:
+        """The set with its candidates drawn, or unchanged where ranks are exact."""
+        count = self._evaluation.candidates
+        if count is None:
+            return candidates
+        key = candidates.side, candidates.table
+        if key not in self._drawn:
+            # A checksum of the name, since Python's own hashes differ between processes.
+            seed = [self._evaluation.seed, 4, candidates.side == "lhs", zlib.crc32(candidates.table.encode())]
+            generator = np.random.default_rng(seed)
+            rows = self._schema.tables[candidates.table]
+            if self._evaluation.candidates_power:
+                self._drawn[key] = self._by_degree(candidates.table, rows, count, generator)
+            else:
+                self._drawn[key] = np.sort(generator.choice(rows, count, replace=False, shuffle=False))
+        return replace(candidates, size=count, drawn=self._drawn[key])
 
-    def factor(self, vectors: Tensor) -> Tensor:
-        """At most C rows [n, dim] → [C, width], filled up with noughts.
-
-        Raises:
-            UserError: a number is not finite.
-        """
-        if not torch.isfinite(vectors).all():
-            raise UserError("scores are not finite: the model diverged; lower its learning rates")
-        filled = torch.nn.functional.pad(vectors, (0, 0, 0, self.shape.candidates - len(vectors)))
-        return self._arithmetic.factor(self._project(filled))
+    def _by_degree(self, table: str, rows: int, count: int, generator: np.random.Generator) -> Ints:
+        """With replacement, in proportion to degree^power; uniformly if no node has an edge."""
+        group, power = list(self._schema.tables).index(table), self._evaluation.candidates_power
+        total = sum(float((degree**power).sum()) for _, degree in self._degrees.of_group(group))
+        if not total:
+            return np.sort(generator.integers(rows, size=count))
+        share = np.sort(generator.random(count)) * total
+        drawn, before = np.empty(0, np.int64), 0.0
+        for node, degree in self._degrees.of_group(group):
+            up_to = before + np.cumsum(degree**power)
+            if len(node):
+                at = np.searchsorted(up_to, share[len(drawn) :], side="right")
+                drawn = np.append(drawn, node[at[at < len(node)]])
+                before, last = up_to[-1], node[-1]
+        return np.append(drawn, np.full(count - len(drawn), last))  # rounding can carry a share past the end

@@ -8,10 +8,17 @@ from collections.abc import Mapping
 import numpy as np
 
 from twhin_core.config import Evaluation
-from twhin_core.evaluation.figures import figures_of
-from twhin_core.evaluation.metrics import EDGES, Figures, names, names_of_answers, prefix
+from twhin_core.evaluation.metrics import (
+    EDGES,
+    Figures,
+    Ranking,
+    Sums,
+    names,
+    names_of_answers,
+    prefix,
+    weighted,
+)
 from twhin_core.evaluation.queries import Ints
-from twhin_core.evaluation.sums import Ranked, Sums, weighted
 from twhin_core.schema import SIDES, Side
 
 QUERY, ANSWER = "query", "answer"
@@ -34,16 +41,15 @@ def of_queries(sums: Sums, evaluation: Evaluation) -> Figures:
     return _named(sums, names(evaluation), evaluation)
 
 
-def of_answers(ranked: Ranked, bucket: Mapping[Side, Ints], evaluation: Evaluation) -> Figures:
-    """The metrics of each bucket that has answers. `bucket`: [H] a side, of the answer."""
+def of_answers(ranking: Ranking, bucket: Mapping[Side, Ints], evaluation: Evaluation) -> Figures:
+    """The metrics of each bucket that has answers. `bucket`: [H] per side, of the answer."""
     count = len(evaluation.degree_buckets) + 1
     sums = Sums({}, {})
-
     for side in SIDES:
-        edges = ranked.held[side].edges.astype(np.float64)
+        edges = ranking.held[side].edges.astype(np.float64)
         over = weighted(bucket[side], edges, count)
         sums.of[f"edges_{side}"] = over
-        for name, values in ranked.values(side, evaluation.hits_at).items():
+        for name, values in ranking.values(side, evaluation.hits_at).items():
             of = weighted(bucket[side], values * edges, count)
             for key in (name, f"{name}_{side}"):
                 sums.of[key] = sums.of.get(key, 0.0) + of
@@ -52,11 +58,11 @@ def of_answers(ranked: Ranked, bucket: Mapping[Side, Ints], evaluation: Evaluati
 
 
 def _named(sums: Sums, shown: list[str], evaluation: Evaluation) -> Figures:
-    """The metrics `shown` of each bucket that has edges; a figure that nothing in the bucket counts for is left out."""
+    """The metrics `shown` of each bucket that has edges, without those that nothing in the bucket counts for."""
     edges, start = sums.of["edges_lhs"] + sums.of["edges_rhs"], len(prefix(evaluation))
     figures: Figures = {}
     for number, name in enumerate(buckets(evaluation)[: len(edges)]):
         if edges[number]:
             counted = [metric for metric in shown if metric == EDGES or sums.over[metric[start:]][number]]
-            figures[name] = figures_of(sums, number, counted, evaluation)
+            figures[name] = sums.figures(number, counted, evaluation)
     return figures

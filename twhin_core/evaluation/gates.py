@@ -7,22 +7,30 @@ relations may hold dots, those of splits, buckets and metrics hold none.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Any
 
 from twhin_core import storage
 from twhin_core.config import Config, Gate
-from twhin_core.errors import UserError
+from twhin_core.errors import UserError, close
 from twhin_core.evaluation.degrees import ANSWER, QUERY, buckets
-from twhin_core.evaluation.metrics import ALL, MODEL, PREVIOUS, Metrics, names, names_of_all, names_of_answers
+from twhin_core.evaluation.metrics import (
+    ALL,
+    MODEL,
+    PREVIOUS,
+    Metrics,
+    names,
+    names_of_all,
+    names_of_answers,
+    split_of,
+)
 
 DECISION = "evaluation/gates.json"
 DEGREES = "degrees"
 
 Decision = dict[str, Any]
 """{"passed": …, "checkpoint": step, "gates": [{"metric", "value", "previous", "bounds", "passed", "reason"}, …]};
-`previous` is null where there is no earlier version to compare with, or it has no such figure."""
+`previous` is null where there is no earlier version to compare with, or where it has no such figure."""
 
 
 def check_names(config: Config) -> None:
@@ -41,8 +49,9 @@ def check_names(config: Config) -> None:
     known += [f"{measured}.{relation}.{metric}" for relation in relations for metric in metrics]
     known += _of_degrees(config)
     for path in config.evaluation.gates:
-        split, relation, metric = _parts(path)
-        # `*` stands for relations that only prepare will find; `decide` knows them.
+        split, _, rest = path.partition(".")
+        relation, _, metric = rest.rpartition(".")
+        # `*` stands for relations that only prepare will find; `decide` knows them by name.
         of_degree = relation.startswith(f"{DEGREES}.")
         found_later = "*" in relations and relation and not of_degree and split == measured and metric in metrics
         if path not in known and not found_later:
@@ -55,7 +64,9 @@ def decide(config: Config, metrics: Metrics) -> Decision:
     Raises:
         UserError: a gate names no metric.
     """
-    figures, before = _figures(metrics), _previous(metrics)
+    (split, result), degrees = split_of(metrics), metrics.get("degrees", {})
+    figures = _paths(split, result, degrees.get(MODEL, {}))
+    before = _paths(split, metrics["baselines"].get(PREVIOUS, {}), degrees.get(PREVIOUS, {}))
     gates = []
     for path, gate in config.evaluation.gates.items():
         value, previous = figures.get(path), before.get(path)
@@ -102,25 +113,14 @@ def _misses(gate: Gate, value: float, previous: float | None) -> list[str]:
         misses.append(f"{gate.min - value:.3g} below its gate of at least {gate.min:g}")
     if gate.max is not None and not value <= gate.max:
         misses.append(f"{value - gate.max:.3g} above its gate of at most {gate.max:g}")
-    # Where the earlier version has no such figure, there is nothing to be worse than.
+    # Without a figure of the earlier version there is nothing to be worse than.
     if gate.max_drop is not None and previous is not None and not value >= previous - gate.max_drop:
         misses.append(f"{previous - value:.3g} below the previous {previous:.6g}; at most {gate.max_drop:g} is allowed")
     return misses
 
 
-def _figures(metrics: Metrics) -> dict[str, float]:
-    """All figures that a gate can name, by path."""
-    split = "test" if "test" in metrics else "validation"
-    return _paths(split, metrics[split], metrics.get("degrees", {}).get(MODEL, {}))
-
-
-def _previous(metrics: Metrics) -> dict[str, float]:
-    """Those of the earlier version."""
-    split = "test" if "test" in metrics else "validation"
-    return _paths(split, metrics["baselines"].get(PREVIOUS, {}), metrics.get("degrees", {}).get(PREVIOUS, {}))
-
-
 def _paths(split: str, by_relation: dict[str, Any], by_degree: dict[str, Any]) -> dict[str, float]:
+    """All figures that a gate can name, by path."""
     paths = {
         f"{split}.{relation}.{metric}": float(value)
         for relation, figures in by_relation.items()
@@ -132,13 +132,6 @@ def _paths(split: str, by_relation: dict[str, Any], by_degree: dict[str, Any]) -
     return paths
 
 
-def _parts(path: str) -> tuple[str, str, str]:
-    split, _, rest = path.partition(".")
-    relation, _, metric = rest.rpartition(".")
-    return split, relation, metric
-
-
 def _no_metric(path: str, known: Iterable[str]) -> UserError:
-    known = list(known)
-    near = difflib.get_close_matches(path, known, n=3, cutoff=0.5) or known[:3]
+    near = close(path, known, cutoff=0.5) or list(known)[:3]
     return UserError(f"evaluation.gates: {path} names no metric; near it: {', '.join(near)}")

@@ -1,7 +1,7 @@
 """How far figures would move had other queries been held out: 95 % intervals by the bootstrap (Efron, 1979).
 
-What is drawn anew, with replacement, are queries, since the answers of one query are not independent. Queries are put
-into random groups, and these are drawn, so that the cost does not grow with the queries.
+Queries are resampled with replacement, not answers, since the answers of one query are not independent. To keep the
+cost independent of their number, queries are put into random groups, and the groups are resampled.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from twhin_core.config import Evaluation
-from twhin_core.evaluation.metrics import ALL, EDGES, names, prefix
-from twhin_core.evaluation.queries import Ints
-from twhin_core.evaluation.ranking import Floats
-from twhin_core.evaluation.sums import Sums
+from twhin_core.evaluation.metrics import ALL, EDGES, Sums, names, prefix
+from twhin_core.evaluation.queries import Floats, Ints
 
 MOST_GROUPS = 1000
-"""That queries are put into: those of a relation, and those of all."""
+"""Of a relation's queries, and of all queries."""
 GROUPS_OF_RELATIONS = 200_000
-"""In all, about; a relation has 20 at least, if it has as many queries."""
+"""About, in all; a relation has at least 20, if it has as many queries."""
 
 Intervals = dict[str, dict[str, list[float]]]
 """[low, high] by relation, or `all`, and name."""
@@ -32,10 +30,10 @@ class Groups:
         self.of_all: Ints = generator.permutation(len(rel)) % MOST_GROUPS
         """[queries]"""
         order = np.lexsort((generator.random(len(rel)), rel))  # a relation's queries, shuffled, are dealt to its groups
-        place = np.arange(len(rel)) - np.searchsorted(rel[order], np.arange(relations))[rel[order]]
+        turn = np.arange(len(rel)) - np.searchsorted(rel[order], np.arange(relations))[rel[order]]
         each = int(np.clip(GROUPS_OF_RELATIONS // relations, 20, MOST_GROUPS))
         keys = np.empty_like(rel)
-        keys[order] = rel[order] * MOST_GROUPS + place % each
+        keys[order] = rel[order] * MOST_GROUPS + turn % each
         groups, self.of_relation = np.unique(keys, return_inverse=True)
         """[queries]; the groups of a relation follow each other."""
         self.relation: Ints = groups // MOST_GROUPS
@@ -67,9 +65,9 @@ def _bounds(of: Floats, over: Floats, resamples: int, generator: np.random.Gener
     count = len(of)
     drawn = generator.integers(count, size=(resamples, count)) + np.arange(resamples)[:, None] * count
     times = np.bincount(drawn.ravel(), minlength=resamples * count).reshape(resamples, count).astype(np.float64)
-    # Not `times @ of`: the last digits of a product of BLAS's depend on the machine.
+    # Not `times @ of`: the last digits of a BLAS product depend on the machine.
     total, part = (np.einsum("rg,gf->rf", times, sums) for sums in (over, of))
     figures = np.where(total > 0, part / np.where(total > 0, total, 1), np.nan)
-    figures[:, np.isnan(figures).all(0)] = 0  # as the figure itself, where there is nothing to sum up
+    figures[:, np.isnan(figures).all(0)] = 0  # as the figure itself is where there is nothing to average
     low, high = np.nanquantile(figures, [0.025, 0.975], axis=0)
     return low, high

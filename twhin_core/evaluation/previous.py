@@ -1,4 +1,4 @@
-"""An earlier version as a baseline: its newest checkpoint ranks this run's edges. Nodes are matched by their ids."""
+"""An earlier version as a baseline: its newest checkpoint ranks this run's edges, nodes being matched by their ids."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
 from twhin_core.evaluation.products import Arithmetic
 from twhin_core.evaluation.queries import Ints
-from twhin_core.evaluation.scores import ModelPlacer
+from twhin_core.evaluation.rankers import ModelRanker
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import Progress
 from twhin_core.schema import Schema, Side
@@ -52,12 +52,11 @@ class Previous:
         checkpoint.check_fits(describe(self.config, self.schema))
 
 
-class PreviousPlacer(ModelPlacer):
+class PreviousRanker(ModelRanker):
     """Ranks by the scores of an earlier version.
 
-    Vectors have a last number that says whether a node is unknown: 1, and all others 0. The queries' last number makes
-    the score of such a node `UNKNOWN`, all others are what they are without it. A query of an unknown node or relation
-    has the same score, 0, for all nodes that are known.
+    Vectors end in a number that is 1 if the node is unknown and else 0; that of a query turns it into the score
+    `UNKNOWN`. A query of an unknown node or relation gives all known nodes the same score, 0.
     """
 
     def __init__(
@@ -86,8 +85,8 @@ class PreviousPlacer(ModelPlacer):
         return torch.cat([answers, vectors[:, -1:]], 1)
 
 
-class _Matched:
-    """The vectors of an earlier version in the order of this one's rows; the last number says what is unknown."""
+class _MatchedRows:
+    """The vectors of an earlier version in the order of this one's rows; the last number marks unknown nodes."""
 
     def __init__(self, rows: Rows | None, dim: int, path: Path, size: int) -> None:
         self._rows, self._path, self.size, self.dim = rows, path, size, dim + 1
@@ -112,7 +111,7 @@ class _Matched:
 def matched(
     config: Config, root: str, schema: Schema, previous: Previous, folder: Path, memory: int
 ) -> dict[str, Rows]:
-    """The earlier version's vectors of this run's nodes, by table; which row is which stands in files in `folder`.
+    """The earlier version's vectors of this run's nodes, by table; files in `folder` say which row is which.
 
     Raises:
         UserError: a broken vocabulary, of this run or of the earlier one.
@@ -125,7 +124,7 @@ def matched(
         pairs = _pairs(config, root, schema, previous, table, database, memory) if is_known else iter(())
         _write(path, size, pairs)
         rows = previous.checkpoint.rows(table) if is_known else None
-        tables[table] = _Matched(rows, previous.config.model.dim, path, size)
+        tables[table] = _MatchedRows(rows, previous.config.model.dim, path, size)
     return tables
 
 
@@ -148,7 +147,6 @@ def _pairs(
     config: Config, root: str, schema: Schema, previous: Previous, table: str, database: Path, memory: int
 ) -> Iterator[tuple[Ints, Ints]]:
     """(row, earlier row) of the nodes that both have, by ascending row, some at a time."""
-
     settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": f"{max(memory >> 20, 64)}MiB",
         "temp_directory": f"{database}.spill",

@@ -1,16 +1,25 @@
-"""Scores as matrix products in blocks of one shape, and how many of them are greater than given ones.
+"""Scores as matrix products of queries and candidates, block by block.
 
-Equal vectors must tie, wherever they stand. So every score, an answer's own too, comes of a product of the same shape:
-in it the same instructions in the same order make each element.
+Equal vectors must tie wherever they are. Every score, an answer's own included, is therefore an element of a product of
+one shape, in which the same instructions in the same order compute each element.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from twhin_core.errors import UserError
+from twhin_core.vectors.rows import Rows, blocks
+
+NOT_FINITE = "scores are not finite: the model diverged; lower its learning rates"
+
+READ_BYTES = 16 << 20
+"""About this much of a streamed table is read at once."""
 
 Precision = Literal["fp32", "bf16"]
 
@@ -22,15 +31,15 @@ class Shape(NamedTuple):
     candidates: int
 
 
-# On a CPU, so that the scores stay in the second-level caches.
+# On a CPU, scores then stay in the second-level caches.
 LARGEST = {"cpu": Shape(256, 1024), "cuda": Shape(4096, 32_768)}
 
 SUMMED_BYTES = 1024
-"""Comparisons that are added up eight at a time, as bytes of words: each byte then counts 128 at most."""
+"""Comparisons are added up eight at a time, as the bytes of words; over this many, a byte counts 128 at most."""
 
 
 def block_shape(queries: int, candidates: int, device: torch.device) -> Shape:
-    """The shape for so many queries and candidates: the fewest blocks, with little to fill up."""
+    """The shape that gives the fewest blocks with the least padding."""
     largest = LARGEST[device.type]
     width = math.ceil(candidates / math.ceil(candidates / largest.candidates))
     return Shape(
@@ -44,14 +53,14 @@ def _round_up(count: int, unit: int) -> int:
 
 
 class Arithmetic:
-    """Products on a device, of factors in fp32 or rounded to bf16; sums and scores are fp32 either way."""
+    """Products on a device, of factors in fp32 or rounded to bf16; sums and scores are fp32 in either case."""
 
     def __init__(self, precision: Precision, device: torch.device) -> None:
         self.device = device
         self.dtype = torch.float32 if precision == "fp32" else torch.bfloat16
 
     def factor(self, vectors: Tensor) -> Tensor:
-        """Vectors as they are kept to be multiplied."""
+        """Vectors as factors: on the device, in its dtype."""
         return vectors.to(self.device, self.dtype)
 
     def product(self, queries: Tensor, candidates: Tensor, out: Tensor) -> None:
@@ -61,7 +70,7 @@ class Arithmetic:
         elif self.device.type == "cuda":
             torch.mm(queries, candidates.T, out_dtype=torch.float32, out=out)
         else:
-            # The factors are bf16 numbers already; with this a processor that has instructions for them uses these.
+            # The factors already are bf16 numbers; this lets the processor use bf16 instructions if it has any.
             settings: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009 -- torch's stubs do not know it
             before = settings.fp32_precision
             settings.fp32_precision = "bf16"
@@ -72,9 +81,52 @@ class Arithmetic:
 
 
 def count_true(comparisons: Tensor) -> Tensor:
-    """How many are true in each row: bool [..., C], C as `block_shape` has it → int64 [...]."""
+    """How many are true in each row: bool [..., C], with C from `block_shape` → int64 [...]."""
     words = comparisons.view(torch.int64)
     parts = math.ceil(comparisons.shape[-1] / SUMMED_BYTES)
     sums = words.unflatten(-1, (parts, -1)).sum(-1)
     counts: Tensor = sums.view(torch.uint8).sum(-1)
     return counts
+
+
+class Candidates:
+    """Rows of a table as factors: read anew for each pass, or kept if they fit into `memory` bytes."""
+
+    def __init__(
+        self, rows: Rows, project: Callable[[Tensor], Tensor], arithmetic: Arithmetic, shape: Shape, memory: int
+    ) -> None:
+        """`project`: [C, dim] → [C, width]."""
+        self.size, self.shape = rows.size, shape
+        self._rows, self._project, self._arithmetic = rows, project, arithmetic
+        row_bytes = rows.dim * arithmetic.dtype.itemsize
+        self._keeps = (rows.size + shape.candidates) * row_bytes <= memory
+        self._kept: list[Tensor] | None = None
+        block_bytes = min(READ_BYTES, memory // 4) // (rows.dim * 4)  # streaming holds three blocks
+        self._block_rows = max(1, block_bytes // shape.candidates) * shape.candidates
+
+    def blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """(first row, factor [C, width]) of all candidates in order; the last block is padded with zeros."""
+        if self._kept is not None:
+            for number, block in enumerate(self._kept):
+                yield number * self.shape.candidates, block
+            return
+        kept = []
+        for first, vectors in blocks(self._rows, self._block_rows):
+            for start in range(0, len(vectors), self.shape.candidates):
+                block = self.factor(vectors[start : start + self.shape.candidates])
+                if self._keeps:
+                    kept.append(block)
+                yield first + start, block
+        if self._keeps:
+            self._kept = kept
+
+    def factor(self, vectors: Tensor) -> Tensor:
+        """At most C rows [n, dim] → [C, width], padded with zeros.
+
+        Raises:
+            UserError: a number is not finite.
+        """
+        if not torch.isfinite(vectors).all():
+            raise UserError(NOT_FINITE)
+        padded = torch.nn.functional.pad(vectors, (0, 0, 0, self.shape.candidates - len(vectors)))
+        return self._arithmetic.factor(self._project(padded))

@@ -12,13 +12,13 @@ from twhin_core.evaluation.evaluate import is_current, read_metrics
 from twhin_core.evaluation.measure import measure_rows
 from twhin_core.evaluation.metrics import ALL, MRR, Figures, prefix
 from twhin_core.export.manifest import FormatExport
-from twhin_core.export.product_quantization import PqRows, codebooks_path
-from twhin_core.export.source import Trained, UnitRows
+from twhin_core.export.product_quantization import codebooks_path, decoded_rows
+from twhin_core.export.vector_set import TrainedRun, unit_rows
 from twhin_core.progress import log
 from twhin_core.vectors.rows import Rows
 
 
-def compare(run: Trained, exports: dict[str, FormatExport]) -> dict[str, Figures] | None:
+def compare(run: TrainedRun, exports: dict[str, FormatExport]) -> dict[str, Figures] | None:
     """The figures of both, `exact` and `decoded`; None where there are no held-out edges. `exports`: pq's, by table."""
     config, root = run.config, run.root
     if not has_split(config, root, config.evaluation.split):
@@ -30,16 +30,16 @@ def compare(run: Trained, exports: dict[str, FormatExport]) -> dict[str, Figures
         exact = metrics[config.evaluation.split]
     else:
         exact = measure_rows(config, root, run.checkpoint, tables)
-    given_back = {name: _given_back(run, name, rows) if name in exports else rows for name, rows in tables.items()}
-    decoded = measure_rows(config, root, run.checkpoint, given_back)
+    decoded_tables = {name: _decoded(run, name, rows) if name in exports else rows for name, rows in tables.items()}
+    decoded = measure_rows(config, root, run.checkpoint, decoded_tables)
     mrr = prefix(config.evaluation) + MRR
     log.info("export: %s of pq's vectors %.4f, of the exact ones %.4f", mrr, decoded[ALL][mrr], exact[ALL][mrr])
     return {"exact": exact, "decoded": decoded}
 
 
-def _given_back(run: Trained, table: str, rows: Rows) -> Rows:
+def _decoded(run: TrainedRun, table: str, rows: Rows) -> Rows:
     with storage.open_read(storage.join(run.root, codebooks_path(table))) as file:
         codebooks = np.load(io.BytesIO(file.read()))
     if run.config.export.normalize:
-        rows = UnitRows(rows, lambda row: f"export: {table}: the vector of row {row}")
-    return PqRows(rows, codebooks)
+        rows = unit_rows(rows, lambda row: f"export: {table}: the vector of row {row}")
+    return decoded_rows(rows, codebooks)

@@ -29,7 +29,7 @@ from twhin_core.export.manifest import (
     record_path,
     write_finished,
 )
-from twhin_core.export.source import Source, Trained, open_sources
+from twhin_core.export.vector_set import TrainedRun, VectorSet, open_vector_sets
 from twhin_core.graph.manifest import MANIFEST as GRAPH
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.operators import RelationOperators
@@ -60,7 +60,7 @@ def export(config: Config, root: str) -> ExportManifest:
     schema = read_schema(config, root)
     checkpoint.check_fits(describe(config, schema))
     _pass_gates(config, root, checkpoint.step)
-    run = Trained(config, root, checkpoint, schema)
+    run = TrainedRun(config, root, checkpoint, schema)
     found, identity = read_export_manifest(root), _identity(run)
     if found is not None and found.run != identity:
         raise UserError(
@@ -83,19 +83,21 @@ def _report(config: Config, root: str, step: int) -> None:
             write_report(storage.join(root, REPORT), metrics, config, root)
 
 
-def _write(run: Trained, identity: str) -> ExportManifest:
-    config, sources = run.config, open_sources(run)
-    jobs = [(name, source) for name in config.export.formats for source in sources if takes(name, source)]
-    for name, source in jobs:
+def _write(run: TrainedRun, identity: str) -> ExportManifest:
+    config, vector_sets = run.config, open_vector_sets(run)
+    jobs = [
+        (name, vector_set) for name in config.export.formats for vector_set in vector_sets if takes(name, vector_set)
+    ]
+    for name, vector_set in jobs:
         if name in CHECKS:
-            CHECKS[name](source)
+            CHECKS[name](vector_set)
     storage.remove(storage.join(run.root, MANIFEST))  # first: without it, nothing here is taken for whole
-    finished = {(name, source.name): _finished(run, identity, name, source) for name, source in jobs}
+    finished = {(name, vector_set.name): _finished(run, identity, name, vector_set) for name, vector_set in jobs}
     _remove_all_but(run.root, finished)
     formats: dict[str, dict[str, FormatExport]] = {name: {} for name in config.export.formats}
-    for name, source in jobs:
-        done = finished[name, source.name] or _write_one(run, identity, name, source)
-        formats[name][source.name] = done
+    for name, vector_set in jobs:
+        done = finished[name, vector_set.name] or _write_one(run, identity, name, vector_set)
+        formats[name][vector_set.name] = done
     return ExportManifest(
         version=__version__,
         run=identity,
@@ -105,25 +107,25 @@ def _write(run: Trained, identity: str) -> ExportManifest:
         comparator=config.model.comparator,
         normalized=config.export.normalize,
         reciprocal=config.model.reciprocal,
-        tables=[_describe(source, formats) for source in sources if source.relation is None],
+        tables=[_describe(vector_set, formats) for vector_set in vector_sets if vector_set.relation is None],
         relations=_write_relations(run),
         formats=formats,
         pq_metrics=compare(run, formats["pq"]) if "pq" in formats else None,
     )
 
 
-def _describe(source: Source, formats: dict[str, dict[str, FormatExport]]) -> TableExport:
-    files = formats["parquet"][source.name].files if "parquet" in formats else []
-    return TableExport(name=source.name, rows=source.size, unnamed_rows=source.unnamed, files=files)
+def _describe(vector_set: VectorSet, formats: dict[str, dict[str, FormatExport]]) -> TableExport:
+    files = formats["parquet"][vector_set.name].files if "parquet" in formats else []
+    return TableExport(name=vector_set.name, rows=vector_set.size, unnamed_rows=vector_set.unnamed, files=files)
 
 
-def _finished(run: Trained, identity: str, name: Format, source: Source) -> FormatExport | None:
+def _finished(run: TrainedRun, identity: str, name: Format, vector_set: VectorSet) -> FormatExport | None:
     """What an export before this one has finished of the same, if it has."""
-    record = read_finished(run.root, name, source.name)
+    record = read_finished(run.root, name, vector_set.name)
     made_of = (identity, run.checkpoint.step, digest(name, run.config.export))
     if record is None or (record.run, record.checkpoint, record.settings) != made_of:
         return None
-    log.info("export: %s of %s is finished", name, source.name)
+    log.info("export: %s of %s is finished", name, vector_set.name)
     return record.export
 
 
@@ -138,19 +140,19 @@ def _remove_all_but(root: str, finished: dict[tuple[Format, str], FormatExport |
     storage.remove_all_but(storage.join(root, FOLDER), [storage.join(root, path) for path in kept])
 
 
-def _write_one(run: Trained, identity: str, name: Format, source: Source) -> FormatExport:
-    with Progress(f"export {source.name} as {name}", source.size, "rows") as progress:
-        export = WRITERS[name](source, progress)
+def _write_one(run: TrainedRun, identity: str, name: Format, vector_set: VectorSet) -> FormatExport:
+    with Progress(f"export {vector_set.name} as {name}", vector_set.size, "rows") as progress:
+        export = WRITERS[name](vector_set, progress)
     settings = digest(name, run.config.export)
     write_finished(
         run.root,
         name,
-        source.name,
+        vector_set.name,
         Finished(run=identity, checkpoint=run.checkpoint.step, settings=settings, export=export),
     )
     if export.figures:
         figures = ", ".join(f"{figure} {value}" for figure, value in export.figures.items())
-        log.info("export: %s as %s: %s", source.name, name, figures)
+        log.info("export: %s as %s: %s", vector_set.name, name, figures)
     return export
 
 
@@ -179,7 +181,7 @@ def _digest(config: Config) -> str:
     return hashlib.sha256(config.export.model_dump_json().encode()).hexdigest()[:16]
 
 
-def _identity(run: Trained) -> str:
+def _identity(run: TrainedRun) -> str:
     """Digest of what the vectors were learned from."""
     config = run.config
     learned_from = {
@@ -191,7 +193,7 @@ def _identity(run: Trained) -> str:
     return hashlib.sha256(json.dumps(learned_from, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _write_relations(run: Trained) -> FileEntry:
+def _write_relations(run: TrainedRun) -> FileEntry:
     """`embeddings/relations.parquet`: a row a relation, with its inverse's parameters where there is one."""
     scorer, schema = run.scorer(), run.schema
     columns = {

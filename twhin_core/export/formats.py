@@ -10,10 +10,10 @@ from twhin_core import __version__
 from twhin_core.config.export import QUERY_FORMATS, Export, Format
 from twhin_core.export import faiss_index, faiss_library, npy, parquet, product_quantization, projector, vertex
 from twhin_core.export.manifest import FormatExport
-from twhin_core.export.source import Source
+from twhin_core.export.vector_set import VectorSet
 from twhin_core.progress import Progress
 
-WRITERS: dict[Format, Callable[[Source, Progress], FormatExport]] = {
+WRITERS: dict[Format, Callable[[VectorSet, Progress], FormatExport]] = {
     "parquet": parquet.write,
     "npy": npy.write,
     "faiss": faiss_index.write,
@@ -21,14 +21,14 @@ WRITERS: dict[Format, Callable[[Source, Progress], FormatExport]] = {
     "vertex-vector-search": vertex.write,
     "tensorboard-projector": projector.write,
 }
-"""Writes the files of one source."""
+"""Writes the files of one vector_set."""
 
-CHECKS: dict[Format, Callable[[Source], None]] = {
+CHECKS: dict[Format, Callable[[VectorSet], None]] = {
     "faiss": faiss_index.check,
     "pq": product_quantization.check,
     "vertex-vector-search": vertex.check,
 }
-"""Raises UserError, before anything is written, if a source cannot be had in the format."""
+"""Raises UserError, before anything is written, if a vector_set cannot be had in the format."""
 
 SETTINGS: dict[Format, set[str]] = {
     "parquet": {"rows_per_file"},
@@ -46,9 +46,9 @@ def check_installed(export: Export) -> None:
         faiss_library.load()
 
 
-def takes(name: Format, source: Source) -> bool:
-    """Whether the source is written in the format: queries are not searched, and are only in some."""
-    return source.relation is None or name in QUERY_FORMATS
+def takes(name: Format, vector_set: VectorSet) -> bool:
+    """Whether the vector_set is written in the format: queries are not searched, and are only in some."""
+    return vector_set.relation is None or name in QUERY_FORMATS
 
 
 def digest(name: Format, export: Export) -> str:

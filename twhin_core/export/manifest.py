@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from twhin_core import storage
-from twhin_core.errors import UserError
+from twhin_core.errors import UserError, one_line
 from twhin_core.parquet import FileEntry
 
 FOLDER = "embeddings"
@@ -83,7 +83,7 @@ def read_export_manifest(root: str) -> ExportManifest | None:
     try:
         return ExportManifest.model_validate(storage.read_json(url))
     except (ValidationError, json.JSONDecodeError) as error:
-        raise UserError(f"{url}: not a manifest of this version: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{url}: not a manifest of this version: {one_line(error)}") from None
 
 
 def read_finished(root: str, format_name: str, name: str) -> Finished | None:

@@ -9,21 +9,21 @@ import pyarrow as pa
 
 from twhin_core import storage
 from twhin_core.export.manifest import FOLDER, FormatExport
-from twhin_core.export.source import Source
+from twhin_core.export.vector_set import VectorSet
 from twhin_core.parquet import FileEntry, write_part
 from twhin_core.progress import Progress
 
 
-def write(source: Source, progress: Progress) -> FormatExport:
-    path = f"{FOLDER}/npy/{source.name}.npy"
-    with storage.open_write(storage.join(source.run.root, path)) as file:
+def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
+    path = f"{FOLDER}/npy/{vector_set.name}.npy"
+    with storage.open_write(storage.join(vector_set.run.root, path)) as file:
         checksum = storage.ChecksumWriter(file)
-        checksum.write(header((source.size, source.dim)))
-        for block in source.blocks(progress):
+        checksum.write(header((vector_set.size, vector_set.dim)))
+        for block in vector_set.blocks(progress):
             checksum.write(block.vectors.numpy())
         sha256 = checksum.hexdigest()
-    files = [FileEntry(path=path, rows=source.size, sha256=sha256), write_ids(source, "npy")]
-    return FormatExport(table=source.table, query_side=source.relation, rows=source.size, files=files)
+    files = [FileEntry(path=path, rows=vector_set.size, sha256=sha256), write_ids(vector_set, "npy")]
+    return FormatExport(table=vector_set.table, query_side=vector_set.relation, rows=vector_set.size, files=files)
 
 
 def header(shape: tuple[int, ...]) -> bytes:
@@ -33,7 +33,9 @@ def header(shape: tuple[int, ...]) -> bytes:
     return begin.getvalue()
 
 
-def write_ids(source: Source, folder: str) -> FileEntry:
+def write_ids(vector_set: VectorSet, folder: str) -> FileEntry:
     """`<folder>/<table>.ids.parquet`: the index in the table and the id of each row, in the same order."""
     schema = pa.schema([("index", pa.int64()), ("id", pa.string())])
-    return write_part(source.names(), schema, source.run.root, f"{FOLDER}/{folder}/{source.name}.ids.parquet")
+    return write_part(
+        vector_set.names(), schema, vector_set.run.root, f"{FOLDER}/{folder}/{vector_set.name}.ids.parquet"
+    )

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from twhin_core import storage
 from twhin_core.config.export import Pq
@@ -21,32 +20,32 @@ from twhin_core.errors import UserError
 from twhin_core.export import faiss_library
 from twhin_core.export.manifest import FOLDER, FormatExport
 from twhin_core.export.npy import header
-from twhin_core.export.source import Source
+from twhin_core.export.vector_set import VectorSet
 from twhin_core.parquet import FileEntry, write_parts
 from twhin_core.progress import Progress
-from twhin_core.vectors.rows import Rows
+from twhin_core.vectors.rows import MappedRows, Rows
 
 TRAINED_ON = 65_536
 """Rows that the centroids are learned from, or all if there are fewer."""
 
 
-def check(source: Source) -> None:
+def check(vector_set: VectorSet) -> None:
     """Raises UserError if the table has fewer rows than there are centroids, or faiss is not installed."""
     faiss_library.load()
-    bits = _options(source).bits
-    if source.size < 2**bits:
+    bits = _options(vector_set).bits
+    if vector_set.size < 2**bits:
         raise UserError(
-            f"export.pq.bits: {bits} bits are {2**bits} centroids a sub-space, more than the {source.size} rows of "
-            f"{source.name}; take fewer bits, or leave the table out of export.tables"
+            f"export.pq.bits: {bits} bits are {2**bits} centroids a sub-space, more than the {vector_set.size} rows of "
+            f"{vector_set.name}; take fewer bits, or leave the table out of export.tables"
         )
 
 
-def write(source: Source, progress: Progress) -> FormatExport:
-    options, folder = _options(source), f"{FOLDER}/pq/{source.name}"
-    subspaces = options.subspaces or default_subspaces(source.dim)
-    quantizer = _quantizer(source.dim, subspaces, options.bits)
+def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
+    options, folder = _options(vector_set), f"{FOLDER}/pq/{vector_set.name}"
+    subspaces = options.subspaces or default_subspaces(vector_set.dim)
+    quantizer = _quantizer(vector_set.dim, subspaces, options.bits)
     quantizer.cp.min_points_per_centroid = 1  # few rows are no reason to warn
-    quantizer.train(source.rows.gather(source.sample(TRAINED_ON)).numpy())
+    quantizer.train(vector_set.rows.gather(vector_set.sample(TRAINED_ON)).numpy())
     code = pa.list_(pa.uint8(), quantizer.code_size)
     schema = pa.schema([("index", pa.int64()), ("id", pa.string()), ("code", code)])
     batches = (
@@ -60,12 +59,12 @@ def write(source: Source, progress: Progress) -> FormatExport:
             ],
             schema=schema,
         )
-        for block in source.blocks(progress)
+        for block in vector_set.blocks(progress)
     )
-    files = write_parts(batches, schema, source.run.root, folder, source.run.config.export.rows_per_file)
+    files = write_parts(batches, schema, vector_set.run.root, folder, vector_set.run.config.export.rows_per_file)
     codebooks = faiss_library.load().vector_to_array(quantizer.centroids).reshape(subspaces, 2**options.bits, -1)
-    files.append(_write_codebooks(source.run.root, codebooks_path(source.name), codebooks))
-    exact, packed = source.size * source.dim * 4, source.size * quantizer.code_size + codebooks.nbytes
+    files.append(_write_codebooks(vector_set.run.root, codebooks_path(vector_set.name), codebooks))
+    exact, packed = vector_set.size * vector_set.dim * 4, vector_set.size * quantizer.code_size + codebooks.nbytes
     figures = {
         "subspaces": subspaces,
         "bits": options.bits,
@@ -73,27 +72,17 @@ def write(source: Source, progress: Progress) -> FormatExport:
         "bytes": packed,
         "ratio": round(exact / packed, 2),
     }
-    return FormatExport(table=source.table, rows=source.size, files=files, figures=figures)
+    return FormatExport(table=vector_set.table, rows=vector_set.size, files=files, figures=figures)
 
 
-class PqRows:
-    """Vectors as pq gives them back: other rows, encoded by codebooks and decoded."""
-
-    def __init__(self, rows: Rows, codebooks: npt.NDArray[np.float32]) -> None:
-        self._rows = rows
-        self.size, self.dim = rows.size, rows.dim
-        subspaces, centroids, _ = codebooks.shape
-        self._quantizer = _quantizer(rows.dim, subspaces, centroids.bit_length() - 1)
-        faiss_library.load().copy_array_to_vector(codebooks.ravel(), self._quantizer.centroids)
-
-    def read(self, start: int, stop: int) -> Tensor:
-        return self._given_back(self._rows.read(start, stop))
-
-    def gather(self, rows: npt.NDArray[np.int64]) -> Tensor:
-        return self._given_back(self._rows.gather(rows))
-
-    def _given_back(self, vectors: Tensor) -> Tensor:
-        return torch.from_numpy(self._quantizer.decode(self._quantizer.compute_codes(vectors.numpy())))
+def decoded_rows(rows: Rows, codebooks: npt.NDArray[np.float32]) -> Rows:
+    """Other rows as pq gives them back: encoded by codebooks, and decoded."""
+    subspaces, centroids, _ = codebooks.shape
+    quantizer = _quantizer(rows.dim, subspaces, centroids.bit_length() - 1)
+    faiss_library.load().copy_array_to_vector(codebooks.ravel(), quantizer.centroids)
+    return MappedRows(
+        rows, lambda vectors, _: torch.from_numpy(quantizer.decode(quantizer.compute_codes(vectors.numpy())))
+    )
 
 
 def codebooks_path(table: str) -> str:
@@ -105,8 +94,8 @@ def default_subspaces(dim: int) -> int:
     return dim // (4 if dim % 8 else 8)
 
 
-def _options(source: Source) -> Pq:
-    return source.run.config.export.pq or Pq()
+def _options(vector_set: VectorSet) -> Pq:
+    return vector_set.run.config.export.pq or Pq()
 
 
 def _quantizer(dim: int, subspaces: int, bits: int) -> Any:

@@ -14,35 +14,40 @@ from tensorboard.plugins.projector import ProjectorConfig
 from twhin_core import storage
 from twhin_core.config.export import Projector
 from twhin_core.export.manifest import FOLDER, FormatExport
-from twhin_core.export.source import Ints, Source
+from twhin_core.export.vector_set import VectorSet
 from twhin_core.parquet import FileEntry
 from twhin_core.progress import Progress
+from twhin_core.vectors.rows import Ints
 
 
-def write(source: Source, progress: Progress) -> FormatExport:
-    options = source.run.config.export.projector or Projector()
-    places = source.sample(options.rows)
-    vectors = source.rows.gather(places).numpy()
-    shown = source.name if len(places) == source.size else f"{source.name}, {len(places)} of {source.size} at random"
+def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
+    options = vector_set.run.config.export.projector or Projector()
+    positions = vector_set.sample(options.rows)
+    vectors = vector_set.rows.gather(positions).numpy()
+    shown = (
+        vector_set.name
+        if len(positions) == vector_set.size
+        else f"{vector_set.name}, {len(positions)} of {vector_set.size} at random"
+    )
     texts = {
         # As float32, whose digits are fewer than those of the same number as a float of Python's.
         "vectors.tsv": "".join("\t".join(map(str, row)) + "\n" for row in vectors.astype(np.str_)),
-        "metadata.tsv": "".join(f"{name}\n" for name in _labels(source, places)),
+        "metadata.tsv": "".join(f"{name}\n" for name in _labels(vector_set, positions)),
         "projector_config.pbtxt": _config(shown, vectors.shape),
     }
-    folder = f"{FOLDER}/projector/{source.name}"
-    files = [_write(source.run.root, f"{folder}/{name}", text, len(places)) for name, text in texts.items()]
-    progress.update(source.size)
-    figures = {"shown": len(places), "of": source.size}
-    return FormatExport(table=source.table, rows=len(places), files=files, figures=figures)
+    folder = f"{FOLDER}/projector/{vector_set.name}"
+    files = [_write(vector_set.run.root, f"{folder}/{name}", text, len(positions)) for name, text in texts.items()]
+    progress.update(vector_set.size)
+    figures = {"shown": len(positions), "of": vector_set.size}
+    return FormatExport(table=vector_set.table, rows=len(positions), files=files, figures=figures)
 
 
-def _labels(source: Source, places: Ints) -> list[str]:
-    """The ids of the rows at `places`, each on a line of its own; a tab would begin another column."""
+def _labels(vector_set: VectorSet, positions: Ints) -> list[str]:
+    """The ids of the rows at `positions`, each on a line of its own; a tab would begin another column."""
     labels: list[str] = []
     start = 0
-    for names in source.names():
-        inside = places[np.searchsorted(places, start) : np.searchsorted(places, start + len(names))] - start
+    for names in vector_set.names():
+        inside = positions[np.searchsorted(positions, start) : np.searchsorted(positions, start + len(names))] - start
         labels += names["id"].take(inside).to_pylist()
         start += len(names)
     return [" ".join(label.split()) or repr(label) for label in labels]

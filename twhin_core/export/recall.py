@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from twhin_core.export.source import Source
+from twhin_core.export.vector_set import VectorSet
 from twhin_core.vectors.top_k import top_k
 
 Search = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.int64]]
@@ -21,17 +21,17 @@ ROUNDING = 1e-5
 """Scores that differ by no more of their size are equal: two libraries sum in another order."""
 
 
-def measure(source: Source, is_distance: bool, search: Search) -> tuple[float, int]:
+def measure(vector_set: VectorSet, is_distance: bool, search: Search) -> tuple[float, int]:
     """The share of the `K` found for each query that are as good as the K best, and the number of queries."""
-    queries = make_queries(source)
+    queries = make_queries(vector_set)
 
     def score(vectors: Tensor) -> Tensor:
         return -torch.cdist(queries, vectors) if is_distance else queries @ vectors.T
 
-    best = top_k(score, len(queries), source.rows, K)[0]
+    best = top_k(score, len(queries), vector_set.rows, K)[0]
     rows = torch.from_numpy(search(queries.numpy())[:, : best.shape[1]])
-    places = rows if source.index is None else torch.from_numpy(np.searchsorted(source.index, rows.numpy()))
-    vectors = source.rows.gather(places.clamp(0, source.size - 1).flatten().numpy())
+    positions = rows if vector_set.index is None else torch.from_numpy(np.searchsorted(vector_set.index, rows.numpy()))
+    vectors = vector_set.rows.gather(positions.clamp(0, vector_set.size - 1).flatten().numpy())
     found = vectors.view(*rows.shape, -1)
     if is_distance:
         scores = -torch.linalg.vector_norm(queries[:, None] - found, dim=-1)
@@ -43,14 +43,14 @@ def measure(source: Source, is_distance: bool, search: Search) -> tuple[float, i
 
 
 @torch.no_grad()
-def make_queries(source: Source) -> Tensor:
+def make_queries(vector_set: VectorSet) -> Tensor:
     """Queries of the relations that end at the table, of nodes drawn at random; of a table where none ends, its own
     vectors: float32 [Q, dim].
     """
-    run, rng = source.run, np.random.default_rng(0)
-    rels = [rel for rel, relation in enumerate(run.schema.relations) if relation.rhs == source.table]
+    run, rng = vector_set.run, np.random.default_rng(0)
+    rels = [rel for rel, relation in enumerate(run.schema.relations) if relation.rhs == vector_set.table]
     if not rels:
-        return source.rows.gather(source.sample(QUERIES))
+        return vector_set.rows.gather(vector_set.sample(QUERIES))
     scorer = run.scorer()
     chosen = rng.permutation(np.resize(rels, QUERIES))
     parts = []

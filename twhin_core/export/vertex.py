@@ -16,7 +16,7 @@ import pyarrow as pa
 from twhin_core import storage
 from twhin_core.errors import UserError
 from twhin_core.export.manifest import FOLDER, FormatExport
-from twhin_core.export.source import Block, Source
+from twhin_core.export.vector_set import Block, VectorSet
 from twhin_core.parquet import FileEntry
 from twhin_core.progress import Progress
 
@@ -26,31 +26,31 @@ MOST_FILES = 5_000
 LINES = """SELECT '{"id": ' || to_json(id) || ', "embedding": ' || embedding::VARCHAR || '}' || chr(10) FROM block"""
 
 
-def check(source: Source) -> None:
+def check(vector_set: VectorSet) -> None:
     """Raises UserError if there would be more files than a batch may have."""
-    files = math.ceil(source.size / source.run.config.export.rows_per_file)
+    files = math.ceil(vector_set.size / vector_set.run.config.export.rows_per_file)
     if files > MOST_FILES:
         raise UserError(
-            f"export.rows_per_file: {source.name} would be {files:,} files, and Vertex takes {MOST_FILES:,} at most; "
-            f"set it to {math.ceil(source.size / MOST_FILES)} or more"
+            f"export.rows_per_file: {vector_set.name} would be {files:,} files, and Vertex takes {MOST_FILES:,} at "
+            f"most; set it to {math.ceil(vector_set.size / MOST_FILES)} or more"
         )
 
 
-def write(source: Source, progress: Progress) -> FormatExport:
-    rows_per_file = source.run.config.export.rows_per_file
-    blocks = _cut(source.blocks(progress), rows_per_file)
+def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
+    rows_per_file = vector_set.run.config.export.rows_per_file
+    blocks = _cut(vector_set.blocks(progress), rows_per_file)
     files: list[FileEntry] = []
     with duckdb.connect() as database:
         for number, part in itertools.groupby(blocks, key=lambda numbered: numbered[0] // rows_per_file):
-            path = f"{FOLDER}/vertex/{source.name}/part-{number:05d}.json"
+            path = f"{FOLDER}/vertex/{vector_set.name}/part-{number:05d}.json"
             rows = 0
-            with storage.open_write(storage.join(source.run.root, path)) as file:
+            with storage.open_write(storage.join(vector_set.run.root, path)) as file:
                 checksum = storage.ChecksumWriter(file)
                 for _, block in part:
                     checksum.write(_lines(database, block))
                     rows += len(block)
                 files.append(FileEntry(path=path, rows=rows, sha256=checksum.hexdigest()))
-    return FormatExport(table=source.table, rows=source.size, files=files)
+    return FormatExport(table=vector_set.table, rows=vector_set.size, files=files)
 
 
 def _cut(blocks: Iterator[Block], rows_per_file: int) -> Iterator[tuple[int, Block]]:

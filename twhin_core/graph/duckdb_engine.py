@@ -17,7 +17,7 @@ from twhin_core.config.prepare import Prepare
 from twhin_core.errors import UserError
 from twhin_core.graph.engine import Engine
 from twhin_core.graph.raw_files import RawSource
-from twhin_core.graph.sources import one_line, read_sources
+from twhin_core.graph.sources import duckdb_line, read_sources
 from twhin_core.parquet import FileEntry, write_parts
 
 ROWS_PER_BATCH = 131_072
@@ -99,7 +99,7 @@ def scratch(parent: str | None) -> Iterator[str]:
 
 def _explained(error: Exception, settings: Prepare, folder: str) -> Exception:
     """The user's mistake that ended in `error`, or the error itself where it is none."""
-    said = one_line(str(error))
+    said = duckdb_line(str(error))
     if (said.startswith("IO Error") and folder in said) or "max_temp_directory_size" in str(error):
         return UserError(f"prepare.temp_directory: {os.path.dirname(folder)} has no room left: {said}")
     if said.startswith("Out of Memory Error"):
@@ -110,4 +110,4 @@ def _explained(error: Exception, settings: Prepare, folder: str) -> Exception:
 def unreadable(error: Exception) -> UserError | None:
     """What a file holds that DuckDB could not read; None where that is not what `error` says."""
     kinds = ("Invalid Input Error", "IO Error")  # the exception's class says it only outside of `stream`
-    return UserError(one_line(str(error))) if str(error).startswith(kinds) else None
+    return UserError(duckdb_line(str(error))) if str(error).startswith(kinds) else None

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from twhin_core import storage
 from twhin_core.config import Config, Relation
-from twhin_core.errors import UserError
+from twhin_core.errors import UserError, one_line
 from twhin_core.parquet import FileEntry
 from twhin_core.schema import Schema
 
@@ -85,7 +85,7 @@ def read_manifest(root: str) -> Manifest | None:
     try:
         return Manifest.model_validate(storage.read_json(url))
     except (ValidationError, json.JSONDecodeError) as error:
-        raise UserError(f"{url}: not a manifest of this version: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{url}: not a manifest of this version: {one_line(error)}") from None
 
 
 def read_schema(config: Config, root: str) -> Schema:

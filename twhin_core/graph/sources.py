@@ -47,7 +47,7 @@ def read_source(engine: Backend, raw: RawSource, position: int) -> ir.Table:
     return functools.reduce(lambda one, other: one.union(other), tables)
 
 
-def one_line(message: str) -> str:
+def duckdb_line(message: str) -> str:
     """`file: line n: what is wrong` from DuckDB's page about a CSV; of anything else the first line."""
     line = re.search(r"CSV Error on Line: (\d+)", message)
     file = re.search(r"^\s*file = (.*)$", message, re.MULTILINE)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from twhin_core.config import Evaluation
-from twhin_core.evaluation.metrics import ALL, EDGES, MODEL, MRR, POPULARITY, PREVIOUS, SAMPLED, Metrics
-from twhin_core.evaluation.summary import compared, largest, split_of
+from twhin_core.evaluation.metrics import ALL, EDGES, MODEL, MRR, POPULARITY, PREVIOUS, SAMPLED, Metrics, split_of
 from twhin_core.report.charts import BarChart, bar_chart
+from twhin_core.report.summary import compared, largest
 
 RELATIONS_SHOWN = 20
 

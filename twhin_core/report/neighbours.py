@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -14,12 +13,11 @@ from twhin_core.config import Config
 from twhin_core.graph.manifest import Manifest, read_manifest
 from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import open_parquet
-from twhin_core.report.sample import Chosen, sample_rows
-from twhin_core.report.vectors import TABLES_SHOWN
+from twhin_core.report.vectors import TABLES_SHOWN, sample_rows
 from twhin_core.schema import Schema
 from twhin_core.vectors.ids import Ids
 from twhin_core.vectors.names import open_ids
-from twhin_core.vectors.rows import Rows
+from twhin_core.vectors.rows import Ints, Rows, SelectedRows
 from twhin_core.vectors.top_k import Score, answers, similar, top_k
 
 K = 5
@@ -36,8 +34,6 @@ STRETCH = 1000
 
 NAMES_LOOKED_AT = 65_536
 """The nodes shown are among the first of the vocabulary, whose order, that of a hash, has nothing to do with them."""
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ class _Table:
     def __init__(self, ids: Ids, rows: Rows) -> None:
         self.ids, self.rows = ids, rows
         self.searched = sample_rows(ids.size, SEARCHED, stretch=STRETCH)
-        self.candidates = Chosen(rows, self._rows_at(self.searched))
+        self.candidates = SelectedRows(rows, len(self.searched), self._rows_at(self.searched))
 
     def _rows_at(self, positions: Ints) -> Ints:
         # A vocabulary of someone else's need not name every row.

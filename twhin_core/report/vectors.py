@@ -10,8 +10,7 @@ from torch import Tensor
 
 from twhin_core.report.axes import Tick, compact, round_steps
 from twhin_core.report.charts import WIDTH, Histogram, dots, histogram
-from twhin_core.report.sample import sample_rows
-from twhin_core.vectors.rows import Rows
+from twhin_core.vectors.rows import Ints, Rows
 
 SAMPLE = 4096
 """Rows of a table that are looked at."""
@@ -26,6 +25,9 @@ LAYERS = 4
 """Points of the tables are drawn in turns, so that no table lies over all the others."""
 
 MARGIN = 22.0
+
+STRETCH = 32
+"""Sampled rows come in stretches of neighbours, each of which is one read."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,15 @@ def collect(tables: dict[str, Rows], seed: int, unit_length: bool) -> Look:
         _project(samples, unit_length),
         SAMPLE,
     )
+
+
+def sample_rows(size: int, count: int, seed: int = 0, stretch: int = STRETCH) -> Ints:
+    """At most `count` of `size` rows, ascending: all of them, or stretches of neighbours drawn at random."""
+    if size <= count:
+        return np.arange(size)
+    starts = np.random.default_rng(seed).choice(size // stretch, max(1, count // stretch), replace=False) * stretch
+    rows: Ints = (np.sort(starts)[:, None] + np.arange(stretch)).reshape(-1)
+    return rows
 
 
 def _norms(table: str, color: int, vectors: Tensor) -> Norms:

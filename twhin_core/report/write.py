@@ -15,8 +15,7 @@ from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import log
 from twhin_core.report import charts, decision, exports, figures, neighbours, trained, training, vectors
 from twhin_core.report.neighbours import Neighbours
-from twhin_core.report.sample import First
-from twhin_core.vectors.rows import Rows
+from twhin_core.vectors.rows import Rows, SelectedRows
 
 LONGEST_NAME = 120
 
@@ -59,7 +58,9 @@ def _of_vectors(metrics: Metrics, config: Config, root: str) -> dict[str, Any]:
         return parts
     nodes: dict[str, int] = metrics["graph"]["tables"]
     try:
-        tables: dict[str, Rows] = {name: First(checkpoint.rows(name), size) for name, size in nodes.items() if size}
+        tables: dict[str, Rows] = {
+            name: SelectedRows(checkpoint.rows(name), size) for name, size in nodes.items() if size
+        }
         parts["look"] = vectors.collect(tables, config.evaluation.seed, unit_length=config.model.comparator == "cos")
         parts["near"] = _near(checkpoint, tables, config, root)
     except UserError as error:  # training has removed the checkpoint, or a vocabulary is broken: the figures are whole

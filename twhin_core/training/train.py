@@ -14,7 +14,7 @@ from twhin_core.checkpoints.writer import CheckpointWriter
 from twhin_core.config import Config
 from twhin_core.data.epochs import State
 from twhin_core.data.frequencies import Frequencies
-from twhin_core.data.readers import describe, read_secrets
+from twhin_core.data.readers import read_secrets, served_edges
 from twhin_core.data.remote import Remote
 from twhin_core.data.splits import has_split, open_split
 from twhin_core.distributed.preemption import Preemption
@@ -118,7 +118,7 @@ class Trainer:
     def _connect(self, readers: Sequence[str]) -> Remote | None:
         if not readers:
             return None
-        served, timeout = describe(self.config, self.edges), self.training.readers_timeout_in_s
+        served, timeout = served_edges(self.config, self.edges), self.training.readers_timeout_in_s
         return Remote(list(readers), served, read_secrets(), timeout)
 
     def _count_ends(self) -> Frequencies | None:

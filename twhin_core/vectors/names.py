@@ -11,9 +11,7 @@ from twhin_core import storage
 from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import read_manifest
-from twhin_core.vectors.ids import NAMES_A_BATCH, Ids, Ints, ListedIds, NumberedIds, StoredIds
-
-__all__ = ["NAMES_A_BATCH", "name_rows", "open_ids", "read_names"]
+from twhin_core.vectors.ids import Ids, Ints, ListedIds, NumberedIds, StoredIds
 
 
 def open_ids(config: Config, root: str, table: str, rows: int) -> Ids:

@@ -1,8 +1,8 @@
-"""The vectors of a table, wherever they lie, read block by block: no table needs to fit in memory."""
+"""The vectors of a table, wherever they are, read block by block: no table needs to fit into memory."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from twhin_core.data.prefetch import Ahead
+
+Ints = npt.NDArray[np.int64]
 
 
 class Rows(Protocol):
@@ -28,7 +30,7 @@ class Rows(Protocol):
         """Rows [start, stop): float32 [stop - start, dim]."""
         ...
 
-    def gather(self, rows: npt.NDArray[np.int64]) -> Tensor:
+    def gather(self, rows: Ints) -> Tensor:
         """The given rows, in any order: int64 [n] → float32 [n, dim]."""
         ...
 
@@ -43,8 +45,36 @@ class TensorRows:
     def read(self, start: int, stop: int) -> Tensor:
         return self._vectors[start:stop]
 
-    def gather(self, rows: npt.NDArray[np.int64]) -> Tensor:
+    def gather(self, rows: Ints) -> Tensor:
         return self._vectors[torch.from_numpy(rows)]
+
+
+class SelectedRows:
+    """Some rows of a table as a table of their own."""
+
+    def __init__(self, rows: Rows, size: int, index: Ints | None = None) -> None:
+        """`index`: int64 [size], the rows; None for the first `size` ones."""
+        self._rows, self._index, self.size, self.dim = rows, index, size, rows.dim
+
+    def read(self, start: int, stop: int) -> Tensor:
+        return self._rows.read(start, stop) if self._index is None else self._rows.gather(self._index[start:stop])
+
+    def gather(self, rows: Ints) -> Tensor:
+        return self._rows.gather(rows if self._index is None else self._index[rows])
+
+
+class MappedRows:
+    """Every row of a table through a function."""
+
+    def __init__(self, rows: Rows, function: Callable[[Tensor, Ints], Tensor]) -> None:
+        """`function`: vectors float32 [n, dim] and their rows int64 [n] → float32 [n, dim]."""
+        self._rows, self._function, self.size, self.dim = rows, function, rows.size, rows.dim
+
+    def read(self, start: int, stop: int) -> Tensor:
+        return self._function(self._rows.read(start, stop), np.arange(start, stop))
+
+    def gather(self, rows: Ints) -> Tensor:
+        return self._function(self._rows.gather(rows), rows)
 
 
 def blocks(rows: Rows, block_rows: int) -> Iterator[tuple[int, Tensor]]:

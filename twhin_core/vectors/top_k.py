@@ -1,4 +1,4 @@
-"""The best candidates of queries, exactly, with the candidates read block by block."""
+"""The best candidates of queries, and the rank of one, exactly, with the candidates read block by block."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def top_k(score: Score, queries: int, candidates: Rows, k: int, exclude: Tensor 
     """The k best candidates of each of the Q `queries`, best first; among equals, any.
 
     Args:
-        exclude: int64 [Q], a row a query that is no candidate, as a node is none for itself.
+        exclude: int64 [Q], a row per query that is no candidate, as a node is none for itself.
 
     Returns:
         scores float32 [Q, n] and rows int64 [Q, n], n being k or the number of candidates, if that is less.
@@ -40,6 +40,26 @@ def top_k(score: Score, queries: int, candidates: Rows, k: int, exclude: Tensor 
         scores, kept = scores.topk(min(count, scores.shape[1]), 1)
         found = found.gather(1, kept)
     return scores, found
+
+
+@torch.no_grad()
+def rank_of(score: Score, candidates: Rows, row: int, exclude: int | None = None) -> tuple[float, float]:
+    """The score of one candidate for one query, and its rank; equal scores share the middle of their ranks.
+
+    `exclude`: a row that is no candidate.
+    """
+    block_rows = max(1, BLOCK_VALUES // candidates.dim)
+    # From the product that it is compared in: another one may round differently.
+    first = row - row % block_rows
+    own = score(candidates.read(first, min(first + block_rows, candidates.size)))[0, row - first]
+    higher = equal = 0
+    for start, vectors in blocks(candidates, block_rows):
+        scores = score(vectors)[0]
+        if exclude is not None and start <= exclude < start + len(scores):
+            scores[exclude - start] = -torch.inf
+        higher += int((scores > own).sum())
+        equal += int((scores == own).sum())
+    return float(own), 1 + higher + (equal - 1) / 2
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import pyarrow.parquet as pq
 import torch
@@ -16,44 +15,22 @@ from twhin_core import storage
 from twhin_core.checkpoints.checkpoint import at_step, describe, newest
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
-from twhin_core.embeddings.parquet_rows import ParquetRows
 from twhin_core.errors import UserError
-from twhin_core.export import source
 from twhin_core.export.manifest import ExportManifest, TableExport, read_export_manifest
+from twhin_core.export.vector_set import TrainedRun
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import open_parquet
 from twhin_core.schema import Schema
 from twhin_core.vectors.ids import Ids, StoredIds
 from twhin_core.vectors.names import open_ids
-from twhin_core.vectors.rows import Rows
-
-
-class Source(Protocol):
-    """The vectors of a step."""
-
-    @property
-    def step(self) -> int: ...
-
-    @property
-    def tables(self) -> Sequence[str]: ...
-
-    def ids(self, table: str) -> Ids:
-        """The ids of a table."""
-        ...
-
-    def rows(self, table: str) -> Rows:
-        """The vector at each position of the ids."""
-        ...
-
-    def scorer(self) -> Scorer:
-        """The operators and the comparator that the vectors were learned with."""
-        ...
+from twhin_core.vectors.parquet_rows import ParquetRows
+from twhin_core.vectors.rows import Rows, SelectedRows
 
 
 @dataclass(frozen=True)
-class Trained(source.Trained):
-    """A checkpoint."""
+class CheckpointVectors(TrainedRun):
+    """The vectors of a checkpoint."""
 
     @property
     def step(self) -> int:
@@ -67,11 +44,12 @@ class Trained(source.Trained):
         return open_ids(self.config, self.root, table, self.schema.tables[table])
 
     def rows(self, table: str) -> Rows:
-        return source.NamedRows(self.checkpoint.rows(table), self.ids(table))
+        ids = self.ids(table)
+        return SelectedRows(self.checkpoint.rows(table), ids.size, ids.index)
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedVectors:
     """What `embeddings/manifest.json` lists."""
 
     config: Config
@@ -126,6 +104,9 @@ class Exported:
         return scorer
 
 
+Vectors = ExportedVectors | CheckpointVectors
+
+
 def _parameters(file: pq.ParquetFile) -> dict[str, list[list[float]]]:
     columns: dict[str, list[list[float]]] = file.read().to_pydict()
     return columns
@@ -144,8 +125,8 @@ class Result:
     root: str
     schema: Schema
     manifest: ExportManifest | None
-    vectors: Exported | Trained
-    scored: Exported | Trained
+    vectors: Vectors
+    scored: Vectors
 
 
 def open_result(root: str) -> Result:
@@ -163,10 +144,10 @@ def open_result(root: str) -> Result:
     checkpoint = newest(root) if manifest is None else at_step(root, manifest.checkpoint)
     exported = trained = None
     if manifest is not None and all(table.files for table in manifest.tables):
-        exported = Exported(config, root, schema, manifest)
+        exported = ExportedVectors(config, root, schema, manifest)
     if checkpoint is not None:
         checkpoint.check_fits(describe(config, schema))
-        trained = Trained(config, root, checkpoint, schema)
+        trained = CheckpointVectors(config, root, checkpoint, schema)
     vectors, scored = exported or trained, trained or exported
     if vectors is None or scored is None:
         raise UserError(f"{root}: {_why_nothing(manifest)}")

@@ -1,4 +1,4 @@
-"""The result as tables on a terminal."""
+"""The metrics as tables on a terminal."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from twhin_core.evaluation.metrics import ALL, EDGES, MRR, SAMPLED, Metrics
+from twhin_core.evaluation.metrics import ALL, EDGES, MRR, SAMPLED, Metrics, split_of
 
 RELATIONS_SHOWN = 10
 
 INTERVAL = "95 %"
-"""Heads the column of the result's intervals."""
+"""The heading of the result's intervals."""
 
 
 def print_summary(metrics: Metrics, console: Console) -> None:
     """Prints each metric over all relations, and each relation's MRR, beside the baselines and the planted optimum.
 
-    Figures of sampled candidates are named as such, in the title and by their own names.
+    Figures of sampled candidates say so, in the title and in their own names.
     """
     split, result = split_of(metrics)
     columns, sampled = compared(metrics), _sampled(metrics)
@@ -40,14 +40,8 @@ def print_summary(metrics: Metrics, console: Console) -> None:
         console.print(by_relation)
 
 
-def split_of(metrics: Metrics) -> tuple[str, dict[str, dict[str, float]]]:
-    """The name of the split evaluated, and its metrics a relation."""
-    split = "test" if "test" in metrics else "validation"
-    return split, metrics[split]
-
-
 def compared(metrics: Metrics) -> dict[str, dict[str, Any]]:
-    """What stands side by side, by heading: the result, the baselines and, where it is known, the planted optimum."""
+    """The columns, by heading: the result, the baselines and, where it is known, the planted optimum."""
     columns = {"result": split_of(metrics)[1], **metrics["baselines"]}
     if "planted" in metrics:
         columns["planted optimum"] = metrics["planted"]
@@ -60,14 +54,14 @@ def largest(result: dict[str, dict[str, float]], count: int) -> list[str]:
 
 
 def _sampled(metrics: Metrics) -> str:
-    """What is said of figures that are not exact."""
+    """A note on figures that are not exact."""
     candidates = metrics.get("candidates")
     return "" if not candidates else f", SAMPLED: ranks among {candidates['count']:,} sampled candidates, not among all"
 
 
 def _table(title: str, first: str, headings: list[str]) -> Table:
     table = Table(title=title, title_justify="left")
-    # Where a terminal is narrow, names and figures go on in a second line: a cut one would be misread.
+    # On a narrow terminal names and figures are folded: a truncated one would be misread.
     table.add_column(first, overflow="fold")
     for heading in headings:
         table.add_column(heading, justify="right", overflow="fold")

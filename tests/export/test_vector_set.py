@@ -15,7 +15,7 @@ from tests.export.exporting import changed, export_as, vocabulary, weights
 from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config
 from twhin_core.errors import UserError
-from twhin_core.export.source import UnitRows
+from twhin_core.export.vector_set import unit_rows
 from twhin_core.graph.prepare import prepare
 from twhin_core.training.train import train
 from twhin_core.vectors.rows import TensorRows
@@ -37,7 +37,7 @@ def test_normalized_vectors_have_length_one_and_the_same_direction(trained: tupl
 def test_a_zero_row_has_no_direction(trained: tuple[Config, str]) -> None:
     vectors = torch.ones(5, 4)
     vectors[3] = 0
-    rows = UnitRows(TensorRows(vectors), lambda place: f"row {place}")
+    rows = unit_rows(TensorRows(vectors), lambda place: f"row {place}")
     with pytest.raises(UserError, match="row 3 is zero and has no direction"):
         rows.read(2, 5)
     with pytest.raises(UserError, match="row 3 is zero"):

@@ -14,22 +14,19 @@ from tests.evaluation.brute_force import Triple
 from tests.evaluation.graphs import TableCheckpoint, model_config, schema_of, to_edges
 from twhin_core.config import Config, Evaluation, Model
 from twhin_core.data.edges import Edges
+from twhin_core.data.frequencies import Counter, StoredFrequencies
 from twhin_core.distributed.ranks import alone
-from twhin_core.evaluation.candidates import Candidates, CandidateSet, candidate_sets
-from twhin_core.evaluation.figures import of_relations
-from twhin_core.evaluation.held_out import HeldOut, held_out
-from twhin_core.evaluation.known import Asked, Known, collect, count
-from twhin_core.evaluation.metrics import Figures
-from twhin_core.evaluation.node_counts import Counter, NodeCounts, add_ends
-from twhin_core.evaluation.placing import Outcome, Placer, cut, place
-from twhin_core.evaluation.products import Arithmetic, Precision, block_shape
-from twhin_core.evaluation.queries import Queries, Split
-from twhin_core.evaluation.ranking import Places, rank
-from twhin_core.evaluation.scores import ModelPlacer
-from twhin_core.evaluation.sums import Ranked, sum_up
+from twhin_core.evaluation.candidates import CandidateSet, candidate_sets
+from twhin_core.evaluation.known import KnownAnswers, QueryIndex, collect, count
+from twhin_core.evaluation.metrics import Figures, Ranking, of_relations, sum_up
+from twhin_core.evaluation.products import Arithmetic, Candidates, Precision, block_shape
+from twhin_core.evaluation.queries import HeldOut, Split, held_out
+from twhin_core.evaluation.rankers import ModelRanker, Ranker, RankQueries
+from twhin_core.evaluation.ranks import rank
+from twhin_core.evaluation.task import RankingResult, cut, rank_all
 from twhin_core.progress import Progress
 from twhin_core.schema import SIDES, Schema, Side
-from twhin_core.vectors.rows import TensorRows
+from twhin_core.vectors.rows import SelectedRows, TensorRows
 
 MEMORY = 64 << 20
 
@@ -40,15 +37,17 @@ class ByMatrix:
     def __init__(self, matrix: Callable[[Side, int], Tensor]) -> None:
         self.matrix = matrix
 
-    def of(self, candidates: CandidateSet, queries: int) -> Callable[[Queries], Places]:
+    def among(self, candidates: CandidateSet, queries: int) -> RankQueries:
         (rel,) = candidates.relations.tolist()
         matrix, arithmetic = self.matrix(candidates.side, rel), Arithmetic("fp32", torch.device("cpu"))
         table = TensorRows(matrix.T.contiguous())
         shape = block_shape(queries, candidates.size, arithmetic.device)
-        kept = Candidates(candidates.rows(table), lambda vectors: vectors, arithmetic, shape, MEMORY)
+        kept = Candidates(
+            SelectedRows(table, candidates.size, candidates.drawn), lambda vectors: vectors, arithmetic, shape, MEMORY
+        )
         units = torch.eye(len(matrix))
         progress = Progress("test", 1, "scores", quiet=True)
-        return lambda of: rank(of, units[torch.from_numpy(of.given)], candidates, kept, table, arithmetic, progress)
+        return lambda of: rank(of, units[torch.from_numpy(of.node)], candidates, kept, table, arithmetic, progress)
 
 
 def apart(schema: Schema, side: Side) -> list[CandidateSet]:
@@ -57,32 +56,33 @@ def apart(schema: Schema, side: Side) -> list[CandidateSet]:
     return [CandidateSet(side, table, np.array([rel]), schema.tables[table]) for rel, table in enumerate(tables)]
 
 
-def placed(
-    placer: Placer,
+def rank_graph(
+    ranker: Ranker,
     splits: dict[str, list[Triple]],
     evaluated: Split,
     schema: Schema,
     sets: Callable[[Side], list[CandidateSet]] | None = None,
     memory: int = MEMORY,
-) -> tuple[dict[Side, HeldOut], dict[Side, Outcome]]:
+) -> tuple[dict[Side, HeldOut], dict[Side, RankingResult]]:
     """The held-out edges and what became of them, a side."""
     edges = {name: to_edges(triples) for name, triples in splits.items()}
     held = {side: held_out(edges[evaluated], side) for side in SIDES}
-    asked = {side: Asked(of, max(schema.tables.values())) for side, of in held.items()}
+    indices = {side: QueryIndex(of, max(schema.tables.values())) for side, of in held.items()}
     counts = {side: np.zeros(of.queries, np.int64) for side, of in held.items()}
     for of in edges.values():
-        count(asked, of, counts)
+        count(indices, of, counts)
     with tempfile.TemporaryDirectory() as folder:
         chunks = {
             side: cut(held[side], counts[side], sets(side) if sets else apart(schema, side), schema, 8, memory, alone())
             for side in SIDES
         }
         known = {
-            side: Known(Path(folder, side), held[side], [chunk.queries for chunk in chunks[side]]) for side in SIDES
+            side: KnownAnswers(Path(folder, side), held[side], [chunk.queries for chunk in chunks[side]])
+            for side in SIDES
         }
-        collect({name: InMemory(of) for name, of in edges.items()}, evaluated, asked, known)
-        outcomes = {side: place(held[side], known[side], chunks[side], {"model": placer}, alone()) for side in SIDES}
-    return held, outcomes
+        collect({name: InMemory(of) for name, of in edges.items()}, evaluated, indices, known)
+        results = {side: rank_all(held[side], known[side], chunks[side], {"model": ranker}, alone()) for side in SIDES}
+    return held, results
 
 
 class InMemory:
@@ -96,26 +96,26 @@ class InMemory:
             yield self.edges.take(slice(start, start + 3))
 
 
-def ends_of(train: list[Triple], schema: Schema, folder: Path) -> NodeCounts:
+def ends_of(train: list[Triple], schema: Schema, folder: Path) -> StoredFrequencies:
     """How often each node is at each side of each relation."""
     rows = max(schema.tables.values())
     counter = Counter(rows, folder / "ends", 1)
-    add_ends(counter, to_edges(train), rows)
-    return counter.finish()
+    counter.add_ends(to_edges(train))
+    return counter.stored()
 
 
 def figures(
-    placer: Placer,
+    ranker: Ranker,
     splits: dict[str, list[Triple]],
     evaluation: Evaluation,
     schema: Schema,
     sets: Callable[[Side], list[CandidateSet]] | None = None,
     memory: int = MEMORY,
 ) -> Figures:
-    held, outcomes = placed(placer, splits, evaluation.split, schema, sets, memory)
-    ranked = Ranked(held, outcomes, {side: outcomes[side].places["model"] for side in SIDES})
+    held, results = rank_graph(ranker, splits, evaluation.split, schema, sets, memory)
+    ranking = Ranking(held, results, {side: results[side].ranks["model"] for side in SIDES})
     rel = np.concatenate([of.rel[of.first] for of in held.values()])
-    sums = sum_up(ranked, evaluation, {"relation": rel})
+    sums = sum_up(ranking, evaluation, {"relation": rel})
     return of_relations(sums["relation"], [relation.name for relation in schema.relations], evaluation)
 
 
@@ -124,14 +124,14 @@ def sets_of(model: Model, schema: Schema) -> Callable[[Side], list[CandidateSet]
     return lambda side: candidate_sets([model], schema, side)
 
 
-def model_placer(
+def model_ranker(
     config: Config, checkpoint: TableCheckpoint, memory: int = MEMORY, precision: Precision = "fp32"
-) -> ModelPlacer:
+) -> ModelRanker:
     schema = schema_of(config)
     scorer = checkpoint.scorer(config.model, schema.relations)
     tables = {name: checkpoint.rows(name) for name in schema.tables}
     arithmetic = Arithmetic(precision, torch.device("cpu"))
-    return ModelPlacer(scorer, schema, tables, arithmetic, memory, Progress("test", 1, "scores", quiet=True))
+    return ModelRanker(scorer, schema, tables, arithmetic, memory, Progress("test", 1, "scores", quiet=True))
 
 
 LARGE = {"user": 3000, "tweet": 2000}

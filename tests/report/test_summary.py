@@ -9,7 +9,7 @@ from rich.console import Console
 from tests.conftest import SmallConfig
 from tests.report.made_metrics import made_metrics
 from twhin_core.evaluation.metrics import names
-from twhin_core.evaluation.summary import print_summary
+from twhin_core.report.summary import print_summary
 
 
 def test_the_terminal_shows_the_result_beside_the_baselines(small_config: SmallConfig) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -20,11 +19,9 @@ from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import VECTOR_BYTES_PER_GROUP
 from twhin_core.progress import Progress
 from twhin_core.schema import Schema
-from twhin_core.vectors.ids import Ids
-from twhin_core.vectors.names import NAMES_A_BATCH, name_rows, open_ids, read_names
-from twhin_core.vectors.rows import Rows
-
-Ints = npt.NDArray[np.int64]
+from twhin_core.vectors.ids import NAMES_A_BATCH
+from twhin_core.vectors.names import name_rows, open_ids, read_names
+from twhin_core.vectors.rows import Ints, MappedRows, Rows, SelectedRows
 
 BLOCK_BYTES = VECTOR_BYTES_PER_GROUP
 """Vectors that are read at once."""
@@ -53,7 +50,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedRun:
     """The run whose vectors are exported."""
 
     config: Config
@@ -67,7 +64,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Source:
+class VectorSet:
     """Vectors under one name. `rows` are those that the vocabulary names, in the order of their index."""
 
     name: str
@@ -80,7 +77,7 @@ class Source:
     """The row in the table of each of `rows`; None where they are its first ones."""
     unnamed: int
     """Rows of the table that the vocabulary does not name."""
-    run: Trained
+    run: TrainedRun
 
     @property
     def dim(self) -> int:
@@ -111,104 +108,69 @@ class Source:
                 progress.update(len(block))
 
     def sample(self, count: int, seed: int = 0) -> Ints:
-        """`count` of the rows at random, or all if there are fewer; ascending places among `rows`."""
+        """`count` of the rows at random, or all if there are fewer; ascending positions among `rows`."""
         if count >= self.size:
             return np.arange(self.size)
         return np.sort(np.random.default_rng(seed).choice(self.size, count, replace=False, shuffle=False))
 
 
-def open_sources(run: Trained) -> list[Source]:
+def open_vector_sets(run: TrainedRun) -> list[VectorSet]:
     """What the config asks to export; reads no vectors yet.
 
     Raises:
         UserError: `export.query_side` names no relation, or a vocabulary is broken.
     """
     export = run.config.export
-    sources = [_open(run, table) for table in export.tables or run.schema.tables]
+    vector_sets = [_open(run, table) for table in export.tables or run.schema.tables]
     if export.query_side is not None:
-        sources.append(_open_queries(run, export.query_side))
-    return [normalized(source) for source in sources] if export.normalize else sources
+        vector_sets.append(_open_queries(run, export.query_side))
+    return [normalized(vector_set) for vector_set in vector_sets] if export.normalize else vector_sets
 
 
-def _open(run: Trained, table: str) -> Source:
+def _open(run: TrainedRun, table: str) -> VectorSet:
     size = run.schema.tables[table]
     ids = open_ids(run.config, run.root, table, size)
-    rows = NamedRows(run.checkpoint.rows(table), ids)
-    return Source(table, table, None, rows, ids.index, size - ids.size, run)
+    rows = SelectedRows(run.checkpoint.rows(table), ids.size, ids.index)
+    return VectorSet(table, table, None, rows, ids.index, size - ids.size, run)
 
 
-def _open_queries(run: Trained, relation: str) -> Source:
+def _open_queries(run: TrainedRun, relation: str) -> VectorSet:
     names = [relation.name for relation in run.schema.relations]
     if relation not in names:
         raise UserError(f"export.query_side: no relation named {relation!r}; there are {', '.join(names)}")
-    rel = names.index(relation)
+    rel, scorer = names.index(relation), run.scorer()
+
+    @torch.no_grad()
+    def project(vectors: Tensor, _: Ints) -> Tensor:
+        queries: Tensor = scorer.operator(torch.full((len(vectors),), rel), vectors)
+        return queries
+
     lhs = _open(run, run.schema.relations[rel].lhs)
-    name = f"{lhs.table}.{quote(relation, safe='')}"  # a relation's name may be no file's
-    return replace(lhs, name=name, relation=relation, rows=QueryRows(lhs.rows, run.scorer(), rel))
+    name = f"{lhs.table}.{quote(relation, safe='')}"  # not every name of a relation is a file name
+    return replace(lhs, name=name, relation=relation, rows=MappedRows(lhs.rows, project))
 
 
-def normalized(source: Source) -> Source:
+def normalized(vector_set: VectorSet) -> VectorSet:
     """The same vectors at length 1."""
 
-    def describe(place: int) -> str:
-        row = place if source.index is None else int(source.index[place])
-        size = source.size + source.unnamed
-        (name,) = name_rows(source.run.config, source.run.root, source.table, size, np.array([row]))
-        return f"export: {source.name}: the vector of {name!r}, row {row},"
+    def name(position: int) -> str:
+        row = position if vector_set.index is None else int(vector_set.index[position])
+        run, size = vector_set.run, vector_set.size + vector_set.unnamed
+        (id_,) = name_rows(run.config, run.root, vector_set.table, size, np.array([row]))
+        return f"export: {vector_set.name}: the vector of {id_!r}, row {row},"
 
-    return replace(source, rows=UnitRows(source.rows, describe))
-
-
-class NamedRows:
-    """Those of other rows that have an id."""
-
-    def __init__(self, rows: Rows, ids: Ids) -> None:
-        self._rows, self._index = rows, ids.index
-        self.size, self.dim = ids.size, rows.dim
-
-    def read(self, start: int, stop: int) -> Tensor:
-        return self._rows.read(start, stop) if self._index is None else self._rows.gather(self._index[start:stop])
-
-    def gather(self, rows: Ints) -> Tensor:
-        return self._rows.gather(rows if self._index is None else self._index[rows])
+    return replace(vector_set, rows=unit_rows(vector_set.rows, name))
 
 
-class UnitRows:
-    """Other rows at length 1. A row without direction raises UserError, with what `describe` says of its place."""
+def unit_rows(rows: Rows, name: Callable[[int], str]) -> Rows:
+    """Other rows at length 1. Reading a row of zeros raises UserError; `name` names the row."""
 
-    def __init__(self, rows: Rows, describe: Callable[[int], str]) -> None:
-        self._rows, self._describe = rows, describe
-        self.size, self.dim = rows.size, rows.dim
-
-    def read(self, start: int, stop: int) -> Tensor:
-        return self._units(self._rows.read(start, stop), range(start, stop))
-
-    def gather(self, rows: Ints) -> Tensor:
-        return self._units(self._rows.gather(rows), rows)
-
-    def _units(self, vectors: Tensor, rows: Ints | range) -> Tensor:
+    def normalize(vectors: Tensor, rows: Ints) -> Tensor:
         lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
         if not lengths.all():
             first = int((lengths == 0).squeeze(1).nonzero()[0])
-            raise UserError(f"{self._describe(int(rows[first]))} is zero and has no direction to be normalized to")
+            raise UserError(f"{name(int(rows[first]))} is zero and has no direction to be normalized to")
         units: Tensor = vectors / lengths
         return units
 
-
-class QueryRows:
-    """Vectors of a relation's lhs as queries for its rhs: the operator is applied."""
-
-    def __init__(self, rows: Rows, scorer: Scorer, rel: int) -> None:
-        self._rows, self._scorer, self._rel = rows, scorer, rel
-        self.size, self.dim = rows.size, rows.dim
-
-    def read(self, start: int, stop: int) -> Tensor:
-        return self._projected(self._rows.read(start, stop))
-
-    def gather(self, rows: Ints) -> Tensor:
-        return self._projected(self._rows.gather(rows))
-
-    @torch.no_grad()
-    def _projected(self, vectors: Tensor) -> Tensor:
-        queries: Tensor = self._scorer.operator(torch.full((len(vectors),), self._rel), vectors)
-        return queries
+    return MappedRows(rows, normalize)

@@ -1,0 +1,239 @@
+"""Exact filtered ranks of held-out answers among candidates that are read block by block.
+
+Every query is scored once with every candidate, in products of one shape (`products.py`), and all its held-out answers
+are compared with a block of scores while that is in the processor's cache. The scores of known answers are set to nan
+first, which is neither greater than a score nor equal to one. Nothing is sorted, and no score is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from twhin_core.errors import UserError
+from twhin_core.evaluation.candidates import CandidateSet
+from twhin_core.evaluation.products import NOT_FINITE, Arithmetic, Candidates, count_true
+from twhin_core.evaluation.queries import FilteredQueries, Floats, Ints
+from twhin_core.progress import Progress
+from twhin_core.vectors.rows import Rows
+
+Values = npt.NDArray[np.float32] | Floats | Ints
+
+GATHERED = 16_384
+"""Vectors of answers that are read at once."""
+LAYERS = 32
+"""This many answers of each query are compared together with those of other queries; any more, query by query."""
+
+
+@dataclass(frozen=True)
+class AnswerRanks:
+    """The ranks of the H held-out answers of queries, in the order of `FilteredQueries.answer`."""
+
+    rank: Floats
+    """[H] filtered rank: 1 + the negatives that score higher + half of those that score the same, where negatives are
+    the candidates that are no known answers of the query."""
+    list_rank: Floats
+    """[H] rank in the query's list of all candidates that are not removed, as recall and ndcg take it; nan where the
+    answer itself is removed. A tie with a negative counts half; held-out answers of a query take successive ranks."""
+
+
+@torch.inference_mode()
+def rank(
+    queries: FilteredQueries,
+    vectors: Tensor,
+    of: CandidateSet,
+    candidates: Candidates,
+    answers: Rows,
+    arithmetic: Arithmetic,
+    progress: Progress,
+) -> AnswerRanks:
+    """Ranks every held-out answer of `queries` among their candidates.
+
+    Args:
+        vectors: float32 [Q, width], the projected queries.
+        answers: the whole table that the candidates are rows of.
+        progress: counts scores.
+
+    Raises:
+        UserError: a score is not finite, as those of a model that diverged.
+    """
+    ranking = _Ranking(queries, vectors, candidates, arithmetic)
+    scores = ranking.own_scores(answers)
+    above = ranking.compare(scores, of, progress)
+    held = np.flatnonzero(queries.edges)
+    return AnswerRanks(1 + above[held] / 2, list_ranks(queries, scores, 1 + above / 2)[held])
+
+
+class _Ranking:
+    """The buffers of one pass over the candidates."""
+
+    def __init__(
+        self, queries: FilteredQueries, vectors: Tensor, candidates: Candidates, arithmetic: Arithmetic
+    ) -> None:
+        self._queries, self._candidates, self._arithmetic = queries, candidates, arithmetic
+        lines, width = candidates.shape
+        self._lines = _Lines(queries, lines)
+        # [blocks, Q, width], padded with zeros.
+        factors = torch.zeros(-(-len(queries) // lines) * lines, vectors.shape[1], dtype=arithmetic.dtype)
+        factors[: len(queries)] = vectors[torch.from_numpy(self._lines.query)]
+        self._factors = arithmetic.factor(factors).unflatten(0, (-1, lines))
+        self._scores = torch.empty(lines, width, device=arithmetic.device)
+        self._comparisons = torch.empty(2, lines, width, dtype=torch.bool, device=arithmetic.device)
+
+    def own_scores(self, answers: Rows) -> npt.NDArray[np.float32]:
+        """[K]: the scores of the answers that are held out or not removed; 0 for the others."""
+        queries, (lines, width) = self._queries, self._candidates.shape
+        kept = np.flatnonzero((queries.edges > 0) | ~queries.removed)
+        line = self._lines.of_query[queries.query[kept]]
+        order = np.argsort(line, kind="stable")
+        kept, line = kept[order], line[order]
+        scores = np.zeros(len(queries.answer), np.float32)
+        for first in range(0, len(kept), GATHERED):
+            of_part = slice(first, first + GATHERED)
+            vectors, row = answers.gather(queries.answer[kept[of_part]]), line[of_part]
+            for block in np.unique(row // lines).tolist():
+                ends = np.searchsorted(row, [block * lines, (block + 1) * lines]).tolist()
+                for start in range(ends[0], ends[1], width):
+                    piece = slice(start, min(start + width, ends[1]))
+                    factor = self._candidates.factor(vectors[piece])
+                    self._arithmetic.product(self._factors[block], factor, self._scores)
+                    column = torch.arange(piece.stop - piece.start)
+                    own = self._scores[torch.from_numpy(row[piece] - block * lines), column]
+                    scores[kept[of_part][piece]] = own.cpu().numpy()
+        if not np.isfinite(scores).all():
+            raise UserError(NOT_FINITE)
+        return scores
+
+    def compare(self, scores: npt.NDArray[np.float32], of: CandidateSet, progress: Progress) -> Ints:
+        """[K]: for the answers held out, twice the negatives that score higher plus those that score the same."""
+        device, (lines, width) = self._arithmetic.device, self._candidates.shape
+        own = torch.from_numpy(scores[self._lines.held]).to(device)[:, None]
+        above = torch.zeros(len(own), dtype=torch.int64, device=device)
+        filtered = self._filtered(of)
+        for start, factor in self._candidates.blocks():
+            known = _slices(filtered, start // width * len(self._factors), len(self._factors), lines * width)
+            for queries, cells, tasks in zip(self._factors, known, self._lines.tasks, strict=True):
+                self._arithmetic.product(queries, factor, self._scores)
+                self._scores[:, self._candidates.size - start :] = torch.nan  # the padding of the last block
+                if len(cells):
+                    self._scores.view(-1).index_fill_(0, torch.from_numpy(cells).to(device), torch.nan)
+                for rows, answers in tasks:
+                    comparisons = self._comparisons[:, : answers.stop - answers.start]
+                    torch.gt(self._scores[rows], own[answers], out=comparisons[0])
+                    torch.ge(self._scores[rows], own[answers], out=comparisons[1])
+                    above[answers] += count_true(comparisons).sum(0)
+            progress.update(len(self._queries) * min(width, self._candidates.size - start))
+        counts = np.zeros(len(scores), np.int64)
+        counts[self._lines.held] = above.cpu().numpy()
+        return counts
+
+    def _filtered(self, of: CandidateSet) -> Ints:
+        """The known answers as cells of all scores, numbered block by block as `compare` makes these, ascending."""
+        lines, width = self._candidates.shape
+        column, known = of.columns(self._queries.answer)
+        block, row = np.divmod(self._lines.of_query[self._queries.query[known]], lines)
+        cells = column // width * len(self._factors) + block
+        cells *= lines
+        cells += row
+        cells *= width
+        cells += column % width
+        cells.sort()
+        return cells
+
+
+def _slices(cells: Ints, first: int, count: int, size: int) -> Iterator[Ints]:
+    """Those of ascending `cells` in each of `count` blocks of `size` cells, from block `first` on."""
+    ends = np.searchsorted(cells, np.arange(first, first + count + 1) * size)
+    for number in range(count):
+        yield cells[ends[number] : ends[number + 1]] - (first + number) * size
+
+
+class _Task(NamedTuple):
+    """Scores and answers that are compared in one operation: rows of a block and as many answers, or one row and up to
+    Q answers."""
+
+    rows: slice
+    answers: slice
+
+
+class _Lines:
+    """Assigns queries to the lines of products of Q lines each, those with the most held-out answers first.
+
+    The queries of a product that have an n-th answer are then its first lines, and their n-th answers are compared with
+    the scores of these lines at once.
+    """
+
+    def __init__(self, queries: FilteredQueries, lines_per_block: int) -> None:
+        held = np.flatnonzero(queries.edges)
+        query = queries.query[held]
+        counts = np.bincount(query, minlength=len(queries))
+        self.query: Ints = np.argsort(-counts, kind="stable")
+        """[n] the query of each line."""
+        self.of_query = np.empty_like(self.query)
+        """[n] the line of each query."""
+        self.of_query[self.query] = np.arange(len(queries))
+        layer = np.arange(len(held)) - np.searchsorted(query, query)
+        block, row = np.divmod(self.of_query[query], lines_per_block)
+        task = np.where(layer < LAYERS, layer, LAYERS + row)
+        order = np.lexsort((np.where(layer < LAYERS, row, layer), task, block))
+        self.held: Ints = held[order]
+        """[A] the held-out answers in the order of comparison, each an index of `FilteredQueries.answer`."""
+        self.tasks = _tasks(block[order], task[order], row[order], lines_per_block)
+        """The tasks of each block."""
+
+
+def _tasks(block: Ints, task: Ints, row: Ints, most: int) -> list[list[_Task]]:
+    tasks: list[list[_Task]] = [[] for _ in range(int(block[-1]) + 1)]
+    starts = np.flatnonzero((np.diff(block, prepend=-1) != 0) | (np.diff(task, prepend=-1) != 0))
+    for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(block)], strict=True):
+        if task[start] < LAYERS:
+            tasks[block[start]].append(_Task(slice(0, stop - start), slice(start, stop)))
+        else:
+            line = slice(int(row[start]), int(row[start]) + 1)
+            for first in range(start, stop, most):
+                tasks[block[start]].append(_Task(line, slice(first, min(first + most, stop))))
+    return tasks
+
+
+def list_ranks(queries: FilteredQueries, score: Values, rank: Floats) -> Floats:
+    """[K]: `AnswerRanks.list_rank` of each held-out answer.
+
+    The negatives above an answer are those of its rank. Known answers that are not removed are above it too if they
+    score higher: the query's other held-out ones and, when validation is evaluated, those of test.
+
+    Args:
+        score: [K], of all answers that are not removed.
+        rank: [K], of the held-out answers.
+    """
+    held, removed = queries.edges > 0, queries.removed
+    relevant, others = np.flatnonzero(held & ~removed), np.flatnonzero(~held & ~removed)
+    found = np.full(len(rank), np.nan)
+    found[relevant] = rank[relevant] + order_in_groups(queries.query[relevant], score[relevant])
+    above, tied = count_in_groups(queries.query[relevant], score[relevant], queries.query[others], score[others])
+    found[relevant] += above + tied / 2
+    return found
+
+
+def count_in_groups(group: Ints, value: Values, among_group: Ints, among: Values) -> tuple[Ints, Ints]:
+    """For each value: how many of `among` in its group are greater, and how many equal."""
+    if len(among) == 0:
+        return np.zeros(len(value), np.int64), np.zeros(len(value), np.int64)
+    distinct, code = np.unique(np.concatenate([value, among]), return_inverse=True)
+    keys = np.sort(among_group * len(distinct) + code[len(value) :])
+    key = group * len(distinct) + code[: len(value)]
+    left, right = np.searchsorted(keys, key), np.searchsorted(keys, key, side="right")
+    return np.searchsorted(keys, (group + 1) * len(distinct)) - right, right - left
+
+
+def order_in_groups(group: Ints, value: Values) -> Ints:
+    """How many values of its group come before each, greatest first; groups ascend."""
+    order = np.lexsort((-value, group))
+    found = np.empty(len(group), np.int64)
+    found[order] = np.arange(len(group)) - np.searchsorted(group, group[order])
+    return found

@@ -1,0 +1,257 @@
+"""The ranking task of a run: its held-out edges as queries for both sides, ranked in chunks that fit into memory."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+
+from twhin_core import sizes
+from twhin_core.config import Config, Model
+from twhin_core.data.edges import Edges
+from twhin_core.data.frequencies import Counter, StoredFrequencies
+from twhin_core.data.splits import has_split, open_split
+from twhin_core.distributed.ranks import Ranks
+from twhin_core.errors import StorageError, StorageRefused, UserError
+from twhin_core.evaluation import known as known_answers
+from twhin_core.evaluation.candidates import CandidateSet, Sampler, candidate_sets, check_candidates
+from twhin_core.evaluation.known import KnownAnswers, QueryIndex
+from twhin_core.evaluation.queries import HeldOut, Ints, held_out
+from twhin_core.evaluation.rankers import Ranker, RankQueries
+from twhin_core.evaluation.ranks import AnswerRanks
+from twhin_core.graph.manifest import SPLITS, read_manifest, read_schema
+from twhin_core.schema import OTHER, SIDES, Schema, Side
+
+BYTES_PER_HELD_EDGE = 300
+"""On both sides, with all that is computed from it."""
+BYTES_PER_KNOWN = 64
+"""Of a known answer while its query is ranked."""
+
+
+@dataclass(frozen=True)
+class RankingResult:
+    """What the rankers found for the H held-out edges of a side, in the order of `HeldOut`."""
+
+    negatives: Ints
+    """[H] how many negatives the query has."""
+    others: Ints
+    """[H] known answers of the query that are neither held out nor removed."""
+    removed: npt.NDArray[np.bool_]
+    """[H] whether the answer is removed (see `REMOVED`)."""
+    ranks: dict[str, AnswerRanks]
+    """By the name of the ranker."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Queries that are ranked at once: their numbers, ascending."""
+
+    candidates: CandidateSet
+    queries: Ints
+
+
+class RankingTask:
+    """What every model and baseline has to rank: reads the edges of all splits twice, and holds the held-out ones.
+
+    Counts of nodes and known answers of queries are kept in files, and memory does not grow with the edges.
+    """
+
+    def __init__(
+        self, config: Config, root: str, schema: Schema, models: list[Model], ranks: Ranks, folder: Path
+    ) -> None:
+        """`folder`: an empty one for files.
+
+        Raises:
+            UserError: the split has no edges or more than fit into memory, or more candidates are to be drawn than a
+                table has rows.
+        """
+        evaluation = config.evaluation
+        check_candidates(evaluation, schema)
+        self.schema, self.ranks, self._split = schema, ranks, evaluation.split
+        self.memory = sizes.in_bytes(evaluation.memory_limit)
+        needed = ("train", evaluation.split)
+        self._splits = {
+            split: open_split(config, root, schema, split)
+            for split in SPLITS
+            if split in needed or has_split(config, root, split)
+        }
+        self.relations = [relation.name for relation in schema.relations]
+        self.edges = {name: len(files) for name, files in self._splits.items()}
+        _check_memory(config, self.edges[evaluation.split])
+        edges = self._splits[evaluation.split].all()
+        self.held = {side: held_out(edges, side) for side in SIDES}
+        del edges
+        rows = max(schema.tables.values())
+        indices = {side: QueryIndex(of, rows) for side, of in self.held.items()}
+        counts = {side: np.zeros(of.queries, np.int64) for side, of in self.held.items()}
+        self.ends = self._count(indices, counts, Counter(rows, folder / "ends", self.memory // 4))
+        tables = [schema.table_number(rel, side) for rel in range(len(schema.relations)) for side in SIDES]
+        self.degrees = self.ends.regrouped(np.array(tables), folder / "degrees", self.memory // 4)
+        sampler = Sampler(evaluation, schema, self.degrees)
+        dim = max(model.dim for model in models) + 3  # what a comparator or an earlier version adds
+        self.chunks: dict[Side, list[Chunk]] = {}
+        for side in SIDES:
+            sets = [sampler.sample(of) for of in candidate_sets(models, schema, side)]
+            self.chunks[side] = cut(self.held[side], counts[side], sets, schema, dim, self.memory // 4, ranks)
+        self._known = {
+            side: KnownAnswers(folder / side, self.held[side], [chunk.queries for chunk in chunks])
+            for side, chunks in self.chunks.items()
+        }
+        known_answers.collect(self._splits, evaluation.split, indices, self._known)
+
+    def _count(
+        self, indices: Mapping[Side, QueryIndex], counts: Mapping[Side, Ints], ends: Counter
+    ) -> StoredFrequencies:
+        """How often each node is an end of a training edge; adds to `counts` the edges that answer each query."""
+        for name, files in self._splits.items():
+            for edges in files.chunks():
+                known_answers.count(indices, edges, counts)
+                if name == "train":
+                    ends.add_ends(edges)
+        return ends.stored()
+
+    def scores(self) -> int:
+        """How many scores each model computes on this rank."""
+        return sum(len(chunk.queries) * chunk.candidates.size for side in SIDES for chunk in self.chunks[side])
+
+    def held_out_chunks(self) -> Iterator[Edges]:
+        """The held-out edges in data set order, some at a time."""
+        return self._splits[self._split].chunks()
+
+    def rank(self, rankers: Mapping[str, Ranker]) -> dict[Side, RankingResult]:
+        """Ranks all held-out edges; every rank must call it."""
+        return {
+            side: rank_all(self.held[side], self._known[side], self.chunks[side], rankers, self.ranks) for side in SIDES
+        }
+
+    def relation_of_queries(self) -> Ints:
+        """The relation of each query, those for the lhs first."""
+        return np.concatenate([of.rel[of.first] for of in self.held.values()])
+
+    def degree_of_queries(self) -> Ints:
+        """Training edges of the node of each query, those for the lhs first."""
+        return np.concatenate([self._degree(of, of.node, OTHER[side])[of.first] for side, of in self.held.items()])
+
+    def degree_of_answers(self) -> dict[Side, Ints]:
+        """[H] training edges of each held-out answer."""
+        return {side: self._degree(of, of.answer, side) for side, of in self.held.items()}
+
+    def _degree(self, held: HeldOut, node: Ints, side: Side) -> Ints:
+        """Training edges of nodes [H] on one side of the held-out edges."""
+        table = np.array([self.schema.table_number(rel, side) for rel in range(len(self.schema.relations))])
+        return self.degrees.of(table[held.rel], node)
+
+
+def cut(
+    held: HeldOut, known: Ints, sets: Sequence[CandidateSet], schema: Schema, dim: int, memory: int, ranks: Ranks
+) -> list[Chunk]:
+    """This rank's share of the queries of a side, in chunks of at most about `memory` bytes.
+
+    Args:
+        known: [Q] edges of each query in all splits; no fewer than its known answers.
+
+    Raises:
+        UserError: one query alone takes more.
+    """
+    cost = 16 * dim + BYTES_PER_KNOWN * (known + np.diff(held.first, append=len(held)))
+    largest = int(cost.argmax())
+    if cost[largest] > memory // 2:
+        at = held.first[largest]
+        relation = schema.relations[held.rel[at]].name
+        raise UserError(
+            f"evaluation.memory_limit: is too small for the {known[largest]:,} edges of relation {relation} at node "
+            f"{held.node[at]} of its {OTHER[held.side]}, one query"
+        )
+    found = []
+    for of in sets:
+        mine = np.flatnonzero(np.isin(held.rel[held.first], of.relations))[ranks.rank :: ranks.world_size]
+        number = np.cumsum(cost[mine]) // (memory // 2)
+        found += [Chunk(of, mine[number == each]) for each in np.unique(number)]
+    return found
+
+
+def rank_all(
+    held: HeldOut, known: KnownAnswers, chunks: Sequence[Chunk], rankers: Mapping[str, Ranker], ranks: Ranks
+) -> RankingResult:
+    """Ranks all held-out edges of a side; every rank must call it, with its own chunks, and gets the whole result.
+
+    Args:
+        known: of these chunks.
+    """
+    columns = {name: np.zeros(len(held), np.int64) for name in ("negatives", "others", "removed")}
+    found = {name: AnswerRanks(np.zeros(len(held)), np.zeros(len(held))) for name in rankers}
+    of_set: CandidateSet | None = None
+    of_rankers: dict[str, RankQueries] = {}
+    for number, chunk in enumerate(chunks):
+        if chunk.candidates is not of_set:
+            of_set = chunk.candidates
+            total = int(np.isin(held.rel[held.first], of_set.relations).sum())
+            of_rankers = {}  # first, to free what these keep in memory
+            of_rankers = {name: ranker.among(of_set, total) for name, ranker in rankers.items()}
+        queries = known.take(number)
+        is_mine = np.zeros(held.queries, np.bool_)
+        is_mine[chunk.queries] = True
+        mine = np.flatnonzero(is_mine[held.query])
+        answers = np.flatnonzero(queries.edges)
+        query = queries.query[answers]
+        neither = (queries.edges == 0) & ~queries.removed
+        columns["others"][mine] = np.bincount(queries.query[neither], minlength=len(queries))[query]
+        columns["negatives"][mine] = of_set.negatives(queries)[query]
+        columns["removed"][mine] = queries.removed[answers]
+        for name, rank_queries in of_rankers.items():
+            ranked = rank_queries(queries)
+            found[name].rank[mine], found[name].list_rank[mine] = ranked.rank, ranked.list_rank
+    if ranks.world_size > 1:  # each has found its own share, and left zeros elsewhere
+        for column in (*columns.values(), *(of for each in found.values() for of in (each.rank, each.list_rank))):
+            dist.all_reduce(torch.from_numpy(column))
+    return RankingResult(columns["negatives"], columns["others"], columns["removed"] > 0, found)
+
+
+def check_graph(config: Config, root: str) -> None:
+    """Checks, before anything is trained, that the graph at `root` can be evaluated as configured.
+
+    Raises:
+        UserError: as `RankingTask`.
+    """
+    schema = nodes_only(read_schema(config, root), root)
+    check_candidates(config.evaluation, schema)
+    _check_memory(config, len(open_split(config, root, schema, config.evaluation.split)))
+
+
+def _check_memory(config: Config, held_out_edges: int) -> None:
+    limit = config.evaluation.memory_limit
+    if held_out_edges * BYTES_PER_HELD_EDGE > sizes.in_bytes(limit) // 2:
+        raise UserError(
+            f"evaluation.memory_limit: {limit} is too small for {held_out_edges:,} held-out edges; raise it, or take "
+            "fewer by test_data.limit"
+        )
+
+
+def nodes_only(schema: Schema, root: str) -> Schema:
+    """The schema without rows that are no nodes: a config may state more rows of a table than its vocabulary has."""
+    manifest = read_manifest(root)
+    nodes = {entry.name: entry.num_embeddings for entry in manifest.tables} if manifest is not None else {}
+    return Schema(schema.tables | nodes, schema.relations)
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A temporary folder. Raises StorageRefused where its disk is full."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="twhin-evaluate-") as folder:
+            yield Path(folder)
+    except StorageError:
+        raise
+    except OSError as error:
+        if error.filename is None or "twhin-evaluate-" in str(error.filename):
+            raise StorageRefused(
+                f"{tempfile.gettempdir()}: cannot be written: {error.strerror or error}; TMPDIR names another folder"
+            ) from error
+        raise
