@@ -1,4 +1,4 @@
-"""Amounts of memory as a config states them."""
+"""Amounts of memory, as a config states them and as people read them."""
 
 from __future__ import annotations
 
@@ -12,3 +12,12 @@ def in_bytes(size: str) -> int:
     match = re.fullmatch(r"([\d.]+)\s*([KMGT])(i?)B", size)
     assert match is not None
     return int(float(match[1]) * (1024 if match[3] else 1000) ** ("KMGT".index(match[2]) + 1))
+
+
+def readable(size: float) -> str:
+    """`1.5 GiB` of its bytes."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.4g} {unit}"
+        size /= 1024
+    return f"{size:,.1f} TiB"

@@ -162,6 +162,14 @@ def read_json(url: str) -> Any:
     return json.loads(read_text(url))
 
 
+def find_json(url: str) -> Any:
+    """As `read_json`, or None if there is no such file."""
+    try:
+        return read_json(url)
+    except FileNotFoundError:
+        return None
+
+
 def write_json(url: str, value: Any) -> None:
     write_text(url, _as_json(value))
 

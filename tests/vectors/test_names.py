@@ -13,7 +13,7 @@ from tests.conftest import SmallConfig
 from tests.evaluation.graphs import model_config
 from twhin_core.config import Config
 from twhin_core.errors import UserError
-from twhin_core.vectors.names import name_rows, open_ids, read_names
+from twhin_core.vectors.names import name_rows, open_ids
 
 
 def config_with(vocab: Path | None) -> Config:
@@ -23,7 +23,7 @@ def config_with(vocab: Path | None) -> Config:
 
 
 def names(vocab: Path | None, batch_rows: int = 3) -> list[tuple[int, str]]:
-    batches = list(read_names(config_with(vocab), "nowhere", "user", rows=10, batch_rows=batch_rows))
+    batches = list(open_ids(config_with(vocab), "nowhere", "user", rows=10).batches(batch_rows))
     assert all(0 < batch.num_rows <= batch_rows for batch in batches)
     return [(row["index"], row["id"]) for batch in batches for row in batch.to_pylist()]
 
@@ -90,10 +90,10 @@ def test_a_vocabulary_beside_that_of_prepare_is_refused(small_config: SmallConfi
 def test_rows_of_a_vocabulary_have_its_names(tmp_path: Path) -> None:
     vocab = write(tmp_path / "v", {"index": [7, 2, 9], "id": ["anna", "bob", "bo"]}, {"index": [0], "id": ["carla"]})
     config = config_with(vocab)
-    assert name_rows(config, "nowhere", "user", 10, np.array([9, 0, 9])) == ["bo", "carla", "bo"]
+    assert name_rows(open_ids(config, "nowhere", "user", 10), "user", np.array([9, 0, 9])) == ["bo", "carla", "bo"]
     for row in (1, 8):
         with pytest.raises(UserError, match=f"user: its vocabulary has no id for row {row}$"):
-            name_rows(config, "nowhere", "user", 10, np.array([row]))
+            name_rows(open_ids(config, "nowhere", "user", 10), "user", np.array([row]))
     assert [open_ids(config, "nowhere", "user", 10).find(name) for name in ("carla", "bob", "bo", "x")] == [
         0,
         1,
@@ -104,6 +104,6 @@ def test_rows_of_a_vocabulary_have_its_names(tmp_path: Path) -> None:
 
 def test_rows_without_a_vocabulary_are_found_by_their_number() -> None:
     config = config_with(None)
-    assert name_rows(config, "nowhere", "user", 10, np.array([9, 0])) == ["9", "0"]
+    assert name_rows(open_ids(config, "nowhere", "user", 10), "user", np.array([9, 0])) == ["9", "0"]
     ids = open_ids(config, "nowhere", "user", 10)
     assert [ids.find(name) for name in ("0", "9", "10", "-1", "07", "x", "²")] == [0, 9, None, None, None, None, None]

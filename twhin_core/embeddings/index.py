@@ -17,7 +17,7 @@ from twhin_core.errors import UserError, one_line
 from twhin_core.export import faiss_library
 from twhin_core.export.manifest import ExportManifest, FormatExport
 from twhin_core.model.scorer import Scorer
-from twhin_core.vectors.names import name_rows
+from twhin_core.vectors.names import name_rows, open_ids
 
 READ_BYTES = 16 << 20
 
@@ -86,7 +86,8 @@ def search(result: Result, query: Query, position: int, name: str, k: int) -> li
     index = _read(entry.url)
     values, rows = (found[0] for found in index.search(given.numpy(), k + 1))
     values, rows = values[rows >= 0], rows[rows >= 0]
-    names = name_rows(result.config, result.root, query.candidates, result.schema.tables[query.candidates], rows)
+    ids = open_ids(result.config, result.root, query.candidates, result.schema.tables[query.candidates])
+    names = name_rows(ids, query.candidates, rows)
     scores = _scores(index, values, result.config.model.comparator) + (offset if entry.is_models else 0)
     found = zip(names, scores.tolist(), strict=True)
     return [

@@ -1,6 +1,6 @@
 """Where the vectors, ids and relations of a run are read from: its export or a checkpoint.
 
-Both count the rows that have an id, in the order of their index, so that a position is of the same node in either.
+Both count the rows that have an id, in the order of their index, and a position means the same node in either.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pyarrow.parquet as pq
 import torch
 
 from twhin_core import storage
@@ -23,29 +22,8 @@ from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import open_parquet
 from twhin_core.schema import Schema
 from twhin_core.vectors.ids import Ids, StoredIds
-from twhin_core.vectors.names import open_ids
 from twhin_core.vectors.parquet_rows import ParquetRows
-from twhin_core.vectors.rows import Rows, SelectedRows
-
-
-@dataclass(frozen=True)
-class CheckpointVectors(TrainedRun):
-    """The vectors of a checkpoint."""
-
-    @property
-    def step(self) -> int:
-        return self.checkpoint.step
-
-    @property
-    def tables(self) -> Sequence[str]:
-        return list(self.schema.tables)
-
-    def ids(self, table: str) -> Ids:
-        return open_ids(self.config, self.root, table, self.schema.tables[table])
-
-    def rows(self, table: str) -> Rows:
-        ids = self.ids(table)
-        return SelectedRows(self.checkpoint.rows(table), ids.size, ids.index)
+from twhin_core.vectors.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -96,7 +74,7 @@ class ExportedVectors:
         scorer = Scorer(self.config.model, self.schema.relations)
         url = storage.join(self.root, self.manifest.relations.path)
         with open_parquet(url) as file:
-            columns = _parameters(file)
+            columns: dict[str, list[list[float]]] = file.read().to_pydict()
         for operators, column in ((scorer.operator, "embedding"), (scorer.inverse, "inverse")):
             if operators is not None:
                 for rel in range(len(self.schema.relations)):
@@ -104,12 +82,7 @@ class ExportedVectors:
         return scorer
 
 
-Vectors = ExportedVectors | CheckpointVectors
-
-
-def _parameters(file: pq.ParquetFile) -> dict[str, list[list[float]]]:
-    columns: dict[str, list[list[float]]] = file.read().to_pydict()
-    return columns
+Vectors = ExportedVectors | TrainedRun
 
 
 @dataclass(frozen=True)
@@ -147,7 +120,7 @@ def open_result(root: str) -> Result:
         exported = ExportedVectors(config, root, schema, manifest)
     if checkpoint is not None:
         checkpoint.check_fits(describe(config, schema))
-        trained = CheckpointVectors(config, root, checkpoint, schema)
+        trained = TrainedRun(config, root, checkpoint, schema)
     vectors, scored = exported or trained, trained or exported
     if vectors is None or scored is None:
         raise UserError(f"{root}: {_why_nothing(manifest)}")

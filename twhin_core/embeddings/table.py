@@ -14,6 +14,7 @@ from twhin_core.embeddings.search import find_nearest, make_query
 from twhin_core.errors import UserError
 from twhin_core.schema import Side
 from twhin_core.vectors.ids import NAMES_A_BATCH, find_or_refuse
+from twhin_core.vectors.named import named_blocks, schema
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,19 +105,13 @@ class TableEmbeddings:
 
     def batches(self, batch_rows: int | None = None) -> Iterator[pa.RecordBatch]:
         """All rows (index: int64, id: string, embedding: fixed_size_list<float>[dim]), in the order of their index."""
-        vector = pa.list_(pa.float32(), self.dim)
-        start = 0
-        for names in self._ids.batches(batch_rows or max(1, BLOCK_BYTES // (4 * self.dim))):
-            values = self._rows.read(start, start + names.num_rows).numpy().reshape(-1)
-            vectors = pa.FixedSizeListArray.from_arrays(pa.array(values), type=vector)
-            yield pa.RecordBatch.from_arrays([names["index"], names["id"], vectors], ["index", "id", "embedding"])
-            start += names.num_rows
+        names = self._ids.batches(batch_rows or max(1, BLOCK_BYTES // (4 * self.dim)))
+        for block in named_blocks(names, self._rows):
+            yield block.to_batch()
 
     def to_arrow(self) -> pa.Table:
         """All rows, as `batches` gives them, in memory."""
-        vector = pa.list_(pa.float32(), self.dim)
-        schema = pa.schema([("index", pa.int64()), ("id", pa.string()), ("embedding", vector)])
-        return pa.Table.from_batches(self.batches(), schema)
+        return pa.Table.from_batches(self.batches(), schema(self.dim))
 
     def to_pandas(self) -> pd.DataFrame:
         """All rows with columns index, id and embedding, each of which is float32 [dim]."""

@@ -76,10 +76,7 @@ def _write_verdict(config: Config, root: str, metrics: Metrics) -> None:
 
 def read_metrics(root: str) -> Metrics | None:
     """The metrics under the run root, or None where evaluate has not finished."""
-    url = storage.join(root, METRICS)
-    if not storage.exists(url):
-        return None
-    metrics: Metrics = storage.read_json(url)
+    metrics: Metrics | None = storage.find_json(storage.join(root, METRICS))
     return metrics
 
 

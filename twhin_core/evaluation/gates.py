@@ -89,10 +89,7 @@ def missed(decision: Decision) -> list[str]:
 
 def read_decision(root: str) -> Decision | None:
     """The decision under the run root, or None where evaluate has not finished."""
-    url = storage.join(root, DECISION)
-    if not storage.exists(url):
-        return None
-    decision: Decision = storage.read_json(url)
+    decision: Decision | None = storage.find_json(storage.join(root, DECISION))
     return decision
 
 

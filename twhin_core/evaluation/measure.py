@@ -80,9 +80,8 @@ def measure(
         metrics["baselines"] = earlier["baselines"]
     if evaluation.candidates is not None:
         metrics["candidates"] = {"count": evaluation.candidates, "power": evaluation.candidates_power}
-    planted = storage.join(root, PLANTED)
-    if storage.exists(planted):
-        metrics["planted"] = storage.read_json(planted)
+    if (planted := storage.find_json(storage.join(root, PLANTED))) is not None:
+        metrics["planted"] = planted
     return metrics
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import duckdb
@@ -22,17 +22,14 @@ from twhin_core.evaluation.rankers import ModelRanker
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import Progress
 from twhin_core.schema import Schema, Side
-from twhin_core.vectors.ids import SCHEMA
-from twhin_core.vectors.names import read_names
+from twhin_core.vectors.ids import SCHEMA, Ids
+from twhin_core.vectors.names import open_ids
 from twhin_core.vectors.rows import Rows
 
 UNKNOWN = -1e30
 """The score of a node that the earlier version does not know: below those of all that it knows."""
 
 NAMES_AT_ONCE = 131_072
-ROWS_AT_ONCE = 1 << 20
-
-NONE = np.empty(0, np.int64), np.empty(0, np.int64)
 
 
 class Previous:
@@ -92,16 +89,14 @@ class _MatchedRows:
         self._rows, self._path, self.size, self.dim = rows, path, size, dim + 1
 
     def read(self, start: int, stop: int) -> Tensor:
-        return self._vectors(np.fromfile(self._path, np.int64, stop - start, offset=8 * start))
+        return self.gather(np.arange(start, stop))
 
     def gather(self, rows: Ints) -> Tensor:
-        return self._vectors(np.asarray(np.memmap(self._path, np.int64, "r")[rows]))
-
-    def _vectors(self, there: Ints) -> Tensor:
-        vectors = torch.zeros(len(there), self.dim)
+        vectors = torch.zeros(len(rows), self.dim)
         vectors[:, -1] = 1
-        known = np.flatnonzero(there >= 0)
-        if self._rows is not None and len(known):
+        if self._rows is not None:
+            there = np.asarray(np.memmap(self._path, np.int64, "r")[rows])
+            known = np.flatnonzero(there >= 0)
             found = torch.from_numpy(known)
             vectors[found, :-1] = self._rows.gather(there[known])
             vectors[found, -1] = 0
@@ -119,49 +114,31 @@ def matched(
     folder.mkdir()
     tables: dict[str, Rows] = {}
     for number, (table, size) in enumerate(schema.tables.items()):
-        path, is_known = folder / str(number), table in previous.schema.tables
-        database = folder / f"{number}.duckdb"
-        pairs = _pairs(config, root, schema, previous, table, database, memory) if is_known else iter(())
-        _write(path, size, pairs)
-        rows = previous.checkpoint.rows(table) if is_known else None
+        path, rows = folder / str(number), None
+        if table in previous.schema.tables:
+            rows = previous.checkpoint.rows(table)
+            here = open_ids(config, root, table, size)
+            there = open_ids(previous.config, previous.root, table, previous.schema.tables[table])
+            _match(path, size, here, there, memory)
         tables[table] = _MatchedRows(rows, previous.config.model.dim, path, size)
     return tables
 
 
-def _write(path: Path, size: int, pairs: Iterator[tuple[Ints, Ints]]) -> None:
-    """The earlier row of each row, or -1, as int64 [size]; `pairs`: (row, earlier row) by ascending row."""
-    with path.open("wb") as file:
-        rows, there = next(pairs, NONE)
-        for start in range(0, size, ROWS_AT_ONCE):
-            block = np.full(min(ROWS_AT_ONCE, size - start), -1)
-            while len(rows) and rows[0] < start + len(block):
-                count = int(np.searchsorted(rows, start + len(block)))
-                block[rows[:count] - start] = there[:count]
-                rows, there = rows[count:], there[count:]
-                if not len(rows):
-                    rows, there = next(pairs, NONE)
-            block.tofile(file)
-
-
-def _pairs(
-    config: Config, root: str, schema: Schema, previous: Previous, table: str, database: Path, memory: int
-) -> Iterator[tuple[Ints, Ints]]:
-    """(row, earlier row) of the nodes that both have, by ascending row, some at a time."""
+def _match(path: Path, size: int, here: Ids, there: Ids, memory: int) -> None:
+    """Writes the earlier row of each row, or -1 where there is none, as int64 [size]."""
+    database = path.with_suffix(".duckdb")
     settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": f"{max(memory >> 20, 64)}MiB",
         "temp_directory": f"{database}.spill",
     }
-    with duckdb.connect(str(database), config=settings) as connection:
+    with duckdb.connect(str(database), config=settings) as connection, path.open("wb") as file:
         connection.execute("SET enable_progress_bar = false")
-        for name, of, at, rows in (
-            ("here", config, root, schema.tables[table]),
-            ("there", previous.config, previous.root, previous.schema.tables[table]),
-        ):
-            names = read_names(of, at, table, rows, NAMES_AT_ONCE)
-            connection.from_arrow(pa.RecordBatchReader.from_batches(SCHEMA, names)).create(name)
+        for name, ids in (("here", here), ("there", there)):
+            connection.from_arrow(pa.RecordBatchReader.from_batches(SCHEMA, ids.batches(NAMES_AT_ONCE))).create(name)
         found = connection.sql(
-            "SELECT here.index AS row, there.index AS there FROM here JOIN there USING (id) ORDER BY row"
+            """SELECT coalesce(there.index, -1) AS there FROM range(?) AS rows(row)
+            LEFT JOIN here ON here.index = row LEFT JOIN there USING (id) ORDER BY row""",
+            params=[size],
         )
         for batch in found.to_arrow_reader(NAMES_AT_ONCE):
-            if batch.num_rows:
-                yield batch["row"].to_numpy(), batch["there"].to_numpy()
+            batch["there"].to_numpy().tofile(file)

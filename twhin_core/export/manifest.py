@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from twhin_core import storage
-from twhin_core.errors import UserError, one_line
+from twhin_core.graph.manifest import read_as
 from twhin_core.parquet import FileEntry
 
 FOLDER = "embeddings"
@@ -77,22 +76,16 @@ class Finished(BaseModel):
 
 def read_export_manifest(root: str) -> ExportManifest | None:
     """The manifest under the run root, or None where export has not finished."""
-    url = storage.join(root, MANIFEST)
-    if not storage.exists(url):
-        return None
-    try:
-        return ExportManifest.model_validate(storage.read_json(url))
-    except (ValidationError, json.JSONDecodeError) as error:
-        raise UserError(f"{url}: not a manifest of this version: {one_line(error)}") from None
+    return read_as(ExportManifest, storage.join(root, MANIFEST))
 
 
 def read_finished(root: str, format_name: str, name: str) -> Finished | None:
     """The record of a format and name, or None where it has not finished or files of it are gone."""
-    url = storage.join(root, record_path(format_name, name))
-    if not storage.exists(url):
+    tree = storage.find_json(storage.join(root, record_path(format_name, name)))
+    if tree is None:
         return None
     try:
-        record = Finished.model_validate(storage.read_json(url))
+        record = Finished.model_validate(tree)
     except ValidationError:  # of another version
         return None
     whole = all(storage.exists(storage.join(root, file.path)) for file in record.export.files)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 
 import numpy as np
-import pyarrow as pa
 
 from twhin_core import storage
 from twhin_core.export.manifest import FOLDER, FormatExport
 from twhin_core.export.vector_set import VectorSet
 from twhin_core.parquet import FileEntry, write_part
 from twhin_core.progress import Progress
+from twhin_core.vectors.ids import SCHEMA
 
 
 def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
@@ -35,7 +35,5 @@ def header(shape: tuple[int, ...]) -> bytes:
 
 def write_ids(vector_set: VectorSet, folder: str) -> FileEntry:
     """`<folder>/<table>.ids.parquet`: the index in the table and the id of each row, in the same order."""
-    schema = pa.schema([("index", pa.int64()), ("id", pa.string())])
-    return write_part(
-        vector_set.names(), schema, vector_set.run.root, f"{FOLDER}/{folder}/{vector_set.name}.ids.parquet"
-    )
+    path = f"{FOLDER}/{folder}/{vector_set.name}.ids.parquet"
+    return write_part(vector_set.names(), SCHEMA, vector_set.run.root, path)

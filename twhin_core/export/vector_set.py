@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
@@ -19,8 +19,9 @@ from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import VECTOR_BYTES_PER_GROUP
 from twhin_core.progress import Progress
 from twhin_core.schema import Schema
-from twhin_core.vectors.ids import NAMES_A_BATCH
-from twhin_core.vectors.names import name_rows, open_ids, read_names
+from twhin_core.vectors.ids import NAMES_A_BATCH, Ids
+from twhin_core.vectors.named import Block, named_blocks
+from twhin_core.vectors.names import open_ids
 from twhin_core.vectors.rows import Ints, MappedRows, Rows, SelectedRows
 
 BLOCK_BYTES = VECTOR_BYTES_PER_GROUP
@@ -28,35 +29,30 @@ BLOCK_BYTES = VECTOR_BYTES_PER_GROUP
 
 
 @dataclass(frozen=True)
-class Block:
-    """Consecutive rows: index int64 [n], id string [n], vectors float32 [n, dim]."""
-
-    index: pa.Array
-    id: pa.Array
-    vectors: Tensor
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def slice(self, start: int, stop: int) -> Block:
-        return Block(
-            self.index.slice(start, stop - start), self.id.slice(start, stop - start), self.vectors[start:stop]
-        )
-
-    def embedding(self) -> pa.Array:
-        """The vectors as a list column."""
-        vector = pa.list_(pa.float32(), self.vectors.shape[1])
-        return pa.FixedSizeListArray.from_arrays(pa.array(self.vectors.numpy().reshape(-1)), type=vector)
-
-
-@dataclass(frozen=True)
 class TrainedRun:
-    """The run whose vectors are exported."""
+    """A run and the checkpoint whose vectors are read. Positions count the rows that the vocabulary names."""
 
     config: Config
     root: str
     checkpoint: Checkpoint
     schema: Schema
+
+    @property
+    def step(self) -> int:
+        return self.checkpoint.step
+
+    @property
+    def tables(self) -> Sequence[str]:
+        return list(self.schema.tables)
+
+    def ids(self, table: str) -> Ids:
+        """The ids of a table. Raises UserError for a broken vocabulary."""
+        return open_ids(self.config, self.root, table, self.schema.tables[table])
+
+    def rows(self, table: str) -> Rows:
+        """The vector at each position of the ids."""
+        ids = self.ids(table)
+        return SelectedRows(self.checkpoint.rows(table), ids.size, ids.index)
 
     def scorer(self) -> Scorer:
         """With the checkpoint's relations."""
@@ -89,20 +85,12 @@ class VectorSet:
 
     def names(self, batch_rows: int = NAMES_A_BATCH) -> Iterator[pa.RecordBatch]:
         """Batches (index, id) of the rows."""
-        return read_names(self.run.config, self.run.root, self.table, self.size + self.unnamed, batch_rows)
+        return self.run.ids(self.table).batches(batch_rows)
 
     def blocks(self, progress: Progress) -> Iterator[Block]:
         """All rows in order; the next block is read while one is used."""
         block_rows = max(1, BLOCK_BYTES // (4 * self.dim))
-
-        def read() -> Generator[Block]:
-            start = 0
-            for names in self.names(block_rows):
-                vectors = self.rows.read(start, start + len(names))
-                yield Block(names["index"], names["id"], vectors)
-                start += len(names)
-
-        with Ahead(read()) as ahead:
+        with Ahead(named_blocks(self.names(block_rows), self.rows)) as ahead:
             for block in ahead:
                 yield block
                 progress.update(len(block))
@@ -128,10 +116,8 @@ def open_vector_sets(run: TrainedRun) -> list[VectorSet]:
 
 
 def _open(run: TrainedRun, table: str) -> VectorSet:
-    size = run.schema.tables[table]
-    ids = open_ids(run.config, run.root, table, size)
-    rows = SelectedRows(run.checkpoint.rows(table), ids.size, ids.index)
-    return VectorSet(table, table, None, rows, ids.index, size - ids.size, run)
+    rows, ids = run.rows(table), run.ids(table)
+    return VectorSet(table, table, None, rows, ids.index, run.schema.tables[table] - ids.size, run)
 
 
 def _open_queries(run: TrainedRun, relation: str) -> VectorSet:
@@ -155,8 +141,7 @@ def normalized(vector_set: VectorSet) -> VectorSet:
 
     def name(position: int) -> str:
         row = position if vector_set.index is None else int(vector_set.index[position])
-        run, size = vector_set.run, vector_set.size + vector_set.unnamed
-        (id_,) = name_rows(run.config, run.root, vector_set.table, size, np.array([row]))
+        (id_,) = vector_set.run.ids(vector_set.table).at(np.array([position]))
         return f"export: {vector_set.name}: the vector of {id_!r}, row {row},"
 
     return replace(vector_set, rows=unit_rows(vector_set.rows, name))

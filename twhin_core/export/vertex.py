@@ -16,9 +16,10 @@ import pyarrow as pa
 from twhin_core import storage
 from twhin_core.errors import UserError
 from twhin_core.export.manifest import FOLDER, FormatExport
-from twhin_core.export.vector_set import Block, VectorSet
+from twhin_core.export.vector_set import VectorSet
 from twhin_core.parquet import FileEntry
 from twhin_core.progress import Progress
+from twhin_core.vectors.named import Block
 
 MOST_FILES = 5_000
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -14,6 +15,8 @@ from twhin_core.schema import Schema
 
 MANIFEST = "graph/manifest.json"
 SPLITS = ("train", "validation", "test")
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class DegreeEntry(BaseModel):
@@ -79,11 +82,14 @@ class Manifest(BaseModel):
 
 def read_manifest(root: str) -> Manifest | None:
     """The manifest under the run root, or None where prepare has not finished."""
-    url = storage.join(root, MANIFEST)
-    if not storage.exists(url):
-        return None
+    return read_as(Manifest, storage.join(root, MANIFEST))
+
+
+def read_as(model: type[M], url: str) -> M | None:
+    """A manifest of any kind, or None if there is none. Raises UserError if it is of another version."""
     try:
-        return Manifest.model_validate(storage.read_json(url))
+        tree = storage.find_json(url)
+        return None if tree is None else model.model_validate(tree)
     except (ValidationError, json.JSONDecodeError) as error:
         raise UserError(f"{url}: not a manifest of this version: {one_line(error)}") from None
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from twhin_core import storage
-from twhin_core.evaluation.gates import DECISION
+from twhin_core.evaluation.gates import read_decision
 from twhin_core.evaluation.metrics import Metrics
 
 BOUNDS = {"min": "at least {:g}", "max": "at most {:g}", "max_drop": "at most {:g} below the previous run"}
@@ -35,11 +33,8 @@ class Decision:
 
 def collect(metrics: Metrics, root: str) -> Decision | None:
     """The decision on these metrics; None where none was taken, or no gate is set."""
-    url = storage.join(root, DECISION)
-    if not storage.exists(url):
-        return None
-    decision: dict[str, Any] = storage.read_json(url)
-    if decision["checkpoint"] != metrics["checkpoint"] or not decision["gates"]:
+    decision = read_decision(root)
+    if decision is None or decision["checkpoint"] != metrics["checkpoint"] or not decision["gates"]:
         return None
     gates = [
         Gate(

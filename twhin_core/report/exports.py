@@ -9,6 +9,7 @@ from twhin_core import storage
 from twhin_core.evaluation.metrics import ALL, EDGES, Figures, Metrics
 from twhin_core.export.manifest import FOLDER, FormatExport, read_export_manifest
 from twhin_core.report.figures import SIDED, Table
+from twhin_core.sizes import readable
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def _row(format_name: str, export: FormatExport, sizes: dict[str, int]) -> list[
     name = export.table if export.query_side is None else f"{export.table}, queries of {export.query_side}"
     each = f"{sum(files) / export.rows:,.1f}" if export.rows else "–"
     quality = _quality(export.figures)
-    return [name, format_name, f"{export.rows:,}", f"{len(files):,}", _size(sum(files)), each, quality]
+    return [name, format_name, f"{export.rows:,}", f"{len(files):,}", readable(sum(files)), each, quality]
 
 
 def _quality(figures: dict[str, Any]) -> str:
@@ -87,11 +88,3 @@ def _sizes(root: str) -> dict[str, int]:
     fs, folder = storage.filesystem(storage.join(root, FOLDER))
     found = fs.find(folder, detail=True)
     return {f"{FOLDER}/{name[len(folder) :].lstrip('/')}": int(entry["size"]) for name, entry in found.items()}
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.4g} {unit}"
-        count /= 1024
-    return f"{count:,.1f} TiB"

@@ -97,17 +97,14 @@ def _optimizer(optimizer: Optimizer) -> str:
 
 
 def _finished(root: str) -> Pairs:
-    url = storage.join(root, FINISHED)
-    if not storage.exists(url):
-        return []
-    finished = storage.read_json(url)
-    return [("ended", f"after step {finished['step']:,}: {finished['reason']}")]
+    finished = storage.find_json(storage.join(root, FINISHED))
+    return [("ended", f"after step {finished['step']:,}: {finished['reason']}")] if finished else []
 
 
 def _versions(metrics: Metrics, root: str, config_text: str) -> Pairs:
     """Of the code that trained, as the checkpoint's marker says, that wrote the config last, and that evaluated."""
-    marker = storage.join(root, FOLDER, str(metrics["checkpoint"]), MARKER)
-    trained = [("trained by", f"twhin {storage.read_json(marker)['version']}")] if storage.exists(marker) else []
+    marker = storage.find_json(storage.join(root, FOLDER, str(metrics["checkpoint"]), MARKER))
+    trained = [("trained by", f"twhin {marker['version']}")] if marker else []
     first = config_text.partition("\n")[0]
     written = [("config written by", first.partition(". ")[2])] if first.startswith("# ") else []
     packages = [(name, metadata.version(name)) for name in ("torch", "torchrec", "numpy", "pyarrow")]
@@ -150,11 +147,11 @@ def _relations(config: Config, manifest: Manifest | None) -> Table:
 
 def _plan(root: str) -> Table | None:
     """How ranks shared the tables."""
-    url = storage.join(root, PLAN)
-    if not storage.exists(url):
+    plan = storage.find_json(storage.join(root, PLAN))
+    if plan is None:
         return None
     rows = []
-    for table in storage.read_json(url):
+    for table in plan:
         parts: list[dict[str, Any]] = table["parts"]
         largest = max(parts, key=lambda part: part["bytes"])
         ranks = len({part["rank"] for part in parts if part["rows"]})

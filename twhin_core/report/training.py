@@ -83,10 +83,8 @@ def _quality(config: Config, root: str) -> Panel | None:
     folder, split, points = storage.join(root, "evaluation"), config.evaluation.split, []
     names: set[str] = set()
     for name in storage.list_folders(folder):
-        url = storage.join(folder, name, "metrics.json")
-        if not name.isdigit() or not storage.exists(url):
-            continue
-        figures = storage.read_json(url).get(split, {}).get(ALL, {})
+        metrics = storage.find_json(storage.join(folder, name, "metrics.json")) if name.isdigit() else None
+        figures = (metrics or {}).get(split, {}).get(ALL, {})
         for metric in (MRR, f"sampled_{MRR}"):
             if metric in figures:
                 names.add(metric)
@@ -101,8 +99,7 @@ def _rates(config: Config, root: str, steps: int) -> Panel | None:
 
     A cosine that falls until the end of training is known once training has ended there.
     """
-    url = storage.join(root, FINISHED)
-    finished = storage.read_json(url) if storage.exists(url) else {}
+    finished = storage.find_json(storage.join(root, FINISHED)) or {}
     if finished.get("reason") == ALL_DONE:
         config = until(finished["step"], config)
     optimizers = {table.name: table.optimizer for table in config.model.embeddings.tables}

@@ -28,6 +28,7 @@ from twhin_core.errors import UserError
 from twhin_core.model.twhin import Twhin
 from twhin_core.progress import log
 from twhin_core.schema import Schema
+from twhin_core.sizes import readable
 
 # What `auto` chooses from. A copy on each rank is exact too, but its gradients are as large as the table.
 AUTO = ("table_wise", "row_wise")
@@ -84,7 +85,7 @@ def _plan(config: Config, schema: Schema, twhin: Twhin, ranks: Ranks, memory: in
     if (table := next((table for table in tables if needs[table.name] > limit), None)) is not None:
         return (
             f"model.embeddings.tables: {table.name}, {schema.tables[table.name]:,} rows with sharding "
-            f"{table.sharding}, needs {_readable(needs[table.name])} on a rank, which can give {_readable(limit)}"
+            f"{table.sharding}, needs {readable(needs[table.name])} on a rank, which can give {readable(limit)}"
         )
     cuda = ranks.device.type == "cuda"
     topology = TopologyFactory.create_topology(
@@ -105,8 +106,8 @@ def _plan(config: Config, schema: Schema, twhin: Twhin, ranks: Ranks, memory: in
     except PlannerError as error:
         log.debug("the planner says: %s", error)
         return (
-            f"model.embeddings.tables: no plan fits all tables into {_readable(limit)} a rank, of which they need "
-            f"{_readable(sum(needs.values()))} or more; use more ranks, row_wise, or an optimizer with less state"
+            f"model.embeddings.tables: no plan fits all tables into {readable(limit)} a rank, of which they need "
+            f"{readable(sum(needs.values()))} or more; use more ranks, row_wise, or an optimizer with less state"
         )
 
 
@@ -147,7 +148,7 @@ def show(plan: list[TablePlan]) -> None:
     for table in plan:
         largest = max(table.parts, key=lambda part: part.bytes)
         ranks = len({part.rank for part in table.parts if part.rows})
-        figures = f"{largest.rows:,}", str(largest.columns), _readable(largest.bytes)
+        figures = f"{largest.rows:,}", str(largest.columns), readable(largest.bytes)
         rows.append((table.table, table.sharding, str(ranks), *figures))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -181,8 +182,8 @@ def check_alone(config: Config, schema: Schema, ranks: Ranks) -> None:
     limit = int(_memory_of(ranks) * (1 - RESERVED))
     if needed > limit:
         raise UserError(
-            f"model.embeddings.tables: the tables need {_readable(needed)}, of which this process can give "
-            f"{_readable(limit)}; train on more machines"
+            f"model.embeddings.tables: the tables need {readable(needed)}, of which this process can give "
+            f"{readable(limit)}; train on more machines"
         )
 
 
@@ -194,12 +195,3 @@ def _memory_of(ranks: Ranks) -> int:
     if CGROUP_LIMIT.exists() and (limit := CGROUP_LIMIT.read_text().strip()) != "max":
         memory = min(memory, int(limit))
     return memory // ranks.local_world_size
-
-
-def _readable(size: int) -> str:
-    value = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.4g} {unit}"
-        value /= 1024
-    return f"{value:,.1f} TiB"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
-import pyarrow as pa
 
 from twhin_core import storage
 from twhin_core.config import Config
@@ -37,23 +34,8 @@ def open_ids(config: Config, root: str, table: str, rows: int) -> Ids:
     return ids
 
 
-def read_names(config: Config, root: str, table: str, rows: int, batch_rows: int) -> Iterator[pa.RecordBatch]:
-    """Batches (index: int64, id: string) of at most `batch_rows`, by ascending index below `rows`.
-
-    Raises:
-        UserError: a broken file or one without the columns, an index that is given twice or outside the table, or a
-            row without id.
-    """
-    return open_ids(config, root, table, rows).batches(batch_rows)
-
-
-def name_rows(config: Config, root: str, table: str, size: int, rows: Ints) -> list[str]:
-    """The ids of the given rows of a table of `size` rows, in the order given.
-
-    Raises:
-        UserError: as `open_ids`, or a row that the vocabulary does not name.
-    """
-    ids = open_ids(config, root, table, size)
+def name_rows(ids: Ids, table: str, rows: Ints) -> list[str]:
+    """The ids of the given rows of a table, in the order given. Raises UserError for a row without id."""
     positions = rows if ids.index is None else np.searchsorted(ids.index, rows)
     for row, position in zip(rows.tolist(), positions.tolist(), strict=True):
         if position >= ids.size or (ids.index is not None and ids.index[position] != row):
