@@ -13,7 +13,8 @@ from tests.command_line import ROOT
 
 # A module or folder of twhin_core imports only from those before it here.
 LAYERS = [
-    "errors", "sizes", "progress", "object_store", "storage", "parquet", "config", "schema", "lease", "run",
+    "errors", "sizes", "progress", "object_store", "storage", "checksum", "parquet", "config", "schema", "lease",
+    "run",
     "synthetic", "graph", "data", "model", "vectors", "distributed", "checkpoints", "training", "evaluation",
     "export", "embeddings", "report",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from twhin_core import storage
+from twhin_core.checksum import ChecksumWriter
 from twhin_core.errors import UserError
 
 
@@ -89,7 +90,7 @@ def test_other_schemes_are_refused() -> None:
 
 def test_the_checksum_is_of_what_was_written() -> None:
     file = io.BytesIO()
-    writer = storage.ChecksumWriter(file)
+    writer = ChecksumWriter(file)
     for part in (b"one", memoryview(b"two"), b""):
         writer.write(part)
     assert file.getvalue() == b"onetwo"

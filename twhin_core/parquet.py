@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from twhin_core import storage
+from twhin_core.checksum import ChecksumWriter
 from twhin_core.errors import StorageError, UserError, one_line
 
 ROWS_PER_GROUP = 131_072
@@ -78,7 +79,7 @@ def part_path(folder: str, number: int) -> str:
 def _write_file(groups: Iterable[pa.Table], schema: pa.Schema, root: str, path: str) -> FileEntry:
     rows = 0
     with storage.open_write(storage.join(root, path)) as file:
-        checksum = storage.ChecksumWriter(file)
+        checksum = ChecksumWriter(file)
         with pq.ParquetWriter(pa.PythonFile(checksum, mode="w"), schema, **encoding(schema)) as writer:
             for group in groups:
                 writer.write_table(group)

@@ -10,13 +10,10 @@ raises FileNotFoundError.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import uuid
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, TYPE_CHECKING, Any, cast
 
 # gcsfs would ask a storage-control service whether each bucket is hierarchical; emulators do not answer that.
@@ -32,10 +29,6 @@ if TYPE_CHECKING:
 
 # By name: only a run on gs:// pays for the import.
 fsspec.register_implementation("gs", "twhin_core.object_store.ObjectStore", clobber=True)
-
-
-WRITES_BEHIND = 8
-"""As many writes a checksum may be behind what is written."""
 
 
 def is_remote(url: str) -> bool:
@@ -288,41 +281,3 @@ def publish(url: str, text: str) -> None:
 
 def publish_json(url: str, value: Any) -> None:
     publish(url, _as_json(value))
-
-
-class ChecksumWriter:
-    """Passes what is written on to `file` and keeps its SHA-256, computed in a thread of its own."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._sha256 = hashlib.sha256()
-        self._thread = ThreadPoolExecutor(1, "checksum")
-        self._behind: deque[Future[None]] = deque()
-        self.closed = False
-
-    def write(self, data: Any) -> int:
-        held = bytes(data)  # itself if it is bytes; else the caller may write over it
-        while len(self._behind) >= WRITES_BEHIND:
-            self._behind.popleft().result()
-        self._behind.append(self._thread.submit(self._sha256.update, held))
-        return self._file.write(held)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        self.closed = True
-
-    def readable(self) -> bool:
-        return False
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return False
-
-    def hexdigest(self) -> str:
-        """Of all that was written; nothing is written after it."""
-        self._thread.shutdown()
-        return self._sha256.hexdigest()

@@ -8,8 +8,8 @@ import ibis
 import pytest
 
 from twhin_core.config.prepare import Prepare, Source
+from twhin_core.graph.connect import connect
 from twhin_core.graph.degrees import at, count_degrees, find_weak_nodes, without
-from twhin_core.graph.engine import connect
 
 SETTINGS = Prepare(sources=[Source(path="none", relation="none")])
 

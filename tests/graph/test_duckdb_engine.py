@@ -12,7 +12,7 @@ from tests.conftest import SmallConfig, write_raw
 from tests.full_disk import small_files
 from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
-from twhin_core.graph.engine import connect
+from twhin_core.graph.connect import connect
 from twhin_core.graph.prepare import prepare
 
 

@@ -146,7 +146,7 @@ def assert_graph(root: Path, manifest: Manifest, expected: Expected) -> None:
 
 @contextlib.contextmanager
 def one_thread(prepared: Prepare) -> Iterator[DuckDBEngine]:
-    from twhin_core.graph.engine import connect
+    from twhin_core.graph.connect import connect
 
     with connect(prepared) as engine:
         assert isinstance(engine, DuckDBEngine)

@@ -14,7 +14,7 @@ import pytest
 
 from twhin_core.config.prepare import Prepare, Source, TimeWindow
 from twhin_core.errors import UserError
-from twhin_core.graph.engine import connect
+from twhin_core.graph.connect import connect
 from twhin_core.graph.raw_files import check_sources
 
 COLUMNS = ("lhs", "relation", "rhs", "weight", "time", "split")

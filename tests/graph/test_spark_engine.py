@@ -23,7 +23,7 @@ from twhin_core.config import file as config_file
 from twhin_core.config.prepare import Prepare, Source
 from twhin_core.errors import UserError
 from twhin_core.graph import spark_engine
-from twhin_core.graph.engine import connect
+from twhin_core.graph.connect import connect
 from twhin_core.graph.manifest import SPLITS, Manifest
 from twhin_core.graph.prepare import prepare
 from twhin_core.graph.spark_engine import SparkEngine

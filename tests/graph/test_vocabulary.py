@@ -8,7 +8,7 @@ import ibis
 import numpy as np
 
 from twhin_core.config.prepare import Prepare, Source
-from twhin_core.graph.engine import connect
+from twhin_core.graph.connect import connect
 from twhin_core.graph.vocabulary import find_nodes, number_nodes
 
 SETTINGS = Prepare(sources=[Source(path="none", relation="none")])

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from twhin_core import __version__, lease, storage
 from twhin_core.checkpoints.checkpoint import describe, newest
+from twhin_core.checksum import ChecksumWriter
 from twhin_core.config import Config
 from twhin_core.config.export import Format
 from twhin_core.errors import GateFailed, UserError
@@ -206,7 +207,7 @@ def _write_relations(run: TrainedRun) -> FileEntry:
         columns["inverse"] = _parameters(scorer.inverse, schema)
     table = pa.table(columns)
     with storage.open_write(storage.join(run.root, RELATIONS)) as file:
-        checksum = storage.ChecksumWriter(file)
+        checksum = ChecksumWriter(file)
         pq.write_table(table, pa.PythonFile(checksum, mode="w"), compression="zstd")
     return FileEntry(path=RELATIONS, rows=table.num_rows, sha256=checksum.hexdigest())
 

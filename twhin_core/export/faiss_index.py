@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twhin_core import storage
+from twhin_core.checksum import ChecksumWriter
 from twhin_core.config.export import Faiss, Hnsw, IndexKind, IvfPq
 from twhin_core.errors import UserError
 from twhin_core.export import faiss_library
@@ -58,7 +59,7 @@ def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
             index.add_with_ids(block.vectors.numpy(), block.index.to_numpy())
     path = f"{FOLDER}/faiss/{vector_set.name}.index"
     with storage.open_write(storage.join(vector_set.run.root, path)) as file:
-        checksum = storage.ChecksumWriter(file)
+        checksum = ChecksumWriter(file)
         faiss.write_index(index, faiss.PyCallbackIOWriter(checksum.write))
         entry = FileEntry(path=path, rows=vector_set.size, sha256=checksum.hexdigest())
 

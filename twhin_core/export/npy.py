@@ -7,6 +7,7 @@ import io
 import numpy as np
 
 from twhin_core import storage
+from twhin_core.checksum import ChecksumWriter
 from twhin_core.export.manifest import FOLDER, FormatExport
 from twhin_core.export.vector_set import VectorSet
 from twhin_core.parquet import FileEntry, write_part
@@ -17,7 +18,7 @@ from twhin_core.vectors.ids import SCHEMA
 def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
     path = f"{FOLDER}/npy/{vector_set.name}.npy"
     with storage.open_write(storage.join(vector_set.run.root, path)) as file:
-        checksum = storage.ChecksumWriter(file)
+        checksum = ChecksumWriter(file)
         checksum.write(header((vector_set.size, vector_set.dim)))
         for block in vector_set.blocks(progress):
             checksum.write(block.vectors.numpy())

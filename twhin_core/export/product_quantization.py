@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 
 from twhin_core import storage
+from twhin_core.checksum import ChecksumWriter
 from twhin_core.config.export import Pq
 from twhin_core.errors import UserError
 from twhin_core.export import faiss_library
@@ -104,7 +105,7 @@ def _quantizer(dim: int, subspaces: int, bits: int) -> Any:
 
 def _write_codebooks(root: str, path: str, codebooks: npt.NDArray[np.float32]) -> FileEntry:
     with storage.open_write(storage.join(root, path)) as file:
-        checksum = storage.ChecksumWriter(file)
+        checksum = ChecksumWriter(file)
         checksum.write(header(codebooks.shape))
         checksum.write(codebooks)
         return FileEntry(path=path, rows=len(codebooks), sha256=checksum.hexdigest())

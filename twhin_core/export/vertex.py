@@ -14,6 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from twhin_core import storage
+from twhin_core.checksum import ChecksumWriter
 from twhin_core.errors import UserError
 from twhin_core.export.manifest import FOLDER, FormatExport
 from twhin_core.export.vector_set import VectorSet
@@ -46,7 +47,7 @@ def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
             path = f"{FOLDER}/vertex/{vector_set.name}/part-{number:05d}.json"
             rows = 0
             with storage.open_write(storage.join(vector_set.run.root, path)) as file:
-                checksum = storage.ChecksumWriter(file)
+                checksum = ChecksumWriter(file)
                 for _, block in part:
                     checksum.write(_lines(database, block))
                     rows += len(block)

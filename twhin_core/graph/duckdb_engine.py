@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 
-import duckdb
-import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
 from twhin_core.config.prepare import Prepare
 from twhin_core.errors import UserError
-from twhin_core.graph.engine import Engine
+from twhin_core.graph.duckdb_backend import ERRORS, open_backend, stream, unreadable
+from twhin_core.graph.engine import Engine, scratch
 from twhin_core.graph.raw_files import RawSource
 from twhin_core.graph.sources import duckdb_line, read_sources
 from twhin_core.parquet import FileEntry, write_parts
-
-ROWS_PER_BATCH = 131_072
-ERRORS = (duckdb.Error, OSError, pa.ArrowException)  # the last two from `stream`, with DuckDB's message
 
 
 class DuckDBEngine(Engine):
@@ -48,12 +43,6 @@ class DuckDBEngine(Engine):
         return write_parts(stream(self.backend, ordered), schema, root, folder)
 
 
-def stream(backend: Backend, rows: ir.Table) -> pa.RecordBatchReader:
-    """The rows batch by batch, in memory that their number does not change."""
-    # Not Ibis's own to_pyarrow_batches: in version 12 it calls a method that DuckDB 2.0 no longer has.
-    return backend.con.sql(backend.compile(rows)).to_arrow_reader(ROWS_PER_BATCH)
-
-
 @contextlib.contextmanager
 def connect(settings: Prepare) -> Iterator[DuckDBEngine]:
     """An engine whose tables live in a folder of their own, which is removed when the block ends."""
@@ -73,30 +62,6 @@ def connect(settings: Prepare) -> Iterator[DuckDBEngine]:
             backend.disconnect()
 
 
-def open_backend(database: str, **settings: object) -> Backend:
-    backend = ibis.duckdb.connect(
-        database,
-        preserve_insertion_order=False,  # every table that is written is sorted explicitly
-        **settings,
-    )
-    backend.raw_sql("SET enable_progress_bar = false")
-    backend.raw_sql("SET TimeZone = 'UTC'")  # or a time with a zone would depend on the machine's
-    return backend
-
-
-@contextlib.contextmanager
-def scratch(parent: str | None) -> Iterator[str]:
-    """A new folder, removed at the end."""
-    try:
-        if parent is not None:
-            os.makedirs(parent, exist_ok=True)
-        made = tempfile.TemporaryDirectory(prefix="twhin-prepare-", dir=parent)
-    except OSError as error:
-        raise UserError(f"prepare.temp_directory: {parent} cannot be written to: {error.strerror}") from None
-    with made as folder:
-        yield folder
-
-
 def _explained(error: Exception, settings: Prepare, folder: str) -> Exception:
     """The user's mistake that ended in `error`, or the error itself where it is none."""
     said = duckdb_line(str(error))
@@ -105,9 +70,3 @@ def _explained(error: Exception, settings: Prepare, folder: str) -> Exception:
     if said.startswith("Out of Memory Error"):
         return UserError(f"prepare.memory_limit: {settings.memory_limit} is too small: {said}")
     return unreadable(error) or error
-
-
-def unreadable(error: Exception) -> UserError | None:
-    """What a file holds that DuckDB could not read; None where that is not what `error` says."""
-    kinds = ("Invalid Input Error", "IO Error")  # the exception's class says it only outside of `stream`
-    return UserError(duckdb_line(str(error))) if str(error).startswith(kinds) else None

@@ -7,13 +7,15 @@ who writes the sorted result.
 from __future__ import annotations
 
 import contextlib
+import os
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import ibis.expr.types as ir
 import pyarrow as pa
 
-from twhin_core.config.prepare import Prepare
+from twhin_core.errors import UserError
 from twhin_core.graph.raw_files import RawSource
 from twhin_core.parquet import FileEntry
 
@@ -42,19 +44,13 @@ class Engine(ABC):
 
 
 @contextlib.contextmanager
-def connect(settings: Prepare) -> Iterator[Engine]:
-    """The engine, with the memory and the disk of the config.
-
-    Raises:
-        UserError: in the block, where memory or the disk under `prepare.temp_directory` does not do.
-    """
-    if settings.engine == "spark":
-        from twhin_core.graph import spark_engine  # PySpark is an extra
-
-        with spark_engine.connect(settings) as engine:
-            yield engine
-    else:
-        from twhin_core.graph import duckdb_engine
-
-        with duckdb_engine.connect(settings) as engine:
-            yield engine
+def scratch(parent: str | None) -> Iterator[str]:
+    """A new folder, removed at the end."""
+    try:
+        if parent is not None:
+            os.makedirs(parent, exist_ok=True)
+        made = tempfile.TemporaryDirectory(prefix="twhin-prepare-", dir=parent)
+    except OSError as error:
+        raise UserError(f"prepare.temp_directory: {parent} cannot be written to: {error.strerror}") from None
+    with made as folder:
+        yield folder

@@ -6,7 +6,7 @@ from twhin_core import storage
 from twhin_core.config import Config, Relation
 from twhin_core.config.prepare import Prepare, Source, Split
 from twhin_core.errors import UserError
-from twhin_core.graph.engine import connect
+from twhin_core.graph.connect import connect
 from twhin_core.graph.manifest import MANIFEST, SPLITS, Manifest, read_manifest
 from twhin_core.graph.plan import plan
 from twhin_core.graph.raw_files import RawSource, check_sources

@@ -26,8 +26,8 @@ import pyarrow as pa
 from twhin_core import storage
 from twhin_core.config.prepare import Prepare
 from twhin_core.errors import UserError
-from twhin_core.graph.duckdb_engine import ERRORS, open_backend, scratch, stream, unreadable
-from twhin_core.graph.engine import Engine
+from twhin_core.graph.duckdb_backend import ERRORS, open_backend, stream, unreadable
+from twhin_core.graph.engine import Engine, scratch
 from twhin_core.graph.raw_files import RawSource
 from twhin_core.graph.sources import SCHEMA, read_source
 from twhin_core.parquet import ROWS_PER_FILE, ROWS_PER_GROUP, FileEntry, part_path, write_part, write_parts
