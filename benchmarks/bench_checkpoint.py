@@ -28,7 +28,7 @@ from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.distributed.ranks import process_group
 from twhin_core.model.batch import Batch
-from twhin_core.training.train import Trainer
+from twhin_core.training.trainer import Trainer
 
 STEPS_WITHOUT = 10
 

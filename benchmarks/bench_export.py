@@ -29,10 +29,10 @@ from twhin_core.checkpoints.writer import CheckpointWriter
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.distributed.ranks import process_group
-from twhin_core.export.export import export
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import encoding, rows_per_group
+from twhin_core.stages.export import export
 
 TABLE = "node"
 

@@ -97,7 +97,7 @@ def run_pandas(raw: Path, root: Path) -> None:
 def run_prepare(raw: Path, root: Path, **settings: str) -> None:
     from twhin_core.config import Config
     from twhin_core.config import file as config_file
-    from twhin_core.graph.prepare import prepare
+    from twhin_core.stages.prepare import prepare
 
     table = {"embedding_dim": 4, "optimizer": {"sgd": {"lr": 0.1}}}
     tree = {

@@ -18,6 +18,7 @@ from typing import Any
 from twhin_core import storage
 from twhin_core.errors import TwhinError
 from twhin_core.progress import log, show_log
+from twhin_core.stages.report import REPORT
 
 ERROR_FILE = "TWHIN_ERROR_FILE"
 """Environment variable: where a step leaves an error for `twhin run`, which KFP would tell only that it failed."""
@@ -73,6 +74,12 @@ def publish(artifact: Any, url: str, uri: str) -> None:
     """
     Path(artifact.path).write_text(storage.read_text(url))
     artifact.metadata["uri"] = uri
+
+
+def publish_report(artifact: Any, run_root: str) -> None:
+    """Fills an HTML artifact with the run's report; leaves it empty where the report could not be drawn."""
+    if storage.exists(storage.join(run_root, REPORT)):
+        publish(artifact, storage.join(run_root, REPORT), uri=storage.join(run_root, "evaluation"))
 
 
 def report(metrics: Any, figures: Mapping[str, float], summary: Any, text: str) -> None:

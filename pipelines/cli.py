@@ -16,6 +16,7 @@ from pipelines import ask
 from twhin_core import __version__
 from twhin_core.errors import GateFailed, TwhinError, UserError
 from twhin_core.progress import log, show_log
+from twhin_core.stages.readers import LOOPBACK
 
 if TYPE_CHECKING:
     from twhin_core.config import Config
@@ -37,8 +38,6 @@ RunRoot = Annotated[
     str | None,
     typer.Option(metavar="DIR", help="Folder or gs:// prefix of the run. Default: the config's training.save_dir."),
 ]
-LOOPBACK = "127.0.0.1:2222"
-
 Readers = Annotated[
     str | None,
     typer.Option(
@@ -110,9 +109,9 @@ def prepare(config: ConfigPath, run_root: RunRoot = None, overrides: Overrides =
     """Turn raw interactions into a vocabulary and edges, under graph/."""
     settings, root = _load_run(config, run_root, overrides)
 
-    from twhin_core.graph import prepare
+    from twhin_core.stages.prepare import prepare
 
-    prepare.prepare(settings, root)
+    prepare(settings, root)
 
 
 @app.command()
@@ -126,20 +125,16 @@ def train(
 
     SIGTERM makes it write a checkpoint of the current step and end with exit code 75.
 
-    Where the environment says TWHIN_TASK_TYPE=reader, this is `serve-edges` at TWHIN_BIND instead, so that trainers and
-    readers can be started by one command.
+    Where the environment says TWHIN_TASK_TYPE=reader, or Vertex AI has started this process in its pool of readers,
+    this is `serve-edges` at TWHIN_BIND instead, so that one command starts trainers and readers.
     """
-    from twhin_core.data.readers import is_reader, parse_readers
-
-    if is_reader():
-        serve_edges(config, run_root, os.environ.get("TWHIN_BIND", LOOPBACK), overrides)
-        return
     settings, root = _load_run(config, run_root, overrides)
-    addresses = parse_readers(readers)
 
-    from twhin_core.training import train
+    from twhin_core.stages.readers import find_readers, serve_if_reader
+    from twhin_core.stages.train import train
 
-    train.train(settings, root, addresses)
+    if not serve_if_reader(settings, root):
+        train(settings, root, find_readers(readers))
 
 
 @launch_app.command(name="train")
@@ -155,19 +150,18 @@ def launch_train(
     Slurm's SLURM_*; without them it is this machine alone. It ends as its ranks end: 75 asks for another try, as 1 may;
     2 is a mistake that no retry mends.
     """
-    from twhin_core.data import readers as reading
-    from twhin_core.distributed import nodes
-
-    if reading.is_reader() or nodes.is_reader():
-        serve_edges(config, run_root, os.environ.get("TWHIN_BIND", LOOPBACK), overrides)
-        return
     settings, root = _load_run(config, run_root, overrides)
-    addresses = reading.parse_readers(readers) or nodes.find_readers()
+
+    from twhin_core.stages.readers import find_readers, serve_if_reader
+    from twhin_core.stages.train import train
+
+    if serve_if_reader(settings, root):
+        return
+    addresses = find_readers(readers)
 
     from twhin_core.distributed.launch import launch
-    from twhin_core.training import train
 
-    launch(train.train, settings, root, addresses)
+    launch(train, settings, root, addresses)
 
 
 @launch_app.command(name="evaluate")
@@ -176,9 +170,9 @@ def launch_evaluate(config: ConfigPath, run_root: RunRoot = None, overrides: Ove
     settings, root = _load_run(config, run_root, overrides)
 
     from twhin_core.distributed.launch import launch
-    from twhin_core.evaluation import evaluate
+    from twhin_core.stages.evaluate import evaluate
 
-    launch(evaluate.evaluate, settings, root)
+    launch(evaluate, settings, root)
     if os.environ.get("RANK", "0") == "0":
         _show_results(root)
 
@@ -226,13 +220,13 @@ def evaluate(
     settings, root = _load_run(config, run_root, overrides)
 
     if follow:
-        from twhin_core.evaluation import follow as following
+        from twhin_core.stages import follow as following
 
         following.follow(settings, root)
     else:
-        from twhin_core.evaluation import evaluate
+        from twhin_core.stages.evaluate import evaluate
 
-        evaluate.evaluate(settings, root)
+        evaluate(settings, root)
     if os.environ.get("RANK", "0") == "0":  # of the ranks that torchrun started, one prints
         _show_results(root)
 
@@ -242,9 +236,9 @@ def export(config: ConfigPath, run_root: RunRoot = None, overrides: Overrides = 
     """Write the embeddings with their original ids, if every gate holds."""
     settings, root = _load_run(config, run_root, overrides)
 
-    from twhin_core.export import export
+    from twhin_core.stages.export import export
 
-    export.export(settings, root)
+    export(settings, root)
     _show("embeddings", root, "embeddings/manifest.json")
 
 
@@ -416,14 +410,17 @@ def _load_run(path: str, run_root: str | None, overrides: list[str] | None) -> t
 def _show_results(root: str) -> Metrics:
     from rich.console import Console
 
-    from twhin_core.evaluation.evaluate import METRICS, REPORT, read_metrics
+    from twhin_core import storage
+    from twhin_core.evaluation.result import METRICS, read_metrics
     from twhin_core.report.summary import print_summary
+    from twhin_core.stages.report import REPORT
 
     metrics = read_metrics(root)
     assert metrics is not None
     print_summary(metrics, Console())
     _show("metrics", root, METRICS)
-    _show("report", root, REPORT)
+    if storage.exists(storage.join(root, REPORT)):  # else the log says why it could not be drawn
+        _show("report", root, REPORT)
     return metrics
 
 

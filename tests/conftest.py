@@ -77,8 +77,8 @@ def trained(
     trained_once: dict[str, tuple[Config, str]], small_config: SmallConfig, tmp_path: Path
 ) -> tuple[Config, str]:
     """The config and run root of a prepared and trained run on the tiny graph; each test has a copy of its own."""
-    from twhin_core.graph.prepare import prepare
-    from twhin_core.training.train import train
+    from twhin_core.stages.prepare import prepare
+    from twhin_core.stages.train import train
 
     if not trained_once:
         config, root = small_config(), str(tmp_path / "trained-once")

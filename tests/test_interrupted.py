@@ -23,12 +23,12 @@ from twhin_core.checkpoints import checkpoint
 from twhin_core.config import Config
 from twhin_core.errors import StorageRefused, UserError
 from twhin_core.export import manifest as export_manifest
-from twhin_core.export.export import export
+from twhin_core.graph import build
 from twhin_core.graph import manifest as graph_manifest
-from twhin_core.graph import prepare as prepare_stage
-from twhin_core.graph.prepare import prepare
 from twhin_core.graph.write import write_graph
-from twhin_core.training.train import train
+from twhin_core.stages.export import export
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 
 # Its children have imported all that the stages need before they begin.
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -184,7 +184,7 @@ def test_a_disk_that_is_full_leaves_no_graph(
             return write_graph(*arguments)
 
     with monkeypatch.context() as full:
-        full.setattr(prepare_stage, "write_graph", write_on_a_full_disk)
+        full.setattr(build, "write_graph", write_on_a_full_disk)
         with pytest.raises(StorageRefused, match=r"graph/.*part-00000.parquet: cannot be written: File too large"):
             prepare(config, root)
     assert not storage.exists(storage.join(root, graph_manifest.MANIFEST))

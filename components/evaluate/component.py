@@ -30,20 +30,20 @@ def evaluate(
     from components import step
     from components import summary as summaries
     from components.run_root import fill_run_root
-    from twhin_core import storage
     from twhin_core.config import file as config_file
     from twhin_core.distributed.launch import launch
-    from twhin_core.evaluation import evaluate, gates
+    from twhin_core.evaluation import gates, result
     from twhin_core.progress import log
+    from twhin_core.stages import evaluate
 
     with step.step():
         run_root = fill_run_root(run_root, run)
         settings = config_file.parse(config)
         launch(evaluate.evaluate, settings, run_root)
-        found, decision = evaluate.read_metrics(run_root), gates.read_decision(run_root)
+        found, decision = result.read_metrics(run_root), gates.read_decision(run_root)
         assert found is not None
         assert decision is not None
-        step.publish(report, storage.join(run_root, evaluate.REPORT), uri=storage.join(run_root, "evaluation"))
+        step.publish_report(report, run_root)
         missed = gates.missed(decision)
         figures, text = (
             summaries.evaluation_figures(settings, found),

@@ -31,8 +31,8 @@ def export(
     from components.run_root import fill_run_root
     from twhin_core import storage
     from twhin_core.config import file as config_file
-    from twhin_core.evaluation.evaluate import REPORT
-    from twhin_core.export import export, manifest
+    from twhin_core.export import manifest
+    from twhin_core.stages import export
 
     with step.step():
         run_root = fill_run_root(run_root, run)
@@ -40,5 +40,5 @@ def export(
         made, folder = manifest.read_export_manifest(run_root), storage.join(run_root, "embeddings")
         assert made is not None
         step.publish(embeddings, storage.join(folder, "manifest.json"), uri=folder)
-        step.publish(report, storage.join(run_root, REPORT), uri=storage.join(run_root, "evaluation"))
+        step.publish_report(report, run_root)
         step.report(metrics, summaries.export_figures(made), summary, summaries.export_text(made, folder))

@@ -32,9 +32,10 @@ def prepare(
     from twhin_core import storage
     from twhin_core.config import file as config_file
     from twhin_core.evaluation.task import check_graph
-    from twhin_core.graph import manifest, prepare
+    from twhin_core.graph import manifest
     from twhin_core.progress import log
     from twhin_core.run import open_run
+    from twhin_core.stages import prepare
 
     with step():
         run_root = fill_run_root(run_root, run)

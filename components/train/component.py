@@ -24,26 +24,20 @@ def train(
         summary: Where the tables are, how fast it was and how it ended.
         run: Id of the pipeline's run, for which `{run}` in `run_root` stands.
     """
-    import os
-
     from components.run_root import fill_run_root
     from components.step import step
-    from components.train import outputs
     from twhin_core.config import file as config_file
-    from twhin_core.data import serve
-    from twhin_core.data.readers import parse_readers
-    from twhin_core.distributed import nodes
+    from twhin_core.stages import readers
 
     with step():
         run_root = fill_run_root(run_root, run)
         settings = config_file.parse(config)
-        if nodes.is_reader():  # one of the machines that Vertex AI starts beside the trainers
-            serve.serve(settings, run_root, os.environ["TWHIN_BIND"])
+        if readers.serve_if_reader(settings, run_root):
             return
 
+        from components.train import outputs  # torch and its libraries for GPUs load on no reader's machine
         from twhin_core.distributed.launch import launch
-        from twhin_core.training import train  # whose libraries for GPUs load on no reader's machine
+        from twhin_core.stages import train
 
-        readers = parse_readers(os.environ.get("TWHIN_READERS")) or nodes.find_readers()
-        launch(train.train, settings, run_root, readers)
+        launch(train.train, settings, run_root, readers.find_readers())
         outputs.publish_run(run_root, checkpoint, metrics, summary)

@@ -16,7 +16,7 @@ from twhin_core.checkpoints import checkpoint
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
-from twhin_core.training.train import train
+from twhin_core.stages.train import train
 
 Trained = tuple[Config, str]
 
@@ -59,7 +59,7 @@ def test_blocks_of_rows_put_together_are_the_table(trained: Trained) -> None:
 
 
 def test_older_ones_go_beyond_the_number_to_keep(small_config: SmallConfig, tmp_path: Path) -> None:
-    from twhin_core.graph.prepare import prepare
+    from twhin_core.stages.prepare import prepare
 
     config = small_config(training={"checkpoint_max_to_keep": 2})
     prepare(config, str(tmp_path / "run"))

@@ -31,7 +31,7 @@ from twhin_core.checkpoints.writer import CheckpointWriter
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.distributed.ranks import Ranks, process_group
-from twhin_core.graph.prepare import prepare
+from twhin_core.stages.prepare import prepare
 
 MODEL = ModelDescription.model_construct(
     tables={}, dim=4, relations=[], operators=[], comparator="dot", reciprocal=False, optimizers={}

@@ -182,7 +182,7 @@ def start_train(config: Path, root: str, kfp_root: Path, **variables: str) -> su
 
 @pytest.fixture
 def prepared(small_config: SmallConfig, tmp_path: Path) -> tuple[Path, str]:
-    from twhin_core.graph.prepare import prepare
+    from twhin_core.stages.prepare import prepare
 
     config, root = small_config(training={"readers_timeout_in_s": 1}), str(tmp_path / "run")
     prepare(config, root)
@@ -200,6 +200,15 @@ def test_train_starts_a_rank_a_gpu_under_kfp(prepared: tuple[Path, str], tmp_pat
     assert f"STEP {newest.step}" in said
     plan = json.loads(Path(prepared[1], "training/plan.json").read_text())
     assert {part["rank"] for table in plan for part in table["parts"]} == {0, 1}
+
+
+def test_without_a_report_evaluate_gives_its_decision(call: Callable[..., Any], trained: tuple[Config, str]) -> None:
+    config, root = trained
+    Path(root, "training/metrics.jsonl").write_text("not JSON")  # which the report cannot draw
+    passed, artifacts = call(evaluate, config, root)
+    assert passed
+    assert "test.all.mrr" in artifacts["metrics"].metadata
+    assert not Path(artifacts["report"].path).exists()
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from tests.conftest import SmallConfig
 from tests.kubernetes_server import KubernetesServer, Pod
 from tests.nodes import SECONDS, kill, kubeflow_trainer, two_nodes
 from twhin_core.checkpoints import checkpoint
-from twhin_core.graph.prepare import prepare
+from twhin_core.stages.prepare import prepare
 
 
 def start_nodes(server: KubernetesServer, name: str, lose_one_at: Callable[[], bool]) -> None:

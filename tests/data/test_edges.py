@@ -18,8 +18,8 @@ from twhin_core.data.edges import Edges
 from twhin_core.data.splits import open_split, read_split
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import read_schema
-from twhin_core.graph.prepare import prepare
 from twhin_core.schema import Schema
+from twhin_core.stages.prepare import prepare
 
 SCHEMA = Schema(
     {"user": 5, "tweet": 3},

@@ -36,7 +36,6 @@ from twhin_core.data.readers import (
     Served,
     Ticket,
     is_loopback,
-    is_reader,
     parse_readers,
     read_secrets,
     served_edges,
@@ -285,11 +284,6 @@ def test_addresses_and_tasks() -> None:
     assert [is_loopback(host) for host in ("127.0.0.1", "localhost", "[::1]", "0.0.0.0", "10.0.0.1", "host")] == [
         True, True, True, False, False, False,
     ]  # fmt: skip
-    assert [is_reader({}), is_reader({"TWHIN_TASK_TYPE": "chief"}), is_reader({"TWHIN_TASK_TYPE": "reader"})] == [
-        False, False, True,
-    ]  # fmt: skip
-    with pytest.raises(UserError, match="TWHIN_TASK_TYPE: 'worker' is neither chief nor reader"):
-        is_reader({"TWHIN_TASK_TYPE": "worker"})
 
 
 SERVED: Served = {"version": "1", "training.seed": 0, "train_data.limit": None}

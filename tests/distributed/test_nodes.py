@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
-from twhin_core.distributed import nodes
-from twhin_core.distributed.nodes import Nodes, find_nodes, find_readers, is_reader
+from twhin_core.distributed.nodes import Nodes, find_nodes
 from twhin_core.errors import UserError
 
 TRAINER = {
@@ -28,7 +28,7 @@ SLURM = {
 
 @pytest.fixture(autouse=True)
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nodes.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
 
 
 def vertex(pool: str, index: int, workers: int = 2, readers: int = 1) -> dict[str, str]:
@@ -81,12 +81,3 @@ def test_surroundings_that_make_no_sense_are_told_in_one_line(environment: dict[
         find_nodes(environment)
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
-
-
-def test_readers_are_vertex_third_pool() -> None:
-    assert is_reader(vertex("workerpool2", 0))
-    assert not is_reader(vertex("workerpool1", 0))
-    assert not is_reader({})
-    assert find_readers(vertex("workerpool0", 0)) == ["job-workerpool2-0:2222"]
-    assert find_readers(vertex("workerpool0", 0, readers=0)) == []
-    assert find_readers({}) == []

@@ -16,9 +16,9 @@ from twhin_core.checkpoints.checkpoint import FINISHED
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.errors import Preempted
-from twhin_core.graph.prepare import prepare
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 from twhin_core.training.optimizers import Optimizers
-from twhin_core.training.train import train
 
 FALLING = {
     "adagrad": {"lr": 0.1},

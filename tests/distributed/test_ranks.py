@@ -17,7 +17,7 @@ from tests.command_line import COMMAND, ROOT
 from tests.conftest import SmallConfig
 from twhin_core.checkpoints import checkpoint
 from twhin_core.config import file as config_file
-from twhin_core.graph.prepare import prepare
+from twhin_core.stages.prepare import prepare
 
 SECONDS = 60
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}

@@ -13,9 +13,9 @@ import pytest
 from tests.command_line import ROOT
 from tests.embeddings.test_embeddings import cosine, read, relation
 from twhin_core.config import file as config_file
-from twhin_core.export.export import export
-from twhin_core.graph.prepare import prepare
-from twhin_core.training.train import train
+from twhin_core.stages.export import export
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 
 PAGE = (ROOT / "docs/embeddings.md").read_text()
 SMALL = [

@@ -18,9 +18,9 @@ from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config
 from twhin_core.embeddings import Embeddings
 from twhin_core.errors import UserError
-from twhin_core.export.export import export
-from twhin_core.graph.prepare import prepare
-from twhin_core.training.train import train
+from twhin_core.stages.export import export
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 
 Floats = npt.NDArray[np.float64]
 Trained = tuple[Config, str]

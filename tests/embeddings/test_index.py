@@ -14,9 +14,9 @@ from tests.export.test_export import changed
 from twhin_core.config import Config
 from twhin_core.embeddings import Embeddings, Neighbor
 from twhin_core.errors import UserError
-from twhin_core.export.export import export
-from twhin_core.graph.prepare import prepare
-from twhin_core.training.train import train
+from twhin_core.stages.export import export
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 
 Trained = tuple[Config, str]
 

@@ -16,7 +16,7 @@ from twhin_core.config import Config
 from twhin_core.embeddings import Embeddings, Neighbor
 from twhin_core.embeddings.embeddings import EdgeScore
 from twhin_core.errors import UserError
-from twhin_core.export.export import export
+from twhin_core.stages.export import export
 
 Answers = tuple[list[Neighbor] | EdgeScore | list[str] | list[float], ...]
 

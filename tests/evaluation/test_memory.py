@@ -15,7 +15,7 @@ from tests.evaluation.rankers import large_model, model_ranker, rank_graph, sets
 from tests.evaluation.test_evaluate import changed
 from twhin_core.config import Config
 from twhin_core.errors import UserError
-from twhin_core.evaluation.evaluate import evaluate
+from twhin_core.stages.evaluate import evaluate
 
 
 def peak(folder: Path, rows: int, edges: int) -> int:

@@ -15,9 +15,9 @@ from tests.ranks import run_ranks
 from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config
 from twhin_core.errors import UserError
-from twhin_core.evaluation.evaluate import evaluate
-from twhin_core.graph.prepare import prepare
-from twhin_core.training.train import train
+from twhin_core.stages.evaluate import evaluate
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 
 UNKNOWN = -1e30
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
-from twhin_core.export.export import export
 from twhin_core.export.manifest import ExportManifest
+from twhin_core.stages.export import export
 
 ROWS = {"user": 40, "tweet": 30}
 

@@ -12,8 +12,8 @@ import torch
 from tests.export.exporting import changed, export_as
 from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config
-from twhin_core.evaluation.evaluate import evaluate
 from twhin_core.evaluation.measure import measure_rows
+from twhin_core.stages.evaluate import evaluate
 from twhin_core.vectors.rows import Rows, TensorRows
 
 OPTIONS = {"subspaces": 2, "bits": 4}

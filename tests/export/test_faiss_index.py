@@ -17,8 +17,8 @@ from tests.export.exporting import export_as, vocabulary, weights
 from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.export import recall
-from twhin_core.graph.prepare import prepare
-from twhin_core.training.train import train
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 
 Floats = npt.NDArray[np.float32]
 

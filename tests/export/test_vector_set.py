@@ -16,8 +16,8 @@ from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.export.vector_set import unit_rows
-from twhin_core.graph.prepare import prepare
-from twhin_core.training.train import train
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 from twhin_core.vectors.rows import TensorRows
 
 

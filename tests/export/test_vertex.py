@@ -15,8 +15,8 @@ from tests.export.exporting import export_as, vocabulary, weights
 from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.export import vector_set, vertex
-from twhin_core.graph.prepare import prepare
-from twhin_core.training.train import train
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 
 # cloud.google.com/vertex-ai/docs/vector-search/setup/format-structure, "JSON"
 RECORD = {

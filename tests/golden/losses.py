@@ -11,8 +11,8 @@ from tests.conftest import write_raw
 from tests.golden import FOLDER
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
-from twhin_core.graph.prepare import prepare
-from twhin_core.training.train import train
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 
 GOLDEN = FOLDER / "losses.json"
 

@@ -13,7 +13,7 @@ from tests.full_disk import small_files
 from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
 from twhin_core.graph.connect import connect
-from twhin_core.graph.prepare import prepare
+from twhin_core.stages.prepare import prepare
 
 
 def test_a_table_is_kept_again_under_its_name(small_config: SmallConfig) -> None:

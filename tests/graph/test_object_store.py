@@ -15,7 +15,7 @@ from tests.fault_proxy import FaultProxy
 from tests.object_store import serve_bucket
 from twhin_core import object_store, storage
 from twhin_core.errors import UserError
-from twhin_core.graph.prepare import prepare
+from twhin_core.stages.prepare import prepare
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import SmallConfig
 from tests.graph.brute_force import SPLITS, Row, expect
 from tests.graph.test_properties import assert_graph, config_of, write
-from twhin_core.graph.prepare import prepare
+from twhin_core.stages.prepare import prepare
 
 SPARK = {"engine": "spark", "spark_master": "local[2]"}
 NONE: dict[str, Any] = {

@@ -24,10 +24,10 @@ from tests.graph.brute_force import SPLITS, Expected, Row, expect
 from twhin_core.config import Config
 from twhin_core.config.prepare import Prepare
 from twhin_core.errors import UserError
-from twhin_core.graph import prepare as module
+from twhin_core.graph import build as module
 from twhin_core.graph.duckdb_engine import DuckDBEngine
 from twhin_core.graph.manifest import Manifest
-from twhin_core.graph.prepare import prepare
+from twhin_core.stages.prepare import prepare
 
 SCHEMA = pa.schema(
     [

@@ -25,8 +25,8 @@ from twhin_core.errors import UserError
 from twhin_core.graph import spark_engine
 from twhin_core.graph.connect import connect
 from twhin_core.graph.manifest import SPLITS, Manifest
-from twhin_core.graph.prepare import prepare
 from twhin_core.graph.spark_engine import SparkEngine
+from twhin_core.stages.prepare import prepare
 
 SPARK = {"engine": "spark", "spark_master": "local[2]"}
 

@@ -14,8 +14,8 @@ from tests.conftest import SmallConfig
 from tests.graph.reading import ids, rows
 from twhin_core.config.prepare import Prepare, Source, Split
 from twhin_core.graph.connect import connect
-from twhin_core.graph.prepare import prepare
 from twhin_core.graph.splits import with_splits
+from twhin_core.stages.prepare import prepare
 
 SETTINGS = Prepare(sources=[Source(path="none", relation="none")])
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.conftest import SmallConfig
 from twhin_core.graph.manifest import DegreeEntry
-from twhin_core.graph.prepare import prepare
 from twhin_core.graph.statistics import summarise
+from twhin_core.stages.prepare import prepare
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ from tests.embeddings.test_embeddings import cosine, read, relation
 from tests.export.test_export import changed
 from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config
-from twhin_core.export.export import export
-from twhin_core.graph.prepare import prepare
-from twhin_core.training.train import train
+from twhin_core.stages.export import export
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 
 ODD = ["[red]x[/red]", "tab\tnew\nline", "\x1b[31mescape", ":smile: 😀", "-5", "u 1", "\u202eright", "b\\n", "ü" * 150]
 

@@ -116,7 +116,7 @@ def test_on_this_machine_a_run_has_no_id(command: str, tmp_path: Path) -> None:
 
 
 def test_describe_prints_what_prepare_made(small_config: SmallConfig, tmp_path: Path) -> None:
-    from twhin_core.graph.prepare import prepare
+    from twhin_core.stages.prepare import prepare
 
     root = tmp_path / "run"
     assert_refused(twhin("describe", root), f"{root}: there is no finished graph here")

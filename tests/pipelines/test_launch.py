@@ -18,7 +18,7 @@ from tests.training.ends import assert_same_end
 from twhin_core.checkpoints import checkpoint
 from twhin_core.config import file as config_file
 from twhin_core.distributed import launch
-from twhin_core.graph.prepare import prepare
+from twhin_core.stages.prepare import prepare
 
 
 def training(platform: Platform, config: Path, root: Path) -> AbstractContextManager[list[subprocess.Popen[str]]]:

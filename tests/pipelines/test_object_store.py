@@ -21,11 +21,11 @@ from twhin_core.checkpoints.stored_tensor import StoredTensor
 from twhin_core.checkpoints.writer import CheckpointWriter, State
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
-from twhin_core.evaluation.evaluate import evaluate
-from twhin_core.evaluation.follow import follow
-from twhin_core.export.export import export
-from twhin_core.graph.prepare import prepare
-from twhin_core.training.train import train
+from twhin_core.stages.evaluate import evaluate
+from twhin_core.stages.export import export
+from twhin_core.stages.follow import follow
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 
 SMALL = [
     "prepare.generate={users: 150, tweets: 200, communities: 5, edges_per_user: 20}",

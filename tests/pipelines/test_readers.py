@@ -17,8 +17,8 @@ from tests.conftest import SmallConfig
 from twhin_core.checkpoints import checkpoint
 from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
-from twhin_core.graph.prepare import prepare
-from twhin_core.training.train import train
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 
 TOKEN = "open-sesame"
 
@@ -29,7 +29,7 @@ def reader(
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A reader's address and process."""
     process = subprocess.Popen(
-        [*COMMAND, command, str(config), "--run-root", str(root), *arguments],
+        [*COMMAND, *command.split(), str(config), "--run-root", str(root), *arguments],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), **variables}, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None
@@ -88,6 +88,14 @@ def test_training_from_readers_is_training_alone(graph: tuple[Path, Path], tmp_p
     train(config_file.load(str(config)), str(alone))
     assert len(from_readers) == 24
     assert losses(alone) == pytest.approx(from_readers, rel=1e-6)
+
+
+@pytest.mark.parametrize("command", ["train", "launch train"])
+def test_in_vertex_pool_of_readers_the_command_that_trains_reads(command: str, graph: tuple[Path, Path]) -> None:
+    cluster = {"workerpool0": ["127.0.0.1:2222"], "workerpool2": ["127.0.0.1:2223"]}
+    spec = json.dumps({"cluster": cluster, "task": {"type": "workerpool2", "index": 0}})
+    with reader(command, *graph, CLUSTER_SPEC=spec, TWHIN_BIND="127.0.0.1:0"):
+        pass
 
 
 @pytest.mark.parametrize("graph", [20_000], indirect=True)

@@ -18,11 +18,12 @@ from tests.report.made_exports import write_exports
 from tests.report.made_metrics import with_everything
 from twhin_core import storage
 from twhin_core.config import Config
-from twhin_core.evaluation.evaluate import REPORT, evaluate
-from twhin_core.export.export import export
-from twhin_core.graph.prepare import prepare
 from twhin_core.report import write_report
-from twhin_core.training.train import train
+from twhin_core.stages.evaluate import evaluate
+from twhin_core.stages.export import export
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.report import REPORT
+from twhin_core.stages.train import train
 
 pytestmark = pytest.mark.skipif(is_missing(), reason="needs a browser: apt-get install chromium chromium-driver")
 

@@ -14,9 +14,9 @@ from tests.report.made_metrics import BUCKETS, made_metrics, with_everything
 from tests.report.page import Page
 from twhin_core import __version__
 from twhin_core.config import Config
-from twhin_core.evaluation.evaluate import evaluate
 from twhin_core.evaluation.metrics import Metrics, names
 from twhin_core.report import write_report
+from twhin_core.stages.evaluate import evaluate
 
 NASTY = '<script>alert("1")</script>&.x'
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import SmallConfig
 from twhin_core.config.prepare import Generate
-from twhin_core.graph.prepare import prepare
+from twhin_core.stages.prepare import prepare
 from twhin_core.synthetic.generate import generate
 from twhin_core.synthetic.optimum import best_metrics
 from twhin_core.synthetic.planted import KINDS, Planted, plant

@@ -7,7 +7,7 @@ import sys
 
 from twhin_core.config import file as config_file
 from twhin_core.progress import show_log
-from twhin_core.training import train
+from twhin_core.stages import train
 from twhin_core.training.optimizers import Optimizers
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from twhin_core.checkpoints import checkpoint
 from twhin_core.checkpoints.checkpoint import Position
 from twhin_core.config import Config
 from twhin_core.errors import TwhinError, UserError
-from twhin_core.graph.prepare import prepare
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 from twhin_core.training.divergence import LossGuard
-from twhin_core.training.train import train
 
 
 def poisoned(small_config: SmallConfig, tmp_path: Path) -> Config:

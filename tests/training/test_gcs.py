@@ -20,8 +20,8 @@ from tests.ranks import run_ranks
 from tests.training.ends import assert_same_end
 from twhin_core import object_store
 from twhin_core.config import Config
-from twhin_core.graph.prepare import prepare
-from twhin_core.training.train import train
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 
 BUCKET = "follows_tml_01"
 FOLDER = f"{BUCKET}/tweet_eng/2023-01-23/large/edges"

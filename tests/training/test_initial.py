@@ -14,8 +14,9 @@ from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.distributed.ranks import process_group
 from twhin_core.errors import UserError
-from twhin_core.graph.prepare import prepare
-from twhin_core.training.train import Trainer, train
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
+from twhin_core.training.trainer import Trainer
 
 Trained = tuple[Config, str]
 

@@ -16,15 +16,15 @@ from twhin_core.checkpoints import checkpoint
 from twhin_core.checkpoints.checkpoint import FINISHED
 from twhin_core.checkpoints.stored_tensor import StoredTensor
 from twhin_core.config import Config
-from twhin_core.graph.prepare import prepare
+from twhin_core.stages.prepare import prepare
 
 # Its children have imported all that training needs before they begin.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.training.test_kills", "twhin_core.training.train"])
+CONTEXT.set_forkserver_preload(["tests.training.test_kills", "twhin_core.training.trainer"])
 
 
 def train_to_the_end(config: Config, root: str) -> None:
-    from twhin_core.training.train import train
+    from twhin_core.stages.train import train
 
     torch.set_num_threads(1)  # two would wait for each other on the cores of other tests
     train(config, root)

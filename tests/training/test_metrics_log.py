@@ -16,9 +16,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.conftest import SmallConfig
 from twhin_core.checkpoints import checkpoint
 from twhin_core.distributed.ranks import Ranks, process_group
-from twhin_core.graph.prepare import prepare
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 from twhin_core.training.metrics_log import MetricsLog, Window
-from twhin_core.training.train import train
 
 
 def scalars(root: Path) -> dict[str, dict[int, float]]:

@@ -15,7 +15,7 @@ from twhin_core.checkpoints import checkpoint
 from twhin_core.checkpoints.stored_tensor import StoredTensor
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
-from twhin_core.training.train import train
+from twhin_core.stages.train import train
 
 USERS, TWEETS, EDGES = 30, 40, 20_000
 

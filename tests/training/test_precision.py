@@ -113,8 +113,8 @@ def test_fp16_tables_take_half_the_memory_and_learn_the_same(optimizer: str) -> 
 
 
 def test_fp16_tables_are_read_from_a_checkpoint_as_fp32(small_config: SmallConfig, tmp_path: Path) -> None:
-    from twhin_core.graph.prepare import prepare
-    from twhin_core.training.train import train
+    from twhin_core.stages.prepare import prepare
+    from twhin_core.stages.train import train
 
     config, root = changed(small_config(), table__data_type="fp16"), str(tmp_path / "run")
     prepare(config, root)

@@ -10,8 +10,8 @@ import pytest
 
 from tests.conftest import SmallConfig
 from twhin_core.errors import UserError
-from twhin_core.graph.prepare import prepare
-from twhin_core.training.train import train
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 
 
 def losses(small_config: SmallConfig, root: Path, **train_data: Any) -> tuple[int, list[float]]:

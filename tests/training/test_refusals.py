@@ -10,8 +10,8 @@ import pytest
 from pipelines.cli import main
 from tests.conftest import SmallConfig
 from twhin_core.config import file as config_file
-from twhin_core.graph.prepare import prepare
-from twhin_core.training.train import train
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 
 ADAM = "{name: user, embedding_dim: 8, data_type: fp16, optimizer: {adam: {lr: 0.1}}}"
 TABLE = "{{name: {}, embedding_dim: 12, optimizer: {{sgd: {{lr: 1}}}}}}"

@@ -21,8 +21,8 @@ from twhin_core.checkpoints import checkpoint
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.distributed.ranks import process_group
-from twhin_core.graph.prepare import prepare
-from twhin_core.training.train import Trainer
+from twhin_core.stages.prepare import prepare
+from twhin_core.training.trainer import Trainer
 
 STEPS = 11
 """Amid the second epoch: an epoch has 8 steps."""

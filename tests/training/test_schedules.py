@@ -11,9 +11,9 @@ from tests.training.ends import assert_same_end
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.config.optimizer import Optimizer
-from twhin_core.graph.prepare import prepare
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 from twhin_core.training.schedules import rate, until
-from twhin_core.training.train import train
 
 
 def optimizer(lr: float, schedule: dict[str, object] | None) -> Optimizer:

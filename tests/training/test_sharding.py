@@ -22,13 +22,13 @@ from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.distributed.ranks import Ranks, process_group
 from twhin_core.errors import UserError
-from twhin_core.graph.prepare import prepare
 from twhin_core.schema import Schema
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 from twhin_core.training import plan
 from twhin_core.training.build import TrainableModel, build
 from twhin_core.training.initialise import ROWS_PER_BLOCK
 from twhin_core.training.plan import Part, TablePlan, show
-from twhin_core.training.train import train
 
 ROWS = {"user": 7, "tweet": 8 * ROWS_PER_BLOCK + 5}
 

@@ -13,8 +13,8 @@ from twhin_core.checkpoints import checkpoint
 from twhin_core.checkpoints.checkpoint import FINISHED
 from twhin_core.config import EarlyStopping
 from twhin_core.errors import UserError
-from twhin_core.graph.prepare import prepare
-from twhin_core.training.train import train
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 from twhin_core.training.validation import Patience
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import SmallConfig
 from twhin_core.errors import NotThere, UserError
-from twhin_core.graph.prepare import prepare
+from twhin_core.stages.prepare import prepare
 from twhin_core.vectors import ids as module
 from twhin_core.vectors.ids import StoredIds, find_or_refuse, near
 from twhin_core.vectors.names import open_ids

@@ -20,7 +20,6 @@ from twhin_core.data.epochs import Request, Shares
 from twhin_core.data.files import EdgeFiles
 from twhin_core.errors import UserError
 
-TASK_TYPE = "TWHIN_TASK_TYPE"
 TOKEN, TOKEN_FILE = "TWHIN_READER_TOKEN", "TWHIN_READER_TOKEN_FILE"
 TLS_CERT, TLS_KEY, TLS_CA = "TWHIN_READER_TLS_CERT", "TWHIN_READER_TLS_KEY", "TWHIN_READER_TLS_CA"
 
@@ -160,11 +159,3 @@ def parse_readers(text: str | None) -> list[str]:
     if repeated := sorted({reader for reader in readers if readers.count(reader) > 1}):
         raise UserError(f"--readers: {repeated[0]} is listed twice")
     return readers
-
-
-def is_reader(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the environment gives this process the task of a reader. Raises UserError for an unknown task."""
-    task = environment.get(TASK_TYPE, "chief")
-    if task not in ("chief", "reader"):
-        raise UserError(f"{TASK_TYPE}: {task!r} is neither chief nor reader")
-    return task == "reader"

@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from pydantic import BaseModel, ValidationError
 
 from twhin_core.errors import UserError
@@ -21,8 +20,8 @@ Environment = Mapping[str, str]
 PORT = 29500
 """Where the first node's ranks meet, unless the platform names another; torchrun's own default."""
 
-TRAINERS, READERS = ("workerpool0", "workerpool1"), "workerpool2"
-"""Vertex AI's pools: the first trainer, the others, and readers in the place that it has for parameter servers."""
+TRAINERS = ("workerpool0", "workerpool1")
+"""Vertex AI's pools of the first trainer and of the others."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +55,6 @@ def find_nodes(environment: Environment = os.environ) -> Nodes:
     return Nodes(ranks_per_node=_one_a_gpu())
 
 
-def find_readers(environment: Environment = os.environ) -> list[str]:
-    """The addresses of the reader processes that Vertex AI started beside the trainers."""
-    if "CLUSTER_SPEC" not in environment:
-        return []
-    return _read_cluster_spec(environment).cluster.get(READERS, [])
-
-
-def is_reader(environment: Environment = os.environ) -> bool:
-    """Whether Vertex AI started this process as a reader."""
-    return "CLUSTER_SPEC" in environment and _read_cluster_spec(environment).task.type == READERS
-
-
 def _of_kubeflow_trainer(environment: Environment) -> Nodes:
     count = _number(environment, "PET_NNODES")
     per_node = environment.get("PET_NPROC_PER_NODE", "auto")
@@ -84,7 +71,7 @@ def _of_kubeflow_trainer(environment: Environment) -> Nodes:
 
 
 def _of_vertex(environment: Environment) -> Nodes:
-    spec = _read_cluster_spec(environment)
+    spec = read_cluster_spec(environment)
     addresses = [address for pool in TRAINERS for address in spec.cluster.get(pool, [])]
     if len(addresses) <= 1:
         return Nodes(ranks_per_node=_one_a_gpu())
@@ -128,16 +115,17 @@ class _Task(BaseModel):
     index: int
 
 
-class _ClusterSpec(BaseModel):
+class ClusterSpec(BaseModel):
     """What Vertex AI says of the pools and of this process; it says more than is used here."""
 
     cluster: dict[str, list[str]]
     task: _Task
 
 
-def _read_cluster_spec(environment: Environment) -> _ClusterSpec:
+def read_cluster_spec(environment: Environment) -> ClusterSpec:
+    """What Vertex AI says in `CLUSTER_SPEC`. Raises UserError where it makes no sense."""
     try:
-        return _ClusterSpec.model_validate_json(environment["CLUSTER_SPEC"])
+        return ClusterSpec.model_validate_json(environment["CLUSTER_SPEC"])
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"CLUSTER_SPEC: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
@@ -145,6 +133,8 @@ def _read_cluster_spec(environment: Environment) -> _ClusterSpec:
 
 def _one_a_gpu() -> int:
     """Ranks of a node: one a GPU, or one where there is none."""
+    import torch  # readers, and machines that only ask for their role, do without it
+
     return max(1, torch.cuda.device_count())
 
 

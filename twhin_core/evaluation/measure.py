@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from twhin_core import __version__, storage
 from twhin_core.checkpoints.checkpoint import Checkpoint, describe
@@ -35,6 +32,7 @@ from twhin_core.evaluation.previous import Previous, PreviousRanker, matched
 from twhin_core.evaluation.products import Arithmetic
 from twhin_core.evaluation.rankers import ModelRanker, Ranker
 from twhin_core.evaluation.reference_auc import reference_auc
+from twhin_core.evaluation.result import digest
 from twhin_core.evaluation.task import RankingTask, nodes_only, scratch
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.scorer import Scorer
@@ -167,12 +165,3 @@ def _by_degree(task: RankingTask, ranking: Ranking, evaluation: Evaluation) -> d
         QUERY: degrees.of_queries(sums[QUERY], evaluation),
         ANSWER: degrees.of_answers(ranking, answers, evaluation),
     }
-
-
-def digest(config: Config) -> str:
-    """Of all settings of measuring that may change between runs on one root; gates only judge the figures."""
-    settings: dict[str, Any] = {
-        "evaluation": config.evaluation.model_dump(exclude={"gates", "memory_limit"}),
-        "test_data": config.test_data.model_dump() if config.test_data else None,
-    }
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

@@ -8,9 +8,9 @@ import numpy as np
 
 from twhin_core import storage
 from twhin_core.data.splits import has_split
-from twhin_core.evaluation.evaluate import is_current, read_metrics
 from twhin_core.evaluation.measure import measure_rows
 from twhin_core.evaluation.metrics import ALL, MRR, Figures, prefix
+from twhin_core.evaluation.result import is_current, read_metrics
 from twhin_core.export.manifest import FormatExport
 from twhin_core.export.product_quantization import codebooks_path, decoded_rows
 from twhin_core.export.vector_set import TrainedRun, unit_rows

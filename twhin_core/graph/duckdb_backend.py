@@ -1,4 +1,4 @@
-"""DuckDB through Ibis: the connection, rows batch by batch, and its errors. Spark's tasks read raw files with it too."""
+"""DuckDB through Ibis: the connection, its rows batch by batch, its errors. Spark reads raw files with it too."""
 
 from __future__ import annotations
 

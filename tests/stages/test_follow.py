@@ -18,9 +18,10 @@ from twhin_core.checkpoints.checkpoint import FINISHED, Checkpoint
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.errors import TimedOut
-from twhin_core.evaluation import evaluate as stage
 from twhin_core.evaluation import measure as measuring
-from twhin_core.evaluation.follow import follow, metrics_of
+from twhin_core.evaluation.result import read_metrics
+from twhin_core.stages.evaluate import evaluate
+from twhin_core.stages.follow import follow, metrics_of
 
 Trained = tuple[Config, str]
 
@@ -54,12 +55,12 @@ def test_every_checkpoint_is_evaluated_and_the_newest_is_the_result(trained: Tra
     *_, last = steps(root)
     each = {step: storage.read_json(metrics_of(root, step)) for step in steps(root)}
     assert {step: metrics["checkpoint"] for step, metrics in each.items()} == {step: step for step in each}
-    published = stage.read_metrics(root)
+    published = read_metrics(root)
     assert published == each[last]
     assert len({metrics["test"]["all"]["mrr"] for metrics in each.values()}) > 1, "weights differ, and so do figures"
     # What `twhin evaluate` finds alone, on a copy that has not been evaluated.
     shutil.rmtree(Path(root) / "evaluation")
-    assert stage.evaluate(config, root) == published
+    assert evaluate(config, root) == published
 
 
 def test_one_that_is_done_is_not_done_again(trained: Trained) -> None:
@@ -71,7 +72,7 @@ def test_one_that_is_done_is_not_done_again(trained: Trained) -> None:
     follow(config, root)
     after = {step: Path(metrics_of(root, step)).stat().st_mtime_ns for step in steps(root)}
     assert {step for step in before if before[step] != after[step]} == {first}
-    published = stage.read_metrics(root)
+    published = read_metrics(root)
     assert published is not None
     assert published["checkpoint"] == last, "an older one takes no newer one's place"
 

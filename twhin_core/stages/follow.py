@@ -1,26 +1,28 @@
-"""Evaluates the checkpoints of a run as they appear, beside the training that writes them."""
+"""The follow stage: evaluates the checkpoints of a run as they appear, beside the training that writes them."""
 
 from __future__ import annotations
 
 import time
-
-from torch.distributed.checkpoint.api import CheckpointException
+from typing import TYPE_CHECKING
 
 from twhin_core import storage
-from twhin_core.checkpoints.checkpoint import FINISHED, MARKER, Checkpoint, complete
 from twhin_core.config import Config
 from twhin_core.errors import TimedOut, UserError
-from twhin_core.evaluation import evaluate as stage
-from twhin_core.evaluation import measure as measuring
 from twhin_core.evaluation.gates import check_names
 from twhin_core.evaluation.metrics import Metrics
+from twhin_core.evaluation.result import headline, is_current, read_metrics
 from twhin_core.progress import log
-from twhin_core.run import stage as run_stage
+from twhin_core.run import stage
+from twhin_core.stages import report
+from twhin_core.stages.evaluate import publish
+
+if TYPE_CHECKING:
+    from twhin_core.checkpoints.checkpoint import Checkpoint
 
 SECONDS_BETWEEN_LOOKS = 2.0
 
 
-@run_stage("follow")
+@stage("follow")
 def follow(config: Config, root: str, seconds_between_looks: float = SECONDS_BETWEEN_LOOKS) -> None:
     """Evaluates every whole checkpoint, oldest first, until training has finished and its last one is done.
 
@@ -31,6 +33,8 @@ def follow(config: Config, root: str, seconds_between_looks: float = SECONDS_BET
         UserError: as `evaluate`.
         TimedOut: no new checkpoint came within `training.eval_timeout_in_s` seconds.
     """
+    from twhin_core.checkpoints.checkpoint import FINISHED, complete
+
     check_names(config)
     timeout, last_new = config.training.eval_timeout_in_s, time.monotonic()
     seen: set[int] = set()
@@ -61,22 +65,29 @@ def metrics_of(root: str, step: int) -> str:
 
 def _evaluate(config: Config, root: str, checkpoint: Checkpoint, earlier: Metrics | None) -> Metrics | None:
     """Evaluates one checkpoint unless it is done or gone; `earlier`: of another one, with the same baselines."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    from twhin_core.checkpoints.checkpoint import MARKER
+    from twhin_core.evaluation.measure import measure
+
     url = metrics_of(root, checkpoint.step)
     if storage.exists(url):
         found: Metrics = storage.read_json(url)
-        if stage.is_current(found, config, checkpoint.step):
+        if is_current(found, config, checkpoint.step):
             log.info("evaluate: step %d is done, see %s", checkpoint.step, url)
+            report.draw_missing(config, root, checkpoint.step)
             return found
     try:
-        metrics = measuring.measure(config, root, checkpoint, earlier)
+        metrics = measure(config, root, checkpoint, earlier)
     except (OSError, CheckpointException, UserError):
         if storage.exists(storage.join(checkpoint.url, MARKER)):
             raise
         log.info("evaluate: the checkpoint of step %d was removed before it was done", checkpoint.step)
         return None
     storage.write_json(url, metrics)
-    newest = stage.read_metrics(root)
+    newest = read_metrics(root)
     if newest is None or newest["checkpoint"] <= checkpoint.step:
-        stage.publish(config, root, metrics)
-    log.info("evaluate: step %d: %s", checkpoint.step, stage.headline(config, metrics))
+        publish(config, root, metrics)
+        report.draw_missing(config, root, checkpoint.step)
+    log.info("evaluate: step %d: %s", checkpoint.step, headline(config, metrics))
     return metrics

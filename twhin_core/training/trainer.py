@@ -1,4 +1,4 @@
-"""The train stage: read the edges, build the model, resume, then step until the epochs or the steps are done."""
+"""The trainer: reads the edges, builds the model, resumes, then steps until the epochs or the steps are done."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ from twhin_core.data.readers import read_secrets, served_edges
 from twhin_core.data.remote import Remote
 from twhin_core.data.splits import has_split, open_split
 from twhin_core.distributed.preemption import Preemption
-from twhin_core.distributed.ranks import Ranks, process_group
+from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import CheckpointFailed, Preempted, UserError
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.negatives import check_rows
 from twhin_core.progress import Progress, log
-from twhin_core.run import working
 from twhin_core.training import plan
 from twhin_core.training.batches import Batches, MadeBatch
 from twhin_core.training.build import build
@@ -34,10 +33,8 @@ from twhin_core.training.schedules import until
 from twhin_core.training.validation import Patience, validation_loss
 
 
-def train(config: Config, root: str, readers: Sequence[str] = ()) -> None:
-    """Trains the run at `root` to its end, from its newest complete checkpoint if there is one.
-
-    `readers`: addresses of the processes that read its training edges; none, and it reads them itself.
+class Trainer:
+    """One rank's part of a run.
 
     Raises:
         UserError: a mistake in the config or the edges, a checkpoint of another model, or a loss that is not finite.
@@ -45,13 +42,6 @@ def train(config: Config, root: str, readers: Sequence[str] = ()) -> None:
         CheckpointFailed: the checkpoint that the run ends with could not be written.
         ReadersLost: no reader has answered for the time allowed.
     """
-    with process_group() as ranks, working(config, root, "train") if ranks.is_first else contextlib.nullcontext():
-        ranks.wait()  # the others begin when the root is the first one's
-        Trainer(config, root, ranks, readers).run()
-
-
-class Trainer:
-    """One rank's part of a run."""
 
     def __init__(self, config: Config, root: str, ranks: Ranks, readers: Sequence[str] = ()) -> None:
         self.config, self.training, self.root, self.ranks = config, config.training, root, ranks

@@ -1,4 +1,4 @@
-"""The stage: the newest checkpoint's vectors under their original ids, if the metrics pass their gates."""
+"""A checkpoint's vectors under their original ids, in every format that the config asks for."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from twhin_core import __version__, lease, storage
-from twhin_core.checkpoints.checkpoint import describe, newest
+from twhin_core import __version__, storage
 from twhin_core.checksum import ChecksumWriter
 from twhin_core.config import Config
 from twhin_core.config.export import Format
-from twhin_core.errors import GateFailed, UserError
-from twhin_core.evaluation.evaluate import METRICS, REPORT, is_current, read_metrics
-from twhin_core.evaluation.gates import check_names, decide, missed
 from twhin_core.export.compare import compare
 from twhin_core.export.formats import CHECKS, WRITERS, digest, takes
 from twhin_core.export.manifest import (
@@ -25,66 +21,30 @@ from twhin_core.export.manifest import (
     Finished,
     FormatExport,
     TableExport,
-    read_export_manifest,
     read_finished,
     record_path,
     write_finished,
 )
 from twhin_core.export.vector_set import TrainedRun, VectorSet, open_vector_sets
 from twhin_core.graph.manifest import MANIFEST as GRAPH
-from twhin_core.graph.manifest import read_schema
 from twhin_core.model.operators import RelationOperators
 from twhin_core.parquet import FileEntry
 from twhin_core.progress import Progress, log
-from twhin_core.report import write_report
-from twhin_core.run import stage
 from twhin_core.schema import Schema
 
 RELATIONS = f"{FOLDER}/relations.parquet"
 
 
-@stage("export")
-def export(config: Config, root: str) -> ExportManifest:
-    """Writes `embeddings/` from the newest checkpoint, or finds it written.
+def write_export(run: TrainedRun) -> ExportManifest:
+    """Writes `embeddings/`; what an earlier export has finished, and `run` leaves as it is, is not written again.
 
-    What an interrupted export has finished, and what a change of `export` leaves as it is, is not written again.
+    Returns:
+        The manifest; the export is finished once the caller publishes it.
 
     Raises:
-        GateFailed: the metrics miss a gate; nothing is written, and what was exported before stays.
-        UserError: there is no checkpoint; there are gates but no metrics of this checkpoint; `embeddings/` is of
-            another run; a table cannot be had in a format; or a broken vocabulary.
+        UserError: a table cannot be had in a format, or a broken vocabulary.
     """
-    check_names(config)
-    checkpoint = newest(root)
-    if checkpoint is None:
-        raise UserError(f"{root}: there is no whole checkpoint here; run `twhin train` first")
-    schema = read_schema(config, root)
-    checkpoint.check_fits(describe(config, schema))
-    _pass_gates(config, root, checkpoint.step)
-    run = TrainedRun(config, root, checkpoint, schema)
-    found, identity = read_export_manifest(root), _identity(run)
-    if found is not None and found.run != identity:
-        raise UserError(
-            f"{storage.join(root, MANIFEST)}: is of another run; remove these embeddings or use another --run-root"
-        )
-    if found is not None and _is_current(found, config, checkpoint.step):
-        log.info("export: %s is of this checkpoint, step %d", storage.join(root, MANIFEST), checkpoint.step)
-        return found
-    manifest = _write(run, identity)
-    storage.publish_json(storage.join(root, MANIFEST), manifest.model_dump())
-    _report(config, root, checkpoint.step)
-    return manifest
-
-
-def _report(config: Config, root: str, step: int) -> None:
-    """Writes the report of this checkpoint again, now that it can say what was exported; if there is one."""
-    metrics = read_metrics(root)
-    if metrics is not None and is_current(metrics, config, step):
-        with lease.hold(root, "publish"):  # as evaluation does
-            write_report(storage.join(root, REPORT), metrics, config, root)
-
-
-def _write(run: TrainedRun, identity: str) -> ExportManifest:
+    identity = identify(run)
     config, vector_sets = run.config, open_vector_sets(run)
     jobs = [
         (name, vector_set) for name in config.export.formats for vector_set in vector_sets if takes(name, vector_set)
@@ -157,24 +117,8 @@ def _write_one(run: TrainedRun, identity: str, name: Format, vector_set: VectorS
     return export
 
 
-def _pass_gates(config: Config, root: str, step: int) -> None:
-    gates = config.evaluation.gates
-    if not gates:
-        return
-    metrics, url = read_metrics(root), storage.join(root, METRICS)
-    if metrics is None:
-        raise UserError(f"{url}: is needed for evaluation.gates and is not there; run `twhin evaluate` first")
-    if not is_current(metrics, config, step):
-        raise UserError(
-            f"{url}: is not of the newest checkpoint (step {step}) or was measured by other evaluation settings; "
-            "run `twhin evaluate` again"
-        )
-    decision = decide(config, metrics)
-    if not decision["passed"]:
-        raise GateFailed(f"nothing was exported: {'; '.join(missed(decision))}")
-
-
-def _is_current(found: ExportManifest, config: Config, step: int) -> bool:
+def is_current(found: ExportManifest, config: Config, step: int) -> bool:
+    """Whether `found` is of the checkpoint `step`, exported as `config` says."""
     return found.checkpoint == step and found.config == _digest(config)
 
 
@@ -182,7 +126,7 @@ def _digest(config: Config) -> str:
     return hashlib.sha256(config.export.model_dump_json().encode()).hexdigest()[:16]
 
 
-def _identity(run: TrainedRun) -> str:
+def identify(run: TrainedRun) -> str:
     """Digest of what the vectors were learned from."""
     config = run.config
     learned_from = {

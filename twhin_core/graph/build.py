@@ -1,4 +1,4 @@
-"""From raw interactions to `graph/`: vocabulary, edges a split, rejected rows and the manifest."""
+"""From raw interactions to `graph/`: the vocabulary, the edges of each split and the rejected rows."""
 
 from __future__ import annotations
 
@@ -7,50 +7,38 @@ from twhin_core.config import Config, Relation
 from twhin_core.config.prepare import Prepare, Source, Split
 from twhin_core.errors import UserError
 from twhin_core.graph.connect import connect
-from twhin_core.graph.manifest import MANIFEST, SPLITS, Manifest, read_manifest
+from twhin_core.graph.manifest import SPLITS, Manifest
 from twhin_core.graph.plan import plan
 from twhin_core.graph.raw_files import RawSource, check_sources
 from twhin_core.graph.write import Counts, count_graph, write_graph
 from twhin_core.progress import log
-from twhin_core.run import stage
-from twhin_core.synthetic.generate import generate
 
 
-@stage("prepare")
-def prepare(config: Config, root: str) -> Manifest:
-    """Makes the graph of the run under `root`, or finds it finished.
+def build_graph(config: Config, sources: list[Source], root: str) -> Manifest:
+    """Writes the vocabulary, the edges and the rejected rows of `sources` under `<root>/graph/`.
 
     The result depends on the rows of the sources alone, not on the order of files or the number of threads. Every
     row becomes an edge or is kept in `graph/rejected/` with the reason; docs/prepare.md has them all.
+
+    Returns:
+        The manifest; the graph is finished once the caller publishes it.
 
     Raises:
         UserError: a source that cannot be read or is empty, a relation without entry, a vocabulary larger than its
             table's `num_embeddings`, a table without nodes, or an empty split.
     """
-    manifest = read_manifest(root)
-    if manifest is not None:
-        log.info("prepare: the graph is there already: %s", storage.join(root, MANIFEST))
-        return manifest
-    if config.prepare is None:
-        raise UserError("prepare: the config has no such section, so there is nothing to prepare")
-    _check_relations(config.prepare.sources, config.model.relations)
-    sources = check_sources(_sources(config.prepare, root), config.prepare.time_window)
-    split = _split(config.prepare, sources)
+    settings = config.prepare
+    assert settings is not None
+    _check_relations(sources, config.model.relations)
+    raw = check_sources(sources, settings.time_window)
+    split = _split(settings, raw)
     storage.remove(storage.join(root, "graph"))  # what an interrupted run may have left
-    with connect(config.prepare) as engine:
-        graph = plan(engine, config, sources, split)
+    with connect(settings) as engine:
+        graph = plan(engine, config, raw, split)
         counts = count_graph(graph)
         _log(counts)
-        _check(config, sources, split, counts)
-        manifest = write_graph(engine, graph, counts, root)
-    storage.publish_json(storage.join(root, MANIFEST), manifest.model_dump())
-    return manifest
-
-
-def _sources(settings: Prepare, root: str) -> list[Source]:
-    if settings.generate is None:
-        return settings.sources
-    return generate(settings.generate, storage.join(root, "raw"))
+        _check(config, raw, split, counts)
+        return write_graph(engine, graph, counts, root)
 
 
 def _split(settings: Prepare, sources: list[RawSource]) -> Split | None:

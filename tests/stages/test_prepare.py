@@ -21,10 +21,10 @@ from tests.conftest import SmallConfig
 from tests.graph.reading import edges, ids, rejected, rows
 from twhin_core.config.prepare import Prepare
 from twhin_core.errors import UserError
-from twhin_core.graph import prepare as module
+from twhin_core.graph import build as module
 from twhin_core.graph.duckdb_engine import DuckDBEngine
 from twhin_core.graph.manifest import SPLITS, Manifest, read_manifest, read_schema
-from twhin_core.graph.prepare import prepare
+from twhin_core.stages.prepare import prepare
 
 Row = tuple[Any, ...]
 

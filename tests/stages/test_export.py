@@ -18,15 +18,14 @@ from tests.export.exporting import changed, export_as, vocabulary
 from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config
 from twhin_core.errors import GateFailed, UserError
-from twhin_core.evaluation.evaluate import evaluate
-from twhin_core.export import export as stage
-from twhin_core.export import formats, vector_set
-from twhin_core.export.export import export
+from twhin_core.export import formats, vector_set, write
 from twhin_core.export.manifest import FormatExport, read_export_manifest
 from twhin_core.export.vector_set import VectorSet
-from twhin_core.graph.prepare import prepare
 from twhin_core.progress import Progress
-from twhin_core.training.train import train
+from twhin_core.stages.evaluate import evaluate
+from twhin_core.stages.export import export
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 
 
 @pytest.mark.parametrize("rows_per_file", [7, 1_000_000])
@@ -153,7 +152,7 @@ def test_an_export_that_was_killed_is_not_taken_for_whole(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "_write_relations", die)
+        patch.setattr(write, "_write_relations", die)
         with pytest.raises(KeyboardInterrupt):
             export(again, root)
     assert read_export_manifest(root) is None

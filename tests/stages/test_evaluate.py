@@ -17,14 +17,13 @@ from twhin_core.checkpoints.checkpoint import newest, remove
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
-from twhin_core.evaluation import evaluate as stage
 from twhin_core.evaluation import measure as measuring
-from twhin_core.evaluation.evaluate import evaluate
 from twhin_core.evaluation.measure import measure_rows
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.graph.manifest import read_manifest
-from twhin_core.graph.prepare import prepare
-from twhin_core.training.train import train
+from twhin_core.stages.evaluate import evaluate
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 from twhin_core.vectors.rows import TensorRows
 
 TABLES = [("user", "user"), ("user", "tweet")]  # of follow and fav
@@ -190,7 +189,7 @@ def test_a_checkpoint_that_is_removed_while_it_is_read_is_one_line(
         remove(gone)
         return ranked(*arguments, **options)
 
-    monkeypatch.setattr(stage, "measure", removing)
+    monkeypatch.setattr(measuring, "measure", removing)
     with pytest.raises(UserError, match=r"checkpoints/16: this checkpoint was removed while it was read"):
         evaluate(config, root)
     assert not Path(root, "evaluation/metrics.json").exists()

@@ -1,0 +1,39 @@
+"""`evaluation/metrics.json` under a run root: what it is of, and whether it is up to date."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from twhin_core import storage
+from twhin_core.config import Config
+from twhin_core.evaluation.metrics import ALL, MRR, Metrics, prefix
+
+METRICS = "evaluation/metrics.json"
+
+
+def read_metrics(root: str) -> Metrics | None:
+    """The metrics under the run root, or None where evaluate has not finished."""
+    metrics: Metrics | None = storage.find_json(storage.join(root, METRICS))
+    return metrics
+
+
+def is_current(metrics: Metrics, config: Config, step: int) -> bool:
+    """Whether `metrics` are of the checkpoint `step`, measured as `config` says."""
+    return bool(metrics["checkpoint"] == step and metrics["config"] == digest(config))
+
+
+def headline(config: Config, metrics: Metrics) -> str:
+    """The figure that says most."""
+    split, name = config.evaluation.split, prefix(config.evaluation) + MRR
+    return f"{split} {name} {metrics[split][ALL][name]:.4f}"
+
+
+def digest(config: Config) -> str:
+    """Of all settings of measuring that may change between runs on one root; gates only judge the figures."""
+    settings: dict[str, Any] = {
+        "evaluation": config.evaluation.model_dump(exclude={"gates", "memory_limit"}),
+        "test_data": config.test_data.model_dump() if config.test_data else None,
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

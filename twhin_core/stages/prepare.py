@@ -1,0 +1,34 @@
+"""The prepare stage: turns raw interactions into the graph of a run."""
+
+from __future__ import annotations
+
+from twhin_core import storage
+from twhin_core.config import Config
+from twhin_core.errors import UserError
+from twhin_core.graph.build import build_graph
+from twhin_core.graph.manifest import MANIFEST, Manifest, read_manifest
+from twhin_core.progress import log
+from twhin_core.run import stage
+from twhin_core.synthetic.generate import generate
+
+
+@stage("prepare")
+def prepare(config: Config, root: str) -> Manifest:
+    """Makes the graph of the run under `root`, or finds it finished.
+
+    Raises:
+        UserError: the config has no section `prepare`, or as `build_graph`.
+    """
+    manifest = read_manifest(root)
+    if manifest is not None:
+        log.info("prepare: the graph is there already: %s", storage.join(root, MANIFEST))
+        return manifest
+    settings = config.prepare
+    if settings is None:
+        raise UserError("prepare: the config has no such section, so there is nothing to prepare")
+    sources = settings.sources
+    if settings.generate is not None:
+        sources = generate(settings.generate, storage.join(root, "raw"))
+    manifest = build_graph(config, sources, root)
+    storage.publish_json(storage.join(root, MANIFEST), manifest.model_dump())
+    return manifest
