@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-import torch
-
 from twhin_core import __version__, storage
 from twhin_core.errors import StorageError
 from twhin_core.model.fused_softmax import is_available
@@ -69,6 +67,8 @@ def _tried(name: str, attempt: Callable[[], str]) -> Finding:
 
 def _look_up() -> str:
     """Looks rows up by torchrec and fbgemm, which fails where their versions do not fit torch's."""
+    import torch
+
     torchrec = importlib.import_module("torchrec")
     tables = torchrec.EmbeddingCollection(
         tables=[torchrec.EmbeddingConfig(name="t", num_embeddings=4, embedding_dim=4, feature_names=["t"])]
@@ -81,6 +81,8 @@ def _look_up() -> str:
 
 
 def _devices() -> Finding:
+    import torch
+
     if not torch.cuda.is_available():
         built = "" if torch.version.cuda is None else f"; torch is built for CUDA {torch.version.cuda} and sees no GPU"
         return Finding("devices", f"{os.cpu_count()} CPU cores{built}")
@@ -98,6 +100,8 @@ def _fused_loss() -> Finding:
 
 
 def _shared_memory() -> Finding:
+    import torch
+
     if not os.path.isdir(SHARED_MEMORY):
         return Finding("shared memory", f"there is no {SHARED_MEMORY}")
     size = shutil.disk_usage(SHARED_MEMORY).total

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
-from google.protobuf import json_format
-from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
 from components.run_root import RUN
 from pipelines.resources import Target
@@ -160,6 +158,9 @@ def one_line(text: object, most: int = 400) -> str:
 
 
 def _read_documents(path: str) -> list[Any]:
+    from google.protobuf import json_format
+    from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec  # with all of KFP
+
     if not path.endswith((".yaml", ".yml")):
         raise UserError(f"{path}: expected a name that ends in .yaml")
     if not Path(path).is_file():

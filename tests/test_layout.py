@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-from tests.command_line import ROOT
+from tests.command_line import COMMAND, ROOT
 
 # A module or folder of twhin_core imports only from those before it here.
 LAYERS = [
@@ -18,6 +21,20 @@ LAYERS = [
     "synthetic", "graph", "data", "model", "vectors", "distributed", "checkpoints", "training", "evaluation",
     "export", "embeddings", "report", "stages",
 ]  # fmt: skip
+
+# Where torch may be imported with a module; elsewhere functions import it, and the type checker.
+ROOMS_OF_TORCH = ["model", "vectors", "distributed", "checkpoints", "training"]
+TORCH = ["torch", "torchrec", "fbgemm_gpu"]
+NOT_YET = ["evaluation", "export", "embeddings", "report"]
+WITHOUT_TORCH = [
+    "pipelines.cli", "pipelines.submit", "components.train.component",
+    "twhin_core.config", "twhin_core.schema", "twhin_core.synthetic.generate",
+    *(f"twhin_core.graph.{name}" for name in ("build", "manifest")),
+    *(f"twhin_core.stages.{name}" for name in ("prepare", "train", "evaluate", "follow")),
+    *(f"twhin_core.stages.{name}" for name in ("export", "report", "readers")),
+]  # fmt: skip
+LINES = 300
+"""Of a file of the library, at most."""
 
 
 def modules(package: str) -> dict[str, Path]:
@@ -94,11 +111,51 @@ def test_every_module_and_folder_of_the_library_is_a_layer() -> None:
 
 
 def test_no_module_comes_back_to_itself_through_its_imports() -> None:
+    """Not even through those inside functions."""
     imports = {
-        module: {module_of(name) for name in imported(path, on_import_alone=True) if begins(name, "twhin_core")}
+        module: {module_of(name) for name in imported(path) if begins(name, "twhin_core")}
         for module, path in CORE.items()
     }
     try:
         TopologicalSorter(imports).prepare()
     except CycleError as error:
         pytest.fail(" → ".join(reversed(error.args[1])))
+
+
+def test_only_the_rooms_of_torch_import_it_with_a_module() -> None:
+    rooms = tuple(f"twhin_core.{room}" for room in ROOMS_OF_TORCH + NOT_YET)
+    wrong = {
+        (module, name)
+        for package in ("twhin_core", "components", "pipelines")
+        for module, path in modules(package).items()
+        if not any(begins(module, room) for room in rooms)
+        for name in imported(path, on_import_alone=True)
+        if any(begins(name, library) for library in TORCH)
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_a_module_is_imported_without_torch(module: str) -> None:
+    loaded = f"import sys, {module}; sys.exit(bool({{'torch', 'torchrec'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", loaded], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "command", [[*COMMAND, "--help"], [sys.executable, "-c", "import pipelines.submit"]], ids=["help", "submit"]
+)
+def test_the_command_line_begins_within_half_a_second(command: list[str]) -> None:
+    """Of the processor, and by the best of three: other tests may be running."""
+
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+def test_a_file_of_the_library_is_short() -> None:
+    lengths = {module: path.read_text().count("\n") for module, path in CORE.items()}
+    assert not {module for module, length in lengths.items() if length > LINES}

@@ -20,11 +20,12 @@ from typing import IO, TYPE_CHECKING, Any, cast
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 import fsspec
-import pyarrow.fs
 
 from twhin_core.errors import StorageError, StorageRefused, UserError
 
 if TYPE_CHECKING:
+    import pyarrow.fs
+
     from twhin_core.object_store import ObjectStore
 
 # By name: only a run on gs:// pays for the import.
@@ -57,6 +58,8 @@ def options(url: str) -> dict[str, Any]:
 
 def arrow_filesystem(url: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """As `filesystem`, for pyarrow's readers and writers."""
+    import pyarrow.fs
+
     fs, path = filesystem(url)
     if is_remote(url):
         return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)), path

@@ -42,7 +42,7 @@ def test_libraries_that_do_not_load_are_amiss(monkeypatch: pytest.MonkeyPatch) -
 def test_little_shared_memory_is_amiss_with_several_gpus(
     monkeypatch: pytest.MonkeyPatch, gpus: int, is_well: bool
 ) -> None:
-    monkeypatch.setattr(doctor.torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(doctor, "ENOUGH_SHARED_MEMORY", 1 << 60)
     (memory,) = [finding for finding in doctor.examine(None) if finding.name == "shared memory"]
     assert memory.is_well == is_well
