@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import SmallConfig
-from tests.export.test_export import changed
+from tests.export.exporting import changed
 from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config
 from twhin_core.embeddings import Embeddings

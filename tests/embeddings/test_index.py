@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import SmallConfig
 from tests.embeddings.test_embeddings import assert_sorted, read
-from tests.export.test_export import changed
+from tests.export.exporting import changed
 from twhin_core.config import Config
 from twhin_core.embeddings import Embeddings, Neighbor
 from twhin_core.errors import UserError

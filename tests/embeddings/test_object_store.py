@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import gcsfs
 import pytest
 
-from tests.export.test_export import changed
+from tests.export.exporting import changed
 from tests.fault_proxy import FaultProxy
 from tests.object_store import serve_bucket
 from twhin_core import object_store

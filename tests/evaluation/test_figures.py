@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tests.evaluation.test_evaluate import brute_force, changed
+from tests.stages.test_evaluate import brute_force, changed
 from twhin_core.config import Config, Evaluation
 from twhin_core.errors import UserError
 from twhin_core.evaluation.degrees import bucket_of, buckets

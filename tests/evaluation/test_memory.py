@@ -12,7 +12,7 @@ from tests.command_line import ROOT
 from tests.evaluation.graphs import schema_of
 from tests.evaluation.peak_memory import DIM, write
 from tests.evaluation.rankers import large_model, model_ranker, rank_graph, sets_of
-from tests.evaluation.test_evaluate import changed
+from tests.stages.test_evaluate import changed
 from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.stages.evaluate import evaluate

@@ -10,8 +10,8 @@ import pytest
 
 from tests.conftest import SmallConfig, write_raw
 from tests.evaluation.brute_force import BruteForce, Triple
-from tests.evaluation.test_evaluate import RELATIONS, TABLES, brute_force, changed
 from tests.ranks import run_ranks
+from tests.stages.test_evaluate import RELATIONS, TABLES, brute_force, changed
 from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config
 from twhin_core.errors import UserError

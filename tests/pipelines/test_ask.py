@@ -18,7 +18,7 @@ from pipelines.cli import main
 from tests.command_line import COMMAND, ROOT, assert_refused, twhin
 from tests.conftest import SmallConfig
 from tests.embeddings.test_embeddings import cosine, read, relation
-from tests.export.test_export import changed
+from tests.export.exporting import changed
 from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config
 from twhin_core.stages.export import export
