@@ -25,7 +25,7 @@ LAYERS = [
 # Where torch may be imported with a module; elsewhere functions import it, and the type checker.
 ROOMS_OF_TORCH = ["model", "vectors", "distributed", "checkpoints", "training"]
 TORCH = ["torch", "torchrec", "fbgemm_gpu"]
-NOT_YET = ["evaluation", "export", "embeddings", "report"]
+NOT_YET = ["evaluation"]
 WITHOUT_TORCH = [
     "pipelines.cli", "pipelines.submit", "components.train.component",
     "twhin_core.config", "twhin_core.schema", "twhin_core.synthetic.generate",

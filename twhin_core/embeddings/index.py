@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from twhin_core import storage
 from twhin_core.embeddings.result import Result
@@ -18,6 +16,9 @@ from twhin_core.export import faiss_library
 from twhin_core.export.manifest import ExportManifest, FormatExport
 from twhin_core.model.scorer import Scorer
 from twhin_core.vectors.names import name_rows, open_ids
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 READ_BYTES = 16 << 20
 
@@ -77,10 +78,13 @@ def search(result: Result, query: Query, position: int, name: str, k: int) -> li
     Raises:
         UserError: no index of the candidates was exported, it is broken, or it cannot answer for this side.
     """
+    import torch
+
     entry = open_index(result, query)
     given, offset = result.scored.rows(query.table).gather(np.array([position])), 0.0
     if query.rel is not None:
-        given, offset = _project(result.scored.scorer(), query, given)
+        with torch.no_grad():
+            given, offset = _project(result.scored.scorer(), query, given)
     if entry.normalized:
         given = torch.nn.functional.normalize(given)
     index = _read(entry.url)
@@ -95,9 +99,10 @@ def search(result: Result, query: Query, position: int, name: str, k: int) -> li
     ][:k]
 
 
-@torch.no_grad()
 def _project(scorer: Scorer, query: Query, given: Tensor) -> tuple[Tensor, float]:
     """The vector [1, dim] that candidates are compared with, and what all its inner products are short of."""
+    import torch
+
     rel = torch.tensor([query.rel])
     if query.side == "rhs":
         return scorer.operator(rel, given), 0.0

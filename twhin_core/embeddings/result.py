@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from twhin_core import storage
 from twhin_core.checkpoints.checkpoint import at_step, describe, newest
 from twhin_core.config import Config
@@ -64,8 +62,9 @@ class ExportedVectors:
     def rows(self, table: str) -> Rows:
         return ParquetRows(self.files(table), self.manifest.dim)
 
-    @torch.no_grad()
     def scorer(self) -> Scorer:
+        import torch
+
         if self.manifest.normalized:
             raise UserError(
                 f"{self.root}: the exported vectors were normalized (export.normalize) and no longer tell the model's "
@@ -78,7 +77,8 @@ class ExportedVectors:
         for operators, column in ((scorer.operator, "embedding"), (scorer.inverse, "inverse")):
             if operators is not None:
                 for rel in range(len(self.schema.relations)):
-                    operators.of(rel).copy_(torch.tensor(columns[column][rel]))  # a view of the parameters
+                    parameters = operators.of(rel).detach()  # a view
+                    parameters.copy_(torch.tensor(columns[column][rel]))
         return scorer
 
 

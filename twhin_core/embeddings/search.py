@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from twhin_core.embeddings.result import Vectors
 from twhin_core.errors import NotThere, UserError, suggest
@@ -57,6 +56,8 @@ def relation_named(schema: Schema, name: str) -> int:
 
 def find_nearest(vectors: Vectors, query: Query, position: int, k: int) -> tuple[list[float], list[int]]:
     """Scores and positions of the k best candidates for the node at `position`, itself left out; best first."""
+    import torch
+
     exclude = torch.tensor([position]) if query.candidates == query.table else None
     score = _score(vectors, query, position)
     scores, positions = top_k.top_k(score, 1, vectors.rows(query.candidates), k, exclude)
@@ -73,12 +74,14 @@ class NodeRank:
     candidates: int
 
 
-@torch.no_grad()
 def find_rank(vectors: Vectors, query: Query, position: int, answer: int) -> NodeRank:
     """The rank of the node at `answer` among all candidates for the node at `position`, which is left out itself."""
+    import torch
+
     rows = vectors.rows(query.candidates)
     left_out = position if query.candidates == query.table and position != answer else None
-    score, rank = top_k.rank_of(_score(vectors, query, position), rows, answer, left_out)
+    with torch.no_grad():
+        score, rank = top_k.rank_of(_score(vectors, query, position), rows, answer, left_out)
     return NodeRank(score, rank, rows.size - (left_out is not None))
 
 

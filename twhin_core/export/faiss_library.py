@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from twhin_core.errors import UserError
 
 
@@ -15,6 +13,8 @@ def load() -> Any:
     Raises:
         UserError: it is not installed.
     """
+    import torch
+
     try:
         import faiss
     except ImportError:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 
 from twhin_core import storage
 from twhin_core.checksum import ChecksumWriter
@@ -81,6 +80,9 @@ def decoded_rows(rows: Rows, codebooks: npt.NDArray[np.float32]) -> Rows:
     subspaces, centroids, _ = codebooks.shape
     quantizer = _quantizer(rows.dim, subspaces, centroids.bit_length() - 1)
     faiss_library.load().copy_array_to_vector(codebooks.ravel(), quantizer.centroids)
+
+    import torch
+
     return MappedRows(
         rows, lambda vectors, _: torch.from_numpy(quantizer.decode(quantizer.compute_codes(vectors.numpy())))
     )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from twhin_core.export.vector_set import VectorSet
 from twhin_core.vectors.top_k import top_k
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Search = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.int64]]
 """Queries float32 [Q, dim] → rows of the table int64 [Q, K], -1 where none was found."""
@@ -23,6 +25,8 @@ ROUNDING = 1e-5
 
 def measure(vector_set: VectorSet, is_distance: bool, search: Search) -> tuple[float, int]:
     """The share of the `K` found for each query that are as good as the K best, and the number of queries."""
+    import torch
+
     queries = make_queries(vector_set)
 
     def score(vectors: Tensor) -> Tensor:
@@ -42,11 +46,12 @@ def measure(vector_set: VectorSet, is_distance: bool, search: Search) -> tuple[f
     return hits.float().mean().item(), len(queries)
 
 
-@torch.no_grad()
 def make_queries(vector_set: VectorSet) -> Tensor:
     """Queries of the relations that end at the table, of nodes drawn at random; of a table where none ends, its own
     vectors: float32 [Q, dim].
     """
+    import torch
+
     run, rng = vector_set.run, np.random.default_rng(0)
     rels = [rel for rel, relation in enumerate(run.schema.relations) if relation.rhs == vector_set.table]
     if not rels:
@@ -57,5 +62,6 @@ def make_queries(vector_set: VectorSet) -> Tensor:
     for rel in np.unique(chosen).tolist():
         lhs = run.checkpoint.rows(run.schema.relations[rel].lhs)
         given = lhs.gather(rng.integers(lhs.size, size=int((chosen == rel).sum())))
-        parts.append(scorer.operator(torch.full((len(given),), rel), given))
+        with torch.no_grad():
+            parts.append(scorer.operator(torch.full((len(given),), rel), given))
     return torch.cat(parts)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch import Tensor
 
 from twhin_core.checkpoints.checkpoint import Checkpoint
 from twhin_core.config import Config
@@ -23,6 +22,9 @@ from twhin_core.vectors.ids import NAMES_A_BATCH, Ids
 from twhin_core.vectors.named import Block, named_blocks
 from twhin_core.vectors.names import open_ids
 from twhin_core.vectors.rows import Ints, MappedRows, Rows, SelectedRows
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BLOCK_BYTES = VECTOR_BYTES_PER_GROUP
 """Vectors that are read at once."""
@@ -121,6 +123,8 @@ def _open(run: TrainedRun, table: str) -> VectorSet:
 
 
 def _open_queries(run: TrainedRun, relation: str) -> VectorSet:
+    import torch
+
     names = [relation.name for relation in run.schema.relations]
     if relation not in names:
         raise UserError(f"export.query_side: no relation named {relation!r}; there are {', '.join(names)}")
@@ -149,6 +153,7 @@ def normalized(vector_set: VectorSet) -> VectorSet:
 
 def unit_rows(rows: Rows, name: Callable[[int], str]) -> Rows:
     """Other rows at length 1. Reading a row of zeros raises UserError; `name` names the row."""
+    import torch
 
     def normalize(vectors: Tensor, rows: Ints) -> Tensor:
         lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from twhin_core import storage
 from twhin_core.config import Config
@@ -19,6 +18,9 @@ from twhin_core.vectors.ids import Ids
 from twhin_core.vectors.names import open_ids
 from twhin_core.vectors.rows import Ints, Rows, SelectedRows
 from twhin_core.vectors.top_k import Score, answers, similar, top_k
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 K = 5
 OF_EACH_KIND = 2
@@ -141,6 +143,8 @@ def _relations_of(table: str, tables: set[str], schema: Schema, manifest: Manife
 
 def _search(of: str, name: str, table: _Table, score: Score, own: Ints, is_own: bool) -> _Search:
     """The best of `table` for each of `own`, without itself where these are its nodes."""
+    import torch
+
     exclude = None
     if is_own:
         at = np.searchsorted(table.searched, own).clip(max=len(table.searched) - 1)

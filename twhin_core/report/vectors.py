@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from twhin_core.report.axes import Tick, compact, round_steps
 from twhin_core.report.charts import WIDTH, Histogram, dots, histogram
 from twhin_core.vectors.rows import Ints, Rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SAMPLE = 4096
 """Rows of a table that are looked at."""
@@ -113,6 +115,8 @@ def principal_components(vectors: Tensor) -> tuple[Tensor, tuple[float, float]]:
 
     The directions are eigenvectors of the covariance; the sign of each is such that its largest entry is positive.
     """
+    import torch
+
     centred = (vectors - vectors.mean(0)).to(torch.float64)
     values, directions = torch.linalg.eigh(centred.T @ centred)
     first = directions[:, -2:].flip(1)
@@ -122,6 +126,8 @@ def principal_components(vectors: Tensor) -> tuple[Tensor, tuple[float, float]]:
 
 
 def _project(samples: dict[str, Tensor], unit_length: bool) -> Projection | None:
+    import torch
+
     points = POINTS // max(1, len(samples))
     taken = {name: vectors[:: max(1, -(-len(vectors) // points))] for name, vectors in samples.items()}
     together = torch.cat(list(taken.values())) if taken else torch.empty(0, 2)
