@@ -18,7 +18,7 @@ from tests.report.made_exports import write_exports
 from tests.report.made_metrics import with_everything
 from twhin_core import storage
 from twhin_core.config import Config
-from twhin_core.report import write_report
+from twhin_core.report.write import write_report
 from twhin_core.stages.evaluate import evaluate
 from twhin_core.stages.export import export
 from twhin_core.stages.prepare import prepare

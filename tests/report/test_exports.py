@@ -12,7 +12,7 @@ from tests.report.made_exports import write_exports
 from tests.report.made_metrics import made_metrics
 from tests.report.page import Page
 from twhin_core.evaluation.metrics import names
-from twhin_core.report import write_report
+from twhin_core.report.write import write_report
 
 
 def page(config: SmallConfig, root: Path) -> Page:

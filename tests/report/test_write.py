@@ -15,7 +15,7 @@ from tests.report.page import Page
 from twhin_core import __version__
 from twhin_core.config import Config
 from twhin_core.evaluation.metrics import Metrics, names
-from twhin_core.report import write_report
+from twhin_core.report.write import write_report
 from twhin_core.stages.evaluate import evaluate
 
 NASTY = '<script>alert("1")</script>&.x'

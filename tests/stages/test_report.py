@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from tests.command_line import twhin
-from twhin_core import report
 from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.evaluation import measure as measuring
+from twhin_core.report import write
 from twhin_core.stages.evaluate import evaluate
 from twhin_core.stages.export import export
 from twhin_core.stages.follow import follow
@@ -32,7 +32,7 @@ def fail(*_: Any) -> None:
 def no_drawing(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Until `undo`, no report can be drawn."""
     with monkeypatch.context() as patch:
-        patch.setattr(report, "write_report", fail)
+        patch.setattr(write, "write_report", fail)
         yield patch
 
 
@@ -61,7 +61,7 @@ def test_the_report_of_another_checkpoint_does_not_stay(trained: Trained, no_dra
     no_drawing.undo()
     evaluate(config, root)
     Path(newest(root).url, "complete.json").unlink()
-    no_drawing.setattr(report, "write_report", fail)
+    no_drawing.setattr(write, "write_report", fail)
     assert evaluate(config, root)["checkpoint"] == newest(root).step
     assert not Path(root, REPORT).exists()
 
@@ -81,7 +81,7 @@ def test_an_export_stands_and_the_next_one_draws_it(trained: Trained, no_drawing
     no_drawing.undo()
     evaluate(config, root)
     before = Path(root, REPORT).read_text()
-    no_drawing.setattr(report, "write_report", fail)
+    no_drawing.setattr(write, "write_report", fail)
     manifest = export(config, root)
     assert not Path(root, REPORT).exists(), "it would show nothing of the export"
     no_drawing.undo()

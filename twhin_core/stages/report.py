@@ -28,7 +28,7 @@ def draw_missing(config: Config, root: str, step: int) -> None:
         if metrics is None or not is_current(metrics, config, step) or storage.exists(url):
             return
         try:
-            from twhin_core.report import write_report
+            from twhin_core.report.write import write_report
 
             write_report(url, metrics, config, root)
         except Exception as error:  # noqa: BLE001 -- a defect of a drawing must not cost the hours that led up to it
