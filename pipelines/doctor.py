@@ -13,7 +13,6 @@ from importlib.metadata import PackageNotFoundError, version
 
 from twhin_core import __version__, storage
 from twhin_core.errors import StorageError
-from twhin_core.model.fused_softmax import is_available
 
 PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "pyarrow", "duckdb", "kfp", "gcsfs")
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 -- a mount point, no file of ours
@@ -38,7 +37,7 @@ def examine(url: str | None) -> Iterator[Finding]:
             yield Finding(package, found)
     yield _tried("tables", _look_up)
     yield _devices()
-    if torch.cuda.is_available():
+    if _has_gpu():
         yield _fused_loss()
     yield _shared_memory()
     if url is not None:
@@ -80,6 +79,12 @@ def _look_up() -> str:
     return f"torch, torchrec and fbgemm work together: looked up {len(found)} rows"
 
 
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def _devices() -> Finding:
     import torch
 
@@ -92,11 +97,15 @@ def _devices() -> Finding:
 
 
 def _fused_loss() -> Finding:
-    if is_available(torch.device("cuda"), dim=1):
+    import torch
+
+    from twhin_core.model.fused_softmax import is_available
+
+    with torch.autocast("cuda", torch.bfloat16):
+        is_fused = is_available(torch.device("cuda"), dim=1)
+    if is_fused:
         return Finding("softmax loss", "fused, by Triton")
-    return Finding(
-        "softmax loss", "not fused, and several times slower: Triton or a C compiler (gcc) is missing", False
-    )
+    return Finding("softmax loss", "not fused, so slower: Triton or a C compiler (gcc) is missing", is_well=False)
 
 
 def _shared_memory() -> Finding:

@@ -15,9 +15,9 @@ import torch
 
 from benchmarks.gpu.common import options, report
 from twhin_core.config import file as config_file
-from twhin_core.evaluation.evaluate import evaluate
-from twhin_core.graph.prepare import prepare
-from twhin_core.training.train import train
+from twhin_core.stages.evaluate import evaluate
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 
 RUNS = {
     "quickstart": "mrr",

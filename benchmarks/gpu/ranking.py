@@ -18,11 +18,11 @@ from benchmarks.gpu.common import Sizes, options, report, synchronize
 from twhin_core.data.edges import Edges
 from twhin_core.distributed.ranks import alone
 from twhin_core.evaluation.candidates import candidate_sets
-from twhin_core.evaluation.held_out import held_out
-from twhin_core.evaluation.known import Asked, Known, collect, count
-from twhin_core.evaluation.placing import cut, place
+from twhin_core.evaluation.known import KnownAnswers, QueryIndex, collect, count
 from twhin_core.evaluation.products import LARGEST, Arithmetic, Precision
-from twhin_core.evaluation.scores import ModelPlacer
+from twhin_core.evaluation.queries import held_out
+from twhin_core.evaluation.rankers import ModelRanker
+from twhin_core.evaluation.task import cut, rank_all
 from twhin_core.model.scorer import Scorer
 from twhin_core.progress import Progress
 from twhin_core.schema import SIDES, Schema
@@ -44,26 +44,28 @@ def ours(sizes: Sizes, table: torch.Tensor, precision: Precision, device: torch.
     schema = Schema({"node": len(table)}, config.model.relations)
     splits = {"train": random_edges(len(table), len(table), 0), "test": random_edges(len(table), queries(sizes), 1)}
     held = {side: held_out(splits["test"], side) for side in SIDES}
-    asked = {side: Asked(of, len(table)) for side, of in held.items()}
+    indices = {side: QueryIndex(of, len(table)) for side, of in held.items()}
     counts = {side: np.zeros(of.queries, np.int64) for side, of in held.items()}
     for edges in splits.values():
-        count(asked, edges, counts)
+        count(indices, edges, counts)
     chunks = {
         side: cut(held[side], counts[side], candidate_sets([config.model], schema, side), schema, DIM, MEMORY, alone())
         for side in SIDES
     }
     with tempfile.TemporaryDirectory() as folder:
-        known = {side: Known(Path(folder, side), held[side], [of.queries for of in chunks[side]]) for side in SIDES}
-        collect({name: Split(of) for name, of in splits.items()}, "test", asked, known)  # type: ignore[arg-type]
+        known = {
+            side: KnownAnswers(Path(folder, side), held[side], [of.queries for of in chunks[side]]) for side in SIDES
+        }
+        collect({name: Split(of) for name, of in splits.items()}, "test", indices, known)  # type: ignore[arg-type]
         scorer = Scorer(config.model, schema.relations)
         rows, arithmetic = {"node": TensorRows(table)}, Arithmetic(precision, device)
-        placer = ModelPlacer(scorer, schema, rows, arithmetic, MEMORY, Progress("ranking", 1, "scores", quiet=True))
+        ranker = ModelRanker(scorer, schema, rows, arithmetic, MEMORY, Progress("ranking", 1, "scores", quiet=True))
         synchronize(device)
         started = time.perf_counter()
-        outcomes = {side: place(held[side], known[side], chunks[side], {"ours": placer}, alone()) for side in SIDES}
+        results = {side: rank_all(held[side], known[side], chunks[side], {"ours": ranker}, alone()) for side in SIDES}
         synchronize(device)
         seconds = time.perf_counter() - started
-    gains = [float((1 / outcomes[side].places["ours"].rank).mean()) for side in SIDES]
+    gains = [float((1 / results[side].ranks["ours"].rank).mean()) for side in SIDES]
     return seconds, sum(gains) / len(gains)
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from twhin_core.data.edges import Edges, concatenate
 from twhin_core.data.prefetch import Ahead
-from twhin_core.data.windows import IN_ORDER, Window, Windows
+from twhin_core.data.windows import IN_ORDER, EpochWindow, Windows
 
 Remainder = Literal["short", "drop"]
 
@@ -81,7 +81,7 @@ class Source(Protocol):
         """The edges of the requests, one after the other, in chunks that have nothing to do with steps."""
 
 
-def chunks_of(windows: Windows, request: Request) -> Iterator[tuple[int, Window, npt.NDArray[np.int64]]]:
+def chunks_of(windows: Windows, request: Request) -> Iterator[tuple[int, EpochWindow, npt.NDArray[np.int64]]]:
     """The chunks of a request: the position to go on from after each, its window, and its positions there.
 
     May raise, as `Windows.get`.
