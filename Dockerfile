@@ -21,6 +21,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY twhin_core/ twhin_core/
 COPY components/ components/
 COPY pipelines/ pipelines/
+COPY twhin/ twhin/
 RUN /opt/twhin/bin/pip install --no-deps --no-build-isolation . \
     && /opt/twhin/bin/pip uninstall --yes pip
 

@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 DEVICE ?= cpu
 BIN := .venv/bin
 INSTALLED := .venv/installed-$(DEVICE)
-PACKAGES := twhin_core components pipelines
+PACKAGES := twhin_core twhin
 # Files of tests run beside each other, each with one thread, since threads that wait for a core hold up the others.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 

@@ -35,7 +35,7 @@ from twhin_core.stages.export import export
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.train import train
 
-COMMAND = "from pipelines.cli import main; main()"
+COMMAND = "from twhin.pipelines.cli import main; main()"
 
 BARE = """
 import sys

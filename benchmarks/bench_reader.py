@@ -36,7 +36,7 @@ from twhin_core.graph.manifest import read_schema
 from twhin_core.parquet import ROWS_PER_FILE, write_parts
 
 NODES = 5_000_000
-SERVE = "from pipelines.cli import main; main()"
+SERVE = "from twhin.pipelines.cli import main; main()"
 
 
 def make_config(folder: Path, edges: int, options: argparse.Namespace) -> Path:

@@ -5,7 +5,7 @@ from typing import Any
 
 from kfp import dsl
 
-from components.image import IMAGE
+from twhin.components.image import IMAGE
 
 WITHIN_SHELL, IN_ITS_PLACE = "_KFP_RUNTIME=true python3", "export _KFP_RUNTIME=true; exec python3"
 

@@ -1,6 +1,6 @@
 """Writes docs/configuration.md and docs/resources.md from docstrings, descriptions and defaults of their schemas.
 
-These are `twhin_core.config` and `pipelines.resources`.
+These are `twhin_core.config` and `twhin.pipelines.resources`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from pipelines.resources import Resources
+from twhin.pipelines.resources import Resources
 from twhin_core.config import Config
 from twhin_core.config.section import Section
 

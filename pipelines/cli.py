@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from components.run_root import fill_run_root
-from pipelines import ask
+from twhin.components.run_root import fill_run_root
+from twhin.pipelines import ask
 from twhin_core import __version__
 from twhin_core.errors import GateFailed, TwhinError, UserError
 from twhin_core.progress import log, show_log
@@ -90,7 +90,7 @@ def run(
     settings = _load(config, overrides)
     root = fill_run_root(run_root or f"runs/{Path(config).stem}", run="")
 
-    from pipelines import local
+    from twhin.pipelines import local
     from twhin_core.evaluation import gates
     from twhin_core.export import formats
 
@@ -267,8 +267,8 @@ def compile_command(
     """
     settings = _load(config, overrides)
 
-    from pipelines.compile import OutOfDate, compile_pipeline, find_differences
-    from pipelines.resources import load
+    from twhin.pipelines.compile import OutOfDate, compile_pipeline, find_differences
+    from twhin.pipelines.resources import load
 
     needs = load(resources)
     if not check:
@@ -323,17 +323,17 @@ def submit(
     if cron is not None and wait:
         raise UserError("--cron and --wait: a recurring run has no end to wait for")
 
-    from pipelines import submit as submitting
+    from twhin.pipelines import submit as submitting
 
     request = submitting.read(compiled, target, run_root, overrides or (), run_name, service_account, cron)
     platform: submitting.Platform
     if target == "kubeflow":
-        from pipelines.kubeflow_client import Kubeflow
+        from twhin.pipelines.kubeflow_client import Kubeflow
 
         assert host is not None
         platform = Kubeflow(host, namespace)
     else:
-        from pipelines.vertex_client import Vertex
+        from twhin.pipelines.vertex_client import Vertex
 
         assert project is not None
         assert region is not None
@@ -383,7 +383,7 @@ def doctor(
     ] = None,
 ) -> None:
     """Check versions, devices and, with URL, access to it; exit code 1 if something is amiss."""
-    from pipelines.doctor import examine
+    from twhin.pipelines.doctor import examine
 
     findings = list(examine(url))
     for finding in findings:

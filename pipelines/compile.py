@@ -12,8 +12,8 @@ import yaml
 from kfp import compiler, dsl
 from kfp.dsl.base_component import BaseComponent
 
-from pipelines import kubeflow, pipeline, vertex
-from pipelines.resources import Resources, Target
+from twhin.pipelines import kubeflow, pipeline, vertex
+from twhin.pipelines.resources import Resources, Target
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.errors import TwhinError, UserError

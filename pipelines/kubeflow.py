@@ -7,13 +7,13 @@ from typing import Any
 from kfp import dsl, kubernetes
 from kfp.dsl.base_component import BaseComponent
 
-from components.prepare.component import prepare
-from components.train.check_component import check_cluster
-from components.train.nodes_component import train as train_on_nodes
-from pipelines import pods, trainjob
-from pipelines.pipeline import Start
-from pipelines.resources import Resources, Stage, TrainStage, accelerator_of
-from pipelines.run_root import check_shared
+from twhin.components.prepare.component import prepare
+from twhin.components.train.check_component import check_cluster
+from twhin.components.train.nodes_component import train as train_on_nodes
+from twhin.pipelines import pods, trainjob
+from twhin.pipelines.pipeline import Start
+from twhin.pipelines.resources import Resources, Stage, TrainStage, accelerator_of
+from twhin.pipelines.run_root import check_shared
 from twhin_core import storage
 from twhin_core.errors import UserError
 

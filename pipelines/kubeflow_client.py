@@ -16,7 +16,7 @@ import urllib3
 from kfp import Client
 from kfp.client import KF_PIPELINES_SA_TOKEN_ENV, KF_PIPELINES_SA_TOKEN_PATH, ServiceAccountTokenVolumeCredentials
 
-from pipelines.submit import Outcome, Request, Unreachable, one_line
+from twhin.pipelines.submit import Outcome, Request, Unreachable, one_line
 from twhin_core.errors import UserError
 
 TOKEN = "TWHIN_KFP_TOKEN"  # noqa: S105 -- the name of a variable

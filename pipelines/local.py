@@ -17,8 +17,8 @@ from typing import TextIO
 
 from kfp import local
 
-from components import step
-from pipelines import pipeline
+from twhin.components import step
+from twhin.pipelines import pipeline
 from twhin_core import lease, storage
 from twhin_core.config import Config
 from twhin_core.config import file as config_file

@@ -7,10 +7,10 @@ from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 from kfp.dsl.graph_component import GraphComponent
 
-from components.evaluate.component import evaluate
-from components.export.component import export
-from components.prepare.component import prepare
-from components.train.component import train
+from twhin.components.evaluate.component import evaluate
+from twhin.components.export.component import export
+from twhin.components.prepare.component import prepare
+from twhin.components.train.component import train
 
 Start = Callable[..., dsl.PipelineTask]
 """`start(component, config=…, run_root=…, run=…)` makes a stage's task, on the machines that a target has for it."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipelines.machines import GPUS
-from pipelines.resources import Stage, accelerator_of
+from twhin.pipelines.machines import GPUS
+from twhin.pipelines.resources import Stage, accelerator_of
 
 GPU = "nvidia.com/gpu"
 GKE_GPU, GKE_SPOT = "cloud.google.com/gke-accelerator", "cloud.google.com/gke-spot"

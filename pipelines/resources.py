@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
-from components.image import IMAGE
-from pipelines.machines import GpuType
+from twhin.components.image import IMAGE
+from twhin.pipelines.machines import GpuType
 from twhin_core import __version__, storage
 from twhin_core.config import file as config_file
 from twhin_core.config.section import Section

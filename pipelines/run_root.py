@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from components.run_root import is_below
-from pipelines.resources import Target
+from twhin.components.run_root import is_below
+from twhin.pipelines.resources import Target
 from twhin_core.errors import UserError
 
 

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 import yaml
 
-from components.run_root import RUN
-from pipelines.resources import Target
-from pipelines.run_root import check_shared
+from twhin.components.run_root import RUN
+from twhin.pipelines.resources import Target
+from twhin.pipelines.run_root import check_shared
 from twhin_core import storage
 from twhin_core.config import file as config_file
 from twhin_core.errors import GateFailed, TwhinError, UserError

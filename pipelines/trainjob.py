@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines import pods
-from pipelines.resources import Readers, Resources, Stage, accelerator_of
+from twhin.pipelines import pods
+from twhin.pipelines.resources import Readers, Resources, Stage, accelerator_of
 
 Spec = dict[str, Any]
 

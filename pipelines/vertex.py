@@ -14,10 +14,10 @@ from google_cloud_pipeline_components.v1.custom_job import create_custom_trainin
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
-from pipelines.machines import GPUS, Machine, in_gib, pick
-from pipelines.pipeline import Start
-from pipelines.resources import Resources, Stage, TrainStage, accelerator_of, refuse
-from pipelines.run_root import check_shared
+from twhin.pipelines.machines import GPUS, Machine, in_gib, pick
+from twhin.pipelines.pipeline import Start
+from twhin.pipelines.resources import Resources, Stage, TrainStage, accelerator_of, refuse
+from twhin.pipelines.run_root import check_shared
 from twhin_core import storage
 from twhin_core.errors import UserError
 

@@ -15,8 +15,8 @@ from google.api_core.client_options import ClientOptions
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import aiplatform_v1
 
-from components.run_root import RUN
-from pipelines.submit import Outcome, Request, Unreachable, one_line
+from twhin.components.run_root import RUN
+from twhin.pipelines.submit import Outcome, Request, Unreachable, one_line
 from twhin_core.errors import UserError
 
 ENDPOINT = "https://{region}-aiplatform.googleapis.com"

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-COMMAND = [sys.executable, "-c", "from pipelines.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from twhin.pipelines.cli import main; main()"]
 
 
 def twhin(*arguments: str | Path, **variables: str | None) -> subprocess.CompletedProcess[str]:

@@ -27,7 +27,7 @@ ROOMS_OF_TORCH = ["model", "vectors", "distributed", "checkpoints", "training"]
 TORCH = ["torch", "torchrec", "fbgemm_gpu"]
 NOT_YET = ["evaluation"]
 WITHOUT_TORCH = [
-    "pipelines.cli", "pipelines.submit", "components.train.component",
+    "twhin.pipelines.cli", "twhin.pipelines.submit", "twhin.components.train.component",
     "twhin_core.config", "twhin_core.schema", "twhin_core.synthetic.generate",
     *(f"twhin_core.graph.{name}" for name in ("build", "manifest")),
     *(f"twhin_core.stages.{name}" for name in ("prepare", "train", "evaluate", "follow")),
@@ -81,12 +81,22 @@ def begins(name: str, module: str) -> bool:
 
 @pytest.mark.parametrize(
     ("package", "banned"),
-    [("twhin_core", ["kfp", "components", "pipelines"]), ("components", ["pipelines"])],
+    [("twhin_core", ["kfp", "twhin"]), ("components", ["twhin.pipelines"])],
 )
 def test_a_package_imports_none_that_stands_on_it(package: str, banned: list[str]) -> None:
     files = modules(package).values()
     assert files
     wrong = [(path, name) for path in files for name in imported(path) if any(begins(name, other) for other in banned)]
+    assert not wrong
+
+
+@pytest.mark.parametrize("folder", ["twhin_core", "components", "pipelines", "tests", "benchmarks"])
+def test_nothing_imports_by_names_that_other_projects_have(folder: str) -> None:
+    """They are installed as twhin.components and twhin.pipelines."""
+    paths = (ROOT / folder).rglob("*.py")
+    wrong = [
+        (path, name) for path in paths for name in imported(path) if name.split(".")[0] in ("components", "pipelines")
+    ]
     assert not wrong
 
 
@@ -142,7 +152,7 @@ def test_a_module_is_imported_without_torch(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[*COMMAND, "--help"], [sys.executable, "-c", "import pipelines.submit"]], ids=["help", "submit"]
+    "command", [[*COMMAND, "--help"], [sys.executable, "-c", "import twhin.pipelines.submit"]], ids=["help", "submit"]
 )
 def test_the_command_line_begins_within_half_a_second(command: list[str]) -> None:
     """Of the processor, and by the best of three: other tests may be running."""

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.stage import stage
+from twhin.components.stage import stage
 
 
 @stage
@@ -27,9 +27,9 @@ def evaluate(
     Returns:
         Whether every gate of `evaluation.gates` holds.
     """
-    from components import step
-    from components import summary as summaries
-    from components.run_root import fill_run_root
+    from twhin.components import step
+    from twhin.components import summary as summaries
+    from twhin.components.run_root import fill_run_root
     from twhin_core.config import file as config_file
     from twhin_core.distributed.launch import launch
     from twhin_core.evaluation import gates, result

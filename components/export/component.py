@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.stage import stage
+from twhin.components.stage import stage
 
 
 @stage
@@ -26,9 +26,9 @@ def export(
         summary: Where they are, and how two of them are compared.
         run: Id of the pipeline's run, for which `{run}` in `run_root` stands.
     """
-    from components import step
-    from components import summary as summaries
-    from components.run_root import fill_run_root
+    from twhin.components import step
+    from twhin.components import summary as summaries
+    from twhin.components.run_root import fill_run_root
     from twhin_core import storage
     from twhin_core.config import file as config_file
     from twhin_core.export import manifest

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.stage import stage
+from twhin.components.stage import stage
 
 
 @stage
@@ -26,9 +26,9 @@ def prepare(
     """
     from pathlib import Path
 
-    from components import summary as summaries
-    from components.run_root import fill_run_root
-    from components.step import publish, report, step
+    from twhin.components import summary as summaries
+    from twhin.components.run_root import fill_run_root
+    from twhin.components.step import publish, report, step
     from twhin_core import storage
     from twhin_core.config import file as config_file
     from twhin_core.evaluation.task import check_graph

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from components.stage import stage
+from twhin.components.stage import stage
 
 
 @stage
@@ -14,9 +14,9 @@ def check_cluster(run_root: str, manifests: list[Any], run: str) -> None:
         manifests: As those of the train stage.
         run: Id of the pipeline's run; `{run}` in `run_root` stands for it.
     """
-    from components.run_root import fill_run_root
-    from components.step import step
-    from components.train import train_job
+    from twhin.components.run_root import fill_run_root
+    from twhin.components.step import step
+    from twhin.components.train import train_job
 
     with step():
         train_job.check(fill_run_root(run_root, run), manifests)

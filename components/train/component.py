@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.stage import stage
+from twhin.components.stage import stage
 
 
 @stage
@@ -24,8 +24,8 @@ def train(
         summary: Where the tables are, how fast it was and how it ended.
         run: Id of the pipeline's run, for which `{run}` in `run_root` stands.
     """
-    from components.run_root import fill_run_root
-    from components.step import step
+    from twhin.components.run_root import fill_run_root
+    from twhin.components.step import step
     from twhin_core.config import file as config_file
     from twhin_core.stages import readers
 
@@ -35,7 +35,7 @@ def train(
         if readers.serve_if_reader(settings, run_root):
             return
 
-        from components.train import outputs  # torch and its libraries for GPUs load on no reader's machine
+        from twhin.components.train import outputs  # torch and its libraries for GPUs load on no reader's machine
         from twhin_core.distributed.launch import launch
         from twhin_core.stages import train
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from components.train.cluster import Cluster
+from twhin.components.train.cluster import Cluster
 
 LABELS = "jobset.sigs.k8s.io/jobset-name={name},jobset.sigs.k8s.io/replicatedjob-name=node"
 """What Kubeflow Trainer's JobSet puts on the pods of the trainers."""

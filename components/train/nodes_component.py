@@ -4,7 +4,7 @@ from typing import Any
 
 from kfp import dsl
 
-from components.stage import stage
+from twhin.components.stage import stage
 
 
 @stage
@@ -28,9 +28,9 @@ def train(
         metrics: Steps, epochs, losses and speed.
         summary: Where the tables are, how fast it was and how it ended.
     """
-    from components.run_root import fill_run_root
-    from components.step import step
-    from components.train import outputs, train_job
+    from twhin.components.run_root import fill_run_root
+    from twhin.components.step import step
+    from twhin.components.train import outputs, train_job
     from twhin_core.config import file as config_file
 
     with step():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from components import summary as summaries
-from components.step import publish, report
+from twhin.components import summary as summaries
+from twhin.components.step import publish, report
 from twhin_core import storage
 from twhin_core.checkpoints import checkpoint as checkpoints
 

@@ -15,9 +15,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from components.run_root import is_below
-from components.train.cluster import Cluster, Manifest
-from components.train.nodes import Node, NodeLog, find_nodes
+from twhin.components.run_root import is_below
+from twhin.components.train.cluster import Cluster, Manifest
+from twhin.components.train.nodes import Node, NodeLog, find_nodes
 from twhin_core import storage
 from twhin_core.checkpoints.checkpoint import FINISHED
 from twhin_core.config import Config

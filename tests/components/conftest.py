@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from components.train import train_job
-from pipelines import resources, trainjob
-from pipelines.resources import Resources
 from tests.command_line import ROOT
 from tests.conftest import SmallConfig
 from tests.kubernetes_server import NAMESPACE, KubernetesServer, serve
+from twhin.components.train import train_job
+from twhin.pipelines import resources, trainjob
+from twhin.pipelines.resources import Resources
 from twhin_core.config import Config
 
 

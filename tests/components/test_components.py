@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from kfp import dsl
 
-from components.evaluate.component import evaluate
-from components.export.component import export
-from components.prepare.component import prepare
-from components.train import nodes_component, train_job
-from components.train.component import train
 from tests.command_line import ROOT
 from tests.conftest import SmallConfig
 from tests.kubernetes_server import free_url
+from twhin.components.evaluate.component import evaluate
+from twhin.components.export.component import export
+from twhin.components.prepare.component import prepare
+from twhin.components.train import nodes_component, train_job
+from twhin.components.train.component import train
 from twhin_core.checkpoints import checkpoint
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
@@ -158,7 +158,7 @@ def test_export_says_what_was_written_where(call: Callable[..., Any], trained: t
 UNDER_KFP = """
 import sys
 from kfp import local
-from components.train.component import train
+from twhin.components.train.component import train
 from twhin_core.config import file as config_file
 if __name__ == "__main__":
     config, root, kfp_root = sys.argv[1:]

@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from components.stage import stage
 from tests.command_line import ROOT
+from twhin.components.stage import stage
 
 
 @stage

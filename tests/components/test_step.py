@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from components import step
 from tests.command_line import ROOT
+from twhin.components import step
 
 RAISE_USER_ERROR = "raise UserError('edges.parquet: has no column lhs')"
 
 
 def start(body: str, **variables: str) -> subprocess.Popen[str]:
-    code = f"import time\nfrom components.step import step\nfrom twhin_core.errors import *\nwith step():\n    {body}\n"
+    imports = "import time\nfrom twhin.components.step import step\nfrom twhin_core.errors import *"
+    code = f"{imports}\nwith step():\n    {body}\n"
     return subprocess.Popen(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,

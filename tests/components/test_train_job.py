@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from components.train import cluster, train_job
-from components.train.check_component import check_cluster
-from components.train.train_job import TrainJobFailed, name_of
-from pipelines import resources, trainjob
-from pipelines.resources import Resources
 from tests.command_line import ROOT
 from tests.components.conftest import as_kfp_gives
 from tests.conftest import SmallConfig
 from tests.kubernetes_server import KubernetesServer, Pod, free_url, granted, write_kubeconfig
+from twhin.components.train import cluster, train_job
+from twhin.components.train.check_component import check_cluster
+from twhin.components.train.train_job import TrainJobFailed, name_of
+from twhin.pipelines import resources, trainjob
+from twhin.pipelines.resources import Resources
 from twhin_core.errors import Preempted, UserError
 
 READERS = {"count": 3, "cpu": "2", "memory": "4Gi", "token": "twhin-readers"}
@@ -188,7 +188,7 @@ def test_a_mistake_of_the_users_costs_no_machines_again_but_in_another_run(
 
 SCRIPT = """
 import json, sys
-from components.train import train_job
+from twhin.components.train import train_job
 from twhin_core.config import file as config_file
 train_job.SECONDS_BETWEEN_LOOKS = 0.02
 config, root, manifests = sys.argv[1:]

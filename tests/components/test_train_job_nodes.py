@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from components.train.train_job import TrainJobFailed, name_of
 from tests.conftest import SmallConfig
 from tests.kubernetes_server import KubernetesServer, Pod
 from tests.nodes import SECONDS, kill, kubeflow_trainer, two_nodes
+from twhin.components.train.train_job import TrainJobFailed, name_of
 from twhin_core.checkpoints import checkpoint
 from twhin_core.stages.prepare import prepare
 

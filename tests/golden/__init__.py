@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from pipelines import resources
-from pipelines.compile import compile_pipeline
-from pipelines.resources import Target
 from tests.command_line import ROOT
+from twhin.pipelines import resources
+from twhin.pipelines.compile import compile_pipeline
+from twhin.pipelines.resources import Target
 from twhin_core.config import file as config_file
 
 FOLDER = Path(__file__).parent

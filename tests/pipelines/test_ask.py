@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.cli import main
 from tests.command_line import COMMAND, ROOT, assert_refused, twhin
 from tests.conftest import SmallConfig
 from tests.embeddings.test_embeddings import cosine, read, relation
 from tests.export.exporting import changed
+from twhin.pipelines.cli import main
 from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config
 from twhin_core.stages.export import export
@@ -187,7 +187,7 @@ def test_an_answer_does_not_wait_for_what_it_does_not_need(exported: str) -> Non
     """A second goes for torch; torchrec, the checkpoint writer's half of torch and DuckDB would take three more."""
     code = f"""
 import sys
-from pipelines.cli import main
+from twhin.pipelines.cli import main
 sys.argv = ["twhin", "neighbors", {exported!r}, "user", "u3", "--relation", "fav"]
 try:
     main()

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from pipelines import resources
-from pipelines.compile import compile_pipeline, find_differences
-from pipelines.resources import Resources, Target
 from tests import golden, strict
 from tests.command_line import ROOT, assert_refused, twhin
+from twhin.pipelines import resources
+from twhin.pipelines.compile import compile_pipeline, find_differences
+from twhin.pipelines.resources import Resources, Target
 from twhin_core import __version__
 from twhin_core.config import Config
 from twhin_core.config import file as config_file

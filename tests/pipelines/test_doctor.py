@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines import doctor
 from tests.command_line import twhin
+from twhin.pipelines import doctor
 
 
 def test_this_machine_is_well(tmp_path: Path) -> None:

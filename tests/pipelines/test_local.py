@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.local import _StepOutput
 from tests.command_line import assert_refused, twhin
+from twhin.pipelines.local import _StepOutput
 
 SMALL = [
     "prepare.generate={users: 150, tweets: 200, communities: 5, edges_per_user: 20}",

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines import resources
-from pipelines.compile import compile_pipeline
-from pipelines.machines import in_gib, pick
-from pipelines.resources import Target
 from tests import golden, strict
 from tests.command_line import ROOT
+from twhin.pipelines import resources
+from twhin.pipelines.compile import compile_pipeline
+from twhin.pipelines.machines import in_gib, pick
+from twhin.pipelines.resources import Target
 from twhin_core import __version__
 from twhin_core.config import file as config_file
 from twhin_core.errors import UserError

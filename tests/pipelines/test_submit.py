@@ -15,15 +15,15 @@ import yaml
 from google.auth.credentials import AnonymousCredentials
 from kfp.client import KF_PIPELINES_SA_TOKEN_ENV
 
-from pipelines import cli, resources, submit, vertex_client
-from pipelines.compile import compile_pipeline
-from pipelines.kubeflow_client import TOKEN, Kubeflow
-from pipelines.resources import Target
-from pipelines.submit import RunFailed, Unreachable
-from pipelines.vertex_client import Vertex
 from tests import golden, platform_server
 from tests.command_line import ROOT
 from tests.platform_server import PlatformServer
+from twhin.pipelines import cli, resources, submit, vertex_client
+from twhin.pipelines.compile import compile_pipeline
+from twhin.pipelines.kubeflow_client import TOKEN, Kubeflow
+from twhin.pipelines.resources import Target
+from twhin.pipelines.submit import RunFailed, Unreachable
+from twhin.pipelines.vertex_client import Vertex
 from twhin_core.config import file as config_file
 from twhin_core.errors import GateFailed, UserError
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import main
 from tests.conftest import SmallConfig
+from twhin.pipelines.cli import main
 from twhin_core.config import file as config_file
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.train import train
