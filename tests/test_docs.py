@@ -38,12 +38,12 @@ def test_code_that_a_page_names_exists(page: Path) -> None:
     assert not [path for path in named if not (ROOT / path).exists()]
 
 
-def test_the_readme_lists_every_entry_of_the_repository() -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_the_architecture_page_lists_every_entry_of_the_repository() -> None:
+    tree = (ROOT / "docs/architecture.md").read_text()
     entries = {path.name for path in ROOT.iterdir() if not path.name.startswith(".") and path.is_dir()}
     ours = entries & {"configs", "twhin_core", "components", "pipelines", "tests", "docs", "requirements", "deploy"}
     assert len(ours) == 8
-    assert not [name for name in ours if not re.search(rf"^{name}/", readme, re.MULTILINE)]
+    assert not [name for name in ours if not re.search(rf"^{name}/", tree, re.MULTILINE)]
 
 
 def test_the_validation_of_the_ci_page_takes_what_is_valid_and_refuses_an_unknown_field(
