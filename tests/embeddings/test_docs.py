@@ -1,4 +1,4 @@
-"""The notebook example of docs/embeddings.md runs, and what its commands print is what they print."""
+"""The notebook examples of README.md and docs/embeddings.md run, and answer with what they say."""
 
 from __future__ import annotations
 
@@ -59,3 +59,12 @@ def test_the_notebook_example_runs(quickstart: str, capsys: pytest.CaptureFixtur
     assert names["table"].equals(pq.read_table(f"{quickstart}/embeddings/user"))
     assert names["frame"]["id"].tolist() == users
     assert names["rows"] == len(users)
+
+
+def test_the_example_of_the_readme_runs(quickstart: str) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert (names["vector"].dtype, names["vector"].shape) == (np.float32, (64,))
+    scores = cosine(names["vector"] + relation(quickstart, "fav"), read(quickstart, "tweet")[1])
+    assert [tweet.score for tweet in names["tweets"]] == pytest.approx(sorted(scores)[:-4:-1], abs=1e-5)
