@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
 import shutil
@@ -11,8 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from twhin_core import __version__, storage
-from twhin_core.errors import StorageError
+from twhin_core import __version__, libraries, storage
+from twhin_core.errors import StorageError, UserError
 
 PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "pyarrow", "duckdb", "kfp", "gcsfs")
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 -- a mount point, no file of ours
@@ -35,7 +34,7 @@ def examine(url: str | None) -> Iterator[Finding]:
     for package in PACKAGES:
         if (found := _version(package)) is not None:
             yield Finding(package, found)
-    yield _tried("tables", _look_up)
+    yield _tried("tables", libraries.check)
     yield _devices()
     if _has_gpu():
         yield _fused_loss()
@@ -54,29 +53,8 @@ def _version(package: str) -> str | None:
 def _tried(name: str, attempt: Callable[[], str]) -> Finding:
     try:
         return Finding(name, attempt())
-    except (
-        ImportError,
-        OSError,
-        RuntimeError,
-        AttributeError,
-    ) as error:  # all that a library of another version raises
-        why = f"{error}: {error.__cause__}" if error.__cause__ is not None else str(error)
-        return Finding(name, " ".join(why.split()), is_well=False)
-
-
-def _look_up() -> str:
-    """Looks rows up by torchrec and fbgemm, which fails where their versions do not fit torch's."""
-    import torch
-
-    torchrec = importlib.import_module("torchrec")
-    tables = torchrec.EmbeddingCollection(
-        tables=[torchrec.EmbeddingConfig(name="t", num_embeddings=4, embedding_dim=4, feature_names=["t"])]
-    )
-    rows, lengths = torch.tensor([1, 3]), torch.tensor([2])
-    lookups = torchrec.KeyedJaggedTensor.from_lengths_sync(["t"], rows, lengths)
-    found = tables(lookups)["t"].values()
-    torch.ops.fbgemm.asynchronous_complete_cumsum(lengths)
-    return f"torch, torchrec and fbgemm work together: looked up {len(found)} rows"
+    except (UserError, StorageError) as error:
+        return Finding(name, str(error), is_well=False)
 
 
 def _has_gpu() -> bool:

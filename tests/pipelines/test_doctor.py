@@ -9,6 +9,7 @@ import torch
 
 from tests.command_line import twhin
 from twhin.pipelines import doctor
+from twhin_core import libraries
 
 
 def test_this_machine_is_well(tmp_path: Path) -> None:
@@ -30,12 +31,14 @@ def test_a_place_that_cannot_be_written_is_amiss(tmp_path: Path) -> None:
 
 
 def test_libraries_that_do_not_load_are_amiss(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> str:
+    def fail() -> int:
         raise OSError("cannot load\nfbgemm_gpu_py.so") from OSError("libnvidia-ml.so.1: no such file")
 
-    monkeypatch.setattr(doctor, "_look_up", fail)
+    monkeypatch.setattr(libraries, "_look_up", fail)
     (tables,) = [finding for finding in doctor.examine(None) if finding.name == "tables"]
-    assert (tables.found, tables.is_well) == ("cannot load fbgemm_gpu_py.so: libnvidia-ml.so.1: no such file", False)
+    assert not tables.is_well
+    assert "cannot load fbgemm_gpu_py.so: libnvidia-ml.so.1: no such file" in tables.found
+    assert libraries.INSTALL["cpu"] in tables.found
 
 
 @pytest.mark.parametrize(("gpus", "is_well"), [(1, True), (8, False)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
+from twhin_core import libraries
 from twhin_core.config import Config
 from twhin_core.run import working
 
@@ -17,8 +18,10 @@ def train(config: Config, root: str, readers: Sequence[str] = ()) -> None:
     `readers`: addresses of the processes that read its training edges; without any, it reads them itself.
 
     Raises:
-        UserError, Preempted, CheckpointFailed, ReadersLost: as `Trainer`.
+        UserError: as `Trainer`; or the libraries that it needs do not load.
+        Preempted, CheckpointFailed, ReadersLost: as `Trainer`.
     """
+    libraries.check()
     from twhin_core.distributed.ranks import process_group
     from twhin_core.training.trainer import Trainer
 
