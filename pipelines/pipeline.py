@@ -29,7 +29,7 @@ def build(start: Start = here) -> GraphComponent:
         """Raw interactions in, entity embeddings out.
 
         Args:
-            config: The config, as YAML with every default resolved.
+            config: The config, as YAML.
             run_root: Folder or gs:// prefix that holds everything of this run; `{run}` in it stands for the run's id.
         """
         of_run = {"config": config, "run_root": run_root, "run": dsl.PIPELINE_JOB_ID_PLACEHOLDER}

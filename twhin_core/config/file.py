@@ -70,8 +70,12 @@ def to_yaml(config: Config) -> str:
 
 
 def to_line(config: Config) -> str:
-    """As `to_yaml`, but on one line: JSON, which is YAML too. KFP breaks the file it compiles on longer defaults."""
-    return json.dumps(config.model_dump(mode="json"), ensure_ascii=False)
+    """What the user has set, on one line: JSON, which is YAML too; `parse` gives the config back.
+
+    It is what the KFP and Vertex pages show as the parameter `config`. KFP breaks the file it compiles on defaults of
+    several lines.
+    """
+    return json.dumps(config.model_dump(mode="json", exclude_unset=True), ensure_ascii=False)
 
 
 def _yaml(text: str, origin: str) -> Any:
