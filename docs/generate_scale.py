@@ -1,10 +1,10 @@
-"""Writes docs/scale.md: what the figures in docs/measurements.json say about a graph of 10^9 nodes and 10^11 edges.
+"""Writes docs/scale.md: what docs/measurements.json implies for a graph of 10^9 nodes and 10^11 edges.
 
-Each entry of the JSON is the last line of a benchmark, with its command and machine, or null while nobody has measured
-it; what depends on that is then left open. Read of the results are `edges_per_s`, with `cores` of prepare's and `dim`
-of train_cpu's, `rows_per_s` and `dim` of export's, and the MiB and milliseconds of a checkpoint.
+Each entry of the JSON is the last line of a benchmark, with its command and machine, or null if it has not been
+measured; figures that depend on it are then marked. The page uses `edges_per_s`, `cores` for prepare, `dim` for
+train_cpu, `rows_per_s` and `dim` for export, and the MiB and milliseconds of a checkpoint.
 
-The functions are the arithmetic: bytes, edges, rows and seconds.
+The functions do the arithmetic: bytes, edges, rows and seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NOT_MEASURED = "not measured"
 
 @dataclass(frozen=True)
 class Setting:
-    """The graph, the model and the machines that are asked about."""
+    """The graph, the model and the machines to estimate for."""
 
     nodes: int = 10**9
     edges: int = 10**11
@@ -35,26 +35,26 @@ class Setting:
     chunk: int = 1_000
     negatives: int = 1_000
     network: float = 50e9
-    """Bytes a second between machines, a GPU (400 Gbit/s)."""
+    """Bytes per second and GPU between machines (400 Gbit/s)."""
     cores_an_executor: int = 8
     executors: tuple[int, ...] = field(default=(16, 64, 256))
     epochs: int = 1
 
 
 def table_bytes(nodes: int, dim: int, bytes_a_value: int) -> int:
-    """Weights and row-wise Adagrad's state, one fp32 a row."""
+    """Weights and row-wise Adagrad's state, one fp32 per row."""
     return nodes * (dim * bytes_a_value + 4)
 
 
 def rows_a_step(batch: int, chunk: int, negatives: int) -> int:
-    """Rows that a rank looks up at most: both ends of its edges, and for each chunk and side its shared negatives."""
+    """Most rows that a rank looks up: both ends of its edges, and the shared negatives of each chunk and side."""
     return 2 * batch + 2 * -(-batch // chunk) * negatives
 
 
 def all_to_all_bytes(rows: int, dim: int, ranks: int) -> float:
-    """What a rank sends a step with row-wise sharding: ids (int64) there; vectors (fp32) back, and their gradients.
+    """What a rank sends per step with row-wise sharding: ids (int64) out; vectors (fp32) back, and their gradients.
 
-    Rows are spread evenly by the hash that numbers them, so that 1 of `ranks` is the rank's own and travels nowhere.
+    The hash that numbers rows spreads them evenly, so 1 of `ranks` rows is the rank's own and is not sent.
     """
     return rows * (8 + 2 * 4 * dim) * (ranks - 1) / ranks
 
@@ -65,12 +65,12 @@ def between_machines(rows: int, dim: int, ranks: int, ranks_a_machine: int) -> f
 
 
 def seconds_for(amount: float, rate: float, workers: float = 1) -> float:
-    """Time for `amount` at `rate` a second and worker, if all workers keep to it."""
+    """Time for `amount` at `rate` per second and worker."""
     return amount / (rate * workers)
 
 
 def readers_a_gpu(consumed: float, served: float) -> float:
-    """Reader processes that keep a GPU fed which takes `consumed` edges/s, at `served` edges/s each."""
+    """Reader processes, at `served` edges/s each, that feed a GPU which takes `consumed` edges/s."""
     return consumed / served
 
 
@@ -88,45 +88,45 @@ def _page(at: Setting, measured: dict[str, Any]) -> str:
     lines = [
         "# Scale",
         "",
-        f"What our measurements say about {_count(at.nodes)} nodes and {_count(at.edges)} edges. This page is made by",
-        "`make docs` from `docs/measurements.json`, which holds the last lines of the benchmarks.",
-        "Nothing of this size was run: each figure is a measured rate, or a number of bytes, times a count, and stands",
-        "with its assumptions. Where a rate was not measured, the page says so.",
+        f"What our measurements imply for {_count(at.nodes)} nodes and {_count(at.edges)} edges. `make docs` generates",
+        "this page from `docs/measurements.json`, which holds the last lines of the benchmarks.",
+        "Nothing of this size has been run: each figure is a measured rate or a number of bytes, multiplied by a",
+        "count, under the assumptions below. Rates that were not measured are marked.",
         "",
         "## Assumptions",
         "",
-        f"- {at.gpus} GPUs of {_size(at.gpu_memory)}, {at.gpus_a_machine} a machine; between machines each GPU sends",
-        f"  and receives {_size(at.network)}/s. Within a machine nothing is counted.",
-        "- Rows are spread evenly over the GPUs: the vocabulary is numbered by a hash, which spreads frequent nodes.",
-        "- Batches are as long as stated for every GPU, and all-to-all is not hidden behind computation.",
+        f"- There are {at.gpus} GPUs of {_size(at.gpu_memory)}, {at.gpus_a_machine} per machine. Between machines each",
+        f"  GPU sends and receives {_size(at.network)}/s. Traffic within a machine is not counted.",
+        "- Rows are spread evenly over the GPUs, since a hash numbers the vocabulary and spreads frequent nodes.",
+        "- Every GPU has batches of the stated size, and all-to-all does not overlap with computation.",
         "- Ranks, readers and executors do not slow each other down.",
         "",
         "## Tables",
         "",
-        f"d={at.dim}, fp{8 * at.bytes_a_value} weights and row-wise Adagrad (4 bytes a row), shared row-wise by "
+        f"d={at.dim}, fp{8 * at.bytes_a_value} weights and row-wise Adagrad (4 bytes per row), sharded row-wise over "
         f"{at.gpus} GPUs.",
         "",
         "| | |",
         "| --- | --- |",
         f"| weights and optimizer state | {_size(table)} |",
-        f"| a GPU | {_size(table / at.gpus)}, {_share(table / at.gpus / at.gpu_memory)} of {_size(at.gpu_memory)} |",
+        f"| per GPU | {_size(table / at.gpus)}, {_share(table / at.gpus / at.gpu_memory)} of {_size(at.gpu_memory)} |",
         f"| the same with fp16 weights | {_size(table_bytes(at.nodes, at.dim, 2) / at.gpus)} |",
-        f"| with Adam in its place (8 bytes a value) | {_size(at.nodes * at.dim * (at.bytes_a_value + 8) / at.gpus)} |",
-        f"| main memory a machine for the copy that a checkpoint is written from | "
+        f"| with Adam instead (8 bytes per value) | {_size(at.nodes * at.dim * (at.bytes_a_value + 8) / at.gpus)} |",
+        f"| main memory per machine for the copy that a checkpoint is written from | "
         f"{_size(table / at.gpus * at.gpus_a_machine)} |",
         "",
         "## A step",
         "",
-        f"{at.batch:,} edges a GPU; {at.negatives:,} negatives a side, shared by chunks of {at.chunk:,}. Each row is",
-        "looked up once a step; none is assumed to be needed twice, so that repeats only lower the figures.",
+        f"{at.batch:,} edges per GPU; {at.negatives:,} negatives per side, shared by chunks of {at.chunk:,}. Each row",
+        "is looked up once per step. No row is assumed to be needed twice, so repeats only lower the figures.",
         "",
-        "| | a GPU and step |",
+        "| | per GPU and step |",
         "| --- | --- |",
         f"| rows looked up | {rows:,} |",
-        f"| ids there, vectors back, gradients there: all-to-all | {_size(sent)} |",
-        f"| of these between machines of {at.gpus_a_machine} GPUs | {_size(leaving)} |",
-        f"| time for these at {_size(at.network)}/s a GPU | {network_s * 1000:.1f} ms |",
-        f"| bound that this sets, all GPUs | {_count(at.gpus * at.batch / network_s)} edges/s |",
+        f"| all-to-all: ids out, vectors back, gradients out | {_size(sent)} |",
+        f"| of that, between machines of {at.gpus_a_machine} GPUs | {_size(leaving)} |",
+        f"| time for that at {_size(at.network)}/s per GPU | {network_s * 1000:.1f} ms |",
+        f"| resulting bound, all GPUs | {_count(at.gpus * at.batch / network_s)} edges/s |",
         "",
         "## Training",
         "",
@@ -156,11 +156,11 @@ def _page(at: Setting, measured: dict[str, Any]) -> str:
 
 
 def _training(at: Setting, measured: dict[str, Any], bound: float) -> list[str]:
-    """`bound`: edges/s of one GPU that the network allows."""
+    """`bound`: the edges/s that the network allows one GPU."""
     gpu, cpu = _rate(measured, "train_gpu", "edges_per_s"), _rate(measured, "train_cpu", "edges_per_s")
     epoch = NOT_MEASURED if gpu is None else _time(seconds_for(at.edges, gpu, at.gpus))
     lines = [
-        "A GPU computes as fast beside others as alone, and at most what the network lets through.",
+        "A GPU computes as fast next to others as alone, and no faster than the network allows.",
         "",
         "| | |",
         "| --- | --- |",
@@ -174,7 +174,7 @@ def _training(at: Setting, measured: dict[str, Any], bound: float) -> list[str]:
         served = _rate(measured, name, "edges_per_s")
         fed = NOT_MEASURED if served is None or gpu is None else f"{readers_a_gpu(gpu, served):.2f}"
         at_most = NOT_MEASURED if served is None else f"{readers_a_gpu(bound, served):.2f}"
-        lines.append(f"| readers a GPU, {label} | {fed}; at the network's bound {at_most} |")
+        lines.append(f"| readers per GPU, {label} | {fed}; at the network's bound {at_most} |")
     return lines
 
 
@@ -187,27 +187,27 @@ def _checkpoints(at: Setting, measured: dict[str, Any], table: int) -> list[str]
     if rows is not None:
         dim = measured["export"]["result"]["dim"]
         took = seconds_for(at.nodes * at.dim, rows * dim)
-        export = f"{_time(took)}, as many values a second as with {_count(rows)} rows/s of d={dim}"
+        export = f"{_time(took)}, at the same values/s as {_count(rows)} rows/s of d={dim}"
     return [
-        "Every rank writes its own part, as fast as the one rank that was measured on a local disk; an object store",
-        f"must take {_size(write * at.gpus)}/s from all together.",
+        "Every rank writes its own part, as fast as the single rank that was measured on a local disk. An object store",
+        f"must accept {_size(write * at.gpus)}/s from all of them together.",
         "",
         "| | |",
         "| --- | --- |",
-        f"| a checkpoint, from beginning to marker, {_size(write)}/s a rank | "
+        f"| a checkpoint, from start to marker, {_size(write)}/s per rank | "
         f"{_time(seconds_for(table, write, at.gpus))} |",
-        f"| of which training waits for the copy, {_size(copy)}/s a rank | "
+        f"| of that, the copy that training waits for, {_size(copy)}/s per rank | "
         f"{_time(seconds_for(table, copy, at.gpus))} |",
         f"| export, one process | {export} |",
         "",
-        "Export is one process, and its time grows with the number of nodes.",
+        "Export is a single process; its time grows with the number of nodes.",
     ]
 
 
 def _prepare(at: Setting, measured: dict[str, Any]) -> list[str]:
     lines = [
-        f"As many rows in the sources as edges; executors of {at.cores_an_executor} cores, each core as fast as one of",
-        "those measured, and no time lost in the shuffles between machines: a lower bound.",
+        f"The sources have as many rows as edges, executors have {at.cores_an_executor} cores, each as fast as one of",
+        "those measured, and shuffles between machines take no time. This is a lower bound.",
         "",
     ]
     for name in ("prepare_spark", "prepare_duckdb"):

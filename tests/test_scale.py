@@ -47,25 +47,25 @@ def test_the_formulas() -> None:
     "row",
     [
         "| weights and optimizer state | 20 kB |",
-        "| a GPU | 5 kB, 50 % of 10 kB |",
+        "| per GPU | 5 kB, 50 % of 10 kB |",
         "| the same with fp16 weights | 3 kB |",
-        "| with Adam in its place (8 bytes a value) | 12 kB |",
-        "| main memory a machine for the copy that a checkpoint is written from | 10 kB |",
+        "| with Adam instead (8 bytes per value) | 12 kB |",
+        "| main memory per machine for the copy that a checkpoint is written from | 10 kB |",
         "| rows looked up | 240 |",
-        "| ids there, vectors back, gradients there: all-to-all | 7.2 kB |",
-        "| of these between machines of 2 GPUs | 4.8 kB |",
-        "| time for these at 1 kB/s a GPU | 4800.0 ms |",
-        "| bound that this sets, all GPUs | 83 edges/s |",  # 400 edges in 4.8 s
+        "| all-to-all: ids out, vectors back, gradients out | 7.2 kB |",
+        "| of that, between machines of 2 GPUs | 4.8 kB |",
+        "| time for that at 1 kB/s per GPU | 4800.0 ms |",
+        "| resulting bound, all GPUs | 83 edges/s |",  # 400 edges in 4.8 s
         "| an epoch on 4 GPUs | 4.17 minutes |",  # 1,000,000 / 4,000 s
         # 100 edges a GPU in 4.8 s.
         "| an epoch on 4 GPUs, at the network's bound | 3.33 hours |",
-        "| readers a GPU, in process | 2.00; at the network's bound 0.04 |",
-        "| readers a GPU, over Flight | 4.00; at the network's bound 0.08 |",
+        "| readers per GPU, in process | 2.00; at the network's bound 0.04 |",
+        "| readers per GPU, over Flight | 4.00; at the network's bound 0.08 |",
         "| for comparison, an epoch on 2 CPU cores with d=4 | 2.78 hours |",  # 1,000,000 / 100 s
-        "| a checkpoint, from beginning to marker, 1 MB/s a rank | 0.005 s |",  # 20 kB by 4 ranks
-        "| of which training waits for the copy, 2 MB/s a rank | 0.0025 s |",
+        "| a checkpoint, from start to marker, 1 MB/s per rank | 0.005 s |",  # 20 kB by 4 ranks
+        "| of that, the copy that training waits for, 2 MB/s per rank | 0.0025 s |",
         # 4,000 values at 16 a second.
-        "| export, one process | 4.17 minutes, as many values a second as with 8 rows/s of d=2 |",
+        "| export, one process | 4.17 minutes, at the same values/s as 8 rows/s of d=2 |",
         # 50 edges/s a core, 10 cores.
         "- prepare_spark: 200 edges/s on 4 cores; 33.3 minutes on 5 executors.",
         # 25 edges/s a core, 2 cores.
@@ -84,7 +84,7 @@ def test_what_was_not_measured_is_said() -> None:
         "| an epoch on 4 GPUs | not measured |",
         "| export, one process | not measured |",
         "- prepare_spark: not measured.",
-        "| readers a GPU, in process | not measured; at the network's bound 0.04 |",
+        "| readers per GPU, in process | not measured; at the network's bound 0.04 |",
     ):
         assert line in page.splitlines()
 
