@@ -27,26 +27,26 @@ class Setting:
     nodes: int = 10**9
     edges: int = 10**11
     dim: int = 128
-    bytes_a_value: int = 4
+    bytes_per_value: int = 4
     gpus: int = 16
-    gpus_a_machine: int = 8
+    gpus_per_machine: int = 8
     gpu_memory: float = 80e9
     batch: int = 65_536
     chunk: int = 1_000
     negatives: int = 1_000
     network: float = 50e9
     """Bytes per second and GPU between machines (400 Gbit/s)."""
-    cores_an_executor: int = 8
+    cores_per_executor: int = 8
     executors: tuple[int, ...] = field(default=(16, 64, 256))
     epochs: int = 1
 
 
-def table_bytes(nodes: int, dim: int, bytes_a_value: int) -> int:
+def table_bytes(nodes: int, dim: int, bytes_per_value: int) -> int:
     """Weights and row-wise Adagrad's state, one fp32 per row."""
-    return nodes * (dim * bytes_a_value + 4)
+    return nodes * (dim * bytes_per_value + 4)
 
 
-def rows_a_step(batch: int, chunk: int, negatives: int) -> int:
+def rows_per_step(batch: int, chunk: int, negatives: int) -> int:
     """Most rows that a rank looks up: both ends of its edges, and the shared negatives of each chunk and side."""
     return 2 * batch + 2 * -(-batch // chunk) * negatives
 
@@ -59,9 +59,9 @@ def all_to_all_bytes(rows: int, dim: int, ranks: int) -> float:
     return rows * (8 + 2 * 4 * dim) * (ranks - 1) / ranks
 
 
-def between_machines(rows: int, dim: int, ranks: int, ranks_a_machine: int) -> float:
+def between_machines(rows: int, dim: int, ranks: int, ranks_per_machine: int) -> float:
     """The part of `all_to_all_bytes` that leaves the machine."""
-    return rows * (8 + 2 * 4 * dim) * (ranks - ranks_a_machine) / ranks
+    return rows * (8 + 2 * 4 * dim) * (ranks - ranks_per_machine) / ranks
 
 
 def seconds_for(amount: float, rate: float, workers: float = 1) -> float:
@@ -69,7 +69,7 @@ def seconds_for(amount: float, rate: float, workers: float = 1) -> float:
     return amount / (rate * workers)
 
 
-def readers_a_gpu(consumed: float, served: float) -> float:
+def readers_per_gpu(consumed: float, served: float) -> float:
     """Reader processes, at `served` edges/s each, that feed a GPU which takes `consumed` edges/s."""
     return consumed / served
 
@@ -79,10 +79,10 @@ def page() -> str:
 
 
 def _page(at: Setting, measured: dict[str, Any]) -> str:
-    table, rows = table_bytes(at.nodes, at.dim, at.bytes_a_value), rows_a_step(at.batch, at.chunk, at.negatives)
+    table, rows = table_bytes(at.nodes, at.dim, at.bytes_per_value), rows_per_step(at.batch, at.chunk, at.negatives)
     sent, leaving = (
         all_to_all_bytes(rows, at.dim, at.gpus),
-        between_machines(rows, at.dim, at.gpus, at.gpus_a_machine),
+        between_machines(rows, at.dim, at.gpus, at.gpus_per_machine),
     )
     network_s = leaving / at.network
     lines = [
@@ -95,15 +95,15 @@ def _page(at: Setting, measured: dict[str, Any]) -> str:
         "",
         "## Assumptions",
         "",
-        f"- There are {at.gpus} GPUs of {_size(at.gpu_memory)}, {at.gpus_a_machine} per machine. Between machines each",
-        f"  GPU sends and receives {_size(at.network)}/s. Traffic within a machine is not counted.",
+        f"- There are {at.gpus} GPUs of {_size(at.gpu_memory)}, {at.gpus_per_machine} per machine. Between machines",
+        f"  each GPU sends and receives {_size(at.network)}/s. Traffic within a machine is not counted.",
         "- Rows are spread evenly over the GPUs, since a hash numbers the vocabulary and spreads frequent nodes.",
         "- Every GPU has batches of the stated size, and all-to-all does not overlap with computation.",
         "- Ranks, readers and executors do not slow each other down.",
         "",
         "## Tables",
         "",
-        f"d={at.dim}, fp{8 * at.bytes_a_value} weights and row-wise Adagrad (4 bytes per row), sharded row-wise over "
+        f"d={at.dim}, fp{8 * at.bytes_per_value} weights and row-wise Adagrad (4 bytes per row), sharded row-wise over "
         f"{at.gpus} GPUs.",
         "",
         "| | |",
@@ -111,9 +111,9 @@ def _page(at: Setting, measured: dict[str, Any]) -> str:
         f"| weights and optimizer state | {_size(table)} |",
         f"| per GPU | {_size(table / at.gpus)}, {_share(table / at.gpus / at.gpu_memory)} of {_size(at.gpu_memory)} |",
         f"| the same with fp16 weights | {_size(table_bytes(at.nodes, at.dim, 2) / at.gpus)} |",
-        f"| with Adam instead (8 bytes per value) | {_size(at.nodes * at.dim * (at.bytes_a_value + 8) / at.gpus)} |",
+        f"| with Adam instead (8 bytes per value) | {_size(at.nodes * at.dim * (at.bytes_per_value + 8) / at.gpus)} |",
         f"| main memory per machine for the copy that a checkpoint is written from | "
-        f"{_size(table / at.gpus * at.gpus_a_machine)} |",
+        f"{_size(table / at.gpus * at.gpus_per_machine)} |",
         "",
         "## A step",
         "",
@@ -124,7 +124,7 @@ def _page(at: Setting, measured: dict[str, Any]) -> str:
         "| --- | --- |",
         f"| rows looked up | {rows:,} |",
         f"| all-to-all: ids out, vectors back, gradients out | {_size(sent)} |",
-        f"| of that, between machines of {at.gpus_a_machine} GPUs | {_size(leaving)} |",
+        f"| of that, between machines of {at.gpus_per_machine} GPUs | {_size(leaving)} |",
         f"| time for that at {_size(at.network)}/s per GPU | {network_s * 1000:.1f} ms |",
         f"| resulting bound, all GPUs | {_count(at.gpus * at.batch / network_s)} edges/s |",
         "",
@@ -172,8 +172,8 @@ def _training(at: Setting, measured: dict[str, Any], bound: float) -> list[str]:
         lines.append(f"| for comparison, an epoch on 2 CPU cores with d={dim} | {_time(seconds_for(at.edges, cpu))} |")
     for name, label in (("reader", "in process"), ("reader_flight", "over Flight")):
         served = _rate(measured, name, "edges_per_s")
-        fed = NOT_MEASURED if served is None or gpu is None else f"{readers_a_gpu(gpu, served):.2f}"
-        at_most = NOT_MEASURED if served is None else f"{readers_a_gpu(bound, served):.2f}"
+        fed = NOT_MEASURED if served is None or gpu is None else f"{readers_per_gpu(gpu, served):.2f}"
+        at_most = NOT_MEASURED if served is None else f"{readers_per_gpu(bound, served):.2f}"
         lines.append(f"| readers per GPU, {label} | {fed}; at the network's bound {at_most} |")
     return lines
 
@@ -206,7 +206,7 @@ def _checkpoints(at: Setting, measured: dict[str, Any], table: int) -> list[str]
 
 def _prepare(at: Setting, measured: dict[str, Any]) -> list[str]:
     lines = [
-        f"The sources have as many rows as edges, executors have {at.cores_an_executor} cores, each as fast as one of",
+        f"The sources have as many rows as edges, executors have {at.cores_per_executor} cores, each as fast as one of",
         "those measured, and shuffles between machines take no time. This is a lower bound.",
         "",
     ]
@@ -218,7 +218,7 @@ def _prepare(at: Setting, measured: dict[str, Any]) -> list[str]:
         core = rate / entry["result"]["cores"]
         counts = at.executors if name == "prepare_spark" else (1,)
         times = ", ".join(
-            f"{_time(seconds_for(at.edges, core, executors * at.cores_an_executor))} on {executors}"
+            f"{_time(seconds_for(at.edges, core, executors * at.cores_per_executor))} on {executors}"
             for executors in counts
         )
         unit = "executors" if name == "prepare_spark" else "machine"

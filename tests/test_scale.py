@@ -12,8 +12,8 @@ from docs.generate_scale import Setting
 
 # Small enough to follow: 1,000 nodes, 4 dimensions, 4 GPUs on 2 machines.
 SMALL = Setting(
-    nodes=1_000, edges=1_000_000, dim=4, gpus=4, gpus_a_machine=2, gpu_memory=10_000, batch=100, chunk=30, negatives=5,
-    network=1_000, cores_an_executor=2, executors=(5,),
+    nodes=1_000, edges=1_000_000, dim=4, gpus=4, gpus_per_machine=2, gpu_memory=10_000, batch=100, chunk=30,
+    negatives=5, network=1_000, cores_per_executor=2, executors=(5,),
 )  # fmt: skip
 
 MEASURED = {
@@ -32,15 +32,15 @@ MEASURED = {
 
 
 def test_the_formulas() -> None:
-    assert generate_scale.table_bytes(nodes=1_000, dim=4, bytes_a_value=4) == 1_000 * 20
-    assert generate_scale.table_bytes(nodes=1_000, dim=4, bytes_a_value=2) == 1_000 * 12
+    assert generate_scale.table_bytes(nodes=1_000, dim=4, bytes_per_value=4) == 1_000 * 20
+    assert generate_scale.table_bytes(nodes=1_000, dim=4, bytes_per_value=2) == 1_000 * 12
     # Two ends of 100 edges, and 4 chunks (30, 30, 30, 10) of 5 negatives on 2 sides.
-    assert generate_scale.rows_a_step(batch=100, chunk=30, negatives=5) == 240
+    assert generate_scale.rows_per_step(batch=100, chunk=30, negatives=5) == 240
     # 8 bytes of id, 16 of vector, 16 of gradient; 3 of 4 rows are another rank's, 2 of 4 another machine's.
     assert generate_scale.all_to_all_bytes(rows=240, dim=4, ranks=4) == 240 * 40 * 3 / 4
-    assert generate_scale.between_machines(rows=240, dim=4, ranks=4, ranks_a_machine=2) == 4_800
+    assert generate_scale.between_machines(rows=240, dim=4, ranks=4, ranks_per_machine=2) == 4_800
     assert generate_scale.seconds_for(amount=100, rate=5, workers=4) == 5
-    assert generate_scale.readers_a_gpu(consumed=12e6, served=5e6) == pytest.approx(2.4)
+    assert generate_scale.readers_per_gpu(consumed=12e6, served=5e6) == pytest.approx(2.4)
 
 
 @pytest.mark.parametrize(
