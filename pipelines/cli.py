@@ -262,19 +262,20 @@ def compile_command(
 ) -> None:
     """Compile the pipeline for Kubeflow or Vertex AI.
 
-    CONFIG becomes the default of the pipeline's parameter `config`; another one, given when a run is started, needs no
-    recompiling.
+    CONFIG becomes the default of the pipeline's parameter `config` as it is, and `--set` that of `overrides`. Others,
+    given when a run is started, need no recompiling.
     """
-    settings = _load(config, overrides)
-
     from twhin.pipelines.compile import OutOfDate, compile_pipeline, find_differences
     from twhin.pipelines.resources import load
+    from twhin_core.config import file as config_file
+
+    source = config_file.read(config, overrides or ())
 
     needs = load(resources)
     if not check:
-        compile_pipeline(settings, needs, target, output, run_root)
+        compile_pipeline(source, needs, target, output, run_root)
         typer.echo(f"compiled for {target}: {output}")
-    elif differences := find_differences(settings, needs, target, output, run_root):
+    elif differences := find_differences(source, needs, target, output, run_root):
         typer.echo(differences)
         raise OutOfDate(f"{output} is not what would be compiled now; compile it without --check")
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import tempfile
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from kfp.dsl.base_component import BaseComponent
 
 from twhin.pipelines import kubeflow, pipeline, vertex
 from twhin.pipelines.resources import Resources, Target
-from twhin_core.config import Config
-from twhin_core.config import file as config_file
+from twhin_core.config.file import Source
 from twhin_core.errors import TwhinError, UserError
 
 TARGETS = {"kubeflow": kubeflow, "vertex": vertex}
+CONFIG = "see root.inputDefinitions"
+"""Stands for the config while KFP compiles: it breaks a file with a default of several lines by a comment."""
 PAUSE, LONGEST_PAUSE = "60s", "3600s"
 """Before the first retry, and before any; each pause is twice the one before."""
 
@@ -28,9 +30,10 @@ class OutOfDate(TwhinError):
 
 
 def compile_pipeline(
-    config: Config, resources: Resources, target: Target, output: str, run_root: str | None = None
+    source: Source, resources: Resources, target: Target, output: str, run_root: str | None = None
 ) -> None:
-    """Writes the pipeline for `target` to `output`, with `config` as the default of its parameter.
+    """Writes the pipeline for `target` to `output`, with `source` as the default of its parameters
+    `config` and `overrides`.
 
     The parameter `run_root` has no default unless one is given. For Kubeflow a second YAML document follows, with
     what only Kubernetes knows; Vertex AI reads one document alone.
@@ -50,18 +53,30 @@ def compile_pipeline(
             task.set_retry(retries, backoff_duration=PAUSE, backoff_factor=2.0, backoff_max_duration=LONGEST_PAUSE)
         return task
 
-    defaults = {"config": config_file.to_line(config)}
+    defaults: dict[str, Any] = {"config": CONFIG, "overrides": list(source.overrides)}
     if run_root is not None:
         defaults["run_root"] = run_root
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=Path(output).parent) as aside:
         compiled = str(Path(aside) / "pipeline.yaml")
         compiler.Compiler().compile(pipeline.build(start), compiled, pipeline_parameters=defaults)
+        _put_config(compiled, source.text)
         os.replace(compiled, output)
 
 
+def _put_config(path: str, text: str) -> None:
+    """Puts the user's own text where CONFIG stands in the compiled file, as a block that reads as it was written."""
+    compiled, place = Path(path).read_text(), f"        defaultValue: {CONFIG}\n"
+    assert compiled.count(place) == 1
+    node = yaml.ScalarNode("tag:yaml.org,2002:str", text, style="|")
+    block = yaml.serialize(node, Dumper=yaml.SafeDumper, allow_unicode=True, width=1 << 30).removesuffix("...\n")
+    Path(path).write_text(
+        compiled.replace(place, place.replace(f"{CONFIG}\n", textwrap.indent(block, " " * 8).lstrip()))
+    )
+
+
 def find_differences(
-    config: Config, resources: Resources, target: Target, output: str, run_root: str | None = None
+    source: Source, resources: Resources, target: Target, output: str, run_root: str | None = None
 ) -> str:
     """What differs between `output` and what `compile_pipeline` would write there: empty, or a unified diff.
 
@@ -72,7 +87,7 @@ def find_differences(
         raise UserError(f"{output}: no such file; leave out --check to write it")
     with tempfile.TemporaryDirectory() as aside:
         now = str(Path(aside) / "pipeline.yaml")
-        compile_pipeline(config, resources, target, now, run_root)
+        compile_pipeline(source, resources, target, now, run_root)
         before, after = _lines(output), _lines(now)
     return "\n".join(difflib.unified_diff(before, after, output, "compiled now", lineterm="", n=2))
 
@@ -90,11 +105,10 @@ _Readable.add_representer(str, _represent_text)
 
 
 def _lines(path: str) -> list[str]:
-    """A compiled file in lines that can be compared: keys in order, the default config as YAML."""
+    """A compiled file in lines that can be compared: keys in order, texts as they are."""
     try:
         documents = list(yaml.safe_load_all(Path(path).read_text()))
-        parameters = documents[0]["root"]["inputDefinitions"]["parameters"]
-        parameters["config"]["defaultValue"] = yaml.safe_load(parameters["config"]["defaultValue"])
+        documents[0]["root"]["inputDefinitions"]["parameters"]["config"]["defaultValue"]
     except (yaml.YAMLError, LookupError, TypeError) as error:
         raise UserError(f"{path}: not a compiled pipeline: {' '.join(str(error).split())}") from None
     return yaml.dump_all(documents, Dumper=_Readable, width=120, allow_unicode=True).splitlines()

@@ -45,7 +45,7 @@ def run(config: Config, run_root: str, debug: bool = False) -> None:
         variables = {step.ERROR_FILE: str(error_file), step.DEBUG: "1" if debug else "0"}
         with _environment(variables), _only_steps_speak(), _sigterm_passed_on(Path(scratch)):
             try:
-                pipeline.build()(config=config_file.to_line(config), run_root=run_root)
+                pipeline.build()(config=config_file.to_line(config), run_root=run_root, overrides=[])
             except RuntimeError as failure:  # all that KFP says of a step that failed
                 if not error_file.exists() and (Path(scratch) / step.STOP_FILE).exists():
                     raise Preempted("SIGTERM: stopped; run it again to go on from there") from None

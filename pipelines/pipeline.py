@@ -1,7 +1,7 @@
 """The DAG: prepare → train → evaluate → (every gate holds) → export."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Optional
 
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
@@ -25,14 +25,20 @@ def build(start: Start = here) -> GraphComponent:
     """The pipeline; `start` says what each of its tasks runs on."""
 
     @dsl.pipeline(name="twhin", description="Raw interactions in, entity embeddings out.")
-    def twhin(config: str, run_root: str) -> None:
+    def twhin(config: str, run_root: str, overrides: Optional[list[str]] = None) -> None:
         """Raw interactions in, entity embeddings out.
 
         Args:
             config: The config, as YAML.
             run_root: Folder or gs:// prefix that holds everything of this run; `{run}` in it stands for the run's id.
+            overrides: Values of the config to change, each `section.key=value`.
         """
-        of_run = {"config": config, "run_root": run_root, "run": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
+        of_run = {
+            "config": config,
+            "overrides": overrides,
+            "run_root": run_root,
+            "run": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        }
         prepared = start(prepare, **of_run)
         trained = start(train, **of_run).after(prepared)
         evaluated = start(evaluate, **of_run).after(trained)

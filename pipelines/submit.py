@@ -99,13 +99,14 @@ def read(
         raise UserError(f"--cron {cron!r}: expected five fields: minute, hour, day of month, month, day of week")
     try:
         defaults = documents[0]["root"]["inputDefinitions"]["parameters"]
-        compiled_config = defaults["config"]["defaultValue"]
+        text = defaults["config"]["defaultValue"]
+        overrides = [*defaults["overrides"].get("defaultValue", []), *overrides]
         root = run_root or defaults["run_root"].get("defaultValue")
     except (LookupError, TypeError):
         raise UserError(
-            f"{path}: not a pipeline of `twhin compile`: it has no parameters config and run_root"
+            f"{path}: not a pipeline of `twhin compile`: it has no parameters config, overrides and run_root"
         ) from None
-    config = config_file.parse(compiled_config, f"{path}: config", overrides)
+    config = config_file.parse(text, f"{path}: config", overrides)
     gates.check_names(config)
     if root is None:
         raise UserError(f"there is no run root: give --run-root, or compile {path} with it")
@@ -115,7 +116,7 @@ def read(
         raise UserError(
             f"--run-root {root}: all runs of --cron would share it, and find what the first has made; put {RUN} into it"
         )
-    parameters = {"config": config_file.to_line(config), "run_root": root}
+    parameters = {"config": text, "overrides": overrides, "run_root": root}
     name = name or f"twhin {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
     return Request(path, documents, parameters, name, service_account, cron)
 

@@ -1,5 +1,7 @@
 """The evaluate stage as a KFP component; README.md beside this file is its contract."""
 
+from typing import Optional
+
 from kfp import dsl
 
 from twhin.components.stage import stage
@@ -13,6 +15,7 @@ def evaluate(
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
     run: str = "",
+    overrides: Optional[list[str]] = None,
 ) -> bool:
     """Ranks the held-out edges, with a rank a GPU, and checks the gates.
 
@@ -23,6 +26,7 @@ def evaluate(
         report: The report, one HTML page.
         summary: Whether the gates hold, and each relation's figures.
         run: Id of the pipeline's run, for which `{run}` in `run_root` stands.
+        overrides: Values of the config to change, each `section.key=value`.
 
     Returns:
         Whether every gate of `evaluation.gates` holds.
@@ -38,7 +42,7 @@ def evaluate(
 
     with step.step():
         run_root = fill_run_root(run_root, run)
-        settings = config_file.parse(config)
+        settings = config_file.parse(config, overrides=overrides or ())
         launch(evaluate.evaluate, settings, run_root)
         found, decision = result.read_metrics(run_root), gates.read_decision(run_root)
         assert found is not None

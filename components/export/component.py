@@ -1,5 +1,7 @@
 """The export stage as a KFP component; README.md beside this file is its contract."""
 
+from typing import Optional
+
 from kfp import dsl
 
 from twhin.components.stage import stage
@@ -14,6 +16,7 @@ def export(
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
     run: str = "",
+    overrides: Optional[list[str]] = None,
 ) -> None:
     """Writes the embeddings with their original ids.
 
@@ -25,6 +28,7 @@ def export(
         metrics: The step exported, and rows a table.
         summary: Where they are, and how two of them are compared.
         run: Id of the pipeline's run, for which `{run}` in `run_root` stands.
+        overrides: Values of the config to change, each `section.key=value`.
     """
     from twhin.components import step
     from twhin.components import summary as summaries
@@ -36,7 +40,7 @@ def export(
 
     with step.step():
         run_root = fill_run_root(run_root, run)
-        export.export(config_file.parse(config), run_root)
+        export.export(config_file.parse(config, overrides=overrides or ()), run_root)
         made, folder = manifest.read_export_manifest(run_root), storage.join(run_root, "embeddings")
         assert made is not None
         step.publish(embeddings, storage.join(folder, "manifest.json"), uri=folder)

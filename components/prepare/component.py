@@ -1,5 +1,7 @@
 """The prepare stage as a KFP component; README.md beside this file is its contract."""
 
+from typing import Optional
+
 from kfp import dsl
 
 from twhin.components.stage import stage
@@ -13,6 +15,7 @@ def prepare(
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
     run: str = "",
+    overrides: Optional[list[str]] = None,
 ) -> None:
     """Turns raw interactions into a vocabulary and edges.
 
@@ -23,6 +26,7 @@ def prepare(
         metrics: Nodes a table, edges a split, rejected rows.
         summary: The same, and edges a relation, as tables.
         run: Id of the pipeline's run, for which `{run}` in `run_root` stands.
+        overrides: Values of the config to change, each `section.key=value`.
     """
     from pathlib import Path
 
@@ -39,7 +43,7 @@ def prepare(
 
     with step():
         run_root = fill_run_root(run_root, run)
-        settings = config_file.parse(config)
+        settings = config_file.parse(config, overrides=overrides or ())
         if settings.prepare is None:
             open_run(settings, run_root, "prepare")  # which leaves config.yaml there, as prepare does
             log.info("prepare: the config has no such section; its edges are prepared already")

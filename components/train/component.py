@@ -1,5 +1,7 @@
 """The train stage as a KFP component; README.md beside this file is its contract."""
 
+from typing import Optional
+
 from kfp import dsl
 
 from twhin.components.stage import stage
@@ -13,6 +15,7 @@ def train(
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
     run: str = "",
+    overrides: Optional[list[str]] = None,
 ) -> None:
     """Learns the embeddings, from the newest checkpoint on if there is one, with a rank a GPU.
 
@@ -23,6 +26,7 @@ def train(
         metrics: Steps, epochs, losses and speed.
         summary: Where the tables are, how fast it was and how it ended.
         run: Id of the pipeline's run, for which `{run}` in `run_root` stands.
+        overrides: Values of the config to change, each `section.key=value`.
     """
     from twhin.components.run_root import fill_run_root
     from twhin.components.step import step
@@ -31,7 +35,7 @@ def train(
 
     with step():
         run_root = fill_run_root(run_root, run)
-        settings = config_file.parse(config)
+        settings = config_file.parse(config, overrides=overrides or ())
         if readers.serve_if_reader(settings, run_root):
             return
 

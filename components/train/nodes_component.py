@@ -1,6 +1,6 @@
 """The train stage on several machines of a Kubernetes cluster, as a KFP component; README.md is its contract."""
 
-from typing import Any
+from typing import Any, Optional
 
 from kfp import dsl
 
@@ -16,6 +16,7 @@ def train(
     checkpoint: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
+    overrides: Optional[list[str]] = None,
 ) -> None:
     """Learns the embeddings by a TrainJob of Kubeflow Trainer, from the newest checkpoint on if there is one.
 
@@ -27,6 +28,7 @@ def train(
         checkpoint: The run's resolved config; its metadata hold the newest checkpoint's `uri` and `step`.
         metrics: Steps, epochs, losses and speed.
         summary: Where the tables are, how fast it was and how it ended.
+        overrides: Values of the config to change, each `section.key=value`.
     """
     from twhin.components.run_root import fill_run_root
     from twhin.components.step import step
@@ -35,5 +37,6 @@ def train(
 
     with step():
         run_root = fill_run_root(run_root, run)
-        train_job.train(config_file.parse(config), run_root, manifests, run)
+        settings = config_file.parse(config, overrides=overrides or ())
+        train_job.train(settings, run_root, manifests, run)
         outputs.publish_run(run_root, checkpoint, metrics, summary)

@@ -70,4 +70,5 @@ def test_every_component_takes_the_config_and_the_run_root_and_may_take_the_run(
         "config": ("String", False),
         "run_root": ("String", False),
         "run": ("String", True),
+        "overrides": ("List[String]", True),
     }

@@ -246,3 +246,17 @@ def test_local_yaml_holds_nothing_but_the_reference_schema() -> None:
     tree = yaml.safe_load(Path(LOCAL).read_text())
     assert set(tree) == {"runtime", "training", "model", "train_data", "validation_data"}
     assert set(tree["model"]) == {"translation_optimizer", "embeddings", "relations"}
+
+
+def test_for_other_machines_a_config_stays_as_it_is_and_variables_become_overrides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "configs/fb15k_237.yaml").read_text()
+    assert "${TWHIN_DATA}" in text
+    monkeypatch.setenv("TWHIN_DATA", "gs://bucket/data")
+    source = config_file.read(str(ROOT / "configs/fb15k_237.yaml"), ["training.num_epochs=3"])
+    here = config_file.load(str(ROOT / "configs/fb15k_237.yaml"), ["training.num_epochs=3"])
+    monkeypatch.delenv("TWHIN_DATA")
+    assert source.text == text
+    assert source.overrides[0] == "training.num_epochs=3"
+    assert config_file.parse(source.text, overrides=source.overrides) == here

@@ -30,8 +30,8 @@ GOLDENS: dict[str, tuple[str, Target]] = {
 def write(name: str, output: Path) -> None:
     """Compiles configs/local.yaml, whose values nobody tunes, as the golden of that name."""
     path, target = GOLDENS[name]
-    config = config_file.load(str(ROOT / "configs/local.yaml"))
-    compile_pipeline(config, resources.load(str(ROOT / path)), target, str(output))
+    source = config_file.read(str(ROOT / "configs/local.yaml"))
+    compile_pipeline(source, resources.load(str(ROOT / path)), target, str(output))
 
 
 def documents(path: Path) -> list[Any]:

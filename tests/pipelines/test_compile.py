@@ -13,16 +13,16 @@ from twhin.pipelines import resources
 from twhin.pipelines.compile import compile_pipeline, find_differences
 from twhin.pipelines.resources import Resources, Target
 from twhin_core import __version__
-from twhin_core.config import Config
 from twhin_core.config import file as config_file
+from twhin_core.config.file import Source
 from twhin_core.errors import UserError
 
 STAGES = ["prepare", "train", "evaluate", "export"]
 
 
 @pytest.fixture
-def config() -> Config:
-    return config_file.load(str(ROOT / "configs/local.yaml"))
+def config() -> Source:
+    return config_file.read(str(ROOT / "configs/local.yaml"))
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def manifests_of(documents: list[Any]) -> list[Any]:
     return inputs["manifests"]["runtimeValue"]["constant"] if "manifests" in inputs else []
 
 
-def compiled(config: Config, needs: Resources, target: Target, folder: Path, run_root: str | None = None) -> list[Any]:
+def compiled(config: Source, needs: Resources, target: Target, folder: Path, run_root: str | None = None) -> list[Any]:
     output = folder / "pipeline.yaml"
     compile_pipeline(config, needs, target, str(output), run_root)
     assert [path.name for path in folder.iterdir()] == ["pipeline.yaml"]  # nothing is left beside it
@@ -57,7 +57,7 @@ def test_every_config_compiles_with_every_preset_to_what_the_platform_accepts(
     monkeypatch.setenv("TWHIN_DATA", "gs://bucket/data")
     needs = resources.load(str(ROOT / f"configs/resources/{preset}.yaml"))
     for path in sorted((ROOT / "configs").glob("*.yaml")):
-        config = config_file.load(str(path))
+        config = config_file.read(str(path))
         documents = compiled(config, needs, target, tmp_path)
         strict.check_pipeline(documents)
         jobs = strict.custom_jobs(documents[0])
@@ -73,18 +73,48 @@ def test_every_config_compiles_with_every_preset_to_what_the_platform_accepts(
 
 
 def test_the_parameters_are_the_config_and_a_run_root_without_default(
-    config: Config, gpu: Resources, tmp_path: Path
+    config: Source, gpu: Resources, tmp_path: Path
 ) -> None:
     (document,) = compiled(config, gpu, "vertex", tmp_path)
     parameters = document["root"]["inputDefinitions"]["parameters"]
-    assert set(parameters) == {"config", "run_root"}
-    assert config_file.parse(parameters["config"]["defaultValue"]) == config
+    assert set(parameters) == {"config", "overrides", "run_root"}
+    assert parameters["config"]["defaultValue"] == (ROOT / "configs/local.yaml").read_text()
+    assert parameters["overrides"]["defaultValue"] == []
     assert "defaultValue" not in parameters["run_root"]
     (document,) = compiled(config, gpu, "vertex", tmp_path, run_root="gs://bucket/run")
     assert document["root"]["inputDefinitions"]["parameters"]["run_root"]["defaultValue"] == "gs://bucket/run"
 
 
-def test_every_stage_runs_in_the_one_image_with_its_resources(config: Config, gpu: Resources, tmp_path: Path) -> None:
+TEXTS = {
+    "comments": "# mine\n\na: 'x'  # y\n",
+    "spaces at ends of lines": "a: 1 \n \nb: 2\n",
+    "no last line end": "a: 1",
+    "several last line ends": "a: 1\n\n\n",
+    "letters": "a: \u00e9 \U0001f600\n",
+    "a tab and a bar": "a: |\n  x\ty\n",
+    "indented": "  a: 1\n  b: 2\n",
+    "one line": '{"a": "b: c"}',
+}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_the_config_is_the_users_own_text(text: str, gpu: Resources, tmp_path: Path) -> None:
+    (document,) = compiled(Source(text, ("a=7",)), gpu, "vertex", tmp_path)
+    parameters = document["root"]["inputDefinitions"]["parameters"]
+    assert parameters["config"]["defaultValue"] == text
+    assert parameters["overrides"]["defaultValue"] == ["a=7"]
+
+
+def test_every_stage_takes_the_overrides(config: Source, gpu: Resources, tmp_path: Path) -> None:
+    document, _ = compiled(config, gpu, "kubeflow", tmp_path)
+    dag = document["root"]["dag"]["tasks"]
+    for stage in STAGES[:3]:
+        assert dag[stage]["inputs"]["parameters"]["overrides"] == {"componentInputParameter": "overrides"}
+    exported = document["components"]["comp-condition-1"]["dag"]["tasks"]["export"]
+    assert exported["inputs"]["parameters"]["overrides"] == {"componentInputParameter": "pipelinechannel--overrides"}
+
+
+def test_every_stage_runs_in_the_one_image_with_its_resources(config: Source, gpu: Resources, tmp_path: Path) -> None:
     mine = gpu.model_copy(update={"image": f"elsewhere/twhin:{__version__}"})
     document, platform = compiled(config, mine, "kubeflow", tmp_path)
     executors = document["deploymentSpec"]["executors"]
@@ -109,7 +139,7 @@ def test_every_stage_runs_in_the_one_image_with_its_resources(config: Config, gp
 
 
 def test_without_an_image_a_stage_with_gpus_takes_the_one_with_cuda(
-    config: Config, gpu: Resources, tmp_path: Path
+    config: Source, gpu: Resources, tmp_path: Path
 ) -> None:
     document, _ = compiled(config, gpu, "kubeflow", tmp_path)
     images = {
@@ -123,7 +153,7 @@ def test_without_an_image_a_stage_with_gpus_takes_the_one_with_cuda(
     ("target", "run"), [("kubeflow", "{{$.pipeline_job_uuid}}"), ("vertex", "{{$.pipeline_job_name}}")]
 )
 def test_the_stages_follow_each_other_uncached_and_export_waits_for_the_gates(
-    target: Target, run: str, config: Config, gpu: Resources, tmp_path: Path
+    target: Target, run: str, config: Source, gpu: Resources, tmp_path: Path
 ) -> None:
     document, *_ = compiled(config, gpu, target, tmp_path)
     tasks = document["root"]["dag"]["tasks"]
@@ -147,11 +177,12 @@ def test_the_command_compiles_a_file_that_both_readers_take(tmp_path: Path) -> N
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     (document,) = golden.documents(output)
-    default = document["root"]["inputDefinitions"]["parameters"]["config"]["defaultValue"]
-    assert config_file.parse(default).training.num_epochs == 3
+    parameters = document["root"]["inputDefinitions"]["parameters"]
+    assert parameters["config"]["defaultValue"] == (ROOT / "configs/quickstart.yaml").read_text()
+    assert parameters["overrides"]["defaultValue"] == ["training.num_epochs=3"]
 
 
-def test_check_says_what_differs_and_writes_nothing(config: Config, gpu: Resources, tmp_path: Path) -> None:
+def test_check_says_what_differs_and_writes_nothing(config: Source, gpu: Resources, tmp_path: Path) -> None:
     output = tmp_path / "pipeline.yaml"
     compiled(config, gpu, "kubeflow", tmp_path)
     assert find_differences(config, gpu, "kubeflow", str(output)) == ""
@@ -162,14 +193,14 @@ def test_check_says_what_differs_and_writes_nothing(config: Config, gpu: Resourc
     )  # fmt: skip
     assert_refused(ran, f"{output} is not what would be compiled now", exit_code=1)
     changed = [line.split() for line in ran.stdout.splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")]
-    assert changed == [["-", "num_epochs:", "5"], ["+", "num_epochs:", "7"]]
+    assert changed == [["-", "defaultValue:", "[]"], ["+", "defaultValue:"], ["+", "-", "training.num_epochs=7"]]
     assert output.read_bytes() == committed
     assert [path.name for path in tmp_path.iterdir()] == ["pipeline.yaml"]
 
 
 @pytest.mark.parametrize(("text", "said"), [("", "not a compiled pipeline"), ("a: [", "not a compiled pipeline")])
 def test_check_refuses_what_is_no_compiled_pipeline(
-    text: str, said: str, config: Config, gpu: Resources, tmp_path: Path
+    text: str, said: str, config: Source, gpu: Resources, tmp_path: Path
 ) -> None:
     output = tmp_path / "pipeline.yaml"
     with pytest.raises(UserError, match="no such file"):

@@ -37,7 +37,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def compiled(file: Path, target: Target, run_root: str | None = None, **changes: Any) -> list[Any]:
-    config, output = config_file.load(str(ROOT / "configs/local.yaml")), file.parent / "pipeline.yaml"
+    config, output = config_file.read(str(ROOT / "configs/local.yaml")), file.parent / "pipeline.yaml"
     compile_pipeline(config, resources.load(write(file, **changes)), target, str(output), run_root)
     documents = golden.documents(output)
     strict.check_pipeline(documents)

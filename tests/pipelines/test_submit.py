@@ -11,7 +11,6 @@ from typing import Any
 
 import google.auth
 import pytest
-import yaml
 from google.auth.credentials import AnonymousCredentials
 from kfp.client import KF_PIPELINES_SA_TOKEN_ENV
 
@@ -69,12 +68,11 @@ def test_kubeflow_gets_the_compiled_pipeline_and_the_runs_own_values(
     ((kind, body),) = server.made
     assert (kind, body["display_name"], body["service_account"]) == ("runs", "mine", "runner")
     given = body["runtime_config"]["parameters"]
-    assert set(given) == {"config", "run_root"}
+    assert set(given) == {"config", "overrides", "run_root"}
     assert given["run_root"] == ROOT_URL
     default = golden.documents(Path(path))[0]["root"]["inputDefinitions"]["parameters"]["config"]["defaultValue"]
-    expected = yaml.safe_load(default)
-    expected["training"]["num_epochs"] = 7
-    assert yaml.safe_load(given["config"]) == expected
+    assert given["config"] == default
+    assert given["overrides"] == ["training.num_epochs=7"]
     assert capsys.readouterr().out.splitlines() == [
         f"run:        {server.url}/#/runs/details/run-1",
         f"run root:   {ROOT_URL}",
@@ -91,7 +89,7 @@ def test_vertex_gets_the_compiled_pipeline_and_the_runs_own_values(
     assert body["runtimeConfig"]["gcsOutputDirectory"].startswith(f"{ROOT_URL}/")
     given = body["runtimeConfig"]["parameterValues"]
     assert given["run_root"] == ROOT_URL
-    assert config_file.parse(given["config"]).training.num_epochs == 7
+    assert config_file.parse(given["config"], overrides=given["overrides"]).training.num_epochs == 7
     assert body["pipelineSpec"]["deploymentSpec"] == golden.documents(Path(VERTEX))[0]["deploymentSpec"]
     link = f"https://console.cloud.google.com/vertex-ai/locations/europe-west4/pipelines/runs/{job}?project=my-project"
     assert link in capsys.readouterr().out
@@ -314,7 +312,7 @@ def test_refused_before_anything_is_sent(
 def test_a_pipeline_without_gpus_is_of_one_target_too(tmp_path: Path) -> None:
     needs = resources.load(str(ROOT / "configs/resources/cpu-small.yaml"))
     path = str(tmp_path / "pipeline.yaml")
-    compile_pipeline(config_file.load(str(ROOT / "configs/local.yaml")), needs, "vertex", path)
+    compile_pipeline(config_file.read(str(ROOT / "configs/local.yaml")), needs, "vertex", path)
     with pytest.raises(UserError, match="is compiled for vertex: compile it with --target kubeflow"):
         submit.read(path, "kubeflow", ROOT_URL)
 
@@ -331,7 +329,7 @@ def test_a_run_root_on_the_shared_volume(tmp_path: Path) -> None:
     needs = resources.load(str(ROOT / "configs/resources/cpu-small.yaml"))
     needs = needs.model_validate({**needs.model_dump(), "volume": {"claim": "runs", "mount": "/runs"}})
     path = str(tmp_path / "pipeline.yaml")
-    config = config_file.load(str(ROOT / "configs/local.yaml"))
+    config = config_file.read(str(ROOT / "configs/local.yaml"))
     compile_pipeline(config, needs, "kubeflow", path, "/runs/default")
     assert submit.read(path, "kubeflow").parameters["run_root"] == "/runs/default"
     assert submit.read(path, "kubeflow", "/runs/mine").parameters["run_root"] == "/runs/mine"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,6 +16,15 @@ from twhin_core.config import Config
 from twhin_core.errors import UserError, close
 
 T = TypeVar("T", bound=BaseModel)
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+class Source(NamedTuple):
+    """A config as the user wrote it: `parse(text, overrides=overrides)` gives it anywhere."""
+
+    text: str
+    overrides: tuple[str, ...] = ()
+    """Each `section.key=value`."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -45,14 +54,29 @@ def load(path: str, overrides: Iterable[str] = ()) -> Config:
     return parse(storage.read_text(path), origin=path, overrides=overrides)
 
 
+def read(path: str, overrides: Iterable[str] = ()) -> Source:
+    """The config at `path` for other machines: a text with `${VARIABLES}` gets an override for each that is used.
+
+    Raises:
+        UserError: as `load`.
+    """
+    overrides = tuple(overrides)
+    load(path, overrides)
+    text = storage.read_text(path)
+    tree = _yaml(text, path)
+    for override in overrides:
+        _override(tree, override)
+    return Source(text, (*overrides, *_filled(tree, ())))
+
+
 def parse(text: str, origin: str = "config", overrides: Iterable[str] = ()) -> Config:
     """As `load`, from the YAML itself; `origin` names it in errors."""
-    tree = _expand(_yaml(text, origin), origin)
+    tree = _yaml(text, origin)
     if not isinstance(tree, dict):
         raise UserError(f"{origin}: expected a mapping of sections, got {type(tree).__name__}")
     for override in overrides:
         _override(tree, override)
-    return validate(Config, tree, origin)
+    return validate(Config, _expand(tree, origin), origin)
 
 
 def validate(schema: type[T], tree: Any, origin: str) -> T:
@@ -72,8 +96,7 @@ def to_yaml(config: Config) -> str:
 def to_line(config: Config) -> str:
     """What the user has set, on one line: JSON, which is YAML too; `parse` gives the config back.
 
-    It is what the KFP and Vertex pages show as the parameter `config`. KFP breaks the file it compiles on defaults of
-    several lines.
+    Steps on this machine get it.
     """
     return json.dumps(config.model_dump(mode="json", exclude_unset=True), ensure_ascii=False)
 
@@ -100,7 +123,21 @@ def _expand(value: Any, origin: str) -> Any:
             raise UserError(f"{origin}: the environment variable {name} is not set (it is used in {value!r})")
         return os.environ[name]
 
-    return re.sub(r"\$\{(\w+)\}", variable, value)
+    return VARIABLE.sub(variable, value)
+
+
+def _filled(value: Any, path: tuple[str, ...]) -> Iterator[str]:
+    """Overrides that give every value with a `${VARIABLE}` what it stands for on this machine."""
+    items: dict[Any, Any] = value if isinstance(value, dict) else {}
+    if isinstance(value, list):
+        items = dict(enumerate(value))
+    if items and not any("." in str(key) for key in items):
+        for key, item in items.items():
+            yield from _filled(item, (*path, str(key)))
+    elif (
+        filled := _expand(value, ".".join(path))
+    ) != value:  # a key with a dot has no path: its section is given whole
+        yield f"{'.'.join(path)}={json.dumps(filled, ensure_ascii=False)}"
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -115,7 +152,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
             node = node[int(key)] if isinstance(node, list) else node.setdefault(key, {})
             if node is None:
                 raise UserError(f"--set {override}: {key} is null and has no keys")
-        value = _expand(_yaml(text, f"--set {override}"), f"--set {override}")
+        value = _yaml(text, f"--set {override}")
         node[int(last) if isinstance(node, list) else last] = value
     except (TypeError, ValueError, IndexError, AttributeError):
         raise UserError(f"--set {override}: there is no key {path}") from None
