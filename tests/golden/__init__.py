@@ -6,8 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from kfp import compiler
 
 from tests.command_line import ROOT
+from twhin.components.evaluate.component import evaluate
+from twhin.components.export.component import export
+from twhin.components.prepare.component import prepare
+from twhin.components.train.component import train
 from twhin.pipelines import resources
 from twhin.pipelines.compile import compile_pipeline
 from twhin.pipelines.resources import Target
@@ -25,6 +30,13 @@ GOLDENS: dict[str, tuple[str, Target]] = {
         ("h100x8", "vertex"),
     )
 }
+
+COMPONENTS = {component.name: component for component in (prepare, train, evaluate, export)}
+
+
+def write_component(name: str, output: Path) -> None:
+    """A stage as a file for `kfp.components.load_component_from_file`; its image has the version in its tag."""
+    compiler.Compiler().compile(COMPONENTS[name], str(output))
 
 
 def write(name: str, output: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from tests.golden import FOLDER, GOLDENS, losses, write
+from tests.command_line import ROOT
+from tests.golden import COMPONENTS, FOLDER, GOLDENS, losses, write, write_component
 
 if __name__ == "__main__":
     for name in GOLDENS:
         write(name, FOLDER / name)
+    for name in COMPONENTS:
+        write_component(name, ROOT / f"components/{name}/component.yaml")
     losses.renew()

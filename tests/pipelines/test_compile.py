@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kfp import components
 
 from tests import golden, strict
 from tests.command_line import ROOT, assert_refused, twhin
@@ -47,6 +48,17 @@ def compiled(config: Source, needs: Resources, target: Target, folder: Path, run
 def test_golden(name: str, tmp_path: Path) -> None:
     golden.write(name, tmp_path / name)
     assert golden.documents(tmp_path / name) == golden.documents(golden.FOLDER / name), "see `make goldens`"
+
+
+@pytest.mark.parametrize("name", golden.COMPONENTS)
+def test_a_components_file_is_the_component(name: str, tmp_path: Path) -> None:
+    golden.write_component(name, tmp_path / "component.yaml")
+    shipped = ROOT / f"components/{name}/component.yaml"
+    assert golden.documents(shipped) == golden.documents(tmp_path / "component.yaml"), "see `make goldens`"
+    assert f"image: twhin/twhin:{__version__}\n" in shipped.read_text()
+    assert set(components.load_component_from_file(str(shipped)).component_spec.inputs) == {
+        "config", "overrides", "run", "run_root",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("target", ["kubeflow", "vertex"])
