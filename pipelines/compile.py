@@ -13,6 +13,7 @@ import yaml
 from kfp import compiler, dsl
 from kfp.dsl.base_component import BaseComponent
 
+from twhin.components.task import configure
 from twhin.pipelines import kubeflow, pipeline, vertex
 from twhin.pipelines.resources import Resources, Target
 from twhin_core.config.file import Source
@@ -21,8 +22,6 @@ from twhin_core.errors import TwhinError, UserError
 TARGETS = {"kubeflow": kubeflow, "vertex": vertex}
 CONFIG = "see root.inputDefinitions"
 """Stands for the config while KFP compiles: it breaks a file with a default of several lines by a comment."""
-PAUSE, LONGEST_PAUSE = "60s", "3600s"
-"""Before the first retry, and before any; each pause is twice the one before."""
 
 
 class OutOfDate(TwhinError):
@@ -48,10 +47,7 @@ def compile_pipeline(
     start_on = TARGETS[target].start(resources)
 
     def start(component: BaseComponent, **inputs: Any) -> dsl.PipelineTask:
-        task, retries = start_on(component, **inputs), resources.stages()[component.name].retries
-        if retries:
-            task.set_retry(retries, backoff_duration=PAUSE, backoff_factor=2.0, backoff_max_duration=LONGEST_PAUSE)
-        return task
+        return configure(start_on(component, **inputs), resources.stages()[component.name].retries)
 
     defaults: dict[str, Any] = {"config": CONFIG, "overrides": list(source.overrides)}
     if run_root is not None:

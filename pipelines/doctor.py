@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from twhin.components.task import SHARED_MEMORY
 from twhin_core import __version__, libraries, storage
 from twhin_core.errors import StorageError, UserError
 
 PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "pyarrow", "duckdb", "kfp", "gcsfs")
-SHARED_MEMORY = "/dev/shm"  # noqa: S108 -- a mount point, no file of ours
 ENOUGH_SHARED_MEMORY = 1 << 30
 """Ranks of one machine exchange data there; a container has 64 MiB unless more is mounted."""
 

@@ -8,6 +8,7 @@ from kfp import dsl, kubernetes
 from kfp.dsl.base_component import BaseComponent
 
 from twhin.components.prepare.component import prepare
+from twhin.components.task import configure
 from twhin.components.train.check_component import check_cluster
 from twhin.components.train.nodes_component import train as train_on_nodes
 from twhin.pipelines import pods, trainjob
@@ -51,7 +52,7 @@ def start(resources: Resources) -> Start:
         if component is prepare and _is_train_job(resources.train):
             of_run = {name: inputs[name] for name in ("run_root", "run")}
             checked = _follower(check_cluster(manifests=trainjob.manifests(resources), **of_run), resources)
-            task.after(checked.set_caching_options(False))
+            task.after(configure(checked))
         return task
 
     return start_task
@@ -75,7 +76,7 @@ def _place(task: dsl.PipelineTask, stage: Stage) -> None:
     accelerator = accelerator_of(stage)
     if accelerator is not None:
         task.set_accelerator_type(pods.GPU).set_accelerator_limit(accelerator.count)
-        kubernetes.empty_dir_mount(task, "shm", pods.SHARED_MEMORY, medium="Memory")
+        configure(task, shared_memory=True)
     if stage.disk is not None:
         kubernetes.empty_dir_mount(task, "scratch", pods.SCRATCH, size_limit=stage.disk)
     for label, value in pods.node_selector(stage).items():

@@ -10,6 +10,7 @@ from kfp.dsl.graph_component import GraphComponent
 from twhin.components.evaluate.component import evaluate
 from twhin.components.export.component import export
 from twhin.components.prepare.component import prepare
+from twhin.components.task import configure
 from twhin.components.train.component import train
 
 Start = Callable[..., dsl.PipelineTask]
@@ -18,7 +19,7 @@ Start = Callable[..., dsl.PipelineTask]
 
 def here(component: BaseComponent, **inputs: Any) -> dsl.PipelineTask:
     """The task as it is: of this machine."""
-    return component(**inputs)
+    return configure(component(**inputs))
 
 
 def build(start: Start = here) -> GraphComponent:
@@ -43,12 +44,6 @@ def build(start: Start = here) -> GraphComponent:
         trained = start(train, **of_run).after(prepared)
         evaluated = start(evaluate, **of_run).after(trained)
         with dsl.If(evaluated.outputs["Output"] == True, name="gates-hold"):  # noqa: E712 -- compiled, not compared
-            exported = start(export, **of_run)
-
-        for task in (prepared, trained, evaluated, exported):
-            # A stage finds what it has finished under the run root, of this config and no other. KFP's cache knows the
-            # parameters and the image, but neither the raw files nor whether the results are still there: it would
-            # skip a stage whose results have been removed.
-            task.set_caching_options(False)
+            start(export, **of_run)
 
     return twhin

@@ -9,7 +9,6 @@ GPU = "nvidia.com/gpu"
 GKE_GPU, GKE_SPOT = "cloud.google.com/gke-accelerator", "cloud.google.com/gke-spot"
 
 SCRATCH = "/tmp"  # noqa: S108 -- a mount point, no file of ours
-SHARED_MEMORY = "/dev/shm"  # noqa: S108
 """Ranks of one machine exchange data there; in a container it holds 64 MB unless more is mounted."""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from twhin.components.task import SHARED_MEMORY
 from twhin.pipelines import pods
 from twhin.pipelines.resources import Readers, Resources, Stage, accelerator_of
 
@@ -140,7 +141,7 @@ def _volumes(resources: Resources, stage: Stage) -> list[tuple[Spec, Spec]]:
     """Each volume of a pod, and how a container mounts it."""
     volumes: list[tuple[str, str, Spec]] = []
     if accelerator_of(stage) is not None:
-        volumes.append(("shm", pods.SHARED_MEMORY, {"emptyDir": {"medium": "Memory"}}))
+        volumes.append(("shm", SHARED_MEMORY, {"emptyDir": {"medium": "Memory"}}))
     if stage.disk is not None:
         volumes.append(("scratch", pods.SCRATCH, {"emptyDir": {"sizeLimit": stage.disk}}))
     if resources.volume is not None:

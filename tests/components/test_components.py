@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kfp import dsl
+import yaml
+from kfp import compiler, dsl, local
 
 from tests.command_line import ROOT
 from tests.conftest import SmallConfig
@@ -232,3 +235,28 @@ def test_on_vertex_the_same_component_is_trainer_or_reader(prepared: tuple[Path,
         os.killpg(reader.pid, signal.SIGTERM)  # KFP's runner does not pass it on
         reader.communicate()
     assert checkpoint.newest(prepared[1]) is not None
+
+
+def test_a_pipeline_of_ones_own_compiles_without_a_cache_and_runs(
+    small_config: SmallConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example of docs/components.md."""
+    (program,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/components.md").read_text(), re.M | re.DOTALL)
+    (tmp_path / "own.py").write_text(program)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = importlib.import_module("own")
+    compiler.Compiler().compile(own.own, str(tmp_path / "own.yaml"))
+    (document, *_) = yaml.safe_load_all((tmp_path / "own.yaml").read_text())
+    tasks = document["root"]["dag"]["tasks"]
+    assert set(tasks) == {"collect", "prepare", "train"}
+    for name, retries in (("prepare", 2), ("train", 5)):
+        assert not tasks[name]["cachingOptions"].get("enableCache")
+        assert tasks[name]["retryPolicy"]["maxRetryCount"] == retries
+
+    raw = str(tmp_path / "pairs.csv")
+    tree = small_config(prepare={"sources": [{"path": raw, "relation": "fav"}]}).model_dump()
+    tree["model"]["relations"] = tree["model"]["relations"][1:]
+    root = str(tmp_path / "run")
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "kfp"))
+    own.own(config=config_file.to_line(config_file.validate(Config, tree, "test")), run_root=root, raw=raw)
+    assert (Path(root) / "training/finished.json").exists()
