@@ -33,10 +33,10 @@ def batch(small_config: SmallConfig) -> Batch:
 
 def test_an_edges_weight_is_multiplied_by_its_relations(batch: Batch) -> None:
     for queries in batch.queries.values():
-        given = batch.parts[queries.given]
+        node = batch.gathers[queries.node]
         weights = [float(weight) for weight in queries.weight.flatten() if weight]
         assert sorted(weights) == [0.5, 1.0, 6.0, 12.0]
-        assert len(given) == queries.weight.numel()
+        assert len(node) == queries.weight.numel()
 
 
 def test_each_row_is_looked_up_once_and_found_again(batch: Batch) -> None:
@@ -47,26 +47,26 @@ def test_each_row_is_looked_up_once_and_found_again(batch: Batch) -> None:
     users = {(0, 5, 3, 2.0), (0, 9, 5, 4.0)}  # relation, lhs, rhs, weight: from a user to a user
     tweets = {(1, 3, 2, 1.0), (1, 3, 2, 0.5)}  # and to a tweet
     for side, queries in batch.queries.items():
-        given, asked, candidates = (
-            [looked_up[place] for place in batch.parts[part].tolist()]
-            for part in (queries.given, queries.asked, queries.candidate)
+        node, answer, candidates = (
+            [looked_up[index] for index in batch.gathers[gather].tolist()]
+            for gather in (queries.node, queries.answer, queries.candidate)
         )
-        lhs, rhs = (asked, given) if side == "lhs" else (given, asked)
+        lhs, rhs = (answer, node) if side == "lhs" else (node, answer)
         slots = zip(queries.rel.flatten().tolist(), lhs, rhs, queries.weight.flatten().tolist(), strict=True)
         found = {(rel, *ends, weight) for rel, *ends, weight in slots if weight}
         assert found == {(0, ("user", s), ("user", t), 3 * w) for _, s, t, w in users} | {
             (1, ("user", s), ("tweet", t), w) for _, s, t, w in tweets
         }
-        tables = [candidates[place][0] for place in range(0, len(candidates), len(candidates) // len(queries.rel))]
-        assert tables == [asked[place][0] for place in range(0, len(asked), queries.rel.shape[1])]
+        tables = [candidates[index][0] for index in range(0, len(candidates), len(candidates) // len(queries.rel))]
+        assert tables == [answer[index][0] for index in range(0, len(answer), queries.rel.shape[1])]
 
 
-def test_all_rows_of_all_parts_are_listed_by_their_places(batch: Batch) -> None:
-    everything = torch.cat(batch.parts).tolist()
+def test_all_gathers_are_sorted_by_the_rows_that_they_read(batch: Batch) -> None:
+    everything = torch.cat(batch.gathers).tolist()
     assert sorted(batch.order.tolist()) == list(range(len(everything)))
-    for place in range(len(batch.lookups.values())):
-        listed = batch.order[batch.start[place] : batch.start[place + 1]].tolist()
-        assert listed == [row for row, other in enumerate(everything) if other == place]
+    for index in range(len(batch.lookups.values())):
+        listed = batch.order[batch.start[index] : batch.start[index + 1]].tolist()
+        assert listed == [row for row, other in enumerate(everything) if other == index]
         assert listed, "no row is looked up for nothing"
 
 
@@ -81,17 +81,17 @@ def test_an_own_node_counts_where_it_could_be_the_answer(small_config: SmallConf
     for queries in batch.queries.values():
         assert queries.has_self
         masked = {divmod(position, 2 + 3) for position in queries.masked.tolist()}
-        given = batch.parts[queries.given].tolist()
-        asked = batch.parts[queries.asked].tolist()
-        candidates = batch.parts[queries.candidate].view(-1, 3).tolist()
+        node = batch.gathers[queries.node].tolist()
+        answer = batch.gathers[queries.answer].tolist()
+        candidates = batch.gathers[queries.candidate].view(-1, 3).tolist()
         chunks, length = queries.rel.shape
         # User 3 is a negative of its own; user 5 follows itself, and user 9 is no tweet.
-        expected = {(slot, 1) for slot in range(chunks * length) if _is_no_rival(queries.rel, given, asked, slot)}
-        for slot, place in enumerate(asked):
-            expected |= {(slot, 2 + at) for at, one in enumerate(candidates[slot // length]) if one == place}
+        expected = {(slot, 1) for slot in range(chunks * length) if _is_no_negative(queries.rel, node, answer, slot)}
+        for slot, index in enumerate(answer):
+            expected |= {(slot, 2 + at) for at, one in enumerate(candidates[slot // length]) if one == index}
         assert masked == expected
         assert 0 < len({slot for slot, column in masked if column == 1}) < chunks * length
 
 
-def _is_no_rival(rel: torch.Tensor, given: list[int], asked: list[int], slot: int) -> bool:
-    return bool(rel.flatten()[slot] == 1) or given[slot] == asked[slot]
+def _is_no_negative(rel: torch.Tensor, node: list[int], answer: list[int], slot: int) -> bool:
+    return bool(rel.flatten()[slot] == 1) or node[slot] == answer[slot]

@@ -8,14 +8,14 @@ import torch
 from tests.conftest import SmallConfig
 from twhin_core.config import Relation
 from twhin_core.errors import UserError
-from twhin_core.model.negatives import Negatives, check_rows, draw, draw_edges, make_chunks
+from twhin_core.model.negatives import Negatives, check_rows, draw, draw_edges, lay_out_chunks
 from twhin_core.schema import Schema
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 100])
 def test_every_edge_has_one_slot_in_a_chunk_of_its_group(size: int) -> None:
     group = torch.tensor([2, 0, 2, 2, 0, 7, 2, 2, 0, 2])
-    chunks = make_chunks(group, size)
+    chunks = lay_out_chunks(group, size)
     count, length = chunks.edge.shape
     assert length <= size
     assert sorted(chunks.edge[chunks.filled].tolist()) == list(range(len(group)))
@@ -26,19 +26,19 @@ def test_every_edge_has_one_slot_in_a_chunk_of_its_group(size: int) -> None:
 
 @pytest.mark.parametrize(("group", "size", "expected"), [([0] * 6, 3, True), ([0] * 5, 3, False), ([0, 1], 3, False)])
 def test_slots_are_the_edges_where_nothing_is_padded_or_moved(group: list[int], size: int, expected: bool) -> None:
-    chunks = make_chunks(torch.tensor(group), size)
+    chunks = lay_out_chunks(torch.tensor(group), size)
     assert chunks.is_identity == expected
     assert (chunks.edge[chunks.filled].tolist() == list(range(len(group))) and bool(chunks.filled.all())) >= expected
 
 
 def test_chunks_are_filled_evenly() -> None:
-    chunks = make_chunks(torch.zeros(1001, dtype=torch.int64), 1000)
+    chunks = lay_out_chunks(torch.zeros(1001, dtype=torch.int64), 1000)
     assert chunks.edge.shape == (2, 501)
 
 
 def test_in_batch_negatives_are_edges_of_the_same_relation() -> None:
     rel = torch.tensor([0, 4, 1, 0, 1, 0])
-    chunks = make_chunks(rel, 2)
+    chunks = lay_out_chunks(rel, 2)
     sampled = draw_edges(chunks, 50, torch.Generator().manual_seed(0))
     for group, edges in zip(chunks.group, sampled, strict=True):
         assert set(rel[edges].tolist()) == {int(group)}
@@ -47,7 +47,7 @@ def test_in_batch_negatives_are_edges_of_the_same_relation() -> None:
 
 def test_a_sampled_node_that_is_the_true_one_is_masked() -> None:
     node = torch.tensor([5, 6, 5, 7])
-    chunks = make_chunks(torch.zeros(4, dtype=torch.int64), 2)
+    chunks = lay_out_chunks(torch.zeros(4, dtype=torch.int64), 2)
     candidates = torch.tensor([[5, 6, 9], [7, 5, 5]])
     masked = Negatives(chunks, candidates, torch.empty(2, 0, dtype=torch.int64)).masked(node)
     # Slots hold edges 0, 1 | 2, 3: node 5 meets 5; 6 meets 6; 5 meets the second and third; 7 meets 7. Each slot has
@@ -56,7 +56,7 @@ def test_a_sampled_node_that_is_the_true_one_is_masked() -> None:
 
 
 def test_uniform_candidates_are_those_after_the_in_batch_ones() -> None:
-    chunks = make_chunks(torch.zeros(2, dtype=torch.int64), 2)
+    chunks = lay_out_chunks(torch.zeros(2, dtype=torch.int64), 2)
     negatives = Negatives(chunks, torch.tensor([[1, 2, 3]]), torch.tensor([[0]]))
     assert negatives.uniform.tolist() == [[2, 3]]
 

@@ -34,7 +34,7 @@ def test_an_inverse_predicts_from_the_other_end() -> None:
     assert made.item() == pytest.approx(-(math.log(0.5) + math.log(0.8)) / 2)
 
 
-def test_relations_between_other_tables_are_no_rivals() -> None:
+def test_relations_between_other_tables_are_no_candidates() -> None:
     scorer = make_scorer()
     relations = [RELATIONS[0], Relation(name="fav", lhs="user", rhs="tweet")]
     made = RelationPrediction(1.0, relations)(scorer, torch.tensor([0]), torch.tensor([1.0]), LHS, RHS)

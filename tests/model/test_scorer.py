@@ -77,12 +77,12 @@ def test_candidates_score_as_the_edges_that_they_make(side: Side, comparator: st
     generator = torch.Generator().manual_seed(0)
     for parameter in scorer.parameters():
         parameter.data.normal_(generator=generator)
-    given = torch.randn(3, 5, 4, generator=generator)
+    nodes = torch.randn(3, 5, 4, generator=generator)
     candidates = torch.randn(3, 6, 4, generator=generator)
     rel = torch.tensor([0, 1, 0])[:, None].expand(3, 5)
-    scores = scorer.candidates(side, rel, given, candidates)
+    scores = scorer.candidates(side, rel, nodes, candidates)
     for chunk, query, candidate in itertools.product(range(3), range(5), range(6)):
-        ends = given[chunk, query], candidates[chunk, candidate]
+        ends = nodes[chunk, query], candidates[chunk, candidate]
         lhs, rhs = ends if side == "rhs" else ends[::-1]
         edge = scorer.edges(side, rel[chunk, query], lhs, rhs)
         assert scores[chunk, query, candidate].item() == pytest.approx(edge.item(), abs=1e-5)

@@ -34,8 +34,8 @@ from twhin_core.model.batch import Batch
 from twhin_core.model.device_batch import DeviceBatchMaker
 from twhin_core.schema import Schema
 from twhin_core.training import build as build_module
-from twhin_core.training.alone import look_up_alone
 from twhin_core.training.build import build
+from twhin_core.training.direct_lookup import look_up_directly
 from twhin_core.training.local_tables import LocalModel
 
 
@@ -71,12 +71,12 @@ def test_a_step_equals_the_dense_one(case: Case, way: str, ranks: Ranks, monkeyp
         pytest.importorskip("triton", reason="requirements/dev_cpu.txt installs it; PyTorch for CUDA brings it")
     monkeypatch.setattr(fused_softmax, "is_available", lambda *_: way == "fused")
     if way == "alone":
-        monkeypatch.setattr(build_module, "take_over", lambda *_: [])
+        monkeypatch.setattr(build_module, "use_row_optimizers", lambda *_: [])
     config = make_config(case)
     model, maker = build(config, Schema(SIZES, config.model.relations), ranks), make_maker(case, ranks.device)
     if way == "alone":
-        model = replace(model, is_alone=look_up_alone(model.model))
-        assert model.is_alone == ("data_parallel" not in case.sharding)
+        model = replace(model, is_single_rank=look_up_directly(model.model))
+        assert model.is_single_rank == ("data_parallel" not in case.sharding)
     generator = torch.Generator().manual_seed(5)
     for parameter in model.model.module.scorer.parameters():
         parameter.data.copy_(torch.empty(parameter.shape).normal_(0.0, 0.5, generator=generator))
@@ -131,14 +131,14 @@ def test_the_ids_of_a_table_are_spread_over_many_warps(ranks: Ranks, monkeypatch
     assert rows_of(cut) == rows_of(whole)
 
 
-def gradient_places(batch: Batch) -> list[list[int]]:
+def gradient_positions(batch: Batch) -> list[list[int]]:
     bounds = batch.start.tolist()
     return [sorted(batch.order.tolist()[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
-def test_each_row_finds_its_gradients_in_all_parts(ranks: Ranks) -> None:
+def test_each_row_finds_its_gradients_in_all_gathers(ranks: Ranks) -> None:
     batch = make_maker(Case("sgd", "row_wise"), ranks.device).lay_out(step_edges(0), 40, 0).to(ranks.device)
     expected: list[list[int]] = [[] for _ in rows_of(batch)]
-    for position, place in enumerate(torch.cat(batch.parts).tolist()):
-        expected[place].append(position)
-    assert gradient_places(batch) == expected
+    for position, index in enumerate(torch.cat(batch.gathers).tolist()):
+        expected[index].append(position)
+    assert gradient_positions(batch) == expected

@@ -18,7 +18,7 @@ from twhin_core.checkpoints import checkpoint
 from twhin_core.distributed.ranks import Ranks, process_group
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.train import train
-from twhin_core.training.metrics_log import MetricsLog, Window
+from twhin_core.training.metrics_log import Interval, MetricsLog
 
 
 def scalars(root: Path) -> dict[str, dict[int, float]]:
@@ -76,13 +76,13 @@ def test_waiting_for_data_is_counted_and_learning_is_not(monkeypatch: pytest.Mon
             yield batch
 
     with process_group() as ranks:
-        window = Window(ranks)
-        for _ in window.waiting(slow_reader()):
+        interval = Interval(ranks)
+        for _ in interval.waiting(slow_reader()):
             now += 1.0
-            window.add(torch.tensor(0.5), 20)
-        assert window.close() == {"loss": 0.5, "edges_per_s": 5.0, "data_wait": 0.75}
+            interval.add(torch.tensor(0.5), 20)
+        assert interval.close() == {"loss": 0.5, "edges_per_s": 5.0, "data_wait": 0.75}
         now += 2.0
-        assert window.speed() == 4.0
+        assert interval.speed() == 4.0
 
 
 def test_the_end_tells_speed_and_peak_memory(

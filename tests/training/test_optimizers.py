@@ -64,7 +64,7 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     if request.param != "local":
         monkeypatch.setattr(LocalModel, "can_hold", staticmethod(lambda *_: False))
     if request.param == "fused":
-        monkeypatch.setattr(build_module, "take_over", lambda *_: [])
+        monkeypatch.setattr(build_module, "use_row_optimizers", lambda *_: [])
     return "data_parallel" if request.param == "data_parallel" else "row_wise"
 
 

@@ -28,7 +28,7 @@ from twhin_core.stages.train import train
 from twhin_core.training import plan
 from twhin_core.training.build import TrainableModel, build
 from twhin_core.training.initialise import ROWS_PER_BLOCK
-from twhin_core.training.plan import Part, TablePlan, show
+from twhin_core.training.plan import TablePlan, TableShard, show
 
 ROWS = {"user": 7, "tweet": 8 * ROWS_PER_BLOCK + 5}
 
@@ -187,7 +187,7 @@ def test_the_plan_is_logged_as_a_table_and_kept_with_the_run(
         ("tweet", [{"rank": 0, "rows": 30, "columns": 8, "bytes": 30 * 36}]),
     ]
     with caplog.at_level(logging.INFO, logger="twhin"):
-        show([TablePlan("user", "row_wise", [Part(0, 5000, 8, 5000 * 36), Part(1, 4000, 8, 4000 * 36)])])
+        show([TablePlan("user", "row_wise", [TableShard(0, 5000, 8, 5000 * 36), TableShard(1, 4000, 8, 4000 * 36)])])
     assert [record.getMessage().split() for record in caplog.records] == [
         ["plan:", "table", "sharding", "ranks", "rows", "a", "rank", "columns", "memory", "a", "rank"],
         ["plan:", "user", "row_wise", "2", "5,000", "8", "175.8", "KiB"],

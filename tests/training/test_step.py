@@ -146,8 +146,8 @@ def make_penalty(case: Case) -> dict[str, Any] | None:
 def make_batches(config: Config, step: int) -> tuple[list[Edges], list[Batch]]:
     """A step's edges and batches of rank 0 and of rank 1."""
     schema = Schema(SIZES, config.model.relations)
-    ends = count_ends(chain.from_iterable(map(make_edges, range(STEPS))), schema)
-    maker = BatchMaker(schema, config.model, config.train_data, ends)
+    frequencies = count_ends(chain.from_iterable(map(make_edges, range(STEPS))), schema)
+    maker = BatchMaker(schema, config.model, config.train_data, frequencies)
     edges = make_edges(step)
     return edges, [
         maker.make(edges[rank], 2 * EDGES_PER_RANK, torch.Generator().manual_seed(2 * step + rank)) for rank in range(2)

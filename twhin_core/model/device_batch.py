@@ -22,10 +22,10 @@ from twhin_core.config import Model, TrainData
 from twhin_core.data.edges import Edges
 from twhin_core.data.frequencies import Frequencies
 from twhin_core.model.batch import Batch, Queries
-from twhin_core.model.negatives import Chunks, draw_edges, make_chunks
-from twhin_core.model.proposals import Proposals
+from twhin_core.model.negative_sampler import NegativeSampler
+from twhin_core.model.negatives import ChunkLayout, draw_edges, lay_out_chunks
 from twhin_core.model.scorer import relations_share_candidates
-from twhin_core.schema import SIDES, Schema, Side
+from twhin_core.schema import OTHER, SIDES, Schema, Side
 
 Sided = dict[Side, Tensor]
 
@@ -37,7 +37,7 @@ LARGEST_STRIDE = 16_384
 class LaidOutSide:
     """One side of a step's edges on the host."""
 
-    chunks: Chunks
+    chunks: ChunkLayout
     table: Tensor
     """int64 [C]: the table of each chunk's answers."""
     edges_of_table: list[int]
@@ -69,11 +69,11 @@ class DeviceBatchMaker:
     """Makes batches of a schema's edges on a device."""
 
     def __init__(
-        self, schema: Schema, model: Model, data: TrainData, ends: Frequencies | None, device: torch.device
+        self, schema: Schema, model: Model, data: TrainData, frequencies: Frequencies | None, device: torch.device
     ) -> None:
-        """`ends`: of the training edges, as `Proposals` needs them."""
+        """`frequencies`: of the training edges, as `NegativeSampler` needs them."""
         self._data, self._device = data, device
-        self._proposals = Proposals(schema, data, ends, device)
+        self._sampler = NegativeSampler(schema, data, frequencies, device)
         self._tables = list(schema.tables)
         table = {side: [self._tables.index(getattr(of, side)) for of in schema.relations] for side in SIDES}
         self._host_table = {side: np.array(table[side]) for side in SIDES}
@@ -99,7 +99,7 @@ class DeviceBatchMaker:
 
     def _lay_out_side(self, side: Side, rel: np.typing.NDArray[np.int64], pin: Any) -> LaidOutSide:
         table = self._host_table[side][rel]
-        chunks = make_chunks(torch.from_numpy(table if self._by_table[side] else rel), self._data.positives_a_chunk)
+        chunks = lay_out_chunks(torch.from_numpy(table if self._by_table[side] else rel), self._data.positives_a_chunk)
         of_chunk = chunks.group if self._by_table[side] else torch.from_numpy(self._host_table[side])[chunks.group]
         pinned: dict[str, Any] = {
             field.name: pin(value)
@@ -122,36 +122,37 @@ class DeviceBatchMaker:
         rel, weight = _moved(host.rel, device), _moved(host.weight, device)
         chunks = {side: self._chunks(host.sides[side].chunks, len(rel), device) for side in SIDES}
         table = {side: _moved(host.sides[side].table, device) for side in SIDES}
-        uniform = {side: self._proposals.draw(table[side], generator) for side in SIDES}
-        lookups, places = self._lookups(self._requests(host, node, rel, table, uniform))
-        end: Sided = {"lhs": places[0], "rhs": places[2]}
-        drawn: Sided = {"lhs": places[1], "rhs": places[3]}
-        parts: list[Tensor] = []
+        uniform = {side: self._sampler.draw(table[side], generator) for side in SIDES}
+        lookups, index = self._lookups(self._requests(host, node, rel, table, uniform))
+        edges: Sided = {"lhs": index[0], "rhs": index[2]}
+        drawn: Sided = {"lhs": index[1], "rhs": index[3]}
+        gathers: list[Tensor] = []
         queries: dict[Side, Queries] = {}
-        for side, other in zip(SIDES, SIDES[::-1], strict=True):
-            of, rels = chunks[side], chunks[side].lay_out(rel)
+        for side, layout in chunks.items():
+            rels = layout.lay_out(rel)
             candidate, candidate_node = drawn[side].view(uniform[side].shape), uniform[side]
             if self._data.in_batch_negatives:
-                sampled = draw_edges(of, self._data.in_batch_negatives, generator)
-                candidate = torch.cat([end[side][sampled], candidate], 1)
+                sampled = draw_edges(layout, self._data.in_batch_negatives, generator)
+                candidate = torch.cat([edges[side][sampled], candidate], 1)
                 candidate_node = torch.cat([node[side][sampled], candidate_node], 1)
-            law = rels[:, 0], table[side]
+            of_chunks = side, rels[:, 0], table[side]
+            weights = layout.lay_out(weight)
             queries[side] = Queries(
-                given=len(parts),
-                asked=len(parts) + 1,
-                candidate=len(parts) + 2,
+                node=len(gathers),
+                answer=len(gathers) + 1,
+                candidate=len(gathers) + 2,
                 rel=rels,
-                weight=of.lay_out(weight) if of.is_identity else of.lay_out(weight) * of.filled,
+                weight=weights if layout.is_identity else weights * layout.filled,
                 masked=None,
-                correction=self._proposals.correction(side, *law, candidate_node),
-                own_correction=self._proposals.correction(side, *law, of.lay_out(node[side])),
-                handicap=self._handicap(table[side], candidate.shape[1]),
+                correction=self._sampler.correction(*of_chunks, candidate_node),
+                answer_correction=self._sampler.correction(*of_chunks, layout.lay_out(node[side])),
+                log_weight=self._log_weight(table[side], candidate.shape[1]),
                 has_self=self._data.self_negatives,
-                self_masked=self._self_masked(of, rel, node) if self._data.self_negatives else None,
+                self_masked=self._self_masked(layout, rel, node) if self._data.self_negatives else None,
             )
-            parts += [of.lay_out(end[other]).flatten(), of.lay_out(end[side]).flatten(), candidate.flatten()]
-        order, start = _by_place(parts, len(lookups.values()))
-        return Batch(lookups, parts, order, start, queries, host.step_edges)
+            gathers += [layout.lay_out(edges[of]).flatten() for of in (OTHER[side], side)] + [candidate.flatten()]
+        order, start = _sort_by_index(gathers, len(lookups.values()))
+        return Batch(lookups, gathers, order, start, queries, host.step_edges)
 
     def _requests(self, host: LaidOutEdges, node: Sided, rel: Tensor, table: Sided, uniform: Sided) -> list[_Request]:
         """For each side the ends of the edges, then the candidates drawn from the tables."""
@@ -163,7 +164,7 @@ class DeviceBatchMaker:
             requests.append(_Request(uniform[side].flatten(), partial(_repeated, table[side], drawn), counts))
         return requests
 
-    def _chunks(self, chunks: Chunks, edges: int, device: torch.device) -> Chunks:
+    def _chunks(self, chunks: ChunkLayout, edges: int, device: torch.device) -> ChunkLayout:
         everything = torch.arange(edges, device=device)
         moved: dict[str, Any] = {
             field.name: _moved(value, device)
@@ -176,34 +177,34 @@ class DeviceBatchMaker:
         return replace(chunks, **moved)
 
     @staticmethod
-    def _is_left(name: str, chunks: Chunks) -> bool:
+    def _is_left(name: str, chunks: ChunkLayout) -> bool:
         """Whether a part of the chunks' layout is made on the device, rather than moved there."""
         return chunks.is_identity and name in ("edge", "order", "filled")
 
-    def _handicap(self, table: Tensor, candidates: int) -> Tensor | None:
+    def _log_weight(self, table: Tensor, candidates: int) -> Tensor | None:
         return (self._size[table] / candidates).log() if self._data.full_softmax else None
 
-    def _self_masked(self, chunks: Chunks, rel: Tensor, node: Sided) -> Tensor:
+    def _self_masked(self, chunks: ChunkLayout, rel: Tensor, node: Sided) -> Tensor:
         """Where a query's known end is no negative of it: bool [C, L]."""
         other_table = self._table["lhs"][rel] != self._table["rhs"][rel]
         return chunks.lay_out(other_table | (node["lhs"] == node["rhs"]))
 
     def _lookups(self, requests: list[_Request]) -> tuple[KeyedJaggedTensor, list[Tensor]]:
-        """All requested rows, sorted by their tables, and the places of each request's rows there."""
+        """All requested rows, sorted by table, and for each request the indices of its rows there."""
         per_table = np.sum([request.counts for request in requests], 0)
         if all(request.table is not None for request in requests):
-            first, places = 0, [torch.empty(0)] * len(requests)
+            first, index = 0, [torch.empty(0)] * len(requests)
             order = sorted(range(len(requests)), key=lambda number: requests[number].table or 0)
             for number in order:
                 count = len(requests[number].node)
-                places[number] = torch.arange(first, first + count, device=self._device)
+                index[number] = torch.arange(first, first + count, device=self._device)
                 first += count
             values = torch.cat([requests[number].node for number in order])
         else:
             by_table = torch.cat([request.of_table() for request in requests]).argsort(stable=True)
-            place = torch.empty_like(by_table)
-            place[by_table] = torch.arange(len(by_table), device=self._device)
-            places = list(place.split([len(request.node) for request in requests]))
+            inverse = torch.empty_like(by_table)
+            inverse[by_table] = torch.arange(len(by_table), device=self._device)
+            index = list(inverse.split([len(request.node) for request in requests]))
             values = torch.cat([request.node for request in requests])[by_table]
         stride = int(min(max(per_table.max(), 1), LARGEST_STRIDE))
         lengths = per_table[:, None] // stride + (np.arange(stride) < per_table[:, None] % stride)
@@ -214,7 +215,7 @@ class DeviceBatchMaker:
             stride=stride,
             length_per_key=per_table.tolist(),
         )
-        return lookups, places
+        return lookups, index
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,7 @@ def _moved(value: Tensor, device: torch.device) -> Tensor:
     return value.to(device, non_blocking=True)
 
 
-def _by_place(parts: list[Tensor], looked_up: int) -> tuple[Tensor, Tensor]:
-    """As `places.by_place`, on the parts' device."""
-    place, order = torch.cat(parts).sort(stable=True)
-    return order, torch.searchsorted(place, torch.arange(looked_up + 1, device=place.device))
+def _sort_by_index(gathers: list[Tensor], looked_up: int) -> tuple[Tensor, Tensor]:
+    """As `sorting.sort_by_index`, on the gathers' device."""
+    index, order = torch.cat(gathers).sort(stable=True)
+    return order, torch.searchsorted(index, torch.arange(looked_up + 1, device=index.device))

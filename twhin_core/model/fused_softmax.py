@@ -51,8 +51,8 @@ def softmax_losses(
     """
     from twhin_core.model.softmax_kernels import LogSumExp  # needs Triton
 
-    given, asked, candidates = vectors
-    queries = scorer.query_points(side, batch.rel, given)
+    node, answer, candidates = vectors
+    queries = scorer.query_points(side, batch.rel, node)
     rel_of_candidates = batch.rel[:, :1].expand(-1, candidates.shape[1])
     negatives = LogSumExp.apply(  # type: ignore[no-untyped-call]  # a Function of torch's
         _low(queries),
@@ -62,23 +62,25 @@ def softmax_losses(
         1 / temperature,
         METRICS[comparator],
     )
-    answers = scorer.answer_points(side, batch.rel, asked)
+    answers = scorer.answer_points(side, batch.rel, answer)
     positive = scorer.comparator.pairs(queries, answers).float() / temperature
-    if batch.own_correction is not None:
-        positive = positive - batch.own_correction
-    if batch.handicap is not None:
-        positive = positive - batch.handicap[:, None]
+    if batch.answer_correction is not None:
+        positive = positive - batch.answer_correction
+    if batch.log_weight is not None:
+        positive = positive - batch.log_weight[:, None]
     logits = [positive, negatives]
     if batch.self_masked is not None:
-        own = scorer.comparator.pairs(queries, scorer.answer_points(side, batch.rel, given)).float() / temperature
-        logits.append(own.masked_fill(batch.self_masked, -torch.inf))
+        self_negative = (
+            scorer.comparator.pairs(queries, scorer.answer_points(side, batch.rel, node)).float() / temperature
+        )
+        logits.append(self_negative.masked_fill(batch.self_masked, -torch.inf))
     return torch.stack(logits).logsumexp(0) - positive
 
 
 def masked_positions(batch: Queries, ids: tuple[Tensor, Tensor]) -> Tensor:
     """`Queries.masked` of a batch made on a device: the positions of what does not count in the flattened scores."""
-    asked, candidates = ids
-    same = asked[:, :, None] == candidates[:, None, :]
+    answer, candidates = ids
+    same = answer[:, :, None] == candidates[:, None, :]
     first = torch.zeros_like(same[..., :1])
     columns = [first, same] if batch.self_masked is None else [first, batch.self_masked[..., None], same]
     return torch.cat(columns, -1).flatten().nonzero().squeeze(1)

@@ -21,13 +21,13 @@ class Loss(ABC):
     """What scores are divided by, to be logarithms of odds."""
 
     @abstractmethod
-    def __call__(self, scores: Tensor, masked: Tensor, handicap: Tensor | None = None) -> Tensor:
+    def __call__(self, scores: Tensor, masked: Tensor, log_weight: Tensor | None = None) -> Tensor:
         """Loss [C, L] of C chunks of L positives, each with the K negatives of its chunk.
 
         Args:
             scores: [C, L, 1 + K], the positive's first; may be overwritten.
             masked: int64: negatives that do not count, as positions in the flattened scores.
-            handicap: [C], logarithm of the weight of each negative, for the softmax alone; None for 1.
+            log_weight: [C], logarithm of the weight of each negative, for the softmax alone; None for 1.
         """
 
 
@@ -39,8 +39,8 @@ class BinaryCrossEntropy(Loss):
 
     is_shift_invariant = False
 
-    def __call__(self, scores: Tensor, masked: Tensor, handicap: Tensor | None = None) -> Tensor:
-        assert handicap is None
+    def __call__(self, scores: Tensor, masked: Tensor, log_weight: Tensor | None = None) -> Tensor:
+        assert log_weight is None
         return F.softplus(-scores[..., 0]) + _mean_of_negatives(F.softplus(scores), masked)
 
 
@@ -52,8 +52,8 @@ class Ranking(Loss):
     def __init__(self, margin: float) -> None:
         self.margin = margin
 
-    def __call__(self, scores: Tensor, masked: Tensor, handicap: Tensor | None = None) -> Tensor:
-        assert handicap is None
+    def __call__(self, scores: Tensor, masked: Tensor, log_weight: Tensor | None = None) -> Tensor:
+        assert log_weight is None
         short = F.relu(scores + (self.margin - scores[..., :1]))
         return _mean_of_negatives(short, masked)
 
@@ -61,7 +61,7 @@ class Ranking(Loss):
 class Softmax(Loss):
     """Cross-entropy of the positive among its negatives: -log( e^{f/τ} / (e^{f/τ} + e^h·Σ_k e^{f_k/τ}) ).
 
-    h is the handicap, else 0: with the logarithm of (rows of the table / K) uniform negatives estimate the sum over the
+    h is the log weight, 0 by default: with log(rows of the table / K), uniform negatives estimate the sum over the
     table (Jean et al., 2015, equation 9).
 
     A positive whose share is below the smallest number of its type counts as that number, about 87; its gradient is
@@ -73,14 +73,14 @@ class Softmax(Loss):
     def __init__(self, temperature: float) -> None:
         self.temperature = temperature
 
-    def __call__(self, scores: Tensor, masked: Tensor, handicap: Tensor | None = None) -> Tensor:
+    def __call__(self, scores: Tensor, masked: Tensor, log_weight: Tensor | None = None) -> Tensor:
         # Functions of torch's carry no types.
-        loss, _ = _CrossEntropy.apply(scores, masked, handicap, 1 / self.temperature)  # type: ignore[no-untyped-call]
+        loss, _ = _CrossEntropy.apply(scores, masked, log_weight, 1 / self.temperature)  # type: ignore[no-untyped-call]
         return loss  # type: ignore[no-any-return]
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """-log softmax(scale · scores)[first], masked scores left out; of the first one the handicap is taken before.
+    """-log softmax(scale · scores)[first], masked scores left out; of the first one the log_weight is taken before.
 
     Written out, because the scores are the largest tensor of a step, and the taped version keeps and passes over
     several copies of them. Here they become their shares of the softmax, and those their gradient, in place.
@@ -88,12 +88,12 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, scores: Tensor, masked: Tensor, handicap: Tensor | None, scale: float
+        ctx: Any, scores: Tensor, masked: Tensor, log_weight: Tensor | None, scale: float
     ) -> tuple[Tensor, Tensor]:
         if scale != 1:
             scores.mul_(scale)
-        if handicap is not None:
-            scores[..., 0] -= handicap[:, None]
+        if log_weight is not None:
+            scores[..., 0] -= log_weight[:, None]
         scores.view(-1).index_fill_(0, masked, -torch.inf)
         shares = torch.softmax(scores, -1, out=scores)
         # The negatives' share too, for where the positive's is so near 1 that its difference from 1 would be rounded.

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from twhin_core.config import Config
 from twhin_core.errors import UserError
-from twhin_core.model.places import sorted_order
+from twhin_core.model.sorting import stable_argsort
 from twhin_core.schema import Schema
 
 
 @dataclass(frozen=True)
-class Chunks:
+class ChunkLayout:
     """Edges of a batch laid out in C chunks of L slots, one group to a chunk."""
 
     edge: Tensor
@@ -44,7 +44,7 @@ class Chunks:
         return values.view(self.edge.shape) if self.is_identity else values[self.edge]
 
 
-def make_chunks(group: Tensor, size: int) -> Chunks:
+def lay_out_chunks(group: Tensor, size: int) -> ChunkLayout:
     """Lays out edges of the groups `group` (int64 [B], B > 0) in chunks of at most `size`, evenly filled."""
     order, groups, counts = _sorted_groups(group)
     largest = int(counts.max())
@@ -58,7 +58,7 @@ def make_chunks(group: Tensor, size: int) -> Chunks:
     edge[slot] = order
     filled = torch.zeros(slots, dtype=torch.bool)
     filled[slot] = True
-    return Chunks(
+    return ChunkLayout(
         edge=edge.view(-1, length),
         filled=filled.view(-1, length),
         group=groups.repeat_interleave(chunks),
@@ -73,7 +73,7 @@ def _sorted_groups(group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The edges in the order of their groups, the groups that occur, and how many edges each has."""
     if bool((group == group[0]).all()):  # as in every graph of one relation; sorting would take longer than all else
         return torch.arange(len(group)), group[:1], torch.tensor([len(group)])
-    order = sorted_order(group, int(group.max()) + 1)
+    order = stable_argsort(group, int(group.max()) + 1)
     groups, counts = group[order].unique_consecutive(return_counts=True)
     return order, groups, counts
 
@@ -82,7 +82,7 @@ def _sorted_groups(group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class Negatives:
     """K candidates for one side of the edges of each chunk: N in-batch ones, then M uniform ones."""
 
-    chunks: Chunks
+    chunks: ChunkLayout
     node: Tensor
     """int64 [C, N + M]: the candidates' rows in the table of the side."""
     sampled_edge: Tensor
@@ -130,7 +130,7 @@ def draw(size: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return (share * size[:, None]).long()
 
 
-def draw_edges(chunks: Chunks, count: int, generator: torch.Generator) -> Tensor:
+def draw_edges(chunks: ChunkLayout, count: int, generator: torch.Generator) -> Tensor:
     """For each chunk, edges drawn with replacement from the batch's edges of its group: int64 [C, count]."""
     return chunks.order[chunks.first[:, None] + draw(chunks.count, count, generator)]
 

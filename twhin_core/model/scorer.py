@@ -40,28 +40,28 @@ class Scorer(nn.Module):
         self.operator = RelationOperators(relations, model.dim)
         self.inverse = RelationOperators(relations, model.dim) if model.reciprocal else None
 
-    def queries(self, side: Side, rel: Tensor, given: Tensor) -> Tensor:
+    def queries(self, side: Side, rel: Tensor, node: Tensor) -> Tensor:
         """Projects known ends, lhs if `side` is rhs and the other way round; their scores lack the query's `offset`.
 
-        rel [...], given [..., dim] → [..., width].
+        rel [...], node [..., dim] → [..., width].
         """
-        return self.comparator.query(self._operated(side, rel, given))
+        return self.comparator.query(self._operated(side, rel, node))
 
-    def _operated(self, side: Side, rel: Tensor, given: Tensor) -> Tensor:
-        """Known ends, with the operator of their queries applied: rel [...], given [..., dim] → [..., dim]."""
+    def _operated(self, side: Side, rel: Tensor, node: Tensor) -> Tensor:
+        """Known ends, with the operator of their queries applied: rel [...], node [..., dim] → [..., dim]."""
         if side == "rhs":
-            return self.operator(rel, given)  # type: ignore[no-any-return]  # modules' calls carry no types
+            return self.operator(rel, node)  # type: ignore[no-any-return]  # modules' calls carry no types
         if self.inverse is not None:
-            return self.inverse(rel, given)  # type: ignore[no-any-return]
+            return self.inverse(rel, node)  # type: ignore[no-any-return]
         if self.comparator.commutes_with_operators:
-            return self.operator.adjoint(rel, given)
-        return given
+            return self.operator.adjoint(rel, node)
+        return node
 
-    def offset(self, side: Side, rel: Tensor, given: Tensor) -> Tensor | None:
-        """What all products of a query are short of: rel [...], given [..., dim] → [...]; None where it is 0."""
+    def offset(self, side: Side, rel: Tensor, node: Tensor) -> Tensor | None:
+        """What all products of a query are short of: rel [...], node [..., dim] → [...]; None where it is 0."""
         if side == "rhs" or self.inverse is not None or not self.comparator.commutes_with_operators:
             return None
-        return self.operator.bias(rel, given)
+        return self.operator.bias(rel, node)
 
     def answers(self, side: Side, rel: Tensor, nodes: Tensor) -> Tensor:
         """Projects nodes that may answer queries for `side`: rel [...], nodes [..., dim] → [..., width].
@@ -76,15 +76,15 @@ class Scorer(nn.Module):
             return self.operator(rel, nodes)  # type: ignore[no-any-return]
         return nodes
 
-    def query_points(self, side: Side, rel: Tensor, given: Tensor) -> Tensor:
-        """As `queries`, but the points that the comparator compares: rel [...], given [..., dim] → [..., dim]."""
-        return self.comparator.point(self._operated(side, rel, given))
+    def query_points(self, side: Side, rel: Tensor, node: Tensor) -> Tensor:
+        """As `queries`, but the points that the comparator compares: rel [...], node [..., dim] → [..., dim]."""
+        return self.comparator.point(self._operated(side, rel, node))
 
     def answer_points(self, side: Side, rel: Tensor, nodes: Tensor) -> Tensor:
         """As `answers`, but the points that the comparator compares: rel [...], nodes [..., dim] → [..., dim]."""
         return self.comparator.point(self._answering(side, rel, nodes))
 
-    def rivals(self, side: Side, rel: Tensor, candidates: Tensor) -> Tensor:
+    def shared_answers(self, side: Side, rel: Tensor, candidates: Tensor) -> Tensor:
         """Projects what the queries of a chunk share: rel [C, L], candidates [C, K, dim] → [C, K, width].
 
         One relation a chunk unless `relations_share_candidates`.
@@ -100,23 +100,28 @@ class Scorer(nn.Module):
         products = torch.bmm(queries, answers.transpose(1, 2))
         return self._finished(products, None if offset is None else offset[:, :, None])
 
-    def one_to_rivals(
-        self, queries: Tensor, answers: Tensor, rivals: Tensor, offset: Tensor | None, own: Tensor | None = None
+    def one_to_negatives(
+        self,
+        queries: Tensor,
+        answers: Tensor,
+        negatives: Tensor,
+        offset: Tensor | None,
+        self_negative: Tensor | None = None,
     ) -> Tensor:
-        """Scores of a chunk's true answers, each followed by those of its rivals.
+        """Scores of a chunk's true answers, each followed by those of its negatives.
 
         Args:
             queries: [C, L, width].
             answers: [C, L, width], one a query.
-            rivals: [C, K, width], shared by the chunk.
+            negatives: [C, K, width], shared by the chunk.
             offset: [C, L].
-            own: [C, L, width], one more rival of each query alone.
+            self_negative: [C, L, width], one more negative for each query alone.
 
         Returns:
-            [C, L, 1 + K]; with `own` [C, L, 2 + K], its score after the answer's.
+            [C, L, 1 + K]; with `self_negative` [C, L, 2 + K], its score after the answer's.
         """
         # Functions of torch's carry no types.
-        products = _Products.apply(queries, answers, rivals, own)  # type: ignore[no-untyped-call]
+        products = _Products.apply(queries, answers, negatives, self_negative)  # type: ignore[no-untyped-call]
         return self._finished(products, None if offset is None else offset[:, :, None])
 
     def _finished(self, products: Tensor, offset: Tensor | None) -> Tensor:
@@ -124,41 +129,41 @@ class Scorer(nn.Module):
 
     def edges(self, side: Side, rel: Tensor, lhs: Tensor, rhs: Tensor) -> Tensor:
         """Scores of whole edges as answers to their query for `side`: rel [...], lhs and rhs [..., dim] → [...]."""
-        given, asked = (lhs, rhs) if side == "rhs" else (rhs, lhs)
-        queries, answers = self.queries(side, rel, given), self.answers(side, rel, asked)
-        return self.one_to_one(queries, answers, self.offset(side, rel, given))
+        node, answer = (lhs, rhs) if side == "rhs" else (rhs, lhs)
+        queries, answers = self.queries(side, rel, node), self.answers(side, rel, answer)
+        return self.one_to_one(queries, answers, self.offset(side, rel, node))
 
-    def candidates(self, side: Side, rel: Tensor, given: Tensor, candidates: Tensor) -> Tensor:
+    def candidates(self, side: Side, rel: Tensor, node: Tensor, candidates: Tensor) -> Tensor:
         """Scores of candidates for `side`, which the queries of a chunk share.
 
         Args:
             rel: [C, L] relation of each query, in C chunks of L; one relation a chunk unless
                 `relations_share_candidates`.
-            given: [C, L, dim] vector of each query's known end.
+            node: [C, L, dim] vector of each query's known end.
             candidates: [C, K, dim] vectors of each chunk's candidates.
 
         Returns:
             [C, L, K] scores.
         """
-        queries, rivals = self.queries(side, rel, given), self.rivals(side, rel, candidates)
-        return self.one_to_all(queries, rivals, self.offset(side, rel, given))
+        queries, negatives = self.queries(side, rel, node), self.shared_answers(side, rel, candidates)
+        return self.one_to_all(queries, negatives, self.offset(side, rel, node))
 
 
 class _Products(torch.autograd.Function):
-    """Inner products of each query [C, L, width] with its answer [C, L, width], with a rival of its own [C, L, width]
-    if there is one, and with all rivals of its chunk [C, K, width].
+    """Inner products of each query [C, L, width] with its answer [C, L, width], with its self negative [C, L, width] if
+    there is one, and with all negatives of its chunk [C, K, width].
 
-    [C, L, 1 + K] or [C, L, 2 + K] in that order; the products with the chunk's rivals are in autocast's type where it
-    is enabled. Written out, because the taped version copies the products, the largest tensor of a step, to put the
-    others beside them.
+    The result is [C, L, 1 + K] or [C, L, 2 + K], in that order; products with the chunk's negatives are in autocast's
+    dtype where it is enabled. Written by hand because autograd would copy the products, the largest tensor of a step,
+    to concatenate the others with them.
     """
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, answers: Tensor, rivals: Tensor, own: Tensor | None) -> Tensor:
+    def forward(ctx: Any, queries: Tensor, answers: Tensor, negatives: Tensor, self_negative: Tensor | None) -> Tensor:
         device = queries.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else queries.dtype
-        single = [answers] if own is None else [answers, own]
-        low_queries, room = queries.to(low), F.pad(rivals.to(low), (0, 0, len(single), 0))
+        single = [answers] if self_negative is None else [answers, self_negative]
+        low_queries, room = queries.to(low), F.pad(negatives.to(low), (0, 0, len(single), 0))
         products = torch.bmm(low_queries, room.transpose(1, 2))
         for column, vectors in enumerate(single):
             products[..., column] = (queries * vectors).sum(-1)
@@ -173,5 +178,5 @@ class _Products(torch.autograd.Function):
         to_queries = torch.bmm(gradient, room).to(queries.dtype)
         for share, vectors in zip(first, single, strict=True):
             to_queries.addcmul_(share, vectors)
-        to_rivals = torch.bmm(gradient.transpose(1, 2), low_queries)[:, len(single) :].to(queries.dtype)
-        return to_queries, first[0] * queries, to_rivals, first[1] * queries if len(single) > 1 else None
+        to_negatives = torch.bmm(gradient.transpose(1, 2), low_queries)[:, len(single) :].to(queries.dtype)
+        return to_queries, first[0] * queries, to_negatives, first[1] * queries if len(single) > 1 else None

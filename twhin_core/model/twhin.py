@@ -53,14 +53,14 @@ class Twhin(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """This rank's part of the step's mean loss: Σ weight · (lhs side + rhs side) / 2 / edges of the step.
 
-        In training with what is asked for beside it (regularisation, relation prediction); in validation without.
+        In training with what is answer for beside it (regularisation, relation prediction); in validation without.
         """
-        rows = _Parts.apply(self._look_up(batch), batch)  # type: ignore[no-untyped-call]  # a Function of torch's
+        rows = _Gather.apply(self._look_up(batch), batch)  # type: ignore[no-untyped-call]  # a Function of torch's
         lhs, rhs = (self._loss(side, batch, rows) for side in SIDES)
         loss = (lhs + rhs) / (2 * batch.step_edges)
         if self.training and self.extra:
             edges = batch.queries["rhs"]  # each edge has one slot of either side's
-            lhs, rhs = (rows[part].view(*edges.rel.shape, -1) for part in (edges.given, edges.asked))
+            lhs, rhs = (rows[gather].view(*edges.rel.shape, -1) for gather in (edges.node, edges.answer))
             for objective in self.extra:
                 loss = loss + objective(self.scorer, edges.rel, edges.weight, lhs, rhs) / batch.step_edges
         return loss
@@ -72,47 +72,47 @@ class Twhin(nn.Module):
         return torch.cat(rows) if len(rows) > 1 else rows[0]
 
     def _loss(self, side: Side, whole: Batch, rows: list[Tensor]) -> Tensor:
-        """Weighted sum of the losses of the batch's queries for `side`, a scalar; `rows` are those of each part."""
+        """Weighted sum of the losses of the batch's queries for `side`, a scalar; `rows` are those of each gather."""
         batch = whole.queries[side]
-        parts = (batch.given, batch.asked, batch.candidate)
-        given, asked, candidates = (rows[part].view(len(batch.rel), -1, rows[part].shape[-1]) for part in parts)
+        gathers = (batch.node, batch.answer, batch.candidate)
+        node, answer, candidates = (rows[of].view(len(batch.rel), -1, rows[of].shape[-1]) for of in gathers)
         masked = batch.masked
         if masked is None:
-            asked_id, candidate_id = (
-                whole.lookups.values()[whole.parts[part]].view(len(batch.rel), -1) for part in parts[1:]
+            answer_id, candidate_id = (
+                whole.lookups.values()[whole.gathers[of]].view(len(batch.rel), -1) for of in gathers[1:]
             )
-            if isinstance(self.loss, Softmax) and fused_softmax.is_available(given.device, given.shape[-1]):
+            if isinstance(self.loss, Softmax) and fused_softmax.is_available(node.device, node.shape[-1]):
                 losses = fused_softmax.softmax_losses(
-                    self.scorer, self.comparator, side, batch, (given, asked, candidates), (asked_id, candidate_id),
+                    self.scorer, self.comparator, side, batch, (node, answer, candidates), (answer_id, candidate_id),
                     self.loss.temperature,
                 )  # fmt: skip
                 return (losses * batch.weight).sum()
-            masked = fused_softmax.masked_positions(batch, (asked_id, candidate_id))
-        queries = self.scorer.queries(side, batch.rel, given)
-        answers = self.scorer.answers(side, batch.rel, asked)
-        rivals = self.scorer.rivals(side, batch.rel, candidates)
-        offset = None if self.loss.is_shift_invariant else self.scorer.offset(side, batch.rel, given)
-        own = self.scorer.answers(side, batch.rel, given) if batch.has_self else None
-        scores = self.scorer.one_to_rivals(queries, answers, rivals, offset, own)
-        if batch.correction is not None and batch.own_correction is not None:
-            for_rivals = batch.correction[:, None].expand(-1, scores.shape[1], -1)
-            # The known end is always there, whatever the law that the candidates are drawn by.
-            for_answers = F.pad(batch.own_correction[..., None], (0, int(batch.has_self)))
-            scores = scores - self.loss.temperature * torch.cat([for_answers, for_rivals], 2)
-        return (self.loss(scores, masked, batch.handicap) * batch.weight).sum()
+            masked = fused_softmax.masked_positions(batch, (answer_id, candidate_id))
+        queries = self.scorer.queries(side, batch.rel, node)
+        answers = self.scorer.answers(side, batch.rel, answer)
+        negatives = self.scorer.shared_answers(side, batch.rel, candidates)
+        offset = None if self.loss.is_shift_invariant else self.scorer.offset(side, batch.rel, node)
+        self_negative = self.scorer.answers(side, batch.rel, node) if batch.has_self else None
+        scores = self.scorer.one_to_negatives(queries, answers, negatives, offset, self_negative)
+        if batch.correction is not None and batch.answer_correction is not None:
+            for_negatives = batch.correction[:, None].expand(-1, scores.shape[1], -1)
+            # The query's own node is always among the negatives, whatever distribution the candidates are drawn from.
+            for_answers = F.pad(batch.answer_correction[..., None], (0, int(batch.has_self)))
+            scores = scores - self.loss.temperature * torch.cat([for_answers, for_negatives], 2)
+        return (self.loss(scores, masked, batch.log_weight) * batch.weight).sum()
 
 
-class _Parts(torch.autograd.Function):
-    """The rows [n, dim] of each part, of those looked up [m, dim].
+class _Gather(torch.autograd.Function):
+    """The rows [n, dim] of each gather, from the looked-up rows [m, dim].
 
-    Written out, because the taped version sorts the places in every backward pass, or adds them up one by one; here
-    they come sorted with the batch.
+    Written by hand because autograd's own backward sorts the indices in every step or adds rows one by one; a batch
+    brings them sorted.
     """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, batch: Batch) -> tuple[Tensor, ...]:
         ctx.batch = batch
-        return tuple(rows.index_select(0, place) for place in batch.parts)
+        return tuple(rows.index_select(0, index) for index in batch.gathers)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:

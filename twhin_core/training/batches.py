@@ -20,7 +20,7 @@ from twhin_core.model.batch import Batch, BatchMaker
 from twhin_core.model.device_batch import DeviceBatchMaker, LaidOutEdges
 from twhin_core.schema import Schema
 
-MadeBatch = Batch | LaidOutEdges
+PreparedBatch = Batch | LaidOutEdges
 """A batch made on the CPU, or what the batch is made of on a GPU; `to` gives the batch there."""
 
 # One thread of torch's for the making: more would wait for cores that the step needs, and the step for them.
@@ -37,20 +37,22 @@ class Batches:
         files: EdgeFiles,
         data: TrainData,
         ranks: Ranks,
-        ends: Frequencies | None = None,
+        frequencies: Frequencies | None = None,
         source: Source | None = None,
     ) -> None:
-        """`ends`: of the training edges, where `data.needs_frequencies`; `source`: where the edges of `files` are read,
-        in this process if None.
+        """
+        Args:
+            frequencies: of the training edges; needed if `data.needs_frequencies`.
+            source: reads the edges of `files`; None reads them in this process.
         """
         self._data, self._ranks, self._source = data, ranks, source
         self._seed = config.training.seed
         self._windows = Windows(files, self._seed, data.shuffle_buffer)
         self._maker: BatchMaker | DeviceBatchMaker
         if ranks.device.type == "cpu":
-            self._maker = BatchMaker(schema, config.model, data, ends)
+            self._maker = BatchMaker(schema, config.model, data, frequencies)
         else:
-            self._maker = DeviceBatchMaker(schema, config.model, data, ends, ranks.device)
+            self._maker = DeviceBatchMaker(schema, config.model, data, frequencies, ranks.device)
         if not self.edges_per_epoch:
             section = "validation_data" if data is config.validation_data else "train_data"
             raise UserError(
@@ -67,13 +69,13 @@ class Batches:
         """Steps of the epochs before `num_epochs` that come after `state`."""
         return self._reader(state).steps_left(num_epochs)
 
-    def epochs(self, state: State, num_epochs: int) -> Iterator[tuple[MadeBatch, State]]:
+    def epochs(self, state: State, num_epochs: int) -> Iterator[tuple[PreparedBatch, State]]:
         """Batches of the shuffled epochs before `num_epochs`, from `state` on, each with the state after it."""
         steps = self._reader(state).steps(num_epochs)
         with Ahead(((self._make(step, stream=0), step.after) for step in steps), initializer=_ONE_THREAD) as made:
             yield from made
 
-    def in_order(self) -> Iterator[MadeBatch]:
+    def in_order(self) -> Iterator[PreparedBatch]:
         """Batches of one pass in data set order."""
         steps = self._reader().steps_in_order()
         with Ahead((self._make(step, stream=1) for step in steps), initializer=_ONE_THREAD) as made:
@@ -92,7 +94,7 @@ class Batches:
             reader.load_state_dict(state)
         return reader
 
-    def _make(self, step: Step, stream: int) -> MadeBatch:
+    def _make(self, step: Step, stream: int) -> PreparedBatch:
         """`stream` keeps the negatives of validation apart from those of training."""
         epoch = max(step.epoch, 0)
         entropy = np.random.SeedSequence([self._seed, stream, epoch, step.first, self._ranks.rank])

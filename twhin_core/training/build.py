@@ -23,14 +23,14 @@ from twhin_core.errors import UserError
 from twhin_core.model.batch import Batch
 from twhin_core.model.twhin import Twhin
 from twhin_core.schema import Schema
-from twhin_core.training.alone import look_up_alone
-from twhin_core.training.batches import MadeBatch
+from twhin_core.training.batches import PreparedBatch
+from twhin_core.training.direct_lookup import look_up_directly
 from twhin_core.training.initialise import initialise_table
 from twhin_core.training.local_tables import LocalModel
 from twhin_core.training.optimizers import Optimizers, fuse
 from twhin_core.training.pipeline import Pipeline
-from twhin_core.training.plan import TablePlan, check_alone, describe, make_plan
-from twhin_core.training.shard_rows import ShardRows, take_over
+from twhin_core.training.plan import TablePlan, check_single_rank, make_plan, summarize
+from twhin_core.training.shard_rows import ShardRows, use_row_optimizers
 
 Tag = TypeVar("Tag")
 
@@ -43,10 +43,10 @@ class TrainableModel:
     optimizers: Optimizers
     plan: list[TablePlan]
     amp: bool
-    is_alone: bool = False
+    is_single_rank: bool = False
     """Whether all rows are this rank's, so that nothing of a step has to be sent."""
 
-    def step(self, batch: MadeBatch) -> Tensor:
+    def step(self, batch: PreparedBatch) -> Tensor:
         """Learns from one batch. Gives this rank's part of the loss before the update, a scalar on the device."""
         self.optimizers.start()
         differentiated, loss = self._loss(batch.to(self.model.device))
@@ -54,7 +54,7 @@ class TrainableModel:
         self.optimizers.finish()
         return loss
 
-    def steps(self, batches: Iterator[tuple[MadeBatch, Tag]]) -> Iterator[tuple[Tensor, Tag]]:
+    def steps(self, batches: Iterator[tuple[PreparedBatch, Tag]]) -> Iterator[tuple[Tensor, Tag]]:
         """Learns from each batch in turn; gives what `step` gives, and the batch's tag.
 
         Takes batches ahead where the tables are sharded, so that ids are under way while the step before computes.
@@ -70,7 +70,7 @@ class TrainableModel:
 
     @cached_property
     def pipeline(self) -> Pipeline | None:
-        if self.is_alone:
+        if self.is_single_rank:
             return None
         return Pipeline(self.model, self.optimizers, self._loss)
 
@@ -78,7 +78,7 @@ class TrainableModel:
         """What is differentiated, and this rank's part of the loss."""
         with self._precision():
             # A process alone does not need what the model is wrapped in to add gradients up.
-            loss: Tensor = self.model.module(batch) if self.is_alone else self.model(batch)
+            loss: Tensor = self.model.module(batch) if self.is_single_rank else self.model(batch)
         # Gradients are averaged over the ranks, and each rank's loss is a part of the step's mean: so their sum counts.
         return loss * torch.distributed.get_world_size(), loss.detach()
 
@@ -100,19 +100,24 @@ def build(config: Config, schema: Schema, ranks: Ranks) -> TrainableModel:
     twhin = Twhin(config.model, schema, table_device=torch.device("meta"), device=ranks.device)
     model: DistributedModelParallel | LocalModel
     if ranks.world_size == 1 and LocalModel.can_hold(config.model, ranks.device):
-        check_alone(config, schema, ranks)
+        check_single_rank(config, schema, ranks)
         model, plan, shards = LocalModel(config.model, schema, twhin), None, list[ShardRows]()
-        is_alone = True
+        is_single_rank = True
     else:
         model, plan = _shard(config, schema, twhin, ranks)
-        is_alone = ranks.world_size == 1 and ranks.device.type == "cuda" and look_up_alone(model)
-        shards = take_over(config, model) if ranks.device.type == "cpu" else []
+        is_single_rank = ranks.world_size == 1 and ranks.device.type == "cuda" and look_up_directly(model)
+        shards = use_row_optimizers(config, model) if ranks.device.type == "cpu" else []
     state = model.state_dict()
     for table in config.model.embeddings.tables:
         weight = state[f"tables.embeddings.{table.name}.weight"]
         initialise_table(table.name, weight, config.model.init_std, config.training.seed)
-    description = describe(config, schema, plan, ranks.world_size)
-    return TrainableModel(model, Optimizers(config, model, shards), description, config.runtime.enable_amp, is_alone)
+    return TrainableModel(
+        model=model,
+        optimizers=Optimizers(config, model, shards),
+        plan=summarize(config, schema, plan, ranks.world_size),
+        amp=config.runtime.enable_amp,
+        is_single_rank=is_single_rank,
+    )
 
 
 def _shard(config: Config, schema: Schema, twhin: Twhin, ranks: Ranks) -> tuple[DistributedModelParallel, ShardingPlan]:

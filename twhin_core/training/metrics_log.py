@@ -73,10 +73,10 @@ class MetricsLog:
             self._events.close()
 
 
-class Window:
+class Interval:
     """Mean loss, speed and share of time spent waiting for data since the last line, and the speed of the whole run.
 
-    The loss stays on the device until the window is closed.
+    The loss stays on the device until the interval is closed.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -110,7 +110,7 @@ class Window:
         self._edges += edges
 
     def close(self) -> dict[str, float]:
-        """The window's figures; every rank must call it."""
+        """The interval's figures; every rank must call it."""
         seconds = time.monotonic() - self._started
         self.figures = {
             "loss": self._ranks.sum(self._loss) / self._edges,

@@ -22,7 +22,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.streamable import Pipelineable
 
 from twhin_core.model.batch import Batch
-from twhin_core.training.batches import MadeBatch
+from twhin_core.training.batches import PreparedBatch
 from twhin_core.training.optimizers import Optimizers
 
 Tag = TypeVar("Tag")
@@ -44,7 +44,7 @@ class Pipeline:
             _Lookups(model), _StepOf(optimizers), model.device, custom_model_fwd=forward
         )
 
-    def steps(self, batches: Iterator[tuple[MadeBatch, Tag]]) -> Iterator[tuple[Tensor, Tag]]:
+    def steps(self, batches: Iterator[tuple[PreparedBatch, Tag]]) -> Iterator[tuple[Tensor, Tag]]:
         """Learns from each batch in turn; gives what is told of its loss, and the batch's tag."""
         entries: Iterator[_Entry[Tag]] = (_Entry(batch, tag) for batch, tag in batches)
         while True:
@@ -87,7 +87,7 @@ class _StepOf:
 class _Entry(Pipelineable, Generic[Tag]):  # type: ignore[misc]  # torchrec carries no types
     """A batch in the pipeline."""
 
-    batch: MadeBatch
+    batch: PreparedBatch
     tag: Tag
 
     def to(self, device: torch.device, non_blocking: bool) -> _Entry[Tag]:

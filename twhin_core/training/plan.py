@@ -40,7 +40,7 @@ CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True)
-class Part:
+class TableShard:
     """A rank's part of a table; bytes of weights and optimizer state."""
 
     rank: int
@@ -55,7 +55,7 @@ class TablePlan:
 
     table: str
     sharding: str
-    parts: list[Part]
+    parts: list[TableShard]
 
 
 def make_plan(config: Config, schema: Schema, twhin: Twhin, ranks: Ranks) -> ShardingPlan:
@@ -123,23 +123,23 @@ def _constraint(table: Table, world_size: int) -> ParameterConstraints:
     return ParameterConstraints(sharding_types=kinds, compute_kernels=kernels)
 
 
-def describe(config: Config, schema: Schema, plan: ShardingPlan | None, world_size: int) -> list[TablePlan]:
+def summarize(config: Config, schema: Schema, plan: ShardingPlan | None, world_size: int) -> list[TablePlan]:
     """`plan`, in the order of the config's tables; without one, a process alone holds them all."""
-    described = []
+    summary = []
     for table in config.model.embeddings.tables:
         rows = schema.tables[table.name]
         if plan is None:
-            whole = Part(0, rows, table.embedding_dim, _bytes(table, rows, table.embedding_dim))
-            described.append(TablePlan(table.name, "local", [whole]))
+            whole = TableShard(0, rows, table.embedding_dim, _bytes(table, rows, table.embedding_dim))
+            summary.append(TablePlan(table.name, "local", [whole]))
             continue
         entry = plan.plan["tables"][table.name]
         if entry.sharding_spec is None:
             shards = [(rank, rows, table.embedding_dim) for rank in range(world_size)]
         else:
             shards = [(shard.placement.rank(), *shard.shard_sizes) for shard in entry.sharding_spec.shards]
-        parts = [Part(rank, height, width, _bytes(table, height, width)) for rank, height, width in shards]
-        described.append(TablePlan(table.name, entry.sharding_type, parts))
-    return described
+        parts = [TableShard(rank, height, width, _bytes(table, height, width)) for rank, height, width in shards]
+        summary.append(TablePlan(table.name, entry.sharding_type, parts))
+    return summary
 
 
 def show(plan: list[TablePlan]) -> None:
@@ -175,7 +175,7 @@ def _least_bytes(table: Table, rows: int, world_size: int) -> int:
     return whole if table.sharding in ("data_parallel", "table_wise") else -(-whole // world_size)
 
 
-def check_alone(config: Config, schema: Schema, ranks: Ranks) -> None:
+def check_single_rank(config: Config, schema: Schema, ranks: Ranks) -> None:
     """Raises UserError if this process cannot hold all tables whole."""
     tables = config.model.embeddings.tables
     needed = sum(_bytes(table, schema.tables[table.name], table.embedding_dim) for table in tables)

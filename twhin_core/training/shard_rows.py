@@ -61,7 +61,7 @@ class ShardRows:
         return {}
 
 
-def take_over(config: Config, model: DistributedModelParallel) -> list[ShardRows]:
+def use_row_optimizers(config: Config, model: DistributedModelParallel) -> list[ShardRows]:
     """Has the fp32 rows of this rank, on a CPU, looked up and updated by the project's own code."""
     return [
         ShardRows(config, module)

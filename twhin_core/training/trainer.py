@@ -24,11 +24,11 @@ from twhin_core.graph.manifest import read_schema
 from twhin_core.model.negatives import check_rows
 from twhin_core.progress import Progress, log
 from twhin_core.training import plan
-from twhin_core.training.batches import Batches, MadeBatch
+from twhin_core.training.batches import Batches, PreparedBatch
 from twhin_core.training.build import build
 from twhin_core.training.divergence import STEPS_BETWEEN_LOOKS, LossGuard
 from twhin_core.training.frequencies import count_together
-from twhin_core.training.metrics_log import MetricsLog, Window, peak_memory
+from twhin_core.training.metrics_log import Interval, MetricsLog, peak_memory
 from twhin_core.training.schedules import until
 from twhin_core.training.validation import Patience, validation_loss
 
@@ -48,9 +48,9 @@ class Trainer:
         self.schema = read_schema(config, root)
         check_rows(self.schema, config)
         self.edges = open_split(config, root, self.schema, "train")
-        self.ends = self._count_ends()
+        self.frequencies = self._count_frequencies()
         self.source = self._connect(readers)
-        self.batches = Batches(config, self.schema, self.edges, config.train_data, ranks, self.ends, self.source)
+        self.batches = Batches(config, self.schema, self.edges, config.train_data, ranks, self.frequencies, self.source)
         self.validation = self._read_validation()
         self.newest = checkpoint.newest(root)
         self.position = Position() if self.newest is None else self.newest.marker.position
@@ -65,7 +65,7 @@ class Trainer:
 
     def run(self) -> None:
         """Steps to the end, leaving a checkpoint of the last step."""
-        training, window = self.training, Window(self.ranks)
+        training, interval = self.training, Interval(self.ranks)
         if self.ranks.is_first:
             storage.remove(storage.join(self.root, FINISHED))
         guard = LossGuard(self._relations_after, STEPS_BETWEEN_LOOKS[self.ranks.device.type])
@@ -74,13 +74,13 @@ class Trainer:
             Preemption(self.ranks) as preemption, writer, self.metrics, self._progress() as progress,
             self.source or contextlib.nullcontext(),
         ):  # fmt: skip
-            for loss, (position, is_last) in self.model.steps(_with_last(window.waiting(self._remaining()))):
+            for loss, (position, is_last) in self.model.steps(_with_last(interval.waiting(self._remaining()))):
                 edges = position.edges_since(self.position)
                 guard.add(loss, self.position)
-                window.add(loss, edges)
+                interval.add(loss, edges)
                 self.position = position
                 if is_last or position.step % training.train_log_every_n == 0:
-                    self.metrics.add(position.step, position.epoch, **window.close())
+                    self.metrics.add(position.step, position.epoch, **interval.close())
                 if self.validation is not None and (is_last or position.step % training.eval_log_every_n == 0):
                     self._validate(self.validation)
                 is_preempted = preemption.agreed()
@@ -89,14 +89,14 @@ class Trainer:
                     guard.check()  # no checkpoint follows a loss that was not finite
                     self.metrics.write()
                     writer.save(self.model.state(), position)
-                progress.update(edges, step=position.step, **window.figures)
+                progress.update(edges, step=position.step, **interval.figures)
                 if ends:
                     self._end(writer, is_preempted and not is_last and not self.patience.is_over)
-                    self._say("train: %s edges/s, peak %s", f"{window.speed():,.0f}", peak_memory(self.ranks.device))
+                    self._say("train: %s edges/s, peak %s", f"{interval.speed():,.0f}", peak_memory(self.ranks.device))
                     break
         self._finish()
 
-    def _remaining(self) -> Iterator[tuple[MadeBatch, Position]]:
+    def _remaining(self) -> Iterator[tuple[PreparedBatch, Position]]:
         """The batches still to be learned from, each with the position after it."""
         step = self.position.step
         for batch, state in self.batches.epochs(_state(self.position), self.training.num_epochs):
@@ -111,7 +111,7 @@ class Trainer:
         served, timeout = served_edges(self.config, self.edges), self.training.readers_timeout_in_s
         return Remote(list(readers), served, read_secrets(), timeout)
 
-    def _count_ends(self) -> Frequencies | None:
+    def _count_frequencies(self) -> Frequencies | None:
         """How often nodes occur in the training edges, the same on every rank; None where no negatives depend on it."""
         data = self.config.train_data, self.config.validation_data
         if not any(entry is not None and entry.needs_frequencies for entry in data):
@@ -127,7 +127,7 @@ class Trainer:
         as_training = config.train_data.model_copy(update={"limit": None, "offset": 0, "remainder": "short"})
         data = config.validation_data or as_training
         held_out = open_split(config, self.root, self.schema, "validation")
-        return Batches(config, self.schema, held_out, data, self.ranks, self.ends)
+        return Batches(config, self.schema, held_out, data, self.ranks, self.frequencies)
 
     def _last_step(self) -> int:
         """The step that training ends with, unless it is stopped early."""
@@ -187,7 +187,9 @@ def _state(position: Position) -> State:
     return State(epoch=position.epoch, edges=position.edges)
 
 
-def _with_last(steps: Iterator[tuple[MadeBatch, Position]]) -> Iterator[tuple[MadeBatch, tuple[Position, bool]]]:
+def _with_last(
+    steps: Iterator[tuple[PreparedBatch, Position]],
+) -> Iterator[tuple[PreparedBatch, tuple[Position, bool]]]:
     """Tells the last step, so that it is logged, validated and saved whatever the intervals are."""
     current = next(steps, None)
     while current is not None:

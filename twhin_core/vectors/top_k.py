@@ -67,7 +67,7 @@ def answers(scorer: Scorer, side: Side, rel: int, given: Tensor) -> Score:
     """Scores of candidates for `side` as answers to queries of one relation, given float32 [Q, dim]."""
     rels = torch.full((1, len(given)), rel)
     queries, offset = scorer.queries(side, rels, given[None]), scorer.offset(side, rels, given[None])
-    return lambda vectors: scorer.one_to_all(queries, scorer.rivals(side, rels, vectors[None]), offset)[0]
+    return lambda vectors: scorer.one_to_all(queries, scorer.shared_answers(side, rels, vectors[None]), offset)[0]
 
 
 def similar(given: Tensor) -> Score:

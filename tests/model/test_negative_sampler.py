@@ -1,4 +1,4 @@
-"""Negatives follow their law, and corrected for it they teach what uniform ones would."""
+"""Negatives follow their distribution and, corrected for it, teach what uniform ones would."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twhin_core.config import Relation, TrainData
 from twhin_core.data.edges import Edges
 from twhin_core.data.frequencies import count_ends
 from twhin_core.model.losses import BinaryCrossEntropy, Loss, Softmax
-from twhin_core.model.proposals import Proposals
+from twhin_core.model.negative_sampler import NegativeSampler
 from twhin_core.schema import Schema
 
 RELATIONS = [Relation(name="follow", lhs="user", rhs="user"), Relation(name="fav", lhs="user", rhs="tweet")]
@@ -28,9 +28,9 @@ EDGES = Edges(
 )
 
 
-def make_proposals(**data: Any) -> Proposals:
+def make_sampler(**data: Any) -> NegativeSampler:
     settings = TrainData(per_replica_batch_size=7, **data)
-    return Proposals(SCHEMA, settings, count_ends([EDGES], SCHEMA) if settings.needs_frequencies else None)
+    return NegativeSampler(SCHEMA, settings, count_ends([EDGES], SCHEMA) if settings.needs_frequencies else None)
 
 
 def counts(drawn: Tensor, rows: int) -> np.typing.NDArray[np.int64]:
@@ -39,35 +39,38 @@ def counts(drawn: Tensor, rows: int) -> np.typing.NDArray[np.int64]:
 
 @pytest.mark.parametrize("power", [1.0, 0.75])
 def test_global_negatives_follow_the_power_of_the_degrees(power: float) -> None:
-    proposals = make_proposals(global_negatives=100_000, global_negatives_power=power)
-    users, tweets = proposals.draw(torch.tensor([0, 1]), torch.Generator().manual_seed(0))
+    sampler = make_sampler(global_negatives=100_000, global_negatives_power=power)
+    users, tweets = sampler.draw(torch.tensor([0, 1]), torch.Generator().manual_seed(0))
     for drawn, degrees in ((users, [5, 3, 1, 0, 1]), (tweets, [1, 0, 3, 0])):
-        law = np.array(degrees) ** power
-        expected = 100_000 * law / law.sum()
+        weights = np.array(degrees) ** power
+        expected = 100_000 * weights / weights.sum()
         seen = counts(drawn, len(degrees))
-        assert (seen[law == 0] == 0).all(), "nodes without an edge"
-        off = ((seen - expected)[law > 0] ** 2 / expected[law > 0]).sum()
+        assert (seen[weights == 0] == 0).all(), "nodes without an edge"
+        off = ((seen - expected)[weights > 0] ** 2 / expected[weights > 0]).sum()
         assert off < 18.5, "χ² with 3 degrees of freedom exceeds it one time in 3,000"
 
 
 def test_a_table_without_edges_is_drawn_from_uniformly() -> None:
-    proposals = make_proposals(global_negatives=30_000, global_negatives_power=1.0)
-    (drawn,) = proposals.draw(torch.tensor([2]), torch.Generator().manual_seed(0))
+    sampler = make_sampler(global_negatives=30_000, global_negatives_power=1.0)
+    (drawn,) = sampler.draw(torch.tensor([2]), torch.Generator().manual_seed(0))
     assert (np.abs(counts(drawn, 3) - 10_000) < 5 * 82).all(), "a count's standard deviation is 82"
 
 
 def test_draws_reach_both_ends_of_a_table_and_not_beyond() -> None:
-    proposals = make_proposals(global_negatives=2, global_negatives_power=1.0)
-    law = proposals._degrees
-    assert law is not None
+    sampler = make_sampler(global_negatives=2, global_negatives_power=1.0)
+    distribution = sampler._degrees
+    assert distribution is not None
     shares = torch.tensor([[0.0, np.nextafter(1.0, 0.0)]] * 2, dtype=torch.float64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "rand", lambda *_, **__: shares)
-        assert law.draw(torch.tensor([0, 1]), torch.tensor([5, 4]), 2, torch.Generator()).tolist() == [[0, 4], [0, 2]]
+        assert distribution.draw(torch.tensor([0, 1]), torch.tensor([5, 4]), 2, torch.Generator()).tolist() == [
+            [0, 4],
+            [0, 2],
+        ]
 
 
-def correct(proposals: Proposals, side: Any, rel: int, table: int, nodes: list[int]) -> list[float]:
-    correction = proposals.correction(side, torch.tensor([rel]), torch.tensor([table]), torch.tensor([nodes]))
+def correct(sampler: NegativeSampler, side: Any, rel: int, table: int, nodes: list[int]) -> list[float]:
+    correction = sampler.correction(side, torch.tensor([rel]), torch.tensor([table]), torch.tensor([nodes]))
     assert correction is not None
     assert correction.dtype == torch.float32
     favoured: list[float] = correction.double().exp()[0].tolist()
@@ -76,27 +79,27 @@ def correct(proposals: Proposals, side: Any, rel: int, table: int, nodes: list[i
 
 def test_corrections_by_hand() -> None:
     # Of 4 fav edges three have tweet 2 and one tweet 0, of 4 rows: q · rows is 3 and 1.
-    in_batch = make_proposals(in_batch_negatives=6, logq_correction=True)
+    in_batch = make_sampler(in_batch_negatives=6, logq_correction=True)
     assert correct(in_batch, "rhs", 1, 1, [2, 0]) == pytest.approx([3, 1])
     # Of its lhs two are user 0, of 5 rows.
     assert correct(in_batch, "lhs", 1, 0, [0, 1, 4]) == pytest.approx([5 / 2, 5 / 4, 5 / 4])
     # With half as many uniform ones, for which it would be 1: two thirds of the former, and a third.
-    mixed = make_proposals(in_batch_negatives=6, global_negatives=3, logq_correction=True)
+    mixed = make_sampler(in_batch_negatives=6, global_negatives=3, logq_correction=True)
     assert correct(mixed, "rhs", 1, 1, [2, 1]) == pytest.approx([2 + 1 / 3, 1 / 3])
     # By degree, user 0 is 5 of 10 ends and user 4 one: in the whole table, whatever the relation.
-    by_degree = make_proposals(global_negatives=3, global_negatives_power=1.0, logq_correction=True)
+    by_degree = make_sampler(global_negatives=3, global_negatives_power=1.0, logq_correction=True)
     assert correct(by_degree, "rhs", 0, 0, [0, 4]) == pytest.approx([5 / 2, 1 / 2])
 
 
 def test_a_node_of_no_training_edge_counts_as_if_it_had_one() -> None:
-    in_batch = make_proposals(in_batch_negatives=6, logq_correction=True)
+    in_batch = make_sampler(in_batch_negatives=6, logq_correction=True)
     assert correct(in_batch, "rhs", 1, 1, [1, 0]) == pytest.approx([1, 1])
-    by_degree = make_proposals(global_negatives=3, global_negatives_power=0.5, logq_correction=True)
+    by_degree = make_sampler(global_negatives=3, global_negatives_power=0.5, logq_correction=True)
     assert correct(by_degree, "lhs", 1, 0, [3, 4]) == pytest.approx([5 / (5**0.5 + 3**0.5 + 2)] * 2)
 
 
 def test_uniform_draws_have_no_correction() -> None:
-    assert make_proposals(global_negatives=3).correction("lhs", *torch.zeros(2, 1, dtype=torch.int64), EMPTY) is None
+    assert make_sampler(global_negatives=3).correction("lhs", *torch.zeros(2, 1, dtype=torch.int64), EMPTY) is None
 
 
 EMPTY = torch.zeros(1, 0, dtype=torch.int64)
@@ -149,9 +152,9 @@ def test_many_corrected_negatives_weigh_what_all_nodes_weigh() -> None:
     schema = Schema({"user": 1, "tweet": rows}, [Relation(name="fav", lhs="user", rhs="tweet")])
     half = drawn // 2
     data = TrainData(per_replica_batch_size=1, in_batch_negatives=half, global_negatives=half, logq_correction=True)
-    proposals = Proposals(schema, data, count_ends([edges], schema))
+    sampler = NegativeSampler(schema, data, count_ends([edges], schema))
     nodes = torch.from_numpy(np.concatenate([rng.choice(rhs, half), rng.integers(rows, size=half)]))[None]
-    correction = proposals.correction("rhs", torch.tensor([0]), torch.tensor([1]), nodes)
+    correction = sampler.correction("rhs", torch.tensor([0]), torch.tensor([1]), nodes)
     assert correction is not None
     scores = torch.from_numpy(rng.normal(size=rows))
     estimate = (scores[nodes] - correction).logsumexp(1) - math.log(drawn / rows)

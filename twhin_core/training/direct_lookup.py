@@ -14,14 +14,14 @@ from torchrec.distributed import DistributedModelParallel
 
 
 @dataclass(frozen=True)
-class AloneLookup:
+class DirectLookup:
     """Looks up the tables of all kernels, each with its rows whole."""
 
     kernels: list[tuple[list[str], SplitTableBatchedEmbeddingBagsCodegen]]
     """The tables of each kernel in its order, one feature each."""
 
     @staticmethod
-    def of(model: DistributedModelParallel) -> AloneLookup | None:
+    def of(model: DistributedModelParallel) -> DirectLookup | None:
         """Of a model on one rank; None where a table is in another kind of kernel, as copies are."""
         kernels = [
             ([module.table_names[table] for table in module.feature_table_map], module)
@@ -30,7 +30,7 @@ class AloneLookup:
             if isinstance(module, SplitTableBatchedEmbeddingBagsCodegen)
         ]
         found = [name for names, _ in kernels for name in names]
-        return AloneLookup(kernels) if sorted(found) == sorted(model.module.tables.embeddings) else None
+        return DirectLookup(kernels) if sorted(found) == sorted(model.module.tables.embeddings) else None
 
     def __call__(self, lookups: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
         """The rows of each table, float32 [n, dim]."""
@@ -51,9 +51,9 @@ class AloneLookup:
         return found
 
 
-def look_up_alone(model: DistributedModelParallel) -> bool:
+def look_up_directly(model: DistributedModelParallel) -> bool:
     """Has a model on one rank look rows up straight from its kernels; whether it does."""
-    lookup = AloneLookup.of(model)
+    lookup = DirectLookup.of(model)
     if lookup is not None:
         model.module.tables.forward = lookup
     return lookup is not None

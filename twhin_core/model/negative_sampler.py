@@ -1,7 +1,7 @@
 """How likely each node is to be drawn as a negative, and global negatives drawn by it.
 
 Of the N + M candidates of a chunk, N come from edges of its relation, so a node is as likely as its share `s` of the
-ends of those edges; M are global ones, drawn by a law `g` of the table. Together they are draws from
+ends of those edges; M are global ones, drawn from a distribution `g` over the table. Together they are draws from
 
     q(v) = (N · s(v) + M · g(v)) / (N + M)
 
@@ -21,28 +21,28 @@ from twhin_core.model.negatives import draw
 from twhin_core.schema import SIDES, Schema, Side
 
 
-class Proposals:
+class NegativeSampler:
     """The laws that the negatives of a data set are drawn by, on the device where they are drawn."""
 
     def __init__(
-        self, schema: Schema, data: TrainData, ends: Frequencies | None, device: torch.device | None = None
+        self, schema: Schema, data: TrainData, frequencies: Frequencies | None, device: torch.device | None = None
     ) -> None:
-        """`ends`: how often each node is on each side of each relation; needed unless all draws are uniform."""
+        """`frequencies`: how often each node is on each side of each relation; needed unless all draws are uniform."""
         self._data = data
         self._size = torch.tensor(list(schema.tables.values()), device=device)
         self._corrects = data.logq_correction
-        self._degrees: DegreeLaw | None = None
-        assert ends is not None or not data.needs_frequencies
-        if ends is not None:
+        self._degrees: DegreeDistribution | None = None
+        assert frequencies is not None or not data.needs_frequencies
+        if frequencies is not None:
             if data.in_batch_negatives:
-                self._ends = Counts(ends, device)
+                self._frequencies = CountLookup(frequencies, device)
                 # At least 1, because held-out edges may be of a relation that no training edge is of.
-                self._edges = torch.from_numpy(ends.totals(2 * len(schema.relations)).clip(min=1)).to(device)
+                self._edges = torch.from_numpy(frequencies.totals(2 * len(schema.relations)).clip(min=1)).to(device)
             if data.global_negatives_power:
-                place = {table: number for number, table in enumerate(schema.tables)}
-                tables = [place[schema.table_of(rel, side)] for rel in range(len(schema.relations)) for side in SIDES]
-                degrees = ends.regrouped(np.array(tables, np.int64))
-                self._degrees = DegreeLaw(degrees, data.global_negatives_power, len(schema.tables), device)
+                numbers = {table: number for number, table in enumerate(schema.tables)}
+                tables = [numbers[schema.table_of(rel, side)] for rel in range(len(schema.relations)) for side in SIDES]
+                degrees = frequencies.regrouped(np.array(tables, np.int64))
+                self._degrees = DegreeDistribution(degrees, data.global_negatives_power, len(schema.tables), device)
 
     def draw(self, table: Tensor, generator: torch.Generator) -> Tensor:
         """M global negatives for each of C chunks, whose tables are given by number: int64 [C, M]."""
@@ -60,26 +60,26 @@ class Proposals:
         """
         if not self._corrects:
             return None
-        favoured = self._favour(side, rel[:, None], table[:, None], node, least=0)
-        never = favoured == 0
-        if node.is_cuda or never.any():  # a GPU would have to wait for the answer
+        ratio = self._ratio(side, rel[:, None], table[:, None], node, least=0)
+        unseen = ratio == 0
+        if node.is_cuda or unseen.any():  # a GPU would have to wait for the answer
             # A held-out edge may have a node that no training edge has; it counts as if it were in one.
-            favoured = torch.where(never, self._favour(side, rel[:, None], table[:, None], node, least=1), favoured)
-        return favoured.log().float()
+            ratio = torch.where(unseen, self._ratio(side, rel[:, None], table[:, None], node, least=1), ratio)
+        return ratio.log().float()
 
-    def _favour(self, side: Side, rel: Tensor, table: Tensor, node: Tensor, least: int) -> Tensor:
+    def _ratio(self, side: Side, rel: Tensor, table: Tensor, node: Tensor, least: int) -> Tensor:
         """q · rows, with counts of at least `least`: float64."""
         n, m, size = self._data.in_batch_negatives, self._data.global_negatives, self._size[table].double()
-        favoured = torch.zeros(node.shape, dtype=torch.float64, device=node.device)
+        ratio = torch.zeros(node.shape, dtype=torch.float64, device=node.device)
         if n:
             group = 2 * rel + (side == "rhs")
-            favoured += n * size * self._ends.of(group, node).clamp(min=least) / self._edges[group]
+            ratio += n * size * self._frequencies.of(group, node).clamp(min=least) / self._edges[group]
         if m:
-            favoured += m if self._degrees is None else m * size * self._degrees.share(table, node, least)
-        return favoured / (n + m)
+            ratio += m if self._degrees is None else m * size * self._degrees.share(table, node, least)
+        return ratio / (n + m)
 
 
-class Counts:
+class CountLookup:
     """`Frequencies` as tensors, looked up on a device."""
 
     def __init__(self, frequencies: Frequencies, device: torch.device | None = None) -> None:
@@ -91,16 +91,16 @@ class Counts:
         wanted = group * self._rows + node
         if not len(self._key):
             return torch.zeros_like(wanted)
-        place = torch.searchsorted(self._key, wanted).clamp(max=len(self._key) - 1)
-        return torch.where(self._key[place] == wanted, self._count[place], 0)
+        position = torch.searchsorted(self._key, wanted).clamp(max=len(self._key) - 1)
+        return torch.where(self._key[position] == wanted, self._count[position], 0)
 
 
-class DegreeLaw:
+class DegreeDistribution:
     """Nodes of a table in proportion to degree^power, the degree being the number of ends of edges at the node."""
 
     def __init__(self, degrees: Frequencies, power: float, tables: int, device: torch.device | None = None) -> None:
         """`degrees`: counts grouped by table."""
-        self._degrees, self._power = Counts(degrees, device), power
+        self._degrees, self._power = CountLookup(degrees, device), power
         self._node = torch.from_numpy(degrees.key % degrees.rows).to(device)
         weights = np.concatenate([[0.0], (degrees.count.astype(np.float64) ** power).cumsum()])
         first = np.searchsorted(degrees.key, np.arange(tables + 1) * degrees.rows)
@@ -112,10 +112,10 @@ class DegreeLaw:
         """Nodes of each chunk's table, with replacement: int64 [C, count]. Uniform if all its degrees are 0."""
         share = torch.rand(len(table), count, dtype=torch.float64, generator=generator, device=table.device)
         low, total = self._below[table, None], self._below.diff()[table, None]
-        place = torch.searchsorted(self._up_to, low + share * total, right=True)
+        position = torch.searchsorted(self._up_to, low + share * total, right=True)
         # Rounding can carry a share just below 1 to the end of the table's weights.
-        place = torch.minimum(place, self._first[table + 1, None] - 1).clamp(min=0)
-        return torch.where(total > 0, self._node[place], (share * size[:, None]).long())
+        position = torch.minimum(position, self._first[table + 1, None] - 1).clamp(min=0)
+        return torch.where(total > 0, self._node[position], (share * size[:, None]).long())
 
     def share(self, table: Tensor, node: Tensor, least: int) -> Tensor:
         """The probability of each node, with degrees of at least `least`: float64."""
