@@ -17,7 +17,7 @@ from tests.conftest import SmallConfig
 from tests.export.exporting import changed
 from tests.full_disk import small_files
 from tests.object_store import serve_bucket
-from tests.training.ends import assert_same_end
+from tests.training.same_result import assert_same_result
 from twhin_core import lease, object_store, storage
 from twhin_core.checkpoints import checkpoint
 from twhin_core.config import Config
@@ -168,7 +168,7 @@ def test_training_killed_on_an_object_store_goes_on_at_once_to_the_same_weights(
         assert process.exitcode == -9
     finish("train", config, disturbed)
     train(config, undisturbed)
-    assert_same_end(disturbed, undisturbed)
+    assert_same_result(disturbed, undisturbed)
     folder = storage.join(disturbed, checkpoint.FOLDER)
     whole = [str(entry.step) for entry in checkpoint.complete(disturbed)]
     assert storage.list_folders(folder) == sorted(whole), "nothing is left of what was half written"

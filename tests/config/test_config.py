@@ -220,7 +220,7 @@ def test_chunks_are_no_larger_than_the_batch_unless_they_are_said_to_be() -> Non
     small, large = (
         config_file.load(LOCAL, [f"train_data.per_replica_batch_size={size}"]).train_data for size in (500, 5000)
     )
-    assert (small.positives_a_chunk, large.positives_a_chunk) == (500, 1000)
+    assert (small.positives_per_chunk, large.positives_per_chunk) == (500, 1000)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.command_line import assert_refused, terminate_training, twhin
 from tests.conftest import SmallConfig
 from tests.ranks import run_ranks
-from tests.training.ends import assert_same_end
+from tests.training.same_result import assert_same_result
 from twhin_core.checkpoints import checkpoint
 from twhin_core.checkpoints.checkpoint import FINISHED
 from twhin_core.config import Config
@@ -52,7 +52,7 @@ def test_it_keeps_its_step_ends_with_75_and_goes_on_to_the_same_weights(
     undisturbed = tmp_path / "undisturbed"
     prepare(config, str(undisturbed))
     train(config, str(undisturbed))
-    assert_same_end(str(root), str(undisturbed))
+    assert_same_result(str(root), str(undisturbed))
 
 
 def stopped_at_its_13th_step(config: Config, root: str) -> str:

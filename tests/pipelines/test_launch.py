@@ -14,7 +14,7 @@ from torch.distributed.elastic.agent.server.api import SimpleElasticAgent
 
 from tests.conftest import SmallConfig
 from tests.nodes import SECONDS, Platform, ends, kill, kubeflow_trainer, two_nodes, vertex
-from tests.training.ends import assert_same_end
+from tests.training.same_result import assert_same_result
 from twhin_core.checkpoints import checkpoint
 from twhin_core.config import file as config_file
 from twhin_core.distributed import launch
@@ -66,7 +66,7 @@ def test_a_node_that_is_lost_and_comes_back_changes_nothing(
         for code, said in ends(started):
             assert code == 0, said
             assert "Traceback" not in said
-    assert_same_end(str(root), str(undisturbed))
+    assert_same_result(str(root), str(undisturbed))
     end = checkpoint.newest(str(root))
     assert end is not None
     assert interrupted.step < end.step

@@ -76,8 +76,8 @@ class PlainModel:
                 corrections.append(0.0)
             if self.full:
                 table = self.relation_tables[query.rel][0 if query.side == "lhs" else 1]
-                rows_a_negative = len(self.tables[table]) / len(query.negatives)
-                corrections[1:] = [correction - math.log(rows_a_negative) for correction in corrections[1:]]
+                rows_per_negative = len(self.tables[table]) / len(query.negatives)
+                corrections[1:] = [correction - math.log(rows_per_negative) for correction in corrections[1:]]
             total = total + query.weight * (self._loss(scores, corrections) + self._penalty(query))
         return total / len(queries)
 

@@ -22,9 +22,9 @@ def counted(chunks: list[int]) -> list[Counts]:
     """What this rank is told, for each number of edges a chunk."""
     results = []
     with process_group() as ranks:
-        for edges_a_chunk in chunks:
+        for edges_per_chunk in chunks:
             with tempfile.TemporaryDirectory() as folder:
-                files = write_edges(make_edges(500), SCHEMA, folder, edges_a_chunk)
+                files = write_edges(make_edges(500), SCHEMA, folder, edges_per_chunk)
                 found = count_together(files, SCHEMA, ranks)
             results.append((found.key, found.count))
     return results

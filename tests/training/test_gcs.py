@@ -17,7 +17,7 @@ from tests.command_line import assert_refused, twhin
 from tests.conftest import SmallConfig
 from tests.object_store import serve_bucket
 from tests.ranks import run_ranks
-from tests.training.ends import assert_same_end
+from tests.training.same_result import assert_same_result
 from twhin_core import object_store
 from twhin_core.config import Config
 from twhin_core.stages.prepare import prepare
@@ -96,4 +96,4 @@ def test_two_ranks_write_checkpoints_through_faults(small_config: SmallConfig, t
         prepare(config, remote)
         run_ranks(2, train_there, config, remote, proxy.url)
         assert proxy.faults.total() > 10
-        assert_same_end(local, remote)
+        assert_same_result(local, remote)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SmallConfig
-from tests.training.ends import assert_same_end
+from tests.training.same_result import assert_same_result
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.config.optimizer import Optimizer
@@ -83,4 +83,4 @@ def test_a_run_whose_rates_end_with_it_is_one_that_states_its_last_step(
         config = falling(small_config, final_num_steps, **training)
         prepare(config, str(tmp_path / name))
         train(config, str(tmp_path / name))
-    assert_same_end(str(tmp_path / "left_out"), str(tmp_path / "stated"))
+    assert_same_result(str(tmp_path / "left_out"), str(tmp_path / "stated"))

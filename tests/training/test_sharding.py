@@ -149,8 +149,8 @@ def test_every_row_is_somewhere_and_counted_with_its_optimizer(two: list[dict[st
             copies = 2 if kind == "data_parallel" else 1
             assert cells == copies * ROWS[table.table] * 8
             # fp32 weights and adagrad's fp32 accumulator; a copy has gradients as large as itself besides.
-            bytes_a_cell = 12 if kind == "data_parallel" else 8
-            assert all(part.bytes == part.rows * part.columns * bytes_a_cell for part in table.parts)
+            bytes_per_cell = 12 if kind == "data_parallel" else 8
+            assert all(part.bytes == part.rows * part.columns * bytes_per_cell for part in table.parts)
             assert table.sharding == kind or kind == "auto"
     tweet = {kind: result["plan"][1] for kind, result in two[0].items()}
     assert Counter(part.rank for part in tweet["row_wise"].parts) == {0: 1, 1: 1}

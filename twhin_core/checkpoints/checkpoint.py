@@ -179,17 +179,17 @@ def load(checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:
     dcp.load(dict(state), storage_reader=make_reader(checkpoint.url))
 
 
-def load_initial(place: str, state: Mapping[str, Any], model: ModelDescription) -> Checkpoint:
-    """Reads the weights alone of the checkpoint at `place`: its folder, the folder of several or a run root, whose
+def load_initial(url: str, state: Mapping[str, Any], model: ModelDescription) -> Checkpoint:
+    """Reads the weights alone of the checkpoint at `url`: its folder, the folder of several or a run root, whose
     newest is taken.
 
     Raises:
         UserError: there is none, or its tables, dim or relations are others.
     """
-    inside = _read(place), _newest_in(place), newest(place)
+    inside = _read(url), _newest_in(url), newest(url)
     found = next((checkpoint for checkpoint in inside if checkpoint is not None), None)
     if found is None:
-        raise UserError(f"training.initial_checkpoint_dir: there is no whole checkpoint at {place}")
+        raise UserError(f"training.initial_checkpoint_dir: there is no whole checkpoint at {url}")
     found.check_fits(model, weights_only=True)
     load(found, {name: value for name, value in state.items() if not name.startswith(OPTIMIZER)})
     return found

@@ -115,9 +115,11 @@ def read_index(url: str) -> dict[str, StoredShape]:
     with storage.open_read(storage.join(url, INDEX)) as file:
         index = _PlainUnpickler(io.BytesIO(file.read())).load()
     assert isinstance(index, _Record)
-    places = {(key.state["fqn"], key.state.get("offset")): value.state for key, value in _items(index, "storage_data")}
+    storages = {
+        (key.state["fqn"], key.state.get("offset")): value.state for key, value in _items(index, "storage_data")
+    }
     return {
-        name: _shape(name, stored.state, places)
+        name: _shape(name, stored.state, storages)
         for name, stored in _items(index, "state_dict_metadata")
         if stored.state is not None and "chunks" in stored.state  # else it is no tensor
     }
@@ -127,13 +129,17 @@ def _items(index: _Record, part: str) -> list[tuple[Any, Any]]:
     return list(index.state[part].items())
 
 
-def _shape(name: str, stored: dict[str, Any], places: dict[tuple[str, Any], dict[str, Any]]) -> StoredShape:
+def _shape(name: str, stored: dict[str, Any], storages: dict[tuple[str, Any], dict[str, Any]]) -> StoredShape:
     parts = []
     for chunk in stored["chunks"]:
-        place = places[name, chunk.state["offsets"]]
+        storage_of = storages[name, chunk.state["offsets"]]
         parts.append(
             StoredPart(
-                chunk.state["offsets"], chunk.state["sizes"], place["relative_path"], place["offset"], place["length"]
+                chunk.state["offsets"],
+                chunk.state["sizes"],
+                storage_of["relative_path"],
+                storage_of["offset"],
+                storage_of["length"],
             )
         )
     dtype = stored["properties"].state[0]

@@ -97,16 +97,16 @@ class StoredTensor:
 
     def gather(self, rows: Ints) -> Tensor:
         """The given rows, in any order: int64 [n] → [n, dim]."""
-        wanted, place = np.unique(rows, return_inverse=True)
+        wanted, inverse = np.unique(rows, return_inverse=True)
         assert not len(wanted) or (wanted[0] >= 0 and wanted[-1] < self.size)
         out = torch.empty(len(wanted), self.dim, dtype=self.dtype)
         for shard in self._shards:
-            ends = np.searchsorted(wanted, [shard.first_row, shard.first_row + shard.rows])
-            inside = wanted[slice(*ends)] - shard.first_row
+            bounds = np.searchsorted(wanted, [shard.first_row, shard.first_row + shard.rows])
+            inside = wanted[slice(*bounds)] - shard.first_row
             for piece in _pieces(inside, self._row_bytes(shard)):
                 values = self._read_piece(shard, inside[piece])
-                out.numpy()[piece.start + ends[0] : piece.stop + ends[0], shard.columns] = values
-        return out if np.array_equal(wanted, rows) else out[torch.from_numpy(place)]
+                out.numpy()[piece.start + bounds[0] : piece.stop + bounds[0], shard.columns] = values
+        return out if np.array_equal(wanted, rows) else out[torch.from_numpy(inverse)]
 
     def _row_bytes(self, shard: _Shard) -> int:
         return int(shard.columns.stop - shard.columns.start) * self._dtype.itemsize

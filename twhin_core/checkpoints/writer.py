@@ -152,14 +152,14 @@ class _FinitePlanner(DefaultSavePlanner):
 
     def create_local_plan(self) -> SavePlan:
         for name, value in self.state_dict.items():
-            for part in _parts(value):
+            for part in _local_tensors(value):
                 # The least and the greatest value tell, without a mask as long as the table.
                 if part.numel() and not all(bool(end.isfinite()) for end in part.aminmax()):
                     raise NotFiniteError(f"values in {name} that are not finite")
         return super().create_local_plan()
 
 
-def _parts(value: Tensor | ShardedTensor) -> list[Tensor]:
+def _local_tensors(value: Tensor | ShardedTensor) -> list[Tensor]:
     return [shard.tensor for shard in value.local_shards()] if isinstance(value, ShardedTensor) else [value]
 
 
@@ -175,9 +175,9 @@ def _copied(value: Tensor | ShardedTensor) -> Tensor | ShardedTensor:
     for entry in metadata.shards_metadata:
         assert entry.placement is not None
         entry.placement = _remote_device(f"rank:{entry.placement.rank()}/cpu")
-    places = {tuple(entry.shard_offsets): entry for entry in metadata.shards_metadata}
+    metadata_at = {tuple(entry.shard_offsets): entry for entry in metadata.shards_metadata}
     shards = [
-        Shard(shard.tensor.detach().to("cpu", copy=True), places[tuple(shard.metadata.shard_offsets)])
+        Shard(shard.tensor.detach().to("cpu", copy=True), metadata_at[tuple(shard.metadata.shard_offsets)])
         for shard in value.local_shards()
     ]
     copied: ShardedTensor = ShardedTensor._init_from_local_shards_and_global_metadata(shards, metadata)

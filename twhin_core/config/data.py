@@ -96,7 +96,7 @@ class TrainData(EdgeData):
         return self
 
     @property
-    def positives_a_chunk(self) -> int:
+    def positives_per_chunk(self) -> int:
         """The most positives that share their negatives."""
         return self.chunk_size or min(1000, self.per_replica_batch_size)
 

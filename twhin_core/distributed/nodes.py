@@ -52,13 +52,13 @@ def find_nodes(environment: Environment = os.environ) -> Nodes:
         return _of_vertex(environment)
     if "SLURM_JOB_ID" in environment and "SLURM_NODEID" in environment:
         return _of_slurm(environment)
-    return Nodes(ranks_per_node=_one_a_gpu())
+    return Nodes(ranks_per_node=_one_per_gpu())
 
 
 def _of_kubeflow_trainer(environment: Environment) -> Nodes:
     count = _number(environment, "PET_NNODES")
     per_node = environment.get("PET_NPROC_PER_NODE", "auto")
-    ranks = _one_a_gpu() if per_node in ("auto", "gpu", "cpu") else _number(environment, "PET_NPROC_PER_NODE")
+    ranks = _one_per_gpu() if per_node in ("auto", "gpu", "cpu") else _number(environment, "PET_NPROC_PER_NODE")
     if count == 1:
         return Nodes(ranks_per_node=ranks)
     return Nodes(
@@ -74,13 +74,13 @@ def _of_vertex(environment: Environment) -> Nodes:
     spec = read_cluster_spec(environment)
     addresses = [address for pool in TRAINERS for address in spec.cluster.get(pool, [])]
     if len(addresses) <= 1:
-        return Nodes(ranks_per_node=_one_a_gpu())
+        return Nodes(ranks_per_node=_one_per_gpu())
     before = 0 if spec.task.type == TRAINERS[0] else len(spec.cluster[TRAINERS[0]])
     host, _, port = addresses[0].rpartition(":")
     return Nodes(
         count=len(addresses),
         index=before + spec.task.index,
-        ranks_per_node=_one_a_gpu(),
+        ranks_per_node=_one_per_gpu(),
         host=environment.get("MASTER_ADDR", host),
         port=_number(environment, "MASTER_PORT", default=int(port)),
     )
@@ -91,11 +91,11 @@ def _of_slurm(environment: Environment) -> Nodes:
     if tasks != count:
         raise UserError(f"SLURM_NTASKS: {tasks} tasks on {count} nodes; start one a node: srun --ntasks-per-node=1")
     if count == 1:
-        return Nodes(ranks_per_node=_one_a_gpu())
+        return Nodes(ranks_per_node=_one_per_gpu())
     return Nodes(
         count=count,
         index=_number(environment, "SLURM_NODEID", below=count),
-        ranks_per_node=_one_a_gpu(),
+        ranks_per_node=_one_per_gpu(),
         host=_first_host(_text(environment, "SLURM_JOB_NODELIST")),
         # Jobs that share a machine must not share a port.
         port=PORT + _number(environment, "SLURM_JOB_ID") % 1000,
@@ -131,7 +131,7 @@ def read_cluster_spec(environment: Environment) -> ClusterSpec:
         raise UserError(f"CLUSTER_SPEC: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def _one_a_gpu() -> int:
+def _one_per_gpu() -> int:
     """Ranks of a node: one a GPU, or one where there is none."""
     import torch  # readers, and machines that only ask for their role, do without it
 

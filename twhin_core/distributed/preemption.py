@@ -21,9 +21,9 @@ class Preemption:
     """
 
     def __init__(self, ranks: Ranks) -> None:
-        self._alone = ranks.world_size == 1
-        self._group = None if self._alone else dist.new_group(backend="gloo")
-        self._asked = False
+        self._is_single_rank = ranks.world_size == 1
+        self._group = None if self._is_single_rank else dist.new_group(backend="gloo")
+        self._signalled = False
         self._steps = 0
         self._votes = torch.zeros(1)
         self._counting: dist.Work | None = None
@@ -40,16 +40,16 @@ class Preemption:
         signal.signal(signal.SIGTERM, self._handler_before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
+        self._signalled = True
 
     def agreed(self) -> bool:
         """Whether to stop here; every rank asks after every step, and all are told the same."""
-        if self._alone:
-            return self._asked
+        if self._is_single_rank:
+            return self._signalled
         self._steps += 1
         stop = self._count()
         if self._steps % STEPS_BETWEEN_VOTES == 0:
-            self._votes = torch.tensor([float(self._asked)])
+            self._votes = torch.tensor([float(self._signalled)])
             self._counting = dist.all_reduce(self._votes, group=self._group, async_op=True)
         return stop
 

@@ -152,7 +152,7 @@ class BatchMaker:
 
     def _negatives(self, side: Side, rel: Tensor, node: Tensor, generator: torch.Generator) -> Negatives:
         group = self._table[side][rel] if self._by_table[side] else rel
-        chunks = lay_out_chunks(group, self._data.positives_a_chunk)
+        chunks = lay_out_chunks(group, self._data.positives_per_chunk)
         sampled = draw_edges(chunks, self._data.in_batch_negatives, generator)
         uniform = self._sampler.draw(self._chunk_table(side, chunks), generator)
         return Negatives(chunks, torch.cat([node[sampled], uniform], 1), sampled)

@@ -99,7 +99,9 @@ class DeviceBatchMaker:
 
     def _lay_out_side(self, side: Side, rel: np.typing.NDArray[np.int64], pin: Any) -> LaidOutSide:
         table = self._host_table[side][rel]
-        chunks = lay_out_chunks(torch.from_numpy(table if self._by_table[side] else rel), self._data.positives_a_chunk)
+        chunks = lay_out_chunks(
+            torch.from_numpy(table if self._by_table[side] else rel), self._data.positives_per_chunk
+        )
         of_chunk = chunks.group if self._by_table[side] else torch.from_numpy(self._host_table[side])[chunks.group]
         pinned: dict[str, Any] = {
             field.name: pin(value)

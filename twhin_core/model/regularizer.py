@@ -21,11 +21,11 @@ class Regularizer:
 
     def __call__(self, scorer: Scorer, rel: Tensor, weight: Tensor, lhs: Tensor, rhs: Tensor) -> Tensor:
         """The cost of edges: rel and weight [...], vectors of their ends [..., dim] → a scalar, summed by weight."""
-        ends, relations, power = self._settings.tables, self._settings.relations, self._settings.power
+        tables, relations, power = self._settings.tables, self._settings.relations, self._settings.power
         cost = weight.new_zeros(())
-        if ends:
+        if tables:
             both = scorer.operator.powers(rel, lhs, power) + scorer.operator.powers(rel, rhs, power)
-            cost = cost + ends * (both * weight).sum()
+            cost = cost + tables * (both * weight).sum()
         if relations:
             operators = [scorer.operator] if scorer.inverse is None else [scorer.operator, scorer.inverse]
             cost = cost + relations * sum(_cost(one, rel, weight, power) for one in operators) / len(operators)

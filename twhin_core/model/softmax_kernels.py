@@ -113,7 +113,7 @@ def _forward(
 def _backward(
     queries, candidates, query_square, candidate_square, query_id, candidate_id, shift,
     log_sum, gradient, to_candidates, slopes,
-    scale2, L, K, D, rows_a_part,
+    scale2, L, K, D, rows_per_part,
     metric: tl.constexpr, has_shift: tl.constexpr, precision: tl.constexpr,
     BL: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
@@ -128,8 +128,8 @@ def _backward(
     v_shift = tl.load(shift + of, in_others, other=0.0) if has_shift else tl.zeros([BK], tl.float32)
     slope_total = tl.zeros([BK], tl.float32)
     weighted = tl.zeros([BK, BD], tl.float32)
-    first = part * rows_a_part
-    for start in range(first, tl.minimum(first + rows_a_part, L), BL):
+    first = part * rows_per_part
+    for start in range(first, tl.minimum(first + rows_per_part, L), BL):
         row = start + tl.arange(0, BL)
         in_rows = row < L
         at = chunk * L + row
@@ -221,12 +221,12 @@ class LogSumExp(torch.autograd.Function):
         to_queries = (to_queries * weight[..., None]).to(queries.dtype)
         blocks = backward_blocks(dim, queries.dtype)
         across = triton.cdiv(count, blocks.candidates)
-        parts, rows_a_part = _parts(chunks * across, length, blocks.queries, queries.device)
+        parts, rows_per_part = _split(chunks * across, length, blocks.queries, queries.device)
         to_candidates = queries.new_empty(parts, chunks, count, dim, dtype=torch.float32)
         totals = queries.new_empty(parts, chunks, count, dtype=torch.float32) if metric != DOT else to_candidates
         _backward[(across, chunks, parts)](
             queries, candidates, *inputs, log_sum, weight, to_candidates, totals,
-            scale * LOG2_E, length, count, dim, rows_a_part,
+            scale * LOG2_E, length, count, dim, rows_per_part,
             metric=metric, has_shift=has_shift, precision=_precision(queries.dtype),
             BL=blocks.queries, BK=blocks.candidates, BD=max(16, triton.next_power_of_2(dim)),
             num_warps=blocks.warps, num_stages=blocks.stages,
@@ -247,7 +247,7 @@ def _precision(dtype: torch.dtype) -> str:
     return "tf32" if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest" else "ieee"
 
 
-def _parts(blocks: int, length: int, block: int, device: torch.device) -> tuple[int, int]:
+def _split(blocks: int, length: int, block: int, device: torch.device) -> tuple[int, int]:
     """Into how many parts the queries are cut so that all multiprocessors work, and the rows of each."""
     if device.type != "cuda":
         wanted = 2

@@ -37,8 +37,8 @@ class Pipeline:
         """`loss` gives what is differentiated, and what is told of it."""
 
         def forward(entry: _Entry[Any]) -> tuple[Tensor, tuple[Tensor, Any]]:
-            differentiated, told = loss(entry.made())
-            return differentiated, (told, entry.tag)
+            differentiated, reported = loss(entry.made())
+            return differentiated, (reported, entry.tag)
 
         self._pipeline = TrainPipelineSparseDist(
             _Lookups(model), _StepOf(optimizers), model.device, custom_model_fwd=forward

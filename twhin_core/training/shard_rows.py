@@ -52,8 +52,8 @@ class ShardRows:
             return
         gradients = found.grad.split(list(map(len, parts)))
         for table, part, gradient in zip(self._table_of_feature, parts, gradients, strict=True):
-            rows, place = part.unique(return_inverse=True)  # several ranks may have asked for a row
-            total = zeros(len(rows), gradient.shape[1]).index_add_(0, place, gradient)
+            rows, inverse = part.unique(return_inverse=True)  # several ranks may have asked for a row
+            total = zeros(len(rows), gradient.shape[1]).index_add_(0, inverse, gradient)
             self._optimizers[table].update(rows, self._weights[table].index_select(0, rows), total, step)
 
     def optimizer_state(self) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from twhin_core.checkpoints import checkpoint
 
 
-def assert_same_end(root: str, other: str) -> None:
+def assert_same_result(root: str, other: str) -> None:
     """Both runs end after the same step, with the same tables bit for bit."""
     end, other_end = checkpoint.newest(root), checkpoint.newest(other)
     assert end is not None
