@@ -219,7 +219,7 @@ def test_event_files_that_cannot_be_written_end_without_the_run(
         events.add(1, {"loss": 0.5})
         events.flush()
         events.close()
-    assert caplog.text.count("no more TensorBoard events are written: gs://bucket") == 1
+    assert caplog.text.count("TensorBoard events are no longer written: gs://bucket") == 1
 
 
 @pytest.mark.parametrize("below", ["file/run", "dangling/run"])

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there, fit their model, and name no function to call."""
+"""Checkpoints are complete or ignored, fit their model, and cannot name a function to call."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_one_is_written_at_each_interval_and_after_the_last_step(trained: Traine
     assert last.marker.position.model_dump() == {"step": total, "epoch": 1, "edges": edges}
 
 
-def test_without_its_marker_a_checkpoint_is_not_there(trained: Trained) -> None:
+def test_a_checkpoint_without_its_marker_is_ignored(trained: Trained) -> None:
     config, root = trained
     *_, before, last = steps(root)
     (Path(root) / f"checkpoints/{last}/complete.json").unlink()
@@ -50,7 +50,7 @@ def test_without_its_marker_a_checkpoint_is_not_there(trained: Trained) -> None:
     assert not torch.equal(again.rows("user").read(0, 40), weights)
 
 
-def test_blocks_of_rows_put_together_are_the_table(trained: Trained) -> None:
+def test_concatenated_blocks_of_rows_are_the_table(trained: Trained) -> None:
     newest = checkpoint.newest(trained[1])
     assert newest is not None
     whole = newest.rows("tweet").read(0, 30)
@@ -58,7 +58,7 @@ def test_blocks_of_rows_put_together_are_the_table(trained: Trained) -> None:
     assert torch.equal(torch.cat([newest.rows("tweet").read(start, start + 10) for start in (0, 10, 20)]), whole)
 
 
-def test_older_ones_go_beyond_the_number_to_keep(small_config: SmallConfig, tmp_path: Path) -> None:
+def test_older_ones_beyond_the_number_to_keep_are_removed(small_config: SmallConfig, tmp_path: Path) -> None:
     from twhin_core.stages.prepare import prepare
 
     config = small_config(training={"checkpoint_max_to_keep": 2})
@@ -89,9 +89,7 @@ def test_a_run_root_of_another_config_is_refused(trained: Trained) -> None:
         train(changed(config, "training", num_epochs=3), root)
 
 
-def test_while_nothing_is_made_the_config_of_a_run_root_may_be_mended(
-    small_config: SmallConfig, tmp_path: Path
-) -> None:
+def test_while_nothing_is_made_the_config_of_a_run_root_may_be_fixed(small_config: SmallConfig, tmp_path: Path) -> None:
     root = str(tmp_path / "run")
     with pytest.raises(UserError, match="run `twhin prepare` first"):
         train(small_config(training={"num_epochs": 3}), root)
@@ -121,7 +119,7 @@ def test_an_index_that_names_a_function_is_not_unpickled(trained: Trained, tmp_p
 
 
 class PicklerOfPython311(pickle.Pickler):
-    """Names the members of enumerations as the first releases of Python 3.11 do."""
+    """Pickles enum members as early releases of Python 3.11 do."""
 
     def reducer_override(self, value: object) -> object:
         return (getattr, (type(value), value.name)) if isinstance(value, Enum) else NotImplemented

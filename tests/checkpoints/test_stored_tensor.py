@@ -1,4 +1,4 @@
-"""Any rows of a checkpoint's tensors, as torch's own reader sees them, for the price of their bytes."""
+"""Any rows of a checkpoint's tensors, equal to what torch's own reader returns, at the cost of their bytes alone."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ def test_only_the_bytes_asked_for_are_read(tmp_path: Path, monkeypatch: pytest.M
     assert read == [320, 32, 32, 32]
 
 
-def test_a_checkpoint_that_is_removed_meanwhile_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_checkpoint_removed_meanwhile_is_one_line(tmp_path: Path) -> None:
     rows = stored(tmp_path / "c", torch.randn(10, 4))
     shutil.rmtree(tmp_path / "c")
     for read in (lambda: rows.read(0, 1), lambda: StoredTensor(str(tmp_path / "c"), "value")):
-        with pytest.raises(UserError, match="/c: this checkpoint was removed while it was read"):
+        with pytest.raises(UserError, match="/c: this checkpoint was removed while it was being read"):
             read()

@@ -1,4 +1,4 @@
-"""Checkpoints are written while training goes on, and one that fails harms nothing."""
+"""Checkpoints are written while training continues, and a failed one harms nothing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def ranks() -> Iterator[Ranks]:
 
 
 class Gate:
-    """Stands before the marker: the write of one waits here until it is opened."""
+    """Blocks the write of the marker until it is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reached, self.opened = threading.Event(), threading.Event()
@@ -83,7 +83,7 @@ def test_the_state_may_change_at_once_and_the_marker_comes_last(
     ]
 
 
-def test_the_next_one_waits_and_older_ones_go_when_it_is_whole(
+def test_the_next_one_waits_and_older_ones_go_when_it_is_complete(
     ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with CheckpointWriter(str(tmp_path), MODEL, 1, ranks) as writer:
@@ -112,7 +112,7 @@ def test_what_a_killed_run_left_is_removed(ranks: Ranks, tmp_path: Path) -> None
 
 
 def save_on_a_full_disk(root: str, full_rank: int) -> tuple[bool, bool]:
-    """Two checkpoints, while the first is written one rank's disk is full; whether each became whole."""
+    """Writes two checkpoints; one rank's disk is full during the first. Returns whether each is complete."""
     with process_group() as ranks, CheckpointWriter(root, MODEL, None, ranks) as writer:
         state = {"weight": torch.zeros(1000, 4)} if ranks.is_first else {"other": torch.zeros(1000, 4)}
         with small_files(4096) if ranks.rank == full_rank else contextlib.nullcontext():
@@ -137,7 +137,7 @@ def write_config(config: Config, folder: Path) -> Path:
 
 
 def start(path: Path, root: Path) -> subprocess.Popen[str]:
-    """`twhin train`, once its first checkpoint is whole."""
+    """`twhin train`, once its first checkpoint is complete."""
     process = subprocess.Popen(
         [*COMMAND, "train", str(path), "--run-root", str(root)],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
@@ -174,7 +174,7 @@ def test_a_disk_that_is_full_for_a_while_costs_only_the_checkpoints_of_that_whil
     assert failed
     assert set(failed.values()) == {"[Errno 27] File too large"}
     assert not any("Traceback" in line for line in lines)
-    # A checkpoint an interval and one of the last step, but for those that failed.
+    # One checkpoint per interval and one of the last step, except for those that failed.
     last = json.loads((root / "training/finished.json").read_text())["step"]
     assert steps(root) == sorted({*range(10, last + 1, 10), last} - set(failed))
     assert sorted(int(path.name) for path in (root / "checkpoints").iterdir()) == steps(root)

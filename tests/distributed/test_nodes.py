@@ -1,4 +1,4 @@
-"""Which machines train together, from what each platform sets."""
+"""Which machines train together, from the variables that each platform sets."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def vertex(pool: str, index: int, workers: int = 2, readers: int = 1) -> dict[st
         (SLURM | {"SLURM_NNODES": "1", "SLURM_NTASKS": "1"}, Nodes(1, 0, 2)),
     ],
 )
-def test_the_nodes_are_those_that_the_platform_tells_of(environment: dict[str, str], expected: Nodes) -> None:
+def test_the_nodes_are_those_that_the_platform_describes(environment: dict[str, str], expected: Nodes) -> None:
     assert find_nodes(environment) == expected
 
 
@@ -69,14 +69,14 @@ def test_the_nodes_are_those_that_the_platform_tells_of(environment: dict[str, s
     [
         (TRAINER | {"PET_NNODES": "1:4"}, "PET_NNODES: '1:4' is not a number"),
         (TRAINER | {"PET_NODE_RANK": "3"}, "PET_NODE_RANK: '3' is not a number below 3"),
-        (TRAINER | {"PET_MASTER_ADDR": ""}, "PET_MASTER_ADDR: is not set, though there are several nodes"),
+        (TRAINER | {"PET_MASTER_ADDR": ""}, "PET_MASTER_ADDR: is not set, but several nodes need it"),
         ({"PET_NNODES": "2"}, "PET_NODE_RANK: '' is not a number below 2"),
         ({"CLUSTER_SPEC": "{"}, "CLUSTER_SPEC: "),
         ({"CLUSTER_SPEC": '{"cluster": {}}'}, "CLUSTER_SPEC: task: Field required"),
-        (SLURM | {"SLURM_NTASKS": "8"}, "SLURM_NTASKS: 8 tasks on 4 nodes; start one a node"),
+        (SLURM | {"SLURM_NTASKS": "8"}, "SLURM_NTASKS: 8 tasks on 4 nodes; start one per node"),
     ],
 )
-def test_surroundings_that_make_no_sense_are_told_in_one_line(environment: dict[str, str], message: str) -> None:
+def test_an_inconsistent_environment_is_one_line(environment: dict[str, str], message: str) -> None:
     with pytest.raises(UserError) as error:
         find_nodes(environment)
     assert str(error.value).startswith(message)

@@ -1,4 +1,4 @@
-"""SIGTERM: a checkpoint of the current step, an exit code of its own, and on from there."""
+"""SIGTERM: a checkpoint of the current step, an exit code of its own, and a run that resumes from there."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FALLING = {
 """Rates that end with training, wherever it was stopped."""
 
 
-def test_it_keeps_its_step_ends_with_75_and_goes_on_to_the_same_weights(
+def test_it_saves_its_step_exits_with_75_and_resumes_to_the_same_weights(
     small_config: SmallConfig, tmp_path: Path
 ) -> None:
     config = small_config(
@@ -47,7 +47,7 @@ def test_it_keeps_its_step_ends_with_75_and_goes_on_to_the_same_weights(
 
     again = twhin("train", path, "--run-root", root)
     assert again.returncode == 0, again.stderr
-    assert f"continues after step {newest.step}," in again.stderr
+    assert f"resumes from the checkpoint of step {newest.step}\n" in again.stderr
     assert (root / FINISHED).exists()
     undisturbed = tmp_path / "undisturbed"
     prepare(config, str(undisturbed))
@@ -56,7 +56,7 @@ def test_it_keeps_its_step_ends_with_75_and_goes_on_to_the_same_weights(
 
 
 def stopped_at_its_13th_step(config: Config, root: str) -> str:
-    """Trains, as a rank of which the second alone is told to stop; how it ended."""
+    """Trains on a rank; only the second is told to stop. Returns how it ended."""
     steps, start = 0, Optimizers.start
 
     def counted(optimizers: Optimizers) -> None:
@@ -66,7 +66,7 @@ def stopped_at_its_13th_step(config: Config, root: str) -> str:
             os.kill(os.getpid(), signal.SIGTERM)
         start(optimizers)
 
-    Optimizers.start = counted  # type: ignore[method-assign] # in a process of its own
+    Optimizers.start = counted  # type: ignore[method-assign] # in its own process
     try:
         train(config, root)
     except Preempted as end:
@@ -88,7 +88,7 @@ def test_all_ranks_stop_after_the_same_step(small_config: SmallConfig, tmp_path:
     assert newest.step == int(found[1])
 
 
-def test_the_handler_that_was_there_comes_back(small_config: SmallConfig, tmp_path: Path) -> None:
+def test_the_previous_handler_is_restored(small_config: SmallConfig, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     config = small_config(training={"num_train_steps": 2})
     prepare(config, str(tmp_path / "run"))

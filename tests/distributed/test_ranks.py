@@ -1,4 +1,4 @@
-"""A rank that dies takes the others with it, soon and with its reason shown."""
+"""A rank that dies takes the others with it, soon and with the reason shown."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def endless(small_config: SmallConfig, tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def pair(endless: tuple[Path, Path]) -> Iterator[list[subprocess.Popen[str]]]:
-    """Two ranks with nothing but each other: no launcher watches them."""
+    """Two ranks with nothing but each other: no launcher watches over them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -68,7 +68,7 @@ def test_a_killed_rank_ends_the_other(
     pair[victim].send_signal(signal.SIGKILL)
     _, shown = pair[1 - victim].communicate(timeout=SECONDS)
     assert pair[1 - victim].returncode == 1
-    assert shown.splitlines()[-1].startswith(f"error: rank {1 - victim} ends because another rank has ended"), shown
+    assert shown.splitlines()[-1].startswith(f"error: rank {1 - victim} stops because another rank has failed"), shown
     assert "Traceback" not in shown
     assert "Warning" not in shown, "nothing that a user cannot mend"
     assert "is_fx_tracing" not in shown

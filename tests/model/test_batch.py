@@ -1,4 +1,4 @@
-"""A batch holds its edges with their weights, and each row that they need once."""
+"""A batch holds its edges with their weights, and each row that they need exactly once."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def test_all_gathers_are_sorted_by_the_rows_that_they_read(batch: Batch) -> None
     for index in range(len(batch.lookups.values())):
         listed = batch.order[batch.start[index] : batch.start[index + 1]].tolist()
         assert listed == [row for row, other in enumerate(everything) if other == index]
-        assert listed, "no row is looked up for nothing"
+        assert listed, "no row is looked up in vain"
 
 
-def test_an_own_node_counts_where_it_could_be_the_answer(small_config: SmallConfig) -> None:
+def test_a_querys_own_node_is_a_negative_where_it_could_be_the_answer(small_config: SmallConfig) -> None:
     relations = [Relation(name="follow", lhs="user", rhs="user"), Relation(name="fav", lhs="user", rhs="tweet")]
     edges = Edges(
         lhs=np.array([3, 5, 9]), rel=np.array([0, 0, 1]), rhs=np.array([4, 5, 2]), weight=np.ones(3, np.float32)

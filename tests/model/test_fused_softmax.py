@@ -1,4 +1,4 @@
-"""The fused loss equals the one with all scores in memory, on a GPU or else by Triton's interpreter."""
+"""The fused loss equals the one with all scores in memory, on a GPU or in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def in_float64(
 def test_values_and_gradients_equal_those_of_the_definition(
     shape: tuple[int, int, int, int], metric: str, has_shift: bool, scale: float, nodes: int
 ) -> None:
-    """`nodes`: ids are drawn from so many; of 1, no candidate counts at all."""
+    """`nodes`: the number of distinct ids; with 1, every candidate is masked."""
     chunks, length, count, dim = shape
     generator = torch.Generator().manual_seed(sum(shape))
 

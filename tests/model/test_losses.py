@@ -11,7 +11,7 @@ from twhin_core.model.losses import BinaryCrossEntropy, Loss, Ranking, Softmax
 
 
 def loss_of(loss: Loss, positive: float, negatives: list[float], masked: tuple[int, ...] = ()) -> float:
-    """The loss of one positive with its negatives, those numbered in `masked` left out."""
+    """The loss of one positive against its negatives, except those numbered in `masked`."""
     out = torch.tensor(masked, dtype=torch.int64) + 1
     return loss(torch.tensor([[[positive, *negatives]]]), out).item()
 
@@ -37,13 +37,13 @@ def test_softmax_of_negatives_that_stand_for_more_rows_by_hand() -> None:
 
 
 @pytest.mark.parametrize("loss", [BinaryCrossEntropy(), Softmax(0.7), Ranking(0.9)], ids=["bce", "softmax", "ranking"])
-def test_a_masked_negative_is_as_good_as_none(loss: Loss) -> None:
+def test_a_masked_negative_has_no_effect(loss: Loss) -> None:
     with_masked = loss_of(loss, 0.3, [1.0, 9.0, -2.0], (1,))
     assert with_masked == pytest.approx(loss_of(loss, 0.3, [1.0, -2.0]), rel=1e-6)
 
 
 def test_ranking_by_hand() -> None:
-    # Margins missed by 0.5 - 1 + 0.75, by nothing, and by 0.5 - 1 + 2.
+    # Margins violated by 0.5 - 1 + 0.75, by nothing, and by 0.5 - 1 + 2.
     assert loss_of(Ranking(0.5), 1.0, [0.75, 0.25, 2.0]) == pytest.approx((0.25 + 0 + 1.5) / 3)
 
 

@@ -19,7 +19,7 @@ from twhin_core.schema import Schema
 
 RELATIONS = [Relation(name="follow", lhs="user", rhs="user"), Relation(name="fav", lhs="user", rhs="tweet")]
 SCHEMA = Schema({"user": 5, "tweet": 4, "ad": 3}, RELATIONS)
-# Degrees: users 0, 1, 2, 4 have 5, 3, 1, 1 ends; tweets 0, 2 have 1 and 3; the others and ads have none.
+# Degrees: users 0, 1, 2, 4 have 5, 3, 1, 1 edges; tweets 0, 2 have 1 and 3; the others and ads have none.
 EDGES = Edges(
     lhs=np.array([0, 0, 1, 0, 1, 0, 4]),
     rel=np.array([0, 0, 0, 1, 1, 1, 1]),
@@ -105,11 +105,11 @@ def test_uniform_draws_have_no_correction() -> None:
 EMPTY = torch.zeros(1, 0, dtype=torch.int64)
 
 POPULARITY = torch.tensor([0.6, 0.25, 0.1, 0.05], dtype=torch.float64)
-"""Of four tweets, which any user favs alike."""
+"""Of four tweets; every user favs them with the same probabilities."""
 
 
 def mean_gradient(loss: Loss, scores: Tensor, proposal: Tensor, corrected: bool) -> Tensor:
-    """Gradient of the loss by the tweets' scores, its mean over every positive and every negative there may be."""
+    """The gradient of the loss by the tweets' scores, averaged over every possible positive and negative."""
     scores = scores.clone().requires_grad_()
     rows = len(scores)
     positive, negative = torch.arange(rows).repeat_interleave(rows), torch.arange(rows).repeat(rows)
@@ -123,18 +123,18 @@ def mean_gradient(loss: Loss, scores: Tensor, proposal: Tensor, corrected: bool)
 
 
 @pytest.mark.parametrize("uniform_share", [0.0, 0.5])
-def test_corrected_softmax_is_content_with_the_true_probabilities(uniform_share: float) -> None:
-    """Of a graph that is all popularity, the exact expectation: no gradient at score = τ · log probability."""
+def test_corrected_softmax_is_minimal_at_the_true_probabilities(uniform_share: float) -> None:
+    """On a graph of pure popularity, the expected gradient at score = τ · log probability is zero."""
     loss, proposal = Softmax(0.5), (1 - uniform_share) * POPULARITY + uniform_share / 4
     truth = loss.temperature * POPULARITY.log()
     assert mean_gradient(loss, truth, proposal, corrected=True).abs().max() < 1e-12
     assert mean_gradient(loss, truth, proposal, corrected=False).abs().max() > 0.01
-    # Uncorrected, all-in-batch negatives would have popularity forgotten.
+    # Uncorrected in-batch negatives alone make the scores forget popularity.
     if not uniform_share:
         assert mean_gradient(loss, torch.zeros(4, dtype=torch.float64), proposal, corrected=False).abs().max() < 1e-12
 
 
-def test_corrected_bce_is_content_with_what_uniform_negatives_teach() -> None:
+def test_corrected_bce_is_minimal_where_uniform_negatives_are() -> None:
     loss, uniform = BinaryCrossEntropy(), torch.full((4,), 0.25, dtype=torch.float64)
     # A negative that is the positive is masked, so v is a negative of 1 - p(v) of the positives.
     truth = (POPULARITY * 4 / (1 - POPULARITY)).log()
@@ -144,7 +144,7 @@ def test_corrected_bce_is_content_with_what_uniform_negatives_teach() -> None:
 
 
 def test_many_corrected_negatives_weigh_what_all_nodes_weigh() -> None:
-    """Σ over the negatives of e^(score - correction), a row of the table a negative: that of the full softmax."""
+    """Σ over the negatives of e^(score - correction), per row of the table, approaches that of the full softmax."""
     rng = np.random.default_rng(0)
     rows, drawn = 50, 200_000
     rhs = np.minimum(rng.zipf(1.5, 3000) - 1, rows - 1)

@@ -1,4 +1,4 @@
-"""Chunks hold every edge once, and negatives come from where they should."""
+"""Chunks hold every edge once, and negatives come from the right nodes."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_more_negatives_than_rows_are_refused(section: str, small_config: SmallC
     config, schema = small_config(**{section: data}), Schema({"user": 40, "tweet": 30}, [FAV])
     with pytest.raises(UserError) as refused:
         check_rows(schema, config)
-    assert str(refused.value) == f"{section}.global_negatives: 31 are more than the 30 rows of tweet"
+    assert str(refused.value) == f"{section}.global_negatives: 31 is more than the 30 rows of tweet"
     check_rows(Schema({"user": 40, "tweet": 31}, [FAV]), config)
     check_rows(Schema({"user": 40, "tweet": 31, "unused": 1}, [FAV]), config)
 

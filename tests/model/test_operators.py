@@ -1,4 +1,4 @@
-"""Operators by hand, and the laws that let them be moved from one side of a product to the other."""
+"""Operators by hand, and the identities that move them from one side of a product to the other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twhin_core.model.operators import OPERATORS, RelationOperators
 DIM = 4
 X = torch.tensor([1.0, 2.0, 3.0, 4.0])
 
-# Parameters of one relation, and what it makes of (1, 2, 3, 4).
+# The parameters of one relation, and the image of (1, 2, 3, 4).
 BY_HAND: dict[str, tuple[list[float] | list[list[float]], list[float]]] = {
     "identity": ([], [1, 2, 3, 4]),
     "translation": ([1, 0, -1, 2], [2, 2, 2, 6]),

@@ -1,4 +1,4 @@
-"""What weights cost, by hand; gradients against a dense implementation are in tests/training/test_step.py."""
+"""Regularization by hand; tests/training/test_step.py compares gradients with a dense implementation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def cost(operator: str = "translation", reciprocal: bool = False, **settings: An
     return Regularizer(Regularization(**settings))(scorer, REL, WEIGHT, LHS, RHS).item()
 
 
-def test_ends_by_hand() -> None:
+def test_tables_by_hand() -> None:
     # Edge 0: cubes 1 + 8 and 1; edge 1: 27 + 64 and 1. By weight: 0.5 · 10 + 2 · 92 = 189.
     assert cost(tables=0.1) == pytest.approx(18.9)
     # Squares: 0.5 · (5 + 1) + 2 · (25 + 1) = 55.
@@ -50,7 +50,7 @@ def test_complex_numbers_by_hand() -> None:
 
 @pytest.mark.parametrize("power", [2, 3])
 def test_nothing_costs_nothing_and_pulls_nowhere(power: int) -> None:
-    """The slope of |x|^p at 0 is 0, also where it is made of a root."""
+    """The derivative of |x|^p at 0 is 0, even where it is computed through a root."""
     relations = [{"name": "r", "lhs": "user", "rhs": "user", "operator": "complex_diagonal"}]
     scorer = make_scorer(relations=relations)
     nothing = torch.zeros(1, 4, requires_grad=True)

@@ -25,7 +25,7 @@ def test_by_hand() -> None:
         assert made.item() == pytest.approx(-0.5 * 3 * math.log(share))
 
 
-def test_an_inverse_predicts_from_the_other_end() -> None:
+def test_an_inverse_predicts_from_the_other_side() -> None:
     scorer = make_scorer(reciprocal=True)
     assert scorer.inverse is not None
     scorer.inverse.get_parameter("translation").data[1, 1] = math.log(2)

@@ -1,4 +1,4 @@
-"""Scores against vectors small enough to multiply by hand, and the two ways to score against each other."""
+"""Scores of vectors small enough to multiply by hand, and the two ways to score compared with each other."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ def test_a_checkpoint_that_is_removed_while_it_is_read_is_one_line(
         return ranked(*arguments, **options)
 
     monkeypatch.setattr(measuring, "measure", removing)
-    with pytest.raises(UserError, match=r"checkpoints/16: this checkpoint was removed while it was read"):
+    with pytest.raises(UserError, match=r"checkpoints/16: this checkpoint was removed while it was being read"):
         evaluate(config, root)
     assert not Path(root, "evaluation/metrics.json").exists()
     monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""Training steps written out plainly on dense tables, edge by edge, with no code of the model's."""
+"""Training steps on dense tables, edge by edge, written without the model's code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 Operate = Callable[[Tensor, Tensor], Tensor]
-"""What a relation's parameters make of a vector."""
+"""Applies a relation's parameters to a vector."""
 
 
 def complex_product(parameters: Tensor, vector: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ OPERATORS: dict[str, Operate] = {
 
 @dataclass
 class PlainQuery:
-    """An edge whose `side` is asked for, and the nodes it competes with; one that is the true one does not count."""
+    """An edge as a query for its `side`, and its negatives; a negative that is the true node is masked."""
 
     side: str
     lhs: int
@@ -39,12 +39,12 @@ class PlainQuery:
     weight: float
     negatives: list[int]
     has_self: bool = False
-    """Whether the node that is not asked for is one more negative, if it is in the same table."""
+    """Whether the query's own node is one more negative, if it is in the same table."""
 
 
 @dataclass
 class PlainModel:
-    """Dense parameters: a table a kind of node, the relations', and those of the inverse relations if there are."""
+    """Dense parameters: one tensor per table, the relations' and, if any, the inverse relations'."""
 
     tables: dict[str, Tensor]
     relation_tables: list[tuple[str, str]]
@@ -55,11 +55,11 @@ class PlainModel:
     loss: str
     temperature: float
     favour: Callable[[str, int, int], float] = lambda *_: 1.0
-    """How much likelier than uniformly a node is drawn for a side of a relation's edges; what logQ corrects for."""
+    """How much likelier than uniformly a node is drawn for a side of a relation's edges, which logQ corrects."""
     penalty: tuple[float, float, int] = (0.0, 0.0, 3)
-    """λ of an edge's ends, λ of its relation, and the power of the absolute values that are summed."""
+    """λ of an edge's nodes, λ of its relation, and the power of the absolute values that are summed."""
     full: bool = False
-    """Whether the negatives weigh as much as all rows of their table."""
+    """Whether the negatives together weigh as much as all rows of their table."""
     is_complex: bool = False
     """Whether the coordinates are complex numbers, the real halves first."""
 
@@ -86,19 +86,19 @@ class PlainModel:
         return lhs_table == rhs_table
 
     def _penalty(self, query: PlainQuery) -> Tensor:
-        """Of one query; each edge has two."""
-        ends, relations, power = self.penalty
+        """The penalty of one query; each edge has two."""
+        tables, relations, power = self.penalty
         lhs_table, rhs_table = (self.tables[name] for name in self.relation_tables[query.rel])
         of = self.relations if query.side == "rhs" or self.inverse is None else self.inverse
         vectors = self._powers(lhs_table[query.lhs], power) + self._powers(rhs_table[query.rhs], power)
-        return ends * vectors + relations * self._powers(of[query.rel], power)
+        return tables * vectors + relations * self._powers(of[query.rel], power)
 
     def _powers(self, vector: Tensor, power: int) -> Tensor:
         coordinates = torch.complex(*vector.chunk(2)) if self.is_complex else vector
         return (coordinates.abs() ** power).sum()
 
     def _score(self, query: PlainQuery, node: int) -> Tensor:
-        """Of the query's edge with `node` in the place that is asked for."""
+        """The score of the query's edge with `node` on the query's side."""
         lhs_table, rhs_table = (self.tables[name] for name in self.relation_tables[query.rel])
         s = lhs_table[node if query.side == "lhs" else query.lhs]
         t = rhs_table[node if query.side == "rhs" else query.rhs]
@@ -111,7 +111,7 @@ class PlainModel:
         return product / (a.norm() * b.norm()) if self.cosine else product
 
     def _loss(self, scores: list[Tensor], corrections: list[float]) -> Tensor:
-        """Of the positive, which comes first, and its negatives."""
+        """The loss of the positive, which comes first, against its negatives."""
         if self.loss == "softmax":
             logits = torch.stack(scores) / self.temperature - torch.tensor(corrections)
             return -torch.log(torch.exp(logits[0]) / torch.exp(logits).sum())
@@ -120,7 +120,7 @@ class PlainModel:
         return -torch.log(torch.sigmoid(positive)) + (sum(wrong) / len(wrong) if wrong else 0.0)
 
     def step(self, queries: list[PlainQuery], update: Update, lr_relations: float) -> float:
-        """Learns from `queries`: tables by `update`, relations by plain gradient descent."""
+        """Trains on `queries`: tables by `update`, relations by plain gradient descent."""
         relations = [self.relations] + ([self.inverse] if self.inverse is not None else [])
         parameters = [*self.tables.values(), *(relation for relation in relations if relation.numel())]
         for parameter in parameters:
@@ -143,7 +143,7 @@ class Update:
         self.sums: dict[int, Tensor | float] = {}
 
     def change(self, table: int, gradient: Tensor) -> Tensor:
-        """What is taken from the weights of a table."""
+        """What to subtract from the weights of a table."""
         return 0.1 * gradient
 
 

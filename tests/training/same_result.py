@@ -1,4 +1,4 @@
-"""What runs of a small config come to."""
+"""Compares the results of two runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from twhin_core.checkpoints import checkpoint
 
 
 def assert_same_result(root: str, other: str) -> None:
-    """Both runs end after the same step, with the same tables bit for bit."""
+    """Asserts that both runs end after the same step with bitwise equal tables."""
     end, other_end = checkpoint.newest(root), checkpoint.newest(other)
     assert end is not None
     assert other_end is not None

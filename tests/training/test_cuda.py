@@ -1,4 +1,4 @@
-"""What only GPUs run, as far as it goes without one: up to the call that needs the device."""
+"""Code that only GPUs run, tested without one up to the call that needs the device."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def make_model(config: Config) -> tuple[Schema, Twhin]:
 
 
 def plan_for(kind: str, optimizer: str, tweets: int, memory: int) -> Any:
-    """The plan for four GPUs of `memory` bytes, or why there is none."""
+    """The plan for four GPUs of `memory` bytes, or the reason why there is none."""
     config = make_config(kind, optimizer, tweets)
     schema, twhin = make_model(config)
     return _plan(config, schema, twhin, FOUR_GPUS, memory)
@@ -51,7 +51,7 @@ def plan_for(kind: str, optimizer: str, tweets: int, memory: int) -> Any:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adagrad", "rowwise_adagrad"])
 def test_a_table_larger_than_a_gpu_is_spread_over_all(optimizer: str) -> None:
-    # 36 to 96 bytes a row: 2e9 rows are 67 to 179 GiB, on four GPUs of 80.
+    # 36 to 96 bytes per row: 2e9 rows are 67 to 179 GiB, on four GPUs of 80.
     plan = plan_for("auto", optimizer, 2 * 10**9, 80 * GIB).plan["tables"]["tweet"]
     assert plan.sharding_type == "row_wise"
     assert plan.compute_kernel == "fused", "never in the host's memory"
@@ -61,15 +61,15 @@ def test_a_table_larger_than_a_gpu_is_spread_over_all(optimizer: str) -> None:
 
 
 def test_the_memory_of_the_gpus_bounds_the_plan() -> None:
-    # 36 bytes a row: 67 GiB on one GPU, of which 15 % are kept free.
+    # 36 bytes per row: 67 GiB on one GPU, of which 15 % are kept free.
     assert not isinstance(plan_for("table_wise", "rowwise_adagrad", 2 * 10**9, 80 * GIB), str)
     refused = plan_for("table_wise", "rowwise_adagrad", 2 * 10**9, 70 * GIB)
     assert "tweet, 2,000,000,000 rows with sharding table_wise, needs 67.06 GiB on a rank" in refused
-    assert "which can give 59.5 GiB" in refused
+    assert "which has only 59.5 GiB available" in refused
 
 
 class ReachedError(Exception):
-    """The kernel would be made now."""
+    """Raised where the kernel would be created."""
 
 
 @pytest.mark.parametrize(

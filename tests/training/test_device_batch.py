@@ -42,7 +42,7 @@ from twhin_core.training.local_tables import LocalModel
 @pytest.fixture(scope="module")
 def ranks() -> Iterator[Ranks]:
     with process_group() as group, pytest.MonkeyPatch.context() as patch:
-        # Local tables want each row once, and no GPU has them.
+        # Local tables need each row once, and GPUs do not have them.
         patch.setattr(LocalModel, "can_hold", staticmethod(lambda *_: False))
         yield group
 
@@ -60,9 +60,9 @@ def make_maker(case: Case, device: torch.device) -> DeviceBatchMaker:
 
 
 def ways(case: Case) -> list[str]:
-    """How scores are made and rows looked up: as on several ranks, with the kernels of a GPU, or alone on one."""
+    """How scores are computed and rows looked up: as on several ranks, with a GPU's kernels, or on a single GPU."""
     fused = case.loss == "softmax" and (case.operator == "translation" or case.comparator == "cos")
-    return ["in memory"] + ["fused"] * fused + ["alone"] * (case.operator == "translation")
+    return ["in memory"] + ["fused"] * fused + ["direct"] * (case.operator == "translation")
 
 
 @pytest.mark.parametrize(("case", "way"), [(case, way) for case in CASES for way in ways(case)], ids=str)
@@ -70,11 +70,11 @@ def test_a_step_equals_the_dense_one(case: Case, way: str, ranks: Ranks, monkeyp
     if way == "fused":
         pytest.importorskip("triton", reason="requirements/dev_cpu.txt installs it; PyTorch for CUDA brings it")
     monkeypatch.setattr(fused_softmax, "is_available", lambda *_: way == "fused")
-    if way == "alone":
+    if way == "direct":
         monkeypatch.setattr(build_module, "use_row_optimizers", lambda *_: [])
     config = make_config(case)
     model, maker = build(config, Schema(SIZES, config.model.relations), ranks), make_maker(case, ranks.device)
-    if way == "alone":
+    if way == "direct":
         model = replace(model, is_single_rank=look_up_directly(model.model))
         assert model.is_single_rank == ("data_parallel" not in case.sharding)
     generator = torch.Generator().manual_seed(5)

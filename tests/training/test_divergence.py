@@ -76,7 +76,7 @@ def test_the_rank_that_finds_it_ends_the_others(small_config: SmallConfig, tmp_p
     (kind, found), (other_kind, other) = sorted(run_ranks(2, train_and_tell, config, root), reverse=True)
     assert (kind, other_kind) == ("UserError", "TwhinError")
     assert "in a batch of the relations poison; " in found
-    assert "another rank has ended" in other
+    assert "another rank has failed" in other
     newest = checkpoint.newest(root)
     assert newest is None or newest.rows("tweet").read(0, 30).isfinite().all()
 

@@ -1,4 +1,4 @@
-"""Ranks count together what one counts alone."""
+"""Several ranks count what one does."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_it_trains_and_restarts_from_its_checkpoint(server: str, root: str, tmp_
     assert "finished after step 100, epoch 5" in first.stderr
     again = twhin("train", "configs/local.yaml", *where, STORAGE_EMULATOR_HOST=server)
     assert again.returncode == 0, again.stderr
-    assert "continues after step 100" in again.stderr
+    assert "resumes from the checkpoint of step 100" in again.stderr
 
     files = gcsfs.GCSFileSystem(token="anon", endpoint_url=server, use_listings_cache=False)
     if root.startswith("gs"):

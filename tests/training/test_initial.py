@@ -1,4 +1,4 @@
-"""Weights of another run to begin with: they alone are taken, and only by a model that they fit."""
+"""Initial weights from another run: only the weights are loaded, and only into a model that they fit."""
 
 from __future__ import annotations
 
@@ -112,5 +112,5 @@ def test_a_place_without_a_whole_checkpoint_is_refused(trained: Trained, tmp_pat
         marker.unlink()
     config = changed(config, training__initial_checkpoint_dir=first)
     prepare(config, str(tmp_path / "second"))
-    with pytest.raises(UserError, match=r"training\.initial_checkpoint_dir: there is no whole checkpoint at "):
+    with pytest.raises(UserError, match=r"training\.initial_checkpoint_dir: there is no complete checkpoint at "):
         train(config, str(tmp_path / "second"))

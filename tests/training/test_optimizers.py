@@ -133,6 +133,6 @@ def test_adam_has_no_kernel_for_shards_on_cpus(monkeypatch: pytest.MonkeyPatch) 
     config = make_config(Case("adam", "row_wise"))
     with (
         process_group() as ranks,
-        pytest.raises(UserError, match="user has adam, which on CPUs only fp32 tables of one"),
+        pytest.raises(UserError, match="user has adam, which on CPUs needs fp32 tables and a single"),
     ):
         build(config, Schema(SIZES, config.model.relations), ranks)

@@ -1,4 +1,4 @@
-"""Steps with the next ids on their way end as steps one by one, to the last bit."""
+"""Pipelined steps equal steps one by one, bit for bit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def made(case: Case, ranks: Ranks) -> tuple[TrainableModel, list[Batch]]:
 
 
 def both_ways() -> list[dict[str, Any]]:
-    """By case: losses and weights of steps one by one and in a pipeline, and what the pipeline did when."""
+    """By case: losses and weights of steps one by one and pipelined, and the pipeline's events in order."""
     results = []
     with process_group() as ranks:
         for case in CASES:
@@ -62,7 +62,7 @@ def both_ways() -> list[dict[str, Any]]:
 
 
 def watched(model: TrainableModel) -> list[str]:
-    """A list that fills with the sendings of ids as they happen."""
+    """A list that records each sending of ids."""
     did: list[str] = []
     tables = model.model.module.tables
     send = tables.input_dist
@@ -81,7 +81,7 @@ def results() -> list[list[dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("index", range(len(CASES)), ids=[case.sharding for case in CASES])
-def test_a_pipeline_learns_what_steps_one_by_one_do(index: int, results: list[list[dict[str, Any]]]) -> None:
+def test_a_pipeline_equals_steps_one_by_one(index: int, results: list[list[dict[str, Any]]]) -> None:
     for rank in results:
         plain, pipelined = rank[index]["losses"]
         assert len(plain) == STEPS
@@ -125,7 +125,7 @@ def test_two_batches_are_taken_ahead_and_no_more(monkeypatch: pytest.MonkeyPatch
 
 
 def test_all_memory_of_a_batch_is_kept_until_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU another stream than that which copied the batch reads it."""
+    """On a GPU, the stream that reads the batch is not the one that copied it."""
     batch = make_batches(make_config(Case("sgd", "row_wise", logq=True)), 0)[1][0]
     kept: set[int] = set()
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, _: kept.add(tensor.data_ptr()))

@@ -1,4 +1,4 @@
-"""A planted graph of nothing but popularity: what trained scores make of it, by how negatives are drawn."""
+"""A planted graph with nothing but popularity: the scores learned from it depend on how negatives are drawn."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def popularity(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, npt.NDAr
 
 
 def learned(edges: Path, root: Path, **data: Any) -> npt.NDArray[np.float64]:
-    """The tweets' scores after training, their mean over the users."""
+    """The tweets' scores after training, averaged over the users."""
     optimizer = {"adagrad": {"lr": 0.1}}
     tree = {
         "model": {

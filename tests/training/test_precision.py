@@ -1,4 +1,4 @@
-"""bf16 products, TF32 and fp16 tables: what they change, and what they leave as it is."""
+"""bf16 products, TF32 and fp16 tables: what they change and what they leave alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STEPS = 4
 
 
 class Products(TorchDispatchMode):
-    """Notes the types of the factors of every batched matrix product."""
+    """Records the dtypes of the factors of every batched matrix product."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ def changed(config: Config, **values: Any) -> Config:
 
 
 def steps(config: Config) -> dict[str, Any]:
-    """Losses, weights before and after, and what the products were made in."""
+    """Losses, weights before and after, and the dtypes of the products."""
     with process_group() as ranks:
         model = build(config, Schema(SIZES, config.model.relations), ranks)
         before, losses, products = whole_weights(model), list[float](), Products()
@@ -71,7 +71,7 @@ def steps(config: Config) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("loss", ["softmax", "bce"])
-def test_amp_makes_the_products_in_bf16_and_leaves_the_weights_in_fp32(loss: str) -> None:
+def test_amp_computes_the_products_in_bf16_and_leaves_the_weights_in_fp32(loss: str) -> None:
     config = make_config(Case("rowwise_adagrad", "row_wise", loss))
     full, half = steps(config), steps(changed(config, runtime__enable_amp=True))
     assert set(full["products"]) == {torch.float32}
@@ -84,8 +84,8 @@ def test_amp_makes_the_products_in_bf16_and_leaves_the_weights_in_fp32(loss: str
         np.testing.assert_allclose(half["after"][name], value, atol=0.05)
 
 
-def test_validation_is_made_in_fp32_whatever_training_is(tmp_path: Path) -> None:
-    """So that its loss can be compared between runs, and ends both at the same place."""
+def test_validation_is_computed_in_fp32_whatever_training_is(tmp_path: Path) -> None:
+    """Which makes its loss, and early stopping, comparable between runs."""
     config = changed(make_config(Case("rowwise_adagrad", "row_wise")), runtime__enable_amp=True)
     schema = Schema(SIZES, config.model.relations)
     edges = write_edges(make_edges(0)[0], schema, tmp_path)

@@ -1,4 +1,4 @@
-"""What the config says of reading shows in training."""
+"""The config's reading options take effect in training."""
 
 from __future__ import annotations
 
@@ -42,6 +42,6 @@ def test_a_smaller_buffer_is_another_order(small_config: SmallConfig, tmp_path: 
     assert len(windows) == len(whole)
 
 
-def test_a_remainder_that_is_all_there_is_cannot_be_dropped(small_config: SmallConfig, tmp_path: Path) -> None:
+def test_a_remainder_that_is_all_of_the_data_cannot_be_dropped(small_config: SmallConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train_data.remainder: drop leaves nothing of \d+ edges.* step of 1 x 5000"):
         losses(small_config, tmp_path / "run", remainder="drop", per_replica_batch_size=5000)

@@ -1,4 +1,4 @@
-"""What a user can get wrong in training ends the command with one line that names the key, and exit code 2."""
+"""A user's mistake in training ends the command with one line that names the key and exit code 2."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MISTAKES = {
     ),
     "weights of nowhere": (
         ["training.initial_checkpoint_dir=/nowhere"],
-        "training.initial_checkpoint_dir: there is no whole checkpoint at /nowhere",
+        "training.initial_checkpoint_dir: there is no complete checkpoint at /nowhere",
     ),
     "a ramp as long as training": (
         [

@@ -1,4 +1,4 @@
-"""A run goes on with another number of ranks: what it restores is what was kept, bit for bit.
+"""A run resumes with another number of ranks: it restores what was saved, bit for bit.
 
 What one rank does after that differs from what two would only by the negatives that each draws; that a step of theirs
 on the same negatives is the same is `test_step.py`'s matter. Resuming on as many ranks as before is `test_kills.py`'s.
@@ -25,13 +25,13 @@ from twhin_core.stages.prepare import prepare
 from twhin_core.training.trainer import Trainer
 
 STEPS = 11
-"""Amid the second epoch: an epoch has 8 steps."""
+"""In the middle of the second epoch: an epoch has 8 steps."""
 
 Parts = dict[str, list[tuple[tuple[int, ...], npt.NDArray[Any]]]]
 
 
 def local_parts(trainer: Trainer) -> Parts:
-    """Where this rank's parts of every tensor begin, and their values."""
+    """The offsets and values of this rank's parts of every tensor."""
     parts: Parts = {}
     for name, value in trainer.model.state().items():
         if hasattr(value, "local_shards"):
@@ -43,7 +43,7 @@ def local_parts(trainer: Trainer) -> Parts:
 
 
 def whole(ranks: list[Parts]) -> dict[str, npt.NDArray[Any]]:
-    """Every tensor, put together from the parts of all ranks."""
+    """Every tensor, assembled from the parts of all ranks."""
     state = {}
     for name in ranks[0]:
         parts = [part for rank in ranks for part in rank[name]]
@@ -70,13 +70,13 @@ def restore_and_read(config: Config, root: str) -> tuple[Parts, dict[str, int]]:
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_all_that_was_kept_is_restored_on_another_number_of_ranks(
+def test_everything_saved_is_restored_on_another_number_of_ranks(
     before: int, after: int, small_config: SmallConfig, tmp_path: Path
 ) -> None:
     root = tmp_path / "run"
 
     def sized(ranks: int, steps: int | None) -> Config:
-        """A step takes 64 edges in all; user is shared by rows, tweet by columns."""
+        """A step takes 64 edges in all; user is sharded row_wise, tweet column_wise."""
         optimizers = {"user": {"rowwise_adagrad": {"lr": 0.1}}, "tweet": {"adagrad": {"lr": 0.1}}}
         shardings = {"user": "row_wise", "tweet": "column_wise"}
         tables = [

@@ -1,4 +1,4 @@
-"""Plans: what they say, what does not fit, and initial weights that depend on none of it."""
+"""Plans: what they contain, what does not fit, and initial weights that do not depend on them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def build_one(config: Config, ranks: Ranks) -> TrainableModel:
 
 
 class Drawn(TorchDispatchMode):
-    """Counts the rows that are drawn from a normal distribution, in all and at once."""
+    """Counts the rows drawn from a normal distribution, in total and at once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ def every_kind() -> dict[str, Any]:
 
 
 def refusals() -> list[str]:
-    """What a rank says of tables that do not fit, one kind after the other: all must say it, and none must wait."""
+    """A rank's errors for tables that do not fit, by kind: all ranks must raise them, and none may hang."""
     said = []
     with process_group() as ranks:
         for kind in ("auto", "row_wise", "table_wise", "data_parallel", "column_wise"):
@@ -88,7 +88,7 @@ def refusals() -> list[str]:
 
 
 def within_little_memory() -> tuple[list[str], list[str]]:
-    """The kinds that `auto` chooses where a rank can hold half of the large table, and what is said of two such."""
+    """The kinds that `auto` chooses if a rank can hold half of the large table, and the errors for two such tables."""
     half = ROWS["tweet"] // 2 * 8 * 8  # bytes of weights and accumulators
     with patch.object(plan, "_memory_of", return_value=int(1.5 * half / (1 - plan.RESERVED))), process_group() as ranks:
         kinds = [table.sharding for table in build_one(make_config("auto"), ranks).plan]
@@ -106,8 +106,10 @@ def test_auto_finds_what_fits_into_the_memory_of_the_ranks() -> None:
     assert first == second
     kinds, (together, whole) = first
     assert kinds[1] == "row_wise"
-    assert "no plan fits all tables into 6 MiB a rank, of which they need 8 MiB or more" in together
-    assert "tweet, 131,077 rows with sharding table_wise, needs 8 MiB on a rank, which can give 6 MiB" in whole
+    assert "no plan fits all tables into 6 MiB per rank; they need at least 8 MiB" in together
+    assert (
+        "tweet, 131,077 rows with sharding table_wise, needs 8 MiB on one rank, which has only 6 MiB available" in whole
+    )
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +150,7 @@ def test_every_row_is_somewhere_and_counted_with_its_optimizer(two: list[dict[st
             cells = sum(part.rows * part.columns for part in table.parts)
             copies = 2 if kind == "data_parallel" else 1
             assert cells == copies * ROWS[table.table] * 8
-            # fp32 weights and adagrad's fp32 accumulator; a copy has gradients as large as itself besides.
+            # fp32 weights and adagrad's fp32 accumulator; a replica also has gradients as large as itself.
             bytes_per_cell = 12 if kind == "data_parallel" else 8
             assert all(part.bytes == part.rows * part.columns * bytes_per_cell for part in table.parts)
             assert table.sharding == kind or kind == "auto"
@@ -168,12 +170,12 @@ def test_tables_that_no_rank_can_hold_are_refused_by_all_ranks() -> None:
     # 8 columns of 4 bytes twice over, in all and on each of two ranks; thrice with gradients.
     for kind, message in zip(kinds, first, strict=True):
         needed = {"table_wise": 582.1, "data_parallel": 873.1}.get(kind, 291.0)
-        assert f"needs {needed} TiB on a rank" in message
+        assert f"needs {needed} TiB on one rank" in message
 
 
-def test_tables_that_a_process_alone_cannot_hold_are_refused() -> None:
+def test_tables_that_a_single_process_cannot_hold_are_refused() -> None:
     # 8 columns of 4 bytes twice over.
-    with process_group() as ranks, pytest.raises(UserError, match=r"the tables need 582\.1 TiB, of which this process"):
+    with process_group() as ranks, pytest.raises(UserError, match=r"the tables need 582\.1 TiB, but this process"):
         build_one(make_config("auto", tweets=10**13), ranks)
 
 
@@ -182,7 +184,7 @@ def test_the_plan_is_logged_as_a_table_and_kept_with_the_run(
 ) -> None:
     tables = json.loads((Path(trained[1]) / "training/plan.json").read_text())
     assert [(table["table"], table["parts"]) for table in tables] == [
-        # 8 columns of 4 bytes and an accumulator of 4 bytes a row
+        # 8 columns of 4 bytes and an accumulator of 4 bytes per row
         ("user", [{"rank": 0, "rows": 40, "columns": 8, "bytes": 40 * 36}]),
         ("tweet", [{"rank": 0, "rows": 30, "columns": 8, "bytes": 30 * 36}]),
     ]

@@ -29,7 +29,7 @@ from twhin_core.training.build import TrainableModel, build
 
 Array = npt.NDArray[np.float32]
 
-# Small enough that rows come again in later steps, odd so that ranks hold different numbers of them.
+# Small enough for rows to recur in later steps, odd so that ranks hold different numbers of them.
 SIZES = {"user": 13, "tweet": 201}
 STEPS = 3
 DIM = 8
@@ -41,7 +41,7 @@ UNIFORM = 4
 class Case:
     optimizer: str
     sharding: str
-    """Of both tables, or of user and of tweet with a comma between."""
+    """Of both tables, or of user and tweet, separated by a comma."""
     loss: str = "softmax"
     comparator: str = "dot"
     reciprocal: bool = False
@@ -169,7 +169,7 @@ def make_edges(step: int) -> list[Edges]:
 
 
 def favour(case: Case) -> Callable[[str, int, int], float]:
-    """How much likelier than uniformly a node is drawn, counted plainly."""
+    """How much likelier than uniformly a node is drawn, by direct counting."""
     if not case.logq:
         return lambda *_: 1.0
     edges = [
@@ -193,7 +193,7 @@ def favour(case: Case) -> Callable[[str, int, int], float]:
 
 
 def some_steps(case: Case, whole: bool, ranks: Ranks) -> dict[str, Any]:
-    """The losses, and the whole weights before and after; `whole` has one rank take both ranks' batches."""
+    """The losses, and the full weights before and after. `whole`: one rank takes both ranks' batches."""
     config = make_config(case)
     model = build(config, Schema(SIZES, config.model.relations), ranks)
     generator = torch.Generator().manual_seed(5)
@@ -230,7 +230,7 @@ def whole_weights(model: TrainableModel) -> dict[str, Array]:
 
 @pytest.fixture(scope="module")
 def results() -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """What two ranks and what one make of each case."""
+    """The results of two ranks and of one for each case."""
     first, second = run_ranks(2, all_cases, False, seconds=200)
     for one, other in zip(first, second, strict=True):
         for name in one["after"]:

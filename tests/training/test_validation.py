@@ -1,4 +1,4 @@
-"""Validation during training, and the early end that it may bring."""
+"""Validation during training, and early stopping."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_patience_ends_after_as_many_validations_without_a_new_lowest(
 
 
 def overfitting(small_config: SmallConfig, **training: Any) -> Any:
-    """So few edges, so often, that the validation loss must rise."""
+    """Few edges over many epochs: the validation loss must rise."""
     return small_config(
         training={"num_epochs": 100, "eval_log_every_n": 8, "checkpoint_every_n": 30, **training},
         train_data={"limit": 100},
@@ -73,7 +73,7 @@ def test_training_ends_when_the_validation_loss_no_longer_falls(small_config: Sm
     assert newest.step == end, "started again, it has finished"
 
 
-def test_a_resumed_run_stops_where_an_undisturbed_one_does(small_config: SmallConfig, tmp_path: Path) -> None:
+def test_a_resumed_run_stops_where_an_uninterrupted_one_does(small_config: SmallConfig, tmp_path: Path) -> None:
     config, root = overfitting(small_config, early_stopping={"patience": 3}), tmp_path / "run"
     prepare(config, str(root))
     train(config, str(root))
@@ -92,7 +92,7 @@ def test_a_resumed_run_stops_where_an_undisturbed_one_does(small_config: SmallCo
 
 
 def test_num_eval_steps_says_how_many_batches_are_validated(small_config: SmallConfig, tmp_path: Path) -> None:
-    """About 60 validation edges are 4 batches of 16: 9 are all of them, 1 is another loss than 2."""
+    """About 60 validation edges are 4 batches of 16: 9 covers all of them, and the losses over 1 and 2 differ."""
     losses = []
     for count in (1, 2, 4, 9):
         config = small_config(
@@ -117,7 +117,7 @@ def test_early_stopping_without_validation_edges_is_refused(small_config: SmallC
 
 
 def test_negatives_of_validation_follow_the_counts_of_training(small_config: SmallConfig, tmp_path: Path) -> None:
-    """With few edges to train on, most held-out nodes were never counted; their correction is finite all the same."""
+    """With few training edges, most held-out nodes are never counted; their correction is still finite."""
     config = small_config(
         training={"num_epochs": 1, "eval_log_every_n": 1},
         train_data={"limit": 64, "in_batch_negatives": 4, "global_negatives_power": 0.75, "logq_correction": True},

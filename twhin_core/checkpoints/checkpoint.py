@@ -1,7 +1,7 @@
-"""Checkpoints: `<root>/checkpoints/<step>/`, by torch.distributed.checkpoint, whole only if the marker is there.
+"""Checkpoints: `<root>/checkpoints/<step>/`, written by torch.distributed.checkpoint, complete only with their marker.
 
-The marker, `complete.json`, is written last. It says what model the weights are of and how far training was, so that a
-reader needs to unpickle nothing.
+The marker, `complete.json`, is written last. It describes the model and the training position, so that a reader need
+not unpickle anything.
 """
 
 from __future__ import annotations
@@ -22,21 +22,20 @@ from twhin_core.schema import Schema
 FOLDER = "checkpoints"
 MARKER = "complete.json"
 FINISHED = "training/finished.json"
-"""Says that no checkpoint follows: the last step, and why it was the last."""
+"""Says that no more checkpoints follow: the last step, and why it was the last."""
 
 ALL_DONE = "all steps are done"
-"""The reason where training was not stopped early."""
-
+"""The reason if training did not stop early."""
 
 MOST_DIFFERENCES = 10
-"""As many are named where a checkpoint does not fit."""
+"""How many are named if a checkpoint does not fit."""
 
 OPTIMIZER = "optimizer."
-"""How the names of what optimizers keep begin; all other tensors of a state are weights."""
+"""The prefix of optimizer state; all other tensors are weights."""
 
 
 class ModelDescription(BaseModel):
-    """What must agree for a checkpoint to fit a model."""
+    """What a checkpoint and a model must agree on."""
 
     tables: dict[str, int]
     dim: int
@@ -61,19 +60,19 @@ def describe(config: Config, schema: Schema) -> ModelDescription:
     )
 
 
-# What only training as a whole depends on: weights alone fit whatever these are.
+# Only resuming depends on these; weights fit whatever they are.
 NOT_OF_WEIGHTS = {"comparator", "optimizers"}
 
 
 class Position(BaseModel):
-    """How far training is: steps done, and within the running epoch the edges all ranks have taken."""
+    """How far training is: steps and epochs done, and the edges that all ranks have taken within the current epoch."""
 
     step: int = 0
     epoch: int = 0
     edges: int = 0
 
     def edges_since(self, before: Position) -> int:
-        """Edges of the one step between `before` and here."""
+        """The edges of the one step between `before` and here."""
         return self.edges - (before.edges if before.epoch == self.epoch else 0)
 
 
@@ -97,18 +96,18 @@ class Checkpoint:
         return self.marker.position.step
 
     def rows(self, table: str) -> StoredTensor:
-        """The vectors of a table, to be read block by block: float32 [rows, dim]."""
+        """The vectors of a table, float32 [rows, dim], to read block by block."""
         return StoredTensor(self.url, f"tables.embeddings.{table}.weight")
 
     def scorer(self, model: Model, relations: list[Relation]) -> Scorer:
-        """The scorer of such a model, with the parameters of these relations as they were learned."""
+        """The scorer with the learned parameters of the relations."""
         scorer = Scorer(model, relations)
         for name, parameter in scorer.named_parameters():
             parameter.data.copy_(StoredTensor(self.url, f"scorer.{name}").read_whole())
         return scorer
 
     def check_fits(self, model: ModelDescription, weights_only: bool = False) -> None:
-        """Raises UserError if this is a checkpoint of another model; names each difference."""
+        """Raises UserError, naming the differences, if this is a checkpoint of another model."""
         left_out = NOT_OF_WEIGHTS if weights_only else set()
         there, here = (_flat(of.model_dump(exclude=left_out)) for of in (self.marker.model, model))
         differences = [
@@ -151,12 +150,12 @@ def newest(root: str) -> Checkpoint | None:
 
 
 def at_step(root: str, step: int) -> Checkpoint | None:
-    """The complete checkpoint of a step, or None where it is no longer kept."""
+    """The complete checkpoint of a step, or None if there is none."""
     return _read(storage.join(root, FOLDER, str(step)))
 
 
 def remove_incomplete(root: str) -> None:
-    """Removes what was left half-written or half-removed; nobody may be writing."""
+    """Removes half-written and half-removed checkpoints; no writer may be running."""
     folder = storage.join(root, FOLDER)
     whole = {str(checkpoint.step) for checkpoint in complete(root)}
     for name in storage.list_folders(folder):
@@ -165,13 +164,13 @@ def remove_incomplete(root: str) -> None:
 
 
 def remove(checkpoint: Checkpoint) -> None:
-    storage.remove(storage.join(checkpoint.url, MARKER))  # first, so that it is never taken for whole while it goes
+    storage.remove(storage.join(checkpoint.url, MARKER))  # first, so that a half-removed checkpoint is never complete
     storage.remove(checkpoint.url)
 
 
 def load(checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:
-    """Reads a checkpoint into the tensors of `state`, in place, whatever the number of ranks that wrote it."""
-    # Only here: it takes a second to import, and those who read rows need none of it.
+    """Loads a checkpoint into the tensors of `state`, in place; any number of ranks may have written it."""
+    # Imported here because it takes a second and reading rows does not need it.
     import torch.distributed.checkpoint as dcp
 
     from twhin_core.checkpoints.io import make_reader
@@ -180,16 +179,18 @@ def load(checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:
 
 
 def load_initial(url: str, state: Mapping[str, Any], model: ModelDescription) -> Checkpoint:
-    """Reads the weights alone of the checkpoint at `url`: its folder, the folder of several or a run root, whose
-    newest is taken.
+    """Loads only the weights of the checkpoint at `url`.
+
+    Args:
+        url: a checkpoint, a folder of checkpoints or a run root; of several, the newest is loaded.
 
     Raises:
-        UserError: there is none, or its tables, dim or relations are others.
+        UserError: there is none, or its tables, dim or relations differ.
     """
     inside = _read(url), _newest_in(url), newest(url)
     found = next((checkpoint for checkpoint in inside if checkpoint is not None), None)
     if found is None:
-        raise UserError(f"training.initial_checkpoint_dir: there is no whole checkpoint at {url}")
+        raise UserError(f"training.initial_checkpoint_dir: there is no complete checkpoint at {url}")
     found.check_fits(model, weights_only=True)
     load(found, {name: value for name, value in state.items() if not name.startswith(OPTIMIZER)})
     return found
@@ -201,7 +202,7 @@ def _newest_in(folder: str) -> Checkpoint | None:
 
 
 def _read(url: str) -> Checkpoint | None:
-    """The checkpoint at `url`, or None if it is not whole or was removed just now."""
+    """The checkpoint at `url`, or None if it is incomplete or was just removed."""
     try:
         return Checkpoint(url, Marker.model_validate(storage.read_json(storage.join(url, MARKER))))
     except FileNotFoundError:

@@ -1,7 +1,7 @@
 """The index of a torch.distributed.checkpoint: which file holds which part of which tensor.
 
-torch pickles it, and unpickling into torch's own classes imports half of torch.distributed, a second's work. Who only
-reads rows has the same facts here as plain ones.
+torch pickles it, and unpickling into torch's classes imports half of torch.distributed, which takes a second. This
+module reads the same facts into plain classes for code that only reads rows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ INDEX = ".metadata"
 
 _ENCODING = ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING")
 
-# All that torch's index of a checkpoint is made of. The index is a pickle, and a pickle can name any function.
+# All names that torch's index contains. The index is a pickle, and a pickle can name any function.
 INDEX_NAMES = {
     _ENCODING,
     *(("torch.distributed.checkpoint.metadata", name) for name in (
@@ -34,7 +34,7 @@ INDEX_NAMES = {
 
 @dataclass(frozen=True)
 class StoredPart:
-    """A part of a tensor, and the bytes of a file that torch.save wrote it to."""
+    """A part of a tensor, and the byte range of a file that torch.save wrote it to."""
 
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -48,13 +48,13 @@ class StoredShape:
     """A tensor of a checkpoint."""
 
     dtype: str
-    """As numpy names it too: `float32`."""
+    """numpy's name of it: `float32`."""
     size: tuple[int, ...]
     parts: list[StoredPart]
 
 
 class IndexUnpickler(pickle.Unpickler):
-    """Knows nothing but an index, which it makes of torch's own classes."""
+    """Unpickles an index, and nothing else, into torch's classes."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("builtins", "getattr"):
@@ -67,18 +67,18 @@ class IndexUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
     def _memory_format(self, kind: Any, name: str) -> Any:
-        """In the place of `getattr`, by which the first releases of Python 3.11 pickle the member of an enumeration."""
+        """Replaces `getattr`, which early releases of Python 3.11 use to pickle enum members."""
         if kind is not self._class(*_ENCODING) or name not in kind.__members__:
             raise _unknown(f"getattr({kind}, {name!r})")
         return kind[name]
 
 
 def _unknown(name: str) -> UserError:
-    return UserError(f"the checkpoint's index names {name}, which no index contains; it was not read")
+    return UserError(f"the checkpoint's index names {name}, which does not belong in an index; it was not read")
 
 
 class _Record:
-    """Any object of the index: what pickle kept of it."""
+    """Any object of the index, as the state that pickle stored."""
 
     state: Any = None
 
@@ -87,7 +87,7 @@ class _Record:
 
 
 class _MemoryFormat:
-    """What no reader of rows asks for."""
+    """Stands for torch's memory formats, which reading rows ignores."""
 
     __members__ = frozenset({"TORCH_CONTIGUOUS_FORMAT", "TORCH_CHANNELS_LAST", "TORCH_PRESERVE_FORMAT"})
 
@@ -97,7 +97,7 @@ class _MemoryFormat:
 
 
 class _PlainUnpickler(IndexUnpickler):
-    """Makes records instead."""
+    """Unpickles an index into records."""
 
     def _class(self, module: str, name: str) -> Any:
         if module == "torch":
@@ -110,7 +110,7 @@ def read_index(url: str) -> dict[str, StoredShape]:
     """The tensors of the checkpoint at `url`, by name.
 
     Raises:
-        UserError: its index names what no index contains.
+        UserError: the index contains a name that does not belong in one.
     """
     with storage.open_read(storage.join(url, INDEX)) as file:
         index = _PlainUnpickler(io.BytesIO(file.read())).load()
@@ -121,7 +121,7 @@ def read_index(url: str) -> dict[str, StoredShape]:
     return {
         name: _shape(name, stored.state, storages)
         for name, stored in _items(index, "state_dict_metadata")
-        if stored.state is not None and "chunks" in stored.state  # else it is no tensor
+        if stored.state is not None and "chunks" in stored.state  # else it is not a tensor
     }
 
 

@@ -1,4 +1,4 @@
-"""Reads torch.distributed.checkpoint on local folders and gs://, without unpickling more than its own index."""
+"""Reads torch.distributed.checkpoint from local folders and gs://, unpickling nothing but the index."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twhin_core.checkpoints.index import INDEX, IndexUnpickler
 
 
 class _Reader(FsspecReader):
-    """torch's reader, with an index that was read by an unpickler that knows nothing but an index."""
+    """torch's reader, given an index that `IndexUnpickler` has read."""
 
     def __init__(self, index: Metadata, path: str, **options: Any) -> None:
         super().__init__(path, **options)
@@ -25,7 +25,7 @@ class _Reader(FsspecReader):
 
 
 def location(url: str) -> tuple[str, dict[str, Any]]:
-    """`url` and the options of its file system, as torch's readers and writers take them."""
+    """The path and file system options of `url`, as torch's readers and writers take them."""
     _, path = storage.filesystem(url)
     return f"gs://{path}" if storage.is_remote(url) else path, storage.options(url)
 
@@ -34,10 +34,10 @@ def make_reader(url: str) -> FsspecReader:
     """torch's reader of the checkpoint at `url`.
 
     Raises:
-        UserError: its index names what no index contains.
+        UserError: the index contains a name that does not belong in one.
     """
     path, options = location(url)
-    # The index is read here and not in read_metadata, whose errors torch wraps in tracebacks of every rank.
+    # Read here and not in read_metadata, whose errors torch wraps in a traceback per rank.
     with storage.open_read(storage.join(url, INDEX)) as file:
         index = IndexUnpickler(io.BytesIO(file.read())).load()
     assert isinstance(index, Metadata)

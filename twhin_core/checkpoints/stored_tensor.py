@@ -1,7 +1,7 @@
-"""A tensor of a checkpoint, of which any rows can be read for the price of their bytes, on disk and on gs://.
+"""A tensor of a checkpoint, on disk or gs://, from which any rows can be read at the cost of their bytes alone.
 
-torch.distributed.checkpoint stores each shard as a zip file of torch.save, whose values lie there uncompressed and row
-by row; torch itself can only load a shard as a whole.
+torch.distributed.checkpoint stores each shard as a torch.save zip file, which holds the values uncompressed and row by
+row; torch itself can only load whole shards.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ Ints = npt.NDArray[np.int64]
 T = TypeVar("T")
 
 PIECE_BYTES = 16 << 20
-"""At most as much is asked for at once."""
+"""The most to request at once."""
 GAP_BYTES = 64 << 10
-"""Wanted rows that lie nearer to each other are read together with what is between them."""
+"""Rows closer together than this are read in one range, along with what lies between them."""
 
 
 @dataclass(frozen=True)
 class _Shard:
-    """Values that lie in a file from byte `start` on, and their place in the tensor."""
+    """Values stored in a file from byte `start` on, and the part of the tensor that they are."""
 
     path: str
     start: int
@@ -45,17 +45,17 @@ class _Shard:
 
 
 class StoredTensor:
-    """Reads a tensor as rows [size, dim], its other dimensions flattened; needs no process group.
+    """Reads a tensor as rows [size, dim], with all further dimensions flattened; needs no process group.
 
-    Floating values come as float32, whatever they are stored as. What is held in memory is the result, and pieces of
+    Floating-point values are returned as float32, whatever the stored dtype. Memory holds the result and one piece of
     `PIECE_BYTES`.
     """
 
     def __init__(self, url: str, name: str) -> None:
-        """`url`: a checkpoint's folder.
+        """`url`: the checkpoint.
 
         Raises:
-            UserError: it was removed meanwhile, or its index names what no index contains.
+            UserError: it was removed meanwhile, or its index contains a name that does not belong in one.
         """
         self._url, (self._fs, folder) = url, storage.filesystem(url)
         stored = _or_gone(url, lambda: read_index(url))[name]
@@ -92,7 +92,7 @@ class StoredTensor:
         return out
 
     def read_whole(self) -> Tensor:
-        """All of it, in its own shape."""
+        """The whole tensor in its own shape."""
         return self.read(0, self.size).view(self.shape)
 
     def gather(self, rows: Ints) -> Tensor:
@@ -112,17 +112,17 @@ class StoredTensor:
         return int(shard.columns.stop - shard.columns.start) * self._dtype.itemsize
 
     def _read_piece(self, shard: _Shard, rows: Ints) -> npt.NDArray[Any]:
-        """The given rows of a shard, ascending, each once."""
+        """The given rows of a shard, which must be ascending and distinct."""
         breaks = np.flatnonzero(np.diff(rows) * self._row_bytes(shard) > GAP_BYTES)
         first, last = rows[np.r_[0, breaks + 1]], rows[np.r_[breaks, len(rows) - 1]] + 1
         values = self._read_runs(shard, first, last)
         run = np.searchsorted(first, rows, side="right") - 1
-        before = np.r_[0, np.cumsum(last - first)[:-1]]  # rows of the runs before each
+        before = np.r_[0, np.cumsum(last - first)[:-1]]  # the rows in all earlier runs
         picked: npt.NDArray[Any] = values[before[run] + rows - first[run]]
         return picked
 
     def _read_runs(self, shard: _Shard, first: Ints, last: Ints) -> npt.NDArray[Any]:
-        """The rows of a shard in the runs [first, last), one after the other."""
+        """The rows of a shard in the runs [first, last), concatenated."""
         starts, ends = (shard.start + at * self._row_bytes(shard) for at in (first, last))
         paths = [shard.path] * len(first)
         parts = _or_gone(
@@ -133,7 +133,7 @@ class StoredTensor:
 
 
 def _pieces(rows: Ints, row_bytes: int) -> Iterator[slice]:
-    """Runs of `rows`, ascending, that are read for at most about `PIECE_BYTES`, gaps included."""
+    """Slices of the ascending `rows` that take at most about `PIECE_BYTES` to read, gaps included."""
     gaps = np.minimum(np.diff(rows, prepend=rows[:1]) * row_bytes, GAP_BYTES) + row_bytes
     piece = np.cumsum(gaps) // PIECE_BYTES
     starts = np.flatnonzero(np.diff(piece, prepend=-1))
@@ -142,7 +142,7 @@ def _pieces(rows: Ints, row_bytes: int) -> Iterator[slice]:
 
 
 def _start_of_values(fs: Any, path: str, part: StoredPart, size: int) -> int:
-    """The byte of a file at which the values of a part of a tensor begin; they take `size` bytes."""
+    """The byte offset in a file at which the `size` bytes of a tensor part's values begin."""
     with fs.open(path, "rb") as file:
         view = _View(file, part.start, part.length)
         with zipfile.ZipFile(view) as archive:
@@ -155,7 +155,7 @@ def _start_of_values(fs: Any, path: str, part: StoredPart, size: int) -> int:
 
 
 class _View(io.RawIOBase):
-    """The bytes [offset, offset + length) of a file, as a file."""
+    """The bytes [offset, offset + length) of a file, as a file object."""
 
     def __init__(self, file: IO[bytes], offset: int, length: int) -> None:
         self._file, self._offset, self._length, self._at = file, offset, length, 0
@@ -185,4 +185,6 @@ def _or_gone(url: str, read: Callable[[], T]) -> T:
     try:
         return read()
     except FileNotFoundError:
-        raise UserError(f"{url}: this checkpoint was removed while it was read; run it again for the newest") from None
+        raise UserError(
+            f"{url}: this checkpoint was removed while it was being read; run it again to read the newest"
+        ) from None

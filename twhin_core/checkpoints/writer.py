@@ -1,4 +1,4 @@
-"""Writes checkpoints while training goes on: a copy of the state in main memory, then a thread that writes it."""
+"""Writes checkpoints while training continues: copies the state to main memory, then writes it in a thread."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ State = Mapping[str, Tensor | ShardedTensor]
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of a run, one at a time; leaving its block waits for the last one.
+    """Writes the checkpoints of a run, one at a time; leaving its context waits for the last one.
 
-    Every rank makes one and calls the same methods in the same order. The thread's collectives have a process group of
-    their own, so that they never mix with training's.
+    Every rank has one and calls the same methods in the same order. The thread's collectives have their own process
+    group, so that they never interleave with training's.
     """
 
     def __init__(self, root: str, model: ModelDescription, keep: int | None, ranks: Ranks) -> None:
-        """`keep`: older checkpoints are removed beyond this number, once a new one is whole; None keeps all."""
+        """`keep`: how many complete checkpoints to keep; older ones are removed after each new one. None keeps all."""
         self._root, self._model, self._keep, self._ranks = root, model, keep, ranks
         self._group = dist.new_group(backend="gloo")
         self._thread = ThreadPoolExecutor(1, "checkpoint")
@@ -53,15 +53,15 @@ class CheckpointWriter:
             checkpoint.remove_incomplete(root)
 
     def save(self, state: State, position: Position) -> None:
-        """Begins a checkpoint; waits for the one before it. Returns when `state` may change."""
+        """Waits for the previous checkpoint, then starts one. `state` may change once this returns."""
         self.wait()
         self._step = position.step
         self._running = self._thread.submit(self._write, _staged(state), position)
 
     def wait(self) -> bool:
-        """Waits for the checkpoint that is being written, if any. Whether the last one begun is whole.
+        """Waits for the checkpoint being written, if any. Returns whether the last one started is complete.
 
-        One that could not be written is logged in a line, and what was written of it is gone.
+        A failed checkpoint is logged in one line and removed.
 
         Raises:
             UserError: the weights are not finite.
@@ -94,17 +94,17 @@ class CheckpointWriter:
             if kind is None:
                 self.wait()
             else:
-                with contextlib.suppress(UserError):  # the error that ends the block says more
+                with contextlib.suppress(UserError):  # the error that ends the context says more
                     self.wait()
         finally:
             self._thread.shutdown()
 
     def _write(self, state: State, position: Position) -> None:
-        """In the thread: every rank's part, then the marker, then the removal of older ones."""
+        """In the thread: writes every rank's part, then the marker, then removes older checkpoints."""
         url = storage.join(self._root, FOLDER, str(position.step))
         marker = Marker(version=__version__, position=position, model=self._model).model_dump_json(indent=1) + "\n"
 
-        # Made in the thread that uses it: fsspec keeps one connection a thread.
+        # Created in the thread that uses it: fsspec keeps one connection per thread.
         writer = _Writer(url, lambda: storage.publish(storage.join(url, MARKER), marker))
         try:
             dcp.save(dict(state), storage_writer=writer, planner=_FinitePlanner(), process_group=self._group)
@@ -118,26 +118,26 @@ class CheckpointWriter:
 
 
 class NotFiniteError(ValueError):
-    """Weights, or what an optimizer keeps, that no training can go on from."""
+    """Weights or optimizer state contain values that are not finite."""
 
 
 class _Writer(FsspecWriter):
-    """torch's writer, with a last act once the parts of all ranks and the index are durable.
+    """torch's writer, which calls `finally_do` once the parts of all ranks and the index are durable.
 
-    As with all that a writer does, its failure becomes a CheckpointException of every rank.
+    Like any failure of a writer, one of `finally_do` raises CheckpointException on every rank.
     """
 
     def __init__(self, url: str, finally_do: Callable[[], None]) -> None:
         path, options = location(url)
-        # An object is durable once it is there, and torch would sync all the machine's disks for want of its own.
+        # An object is durable once written, and torch would sync all local disks instead.
         super().__init__(path, sync_files=not storage.is_remote(url), **options)
         self._index_url = storage.join(url, INDEX)
         self._finally_do = finally_do
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """On the coordinator alone. As torch's own, but for the index taking its name without a move.
+        """Called on the coordinator only. Like torch's own, but writes the index directly under its final name.
 
-        A move on an object store is a copy and a removal, and neither can be asked for twice.
+        torch moves it there; on an object store, a move is a copy and a removal, and neither can be retried safely.
         """
         metadata.version = CURRENT_DCP_VERSION
         metadata.storage_data = {written.index: written.storage_data for part in results for written in part}
@@ -148,12 +148,12 @@ class _Writer(FsspecWriter):
 
 
 class _FinitePlanner(DefaultSavePlanner):
-    """Refuses to save what is not finite."""
+    """Refuses to save values that are not finite."""
 
     def create_local_plan(self) -> SavePlan:
         for name, value in self.state_dict.items():
             for part in _local_tensors(value):
-                # The least and the greatest value tell, without a mask as long as the table.
+                # The minimum and maximum suffice, without a mask as large as the table.
                 if part.numel() and not all(bool(end.isfinite()) for end in part.aminmax()):
                     raise NotFiniteError(f"values in {name} that are not finite")
         return super().create_local_plan()
@@ -185,7 +185,7 @@ def _copied(value: Tensor | ShardedTensor) -> Tensor | ShardedTensor:
 
 
 def _try_to(remove: Callable[[], None]) -> None:
-    """What cannot be removed now stays, and is tried again after the next checkpoint or at the next start."""
+    """Logs a failed removal, which is tried again after the next checkpoint or at the next start."""
     try:
         remove()
     except OSError as error:

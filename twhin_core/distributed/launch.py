@@ -1,7 +1,7 @@
-"""Starts this machine's ranks of a stage, by torchrun's agent, and ends as they end.
+"""Starts this machine's ranks of a stage with torchrun's agent and exits as they do.
 
-The exit code tells a platform whether to try again: 2 for what the user must mend, 75 where the machine was wanted
-back, 1 for anything else.
+The exit code tells a platform whether to retry: 2 for an error that the user must fix, 75 after a preemption, 1 for
+anything else.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from twhin_core.errors import Preempted, TwhinError, UserError
 from twhin_core.progress import log, show_log
 
 SECONDS_TO_MEET = 900
-"""The machines of a run are not scheduled at once."""
+"""The machines of a run may not be scheduled at the same time."""
 SECONDS_TO_END = 24 * 3600
-"""After a SIGTERM ranks take as long as their last checkpoint does. The platform's own patience ends sooner."""
+"""After SIGTERM, ranks take as long as their last checkpoint does; the platform's own grace period is shorter."""
 
 AGENT_LOG = logging.getLogger("torch.distributed.elastic.agent.server.api")
 
 
 class RanksFailed(TwhinError):
-    """Ranks have ended; what they said is above."""
+    """Ranks have failed; their own output precedes this error."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -39,18 +39,18 @@ class RanksFailed(TwhinError):
 
 
 def launch(stage: Callable[..., object], *arguments: Any) -> None:
-    """Calls `stage(*arguments)` on all ranks that the surroundings ask for; a rank alone calls it in this process.
+    """Calls `stage(*arguments)` on all ranks that the environment asks for; a single rank runs in this process.
 
     `stage` must be importable.
 
     Raises:
-        UserError: the surroundings make no sense.
-        Preempted: SIGTERM came, and was passed on to the ranks.
-        RanksFailed: ranks of this machine have failed; its exit code is that of the cause.
+        UserError: the environment is inconsistent.
+        Preempted: SIGTERM was received and passed on to the ranks.
+        RanksFailed: ranks of this machine have failed; it carries the exit code of the cause.
     """
     nodes = find_nodes()
     if nodes.world_size == 1:
-        for name in ("RANK", "WORLD_SIZE"):  # Vertex AI's are of machines, readers among them
+        for name in ("RANK", "WORLD_SIZE"):  # Vertex AI sets them per machine, readers included
             os.environ.pop(name, None)
         stage(*arguments)
         return
@@ -59,7 +59,7 @@ def launch(stage: Callable[..., object], *arguments: Any) -> None:
     try:
         elastic_launch(_agent(nodes), _rank)(stage, arguments, log.isEnabledFor(logging.DEBUG))
     except SignalException:
-        raise Preempted("SIGTERM: stopped; run it again to go on from there") from None
+        raise Preempted("SIGTERM: stopped; run it again to resume from there") from None
     except ChildFailedError as error:
         raise _cause(error) from None
 
@@ -72,24 +72,25 @@ def _agent(nodes: Nodes) -> LaunchConfig:
         nproc_per_node=nodes.ranks_per_node,
         run_id="twhin",
         rdzv_backend="c10d" if alone else "static",
-        rdzv_endpoint="127.0.0.1:0" if alone else f"{nodes.host}:{nodes.port}",  # port 0 is a free one
+        rdzv_endpoint="127.0.0.1:0" if alone else f"{nodes.host}:{nodes.port}",  # port 0 picks a free one
         rdzv_configs={"timeout": SECONDS_TO_MEET, **({} if alone else {"rank": nodes.index})},
         local_addr="127.0.0.1" if alone else None,
-        max_restarts=0,  # the platform restarts, with its own pauses and limit
+        max_restarts=0,  # the platform restarts, with its own backoff and limit
         shutdown_timeout=SECONDS_TO_END,
     )
 
 
 def _is_no_farewell(record: logging.LogRecord) -> bool:
-    """Agents wait for each other at the end, by a store of the first node's, which may be gone by then with its agent.
+    """Drops the agent's error about its exit barrier.
 
-    All ranks of this machine have ended before, and their codes are known.
+    Agents wait for each other in a store on the first node, which may be gone by then. All ranks of this machine have
+    exited before, and their exit codes are known.
     """
     return not record.getMessage().startswith("Error waiting on exit barrier")
 
 
 def _rank(stage: Callable[..., object], arguments: tuple[Any, ...], debug: bool) -> None:
-    """A rank's process."""
+    """The main function of a rank's process."""
     show_log(debug)
     try:
         stage(*arguments)
@@ -101,11 +102,11 @@ def _rank(stage: Callable[..., object], arguments: tuple[Any, ...], debug: bool)
 
 
 def _cause(error: ChildFailedError) -> RanksFailed:
-    """Most ranks that fail do so because another has; a code of ours says more than any other."""
+    """Most ranks fail because another has; an exit code of ours says more than any other."""
     codes = {rank: failure.exitcode for rank, failure in sorted(error.failures.items())}
     for code in (UserError.exit_code, Preempted.exit_code):
         if code in codes.values():
-            return RanksFailed("a rank of this machine has ended; its own line says why", code)
+            return RanksFailed("a rank of this machine has exited; its own message says why", code)
     rank, code = next(iter(codes.items()))
-    end = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}; what it said is above"
-    return RanksFailed(f"local rank {rank} has ended {end}", 1)
+    end = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}; its output is above"
+    return RanksFailed(f"local rank {rank} exited {end}", 1)

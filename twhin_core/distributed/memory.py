@@ -1,4 +1,4 @@
-"""How this process asks the operating system for memory."""
+"""How this process gets memory from the operating system."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _BYTES = 2**30
 
 
 def keep_freed_memory() -> None:
-    """Keeps what tensors free for the next ones, instead of giving it back; where the C library is not glibc, nothing.
+    """Keeps memory that tensors free instead of returning it to the system. Does nothing without glibc.
 
-    A step frees and asks again for the same large tensors; handed back and forth, each of their pages is faulted in
-    and cleared anew in every step, which takes longer than most of what the step does with them.
+    Each step frees and reallocates the same large tensors. If their pages go back to the system, it faults them in and
+    clears them again in every step, which takes longer than most of the step's own work.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

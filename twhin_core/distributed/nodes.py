@@ -1,7 +1,7 @@
-"""Which machines train together, as the platform that started this process says in its environment.
+"""Which machines train together, read from the environment that the platform sets.
 
-Kubeflow Trainer speaks torchrun's own variables (`PET_*`), Vertex AI says it in `CLUSTER_SPEC`, Slurm in `SLURM_*`. One
-process a machine is started; it starts one rank a GPU.
+Kubeflow Trainer sets torchrun's variables (`PET_*`), Vertex AI `CLUSTER_SPEC`, Slurm `SLURM_*`. The platform starts one
+process per machine, which starts one rank per GPU.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from twhin_core.errors import UserError
 Environment = Mapping[str, str]
 
 PORT = 29500
-"""Where the first node's ranks meet, unless the platform names another; torchrun's own default."""
+"""The port of the first node where all ranks meet unless the platform sets another; torchrun's default."""
 
 TRAINERS = ("workerpool0", "workerpool1")
-"""Vertex AI's pools of the first trainer and of the others."""
+"""Vertex AI's worker pools: the first trainer, then the others."""
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """The machines of a run, and this one's place among them."""
+    """The machines of a run, and this one's index among them."""
 
     count: int = 1
     index: int = 0
@@ -41,10 +41,10 @@ class Nodes:
 
 
 def find_nodes(environment: Environment = os.environ) -> Nodes:
-    """The nodes that the environment tells of; this one alone if it tells of none.
+    """The nodes that the environment describes; by default, this machine alone.
 
     Raises:
-        UserError: a variable that is missing beside the others or makes no sense.
+        UserError: a variable is missing or invalid.
     """
     if "PET_NNODES" in environment:
         return _of_kubeflow_trainer(environment)
@@ -89,7 +89,7 @@ def _of_vertex(environment: Environment) -> Nodes:
 def _of_slurm(environment: Environment) -> Nodes:
     count, tasks = _number(environment, "SLURM_NNODES"), _number(environment, "SLURM_NTASKS")
     if tasks != count:
-        raise UserError(f"SLURM_NTASKS: {tasks} tasks on {count} nodes; start one a node: srun --ntasks-per-node=1")
+        raise UserError(f"SLURM_NTASKS: {tasks} tasks on {count} nodes; start one per node: srun --ntasks-per-node=1")
     if count == 1:
         return Nodes(ranks_per_node=_one_per_gpu())
     return Nodes(
@@ -116,14 +116,14 @@ class _Task(BaseModel):
 
 
 class ClusterSpec(BaseModel):
-    """What Vertex AI says of the pools and of this process; it says more than is used here."""
+    """What Vertex AI says about the pools and this process; further fields are ignored."""
 
     cluster: dict[str, list[str]]
     task: _Task
 
 
 def read_cluster_spec(environment: Environment) -> ClusterSpec:
-    """What Vertex AI says in `CLUSTER_SPEC`. Raises UserError where it makes no sense."""
+    """Reads Vertex AI's `CLUSTER_SPEC`. Raises UserError if it is invalid."""
     try:
         return ClusterSpec.model_validate_json(environment["CLUSTER_SPEC"])
     except ValidationError as error:
@@ -132,15 +132,15 @@ def read_cluster_spec(environment: Environment) -> ClusterSpec:
 
 
 def _one_per_gpu() -> int:
-    """Ranks of a node: one a GPU, or one where there is none."""
-    import torch  # readers, and machines that only ask for their role, do without it
+    """The ranks of a node: one per GPU, or one without GPUs."""
+    import torch  # readers and role lookups do not need it
 
     return max(1, torch.cuda.device_count())
 
 
 def _text(environment: Environment, name: str) -> str:
     if not environment.get(name):
-        raise UserError(f"{name}: is not set, though there are several nodes")
+        raise UserError(f"{name}: is not set, but several nodes need it")
     return environment[name]
 
 

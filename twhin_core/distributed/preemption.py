@@ -1,4 +1,4 @@
-"""SIGTERM, which says that the machine is wanted back: all ranks stop after the same step."""
+"""Preemption: after a SIGTERM, all ranks stop after the same step."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ STEPS_BETWEEN_VOTES = 10
 
 
 class Preemption:
-    """Notes a SIGTERM for as long as its block runs; `agreed` says after which step all ranks stop.
+    """Catches SIGTERM within its context; `agreed` says after which step all ranks stop.
 
-    Several ranks vote every 10 steps, whichever of them was told to stop. The votes are summed while the next step
-    computes, and counted after it, so that no rank waits for them.
+    Several ranks vote every `STEPS_BETWEEN_VOTES` steps. The votes are summed while the next step computes and counted
+    after it, so that no rank waits for them. A signal to any rank stops all.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -43,7 +43,7 @@ class Preemption:
         self._signalled = True
 
     def agreed(self) -> bool:
-        """Whether to stop here; every rank asks after every step, and all are told the same."""
+        """Whether to stop now. Every rank must call it after every step; all get the same answer."""
         if self._is_single_rank:
             return self._signalled
         self._steps += 1

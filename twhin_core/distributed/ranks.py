@@ -1,4 +1,4 @@
-"""The processes that train together: one alone, or those that torchrun started."""
+"""The processes that train together: a single one, or those that torchrun started."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from twhin_core.errors import TwhinError
 
 T = TypeVar("T")
 
-# For what others may wait for, such as a checkpoint on its way to a bucket. A rank that dies is noticed at once.
+# Long enough for whatever ranks wait for, such as an upload to a bucket. A dead rank is noticed at once.
 TIMEOUT = timedelta(minutes=10)
 
-# What gloo and nccl say when another process is gone.
+# What gloo and nccl report when another process is gone.
 LOST = re.compile("Connection (closed|reset) by peer|Broken pipe|remote process exited", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among them, and its device."""
+    """This process's rank, the number of ranks, and its device."""
 
     rank: int
     world_size: int
@@ -48,7 +48,7 @@ class Ranks:
             self.sum(torch.zeros((), device=self.device))
 
     def of_first(self, make: Callable[[], T]) -> T:
-        """What the first rank makes, on every rank; every rank must call it."""
+        """The result of `make` on the first rank, on every rank. A collective."""
         if self.world_size == 1:
             return make()
         made: list[Any] = [make() if self.is_first else None]
@@ -57,20 +57,20 @@ class Ranks:
         return found
 
     def sum(self, value: torch.Tensor) -> float:
-        """The sum of a scalar tensor over all ranks; every rank must call it."""
+        """The sum of a scalar tensor over all ranks. A collective."""
         value = value.detach().clone()
         dist.all_reduce(value)
         return float(value)
 
 
 def alone() -> Ranks:
-    """This process by itself, in no group."""
+    """This process by itself, without a process group."""
     return Ranks(0, 1, _device())
 
 
 @contextlib.contextmanager
 def joined() -> Iterator[Ranks]:
-    """The ranks that torchrun's environment names, as `process_group`; without any, this process `alone`."""
+    """The ranks that torchrun's environment describes, in a process group; without one, this process `alone`."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield alone()
     else:
@@ -86,26 +86,26 @@ def _device() -> torch.device:
 
 @contextlib.contextmanager
 def process_group() -> Iterator[Ranks]:
-    """Joins the ranks that torchrun's environment names, or forms a group of one; nccl with a GPU a rank, else gloo.
+    """Joins the ranks that torchrun's environment describes, or forms a group of one; nccl on GPUs, else gloo.
 
     Raises:
-        TwhinError: another rank has ended, whose own output says why.
+        TwhinError: another rank has failed; its own output says why.
     """
     keep_freed_memory()
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = _device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # Checkpoints are coordinated on the CPU also where training is on GPUs.
+    # Checkpoints are coordinated on the CPU even if training runs on GPUs.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    # A group of one needs no address, so it opens no port.
+    # A group of one needs no address and opens no port.
     store = dist.HashStore() if world_size == 1 else None
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
     try:
         yield Ranks(rank, world_size, device)
     except RuntimeError as error:
         if world_size > 1 and LOST.search(str(error)):
-            raise TwhinError(f"rank {rank} ends because another rank has ended, whose own output says why") from error
+            raise TwhinError(f"rank {rank} stops because another rank has failed, whose own output says why") from error
         raise
     finally:
         dist.destroy_process_group()

@@ -97,7 +97,7 @@ def _moved(value: Moved, device: torch.device) -> Moved:
 
 
 class BatchMaker:
-    """Makes batches of a schema's edges."""
+    """Makes batches from a schema's edges."""
 
     def __init__(self, schema: Schema, model: Model, data: TrainData, frequencies: Frequencies | None = None) -> None:
         """`frequencies`: of the training edges, as `NegativeSampler` needs them."""
@@ -115,7 +115,7 @@ class BatchMaker:
         }
 
     def make(self, edges: Edges, step_edges: int, generator: torch.Generator) -> Batch:
-        """The batch of `edges` (at least one), with negatives drawn from `generator`."""
+        """The batch of `edges`, at least one, with negatives drawn by `generator`."""
         rel = torch.from_numpy(edges.rel)
         weight = torch.from_numpy(edges.weight) * self._weight[rel]
         node: dict[Side, Tensor] = {"lhs": torch.from_numpy(edges.lhs), "rhs": torch.from_numpy(edges.rhs)}

@@ -1,4 +1,4 @@
-"""How operator(θ_lhs) and θ_rhs are compared: by a function of one inner product of what is made of each."""
+"""How operator(θ_lhs) and θ_rhs are compared: by a function of one inner product of their projections."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor
 
 
 class Comparator:
-    """A score is finish(⟨query(a), answer(b)⟩), so that all scores of a chunk are one matrix product.
+    """score(a, b) = finish(⟨query(a), answer(b)⟩), which makes all scores of a chunk one matrix product.
 
     Every comparator is symmetric: either vector may be the query.
     """
 
     commutes_with_operators: bool = False
-    """Whether an operator on one vector can be moved over to the other one."""
+    """Whether an operator on one vector can move to the other as its adjoint."""
 
     def query(self, vectors: Tensor) -> Tensor:
         """[..., dim] → [..., width]."""
@@ -29,11 +29,11 @@ class Comparator:
         return products
 
     def point(self, vectors: Tensor) -> Tensor:
-        """What is compared, of either vector: [..., dim] → [..., dim]."""
+        """The point that stands for either vector: [..., dim] → [..., dim]."""
         return vectors
 
     def pairs(self, points: Tensor, others: Tensor) -> Tensor:
-        """Scores of pairs of points [..., dim] → [...]."""
+        """Scores of pairs of points: [..., dim] each → [...]."""
         return (points * others).sum(-1)
 
 
@@ -75,7 +75,7 @@ class L2(SquaredL2):
     """-|a - b|."""
 
     def finish(self, products: Tensor) -> Tensor:
-        # Rounding can make a small distance negative, and at 0 the root has no slope.
+        # Rounding can make a small distance negative, and the root has no derivative at 0.
         return -(-products).clamp(min=1e-12).sqrt()
 
 

@@ -1,9 +1,9 @@
-"""Batches made on the device that learns from them: the host reads and lays out edges, the device does all else.
+"""Batches made on the device that trains on them: the host reads and lays out edges, the device does the rest.
 
-A host thread makes some millions of edges into batches in a second; a GPU takes ten times as many. So here negatives
-are drawn, rows collected and accidental hits found where the batch is used, without waiting for the device once: every
-shape is known from the edges' relations, which the host has. A row that occurs twice in a batch is looked up twice; the
-kernels of the tables add its gradients up.
+A host thread batches a few million edges per second; a GPU trains on ten times as many. The device therefore draws the
+negatives, gathers the rows and finds accidental hits, and never synchronizes with the host: every shape follows from
+the edges' relations, which the host knows. A row that occurs twice in a batch is looked up twice; the tables' kernels
+sum its gradients.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from twhin_core.schema import OTHER, SIDES, Schema, Side
 Sided = dict[Side, Tensor]
 
 LARGEST_STRIDE = 16_384
-"""Into as many entries a table's ids are cut at most: the lookup kernel gives each a warp, which takes them in turn."""
+"""The most entries that a table's ids are split into; the lookup kernel gives each entry a warp."""
 
 
 @dataclass(frozen=True)
 class LaidOutSide:
-    """One side of a step's edges on the host."""
+    """One side of a step's edges, laid out on the host."""
 
     chunks: ChunkLayout
     table: Tensor
     """int64 [C]: the table of each chunk's answers."""
     edges_of_table: list[int]
-    """How many edges have their end of this side in each table."""
+    """How many edges have their node on this side in each table."""
     chunks_of_table: list[int]
     """How many chunks have their answers in each table."""
 
 
 @dataclass(frozen=True)
 class LaidOutEdges:
-    """B edges of one rank on the host; `to` makes the batch of them."""
+    """B edges of one rank, laid out on the host; `to` makes the batch."""
 
     maker: DeviceBatchMaker
     node: Sided
@@ -56,7 +56,7 @@ class LaidOutEdges:
     rel: Tensor
     """int64 [B]."""
     weight: Tensor
-    """float32 [B]: of the edge, times that of its relation."""
+    """float32 [B]: the edge's weight times its relation's."""
     sides: dict[Side, LaidOutSide]
     seed: int
     step_edges: int
@@ -66,7 +66,7 @@ class LaidOutEdges:
 
 
 class DeviceBatchMaker:
-    """Makes batches of a schema's edges on a device."""
+    """Makes batches from a schema's edges on a device."""
 
     def __init__(
         self, schema: Schema, model: Model, data: TrainData, frequencies: Frequencies | None, device: torch.device
@@ -85,7 +85,7 @@ class DeviceBatchMaker:
         }
 
     def lay_out(self, edges: Edges, step_edges: int, seed: int) -> LaidOutEdges:
-        """What the host does for a batch of `edges` (at least one); `seed` alone decides on the negatives."""
+        """The host's share of making a batch of `edges`, at least one; `seed` determines the negatives."""
         pin = torch.Tensor.pin_memory if self._device.type == "cuda" else torch.Tensor.contiguous
         return LaidOutEdges(
             maker=self,
@@ -117,7 +117,7 @@ class DeviceBatchMaker:
         )
 
     def make(self, host: LaidOutEdges, device: torch.device) -> Batch:
-        """The batch, with negatives drawn on the device; nothing waits for it."""
+        """The batch, with negatives drawn on the device; the host never waits for it."""
         assert device == self._device
         generator = torch.Generator(device).manual_seed(host.seed)
         node = {side: _moved(host.node[side], device) for side in SIDES}
@@ -157,7 +157,7 @@ class DeviceBatchMaker:
         return Batch(lookups, gathers, order, start, queries, host.step_edges)
 
     def _requests(self, host: LaidOutEdges, node: Sided, rel: Tensor, table: Sided, uniform: Sided) -> list[_Request]:
-        """For each side the ends of the edges, then the candidates drawn from the tables."""
+        """For each side, the edges' nodes, then the candidates drawn from the tables."""
         requests = []
         for side in SIDES:
             laid_out, drawn = host.sides[side], uniform[side].shape[1]
@@ -180,14 +180,14 @@ class DeviceBatchMaker:
 
     @staticmethod
     def _is_left(name: str, chunks: ChunkLayout) -> bool:
-        """Whether a part of the chunks' layout is made on the device, rather than moved there."""
+        """Whether this field of the layout is made on the device instead of being copied there."""
         return chunks.is_identity and name in ("edge", "order", "filled")
 
     def _log_weight(self, table: Tensor, candidates: int) -> Tensor | None:
         return (self._size[table] / candidates).log() if self._data.full_softmax else None
 
     def _self_masked(self, chunks: ChunkLayout, rel: Tensor, node: Sided) -> Tensor:
-        """Where a query's known end is no negative of it: bool [C, L]."""
+        """Where a query's own node is no negative: bool [C, L]."""
         other_table = self._table["lhs"][rel] != self._table["rhs"][rel]
         return chunks.lay_out(other_table | (node["lhs"] == node["rhs"]))
 
@@ -227,19 +227,19 @@ class _Request:
     node: Tensor
     """int64 [n]."""
     of_table: Callable[[], Tensor]
-    """Gives the table of each: int64 [n]."""
+    """Returns the table of each row: int64 [n]."""
     counts: list[int]
-    """How many are of each table."""
+    """How many rows each table has among them."""
 
     @property
     def table(self) -> int | None:
-        """The table of all of them; None where they are of several."""
+        """The table of all rows; None if they come from several."""
         some = [number for number, count in enumerate(self.counts) if count]
         return None if len(some) > 1 else some[0] if some else 0
 
 
 def _repeated(values: Tensor, times: int) -> Tensor:
-    """Each of values [n], so many times in a row."""
+    """Repeats each value: [n] → [n · times]."""
     return values[:, None].expand(-1, times).flatten()
 
 

@@ -1,4 +1,4 @@
-"""The softmax loss of a batch made on a GPU, without its scores in memory."""
+"""The softmax loss of a batch made on a GPU, without materializing its scores."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from twhin_core.model.scorer import Scorer
 from twhin_core.schema import Side
 
 METRICS = {"dot": 0, "cos": 0, "l2": 1, "squared_l2": 2}
-"""How `softmax_kernels` calls each comparator; the cosine is the dot product of its points."""
+"""The number of each comparator in `softmax_kernels`; the cosine is the dot product of its points."""
 
 LARGEST_DIM = 256
-"""Wider rows do not fit into a multiprocessor's memory."""
+"""Wider rows do not fit in a multiprocessor's shared memory."""
 
 
 def is_available(device: torch.device, dim: int) -> bool:
-    """Whether this device has the kernels: Triton comes with PyTorch for CUDA, but not the C compiler that it needs.
+    """Whether the kernels run on this device: PyTorch for CUDA brings Triton, but not the C compiler that it needs.
 
-    Not for exact products of float32, whose kernels take a minute to compile.
+    False for exact float32 products, whose kernels take a minute to compile.
     """
     is_exact = torch.get_float32_matmul_precision() == "highest" and not torch.is_autocast_enabled(device.type)
     return (
@@ -43,10 +43,10 @@ def softmax_losses(
     ids: tuple[Tensor, Tensor],
     temperature: float,
 ) -> Tensor:
-    """As the loss `Softmax` gives for the scores of a batch's queries: float32 [C, L].
+    """The losses that `Softmax` computes from the scores of a batch's queries: float32 [C, L].
 
     Args:
-        vectors: of the known ends [C, L, dim], the true answers [C, L, dim] and the candidates [C, K, dim].
+        vectors: of the queries' nodes [C, L, dim], the true answers [C, L, dim] and the candidates [C, K, dim].
         ids: int64, of the true answers [C, L] and of the candidates [C, K].
     """
     from twhin_core.model.softmax_kernels import LogSumExp  # needs Triton
@@ -78,7 +78,7 @@ def softmax_losses(
 
 
 def masked_positions(batch: Queries, ids: tuple[Tensor, Tensor]) -> Tensor:
-    """`Queries.masked` of a batch made on a device: the positions of what does not count in the flattened scores."""
+    """`Queries.masked` for a batch made on a device: positions in the flattened scores."""
     answer, candidates = ids
     same = answer[:, :, None] == candidates[:, None, :]
     first = torch.zeros_like(same[..., :1])
@@ -87,7 +87,7 @@ def masked_positions(batch: Queries, ids: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _low(vectors: Tensor) -> Tensor:
-    """In autocast's type where it is enabled, one row after the other."""
+    """In autocast's dtype if it is enabled, contiguous."""
     device = vectors.device.type
     low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
     return vectors.to(low).contiguous()

@@ -1,4 +1,4 @@
-"""What training makes small, for a positive and the negatives beside it."""
+"""The losses that training minimizes, each of a positive and its negatives."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from twhin_core.config import Model
 
 
 class Loss(ABC):
-    """Loss of each positive as the answer to its query for one side."""
+    """The loss of each positive as the answer to its query for one side."""
 
     is_shift_invariant: bool
-    """Whether adding one number to all scores of a query leaves its loss as it is."""
+    """Whether adding a constant to all scores of a query leaves its loss unchanged."""
     temperature: float = 1.0
-    """What scores are divided by, to be logarithms of odds."""
+    """Scores are divided by it to become logits."""
 
     @abstractmethod
     def __call__(self, scores: Tensor, masked: Tensor, log_weight: Tensor | None = None) -> Tensor:
-        """Loss [C, L] of C chunks of L positives, each with the K negatives of its chunk.
+        """The losses [C, L] of C chunks of L positives, each against the K negatives of its chunk.
 
         Args:
-            scores: [C, L, 1 + K], the positive's first; may be overwritten.
-            masked: int64: negatives that do not count, as positions in the flattened scores.
-            log_weight: [C], logarithm of the weight of each negative, for the softmax alone; None for 1.
+            scores: [C, L, 1 + K], the positive first; may be overwritten.
+            masked: int64, masked negatives as positions in the flattened scores.
+            log_weight: [C], log of the weight of each negative, for softmax only; None means weight 1.
         """
 
 
 class BinaryCrossEntropy(Loss):
-    """Positives are labelled 1 and negatives 0; all negatives of a positive together weigh as much as it does.
+    """Positives are labelled 1, negatives 0; the negatives of a positive weigh as much together as the positive.
 
     softplus(-f) + mean_k softplus(f_k).
     """
@@ -45,7 +45,7 @@ class BinaryCrossEntropy(Loss):
 
 
 class Ranking(Loss):
-    """Each negative must score lower than the positive by a margin: mean_k max(0, margin - f + f_k)."""
+    """Each negative must score below the positive by a margin: mean_k max(0, margin - f + f_k)."""
 
     is_shift_invariant = True
 
@@ -64,8 +64,8 @@ class Softmax(Loss):
     h is the log weight, 0 by default: with log(rows of the table / K), uniform negatives estimate the sum over the
     table (Jean et al., 2015, equation 9).
 
-    A positive whose share is below the smallest number of its type counts as that number, about 87; its gradient is
-    exact all the same.
+    A positive whose probability underflows is clamped to the dtype's smallest number, a loss of about 87; its gradient
+    is still exact.
     """
 
     is_shift_invariant = True
@@ -74,16 +74,16 @@ class Softmax(Loss):
         self.temperature = temperature
 
     def __call__(self, scores: Tensor, masked: Tensor, log_weight: Tensor | None = None) -> Tensor:
-        # Functions of torch's carry no types.
+        # autograd.Function is untyped.
         loss, _ = _CrossEntropy.apply(scores, masked, log_weight, 1 / self.temperature)  # type: ignore[no-untyped-call]
         return loss  # type: ignore[no-any-return]
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """-log softmax(scale · scores)[first], masked scores left out; of the first one the log_weight is taken before.
+    """-log softmax(scale · scores)[first], without masked scores; the first score is reduced by the log weight.
 
-    Written out, because the scores are the largest tensor of a step, and the taped version keeps and passes over
-    several copies of them. Here they become their shares of the softmax, and those their gradient, in place.
+    Written by hand because the scores are the largest tensor of a step and autograd would keep several copies of them.
+    Here they turn into the softmax and then into their gradient, in place.
     """
 
     @staticmethod
@@ -96,7 +96,7 @@ class _CrossEntropy(torch.autograd.Function):
             scores[..., 0] -= log_weight[:, None]
         scores.view(-1).index_fill_(0, masked, -torch.inf)
         shares = torch.softmax(scores, -1, out=scores)
-        # The negatives' share too, for where the positive's is so near 1 that its difference from 1 would be rounded.
+        # The negatives' share is summed too: where the positive's is near 1, one minus it would lose precision.
         precise = torch.promote_types(shares.dtype, torch.float32)
         positive, negatives = shares[..., 0].to(precise), shares[..., 1:].sum(-1).to(precise)
         ctx.mark_dirty(scores)
@@ -111,17 +111,14 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor, None, None, None]:
         shares, negatives = ctx.saved_tensors
         weight = ctx.scale * gradient
-        # A factor of another type than the shares' would send them through a slow conversion.
+        # A factor of another dtype than the shares' would trigger a slow conversion.
         shares.mul_(weight.to(shares.dtype).unsqueeze(-1))
         shares[..., 0] = -weight * negatives
         return shares, None, None, None
 
 
 def _mean_of_negatives(values: Tensor, masked: Tensor) -> Tensor:
-    """Means [C, L] over the negatives of values [C, L, 1 + K], those at the flat positions `masked` left out.
-
-    Where none is left, 0.
-    """
+    """Means [C, L] over the unmasked negatives of values [C, L, 1 + K]; 0 where all are masked."""
     columns = values.shape[-1]
     left_out = (masked // columns).bincount(minlength=values.numel() // columns).view(values.shape[:-1])
     counted = values.flatten().index_fill(0, masked, 0.0).view_as(values)

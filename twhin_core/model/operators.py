@@ -1,7 +1,7 @@
-"""What a relation does to the vector of its lhs (`score = comparator(operator_rel(θ_lhs), θ_rhs)`).
+"""What a relation does to its lhs vector (`score = comparator(operator_rel(θ_lhs), θ_rhs)`).
 
-Every operator is affine, operator(x) = A·x + b, so that ⟨operator(x), y⟩ = ⟨x, Aᵀ·y⟩ + ⟨b, y⟩: with the dot product it
-can be moved from the candidates over to the query. To add one, write its class and add it to `OPERATORS`.
+Every operator is affine, operator(x) = A·x + b, hence ⟨operator(x), y⟩ = ⟨x, Aᵀ·y⟩ + ⟨b, y⟩: with the dot product it
+can move from the candidates to the query. To add one, write its class and add it to `OPERATORS`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from twhin_core.config import Relation
 
 
 class Operator(ABC):
-    """One kind of operator; its parameters are a row a relation, here picked by `index` [...]."""
+    """A kind of operator. Its parameters have one row per relation, selected by `index` [...]."""
 
     has_bias = False
 
     @abstractmethod
     def initial(self, relations: int, dim: int) -> Tensor:
-        """Parameters [relations, ...] that make it the identity."""
+        """Parameters [relations, ...] that make the operator the identity."""
 
     @abstractmethod
     def apply(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class Operator(ABC):
 
     def features(self, vectors: Tensor, others: Tensor) -> Tensor:
         """φ [..., dim] with ⟨operator(x), y⟩ = ⟨θ_rel, φ(x, y)⟩ + what no relation changes, for x and y [..., dim]."""
-        raise NotImplementedError  # the config lets none but those below be asked
+        raise NotImplementedError  # the config allows only operators that have features
 
     def powers(self, vectors: Tensor, power: int) -> Tensor:
         """Σ_i |x_i|^power over the coordinates of vectors [..., n] → [...]."""
@@ -116,7 +116,7 @@ class ComplexDiagonal(Operator):
         return torch.cat([a * x + b * y, a * y - b * x], -1)
 
     def powers(self, vectors: Tensor, power: int) -> Tensor:
-        """As in `Operator`, of absolute values of complex numbers."""
+        """As in `Operator`, with the absolute values of the complex coordinates."""
         x, y = vectors.chunk(2, -1)
         return (x.square() + y.square()).pow(power / 2).sum(-1)
 
@@ -165,7 +165,7 @@ OPERATORS: dict[str, Operator] = {
 
 
 class RelationOperators(nn.Module):
-    """The operator of every relation. Each kind has one parameter, named as the kind, with a row a relation of it."""
+    """The operator of every relation. Each kind has one parameter, named after it, with one row per relation."""
 
     def __init__(self, relations: list[Relation], dim: int) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ class RelationOperators(nn.Module):
         return self._by_kind(rel, vectors, vectors, lambda kind: kind.adjoint)
 
     def bias(self, rel: Tensor, vectors: Tensor) -> Tensor | None:
-        """⟨b_rel, y⟩: rel [...] and vectors [..., dim] → [...]; None where no operator has a bias."""
+        """⟨b_rel, y⟩: rel [...] and vectors [..., dim] → [...]; None if no operator has a bias."""
         if not any(OPERATORS[kind].has_bias for kind in self._kinds):
             return None
         return self._by_kind(rel, vectors, vectors[..., 0], lambda kind: kind.bias)
@@ -196,9 +196,9 @@ class RelationOperators(nn.Module):
         return self._by_kind(rel, vectors, vectors[..., 0], lambda kind: lambda _, __, rows: kind.powers(rows, power))
 
     def scores(self, vectors: Tensor, others: Tensor) -> Tensor:
-        """⟨operator_rel(x), y⟩ of every relation, all of one kind: x and y [..., dim] → [..., relations].
+        """⟨operator_rel(x), y⟩ for every relation, up to a constant: x and y [..., dim] → [..., relations].
 
-        Less what is the same for all relations.
+        All relations must have the same kind of operator.
         """
         (kind,) = self._kinds
         return OPERATORS[kind].features(vectors, others) @ self.get_parameter(kind).T
@@ -213,11 +213,11 @@ class RelationOperators(nn.Module):
 
     @property
     def relations(self) -> int:
-        """How many relations there are."""
+        """The number of relations."""
         return len(self.get_buffer("_kind"))
 
     def of(self, rel: int) -> Tensor:
-        """The parameters of one relation, flattened; a translation's is its vector."""
+        """The parameters of one relation, flattened; for a translation, its vector."""
         within: Tensor = self.get_buffer("_within")
         kind: Tensor = self.get_buffer("_kind")
         return self.get_parameter(self._kinds[int(kind[rel])])[int(within[rel])].flatten()
@@ -225,7 +225,7 @@ class RelationOperators(nn.Module):
     def _by_kind(
         self, rel: Tensor, vectors: Tensor, like: Tensor, method: Callable[[Operator], Callable[..., Tensor]]
     ) -> Tensor:
-        """Applies a method of each relation's operator; the result has the shape of `like`."""
+        """Applies a method of each relation's operator; the result is shaped like `like`."""
         within = self.get_buffer("_within")[rel]
         if len(self._kinds) == 1:
             (kind,) = self._kinds
@@ -244,17 +244,19 @@ def _rows(parameters: Tensor, index: Tensor) -> Tensor:
     if len(parameters) == 1:
         return parameters[0].expand(*index.shape, -1)
     if parameters.is_cuda:
-        return F.embedding(index, parameters)  # its gradients are added up in a fixed order
+        return F.embedding(index, parameters)  # sums its gradients in a fixed order
     # index_select, because the backward pass of plain indexing is several times slower on a CPU.
     return parameters.index_select(0, index.flatten()).view(*index.shape, -1)
 
 
 def _by_relation(index: Tensor, vectors: Tensor, function: Callable[[int, Tensor], Tensor]) -> Tensor:
-    """Applies function(relation, its vectors [n, dim]), since a copy of the relation's matrix for each vector would
-    be dim times larger than the vectors."""
+    """Applies function(relation, its vectors [n, dim]) relation by relation.
+
+    One matrix per vector would take dim times the memory of the vectors.
+    """
     flat, order = vectors.reshape(-1, vectors.shape[-1]), index.flatten().argsort(stable=True)
     if not len(flat):
-        return function(0, flat).view_as(vectors)  # nothing, but with a gradient: zero
+        return function(0, flat).view_as(vectors)  # empty, but gives the parameters a zero gradient
     present, counts = index.flatten()[order].unique_consecutive(return_counts=True)
     parts = flat.index_select(0, order).split(counts.tolist())
     moved = torch.cat([function(rel, rows) for rel, rows in zip(present.tolist(), parts, strict=True)])

@@ -1,4 +1,4 @@
-"""What large weights cost: a power of the vectors and the parameters of each positive edge."""
+"""Regularization: the cost of a positive edge is a power of its vectors and of its relation's parameters."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from twhin_core.model.scorer import Scorer
 
 
 class Regularizer:
-    """λ·Σ_i |x_i|^p of both ends and of the relation of every edge (Lacroix et al., 2018, N3 with p = 3).
+    """λ·Σ_i |x_i|^p over both nodes and the relation of every edge (Lacroix et al., 2018, N3 with p = 3).
 
-    What occurs in more edges is held down more often, as it is pulled more often. Negatives cost nothing.
+    A node of many edges is penalized as often as it is trained. Negatives cost nothing.
     """
 
     def __init__(self, settings: Regularization) -> None:
         self._settings = settings
 
     def __call__(self, scorer: Scorer, rel: Tensor, weight: Tensor, lhs: Tensor, rhs: Tensor) -> Tensor:
-        """The cost of edges: rel and weight [...], vectors of their ends [..., dim] → a scalar, summed by weight."""
+        """The weighted sum over edges, a scalar: rel and weight [...], lhs and rhs [..., dim]."""
         tables, relations, power = self._settings.tables, self._settings.relations, self._settings.power
         cost = weight.new_zeros(())
         if tables:
@@ -33,6 +33,6 @@ class Regularizer:
 
 
 def _cost(operators: RelationOperators, rel: Tensor, weight: Tensor, power: int) -> Tensor:
-    # Summed a relation first: there are fewer of them than edges.
+    # Weights are summed per relation first: there are fewer relations than edges.
     total = torch.zeros(operators.relations, device=weight.device)
     return operators.cost(total.index_add_(0, rel.flatten(), weight.flatten()), power)

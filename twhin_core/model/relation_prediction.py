@@ -1,4 +1,4 @@
-"""An objective beside the loss: which relation is it that links the two ends of an edge? (Chen et al., 2021)"""
+"""A second objective: predict the relation of an edge from its two nodes (Chen et al., 2021)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from twhin_core.model.scorer import Scorer
 
 
 class RelationPrediction:
-    """λ · cross-entropy of an edge's relation among all relations between the same tables, by their scores.
+    """λ · cross-entropy of an edge's relation among all relations between the same tables, with scores as logits.
 
-    With reciprocal relations the mean of both sides' scores' losses.
+    With reciprocal relations, the mean of the losses of both sides' scores.
     """
 
     def __init__(self, weight: float, relations: list[Relation]) -> None:
@@ -22,7 +22,7 @@ class RelationPrediction:
         self._others = torch.tensor([[one != other for other in tables] for one in tables])
 
     def __call__(self, scorer: Scorer, rel: Tensor, weight: Tensor, lhs: Tensor, rhs: Tensor) -> Tensor:
-        """rel and weight [...], vectors of the ends [..., dim] → a scalar, summed by weight."""
+        """The weighted sum over edges, a scalar: rel and weight [...], lhs and rhs [..., dim]."""
         scores = [scorer.operator.scores(lhs, rhs)]
         if scorer.inverse is not None:
             scores.append(scorer.inverse.scores(rhs, lhs))

@@ -1,7 +1,7 @@
-"""The score of an edge, and of many candidates for one of its ends.
+"""The score of an edge, and of many candidates for one of its sides.
 
-`score(lhs, rel, rhs) = comparator(operator_rel(θ_lhs), θ_rhs)`, which comes of `⟨query, answer⟩ + offset` once each
-end is projected. Training, evaluation and retrieval all score here.
+`score(lhs, rel, rhs) = comparator(operator_rel(θ_lhs), θ_rhs)`, computed from `⟨query, answer⟩ + offset` after each
+side is projected. Training, evaluation and retrieval all score here.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from twhin_core.schema import Side
 
 
 def relations_share_candidates(model: Model, side: Side) -> bool:
-    """Whether a candidate is projected alike for all relations, so that their queries can share one matrix product.
+    """Whether a candidate's projection is the same for all relations, so that queries can share a matrix product.
 
-    It is where the operator acts on the query. Where it acts on the candidates (queries for the lhs, without an
-    inverse), the comparator must let it be moved over.
+    True if the operator acts on the query. If it acts on the candidates (queries for the lhs without an inverse), the
+    comparator must allow moving it to the query.
     """
     return side == "rhs" or model.reciprocal or COMPARATORS[model.comparator].commutes_with_operators
 
 
 class Scorer(nn.Module):
-    """Operators of all relations and the comparator; holds every parameter but the tables.
+    """The operators of all relations and the comparator; holds every parameter but the tables.
 
     With `model.reciprocal`, queries for the lhs use an inverse operator of their own:
-    `comparator(inverse_rel(θ_rhs), θ_lhs)`, so an edge has two scores, one a side.
+    `comparator(inverse_rel(θ_rhs), θ_lhs)`. An edge then has two scores, one per side.
     """
 
     def __init__(self, model: Model, relations: list[Relation]) -> None:
@@ -41,16 +41,16 @@ class Scorer(nn.Module):
         self.inverse = RelationOperators(relations, model.dim) if model.reciprocal else None
 
     def queries(self, side: Side, rel: Tensor, node: Tensor) -> Tensor:
-        """Projects known ends, lhs if `side` is rhs and the other way round; their scores lack the query's `offset`.
+        """Projects the queries' nodes, which are on the other side than `side`; scores still need the query's `offset`.
 
         rel [...], node [..., dim] → [..., width].
         """
         return self.comparator.query(self._operated(side, rel, node))
 
     def _operated(self, side: Side, rel: Tensor, node: Tensor) -> Tensor:
-        """Known ends, with the operator of their queries applied: rel [...], node [..., dim] → [..., dim]."""
+        """The queries' nodes with their operators applied: rel [...], node [..., dim] → [..., dim]."""
         if side == "rhs":
-            return self.operator(rel, node)  # type: ignore[no-any-return]  # modules' calls carry no types
+            return self.operator(rel, node)  # type: ignore[no-any-return]  # nn.Module calls are untyped
         if self.inverse is not None:
             return self.inverse(rel, node)  # type: ignore[no-any-return]
         if self.comparator.commutes_with_operators:
@@ -58,7 +58,7 @@ class Scorer(nn.Module):
         return node
 
     def offset(self, side: Side, rel: Tensor, node: Tensor) -> Tensor | None:
-        """What all products of a query are short of: rel [...], node [..., dim] → [...]; None where it is 0."""
+        """What to add to all products of a query: rel [...], node [..., dim] → [...]; None if it is 0."""
         if side == "rhs" or self.inverse is not None or not self.comparator.commutes_with_operators:
             return None
         return self.operator.bias(rel, node)
@@ -66,28 +66,28 @@ class Scorer(nn.Module):
     def answers(self, side: Side, rel: Tensor, nodes: Tensor) -> Tensor:
         """Projects nodes that may answer queries for `side`: rel [...], nodes [..., dim] → [..., width].
 
-        `rel` matters only unless `relations_share_candidates`.
+        `rel` has no effect if `relations_share_candidates`.
         """
         return self.comparator.answer(self._answering(side, rel, nodes))
 
     def _answering(self, side: Side, rel: Tensor, nodes: Tensor) -> Tensor:
-        """Nodes, with the operator applied where it is theirs: rel [...], nodes [..., dim] → [..., dim]."""
+        """Nodes, with the operator applied if it acts on answers: rel [...], nodes [..., dim] → [..., dim]."""
         if side == "lhs" and self.inverse is None and not self.comparator.commutes_with_operators:
             return self.operator(rel, nodes)  # type: ignore[no-any-return]
         return nodes
 
     def query_points(self, side: Side, rel: Tensor, node: Tensor) -> Tensor:
-        """As `queries`, but the points that the comparator compares: rel [...], node [..., dim] → [..., dim]."""
+        """Like `queries`, but returns the points to compare: rel [...], node [..., dim] → [..., dim]."""
         return self.comparator.point(self._operated(side, rel, node))
 
     def answer_points(self, side: Side, rel: Tensor, nodes: Tensor) -> Tensor:
-        """As `answers`, but the points that the comparator compares: rel [...], nodes [..., dim] → [..., dim]."""
+        """Like `answers`, but returns the points to compare: rel [...], nodes [..., dim] → [..., dim]."""
         return self.comparator.point(self._answering(side, rel, nodes))
 
     def shared_answers(self, side: Side, rel: Tensor, candidates: Tensor) -> Tensor:
-        """Projects what the queries of a chunk share: rel [C, L], candidates [C, K, dim] → [C, K, width].
+        """Projects the candidates that a chunk's queries share: rel [C, L], candidates [C, K, dim] → [C, K, width].
 
-        One relation a chunk unless `relations_share_candidates`.
+        A chunk must have a single relation unless `relations_share_candidates`.
         """
         return self.answers(side, rel[:, :1].expand(-1, candidates.shape[1]), candidates)
 
@@ -108,19 +108,19 @@ class Scorer(nn.Module):
         offset: Tensor | None,
         self_negative: Tensor | None = None,
     ) -> Tensor:
-        """Scores of a chunk's true answers, each followed by those of its negatives.
+        """Scores of the true answers, each followed by those of its negatives.
 
         Args:
             queries: [C, L, width].
-            answers: [C, L, width], one a query.
+            answers: [C, L, width], one per query.
             negatives: [C, K, width], shared by the chunk.
             offset: [C, L].
-            self_negative: [C, L, width], one more negative for each query alone.
+            self_negative: [C, L, width], one more negative per query.
 
         Returns:
-            [C, L, 1 + K]; with `self_negative` [C, L, 2 + K], its score after the answer's.
+            [C, L, 1 + K]; with `self_negative`, [C, L, 2 + K], where its score follows the answer's.
         """
-        # Functions of torch's carry no types.
+        # autograd.Function is untyped.
         products = _Products.apply(queries, answers, negatives, self_negative)  # type: ignore[no-untyped-call]
         return self._finished(products, None if offset is None else offset[:, :, None])
 
@@ -128,25 +128,25 @@ class Scorer(nn.Module):
         return self.comparator.finish(products if offset is None else products + offset)
 
     def edges(self, side: Side, rel: Tensor, lhs: Tensor, rhs: Tensor) -> Tensor:
-        """Scores of whole edges as answers to their query for `side`: rel [...], lhs and rhs [..., dim] → [...]."""
+        """Scores of edges as answers to their queries for `side`: rel [...], lhs and rhs [..., dim] → [...]."""
         node, answer = (lhs, rhs) if side == "rhs" else (rhs, lhs)
         queries, answers = self.queries(side, rel, node), self.answers(side, rel, answer)
         return self.one_to_one(queries, answers, self.offset(side, rel, node))
 
     def candidates(self, side: Side, rel: Tensor, node: Tensor, candidates: Tensor) -> Tensor:
-        """Scores of candidates for `side`, which the queries of a chunk share.
+        """Scores of candidates for `side` that the queries of a chunk share.
 
         Args:
-            rel: [C, L] relation of each query, in C chunks of L; one relation a chunk unless
+            rel: [C, L], the relation of each query, in C chunks of L; a chunk must have a single relation unless
                 `relations_share_candidates`.
-            node: [C, L, dim] vector of each query's known end.
-            candidates: [C, K, dim] vectors of each chunk's candidates.
+            node: [C, L, dim], the vector of each query's node.
+            candidates: [C, K, dim], the vectors of each chunk's candidates.
 
         Returns:
             [C, L, K] scores.
         """
-        queries, negatives = self.queries(side, rel, node), self.shared_answers(side, rel, candidates)
-        return self.one_to_all(queries, negatives, self.offset(side, rel, node))
+        queries, answers = self.queries(side, rel, node), self.shared_answers(side, rel, candidates)
+        return self.one_to_all(queries, answers, self.offset(side, rel, node))
 
 
 class _Products(torch.autograd.Function):
@@ -163,19 +163,19 @@ class _Products(torch.autograd.Function):
         device = queries.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else queries.dtype
         single = [answers] if self_negative is None else [answers, self_negative]
-        low_queries, room = queries.to(low), F.pad(negatives.to(low), (0, 0, len(single), 0))
-        products = torch.bmm(low_queries, room.transpose(1, 2))
+        low_queries, padded = queries.to(low), F.pad(negatives.to(low), (0, 0, len(single), 0))
+        products = torch.bmm(low_queries, padded.transpose(1, 2))
         for column, vectors in enumerate(single):
             products[..., column] = (queries * vectors).sum(-1)
-        ctx.save_for_backward(queries, low_queries, room, *single)
+        ctx.save_for_backward(queries, low_queries, padded, *single)
         return products
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        queries, low_queries, room, *single = ctx.saved_tensors
+        queries, low_queries, padded, *single = ctx.saved_tensors
         first = gradient[..., : len(single)].to(queries.dtype).split(1, -1)
-        # The room for the first columns holds noughts, so they add nothing to the first product.
-        to_queries = torch.bmm(gradient, room).to(queries.dtype)
+        # The padding of the first columns is zero and adds nothing to this product.
+        to_queries = torch.bmm(gradient, padded).to(queries.dtype)
         for share, vectors in zip(first, single, strict=True):
             to_queries.addcmul_(share, vectors)
         to_negatives = torch.bmm(gradient.transpose(1, 2), low_queries)[:, len(single) :].to(queries.dtype)

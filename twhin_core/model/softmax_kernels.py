@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def"
-"""The logarithm of a sum of exponentials of scores, on a GPU, without the scores in memory (Triton kernels).
+"""Log-sum-exp of scores on a GPU without materializing the scores (Triton kernels).
 
 For a chunk of L queries q that share K candidates v, each score is a function of one inner product:
 
@@ -7,10 +7,10 @@ For a chunk of L queries q that share K candidates v, each score is a function o
     squared_l2   x = -scale · |q - v|² - shift_k
     l2           x = -scale · |q - v|  - shift_k
 
-Forward goes over the candidates block by block, as attention does whose keys and values are both the candidates
-(Dao et al., 2022, FlashAttention): beside each query's log-sum-exp it keeps the sum of the candidates weighted by their
-shares, which is the query's gradient. So the backward pass computes the scores once more, for the candidates' gradient
-alone. Memory is O((L + K) · dim); sums are float32 and in a fixed order.
+The forward pass walks the candidates block by block, like attention whose keys and values are both the candidates
+(Dao et al., 2022, FlashAttention). Next to each query's log-sum-exp it keeps the softmax-weighted sum of candidates,
+which is the query's gradient; the backward pass then recomputes the scores once, for the candidates' gradient. Memory
+is O((L + K) · dim); sums are float32 and in a fixed order.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOG2_E = 1.4426950408889634
 
 
 class Blocks(NamedTuple):
-    """How a kernel is cut: queries and candidates of a block, warps, and stages of loading ahead."""
+    """How a kernel is tiled: queries and candidates per block, warps, and pipeline stages."""
 
     queries: int
     candidates: int
@@ -42,7 +42,7 @@ def _products(a, b, precision: tl.constexpr):
 
 @triton.jit
 def _score(product, query_square, candidate_square, metric: tl.constexpr):
-    """The unscaled score, and its slope by the inner product."""
+    """The unscaled score and its derivative by the inner product."""
     if metric == 0:
         score = product
         slope = tl.full(product.shape, 1.0, tl.float32)
@@ -90,7 +90,7 @@ def _forward(
             x -= tl.load(shift + of, in_others, other=0.0)[None, :]
         x = tl.where((own[:, None] != v_id[None, :]) & in_others[None, :], x, float("-inf"))
         above = tl.maximum(largest, tl.max(x, 1))
-        base = tl.where(above == float("-inf"), 0.0, above)  # -inf - -inf is no number
+        base = tl.where(above == float("-inf"), 0.0, above)  # -inf - -inf is NaN
         share = tl.exp2(x - base[:, None])
         kept = tl.exp2(largest - base)
         total = total * kept + tl.sum(share, 1)
@@ -165,7 +165,7 @@ def backward_blocks(dim: int, dtype: torch.dtype) -> Blocks:
 
 
 class LogSumExp(torch.autograd.Function):
-    """log Σ_k e^{x_lk} over the candidates of each chunk that are not the query's own; -inf where there is none."""
+    """log Σ_k e^{x_lk} over the candidates of each chunk that are not the query's answer; -inf if none are left."""
 
     @staticmethod
     def forward(
@@ -182,10 +182,10 @@ class LogSumExp(torch.autograd.Function):
         Args:
             queries: [C, L, dim], float32 or bfloat16, contiguous.
             candidates: [C, K, dim] of the same type, contiguous.
-            query_id: int64 [C, L]; a candidate of the same id does not count.
+            query_id: int64 [C, L], of the answers; candidates with the same id are masked.
             candidate_id: int64 [C, K].
-            shift: float32 [C, K], taken from each candidate's scores; no gradient goes there.
-            scale: what unshifted scores are multiplied by.
+            shift: float32 [C, K], subtracted from each candidate's scores; gets no gradient.
+            scale: multiplies the unshifted scores.
             metric: `DOT`, `L2` or `SQUARED_L2`.
 
         Returns:
@@ -238,17 +238,17 @@ class LogSumExp(torch.autograd.Function):
 
 
 def _squares(vectors: Tensor, metric: int) -> Tensor:
-    """|v|² in float32 [C, X]; of the dot product, anything."""
+    """|v|² as float32 [C, X]; for the dot product, an unused tensor."""
     return vectors if metric == DOT else vectors.float().square().sum(-1)
 
 
 def _precision(dtype: torch.dtype) -> str:
-    """Of products of float32; others have no choice."""
+    """Triton's input precision, which matters for float32 only."""
     return "tf32" if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest" else "ieee"
 
 
 def _split(blocks: int, length: int, block: int, device: torch.device) -> tuple[int, int]:
-    """Into how many parts the queries are cut so that all multiprocessors work, and the rows of each."""
+    """The number of parts to split the queries into so that all multiprocessors work, and the rows of each."""
     if device.type != "cuda":
         wanted = 2
     else:

@@ -23,7 +23,7 @@ DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16}
 
 
 class Twhin(nn.Module):
-    """`forward` gives the loss of a batch; the tables may live on the meta device until they are sharded."""
+    """`forward` returns the loss of a batch; the tables may live on the meta device until they are sharded."""
 
     def __init__(self, model: Model, schema: Schema, table_device: torch.device, device: torch.device) -> None:
         super().__init__()
@@ -53,26 +53,26 @@ class Twhin(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """This rank's part of the step's mean loss: Σ weight · (lhs side + rhs side) / 2 / edges of the step.
 
-        In training with what is answer for beside it (regularisation, relation prediction); in validation without.
+        In training, it includes regularization and relation prediction if they are configured.
         """
-        rows = _Gather.apply(self._look_up(batch), batch)  # type: ignore[no-untyped-call]  # a Function of torch's
+        rows = _Gather.apply(self._look_up(batch), batch)  # type: ignore[no-untyped-call]  # untyped in torch
         lhs, rhs = (self._loss(side, batch, rows) for side in SIDES)
         loss = (lhs + rhs) / (2 * batch.step_edges)
         if self.training and self.extra:
-            edges = batch.queries["rhs"]  # each edge has one slot of either side's
+            edges = batch.queries["rhs"]  # each edge has exactly one slot on either side
             lhs, rhs = (rows[gather].view(*edges.rel.shape, -1) for gather in (edges.node, edges.answer))
             for objective in self.extra:
                 loss = loss + objective(self.scorer, edges.rel, edges.weight, lhs, rhs) / batch.step_edges
         return loss
 
     def _look_up(self, batch: Batch) -> Tensor:
-        """The looked-up rows [n, dim], a table after the other."""
-        found = self.tables(batch.lookups)  # in whatever order the tables are sharded
+        """The looked-up rows [m, dim], table by table."""
+        found = self.tables(batch.lookups)  # in the order of the sharding
         rows = [found[name].values() for name in self.table_names]
         return torch.cat(rows) if len(rows) > 1 else rows[0]
 
     def _loss(self, side: Side, whole: Batch, rows: list[Tensor]) -> Tensor:
-        """Weighted sum of the losses of the batch's queries for `side`, a scalar; `rows` are those of each gather."""
+        """Weighted sum of the losses of the batch's queries for `side`, a scalar. `rows`: those of each gather."""
         batch = whole.queries[side]
         gathers = (batch.node, batch.answer, batch.candidate)
         node, answer, candidates = (rows[of].view(len(batch.rel), -1, rows[of].shape[-1]) for of in gathers)

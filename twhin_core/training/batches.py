@@ -1,4 +1,4 @@
-"""Batches of a data set: its steps, with negatives that depend on the step's address alone."""
+"""Batches of a data set: its steps, with negatives that depend only on the step's address."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from twhin_core.model.device_batch import DeviceBatchMaker, LaidOutEdges
 from twhin_core.schema import Schema
 
 PreparedBatch = Batch | LaidOutEdges
-"""A batch made on the CPU, or what the batch is made of on a GPU; `to` gives the batch there."""
+"""A batch made on the CPU, or the edges that a batch is made of on a GPU; `to` returns the batch on the device."""
 
-# One thread of torch's for the making: more would wait for cores that the step needs, and the step for them.
+# One torch thread to make batches: more would compete with the step for cores.
 _ONE_THREAD = partial(torch.set_num_threads, 1)
 
 
 class Batches:
-    """One rank's batches. The same address gives the same: a resumed run goes on as if undisturbed."""
+    """One rank's batches. An address always gives the same batch, so a resumed run continues as if uninterrupted."""
 
     def __init__(
         self,
@@ -62,27 +62,27 @@ class Batches:
 
     @property
     def edges_per_epoch(self) -> int:
-        """Edges of a whole epoch that are learned from."""
+        """The edges of an epoch that are trained on."""
         return self._reader().stop(first=0)
 
     def steps_left(self, state: State, num_epochs: int) -> int:
-        """Steps of the epochs before `num_epochs` that come after `state`."""
+        """The number of steps after `state` until `num_epochs` epochs are done."""
         return self._reader(state).steps_left(num_epochs)
 
     def epochs(self, state: State, num_epochs: int) -> Iterator[tuple[PreparedBatch, State]]:
-        """Batches of the shuffled epochs before `num_epochs`, from `state` on, each with the state after it."""
+        """Batches of shuffled epochs from `state` until `num_epochs` are done, each with the state after it."""
         steps = self._reader(state).steps(num_epochs)
         with Ahead(((self._make(step, stream=0), step.after) for step in steps), initializer=_ONE_THREAD) as made:
             yield from made
 
     def in_order(self) -> Iterator[PreparedBatch]:
-        """Batches of one pass in data set order."""
+        """The batches of one pass in data set order."""
         steps = self._reader().steps_in_order()
         with Ahead((self._make(step, stream=1) for step in steps), initializer=_ONE_THREAD) as made:
             yield from made
 
     def step_after(self, state: State) -> Step:
-        """The step that this rank takes after `state`, of the next epoch if that one has none left."""
+        """The step that this rank takes after `state`, from the next epoch if this one has none left."""
         return next(self._reader(state).steps(num_epochs=state["epoch"] + 2))
 
     def _reader(self, state: State | None = None) -> EpochReader:
@@ -95,7 +95,7 @@ class Batches:
         return reader
 
     def _make(self, step: Step, stream: int) -> PreparedBatch:
-        """`stream` keeps the negatives of validation apart from those of training."""
+        """`stream` separates the negatives of validation from those of training."""
         epoch = max(step.epoch, 0)
         entropy = np.random.SeedSequence([self._seed, stream, epoch, step.first, self._ranks.rank])
         seed = int(entropy.generate_state(1, np.uint64)[0])

@@ -1,4 +1,4 @@
-"""From a config to a model that trains: tables on meta → optimizers in backward → plan → shard → initial weights."""
+"""From a config to a trainable model: tables on meta → optimizers in backward → plan → shard → initial weights."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ Tag = TypeVar("Tag")
 
 @dataclass(frozen=True)
 class TrainableModel:
-    """The sharded model, its optimizers, and how its tables are shared."""
+    """The sharded model, its optimizers, and how its tables are sharded."""
 
     model: DistributedModelParallel | LocalModel
     optimizers: Optimizers
     plan: list[TablePlan]
     amp: bool
     is_single_rank: bool = False
-    """Whether all rows are this rank's, so that nothing of a step has to be sent."""
+    """Whether this rank holds all rows, so that a step needs no communication."""
 
     def step(self, batch: PreparedBatch) -> Tensor:
-        """Learns from one batch. Gives this rank's part of the loss before the update, a scalar on the device."""
+        """Trains on one batch. Returns this rank's part of the loss before the update, a scalar on the device."""
         self.optimizers.start()
         differentiated, loss = self._loss(batch.to(self.model.device))
         differentiated.backward()
@@ -55,9 +55,9 @@ class TrainableModel:
         return loss
 
     def steps(self, batches: Iterator[tuple[PreparedBatch, Tag]]) -> Iterator[tuple[Tensor, Tag]]:
-        """Learns from each batch in turn; gives what `step` gives, and the batch's tag.
+        """Trains on each batch in turn. Yields the result of `step` and the batch's tag.
 
-        Takes batches ahead where the tables are sharded, so that ids are under way while the step before computes.
+        If the tables are sharded, it takes batches ahead and sends their ids while the previous step computes.
         """
         if self.pipeline is not None:
             yield from self.pipeline.steps(batches)
@@ -65,7 +65,7 @@ class TrainableModel:
             yield from ((self.step(batch), tag) for batch, tag in batches)
 
     def aside(self) -> AbstractContextManager[None]:
-        """Between two of `steps`, the model may take other batches within this."""
+        """A context between two `steps` in which the model may take other batches."""
         return self.pipeline.paused() if self.pipeline is not None else nullcontext()
 
     @cached_property
@@ -75,15 +75,15 @@ class TrainableModel:
         return Pipeline(self.model, self.optimizers, self._loss)
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What is differentiated, and this rank's part of the loss."""
+        """The value to differentiate, and this rank's part of the loss."""
         with self._precision():
-            # A process alone does not need what the model is wrapped in to add gradients up.
+            # A single rank has no gradients to reduce, so it bypasses the wrapper.
             loss: Tensor = self.model.module(batch) if self.is_single_rank else self.model(batch)
-        # Gradients are averaged over the ranks, and each rank's loss is a part of the step's mean: so their sum counts.
+        # Gradients are averaged over the ranks, but the step's loss is the sum of the ranks' parts.
         return loss * torch.distributed.get_world_size(), loss.detach()
 
     def state(self) -> dict[str, Tensor | ShardedTensor]:
-        """Every tensor that training goes on from, by name; changing them in place changes the model."""
+        """Every tensor that training resumes from, by name; changing them in place changes the model."""
         return {**self.model.state_dict(), **self.optimizers.state()}
 
     def _precision(self) -> AbstractContextManager[None]:
@@ -134,8 +134,8 @@ def _check_kernels(config: Config, ranks: Ranks) -> None:
     for table in config.model.embeddings.tables:
         if table.optimizer.name == "adam" and ranks.device.type == "cpu":
             raise UserError(
-                f"model.embeddings.tables: {table.name} has adam, which on CPUs only fp32 tables of one process can "
-                "have; use sgd, adagrad or rowwise_adagrad, or GPUs"
+                f"model.embeddings.tables: {table.name} has adam, which on CPUs needs fp32 tables and a single "
+                "process; use sgd, adagrad or rowwise_adagrad, or GPUs"
             )
         if table.optimizer.name == "adam" and table.data_type == "fp16":
             raise UserError(
@@ -145,8 +145,8 @@ def _check_kernels(config: Config, ranks: Ranks) -> None:
 
 
 def _unpool_replicated(model: DistributedModelParallel) -> None:
-    """Gives replicated tables a lookup for CPUs, where fbgemm's dense kernel pools whatever it is asked."""
-    for lookup in model.module.tables._lookups:  # torchrec hides them from modules()
+    """Gives replicated tables an unpooled lookup on CPUs, where fbgemm's dense kernel always pools."""
+    for lookup in model.module.tables._lookups:  # modules() does not list them
         for module in lookup.modules():
             if isinstance(module, DenseTableBatchedEmbeddingBagsCodegen):
                 module.forward = partial(_look_up_replicated, module)
@@ -155,7 +155,7 @@ def _unpool_replicated(model: DistributedModelParallel) -> None:
 def _look_up_replicated(
     kernel: DenseTableBatchedEmbeddingBagsCodegen, indices: Tensor, offsets: Tensor, **_: None
 ) -> Tensor:
-    """Rows [len(indices), dim]; the tables lie one after the other in the kernel's weights, all of one dim."""
+    """Rows [len(indices), dim]; the kernel's weights hold the tables one after another, all of the same dim."""
     dim, entries = kernel.max_D, (len(offsets) - 1) // len(kernel.weights_offsets)
     first_row = (kernel.weights_offsets // dim).repeat_interleave(offsets[::entries].diff())
     return F.embedding(indices + first_row, kernel.weights.view(-1, dim))

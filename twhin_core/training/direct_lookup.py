@@ -1,7 +1,7 @@
-"""The lookup of a process that trains alone on a GPU: straight from fbgemm's kernels, without torchrec's way to them.
+"""Lookups of a single rank on a GPU, straight from fbgemm's kernels instead of through torchrec.
 
-Weights, optimizers and their names stay torchrec's. But its lookup sends ids to the ranks that hold the rows, and waits
-on the host for how many come; a rank that holds all rows spends most of a step on that.
+Weights, optimizers and their names stay torchrec's. Its lookup, however, sends ids to the ranks that hold the rows and
+synchronizes with the host to learn how many arrive; a rank that holds all rows spends most of a step on that.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from torchrec.distributed import DistributedModelParallel
 
 @dataclass(frozen=True)
 class DirectLookup:
-    """Looks up the tables of all kernels, each with its rows whole."""
+    """Looks up rows in all kernels; each must hold its tables whole."""
 
     kernels: list[tuple[list[str], SplitTableBatchedEmbeddingBagsCodegen]]
-    """The tables of each kernel in its order, one feature each."""
+    """Each kernel with its tables in order, one feature per table."""
 
     @staticmethod
     def of(model: DistributedModelParallel) -> DirectLookup | None:
-        """Of a model on one rank; None where a table is in another kind of kernel, as copies are."""
+        """The lookup of a model on one rank; None if a table is in another kind of kernel, as replicated tables are."""
         kernels = [
             ([module.table_names[table] for table in module.feature_table_map], module)
-            for lookup in model.module.tables._lookups  # torchrec hides them from modules()
+            for lookup in model.module.tables._lookups  # modules() does not list them
             for module in lookup.modules()
             if isinstance(module, SplitTableBatchedEmbeddingBagsCodegen)
         ]
@@ -33,7 +33,7 @@ class DirectLookup:
         return DirectLookup(kernels) if sorted(found) == sorted(model.module.tables.embeddings) else None
 
     def __call__(self, lookups: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
-        """The rows of each table, float32 [n, dim]."""
+        """The rows of each table: float32 [n, dim]."""
         keys, values, stride = lookups.keys(), lookups.values(), lookups.stride()
         lengths, ends = lookups.lengths(), lookups.length_per_key()
         offsets = lookups.offsets().long()
@@ -52,7 +52,7 @@ class DirectLookup:
 
 
 def look_up_directly(model: DistributedModelParallel) -> bool:
-    """Has a model on one rank look rows up straight from its kernels; whether it does."""
+    """Makes a model on one rank look up rows straight from its kernels. Returns whether it can."""
     lookup = DirectLookup.of(model)
     if lookup is not None:
         model.module.tables.forward = lookup

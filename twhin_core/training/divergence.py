@@ -1,4 +1,4 @@
-"""Stops a run whose loss is not finite, and says where that began."""
+"""Stops a run whose loss is not finite and names the step where that began."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from twhin_core.checkpoints.checkpoint import Position
 from twhin_core.errors import UserError
 
 STEPS_BETWEEN_LOOKS = {"cpu": 1, "cuda": 100}
-"""On a GPU each look would wait for the step."""
+"""On a GPU, each look synchronizes with the device."""
 
 MOST_RELATIONS = 10
 
 
 class LossGuard:
-    """Looks at the loss of every step: at once, or some steps later, when it still knows each step's own."""
+    """Checks the loss of every step, immediately or some steps later, and finds the first that is not finite."""
 
     def __init__(self, relations_after: Callable[[Position], list[str]], steps_between_looks: int) -> None:
         """`relations_after`: names of the relations in the batch that this rank takes after a position."""
@@ -26,7 +26,7 @@ class LossGuard:
         self._positions: list[Position] = []
 
     def add(self, loss: torch.Tensor, before: Position) -> None:
-        """`loss` of the step after the position `before`. May raise, as `check`."""
+        """Adds the loss of the step after the position `before`. May raise like `check`."""
         self._losses.append(loss)
         self._positions.append(before)
         if len(self._losses) >= self._steps_between_looks:

@@ -12,14 +12,14 @@ from twhin_core.schema import Schema
 
 
 def count_together(files: EdgeFiles, schema: Schema, ranks: Ranks) -> Frequencies:
-    """Counts of all edges of `files`, the same on every rank; each counts a share of them, and all must call it."""
+    """Counts over all edges of `files`, equal on every rank. A collective: each rank counts a share of the edges."""
     mine = count_ends(files.chunks(ranks.rank, ranks.world_size), schema)
     parts = zip(_gathered(mine.key, ranks), _gathered(mine.count, ranks), strict=True)
     return merge([Frequencies(key, count, mine.rows) for key, count in parts])
 
 
 def _gathered(values: Array, ranks: Ranks) -> list[Array]:
-    """The values of every rank; on the CPU, as they come from there."""
+    """The values of every rank, gathered on the CPU."""
     lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(ranks.world_size)]
     dist.all_gather(lengths, torch.tensor([len(values)]))
     longest = int(max(lengths))

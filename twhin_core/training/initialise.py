@@ -1,4 +1,4 @@
-"""Initial weights that do not depend on how many ranks share a table."""
+"""Initial weights that do not depend on how a table is sharded."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ ROWS_PER_BLOCK = 16_384
 def initialise_table(name: str, weight: Tensor | ShardedTensor, std: float, seed: int) -> None:
     """Fills this rank's part of a table, in place, with Normal(0, std²).
 
-    The rows come in blocks, each from a generator of its own, so that a rank makes the blocks that it holds a part of
-    and no other.
+    Rows are drawn in blocks, each with its own generator, so that a rank draws only the blocks that it holds a part of.
     """
     for local, offsets, columns in _local_parts(weight):
         first, stop = offsets[0] // ROWS_PER_BLOCK, -(-(offsets[0] + local.shape[0]) // ROWS_PER_BLOCK)
         fill = partial(_fill, name, local, offsets, columns, std, seed)
-        if local.is_cuda:  # one thread fills it at a hundredth of the speed that it could be copied at
+        if local.is_cuda:  # one thread draws at a hundredth of the speed of the copy
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 list(pool.map(fill, range(first, stop)))
         else:
@@ -34,7 +33,7 @@ def initialise_table(name: str, weight: Tensor | ShardedTensor, std: float, seed
 
 
 def _fill(name: str, local: Tensor, offsets: tuple[int, int], columns: int, std: float, seed: int, block: int) -> None:
-    """Fills what `local` has of a block; it begins at row and column `offsets` of a table of `columns` columns."""
+    """Fills the part of a block that `local` holds; `local` begins at (row, column) `offsets` of the whole table."""
     (first_row, first_column), (height, width) = offsets, local.shape
     entropy = np.random.SeedSequence([seed, zlib.crc32(name.encode()), block]).generate_state(1, np.uint64)
     generator = torch.Generator().manual_seed(int(entropy[0]))
@@ -47,7 +46,7 @@ def _fill(name: str, local: Tensor, offsets: tuple[int, int], columns: int, std:
 
 
 def _local_parts(weight: Tensor | ShardedTensor) -> Iterator[tuple[Tensor, tuple[int, int], int]]:
-    """This rank's parts of the table: values, offsets of the first row and column, and the whole table's columns."""
+    """This rank's parts of the table: values, (row, column) of the first one, and the number of columns in all."""
     if isinstance(weight, ShardedTensor):
         for shard in weight.local_shards():
             first_row, first_column = shard.metadata.shard_offsets

@@ -1,7 +1,7 @@
-"""The tables of a process that trains alone on a CPU: plain tensors, looked up and updated a row once a step.
+"""The tables of a single rank on a CPU: plain tensors, each row looked up and updated at most once per step.
 
-torchrec's un-pooled lookup spends most of a step on a CPU in its backward kernel; here the gradients of repeated rows
-are already summed when they arrive, because a batch asks for each row once.
+torchrec's unpooled lookup spends most of a CPU step in its backward kernel. Here a batch looks up each row once, so the
+gradients of repeated rows arrive already summed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from twhin_core.training.row_optimizer import RowOptimizer
 
 
 class LocalModel(nn.Module):
-    """The model with local tables, in the place of a DistributedModelParallel."""
+    """The model with local tables, in place of a DistributedModelParallel."""
 
     device = torch.device("cpu")
 
@@ -30,20 +30,20 @@ class LocalModel(nn.Module):
 
     @staticmethod
     def can_hold(model: Model, device: torch.device) -> bool:
-        """Whether tables of these types can be local; a GPU's kernels are faster."""
+        """Whether tables of these dtypes can be local; on a GPU, fbgemm's kernels are faster."""
         return device.type == "cpu" and all(table.data_type == "fp32" for table in model.embeddings.tables)
 
     def forward(self, batch: Batch) -> Tensor:
         loss: Tensor = self.module(batch)
         return loss
 
-    def state_dict(self) -> dict[str, Tensor]:  # type: ignore[override]  # the form that DistributedModelParallel has
+    def state_dict(self) -> dict[str, Tensor]:  # type: ignore[override]  # as DistributedModelParallel returns it
         state: dict[str, Tensor] = self.module.state_dict()
         return state
 
 
 class LocalTables(nn.Module):
-    """Takes the place of a sharded EmbeddingCollection, under the same names of weights and optimizer state."""
+    """Replaces a sharded EmbeddingCollection, with the same names of weights and optimizer state."""
 
     def __init__(self, model: Model, schema: Schema) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class LocalTables(nn.Module):
         self._looked_up: list[tuple[str, Tensor, Tensor]] = []
 
     def forward(self, lookups: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
-        """The rows of each table, float32 [n, dim]; `lookups` names each row once."""
+        """The rows of each table: float32 [n, dim]. `lookups` must not repeat a row."""
         found = {}
         self._looked_up = []
         for table, ids in lookups.to_dict().items():
@@ -69,10 +69,10 @@ class LocalTables(nn.Module):
         return found
 
     def start(self, step: int) -> None:
-        """The rows of each step have gradients of their own: there is nothing to clear."""
+        """Nothing to clear: each step's rows have their own gradients."""
 
     def finish(self, step: int) -> None:
-        """Moves the rows last looked up by their gradients, as step `step`, counted from 1."""
+        """Updates the rows last looked up with their gradients. `step` counts from 1."""
         for table, rows, values in self._looked_up:
             if values.grad is not None:
                 self._optimizers[table].update(rows, values.detach(), values.grad, step)

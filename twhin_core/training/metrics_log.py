@@ -1,4 +1,4 @@
-"""What training says of itself: `training/metrics.jsonl`, TensorBoard's event files, and the figures of both."""
+"""The metrics of training, and the files they go to: `training/metrics.jsonl` and TensorBoard's event files."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ T = TypeVar("T")
 
 
 class MetricsLog:
-    """One JSON object a line, in the order of the steps, and the same figures as TensorBoard's scalars.
+    """One JSON object per line, ordered by step, and the same figures as TensorBoard scalars.
 
-    Every rank keeps the lines; the first writes them. The file is rewritten as a whole, since an object store cannot
-    append.
+    Every rank keeps the lines; the first rank writes them. The file is rewritten each time, because an object store
+    cannot append.
     """
 
     def __init__(self, root: str, step: int, ranks: Ranks) -> None:
-        """Continues the log of a run that is at `step`; lines of steps that were lost with a killed run go."""
+        """Continues the log of a run that is at `step`; drops the lines of later steps, which a killed run lost."""
         self._url = storage.join(root, "training/metrics.jsonl")
         self._lines: list[str] = []
         if storage.exists(self._url):
@@ -46,20 +46,20 @@ class MetricsLog:
             self.write()
 
     def past(self, name: str) -> Iterator[tuple[int, float]]:
-        """Steps and values of a figure so far."""
+        """(step, value) of a figure so far."""
         for line in map(json.loads, self._lines):
             if name in line:
                 yield line["step"], line[name]
 
     def write(self) -> None:
-        """Brings the files up to date. A full disk costs no step: the lines are kept, and written when it has room."""
+        """Brings the files up to date. If the disk is full, training continues and the next write tries again."""
         self._written = time.monotonic()
         if self._events is None:
             return
         try:
             storage.write_text(self._url, "".join(f"{line}\n" for line in self._lines))
         except OSError as error:
-            log.error("train: %s could not be written, and will be tried again: %s", self._url, error)
+            log.error("train: %s could not be written and will be tried again: %s", self._url, error)
         self._events.flush()
 
     def __enter__(self) -> MetricsLog:
@@ -74,7 +74,7 @@ class MetricsLog:
 
 
 class Interval:
-    """Mean loss, speed and share of time spent waiting for data since the last line, and the speed of the whole run.
+    """Mean loss, speed and share of time spent waiting for data since the last line, and the speed of the run so far.
 
     The loss stays on the device until the interval is closed.
     """
@@ -93,7 +93,7 @@ class Interval:
         self._started = time.monotonic()
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
-        """`batches`, with the time that this rank waits for each on the clock."""
+        """Yields from `batches` and measures how long this rank waits for each."""
         source = iter(batches)
         while True:
             started = time.monotonic()
@@ -105,12 +105,12 @@ class Interval:
             yield batch
 
     def add(self, loss: torch.Tensor, edges: int) -> None:
-        """A step of `edges` edges over all ranks, of whose mean loss `loss` is this rank's part."""
+        """Adds a step of `edges` edges over all ranks; `loss` is this rank's part of its mean loss."""
         self._loss += loss * edges
         self._edges += edges
 
     def close(self) -> dict[str, float]:
-        """The interval's figures; every rank must call it."""
+        """Ends the interval and returns its figures. A collective."""
         seconds = time.monotonic() - self._started
         self.figures = {
             "loss": self._ranks.sum(self._loss) / self._edges,
@@ -122,12 +122,12 @@ class Interval:
         return self.figures
 
     def speed(self) -> float:
-        """Edges a second of all ranks, from the first step of this process on, validation and checkpoints included."""
+        """Edges per second over all ranks since this process began training, validation and checkpoints included."""
         return (self._edges_before + self._edges) / (time.monotonic() - self._run_started)
 
 
 def peak_memory(device: torch.device) -> str:
-    """The most memory that this process has held, as text; on a GPU that of the device too."""
+    """The peak memory of this process as text; on a GPU, that of the device too."""
     parts = [f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB of main memory"]
     if device.type == "cuda":
         parts.append(f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB of the GPU's")

@@ -1,6 +1,6 @@
-"""The optimizers of a model: fused with the backward pass, of replicated tables, and of the relations.
+"""The optimizers of a model: those fused with the backward pass, of replicated tables, and of the relations.
 
-All do the mathematics of docs/numerics.md, each with the rate that its schedule gives for the step.
+All follow docs/numerics.md, each with the rate that its schedule gives for the step.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adagrad": torch.optim.Adagrad,
 }
-"""Those of the relations, by the name of the optimizer's section."""
+"""The relations' optimizers, by config section."""
 
 FUSED: dict[str, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -36,14 +36,14 @@ FUSED: dict[str, type[torch.optim.Optimizer]] = {
     "adagrad": torch.optim.Adagrad,
     "rowwise_adagrad": RowWiseAdagrad,
 }
-"""What stands for the fused kernels; they take the arguments that the kernels take."""
+"""The classes that stand for fused kernels and take the kernels' arguments."""
 
 
 def fuse(config: Config, twhin: Twhin) -> None:
-    """Marks the tables that are not replicated for an optimizer within their backward pass.
+    """Assigns an optimizer in the backward pass to each table that is not replicated.
 
-    Tables of equal arguments share a kernel, and with it the rate. So here the place among the different optimizers
-    stands in for the rate, and the rate is set before each step.
+    Tables with equal arguments share a kernel and its rate. The rate given here is therefore the optimizer's index in
+    `_different`; the real rate is set before each step.
     """
     for table in config.model.embeddings.tables:
         if table.sharding != "data_parallel":
@@ -56,7 +56,7 @@ def fuse(config: Config, twhin: Twhin) -> None:
 
 
 def _different(config: Config) -> list[Optimizer]:
-    """The optimizers of the tables, each once."""
+    """The distinct optimizers of the tables."""
     different: list[Optimizer] = []
     for table in config.model.embeddings.tables:
         if table.optimizer not in different:
@@ -65,12 +65,12 @@ def _different(config: Config) -> list[Optimizer]:
 
 
 class Optimizers:
-    """Every optimizer of a model. `start` sets the rates of a step; `finish` updates after its backward pass."""
+    """All optimizers of a model. `start` sets the rates of a step; `finish` updates after its backward pass."""
 
     def __init__(
         self, config: Config, model: DistributedModelParallel | LocalModel, shards: Sequence[TableOptimizer] = ()
     ) -> None:
-        """`shards`: what updates the rows of kernels that do not do so themselves."""
+        """`shards`: optimizers of rows whose kernels do not update them."""
         self._steps = torch.zeros((), dtype=torch.int64)
         self._choice = config.model.translation_optimizer
         self._named_relations = dict(model.module.scorer.named_parameters())
@@ -95,14 +95,14 @@ class Optimizers:
             table.start(step)
 
     def finish(self) -> None:
-        """Updates what is not updated within the backward pass; every rank has the same gradients of it."""
+        """Updates what the backward pass has not; every rank has the same gradients for it."""
         self._relations.step()
         self._steps += 1
         for table in self._tables:
             table.finish(int(self._steps))
 
     def state(self) -> dict[str, Tensor | ShardedTensor]:
-        """The state by name, the same names whatever the sharding; changing it in place changes the optimizers."""
+        """The state by name, independent of the sharding; changing it in place changes the optimizers."""
         state: dict[str, Tensor | ShardedTensor] = {"optimizer.steps": self._steps}
         for table in self._tables:
             state.update(table.optimizer_state())
@@ -113,7 +113,7 @@ class Optimizers:
 
 
 class TableOptimizer(Protocol):
-    """The optimizer of one or more tables, around the backward pass of step `step`, counted from 1."""
+    """The optimizer of one or more tables, called before and after each backward pass. `step` counts from 1."""
 
     def start(self, step: int) -> None: ...
 
@@ -123,7 +123,7 @@ class TableOptimizer(Protocol):
 
 
 class FusedTables:
-    """Tables that are updated within the backward pass."""
+    """Tables that the backward pass updates."""
 
     def __init__(self, model: DistributedModelParallel, different: list[Optimizer]) -> None:
         self._fused = model.fused_optimizer
@@ -132,15 +132,15 @@ class FusedTables:
 
     def start(self, step: int) -> None:
         if self._groups and not self._kernels_count:
-            # Adam corrects its moments by the number of steps, which its kernel counts from where it is told.
+            # Adam's bias correction needs the step number, which its kernel counts from the value set here.
             self._fused.set_optimizer_step(step - 1)
             self._kernels_count = True
         for group, optimizer in self._groups:
             group["lr"] = rate(optimizer, step)
-        self._fused.step()  # hands the rates to the kernels; the update itself is in the backward pass
+        self._fused.step()  # passes the rates to the kernels; the backward pass does the update
 
     def finish(self, step: int) -> None:
-        """Nothing is left to do."""
+        """Nothing to do: the backward pass has updated the rows."""
 
     def optimizer_state(self) -> dict[str, ShardedTensor]:
         state = {}
@@ -150,9 +150,9 @@ class FusedTables:
 
 
 class ReplicatedTable:
-    """A table that every rank has a copy of; moves only the rows that have a gradient.
+    """A table that every rank has a copy of; updates only the rows that have a gradient.
 
-    Its gradients are dense and the mean over the ranks, so all copies stay equal.
+    Gradients are dense and averaged over the ranks, which keeps all copies equal.
     """
 
     def __init__(self, name: str, optimizer: Optimizer, weight: Tensor) -> None:
@@ -177,7 +177,7 @@ class ReplicatedTable:
 def _relation_optimizer(optimizer: Optimizer, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     arguments: dict[str, Any] = optimizer.choice.model_dump()
     made = CLASSES[optimizer.name](parameters, **arguments)
-    # Adam makes its state at its first step; checkpoints need it from the start. These are its own first values.
+    # Adam creates its state in its first step, but checkpoints need it before; these are the same initial values.
     if isinstance(made, torch.optim.Adam):
         for parameter in parameters:
             made.state[parameter] = {

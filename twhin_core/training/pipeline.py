@@ -1,10 +1,10 @@
-"""Steps of a sharded model whose next batch is on its way while this one computes.
+"""Steps of a sharded model that overlap communication for the next batch with computation.
 
     batch i + 2  copied to the device
     batch i + 1  its ids sent to the ranks that hold the rows
-    batch i      looked up, scored, learned from
+    batch i      looked up, scored, trained on
 
-torchrec's TrainPipelineSparseDist does it: on GPUs in streams of their own, on CPUs while gloo's threads send.
+torchrec's TrainPipelineSparseDist does this: on GPUs in separate streams, on CPUs while gloo's threads send.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Tag = TypeVar("Tag")
 
 
 class Pipeline:
-    """Learns from batches that it takes up to two ahead of the one that it learns from."""
+    """Trains on batches, taking up to two ahead of the current one."""
 
     def __init__(
         self, model: DistributedModelParallel, optimizers: Optimizers, loss: Callable[[Batch], tuple[Tensor, Tensor]]
     ) -> None:
-        """`loss` gives what is differentiated, and what is told of it."""
+        """`loss` returns the value to differentiate and the loss to report."""
 
         def forward(entry: _Entry[Any]) -> tuple[Tensor, tuple[Tensor, Any]]:
             differentiated, reported = loss(entry.made())
@@ -45,7 +45,7 @@ class Pipeline:
         )
 
     def steps(self, batches: Iterator[tuple[PreparedBatch, Tag]]) -> Iterator[tuple[Tensor, Tag]]:
-        """Learns from each batch in turn; gives what is told of its loss, and the batch's tag."""
+        """Trains on each batch in turn. Yields the reported loss and the batch's tag."""
         entries: Iterator[_Entry[Tag]] = (_Entry(batch, tag) for batch, tag in batches)
         while True:
             try:
@@ -56,27 +56,27 @@ class Pipeline:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Within it the model takes batches as if there were no pipeline; what is on its way waits."""
+        """A context in which the model takes batches without the pipeline; batches in flight wait."""
         self._pipeline.detach()
         try:
             yield
         finally:
-            self._pipeline.attach(sparse_dist=False)  # the ids on their way are not sent again
+            self._pipeline.attach(sparse_dist=False)  # ids in flight are not sent again
 
 
 class _Lookups(nn.Module):
-    """What torchrec traces to find the ids that it can send ahead: the tables alone, not how they are scored."""
+    """What torchrec traces to find the ids that it can send ahead: the tables without the scoring."""
 
     def __init__(self, model: DistributedModelParallel) -> None:
         super().__init__()
         self.tables = model.module.tables
 
     def forward(self, entry: _Entry[Any]) -> Any:
-        return self.tables(entry.batch.lookups)  # type: ignore[union-attr]  # torchrec traces it as it stands
+        return self.tables(entry.batch.lookups)  # type: ignore[union-attr]  # torchrec traces this line
 
 
 class _StepOf:
-    """The optimizers with the names that a pipeline calls them by."""
+    """The optimizers under the method names that the pipeline calls."""
 
     def __init__(self, optimizers: Optimizers) -> None:
         self.zero_grad = optimizers.start
@@ -84,7 +84,7 @@ class _StepOf:
 
 
 @dataclass(frozen=True)
-class _Entry(Pipelineable, Generic[Tag]):  # type: ignore[misc]  # torchrec carries no types
+class _Entry(Pipelineable, Generic[Tag]):  # type: ignore[misc]  # torchrec is untyped
     """A batch in the pipeline."""
 
     batch: PreparedBatch
@@ -94,7 +94,7 @@ class _Entry(Pipelineable, Generic[Tag]):  # type: ignore[misc]  # torchrec carr
         return _Entry(self.batch.to(device), self.tag)
 
     def pin_memory(self) -> _Entry[Tag]:
-        return self  # a batch pins what it copies
+        return self  # `to` pins what it copies
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Keeps the batch's memory until `stream` has used it."""
@@ -108,7 +108,7 @@ class _Entry(Pipelineable, Generic[Tag]):  # type: ignore[misc]  # torchrec carr
 
 
 def _tensors(value: Any) -> Iterator[Tensor | KeyedJaggedTensor]:
-    """All tensors within dataclasses, lists and mappings."""
+    """All tensors in nested dataclasses, lists and dicts."""
     if isinstance(value, Tensor | KeyedJaggedTensor):
         yield value
     elif is_dataclass(value):

@@ -1,4 +1,4 @@
-"""Which rank holds which part of which table: torchrec's planner within the memory that the ranks have."""
+"""Which rank holds which part of which table, planned by torchrec within the ranks' memory."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from twhin_core.progress import log
 from twhin_core.schema import Schema
 from twhin_core.sizes import readable
 
-# What `auto` chooses from. A copy on each rank is exact too, but its gradients are as large as the table.
+# What `auto` chooses from. data_parallel is exact too, but its gradients are as large as the table.
 AUTO = ("table_wise", "row_wise")
 
-# Of each rank's memory, for activations, buffers and the rest of the process.
+# The fraction of each rank's memory kept for activations, buffers and the rest of the process.
 RESERVED = 0.15
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -41,7 +41,7 @@ CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 @dataclass(frozen=True)
 class TableShard:
-    """A rank's part of a table; bytes of weights and optimizer state."""
+    """A rank's part of a table; `bytes` counts weights and optimizer state."""
 
     rank: int
     rows: int
@@ -51,7 +51,7 @@ class TableShard:
 
 @dataclass(frozen=True)
 class TablePlan:
-    """How a table is shared."""
+    """How a table is sharded."""
 
     table: str
     sharding: str
@@ -59,17 +59,17 @@ class TablePlan:
 
 
 def make_plan(config: Config, schema: Schema, twhin: Twhin, ranks: Ranks) -> ShardingPlan:
-    """The same plan on every rank, which all must call it.
+    """The plan, the same on every rank. A collective.
 
     Raises:
         UserError: the ranks cannot hold the tables.
     """
     memory = torch.tensor(_memory_of(ranks), device=ranks.device)
-    dist.all_reduce(memory, dist.ReduceOp.MIN)  # the machines may differ
+    dist.all_reduce(memory, dist.ReduceOp.MIN)  # machines may differ
     outcome: list[ShardingPlan | str | None] = [None]
     if ranks.is_first:
         outcome = [_plan(config, schema, twhin, ranks, int(memory))]
-    # An error travels like a plan, so that all ranks end with it.
+    # An error is broadcast like a plan, so that all ranks raise it.
     dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
     if isinstance(outcome[0], str):
         raise UserError(outcome[0])
@@ -78,14 +78,15 @@ def make_plan(config: Config, schema: Schema, twhin: Twhin, ranks: Ranks) -> Sha
 
 
 def _plan(config: Config, schema: Schema, twhin: Twhin, ranks: Ranks, memory: int) -> ShardingPlan | str:
-    """A plan within `memory` bytes a rank, or why there is none."""
+    """A plan within `memory` bytes per rank, or the reason why there is none."""
     limit, world_size = int(memory * (1 - RESERVED)), ranks.world_size
     tables = config.model.embeddings.tables
     needs = {table.name: _least_bytes(table, schema.tables[table.name], world_size) for table in tables}
     if (table := next((table for table in tables if needs[table.name] > limit), None)) is not None:
         return (
             f"model.embeddings.tables: {table.name}, {schema.tables[table.name]:,} rows with sharding "
-            f"{table.sharding}, needs {readable(needs[table.name])} on a rank, which can give {readable(limit)}"
+            f"{table.sharding}, needs {readable(needs[table.name])} on one rank, which has only {readable(limit)} "
+            "available"
         )
     cuda = ranks.device.type == "cuda"
     topology = TopologyFactory.create_topology(
@@ -106,25 +107,25 @@ def _plan(config: Config, schema: Schema, twhin: Twhin, ranks: Ranks, memory: in
     except PlannerError as error:
         log.debug("the planner says: %s", error)
         return (
-            f"model.embeddings.tables: no plan fits all tables into {readable(limit)} a rank, of which they need "
-            f"{readable(sum(needs.values()))} or more; use more ranks, row_wise, or an optimizer with less state"
+            f"model.embeddings.tables: no plan fits all tables into {readable(limit)} per rank; they need at least "
+            f"{readable(sum(needs.values()))}; use more ranks, row_wise, or an optimizer with less state"
         )
 
 
 def _constraint(table: Table, world_size: int) -> ParameterConstraints:
     kinds = list(AUTO) if table.sharding == "auto" else [table.sharding]
     if table.sharding == "column_wise":
-        # torchrec takes the columns of a shard; the kernels want multiples of 4.
+        # min_partition is the width of a shard; the kernels need multiples of 4.
         shards = max(n for n in range(1, world_size + 1) if table.embedding_dim % (4 * n) == 0)
         if shards == 1:
             return ParameterConstraints(sharding_types=["table_wise"])
         return ParameterConstraints(sharding_types=kinds, min_partition=table.embedding_dim // shards)
-    kernels = None if table.sharding == "data_parallel" else ["fused"]  # on GPUs others would use host memory
+    kernels = None if table.sharding == "data_parallel" else ["fused"]  # on GPUs, others would use host memory
     return ParameterConstraints(sharding_types=kinds, compute_kernels=kernels)
 
 
 def summarize(config: Config, schema: Schema, plan: ShardingPlan | None, world_size: int) -> list[TablePlan]:
-    """`plan`, in the order of the config's tables; without one, a process alone holds them all."""
+    """`plan` in the order of the config's tables; None means that a single process holds all of them."""
     summary = []
     for table in config.model.embeddings.tables:
         rows = schema.tables[table.name]
@@ -144,7 +145,7 @@ def summarize(config: Config, schema: Schema, plan: ShardingPlan | None, world_s
 
 def show(plan: list[TablePlan]) -> None:
     """Logs `plan` as a table, with the largest part of each table."""
-    rows = [("table", "sharding", "ranks", "rows a rank", "columns", "memory a rank")]
+    rows = [("table", "sharding", "ranks", "rows per rank", "columns", "memory per rank")]
     for table in plan:
         largest = max(table.parts, key=lambda part: part.bytes)
         ranks = len({part.rank for part in table.parts if part.rows})
@@ -162,7 +163,7 @@ def write(plan: list[TablePlan], root: str) -> None:
 
 
 def _bytes(table: Table, rows: int, columns: int) -> int:
-    """Bytes of weights and optimizer state, and of the dense gradients of a copy."""
+    """Bytes of weights and optimizer state and, for a replicated table, of its dense gradients."""
     weights = (2 if table.data_type == "fp16" else 4) * columns
     state = {"sgd": 0, "adam": 8 * columns, "adagrad": 4 * columns, "rowwise_adagrad": 4}[table.optimizer.name]
     gradients = weights if table.sharding == "data_parallel" else 0
@@ -170,25 +171,25 @@ def _bytes(table: Table, rows: int, columns: int) -> int:
 
 
 def _least_bytes(table: Table, rows: int, world_size: int) -> int:
-    """What the table needs at least on the rank that holds most of it."""
+    """The least that a table needs on the rank that holds most of it."""
     whole = _bytes(table, rows, table.embedding_dim)
     return whole if table.sharding in ("data_parallel", "table_wise") else -(-whole // world_size)
 
 
 def check_single_rank(config: Config, schema: Schema, ranks: Ranks) -> None:
-    """Raises UserError if this process cannot hold all tables whole."""
+    """Raises UserError if this process cannot hold all tables."""
     tables = config.model.embeddings.tables
     needed = sum(_bytes(table, schema.tables[table.name], table.embedding_dim) for table in tables)
     limit = int(_memory_of(ranks) * (1 - RESERVED))
     if needed > limit:
         raise UserError(
-            f"model.embeddings.tables: the tables need {readable(needed)}, of which this process can give "
-            f"{readable(limit)}; train on more machines"
+            f"model.embeddings.tables: the tables need {readable(needed)}, but this process has only {readable(limit)} "
+            "available; train on more machines"
         )
 
 
 def _memory_of(ranks: Ranks) -> int:
-    """Bytes of this rank's GPU, or its share of the memory of the machine or container."""
+    """Bytes of this rank's GPU memory, or of its share of the memory of the machine or container."""
     if ranks.device.type == "cuda":
         return int(torch.cuda.get_device_properties(ranks.device).total_memory)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""Optimizers of a table that update the rows of a step and leave the others alone, as the fused kernels do."""
+"""Optimizers that update only the rows of a step, as the fused kernels do."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from twhin_core.training.schedules import rate
 
 
 class RowOptimizer:
-    """The optimizer of one table that this process holds whole, with the mathematics of docs/numerics.md."""
+    """The optimizer of a table that this process holds whole; docs/numerics.md gives the formulas."""
 
     def __init__(self, table: str, optimizer: Optimizer, weight: Tensor, state: list[Tensor] | None = None) -> None:
-        """`state`: where it is kept already; left out, zeros are made for it."""
+        """`state`: existing tensors to keep the state in; None allocates zeros."""
         self._table, self._optimizer, self._weight = table, optimizer, weight
         rows, columns = weight.shape
         shapes: dict[str, list[tuple[int, ...]]] = {
@@ -28,11 +28,11 @@ class RowOptimizer:
 
     @torch.no_grad()
     def update(self, rows: Tensor, values: Tensor, gradient: Tensor, step: int) -> None:
-        """Takes step `step`, counted from 1.
+        """Updates `rows` in step `step`, counted from 1.
 
         Args:
-            rows: int64 [n], each row once.
-            values: float32 [n, dim], what the table holds there; may be overwritten.
+            rows: int64 [n], without repetition.
+            values: float32 [n, dim], the current rows; may be overwritten.
             gradient: float32 [n, dim].
         """
         lr = rate(self._optimizer, step)
@@ -67,7 +67,7 @@ class RowOptimizer:
         values.addcdiv_(moments[0], moments[1].sqrt_().add_(settings.eps), value=-lr)
 
     def state(self) -> dict[str, Tensor]:
-        """Named as the fused kernels name theirs, so that checkpoints fit either."""
+        """The state under the fused kernels' names, so that checkpoints fit both."""
         prefix = f"optimizer.tables.embeddings.{self._table}.weight.{self._table}"
         names = ("exp_avg", "exp_avg_sq") if self._optimizer.name == "adam" else ("momentum1",)
         return {f"{prefix}.{name}": value for name, value in zip(names, self._state, strict=False)}

@@ -11,7 +11,7 @@ from twhin_core.errors import UserError
 
 
 def rate(optimizer: Optimizer, step: int) -> float:
-    """The learning rate of step `step`, counted from 1: a function of it alone, so that resuming needs no state."""
+    """The learning rate of step `step`, counted from 1. It depends on nothing else, so resuming needs no state."""
     assert step >= 1
     schedule = optimizer.learning_rate
     if schedule is None or schedule.constant is not None:
@@ -24,7 +24,7 @@ def rate(optimizer: Optimizer, step: int) -> float:
         return ramp.learning_rate * min(step / ramp.num_ramp_steps, 1.0)
     cosine = schedule.linear_ramp_to_cosine
     assert cosine is not None
-    assert cosine.final_num_steps is not None, "`until` says where it ends"
+    assert cosine.final_num_steps is not None, "`until` fills it in"
     if step <= cosine.num_ramp_steps:
         return cosine.learning_rate * step / cosine.num_ramp_steps
     done = (step - cosine.num_ramp_steps) / (cosine.final_num_steps - cosine.num_ramp_steps)
@@ -33,10 +33,10 @@ def rate(optimizer: Optimizer, step: int) -> float:
 
 
 def until(last_step: int, config: Config) -> Config:
-    """`config` with the cosines that end with training, whose `final_num_steps` is left out, ending at `last_step`.
+    """`config` with `last_step` as the end of each cosine without `final_num_steps`.
 
     Raises:
-        UserError: a cosine's ramp takes all of training.
+        UserError: a cosine's ramp is as long as training.
     """
     model, tables = config.model, []
     for table in model.embeddings.tables:

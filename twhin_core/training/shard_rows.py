@@ -1,7 +1,7 @@
-"""The rows that a rank on a CPU holds, looked up and updated in the place of fbgemm's kernel.
+"""Lookups and updates of a CPU rank's rows, in place of fbgemm's kernel.
 
-Weights, state, their names and how ranks share them stay torchrec's. But of a step on a CPU the backward pass of that
-kernel takes a quarter, several times as long as the same update a row at a time.
+Weights, state, their names and the sharding stay torchrec's. On a CPU, however, that kernel's backward pass takes a
+quarter of a step, several times as long as `RowOptimizer` takes for the same update.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ShardRows:
         kernel.forward = self.look_up
 
     def look_up(self, indices: Tensor, offsets: Tensor, **_: None) -> Tensor:
-        """Rows [len(indices), dim], of one feature after the other; `offsets` parts each into the ranks that ask."""
+        """Rows [len(indices), dim], feature by feature; `offsets` splits each feature by requesting rank."""
         ranks = (len(offsets) - 1) // len(self._table_of_feature)
         parts = list(indices.split(offsets[::ranks].diff().tolist()))
         found: Tensor = self._weights[0].new_empty(len(indices), self._weights[0].shape[1])
@@ -41,10 +41,10 @@ class ShardRows:
         return found
 
     def start(self, step: int) -> None:
-        """The rows of each step have gradients of their own: there is nothing to clear."""
+        """Nothing to clear: each step's rows have their own gradients."""
 
     def finish(self, step: int) -> None:
-        """Moves the rows last looked up by the sums of their gradients, as step `step`, counted from 1."""
+        """Updates the rows last looked up with the sums of their gradients. `step` counts from 1."""
         assert self._looked_up is not None
         parts, found = self._looked_up
         self._looked_up = None
@@ -52,20 +52,20 @@ class ShardRows:
             return
         gradients = found.grad.split(list(map(len, parts)))
         for table, part, gradient in zip(self._table_of_feature, parts, gradients, strict=True):
-            rows, inverse = part.unique(return_inverse=True)  # several ranks may have asked for a row
+            rows, inverse = part.unique(return_inverse=True)  # several ranks may request a row
             total = zeros(len(rows), gradient.shape[1]).index_add_(0, inverse, gradient)
             self._optimizers[table].update(rows, self._weights[table].index_select(0, rows), total, step)
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """Nothing: the state is the kernel's, which names it."""
+        """Empty: the state belongs to the kernel and is listed with it."""
         return {}
 
 
 def use_row_optimizers(config: Config, model: DistributedModelParallel) -> list[ShardRows]:
-    """Has the fp32 rows of this rank, on a CPU, looked up and updated by the project's own code."""
+    """Replaces the kernels of this CPU rank's fp32 tables."""
     return [
         ShardRows(config, module)
-        for lookup in model.module.tables._lookups  # torchrec hides them from modules()
+        for lookup in model.module.tables._lookups  # modules() does not list them
         for module in lookup.modules()
         if isinstance(module, SplitTableBatchedEmbeddingBagsCodegen) and module.weights_precision == SparseType.FP32
     ]

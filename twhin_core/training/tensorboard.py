@@ -1,4 +1,4 @@
-"""TensorBoard's event files, beside `training/metrics.jsonl`."""
+"""TensorBoard's event files, next to `training/metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class EventFiles:
-    """A new file each time a run is started; TensorBoard shows the files of a folder as one run."""
+    """Writes a new event file per start of a run; TensorBoard shows the files of a folder as one run."""
 
     def __init__(self, root: str, step: int) -> None:
-        """`step`: where the run goes on; what an earlier file says of later steps is no longer shown."""
+        """`step`: where the run resumes; TensorBoard hides what earlier files have of later steps."""
         self._url = storage.join(root, "training")
-        # An object store is written to by our own means: the file is made aside, and copied when it is flushed.
+        # For an object store, the file is written locally and copied on each flush.
         self._aside = tempfile.TemporaryDirectory(prefix="twhin-") if storage.is_remote(root) else None
         self._purge_step = step + 1 if step else None
         self._writer: SummaryWriter | None = None
@@ -29,7 +29,7 @@ class EventFiles:
     def add(self, step: int, figures: Mapping[str, float]) -> None:
         def scalars() -> None:
             if self._writer is None:
-                # Imported here: only the first rank needs it, and it takes a while.
+                # Imported here because it is slow and only the first rank needs it.
                 from torch.utils.tensorboard import SummaryWriter
 
                 folder = storage.filesystem(self._url)[1] if self._aside is None else self._aside.name
@@ -58,11 +58,11 @@ class EventFiles:
                     copy.write(file.read_bytes())
 
     def _try_to(self, act: Callable[[], None]) -> None:
-        """A full disk ends the event files and not the run; `metrics.jsonl` has all that they would have had."""
+        """A full disk ends the event files, not the run; `metrics.jsonl` has the same figures."""
         if self._failed:
             return
         try:
             act()
         except OSError as error:
-            log.error("train: no more TensorBoard events are written: %s", error)
+            log.error("train: TensorBoard events are no longer written: %s", error)
             self._failed = True

@@ -1,4 +1,4 @@
-"""The trainer: reads the edges, builds the model, resumes, then steps until the epochs or the steps are done."""
+"""The trainer: opens the edges, builds the model, resumes, then steps until all epochs or steps are done."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Trainer:
 
     Raises:
         UserError: a mistake in the config or the edges, a checkpoint of another model, or a loss that is not finite.
-        Preempted: SIGTERM came; the newest checkpoint is of the last step.
-        CheckpointFailed: the checkpoint that the run ends with could not be written.
-        ReadersLost: no reader has answered for the time allowed.
+        Preempted: SIGTERM was received; the newest checkpoint is of the last step.
+        CheckpointFailed: the final checkpoint could not be written.
+        ReadersLost: no reader answered within the timeout.
     """
 
     def __init__(self, config: Config, root: str, ranks: Ranks, readers: Sequence[str] = ()) -> None:
@@ -64,7 +64,7 @@ class Trainer:
         self.patience = Patience(self.training.early_stopping, self.metrics.past("validation_loss"))
 
     def run(self) -> None:
-        """Steps to the end, leaving a checkpoint of the last step."""
+        """Trains to the end and leaves a checkpoint of the last step."""
         training, interval = self.training, Interval(self.ranks)
         if self.ranks.is_first:
             storage.remove(storage.join(self.root, FINISHED))
@@ -86,7 +86,7 @@ class Trainer:
                 is_preempted = preemption.agreed()
                 ends = is_last or is_preempted or self.patience.is_over
                 if ends or position.step % training.checkpoint_every_n == 0:
-                    guard.check()  # no checkpoint follows a loss that was not finite
+                    guard.check()  # no checkpoint after a loss that is not finite
                     self.metrics.write()
                     writer.save(self.model.state(), position)
                 progress.update(edges, step=position.step, **interval.figures)
@@ -97,7 +97,7 @@ class Trainer:
         self._finish()
 
     def _remaining(self) -> Iterator[tuple[PreparedBatch, Position]]:
-        """The batches still to be learned from, each with the position after it."""
+        """The batches still to train on, each with the position after it."""
         step = self.position.step
         for batch, state in self.batches.epochs(_state(self.position), self.training.num_epochs):
             if step == self.training.num_train_steps or self.patience.is_over:
@@ -112,7 +112,7 @@ class Trainer:
         return Remote(list(readers), served, read_secrets(), timeout)
 
     def _count_frequencies(self) -> Frequencies | None:
-        """How often nodes occur in the training edges, the same on every rank; None where no negatives depend on it."""
+        """How often nodes occur in the training edges; None if no negatives depend on it."""
         data = self.config.train_data, self.config.validation_data
         if not any(entry is not None and entry.needs_frequencies for entry in data):
             return None
@@ -122,7 +122,7 @@ class Trainer:
         config = self.config
         if not has_split(config, self.root, "validation"):
             if config.training.early_stopping is not None:
-                raise UserError("training.early_stopping: there are no validation edges whose loss it could watch")
+                raise UserError("training.early_stopping: there are no validation edges to compute a loss on")
             return None
         as_training = config.train_data.model_copy(update={"limit": None, "offset": 0, "remainder": "short"})
         data = config.validation_data or as_training
@@ -130,21 +130,21 @@ class Trainer:
         return Batches(config, self.schema, held_out, data, self.ranks, self.frequencies)
 
     def _last_step(self) -> int:
-        """The step that training ends with, unless it is stopped early."""
+        """The last step of training, unless it stops early."""
         ahead = self.batches.steps_left(_state(self.position), self.training.num_epochs)
         last = self.position.step + ahead
         return last if self.training.num_train_steps is None else min(last, self.training.num_train_steps)
 
     def _resume(self) -> None:
-        """Loads the newest checkpoint of the run, or else the weights that it is to begin with, if any."""
+        """Loads the newest checkpoint of the run or, if there is none, the initial weights from the config."""
         newest, initial = self.newest, self.training.initial_checkpoint_dir
         if newest is not None:
             newest.check_fits(self.description)
             checkpoint.load(newest, self.model.state())
-            self._say("train: continues after step %d, from its checkpoint", newest.step)
+            self._say("train: resumes from the checkpoint of step %d", newest.step)
         elif initial is not None:
             found = checkpoint.load_initial(initial, self.model.state(), self.description)
-            self._say("train: begins with the weights of %s", found.url)
+            self._say("train: starts from the weights of %s", found.url)
 
     def _progress(self) -> Progress:
         epoch = self.batches.edges_per_epoch
@@ -159,11 +159,11 @@ class Trainer:
         self.patience.add(step, loss)
 
     def _end(self, writer: CheckpointWriter, is_preempted: bool) -> None:
-        """Waits for the last checkpoint."""
+        """Waits for the final checkpoint."""
         if not writer.wait():
             raise CheckpointFailed(f"the checkpoint of step {self.position.step}, the last, could not be written")
         if is_preempted:
-            raise Preempted(f"SIGTERM: stopped after step {self.position.step}; run it again to go on from there")
+            raise Preempted(f"SIGTERM: stopped after step {self.position.step}; run it again to resume from there")
 
     def _finish(self) -> None:
         step, reason = self.position.step, checkpoint.ALL_DONE
@@ -174,7 +174,7 @@ class Trainer:
         self._say("train: finished after step %d, epoch %d: %s", step, self.position.epoch + 1, reason)
 
     def _relations_after(self, position: Position) -> list[str]:
-        """Names of the relations in the batch that this rank takes after `position`."""
+        """The names of the relations in the batch that this rank takes after `position`."""
         rels = np.unique(self.batches.step_after(_state(position)).edges.rel)
         return [self.schema.relations[rel].name for rel in rels]
 
@@ -190,7 +190,7 @@ def _state(position: Position) -> State:
 def _with_last(
     steps: Iterator[tuple[PreparedBatch, Position]],
 ) -> Iterator[tuple[PreparedBatch, tuple[Position, bool]]]:
-    """Tells the last step, so that it is logged, validated and saved whatever the intervals are."""
+    """Marks the last step, which is logged, validated and saved whatever the intervals are."""
     current = next(steps, None)
     while current is not None:
         following = next(steps, None)

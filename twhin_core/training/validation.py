@@ -1,4 +1,4 @@
-"""The loss of edges that are not learned from, and an early end where it no longer falls."""
+"""Validation loss, and early stopping when it no longer falls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twhin_core.training.build import TrainableModel
 
 
 def validation_loss(model: TrainableModel, batches: Batches, num_steps: int, ranks: Ranks) -> float:
-    """Mean loss of the first `num_steps` batches in data set order, against negatives that are the same every time."""
+    """Mean loss over the first `num_steps` batches in data set order, with the same negatives every time."""
     total, edges = torch.zeros((), device=ranks.device), 0
     model.model.eval()
     with torch.no_grad():
@@ -28,10 +28,10 @@ def validation_loss(model: TrainableModel, batches: Batches, num_steps: int, ran
 
 
 class Patience:
-    """Watches a figure that should fall; `is_over` once it has not for `patience` validations in a row."""
+    """Watches a figure that should fall; `is_over` once it has not fallen for `patience` validations in a row."""
 
     def __init__(self, settings: EarlyStopping | None, past: Iterable[tuple[int, float]]) -> None:
-        """`past`: steps and figures of earlier validations, so that a resumed run judges as an undisturbed one."""
+        """`past`: (step, figure) of earlier validations; a resumed run then stops where an uninterrupted one does."""
         self._patience = math.inf if settings is None else settings.patience
         self._best, self.best_step, self._since = math.inf, 0, 0
         for step, figure in past:
