@@ -100,7 +100,7 @@ def test_sigterm_is_passed_on_and_asks_for_another_try(small_config: SmallConfig
 def test_an_agent_that_leaves_first_is_no_failure_of_the_others(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch.AGENT_LOG, "filters", [launch._is_no_farewell])
+    monkeypatch.setattr(launch.AGENT_LOG, "filters", [launch._is_no_exit_barrier_error])
     monkeypatch.setattr(launch.AGENT_LOG, "propagate", True)
     said = "Error waiting on exit barrier"
     assert said in inspect.getsource(SimpleElasticAgent._exit_barrier)

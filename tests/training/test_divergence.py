@@ -95,7 +95,7 @@ def test_weights_that_are_not_finite_are_never_a_checkpoint(small_config: SmallC
 
 
 def test_looking_later_names_the_first_step_all_the_same() -> None:
-    guard = LossGuard(lambda before: [f"relation {before.step}"], steps_between_looks=4)
+    guard = LossGuard(lambda before: [f"relation {before.step}"], steps_between_checks=4)
     losses = [0.5, 0.4, float("nan"), float("inf"), 0.1]
     for step, loss in enumerate(losses[:3]):
         guard.add(torch.tensor(loss), Position(step=step))
@@ -104,6 +104,6 @@ def test_looking_later_names_the_first_step_all_the_same() -> None:
 
 
 def test_many_relations_are_counted() -> None:
-    guard = LossGuard(lambda _: [f"r{n}" for n in range(12)], steps_between_looks=1)
+    guard = LossGuard(lambda _: [f"r{n}" for n in range(12)], steps_between_checks=1)
     with pytest.raises(UserError, match="r8, r9 and 2 more;"):
         guard.add(torch.tensor(float("inf")), Position())

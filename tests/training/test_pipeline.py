@@ -46,7 +46,7 @@ def both_ways() -> list[dict[str, Any]]:
             for loss, number in pipelined.steps((batch, number) for number, batch in enumerate(batches)):
                 did.append(f"learned {number}")
                 losses.append(float(loss))
-                with pipelined.aside(), torch.no_grad():  # as a validation between steps
+                with pipelined.without_pipeline(), torch.no_grad():  # as a validation between steps
                     aside.append(float(pipelined.model(batches[0])))
             with torch.no_grad():
                 afterwards = float(one_by_one.model(batches[0]))

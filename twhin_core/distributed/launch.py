@@ -55,7 +55,7 @@ def launch(stage: Callable[..., object], *arguments: Any) -> None:
         stage(*arguments)
         return
     log.info("launch: node %d of %d, ranks here: %d", nodes.index + 1, nodes.count, nodes.ranks_per_node)
-    AGENT_LOG.addFilter(_is_no_farewell)
+    AGENT_LOG.addFilter(_is_no_exit_barrier_error)
     try:
         elastic_launch(_agent(nodes), _rank)(stage, arguments, log.isEnabledFor(logging.DEBUG))
     except SignalException:
@@ -80,7 +80,7 @@ def _agent(nodes: Nodes) -> LaunchConfig:
     )
 
 
-def _is_no_farewell(record: logging.LogRecord) -> bool:
+def _is_no_exit_barrier_error(record: logging.LogRecord) -> bool:
     """Drops the agent's error about its exit barrier.
 
     Agents wait for each other in a store on the first node, which may be gone by then. All ranks of this machine have

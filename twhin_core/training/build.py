@@ -64,7 +64,7 @@ class TrainableModel:
         else:
             yield from ((self.step(batch), tag) for batch, tag in batches)
 
-    def aside(self) -> AbstractContextManager[None]:
+    def without_pipeline(self) -> AbstractContextManager[None]:
         """A context between two `steps` in which the model may take other batches."""
         return self.pipeline.paused() if self.pipeline is not None else nullcontext()
 

@@ -10,8 +10,8 @@ import torch
 from twhin_core.checkpoints.checkpoint import Position
 from twhin_core.errors import UserError
 
-STEPS_BETWEEN_LOOKS = {"cpu": 1, "cuda": 100}
-"""On a GPU, each look synchronizes with the device."""
+STEPS_BETWEEN_CHECKS = {"cpu": 1, "cuda": 100}
+"""On a GPU, each check synchronizes with the device."""
 
 MOST_RELATIONS = 10
 
@@ -19,9 +19,9 @@ MOST_RELATIONS = 10
 class LossGuard:
     """Checks the loss of every step, immediately or some steps later, and finds the first that is not finite."""
 
-    def __init__(self, relations_after: Callable[[Position], list[str]], steps_between_looks: int) -> None:
+    def __init__(self, relations_after: Callable[[Position], list[str]], steps_between_checks: int) -> None:
         """`relations_after`: names of the relations in the batch that this rank takes after a position."""
-        self._relations_after, self._steps_between_looks = relations_after, steps_between_looks
+        self._relations_after, self._steps_between_checks = relations_after, steps_between_checks
         self._losses: list[torch.Tensor] = []
         self._positions: list[Position] = []
 
@@ -29,7 +29,7 @@ class LossGuard:
         """Adds the loss of the step after the position `before`. May raise like `check`."""
         self._losses.append(loss)
         self._positions.append(before)
-        if len(self._losses) >= self._steps_between_looks:
+        if len(self._losses) >= self._steps_between_checks:
             self.check()
 
     def check(self) -> None:

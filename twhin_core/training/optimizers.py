@@ -43,25 +43,25 @@ def fuse(config: Config, twhin: Twhin) -> None:
     """Assigns an optimizer in the backward pass to each table that is not replicated.
 
     Tables with equal arguments share a kernel and its rate. The rate given here is therefore the optimizer's index in
-    `_different`; the real rate is set before each step.
+    `_distinct_optimizers`; the real rate is set before each step.
     """
     for table in config.model.embeddings.tables:
         if table.sharding != "data_parallel":
             arguments = table.optimizer.choice.model_dump()
-            arguments["lr"] = float(_different(config).index(table.optimizer))
+            arguments["lr"] = float(_distinct_optimizers(config).index(table.optimizer))
             if table.optimizer.name == "adam":
                 arguments["beta1"], arguments["beta2"] = arguments.pop("betas")
             weight = twhin.tables.embeddings[table.name].weight
             apply_optimizer_in_backward(FUSED[table.optimizer.name], [weight], arguments)
 
 
-def _different(config: Config) -> list[Optimizer]:
+def _distinct_optimizers(config: Config) -> list[Optimizer]:
     """The distinct optimizers of the tables."""
-    different: list[Optimizer] = []
+    distinct: list[Optimizer] = []
     for table in config.model.embeddings.tables:
-        if table.optimizer not in different:
-            different.append(table.optimizer)
-    return different
+        if table.optimizer not in distinct:
+            distinct.append(table.optimizer)
+    return distinct
 
 
 class Optimizers:
@@ -79,7 +79,7 @@ class Optimizers:
         if isinstance(model, LocalModel):
             self._tables.append(model.tables)
             return
-        self._tables += [FusedTables(model, _different(config)), *shards]
+        self._tables += [FusedTables(model, _distinct_optimizers(config)), *shards]
         for table in config.model.embeddings.tables:
             if table.sharding == "data_parallel":
                 weight = model.module.tables.embeddings[table.name].weight
@@ -125,9 +125,9 @@ class TableOptimizer(Protocol):
 class FusedTables:
     """Tables that the backward pass updates."""
 
-    def __init__(self, model: DistributedModelParallel, different: list[Optimizer]) -> None:
+    def __init__(self, model: DistributedModelParallel, distinct: list[Optimizer]) -> None:
         self._fused = model.fused_optimizer
-        self._groups = [(group, different[round(float(group["lr"]))]) for group in self._fused.param_groups]
+        self._groups = [(group, distinct[round(float(group["lr"]))]) for group in self._fused.param_groups]
         self._kernels_count = False
 
     def start(self, step: int) -> None:

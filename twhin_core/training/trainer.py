@@ -26,7 +26,7 @@ from twhin_core.progress import Progress, log
 from twhin_core.training import plan
 from twhin_core.training.batches import Batches, PreparedBatch
 from twhin_core.training.build import build
-from twhin_core.training.divergence import STEPS_BETWEEN_LOOKS, LossGuard
+from twhin_core.training.divergence import STEPS_BETWEEN_CHECKS, LossGuard
 from twhin_core.training.frequencies import count_together
 from twhin_core.training.metrics_log import Interval, MetricsLog, peak_memory
 from twhin_core.training.schedules import until
@@ -68,7 +68,7 @@ class Trainer:
         training, interval = self.training, Interval(self.ranks)
         if self.ranks.is_first:
             storage.remove(storage.join(self.root, FINISHED))
-        guard = LossGuard(self._relations_after, STEPS_BETWEEN_LOOKS[self.ranks.device.type])
+        guard = LossGuard(self._relations_after, STEPS_BETWEEN_CHECKS[self.ranks.device.type])
         writer = CheckpointWriter(self.root, self.description, training.checkpoint_max_to_keep, self.ranks)
         with (
             Preemption(self.ranks) as preemption, writer, self.metrics, self._progress() as progress,
@@ -153,7 +153,7 @@ class Trainer:
 
     def _validate(self, validation: Batches) -> None:
         step, epoch = self.position.step, self.position.epoch
-        with self.model.aside():
+        with self.model.without_pipeline():
             loss = validation_loss(self.model, validation, self.training.num_eval_steps, self.ranks)
         self.metrics.add(step, epoch, validation_loss=loss)
         self.patience.add(step, loss)
