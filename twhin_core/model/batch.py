@@ -60,8 +60,7 @@ class Batch:
     """B edges of one rank, with everything their loss needs; built on the CPU, moved by `to`."""
 
     lookups: KeyedJaggedTensor
-    """One feature per table with all its ids, each once, as one jagged entry: an unpooled lookup returns a row per id.
-    """
+    """One feature per table, with each id once and all in one jagged entry; an unpooled lookup returns a row per id."""
     gathers: list[Tensor]
     """int64 [n] each: indices into the m looked-up rows."""
     order: Tensor
@@ -70,7 +69,7 @@ class Batch:
     """int64 [m + 1]: where in `order` each looked-up row begins, and where the last one ends."""
     queries: dict[Side, Queries]
     step_edges: int
-    """Edges of this step over all ranks; the step's loss is their mean."""
+    """The number of edges in this step over all ranks, over which the loss is averaged."""
 
     def to(self, device: torch.device) -> Batch:
         if self.order.device == device:

@@ -80,7 +80,7 @@ def _sorted_groups(group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Negatives:
-    """K candidates for one side of each chunk's edges: N in-batch ones, then M uniform ones."""
+    """K candidates for one side of each chunk's edges: N in-batch ones, then M global ones."""
 
     chunks: ChunkLayout
     node: Tensor
