@@ -40,7 +40,7 @@ def in_float64(
 def test_values_and_gradients_equal_those_of_the_definition(
     shape: tuple[int, int, int, int], metric: str, has_shift: bool, scale: float, nodes: int
 ) -> None:
-    """`nodes`: the number of distinct ids; with 1, every candidate is masked."""
+    """`nodes`: ids are drawn from so many; of 1, no candidate counts at all."""
     chunks, length, count, dim = shape
     generator = torch.Generator().manual_seed(sum(shape))
 

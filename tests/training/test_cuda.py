@@ -64,7 +64,7 @@ def test_the_memory_of_the_gpus_bounds_the_plan() -> None:
     # 36 bytes per row: 67 GiB on one GPU, of which 15 % are kept free.
     assert not isinstance(plan_for("table_wise", "rowwise_adagrad", 2 * 10**9, 80 * GIB), str)
     refused = plan_for("table_wise", "rowwise_adagrad", 2 * 10**9, 70 * GIB)
-    assert "tweet, 2,000,000,000 rows with sharding table_wise, needs 67.06 GiB on a rank" in refused
+    assert "tweet, 2,000,000,000 rows with sharding table_wise, needs 67.06 GiB on one rank" in refused
     assert "which has only 59.5 GiB available" in refused
 
 

@@ -191,7 +191,7 @@ def test_the_plan_is_logged_as_a_table_and_kept_with_the_run(
     with caplog.at_level(logging.INFO, logger="twhin"):
         show([TablePlan("user", "row_wise", [TableShard(0, 5000, 8, 5000 * 36), TableShard(1, 4000, 8, 4000 * 36)])])
     assert [record.getMessage().split() for record in caplog.records] == [
-        ["plan:", "table", "sharding", "ranks", "rows", "a", "rank", "columns", "memory", "a", "rank"],
+        ["plan:", "table", "sharding", "ranks", "rows", "per", "rank", "columns", "memory", "per", "rank"],
         ["plan:", "user", "row_wise", "2", "5,000", "8", "175.8", "KiB"],
     ]
 
