@@ -67,7 +67,7 @@ def training_text(root: str) -> str:
         "Training",
         f"Finished after step {finished['step']:,}: {finished['reason']}.",
         _table(("figure", "at the end"), figures),
-        _table(("table", "sharding", "ranks", "memory a rank"), plan),
+        _table(("table", "sharding", "ranks", "memory per rank"), plan),
     )
 
 

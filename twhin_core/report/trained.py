@@ -157,7 +157,7 @@ def _plan(root: str) -> Table | None:
         ranks = len({part["rank"] for part in parts if part["rows"]})
         figures = f"{largest['rows']:,}", f"{largest['columns']:,}", f"{largest['bytes'] / 2**20:,.1f} MiB"
         rows.append([table["table"], table["sharding"], f"{ranks:,}", *figures])
-    return Table(["table", "sharding", "ranks", "rows a rank", "columns", "memory a rank"], rows)
+    return Table(["table", "sharding", "ranks", "rows per rank", "columns", "memory per rank"], rows)
 
 
 def _read(url: str) -> str:
