@@ -25,7 +25,7 @@ BY_HAND: dict[str, tuple[list[float] | list[list[float]], list[float]]] = {
 
 
 def relations(*operators: str) -> list[Relation]:
-    return [Relation(name=f"r{rel}", lhs="a", rhs="a", operator=kind) for rel, kind in enumerate(operators)]  # type: ignore[arg-type]  # names of operators
+    return [Relation(name=f"r{rel}", lhs="a", rhs="a", operator=kind) for rel, kind in enumerate(operators)]
 
 
 def randomised(*operators: str) -> RelationOperators:

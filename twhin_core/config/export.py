@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
+from twhin_core import plugins
 from twhin_core.config.section import Section
 
-Format = Literal["parquet", "npy", "faiss", "pq", "vertex-vector-search", "tensorboard-projector"]
+FORMATS = ("parquet", "npy", "faiss", "pq", "vertex-vector-search", "tensorboard-projector")
+"""Our own; other packages may bring more."""
+Format = Annotated[str, AfterValidator(lambda name: plugins.check_name(plugins.EXPORT_FORMATS, name, FORMATS))]
 IndexKind = Literal["flat", "hnsw", "ivf_pq"]
 
 QUERY_FORMATS: tuple[Format, ...] = ("parquet", "npy")
@@ -21,7 +24,7 @@ FOLDERS: dict[Format, str] = {
     "vertex-vector-search": "vertex",
     "tensorboard-projector": "projector",
 }
-"""Of each format beside parquet, which has one a table."""
+"""Of each of our formats beside parquet, which has one a table; that of a package has its name."""
 
 
 class Hnsw(Section):
@@ -88,7 +91,12 @@ class Export(Section):
     """Embeddings for other systems."""
 
     tables: list[str] | None = Field(None, description="Tables to write; null writes all.")
-    formats: list[Format] = Field(["parquet"], min_length=1, description="What to write each table as.")
+    formats: list[Format] = Field(
+        ["parquet"],
+        min_length=1,
+        description="What to write each table as: `parquet`, `npy`, `faiss`, `pq`, `vertex-vector-search`, "
+        "`tensorboard-projector`, or the name of an entry point in the group `twhin.export_formats`.",
+    )
     rows_per_file: PositiveInt = Field(
         1_000_000, description="Rows of one file, of the formats that have several: parquet, pq, vertex-vector-search."
     )
@@ -120,7 +128,7 @@ class Export(Section):
     def check_folders(self, tables: list[str]) -> None:
         """Raises ValueError if a table's folder would be a format's."""
         for name in self.formats if "parquet" in self.formats else []:
-            if (folder := FOLDERS.get(name)) in tables:
+            if name != "parquet" and (folder := FOLDERS.get(name, name)) in tables:
                 raise ValueError(
                     f"export.formats: table {folder} and format {name} would share the folder embeddings/{folder}; "
                     "write one of them alone"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
+from twhin_core import plugins
 from twhin_core.config.optimizer import Optimizer
 from twhin_core.config.section import Section
+
+OPERATORS = ("identity", "translation", "diagonal", "complex_diagonal", "linear", "affine")
+"""Our own; other packages may bring more."""
+Operator = Annotated[str, AfterValidator(lambda name: plugins.check_name(plugins.OPERATORS, name, OPERATORS))]
 
 
 class Table(Section):
@@ -75,9 +80,11 @@ class Relation(Section):
     )
     lhs: str = Field(description="Table of the edge's source.")
     rhs: str = Field(description="Table of the edge's target.")
-    operator: Literal["identity", "translation", "diagonal", "complex_diagonal", "linear", "affine"] = Field(
+    operator: Operator = Field(
         "translation",
-        description="Acts on the lhs x: x, x + θ, θ ∘ x, θ ∘ x as complex numbers (real halves first), A·x, A·x + b.",
+        description="Acts on the lhs x. `identity`: x; `translation`: x + θ; `diagonal`: θ ∘ x; `complex_diagonal`: "
+        "θ ∘ x as complex numbers (real halves first); `linear`: A·x; `affine`: A·x + b; or the name of an entry point "
+        "in the group `twhin.operators`.",
     )
     weight: float = Field(1.0, gt=0, description="(ours) Multiplies the weight of each of its edges in the loss.")
 

@@ -6,14 +6,16 @@ import hashlib
 import json
 from collections.abc import Callable
 
-from twhin_core import __version__
+from twhin_core import __version__, plugins
 from twhin_core.config.export import QUERY_FORMATS, Export, Format
 from twhin_core.export import faiss_index, faiss_library, npy, parquet, product_quantization, projector, vertex
 from twhin_core.export.manifest import FormatExport
 from twhin_core.export.vector_set import VectorSet
 from twhin_core.progress import Progress
 
-WRITERS: dict[Format, Callable[[VectorSet, Progress], FormatExport]] = {
+Writer = Callable[[VectorSet, Progress], FormatExport]
+
+WRITERS: dict[Format, Writer] = {
     "parquet": parquet.write,
     "npy": npy.write,
     "faiss": faiss_index.write,
@@ -40,10 +42,24 @@ SETTINGS: dict[Format, set[str]] = {
 """What the files depend on, besides the vectors."""
 
 
+CHOICES = {"tables", "formats"}
+"""What the files do not depend on."""
+
+
 def check_installed(export: Export) -> None:
     """Raises UserError, before hours of training, if a format asked for needs a library that is not installed."""
+    for name in export.formats:
+        writer(name)
     if {"faiss", "pq"} & set(export.formats):
         faiss_library.load()
+
+
+def writer(name: Format) -> Writer:
+    """Writes a format. Raises UserError if another package brings it and it does not load."""
+    if name in WRITERS:
+        return WRITERS[name]
+    write: Writer = plugins.load(plugins.EXPORT_FORMATS, name)
+    return write
 
 
 def takes(name: Format, vector_set: VectorSet) -> bool:
@@ -53,5 +69,6 @@ def takes(name: Format, vector_set: VectorSet) -> bool:
 
 def digest(name: Format, export: Export) -> str:
     """Of all settings that the files of a format depend on."""
-    settings = export.model_dump(include={"normalize"} | SETTINGS.get(name, set()))
+    included = {"normalize"} | SETTINGS.get(name, set()) if name in WRITERS else set(Export.model_fields) - CHOICES
+    settings = export.model_dump(include=included)
     return hashlib.sha256(json.dumps([__version__, settings], sort_keys=True).encode()).hexdigest()[:16]

@@ -13,7 +13,7 @@ from twhin_core.checksum import ChecksumWriter
 from twhin_core.config import Config
 from twhin_core.config.export import Format
 from twhin_core.export.compare import compare
-from twhin_core.export.formats import CHECKS, WRITERS, digest, takes
+from twhin_core.export.formats import CHECKS, digest, takes, writer
 from twhin_core.export.manifest import (
     FOLDER,
     MANIFEST,
@@ -103,7 +103,7 @@ def _remove_all_but(root: str, finished: dict[tuple[Format, str], FormatExport |
 
 def _write_one(run: TrainedRun, identity: str, name: Format, vector_set: VectorSet) -> FormatExport:
     with Progress(f"export {vector_set.name} as {name}", vector_set.size, "rows") as progress:
-        export = WRITERS[name](vector_set, progress)
+        export = writer(name)(vector_set, progress)
     settings = digest(name, run.config.export)
     write_finished(
         run.root,

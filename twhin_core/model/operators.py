@@ -1,11 +1,13 @@
 """What a relation does to its lhs vector (`score = comparator(operator_rel(θ_lhs), θ_rhs)`).
 
 Every operator is affine, operator(x) = A·x + b, hence ⟨operator(x), y⟩ = ⟨x, Aᵀ·y⟩ + ⟨b, y⟩: with the dot product it
-can move from the candidates to the query. To add one, write its class and add it to `OPERATORS`.
+can move from the candidates to the query. To add one, write its class and add it to `OPERATORS`; another package brings
+one as an entry point.
 """
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -13,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from twhin_core import plugins
 from twhin_core.config import Relation
 
 
@@ -164,18 +167,27 @@ OPERATORS: dict[str, Operator] = {
 }
 
 
+@functools.cache
+def find(kind: str) -> Operator:
+    """The operator of that name. Raises UserError if another package brings it and it does not load."""
+    if kind in OPERATORS:
+        return OPERATORS[kind]
+    operator: Operator = plugins.load(plugins.OPERATORS, kind)()
+    return operator
+
+
 class RelationOperators(nn.Module):
     """The operator of every relation. Each kind has one parameter, named after it, with one row per relation."""
 
     def __init__(self, relations: list[Relation], dim: int) -> None:
         super().__init__()
         names = [relation.operator for relation in relations]
-        self._kinds = [kind for kind in OPERATORS if kind in names]
+        self._kinds = [kind for kind in OPERATORS if kind in names] + sorted(set(names) - set(OPERATORS))
         within = [names[:rel].count(name) for rel, name in enumerate(names)]
         self.register_buffer("_kind", torch.tensor([self._kinds.index(name) for name in names]), persistent=False)
         self.register_buffer("_within", torch.tensor(within), persistent=False)
         for kind in self._kinds:
-            self.register_parameter(kind, nn.Parameter(OPERATORS[kind].initial(names.count(kind), dim)))
+            self.register_parameter(kind, nn.Parameter(find(kind).initial(names.count(kind), dim)))
 
     def forward(self, rel: Tensor, vectors: Tensor) -> Tensor:
         """operator_rel(x): rel [...] and vectors [..., dim] → [..., dim]."""
@@ -187,7 +199,7 @@ class RelationOperators(nn.Module):
 
     def bias(self, rel: Tensor, vectors: Tensor) -> Tensor | None:
         """⟨b_rel, y⟩: rel [...] and vectors [..., dim] → [...]; None if no operator has a bias."""
-        if not any(OPERATORS[kind].has_bias for kind in self._kinds):
+        if not any(find(kind).has_bias for kind in self._kinds):
             return None
         return self._by_kind(rel, vectors, vectors[..., 0], lambda kind: kind.bias)
 
@@ -201,13 +213,13 @@ class RelationOperators(nn.Module):
         All relations must have the same kind of operator.
         """
         (kind,) = self._kinds
-        return OPERATORS[kind].features(vectors, others) @ self.get_parameter(kind).T
+        return find(kind).features(vectors, others) @ self.get_parameter(kind).T
 
     def cost(self, weight: Tensor, power: int) -> Tensor:
         """Σ_rel weight_rel · Σ_i |θ_rel,i|^power over all relations' parameters: weight [relations] → a scalar."""
         total = weight.new_zeros(())
         for number, kind in enumerate(self._kinds):
-            powers = OPERATORS[kind].powers(self.get_parameter(kind).flatten(1), power)
+            powers = find(kind).powers(self.get_parameter(kind).flatten(1), power)
             total = total + (weight[self.get_buffer("_kind") == number] * powers).sum()
         return total
 
@@ -229,12 +241,12 @@ class RelationOperators(nn.Module):
         within = self.get_buffer("_within")[rel]
         if len(self._kinds) == 1:
             (kind,) = self._kinds
-            return method(OPERATORS[kind])(self.get_parameter(kind), within, vectors)
+            return method(find(kind))(self.get_parameter(kind), within, vectors)
         kinds, within = self.get_buffer("_kind")[rel].flatten(), within.flatten()
         vectors, result = vectors.reshape(-1, vectors.shape[-1]), torch.zeros_like(like).flatten(0, rel.dim() - 1)
         for number, kind in enumerate(self._kinds):
             rows = (kinds == number).nonzero().squeeze(1)
-            part = method(OPERATORS[kind])(self.get_parameter(kind), within[rows], vectors[rows])
+            part = method(find(kind))(self.get_parameter(kind), within[rows], vectors[rows])
             result = result.index_copy(0, rows, part)
         return result.view_as(like)
 
