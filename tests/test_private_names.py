@@ -13,6 +13,7 @@ from twhin.components.stage import WITHIN_SHELL
 NAMES = [
     ("torch.distributed._shard.sharded_tensor", "ShardedTensor"),
     ("torch.distributed._shard.sharded_tensor", "Shard"),
+    ("torch.distributed._shard.sharded_tensor", "ShardedTensor._init_from_local_shards_and_global_metadata"),
     ("torch.distributed.remote_device", "_remote_device"),
     ("torch.distributed.checkpoint._fsspec_filesystem", "FsspecReader"),
     ("torch.distributed.checkpoint._fsspec_filesystem", "FsspecWriter"),
@@ -28,6 +29,8 @@ SET_WHEN_MADE = [
     ("torchrec/distributed/embedding.py", r"self\._lookups\b"),
     ("gcsfs/core.py", r"self\._location\b|def _location\b"),
     ("ibis/backends/pyspark/__init__.py", r"self\._session\b"),
+    ("pyspark/core/context.py", r"self\._jsc\b"),
+    ("pyspark/core/context.py", r"_jvm\b"),
     ("kfp/dsl/component_factory.py", re.escape(WITHIN_SHELL)),
     ("kfp/dsl/executor_main.py", r"\[KFP Executor"),
 ]

@@ -41,9 +41,8 @@ SETTINGS: dict[Format, set[str]] = {
 }
 """What the files depend on, besides the vectors."""
 
-
 CHOICES = {"tables", "formats"}
-"""What the files do not depend on."""
+"""What the files of another package's format do not depend on; they may on all else of the section."""
 
 
 def check_installed(export: Export) -> None:
