@@ -27,7 +27,6 @@ NAMES = [
 
 SET_WHEN_MADE = [
     ("torchrec/distributed/embedding.py", r"self\._lookups\b"),
-    ("gcsfs/core.py", r"self\._location\b|def _location\b"),
     ("ibis/backends/pyspark/__init__.py", r"self\._session\b"),
     ("pyspark/core/context.py", r"self\._jsc\b"),
     ("pyspark/core/context.py", r"_jvm\b"),

@@ -11,7 +11,7 @@ import os
 import re
 import uuid
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urljoin
 
 import aiohttp
 from gcsfs.core import GCSFileSystem
@@ -105,7 +105,7 @@ class ObjectStore(GCSFileSystem):  # type: ignore[misc] # gcsfs carries no types
         that is refused is looked at: the same content counts as written by this call.
         """
         bucket, key, _ = self.split_path(path)
-        upload = f"{self._location}/upload/storage/v1/b/{quote(bucket, safe='')}/o"
+        upload = urljoin(self.base, f"/upload/storage/v1/b/{quote(bucket, safe='')}/o")
         boundary = uuid.uuid4().hex.encode()
         parts = [(b"application/json", json.dumps({"name": key}).encode()), (b"application/octet-stream", content)]
         body = b"".join(b"--%b\r\nContent-Type: %b\r\n\r\n%b\r\n" % (boundary, *part) for part in parts)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
+from pydantic import ByteSize, TypeAdapter
 
 PATTERN = r"^\d+(\.\d+)?\s*[KMGT]i?B$"
 
 
 def in_bytes(size: str) -> int:
     """Of `1.5 GB` or `512MiB`."""
-    match = re.fullmatch(r"([\d.]+)\s*([KMGT])(i?)B", size)
-    assert match is not None
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** ("KMGT".index(match[2]) + 1))
+    return TypeAdapter(ByteSize).validate_python(size)
 
 
 def readable(size: float) -> str:
