@@ -1,4 +1,4 @@
-"""The wheel: what it installs, and that it gets along with a project that has components and pipelines of its own."""
+"""The sdist and its wheel: what they install, beside a project with components and pipelines of its own."""
 
 from __future__ import annotations
 
@@ -30,8 +30,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     shutil.copytree(ROOT, source, symlinks=True, ignore=shutil.ignore_patterns(".*", "runs", "build", "*.egg-info"))
+    # As `python -m build` does: an sdist, and the wheel of that.
+    hook = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    run(sys.executable, "-c", hook, folder, cwd=source)
+    (sdist,) = folder.glob("*.tar.gz")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    run(*pip, "--wheel-dir", folder, source, cwd=folder)
+    run(*pip, "--wheel-dir", folder, sdist, cwd=folder)
     (built,) = folder.glob("*.whl")
     return built
 
@@ -53,7 +57,9 @@ def test_all_that_is_installed_has_a_name_of_ours(wheel: Path) -> None:
         names = archive.namelist()
         metadata = archive.read(f"twhin-{__version__}.dist-info/METADATA").decode()
     assert {name.split("/")[0] for name in names} == {"twhin", "twhin_core", f"twhin-{__version__}.dist-info"}
-    assert {"twhin/components/train/component.py", "twhin/pipelines/cli.py", "twhin_core/stages/train.py"} <= set(names)
+    assert {"twhin/components/train/component.yaml", "twhin/pipelines/cli.py", "twhin_core/stages/train.py"} <= set(
+        names
+    )
     assert f"Version: {__version__}\n" in metadata
 
 
