@@ -21,9 +21,9 @@ from tests.training.test_step import (
     SIZES,
     STEPS,
     Case,
-    favour,
     make_config,
     make_edges,
+    plain_model,
     whole_weights,
 )
 from twhin_core.data.edges import Edges, concatenate
@@ -81,20 +81,7 @@ def test_a_step_equals_the_dense_one(case: Case, way: str, ranks: Ranks, monkeyp
     for parameter in model.model.module.scorer.parameters():
         parameter.data.copy_(torch.empty(parameter.shape).normal_(0.0, 0.5, generator=generator))
     before = {name: torch.from_numpy(value) for name, value in whole_weights(model).items()}
-    plain = dense.PlainModel(
-        tables={name: before[f"tables.embeddings.{name}.weight"].clone() for name in SIZES},
-        relation_tables=[(relation.lhs, relation.rhs) for relation in config.model.relations],
-        operate=dense.OPERATORS[case.operator],
-        relations=before[f"scorer.operator.{case.operator}"].clone(),
-        inverse=before[f"scorer.inverse.{case.operator}"].clone() if case.reciprocal else None,
-        cosine=case.comparator == "cos",
-        loss=case.loss,
-        temperature=config.model.temperature,
-        favour=favour(case),
-        penalty=case.penalty,
-        full=case.full,
-        is_complex=case.operator == "complex_diagonal",
-    )
+    plain = plain_model(case, before)
     update = dense.UPDATES[case.optimizer]()
     for step in range(STEPS):
         edges = step_edges(step)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from tests.ranks import run_ranks
@@ -228,6 +229,25 @@ def whole_weights(model: TrainableModel) -> dict[str, Array]:
     return weights
 
 
+def plain_model(case: Case, before: dict[str, Tensor]) -> dense.PlainModel:
+    """The dense model with the weights `before`."""
+    config = make_config(case)
+    return dense.PlainModel(
+        tables={name: before[f"tables.embeddings.{name}.weight"].clone() for name in SIZES},
+        relation_tables=[(relation.lhs, relation.rhs) for relation in config.model.relations],
+        operate=dense.OPERATORS[case.operator],
+        relations=before[f"scorer.operator.{case.operator}"].clone(),
+        inverse=before[f"scorer.inverse.{case.operator}"].clone() if case.reciprocal else None,
+        cosine=case.comparator == "cos",
+        loss=case.loss,
+        temperature=config.model.temperature,
+        favour=favour(case),
+        penalty=case.penalty,
+        full=case.full,
+        is_complex=case.operator == "complex_diagonal",
+    )
+
+
 @pytest.fixture(scope="module")
 def results() -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """The results of two ranks and of one for each case."""
@@ -244,20 +264,7 @@ def test_two_ranks_equal_one_and_dense_steps(index: int, results: list[tuple[dic
     config = make_config(case)
     assert two["kinds"] == [table.sharding for table in config.model.embeddings.tables]
     before = {name: torch.from_numpy(value) for name, value in two["before"].items()}
-    plain = dense.PlainModel(
-        tables={name: before[f"tables.embeddings.{name}.weight"].clone() for name in SIZES},
-        relation_tables=[(relation.lhs, relation.rhs) for relation in config.model.relations],
-        operate=dense.OPERATORS[case.operator],
-        relations=before[f"scorer.operator.{case.operator}"].clone(),
-        inverse=before[f"scorer.inverse.{case.operator}"].clone() if case.reciprocal else None,
-        cosine=case.comparator == "cos",
-        loss=case.loss,
-        temperature=config.model.temperature,
-        favour=favour(case),
-        penalty=case.penalty,
-        full=case.full,
-        is_complex=case.operator == "complex_diagonal",
-    )
+    plain = plain_model(case, before)
     losses, update = [], dense.UPDATES[case.optimizer]()
     for step in range(STEPS):
         edges, batches = make_batches(config, step)

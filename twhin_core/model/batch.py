@@ -95,23 +95,46 @@ def _moved(value: Moved, device: torch.device) -> Moved:
     return replace(value, **tensors)
 
 
-class BatchMaker:
-    """Makes batches from a schema's edges."""
+class BaseMaker:
+    """What batches depend on beside their edges, wherever they are made."""
 
-    def __init__(self, schema: Schema, model: Model, data: TrainData, frequencies: Frequencies | None = None) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        model: Model,
+        data: TrainData,
+        frequencies: Frequencies | None = None,
+        device: torch.device | None = None,
+    ) -> None:
         """`frequencies`: of the training edges, as `NegativeSampler` needs them."""
         self._data = data
-        self._sampler = NegativeSampler(schema, data, frequencies)
+        self._sampler = NegativeSampler(schema, data, frequencies, device)
         self._tables = list(schema.tables)
+        self._size = torch.tensor(list(schema.tables.values()), device=device)
+        relations = range(len(schema.relations))
         self._table: dict[Side, Tensor] = {
-            side: torch.tensor([self._tables.index(getattr(relation, side)) for relation in schema.relations])
-            for side in SIDES
+            side: torch.tensor([schema.table_number(rel, side) for rel in relations], device=device) for side in SIDES
         }
-        self._size = torch.tensor(list(schema.tables.values()))
-        self._weight = torch.tensor([relation.weight for relation in schema.relations])
         self._by_table = {
             side: not data.in_batch_negatives and relations_share_candidates(model, side) for side in SIDES
         }
+
+    def _log_weight(self, table: Tensor, candidates: int) -> Tensor | None:
+        """`table`: int64 [C], of the chunks' answers."""
+        return (self._size[table] / candidates).log() if self._data.full_softmax else None
+
+    def _is_no_negative(self, chunks: ChunkLayout, rel: Tensor, node: dict[Side, Tensor]) -> Tensor:
+        """Where a query's own node does not count as its negative: bool [C, L]."""
+        other_table = self._table["lhs"][rel] != self._table["rhs"][rel]
+        return chunks.lay_out(other_table | (node["lhs"] == node["rhs"]))
+
+
+class BatchMaker(BaseMaker):
+    """Makes batches from a schema's edges."""
+
+    def __init__(self, schema: Schema, model: Model, data: TrainData, frequencies: Frequencies | None = None) -> None:
+        super().__init__(schema, model, data, frequencies)
+        self._weight = torch.tensor([relation.weight for relation in schema.relations])
 
     def make(self, edges: Edges, step_edges: int, generator: torch.Generator) -> Batch:
         """The batch of `edges`, at least one, with negatives drawn by `generator`."""
@@ -143,7 +166,7 @@ class BatchMaker:
                 masked=masked,
                 correction=self._sampler.correction(*of_chunks, negatives[side].node),
                 answer_correction=self._sampler.correction(*of_chunks, chunks.lay_out(node[side])),
-                log_weight=self._log_weight(of_chunks[2], negatives[side]),
+                log_weight=self._log_weight(of_chunks[2], negatives[side].node.shape[1]),
                 has_self=self._data.self_negatives,
             )
         order, start = sort_by_index(gathers.all, len(lookups.values()))
@@ -156,14 +179,9 @@ class BatchMaker:
         uniform = self._sampler.draw(self._chunk_table(side, chunks), generator)
         return Negatives(chunks, torch.cat([node[sampled], uniform], 1), sampled)
 
-    def _log_weight(self, table: Tensor, negatives: Negatives) -> Tensor | None:
-        """`table`: int64 [C], of the chunks' answers."""
-        return (self._size[table] / negatives.node.shape[1]).log() if self._data.full_softmax else None
-
     def _self_masked(self, negatives: Negatives, rel: Tensor, node: dict[Side, Tensor]) -> Tensor:
         """Where a query's own node is no negative: positions in the flattened scores [C, L, 2 + K]."""
-        other_table = self._table["lhs"][rel] != self._table["rhs"][rel]
-        slot = negatives.chunks.lay_out(other_table | (node["lhs"] == node["rhs"])).flatten().nonzero().squeeze(1)
+        slot = self._is_no_negative(negatives.chunks, rel, node).flatten().nonzero().squeeze(1)
         return slot * (2 + negatives.node.shape[1]) + 1
 
     def _chunk_table(self, side: Side, chunks: ChunkLayout) -> Tensor:

@@ -21,10 +21,8 @@ from torchrec import KeyedJaggedTensor
 from twhin_core.config import Model, TrainData
 from twhin_core.data.edges import Edges
 from twhin_core.data.frequencies import Frequencies
-from twhin_core.model.batch import Batch, Queries
-from twhin_core.model.negative_sampler import NegativeSampler
+from twhin_core.model.batch import BaseMaker, Batch, Queries
 from twhin_core.model.negatives import ChunkLayout, draw_edges, lay_out_chunks
-from twhin_core.model.scorer import relations_share_candidates
 from twhin_core.schema import OTHER, SIDES, Schema, Side
 
 Sided = dict[Side, Tensor]
@@ -65,56 +63,45 @@ class LaidOutEdges:
         return self.maker.make(self, device)
 
 
-class DeviceBatchMaker:
+class DeviceBatchMaker(BaseMaker):
     """Makes batches from a schema's edges on a device."""
 
     def __init__(
         self, schema: Schema, model: Model, data: TrainData, frequencies: Frequencies | None, device: torch.device
     ) -> None:
-        """`frequencies`: of the training edges, as `NegativeSampler` needs them."""
-        self._data, self._device = data, device
-        self._sampler = NegativeSampler(schema, data, frequencies, device)
-        self._tables = list(schema.tables)
-        table = {side: [self._tables.index(getattr(of, side)) for of in schema.relations] for side in SIDES}
-        self._host_table = {side: np.array(table[side]) for side in SIDES}
-        self._table: Sided = {side: torch.tensor(table[side], device=device) for side in SIDES}
-        self._size = torch.tensor(list(schema.tables.values()), device=device)
+        super().__init__(schema, model, data, frequencies, device)
+        self._device = device
+        self._host_table = {side: self._table[side].cpu() for side in SIDES}
         self._weight = np.array([relation.weight for relation in schema.relations], np.float32)
-        self._by_table = {
-            side: not data.in_batch_negatives and relations_share_candidates(model, side) for side in SIDES
-        }
 
     def lay_out(self, edges: Edges, step_edges: int, seed: int) -> LaidOutEdges:
         """The host's share of making a batch of `edges`, at least one; `seed` determines the negatives."""
-        pin = torch.Tensor.pin_memory if self._device.type == "cuda" else torch.Tensor.contiguous
+        rel = torch.from_numpy(edges.rel)
         return LaidOutEdges(
             maker=self,
-            node={"lhs": pin(torch.from_numpy(edges.lhs)), "rhs": pin(torch.from_numpy(edges.rhs))},
-            rel=pin(torch.from_numpy(edges.rel)),
-            weight=pin(torch.from_numpy(edges.weight * self._weight[edges.rel])),
-            sides={side: self._lay_out_side(side, edges.rel, pin) for side in SIDES},
+            node={"lhs": self._pinned(torch.from_numpy(edges.lhs)), "rhs": self._pinned(torch.from_numpy(edges.rhs))},
+            rel=self._pinned(rel),
+            weight=self._pinned(torch.from_numpy(edges.weight * self._weight[edges.rel])),
+            sides={side: self._lay_out_side(side, rel) for side in SIDES},
             seed=seed,
             step_edges=step_edges,
         )
 
-    def _lay_out_side(self, side: Side, rel: np.typing.NDArray[np.int64], pin: Any) -> LaidOutSide:
-        table = self._host_table[side][rel]
-        chunks = lay_out_chunks(
-            torch.from_numpy(table if self._by_table[side] else rel), self._data.positives_per_chunk
-        )
-        of_chunk = chunks.group if self._by_table[side] else torch.from_numpy(self._host_table[side])[chunks.group]
-        pinned: dict[str, Any] = {
-            field.name: pin(value)
-            for field in fields(chunks)
-            if isinstance(value := getattr(chunks, field.name), Tensor) and not self._is_left(field.name, chunks)
-        }
-        tables = len(self._tables)
+    def _lay_out_side(self, side: Side, rel: Tensor) -> LaidOutSide:
+        table, tables = self._host_table[side][rel], len(self._tables)
+        chunks = lay_out_chunks(table if self._by_table[side] else rel, self._data.positives_per_chunk)
+        of_chunk = chunks.group if self._by_table[side] else self._host_table[side][chunks.group]
+        pinned: dict[str, Any] = {name: self._pinned(value) for name, value in _copied(chunks).items()}
         return LaidOutSide(
             chunks=replace(chunks, **pinned),
-            table=pin(of_chunk),
-            edges_of_table=np.bincount(table, minlength=tables).tolist(),
+            table=self._pinned(of_chunk),
+            edges_of_table=table.bincount(minlength=tables).tolist(),
             chunks_of_table=of_chunk.bincount(minlength=tables).tolist(),
         )
+
+    def _pinned(self, value: Tensor) -> Tensor:
+        """On the host, where a GPU can copy it from while the host goes on."""
+        return value.pin_memory() if self._device.type == "cuda" else value
 
     def make(self, host: LaidOutEdges, device: torch.device) -> Batch:
         """The batch, with negatives drawn on the device; the host never waits for it."""
@@ -150,7 +137,7 @@ class DeviceBatchMaker:
                 answer_correction=self._sampler.correction(*of_chunks, layout.lay_out(node[side])),
                 log_weight=self._log_weight(table[side], candidate.shape[1]),
                 has_self=self._data.self_negatives,
-                self_masked=self._self_masked(layout, rel, node) if self._data.self_negatives else None,
+                self_masked=self._is_no_negative(layout, rel, node) if self._data.self_negatives else None,
             )
             gathers += [layout.lay_out(edges[of]).flatten() for of in (OTHER[side], side)] + [candidate.flatten()]
         order, start = _sort_by_index(gathers, len(lookups.values()))
@@ -167,29 +154,12 @@ class DeviceBatchMaker:
         return requests
 
     def _chunks(self, chunks: ChunkLayout, edges: int, device: torch.device) -> ChunkLayout:
-        everything = torch.arange(edges, device=device)
-        moved: dict[str, Any] = {
-            field.name: _moved(value, device)
-            for field in fields(chunks)
-            if isinstance(value := getattr(chunks, field.name), Tensor) and not self._is_left(field.name, chunks)
-        }
+        moved: dict[str, Any] = {name: _moved(value, device) for name, value in _copied(chunks).items()}
         if chunks.is_identity:
+            everything = torch.arange(edges, device=device)
             moved |= {"edge": everything.view(chunks.edge.shape), "order": everything}
             moved["filled"] = torch.ones(chunks.edge.shape, dtype=torch.bool, device=device)
         return replace(chunks, **moved)
-
-    @staticmethod
-    def _is_left(name: str, chunks: ChunkLayout) -> bool:
-        """Whether this field of the layout is made on the device instead of being copied there."""
-        return chunks.is_identity and name in ("edge", "order", "filled")
-
-    def _log_weight(self, table: Tensor, candidates: int) -> Tensor | None:
-        return (self._size[table] / candidates).log() if self._data.full_softmax else None
-
-    def _self_masked(self, chunks: ChunkLayout, rel: Tensor, node: Sided) -> Tensor:
-        """Where a query's own node is no negative: bool [C, L]."""
-        other_table = self._table["lhs"][rel] != self._table["rhs"][rel]
-        return chunks.lay_out(other_table | (node["lhs"] == node["rhs"]))
 
     def _lookups(self, requests: list[_Request]) -> tuple[KeyedJaggedTensor, list[Tensor]]:
         """All requested rows, sorted by table, and for each request the indices of its rows there."""
@@ -213,7 +183,7 @@ class DeviceBatchMaker:
         lookups = KeyedJaggedTensor(
             keys=self._tables,
             values=values,
-            lengths=_moved(_pinned(lengths.astype(np.int32).ravel(), self._device), self._device),
+            lengths=_moved(self._pinned(torch.from_numpy(lengths.astype(np.int32).ravel())), self._device),
             stride=stride,
             length_per_key=per_table.tolist(),
         )
@@ -243,9 +213,11 @@ def _repeated(values: Tensor, times: int) -> Tensor:
     return values[:, None].expand(-1, times).flatten()
 
 
-def _pinned(values: np.typing.NDArray[np.int32], device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(values)
-    return tensor.pin_memory() if device.type == "cuda" else tensor
+def _copied(chunks: ChunkLayout) -> dict[str, Tensor]:
+    """The tensors of a layout that are copied to the device, by name; the others are made there."""
+    made = ("edge", "order", "filled") if chunks.is_identity else ()
+    tensors = {field.name: getattr(chunks, field.name) for field in fields(chunks) if field.name not in made}
+    return {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
 
 
 def _moved(value: Tensor, device: torch.device) -> Tensor:

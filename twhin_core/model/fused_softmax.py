@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import shutil
 
@@ -25,13 +26,14 @@ def is_available(device: torch.device, dim: int) -> bool:
     False for exact float32 products, whose kernels take a minute to compile.
     """
     is_exact = torch.get_float32_matmul_precision() == "highest" and not torch.is_autocast_enabled(device.type)
-    return (
-        device.type == "cuda"
-        and dim <= LARGEST_DIM
-        and not is_exact
-        and importlib.util.find_spec("triton") is not None
-        and any(shutil.which(compiler) for compiler in ("cc", "gcc", "clang"))
-    )
+    return device.type == "cuda" and dim <= LARGEST_DIM and not is_exact and _has_triton()
+
+
+@functools.cache
+def _has_triton() -> bool:
+    """Cached, since every step asks twice and the answer takes a search through PATH."""
+    compilers = ("cc", "gcc", "clang")
+    return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
 
 
 def softmax_losses(

@@ -39,8 +39,7 @@ class NegativeSampler:
                 # At least 1, because a held-out edge may have a relation without training edges.
                 self._edges = torch.from_numpy(frequencies.totals(2 * len(schema.relations)).clip(min=1)).to(device)
             if data.global_negatives_power:
-                numbers = {table: number for number, table in enumerate(schema.tables)}
-                tables = [numbers[schema.table_of(rel, side)] for rel in range(len(schema.relations)) for side in SIDES]
+                tables = [schema.table_number(rel, side) for rel in range(len(schema.relations)) for side in SIDES]
                 degrees = frequencies.regrouped(np.array(tables, np.int64))
                 self._degrees = DegreeDistribution(degrees, data.global_negatives_power, len(schema.tables), device)
 
