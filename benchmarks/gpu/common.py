@@ -80,10 +80,14 @@ def ceilings(device: torch.device) -> tuple[float, float]:
     return copied, 2 * side**3 / seconds(lambda: a @ b, device)
 
 
-def timed(steps: Iterator[Any], count: int, device: torch.device) -> float:
-    """Seconds per step of the next `count`, after a tenth as many to warm up."""
+def warm_up(steps: Iterator[Any], count: int) -> None:
+    """Takes a tenth of `count` steps, at least one."""
     for _ in itertools.islice(steps, max(count // 10, 1)):
         pass
+
+
+def timed(steps: Iterator[Any], count: int, device: torch.device) -> float:
+    """Seconds per step of the next `count`."""
     synchronize(device)
     started = time.perf_counter()
     for _ in itertools.islice(steps, count):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.common import options, report
+from tests.model.log_sum_exp import METRICS, in_float64
 
 # Everything that a step does; of the slow ones that start ranks of their own, none.
 TESTS = [
@@ -35,44 +36,26 @@ def check_fused_loss(device: torch.device) -> None:
 
     torch.manual_seed(0)
     shapes = [(3, 300, 200, 64), (1, 1000, 77, 128), (2, 129, 65, 200)]
-    dtype = torch.bfloat16
-    for metric in range(3):
+    for number, metric in enumerate(METRICS):
         worst = [0.0] * 3
         for chunks, length, count, dim in shapes:
             queries, candidates = (
-                (torch.randn(chunks, rows, dim, device=device) * 0.5).to(dtype).requires_grad_()
+                (torch.randn(chunks, rows, dim, device=device) * 0.5).bfloat16().requires_grad_()
                 for rows in (length, count)
             )
-            ids = [torch.randint(50, (chunks, rows), device=device) for rows in (length, count)]
+            one, other = (torch.randint(50, (chunks, rows), device=device) for rows in (length, count))
             shift, gradient = torch.randn(chunks, count, device=device), torch.randn(chunks, length, device=device)
-            found = kernels.LogSumExp.apply(queries, candidates, *ids, shift, 0.7, metric)
+            found = kernels.LogSumExp.apply(queries, candidates, one, other, shift, 0.7, number)
             found.backward(gradient)
             exact = [vectors.detach().double().requires_grad_() for vectors in (queries, candidates)]
-            expected = in_float64(exact[0], exact[1], ids[0], ids[1], shift, 0.7, metric)
+            expected = in_float64(exact[0], exact[1], (one, other), shift, 0.7, metric)
             some = expected.isfinite()
             expected.masked_fill(~some, 0.0).backward(gradient.double() * some)
             assert bool((found.isfinite() == some).all())
             pairs = ((found[some], expected[some]), (queries.grad, exact[0].grad), (candidates.grad, exact[1].grad))
             worst = [max(old, relative(*pair)) for old, pair in zip(worst, pairs, strict=True)]
-        report("fused_loss_error", dtype=str(dtype), metric=metric, value=worst[0], to_queries=worst[1],
-               to_candidates=worst[2])  # fmt: skip
-
-
-def in_float64(
-    queries: Tensor,
-    candidates: Tensor,
-    query_id: Tensor,
-    candidate_id: Tensor,
-    shift: Tensor,
-    scale: float,
-    metric: int,
-) -> Tensor:
-    products = queries @ candidates.mT
-    if metric:
-        squares = queries.square().sum(-1)[:, :, None] + candidates.square().sum(-1)[:, None] - 2 * products
-        products = -squares if metric == 2 else -squares.clamp(min=1e-12).sqrt()
-    x = scale * products - shift[:, None].double()
-    return x.masked_fill(query_id[:, :, None] == candidate_id[:, None], -torch.inf).logsumexp(-1)
+        value, to_queries, to_candidates = worst
+        report("fused_loss_error", metric=metric, value=value, to_queries=to_queries, to_candidates=to_candidates)
 
 
 def relative(found: Tensor | None, expected: Tensor | None) -> float:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.gpu.common import Sizes, options, peak, report, timed
+from benchmarks.gpu.common import Sizes, options, peak, report, timed, warm_up
 from twhin_core.distributed.ranks import Ranks, process_group
 
 LR = 0.1
@@ -109,7 +109,9 @@ def measure(sizes: Sizes, ranks: Ranks) -> None:
     }
     for name, steps in loops.items():
         for negatives in sizes.negatives[:2]:
-            per_step = timed(steps(negatives), max(sizes.steps // 3, 2), ranks.device)
+            running, count = steps(negatives), max(sizes.steps // 3, 2)
+            warm_up(running, count)
+            per_step = timed(running, count, ranks.device)
             report(
                 name, negatives=negatives, edges_per_s=round(sizes.batch / per_step),
                 ms_per_step=round(per_step * 1e3, 3), peak_GiB=peak(ranks.device),

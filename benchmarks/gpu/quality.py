@@ -7,6 +7,7 @@ FB15k-237 and amazon-book where TWHIN_DATA names their folder; the generated net
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 import time
@@ -30,17 +31,20 @@ REAL = ("fb15k_237", "amazon_book")
 
 
 def run(name: str, overrides: list[str]) -> None:
-    config = config_file.load(f"configs/{name}.yaml", overrides)
-    seconds = {}
+    config, metric = config_file.load(f"configs/{name}.yaml", overrides), RUNS[name]
+    clock = [time.perf_counter()]
     with tempfile.TemporaryDirectory() as root:
-        for stage in (prepare, train, evaluate):
-            started = time.perf_counter()
-            result = stage(config, root)
-            seconds[stage.__name__] = round(time.perf_counter() - started, 1)
-        figures = result["test"]["all"]  # type: ignore[index]  # of evaluate
-        intervals = result.get("intervals", {})  # type: ignore[union-attr]
-    shown = {metric: figures[metric] for metric in (RUNS[name], f"rhs.{RUNS[name]}") if metric in figures}
-    report("quality", config=name, seconds=seconds, figures=shown or figures, intervals=str(intervals.get("all"))[:300])
+        prepare(config, root)
+        clock.append(time.perf_counter())
+        train(config, root)
+        clock.append(time.perf_counter())
+        metrics = evaluate(config, root)
+        clock.append(time.perf_counter())
+    taken = [round(end - start, 1) for start, end in itertools.pairwise(clock)]
+    report(
+        "quality", config=name, seconds=dict(zip(("prepare", "train", "evaluate"), taken, strict=True)), metric=metric,
+        value=metrics["test"]["all"][metric], interval=metrics.get("intervals", {}).get("all", {}).get(metric),
+    )  # fmt: skip
 
 
 def main() -> None:

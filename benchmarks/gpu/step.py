@@ -9,11 +9,9 @@ row-wise Adagrad, bf16 products. `benchmarks.gpu.others` does the same work by o
 from __future__ import annotations
 
 import itertools
-import os
 import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,7 @@ import torch
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
-from benchmarks.gpu.common import Sizes, ceilings, options, peak, report, seconds, timed
+from benchmarks.gpu.common import Sizes, ceilings, options, peak, report, seconds, timed, warm_up
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.data.epochs import State
@@ -90,6 +88,8 @@ def measure_ours(model: TrainableModel, edges: EdgeFiles, sizes: Sizes, ranks: R
         steps = model.steps(waiting(((batch, None) for batch, _ in epochs), waited))
         if ranks.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
+        warm_up(steps, sizes.steps)
+        waited[0] = 0.0
         per_step = timed(steps, sizes.steps, ranks.device)
         # Products with the candidates, forward and for both gradients, for both sides.
         useful = 2 * 6 * sizes.batch * negatives * sizes.dim
@@ -97,7 +97,7 @@ def measure_ours(model: TrainableModel, edges: EdgeFiles, sizes: Sizes, ranks: R
             "step", negatives=negatives, edges_per_s=round(sizes.batch / per_step),
             ms_per_step=round(per_step * 1e3, 3),
             useful_tflops=round(useful / per_step / 1e12, 1), share_of_bf16_peak=round(useful / per_step / flops, 3),
-            waiting_for_data=round(waited[0] / (per_step * sizes.steps * 1.1), 3), peak_GiB=peak(ranks.device),
+            waiting_for_data=round(waited[0] / (per_step * sizes.steps), 3), peak_GiB=peak(ranks.device),
         )  # fmt: skip
         if ranks.device.type == "cuda" and negatives in (sizes.negatives[0], sizes.negatives[-1]):
             profile(steps, negatives)
@@ -126,9 +126,6 @@ def profile(steps: Iterator[Any], negatives: int, count: int = 10) -> None:
         ms_per_step=round(elapsed / count * 1e3, 3),
         kernels={name[:90]: round(taken / count / 1e3, 4) for name, taken in top},
     )  # fmt: skip
-    if "TWHIN_RESULTS" in os.environ:
-        table = profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=40)
-        Path(os.environ["TWHIN_RESULTS"], f"profile-{negatives}.txt").write_text(table)
 
 
 def measure_tables(model: TrainableModel, sizes: Sizes, ranks: Ranks, copied: float) -> None:

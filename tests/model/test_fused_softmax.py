@@ -8,25 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.model.log_sum_exp import METRICS, in_float64
+
 pytest.importorskip("triton", reason="requirements/dev_cpu.txt installs it; PyTorch for CUDA brings it")
 
 from twhin_core.model import softmax_kernels as kernels
 from twhin_core.model.fused_softmax import METRICS as NUMBERS
 
-METRICS = ["dot", "l2", "squared_l2"]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def in_float64(
-    queries: Tensor, candidates: Tensor, ids: tuple[Tensor, Tensor], shift: Tensor | None, scale: float, metric: str
-) -> Tensor:
-    """The definition, with all scores in memory."""
-    products = queries @ candidates.mT
-    if metric != "dot":
-        squares = (queries[:, :, None] - candidates[:, None]).square().sum(-1)
-        products = -squares if metric == "squared_l2" else -squares.sqrt()
-    x = scale * products - (0 if shift is None else shift[:, None].double())
-    return x.masked_fill(ids[0][:, :, None] == ids[1][:, None], -torch.inf).logsumexp(-1)
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
