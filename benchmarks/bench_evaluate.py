@@ -190,9 +190,9 @@ class Ranking:
                     first = int(held.query[number])
                     scores = (queries[first : first + 500] @ factor.T).numpy()
                 of_query = scores[held.query[number] - first]
-                rivals = np.ones(ENTITIES, np.bool_)
-                rivals[list(known[side, int(held.rel[number]), int(held.node[number])])] = False
-                own, others = of_query[held.answer[number]], of_query[rivals]
+                negatives = np.ones(ENTITIES, np.bool_)
+                negatives[list(known[side, int(held.rel[number]), int(held.node[number])])] = False
+                own, others = of_query[held.answer[number]], of_query[negatives]
                 rank = 1 + (others > own).sum() + (others == own).sum() / 2
                 total += float(held.edges[number] / rank)
         return total / (2 * len(self.splits["test"]))

@@ -147,8 +147,8 @@ def launch_train(
     """`twhin train` with a rank a GPU, on this machine and on those that the platform tells of.
 
     The platform's own variables say which machines these are: Kubeflow Trainer's PET_*, Vertex AI's CLUSTER_SPEC or
-    Slurm's SLURM_*; without them it is this machine alone. It ends as its ranks end: 75 asks for another try, as 1 may;
-    2 is a mistake that no retry mends.
+    Slurm's SLURM_*; without them it is this machine alone. It ends as its ranks end: 75 asks for a retry, and so may 1;
+    2 is a mistake that no retry fixes.
     """
     settings, root = _load_run(config, run_root, overrides)
 

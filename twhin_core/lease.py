@@ -79,7 +79,7 @@ def check_alone(root: str, stage: str) -> None:
 
 
 def holder(root: str, stage: str) -> str:
-    """Who holds the lease of `stage` under `root`, or held it to the death."""
+    """Who holds the lease of `stage` under `root`, or held it until it died."""
     text, _ = storage.read_generation(storage.join(root, FOLDER, stage))
     return _named(text)
 

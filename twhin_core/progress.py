@@ -22,7 +22,7 @@ def show_log(debug: bool = False) -> None:
     )
     log.setLevel(logging.DEBUG if debug else logging.INFO)
     if not debug:
-        # What torch and torchrec advise their callers: deprecations and planner hints, nothing that a user can mend.
+        # What torch and torchrec tell their callers, deprecations and planner hints: nothing that a user can fix.
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         for name in ("torch", "torch.fx._symbolic_trace", "torchrec"):

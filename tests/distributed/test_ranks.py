@@ -70,7 +70,7 @@ def test_a_killed_rank_ends_the_other(
     assert pair[1 - victim].returncode == 1
     assert shown.splitlines()[-1].startswith(f"error: rank {1 - victim} stops because another rank has failed"), shown
     assert "Traceback" not in shown
-    assert "Warning" not in shown, "nothing that a user cannot mend"
+    assert "Warning" not in shown, "nothing that a user cannot fix"
     assert "is_fx_tracing" not in shown
 
 

@@ -27,21 +27,23 @@ class BruteForce:
         nodes = range(self.sizes[side][rel])
         return [(lhs, rel, node) for node in nodes] if side == "rhs" else [(node, rel, rhs) for node in nodes]
 
-    def rank_and_rivals(self, side: str, edge: Triple) -> tuple[float, int]:
+    def rank_and_negatives(self, side: str, edge: Triple) -> tuple[float, int]:
         own = self.score(side, edge)
-        rivals = [self.score(side, other) for other in self._candidates(side, edge) if other not in self.known]
-        return 1 + sum(rival > own for rival in rivals) + sum(rival == own for rival in rivals) / 2, len(rivals)
+        negatives = [self.score(side, other) for other in self._candidates(side, edge) if other not in self.known]
+        return 1 + sum(negative > own for negative in negatives) + sum(
+            negative == own for negative in negatives
+        ) / 2, len(negatives)
 
     def figures(self, rel: int | None, hits_at: list[int], recall_at: list[int]) -> dict[str, float]:
         held = [edge for edge in self.held if rel is None or edge[1] == rel]
-        ranks = {side: [self.rank_and_rivals(side, edge) for edge in held] for side in ("lhs", "rhs")}
+        ranks = {side: [self.rank_and_negatives(side, edge) for edge in held] for side in ("lhs", "rhs")}
         figures: dict[str, float] = {"edges": len(held)}
         for suffix, of in (("", ranks["lhs"] + ranks["rhs"]), ("_lhs", ranks["lhs"]), ("_rhs", ranks["rhs"])):
             figures["mrr" + suffix] = sum(1 / rank for rank, _ in of) / len(of)
             for k in hits_at:
                 figures[f"hits@{k}{suffix}"] = sum(rank <= k for rank, _ in of) / len(of)
         both = ranks["lhs"] + ranks["rhs"]
-        figures["auc"] = sum(1 - (rank - 1) / rivals if rivals else 0.5 for rank, rivals in both) / len(both)
+        figures["auc"] = sum(1 - (rank - 1) / negatives if negatives else 0.5 for rank, negatives in both) / len(both)
         return figures | self._whole_sets(held, recall_at)
 
     def _whole_sets(self, held: list[Triple], recall_at: list[int]) -> dict[str, float]:

@@ -48,7 +48,7 @@ def test_figures_by_degree_are_those_of_the_edges_in_each_bucket(trained: tuple[
                 ends = {"lhs": (TABLES[rel][0], lhs), "rhs": (TABLES[rel][1], rhs)}
                 node = ends[side if kind == "answer" else {"lhs": "rhs", "rhs": "lhs"}[side]]
                 name = names[sum(degree.get(node, 0) >= bound for bound in BOUNDS)]
-                ranks.setdefault(name, []).append((side, *expected.rank_and_rivals(side, edge)))
+                ranks.setdefault(name, []).append((side, *expected.rank_and_negatives(side, edge)))
         found = metrics["degrees"]["model"][kind]
         assert set(found) == set(ranks)
         assert len(found) > 2
@@ -57,7 +57,9 @@ def test_figures_by_degree_are_those_of_the_edges_in_each_bucket(trained: tuple[
             assert found[name]["edges"] == len(of)
             assert found[name]["mrr"] == pytest.approx(sum(1 / rank for _, rank, _ in of) / len(of))
             assert found[name]["hits@3"] == pytest.approx(sum(rank <= 3 for _, rank, _ in of) / len(of))
-            assert found[name]["auc"] == pytest.approx(sum(1 - (rank - 1) / rivals for _, rank, rivals in of) / len(of))
+            assert found[name]["auc"] == pytest.approx(
+                sum(1 - (rank - 1) / negatives for _, rank, negatives in of) / len(of)
+            )
             lhs = [rank for side, rank, _ in of if side == "lhs"]
             assert ("mrr_lhs" in found[name]) == bool(lhs), "a figure of nothing is left out"
             if lhs:
@@ -140,7 +142,7 @@ def test_sampled_figures_say_so_everywhere(trained: tuple[Config, str], power: f
         for figures in group.values():
             assert all(name.startswith("sampled_") or name == "edges" for name in figures)
     assert [name.removeprefix("sampled_") for name in sampled["test"]["all"]] == list(exact["test"]["all"])
-    assert sampled["test"]["all"]["sampled_mrr"] > exact["test"]["all"]["mrr"], "fewer rivals"
+    assert sampled["test"]["all"]["sampled_mrr"] > exact["test"]["all"]["mrr"], "fewer negatives"
     output = io.StringIO()
     print_summary(sampled, Console(file=output, width=200))
     assert "15 sampled candidates" in output.getvalue()

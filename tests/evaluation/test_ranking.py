@@ -94,7 +94,7 @@ def test_rank_of_each_edge_equals_brute_force() -> None:
         edges = list(zip(ends[0].tolist(), of.rel.tolist(), ends[1].tolist(), strict=True))
         assert set(edges) == set(splits["test"])
         for row, edge in enumerate(edges):
-            assert (result.ranks["model"].rank[row], result.negatives[row]) == expected.rank_and_rivals(side, edge)
+            assert (result.ranks["model"].rank[row], result.negatives[row]) == expected.rank_and_negatives(side, edge)
             assert of.edges[row] == splits["test"].count(edge)
 
 
@@ -112,7 +112,7 @@ def test_many_held_out_answers_of_a_query_are_each_compared() -> None:
     of, result = held["rhs"], results["rhs"]
     for row in range(len(of)):
         edge = (int(of.node[row]), 0, int(of.answer[row]))
-        assert (result.ranks["model"].rank[row], result.negatives[row]) == expected.rank_and_rivals("rhs", edge)
+        assert (result.ranks["model"].rank[row], result.negatives[row]) == expected.rank_and_negatives("rhs", edge)
 
 
 @pytest.mark.parametrize("reciprocal", [False, True])
@@ -199,13 +199,17 @@ def test_sampled_ranks_are_among_the_drawn(seed: int, evaluated: Split, tmp_path
                     return (given, rel, node) if side == "rhs" else (node, rel, given)
 
                 own = score(side, edge(answer))
-                rivals = [score(side, edge(n)) for n in drawn[side, rel].tolist() if edge(n) not in known]
-                rank = 1 + sum(rival > own for rival in rivals) + sum(rival == own for rival in rivals) / 2
-                assert (result.ranks["model"].rank[row], result.negatives[row]) == (rank, len(rivals))
+                negatives = [score(side, edge(n)) for n in drawn[side, rel].tolist() if edge(n) not in known]
+                rank = (
+                    1
+                    + sum(negative > own for negative in negatives)
+                    + sum(negative == own for negative in negatives) / 2
+                )
+                assert (result.ranks["model"].rank[row], result.negatives[row]) == (rank, len(negatives))
 
 
 def test_a_sampled_rank_is_that_among_all_in_proportion() -> None:
-    """The share of rivals above an answer, against that among all: a sample's mean, within its standard deviations."""
+    """The share of negatives above an answer, against that among all, within a sample mean's standard deviations."""
     config, checkpoint, splits = large_model()
     schema, all_of = schema_of(config), sets_of(config.model, schema_of(config))
     generator = np.random.default_rng(0)
@@ -277,11 +281,11 @@ FIVE_SCORES = FromMatrix(
 def test_figures_of_a_graph_of_five_nodes_by_hand() -> None:
     evaluation = Evaluation(hits_at=[1, 2], recall_at=[1, 2, 3])
     found = figures(FIVE_SCORES, FIVE_SPLITS, evaluation, FIVE)
-    # Tails. (0, ?): 1, 2, 3, 4 are known, so 0 is the only rival: ranks 1 (0.8 > 0.7) and 2 (0.5 < 0.7).
-    #        (1, ?): rivals 1, 2, 3, 4; 0 is behind 3 and tied with 2: rank 2.5.
-    # Heads. (?, 2): column 2 is .8 .4 .1 .9 .3; rivals 1, 2, 3, 4; 0 is behind 3: rank 2.
+    # Tails. (0, ?): 1, 2, 3, 4 are known, so 0 is the only negative: ranks 1 (0.8 > 0.7) and 2 (0.5 < 0.7).
+    #        (1, ?): negatives 1, 2, 3, 4; 0 is behind 3 and tied with 2: rank 2.5.
+    # Heads. (?, 2): column 2 is .8 .4 .1 .9 .3; negatives 1, 2, 3, 4; 0 is behind 3: rank 2.
     #        (?, 3): column 3 is .5 .7 0 .5 .1; 0 is behind 1 and tied with 3: rank 2.5.
-    #        (?, 0): column 0 is .7 .4 0 0 0; rivals 0, 2, 3, 4; 1 is behind 0: rank 2.
+    #        (?, 0): column 0 is .7 .4 0 0 0; negatives 0, 2, 3, 4; 1 is behind 0: rank 2.
     tails, heads = [1, 2, 2.5], [2, 2.5, 2]
     tail_mrr, head_mrr = (sum(1 / rank for rank in ranks) / 3 for ranks in (tails, heads))
     # Sets of tails. (0, ?): 1 and 4 are removed, left are 2 (.8), 0 (.7), 3 (.5): places 1 and 3 of the two held out.
@@ -318,10 +322,10 @@ def test_validation_keeps_the_test_tails_as_candidates() -> None:
     # (0, ?) → 4: only train's 1 is removed; 2 (.8) and 0 (.7) are before 4 (.6), 3 (.5) behind it: place 3.
     assert [found[f"recall@{k}"] for k in (1, 2, 3)] == [0, 0, 1]
     assert found["ndcg@3"] == pytest.approx(1 / math.log2(4))
-    assert found["mrr_rhs"] == 1 / 2  # the rank is filtered by all that is known: only 0 is a rival
+    assert found["mrr_rhs"] == 1 / 2  # the rank is filtered by all that is known: only 0 is a negative
 
 
-def test_an_answer_without_rivals_has_rank_1_and_no_opinion_in_auc() -> None:
+def test_an_answer_without_negatives_has_rank_1_and_no_opinion_in_auc() -> None:
     splits = {"train": [(0, 0, node) for node in range(4)], "test": [(0, 0, 4)]}
     _, results = rank_graph(FIVE_SCORES, splits, "test", FIVE)
     assert (results["rhs"].ranks["model"].rank.tolist(), results["rhs"].negatives.tolist()) == ([1.0], [0])
@@ -379,7 +383,7 @@ def test_popularity_ranks_by_hand(tmp_path: Path) -> None:
 
 
 def test_chance_ranks_uniformly_and_follows_the_seed() -> None:
-    """4,000 queries of three held-out answers and 96 rivals, and two known answers that are candidates."""
+    """4,000 queries of three held-out answers and 96 negatives, and two known answers that are candidates."""
     rows = np.repeat(np.arange(4000), 3)
     held = held_out(Edges(rows, np.zeros_like(rows), np.arange(12_000) % 3, np.ones(12_000, np.float32)), "rhs")
     result = RankingResult(np.full(12_000, 96), np.full(12_000, 2), np.zeros(12_000, np.bool_), {})

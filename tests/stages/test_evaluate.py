@@ -84,7 +84,7 @@ def test_the_metrics_of_a_trained_run_are_those_of_the_definition(trained: tuple
     assert metrics["checkpoint"] == newest(root).step
 
 
-def test_rows_that_no_node_has_are_no_rivals(small_config: SmallConfig, tmp_path: Path) -> None:
+def test_rows_that_no_node_has_are_no_negatives(small_config: SmallConfig, tmp_path: Path) -> None:
     tables = [
         {"name": name, "num_embeddings": 500, "embedding_dim": 4, "optimizer": {"sgd": {"lr": 0.1}}}
         for name in ("user", "tweet")

@@ -110,9 +110,11 @@ def test_the_optimum_is_that_of_a_plain_ranking() -> None:
         for s, t in held_out:
             tails = [rate[s, other] for other in nodes if (s, other) not in true]
             heads = [rate[other, t] for other in range(SMALL.users) if (other, t) not in true]
-            for rivals in (tails, heads):
+            for negatives in (tails, heads):
                 rank = (
-                    1 + sum(rival > rate[s, t] for rival in rivals) + sum(rival == rate[s, t] for rival in rivals) / 2
+                    1
+                    + sum(negative > rate[s, t] for negative in negatives)
+                    + sum(negative == rate[s, t] for negative in negatives) / 2
                 )
                 reciprocals[name].append(1 / rank)
                 hits.append(rank <= 10)
@@ -153,8 +155,8 @@ def test_no_popularity_ranking_comes_near_the_optimum() -> None:
         reciprocal = []
         for s, t in zip(lhs[:300], rhs[:300], strict=True):
             for degree, own, known in ((tail_degree, t, true[s]), (head_degree, s, true[:, t])):
-                rivals = degree[~known]
-                reciprocal.append(1 / (1 + (rivals > degree[own]).sum() + (rivals == degree[own]).sum() / 2))
+                negatives = degree[~known]
+                reciprocal.append(1 / (1 + (negatives > degree[own]).sum() + (negatives == degree[own]).sum() / 2))
         assert best[planted.kind.name]["mrr"] > 3 * np.mean(reciprocal)
 
 

@@ -27,7 +27,7 @@ CHECK = "check"
 """The action that says nothing, or that the reader serves something else."""
 
 REFUSED = b"refused"
-"""Extra information of an error that no other reader would mend."""
+"""Extra information on an error that another reader would raise too."""
 
 Served = dict[str, int | str | None]
 
