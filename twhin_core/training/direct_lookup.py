@@ -1,7 +1,7 @@
 """Lookups of a single rank on a GPU, straight from fbgemm's kernels instead of through torchrec.
 
 Weights, optimizers and their names stay torchrec's. Its lookup, however, sends ids to the ranks that hold the rows and
-synchronizes with the host to learn how many arrive; a rank that holds all rows spends most of a step on that.
+synchronizes with the host to learn how many arrive, which a rank that holds all rows need not do.
 """
 
 from __future__ import annotations
