@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.common import options, report
-from tests.model.log_sum_exp import METRICS, in_float64
+from tests.model.softmax_losses import in_float64
 
 # Everything that a step does; of the slow ones that start ranks of their own, none.
 TESTS = [
@@ -32,30 +32,30 @@ TESTS_ON_CPU = ["tests/model/test_fused_softmax.py"]
 
 def check_fused_loss(device: torch.device) -> None:
     """Relative errors of values and gradients in bf16, by metric, of shapes that fill no block."""
-    from twhin_core.model import softmax_kernels as kernels
+    from twhin_core.model.softmax_function import METRICS, SoftmaxLosses
 
     torch.manual_seed(0)
     shapes = [(3, 300, 200, 64), (1, 1000, 77, 128), (2, 129, 65, 200)]
-    for number, metric in enumerate(METRICS):
-        worst = [0.0] * 3
+    for metric in ("dot", "l2", "squared_l2"):
+        worst = [0.0] * 4
         for chunks, length, count, dim in shapes:
-            queries, candidates = (
-                (torch.randn(chunks, rows, dim, device=device) * 0.5).bfloat16().requires_grad_()
-                for rows in (length, count)
-            )
+            # Numbers that bf16 holds exactly, so that only the arithmetic differs.
+            vectors = [
+                (torch.randn(chunks, rows, dim, device=device) * 0.5).bfloat16().float().requires_grad_()
+                for rows in (length, length, count)
+            ]
             one, other = (torch.randint(50, (chunks, rows), device=device) for rows in (length, count))
-            shift, gradient = torch.randn(chunks, count, device=device), torch.randn(chunks, length, device=device)
-            found = kernels.LogSumExp.apply(queries, candidates, one, other, shift, 0.7, number)
+            shifts = torch.randn(chunks, count, device=device), torch.randn(chunks, length, device=device)
+            found = SoftmaxLosses.apply(*vectors, (one, other), *shifts, None, 0.7, METRICS[metric], torch.bfloat16)
+            gradient = torch.randn(chunks, length, device=device)
             found.backward(gradient)
-            exact = [vectors.detach().double().requires_grad_() for vectors in (queries, candidates)]
-            expected = in_float64(exact[0], exact[1], (one, other), shift, 0.7, metric)
-            some = expected.isfinite()
-            expected.masked_fill(~some, 0.0).backward(gradient.double() * some)
-            assert bool((found.isfinite() == some).all())
-            pairs = ((found[some], expected[some]), (queries.grad, exact[0].grad), (candidates.grad, exact[1].grad))
+            exact = [of.detach().double().requires_grad_() for of in vectors]
+            expected = in_float64((exact[0], exact[1], exact[2]), (one, other), shifts, None, 0.7, metric)
+            expected.backward(gradient.double())
+            pairs = [(found, expected), *((ours.grad, of.grad) for ours, of in zip(vectors, exact, strict=True))]
             worst = [max(old, relative(*pair)) for old, pair in zip(worst, pairs, strict=True)]
-        value, to_queries, to_candidates = worst
-        report("fused_loss_error", metric=metric, value=value, to_queries=to_queries, to_candidates=to_candidates)
+        names = ("value", "to_queries", "to_answers", "to_candidates")
+        report("fused_loss_error", metric=metric, **dict(zip(names, worst, strict=True)))
 
 
 def relative(found: Tensor | None, expected: Tensor | None) -> float:

@@ -18,21 +18,26 @@ def measure(sizes: Sizes, device: torch.device, flops: float) -> None:
 
 
 def _measure(sizes: Sizes, negatives: int, device: torch.device, flops: float) -> None:
-    from twhin_core.model import softmax_kernels as kernels
+    from twhin_core.model.softmax_function import METRICS, SoftmaxLosses
 
     chunks = sizes.batch // sizes.chunk
-    queries = torch.randn(chunks, sizes.chunk, sizes.dim, device=device, dtype=torch.bfloat16, requires_grad=True)
-    candidates = torch.randn(chunks, negatives, sizes.dim, device=device, dtype=torch.bfloat16, requires_grad=True)
-    ids = (torch.randint(10**8, shape, device=device) for shape in ((chunks, sizes.chunk), (chunks, negatives)))
-    query_id, candidate_id = ids
+    queries, answers, candidates = (
+        torch.randn(chunks, rows, sizes.dim, device=device, requires_grad=True)
+        for rows in (sizes.chunk, sizes.chunk, negatives)
+    )
+    one, other = (torch.randint(10**8, (chunks, rows), device=device) for rows in (sizes.chunk, negatives))
     gradient = torch.randn(chunks, sizes.chunk, device=device)
 
     def fused() -> Tensor:
-        found: Tensor = kernels.LogSumExp.apply(queries, candidates, query_id, candidate_id, None, 0.1, 0)
+        found: Tensor = SoftmaxLosses.apply(
+            queries, answers, candidates, (one, other), None, None, None, 0.1, METRICS["dot"], torch.bfloat16
+        )
         return found
 
     def plain() -> Tensor:
-        return (queries @ candidates.transpose(1, 2) * 0.1).float().logsumexp(-1)
+        scores = (queries.bfloat16() @ candidates.bfloat16().mT).float() * 0.1
+        positive = (queries * answers).sum(-1, keepdim=True) * 0.1
+        return torch.cat([positive, scores], -1).logsumexp(-1) - positive[..., 0]
 
     product = 2 * sizes.batch * negatives * sizes.dim
     forward = seconds(fused, device)

@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
-from torchrec import KeyedJaggedTensor
 
 from benchmarks.gpu.common import Sizes, ceilings, options, peak, report, seconds, timed, warm_up
 from twhin_core.config import Config
@@ -27,11 +26,11 @@ from twhin_core.config import file as config_file
 from twhin_core.data.epochs import State
 from twhin_core.data.files import EdgeFiles
 from twhin_core.distributed.ranks import Ranks, process_group
-from twhin_core.model.device_batch import LARGEST_STRIDE
 from twhin_core.parquet import ROWS_PER_GROUP
 from twhin_core.schema import Schema
 from twhin_core.training.batches import Batches
 from twhin_core.training.build import TrainableModel, build
+from twhin_core.training.joined_tables import JoinedTables
 
 LR = 0.1
 
@@ -101,7 +100,8 @@ def measure_ours(model: TrainableModel, edges: EdgeFiles, sizes: Sizes, ranks: R
         )  # fmt: skip
         if ranks.device.type == "cuda" and negatives in (sizes.negatives[0], sizes.negatives[-1]):
             profile(steps, negatives)
-        model.__dict__.pop("pipeline", None)  # what it has taken ahead is of these negatives
+        for kept in ("pipeline", "_captured"):  # what these hold is of this number of negatives
+            model.__dict__.pop(kept, None)
         epochs.close()
 
 
@@ -130,24 +130,24 @@ def profile(steps: Iterator[Any], negatives: int, count: int = 10) -> None:
 
 def measure_tables(model: TrainableModel, sizes: Sizes, ranks: Ranks, copied: float) -> None:
     """The bandwidth of looking rows up and updating them, of all that has to be moved for it."""
+    tables = model.model.module.tables
+    if not isinstance(tables, JoinedTables):
+        return  # on a CPU
     for rows in (2 * sizes.batch, 16 * sizes.batch):
-        stride = min(rows, LARGEST_STRIDE)
-        lookups = KeyedJaggedTensor(
-            keys=["node"],
-            values=torch.randint(sizes.rows, (rows,), device=ranks.device),
-            lengths=torch.full((stride,), rows // stride, dtype=torch.int32, device=ranks.device),
-            stride=stride,
-            length_per_key=[rows],
-        )
+        index = torch.randint(sizes.rows, (rows,), device=ranks.device)
+        model.optimizers.start()
+        gradient = torch.randn(rows, sizes.dim, device=ranks.device)
 
-        def look_up(lookups: KeyedJaggedTensor = lookups) -> Tensor:
-            found: Tensor = model.model.module.tables(lookups)["node"].values()
+        def look_up(index: Tensor = index) -> Tensor:
+            found: Tensor = tables.gather([index])[0]
             return found
 
-        model.optimizers.start()
-        gradient = torch.randn_like(look_up())
+        def update(gradient: Tensor = gradient) -> None:
+            look_up().grad = gradient
+            tables.update()
+
         forward = seconds(look_up, ranks.device)
-        both = seconds(lambda: look_up().backward(gradient), ranks.device)  # noqa: B023 -- called before the next
+        both = seconds(update, ranks.device)
         # Read and write each row once to look it up; read its gradient, read and write it to update it.
         moved = rows * 4 * sizes.dim * 5
         report(

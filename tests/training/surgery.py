@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -47,9 +48,17 @@ def merge(batches: list[Batch]) -> Batch:
     )
 
 
-def plain_queries(batch: Batch, edges: Edges) -> list[PlainQuery]:
-    """The batch's queries, which are those of `edges`: each edge has one slot per side."""
-    looked_up, queries = rows_of(batch), []
+def plain_queries(batch: Batch, edges: Edges, sizes: Sequence[int] = ()) -> list[PlainQuery]:
+    """The batch's queries, which are those of `edges`: each edge has one slot per side.
+
+    `sizes`: of the tables, for a batch of joined tables.
+    """
+    looked_up = (
+        rows_of(batch)
+        if batch.lookups is not None
+        else [(table, node) for table, size in enumerate(sizes) for node in range(size)]
+    )
+    queries = []
     expected = sorted(
         zip(*(column.tolist() for column in (edges.lhs, edges.rel, edges.rhs, edges.weight)), strict=True)
     )

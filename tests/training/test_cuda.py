@@ -23,10 +23,11 @@ from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.distributed.ranks import Ranks, process_group
 from twhin_core.errors import UserError
+from twhin_core.model import fused_softmax
 from twhin_core.model.twhin import Twhin
 from twhin_core.schema import Schema
 from twhin_core.training import build
-from twhin_core.training.local_tables import LocalModel
+from twhin_core.training.local_model import LocalModel
 from twhin_core.training.optimizers import fuse
 from twhin_core.training.plan import _plan
 
@@ -118,8 +119,24 @@ def test_adam_has_no_kernel_for_fp16_tables() -> None:
         build._check_kernels(config, Ranks(0, 1, torch.device("cuda", 0)))
 
 
-def test_tables_on_a_gpu_are_torchrecs() -> None:
-    assert not LocalModel.can_hold(make_config("auto").model, torch.device("cuda", 0))
+@pytest.mark.parametrize(
+    ("differs", "world_size", "has_triton", "expected"),
+    [
+        (False, 1, True, True),
+        (False, 2, True, False),
+        (False, 1, False, False),
+        (True, 1, True, False),
+    ],
+)
+def test_a_single_gpu_holds_tables_of_one_optimizer_itself(
+    differs: bool, world_size: int, has_triton: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused_softmax, "has_triton", lambda: has_triton)
+    tree = make_config("auto").model_dump()
+    if differs:
+        tree["model"]["embeddings"]["tables"][0]["optimizer"] = {"sgd": {"lr": 0.5}}
+    model = config_file.validate(Config, tree, "test").model
+    assert LocalModel.can_hold(model, torch.device("cuda", 0), world_size) == expected
 
 
 def test_each_rank_takes_its_gpu_and_nccl_beside_gloo(monkeypatch: pytest.MonkeyPatch) -> None:

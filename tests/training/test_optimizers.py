@@ -19,7 +19,7 @@ from twhin_core.errors import UserError
 from twhin_core.schema import Schema
 from twhin_core.training import build as build_module
 from twhin_core.training.build import TrainableModel, build
-from twhin_core.training.local_tables import LocalModel
+from twhin_core.training.local_model import LocalModel
 
 STEPS = 4
 # The same first rate in both tables: they must not share it later on.

@@ -15,7 +15,7 @@ from twhin_core.distributed.ranks import Ranks, process_group
 from twhin_core.model.batch import Batch
 from twhin_core.schema import Schema
 from twhin_core.training.build import TrainableModel, build
-from twhin_core.training.local_tables import LocalModel
+from twhin_core.training.local_model import LocalModel
 from twhin_core.training.pipeline import _Entry
 
 CASES = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,18 +38,17 @@ class Edges:
             weight = self.weight.take(rows)
         return Edges(self.lhs.take(rows), self.rel.take(rows), self.rhs.take(rows), weight)
 
-
-def concatenate(parts: Iterable[Edges]) -> Edges:
-    """The edges of at least one part, one after the other; of one alone, the same arrays."""
-    parts = list(parts)
-    if len(parts) == 1:
-        return parts[0]
-    return Edges(
-        np.concatenate([part.lhs for part in parts]),
-        np.concatenate([part.rel for part in parts]),
-        np.concatenate([part.rhs for part in parts]),
-        np.concatenate([part.weight for part in parts]),
-    )
+    @staticmethod
+    def joined(parts: list[Edges]) -> Edges:
+        """The edges of at least one part, one after the other; of a single part, the same arrays."""
+        if len(parts) == 1:
+            return parts[0]
+        return Edges(
+            np.concatenate([part.lhs for part in parts]),
+            np.concatenate([part.rel for part in parts]),
+            np.concatenate([part.rhs for part in parts]),
+            np.concatenate([part.weight for part in parts]),
+        )
 
 
 def check_columns(schema: pa.Schema, url: str) -> None:

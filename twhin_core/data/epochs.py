@@ -16,7 +16,7 @@ from typing import Literal, Protocol, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from twhin_core.data.edges import Edges, concatenate
+from twhin_core.data.edges import Edges
 from twhin_core.data.prefetch import Ahead
 from twhin_core.data.windows import IN_ORDER, EpochWindow, Windows
 
@@ -244,4 +244,4 @@ class _Cutter:
             pieces.append(chunk.take(slice(0, count)))
             count -= len(pieces[-1])
             self._rest = chunk.take(slice(len(pieces[-1]), None)) if len(pieces[-1]) < len(chunk) else None
-        return concatenate(pieces)
+        return type(pieces[0]).joined(pieces)

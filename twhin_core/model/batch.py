@@ -59,20 +59,26 @@ class Queries:
 class Batch:
     """B edges of one rank, with everything their loss needs; built on the CPU, moved by `to`."""
 
-    lookups: KeyedJaggedTensor
-    """One feature per table, with each id once and all in one jagged entry; an unpooled lookup returns a row per id."""
+    lookups: KeyedJaggedTensor | None
+    """One feature per table, with each id once and all in one jagged entry; an unpooled lookup returns a row per id.
+    None where `gathers` are rows of the joined tables, which are read without a lookup."""
     gathers: list[Tensor]
-    """int64 [n] each: indices into the m looked-up rows."""
-    order: Tensor
-    """int64: argsort of all gathers, concatenated."""
-    start: Tensor
-    """int64 [m + 1]: where in `order` each looked-up row begins, and where the last one ends."""
+    """int64 [n] each: indices into the m looked-up rows, or rows of the joined tables."""
+    order: Tensor | None
+    """int64: argsort of all gathers, concatenated; None without lookups."""
+    start: Tensor | None
+    """int64 [m + 1]: where in `order` each looked-up row begins, and where the last one ends; None without lookups."""
     queries: dict[Side, Queries]
     step_edges: int
     """The number of edges in this step over all ranks, over which the loss is averaged."""
 
+    def ids(self, gather: int) -> Tensor:
+        """The ids of a gather's rows, equal only for the same row within a table: int64 [n]."""
+        index = self.gathers[gather]
+        return index if self.lookups is None else self.lookups.values()[index]
+
     def to(self, device: torch.device) -> Batch:
-        if self.order.device == device:
+        if self.lookups is None or self.lookups.device() == device:
             return self
         return replace(
             _moved(self, device),

@@ -4,6 +4,9 @@ A host thread batches a few million edges per second; a GPU trains on ten times 
 negatives, gathers the rows and finds accidental hits, and never synchronizes with the host: every shape follows from
 the edges' relations, which the host knows. A row that occurs twice in a batch is looked up twice; the tables' kernels
 sum its gradients.
+
+Where all edges share their candidates, as with a single relation, the layout depends on the number of edges alone. The
+host then need not see the edges at all, which can be shuffled on the device (see `training/device_source`).
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from twhin_core.config import Model, TrainData
 from twhin_core.data.edges import Edges
 from twhin_core.data.frequencies import Frequencies
 from twhin_core.model.batch import BaseMaker, Batch, Queries
+from twhin_core.model.device_edges import DeviceEdges
 from twhin_core.model.negatives import ChunkLayout, draw_edges, lay_out_chunks
 from twhin_core.schema import OTHER, SIDES, Schema, Side
 
@@ -49,17 +53,16 @@ class LaidOutEdges:
     """B edges of one rank, laid out on the host; `to` makes the batch."""
 
     maker: DeviceBatchMaker
-    node: Sided
-    """int64 [B]."""
-    rel: Tensor
-    """int64 [B]."""
-    weight: Tensor
-    """float32 [B]: the edge's weight times its relation's."""
+    edges: DeviceEdges
+    """On the device, or pinned on the host."""
     sides: dict[Side, LaidOutSide]
     seed: int
     step_edges: int
+    is_uniform: bool
+    """Whether the layout depends on B alone."""
 
     def to(self, device: torch.device) -> Batch:
+        self.maker.seed(self.seed)
         return self.maker.make(self, device)
 
 
@@ -67,25 +70,54 @@ class DeviceBatchMaker(BaseMaker):
     """Makes batches from a schema's edges on a device."""
 
     def __init__(
-        self, schema: Schema, model: Model, data: TrainData, frequencies: Frequencies | None, device: torch.device
+        self,
+        schema: Schema,
+        model: Model,
+        data: TrainData,
+        frequencies: Frequencies | None,
+        device: torch.device,
+        are_joined: bool = False,
     ) -> None:
+        """`are_joined`: whether the tables are the parts of a single one, whose rows batches then name."""
         super().__init__(schema, model, data, frequencies, device)
-        self._device = device
+        self.device, self.generator = device, torch.Generator(device)
         self._host_table = {side: self._table[side].cpu() for side in SIDES}
-        self._weight = np.array([relation.weight for relation in schema.relations], np.float32)
-
-    def lay_out(self, edges: Edges, step_edges: int, seed: int) -> LaidOutEdges:
-        """The host's share of making a batch of `edges`, at least one; `seed` determines the negatives."""
-        rel = torch.from_numpy(edges.rel)
-        return LaidOutEdges(
-            maker=self,
-            node={"lhs": self._pinned(torch.from_numpy(edges.lhs)), "rhs": self._pinned(torch.from_numpy(edges.rhs))},
-            rel=self._pinned(rel),
-            weight=self._pinned(torch.from_numpy(edges.weight * self._weight[edges.rel])),
-            sides={side: self._lay_out_side(side, rel) for side in SIDES},
-            seed=seed,
-            step_edges=step_edges,
+        weights = [relation.weight for relation in schema.relations]
+        self._weight = torch.tensor(weights, device=device) if any(weight != 1 for weight in weights) else None
+        self._first_row = self._size.cumsum(0) - self._size if are_joined else None
+        self.is_uniform = all(
+            len(schema.relations) == 1 or (self._by_table[side] and len(set(self._host_table[side].tolist())) == 1)
+            for side in SIDES
         )
+        """Whether all edges share their candidates, on either side."""
+        self._uniform: dict[int, dict[Side, LaidOutSide]] = {}
+
+    def lay_out(self, edges: Edges | DeviceEdges, step_edges: int, seed: int) -> LaidOutEdges:
+        """The host's share of making a batch of `edges`, at least one; `seed` determines the negatives.
+
+        Edges that are on the device already must be uniform.
+        """
+        if isinstance(edges, Edges):
+            columns = (edges.lhs, edges.rel, edges.rhs, edges.weight)
+            lhs, rel, rhs, weight = (self._pinned(torch.from_numpy(column)) for column in columns)
+            edges = DeviceEdges(lhs, rel, rhs, weight)
+        if self.is_uniform:
+            sides = self._uniform_sides(len(edges))
+        else:
+            sides = {side: self._lay_out_side(side, edges.rel) for side in SIDES}
+        return LaidOutEdges(self, edges, sides, seed, step_edges, self.is_uniform)
+
+    def _uniform_sides(self, count: int) -> dict[Side, LaidOutSide]:
+        """The layout of `count` edges, on the device."""
+        if count not in self._uniform:
+            of_first = {side: self._lay_out_side(side, torch.zeros(count, dtype=torch.int64)) for side in SIDES}
+            self._uniform[count] = {
+                side: replace(
+                    of, chunks=self._chunks(of.chunks, count, self.device), table=_moved(of.table, self.device)
+                )
+                for side, of in of_first.items()
+            }
+        return self._uniform[count]
 
     def _lay_out_side(self, side: Side, rel: Tensor) -> LaidOutSide:
         table, tables = self._host_table[side][rel], len(self._tables)
@@ -101,20 +133,30 @@ class DeviceBatchMaker(BaseMaker):
 
     def _pinned(self, value: Tensor) -> Tensor:
         """On the host, where a GPU can copy it from while the host goes on."""
-        return value.pin_memory() if self._device.type == "cuda" else value
+        return value.pin_memory() if self.device.type == "cuda" else value
+
+    def seed(self, seed: int) -> None:
+        """Makes the next batch draw the negatives of `seed`."""
+        self.generator.manual_seed(seed)
 
     def make(self, host: LaidOutEdges, device: torch.device) -> Batch:
         """The batch, with negatives drawn on the device; the host never waits for it."""
-        assert device == self._device
-        generator = torch.Generator(device).manual_seed(host.seed)
-        node = {side: _moved(host.node[side], device) for side in SIDES}
-        rel, weight = _moved(host.rel, device), _moved(host.weight, device)
+        assert device == self.device
+        generator, moved = self.generator, host.edges.to(device)
+        node: Sided = {"lhs": moved.lhs, "rhs": moved.rhs}
+        rel = moved.rel
+        weight = moved.weight if self._weight is None else moved.weight * self._weight[rel]
         chunks = {side: self._chunks(host.sides[side].chunks, len(rel), device) for side in SIDES}
         table = {side: _moved(host.sides[side].table, device) for side in SIDES}
         uniform = {side: self._sampler.draw(table[side], generator) for side in SIDES}
-        lookups, index = self._lookups(self._requests(host, node, rel, table, uniform))
-        edges: Sided = {"lhs": index[0], "rhs": index[2]}
-        drawn: Sided = {"lhs": index[1], "rhs": index[3]}
+        if self._first_row is None:
+            lookups, index = self._lookups(self._requests(host, node, rel, table, uniform))
+            edges: Sided = {"lhs": index[0], "rhs": index[2]}
+            drawn: Sided = {"lhs": index[1], "rhs": index[3]}
+        else:
+            lookups = None
+            edges = {side: self._joined(node[side], self._table[side], rel) for side in SIDES}
+            drawn = {side: self._joined(uniform[side], table[side][:, None], None) for side in SIDES}
         gathers: list[Tensor] = []
         queries: dict[Side, Queries] = {}
         for side, layout in chunks.items():
@@ -139,9 +181,22 @@ class DeviceBatchMaker(BaseMaker):
                 has_self=self._data.self_negatives,
                 self_masked=self._is_no_negative(layout, rel, node) if self._data.self_negatives else None,
             )
-            gathers += [layout.lay_out(edges[of]).flatten() for of in (OTHER[side], side)] + [candidate.flatten()]
+            # Without a layout, both sides gather the same tensors, which are then read once.
+            ends = edges[OTHER[side]], edges[side]
+            gathers += ends if layout.is_identity else [layout.lay_out(end).flatten() for end in ends]
+            gathers.append(candidate.flatten())
+        if lookups is None:
+            return Batch(None, gathers, None, None, queries, host.step_edges)
         order, start = _sort_by_index(gathers, len(lookups.values()))
         return Batch(lookups, gathers, order, start, queries, host.step_edges)
+
+    def _joined(self, node: Tensor, table: Tensor, rel: Tensor | None) -> Tensor:
+        """Rows of the joined tables. `table`: of each node, or of each relation if these are given."""
+        assert self._first_row is not None
+        if len(self._first_row) == 1:
+            return node
+        first = self._first_row[table]
+        return node + (first if rel is None else first[rel])
 
     def _requests(self, host: LaidOutEdges, node: Sided, rel: Tensor, table: Sided, uniform: Sided) -> list[_Request]:
         """For each side, the edges' nodes, then the candidates drawn from the tables."""
@@ -154,6 +209,8 @@ class DeviceBatchMaker(BaseMaker):
         return requests
 
     def _chunks(self, chunks: ChunkLayout, edges: int, device: torch.device) -> ChunkLayout:
+        if chunks.group.device == device:
+            return chunks
         moved: dict[str, Any] = {name: _moved(value, device) for name, value in _copied(chunks).items()}
         if chunks.is_identity:
             everything = torch.arange(edges, device=device)
@@ -169,13 +226,13 @@ class DeviceBatchMaker(BaseMaker):
             order = sorted(range(len(requests)), key=lambda number: requests[number].table or 0)
             for number in order:
                 count = len(requests[number].node)
-                index[number] = torch.arange(first, first + count, device=self._device)
+                index[number] = torch.arange(first, first + count, device=self.device)
                 first += count
             values = torch.cat([requests[number].node for number in order])
         else:
             by_table = torch.cat([request.of_table() for request in requests]).argsort(stable=True)
             inverse = torch.empty_like(by_table)
-            inverse[by_table] = torch.arange(len(by_table), device=self._device)
+            inverse[by_table] = torch.arange(len(by_table), device=self.device)
             index = list(inverse.split([len(request.node) for request in requests]))
             values = torch.cat([request.node for request in requests])[by_table]
         stride = int(min(max(per_table.max(), 1), LARGEST_STRIDE))
@@ -183,7 +240,7 @@ class DeviceBatchMaker(BaseMaker):
         lookups = KeyedJaggedTensor(
             keys=self._tables,
             values=values,
-            lengths=_moved(self._pinned(torch.from_numpy(lengths.astype(np.int32).ravel())), self._device),
+            lengths=_moved(self._pinned(torch.from_numpy(lengths.astype(np.int32).ravel())), self.device),
             stride=stride,
             length_per_key=per_table.tolist(),
         )

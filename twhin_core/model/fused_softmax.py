@@ -13,9 +13,6 @@ from twhin_core.model.batch import Queries
 from twhin_core.model.scorer import Scorer
 from twhin_core.schema import Side
 
-METRICS = {"dot": 0, "cos": 0, "l2": 1, "squared_l2": 2}
-"""The number of each comparator in `softmax_kernels`; the cosine is the dot product of its points."""
-
 LARGEST_DIM = 256
 """Wider rows do not fit in a multiprocessor's shared memory."""
 
@@ -26,12 +23,12 @@ def is_available(device: torch.device, dim: int) -> bool:
     False for exact float32 products, whose kernels take a minute to compile.
     """
     is_exact = torch.get_float32_matmul_precision() == "highest" and not torch.is_autocast_enabled(device.type)
-    return device.type == "cuda" and dim <= LARGEST_DIM and not is_exact and _has_triton()
+    return device.type == "cuda" and dim <= LARGEST_DIM and not is_exact and has_triton()
 
 
 @functools.cache
-def _has_triton() -> bool:
-    """Cached, since every step asks twice and the answer takes a search through PATH."""
+def has_triton() -> bool:
+    """Whether Triton's kernels can be compiled. Cached, since every step asks and the answer searches PATH."""
     compilers = ("cc", "gcc", "clang")
     return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
 
@@ -51,32 +48,28 @@ def softmax_losses(
         vectors: of the queries' nodes [C, L, dim], the true answers [C, L, dim] and the candidates [C, K, dim].
         ids: int64, of the true answers [C, L] and of the candidates [C, K].
     """
-    from twhin_core.model.softmax_kernels import LogSumExp  # needs Triton
+    from twhin_core.model.softmax_function import METRICS, SoftmaxLosses  # needs Triton
 
     node, answer, candidates = vectors
-    queries = scorer.query_points(side, batch.rel, node)
+    queries = scorer.query_points(side, batch.rel, node).float().contiguous()
+    answers = scorer.answer_points(side, batch.rel, answer).float().contiguous()
     rel_of_candidates = batch.rel[:, :1].expand(-1, candidates.shape[1])
-    negatives = LogSumExp.apply(  # type: ignore[no-untyped-call]  # a Function of torch's
-        _low(queries),
-        _low(scorer.answer_points(side, rel_of_candidates, candidates)),
-        *ids,
-        batch.correction,
-        1 / temperature,
-        METRICS[comparator],
-    )
-    answers = scorer.answer_points(side, batch.rel, answer)
-    positive = scorer.comparator.pairs(queries, answers).float() / temperature
-    if batch.answer_correction is not None:
-        positive = positive - batch.answer_correction
+    negatives = scorer.answer_points(side, rel_of_candidates, candidates)
+    answer_shift, self_negative = batch.answer_correction, None
     if batch.log_weight is not None:
-        positive = positive - batch.log_weight[:, None]
-    logits = [positive, negatives]
+        weights = batch.log_weight[:, None].expand(batch.rel.shape)
+        answer_shift = weights if answer_shift is None else answer_shift + weights
     if batch.self_masked is not None:
-        self_negative = (
-            scorer.comparator.pairs(queries, scorer.answer_points(side, batch.rel, node)).float() / temperature
+        own = scorer.answer_points(side, batch.rel, node)
+        self_negative = (scorer.comparator.pairs(queries, own).float() / temperature).masked_fill(
+            batch.self_masked, -torch.inf
         )
-        logits.append(self_negative.masked_fill(batch.self_masked, -torch.inf))
-    return torch.stack(logits).logsumexp(0) - positive
+    low = torch.get_autocast_dtype(node.device.type) if torch.is_autocast_enabled(node.device.type) else torch.float32
+    losses: Tensor = SoftmaxLosses.apply(  # type: ignore[no-untyped-call]  # a Function of torch's
+        queries, answers, negatives, ids, batch.correction, answer_shift, self_negative, 1 / temperature,
+        METRICS[comparator], low,
+    )  # fmt: skip
+    return losses
 
 
 def masked_positions(batch: Queries, ids: tuple[Tensor, Tensor]) -> Tensor:
@@ -86,10 +79,3 @@ def masked_positions(batch: Queries, ids: tuple[Tensor, Tensor]) -> Tensor:
     first = torch.zeros_like(same[..., :1])
     columns = [first, same] if batch.self_masked is None else [first, batch.self_masked[..., None], same]
     return torch.cat(columns, -1).flatten().nonzero().squeeze(1)
-
-
-def _low(vectors: Tensor) -> Tensor:
-    """In autocast's dtype if it is enabled, contiguous."""
-    device = vectors.device.type
-    low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
-    return vectors.to(low).contiguous()

@@ -23,6 +23,8 @@ class Operator(ABC):
     """A kind of operator. Its parameters have one row per relation, selected by `index` [...]."""
 
     has_bias = False
+    has_fixed_shapes = False
+    """Whether `apply` and `adjoint` take the same steps on a GPU whatever the relations, without waiting for it."""
 
     @abstractmethod
     def initial(self, relations: int, dim: int) -> Tensor:
@@ -52,6 +54,8 @@ class Operator(ABC):
 class Identity(Operator):
     """x."""
 
+    has_fixed_shapes = True
+
     def initial(self, relations: int, dim: int) -> Tensor:
         return torch.empty(relations, 0)
 
@@ -65,6 +69,7 @@ class Translation(Operator):
     """x + θ_rel (Bordes et al., 2013, TransE)."""
 
     has_bias = True
+    has_fixed_shapes = True
 
     def initial(self, relations: int, dim: int) -> Tensor:
         return torch.zeros(relations, dim)
@@ -85,6 +90,8 @@ class Translation(Operator):
 class Diagonal(Operator):
     """θ_rel ∘ x (Yang et al., 2015, DistMult)."""
 
+    has_fixed_shapes = True
+
     def initial(self, relations: int, dim: int) -> Tensor:
         return torch.ones(relations, dim)
 
@@ -102,6 +109,8 @@ class ComplexDiagonal(Operator):
 
     With the dot product the score is Re⟨θ_rel ∘ x, y̅⟩.
     """
+
+    has_fixed_shapes = True
 
     def initial(self, relations: int, dim: int) -> Tensor:
         return torch.cat([torch.ones(relations, dim // 2), torch.zeros(relations, dim // 2)], 1)
@@ -220,8 +229,15 @@ class RelationOperators(nn.Module):
         total = weight.new_zeros(())
         for number, kind in enumerate(self._kinds):
             powers = find(kind).powers(self.get_parameter(kind).flatten(1), power)
-            total = total + (weight[self.get_buffer("_kind") == number] * powers).sum()
+            # Selecting relations makes the host wait for a GPU.
+            of_kind = weight if len(self._kinds) == 1 else weight[self.get_buffer("_kind") == number]
+            total = total + (of_kind * powers).sum()
         return total
+
+    @property
+    def has_fixed_shapes(self) -> bool:
+        """As `Operator.has_fixed_shapes`; several kinds are told apart by their relations."""
+        return len(self._kinds) == 1 and find(self._kinds[0]).has_fixed_shapes
 
     @property
     def relations(self) -> int:

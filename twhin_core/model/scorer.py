@@ -40,6 +40,10 @@ class Scorer(nn.Module):
         self.operator = RelationOperators(relations, model.dim)
         self.inverse = RelationOperators(relations, model.dim) if model.reciprocal else None
 
+    def shares_candidates(self, side: Side) -> bool:
+        """As `relations_share_candidates`."""
+        return side == "rhs" or self.inverse is not None or self.comparator.commutes_with_operators
+
     def queries(self, side: Side, rel: Tensor, node: Tensor) -> Tensor:
         """Projects the queries' nodes, which are on the other side than `side`; scores still need the query's `offset`.
 
@@ -72,9 +76,7 @@ class Scorer(nn.Module):
 
     def _answering(self, side: Side, rel: Tensor, nodes: Tensor) -> Tensor:
         """Nodes, with the operator applied if it acts on answers: rel [...], nodes [..., dim] → [..., dim]."""
-        if side == "lhs" and self.inverse is None and not self.comparator.commutes_with_operators:
-            return self.operator(rel, nodes)  # type: ignore[no-any-return]
-        return nodes
+        return nodes if self.shares_candidates(side) else self.operator(rel, nodes)
 
     def query_points(self, side: Side, rel: Tensor, node: Tensor) -> Tensor:
         """Like `queries`, but returns the points to compare: rel [...], node [..., dim] → [..., dim]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,6 +42,7 @@ class Twhin(nn.Module):
             ],
             device=table_device,
         )
+        self.dim = model.dim
         self.scorer = Scorer(model, schema.relations).to(device)
         self.comparator = model.comparator
         self.loss = make_loss(model)
@@ -48,14 +50,14 @@ class Twhin(nn.Module):
         if model.regularization is not None:
             self.extra.append(Regularizer(model.regularization))
         if model.relation_prediction:
-            self.extra.append(RelationPrediction(model.relation_prediction, schema.relations))
+            self.extra.append(RelationPrediction(model.relation_prediction, schema.relations, device))
 
     def forward(self, batch: Batch) -> Tensor:
         """This rank's part of the step's mean loss: Σ weight · (lhs side + rhs side) / 2 / edges of the step.
 
         In training, it includes regularization and relation prediction if they are configured.
         """
-        rows = _Gather.apply(self._look_up(batch), batch)  # type: ignore[no-untyped-call]  # untyped in torch
+        rows = self._gather(batch)
         lhs, rhs = (self._loss(side, batch, rows) for side in SIDES)
         loss = (lhs + rhs) / (2 * batch.step_edges)
         if self.training and self.extra:
@@ -65,22 +67,29 @@ class Twhin(nn.Module):
                 loss = loss + objective(self.scorer, edges.rel, edges.weight, lhs, rhs) / batch.step_edges
         return loss
 
-    def _look_up(self, batch: Batch) -> Tensor:
-        """The looked-up rows [m, dim], table by table."""
-        found = self.tables(batch.lookups)  # in the order of the sharding
-        rows = [found[name].values() for name in self.table_names]
-        return torch.cat(rows) if len(rows) > 1 else rows[0]
+    @property
+    def has_fixed_shapes(self) -> bool:
+        """Whether a loss by the fused kernels has the same shapes whatever the edges, as a CUDA graph needs."""
+        operators = [self.scorer.operator, *([] if self.scorer.inverse is None else [self.scorer.inverse])]
+        return isinstance(self.loss, Softmax) and all(of.has_fixed_shapes for of in operators)
 
-    def _loss(self, side: Side, whole: Batch, rows: list[Tensor]) -> Tensor:
+    def _gather(self, batch: Batch) -> Sequence[Tensor]:
+        """The rows [n, dim] of each of the batch's gathers."""
+        if batch.lookups is None:
+            return self.tables.gather(batch.gathers)  # type: ignore[no-any-return]  # nn.Module attributes are untyped
+        found = self.tables(batch.lookups)  # in the order of the sharding
+        of_tables = [found[name].values() for name in self.table_names]
+        looked_up = torch.cat(of_tables) if len(of_tables) > 1 else of_tables[0]
+        return _Gather.apply(looked_up, batch)  # type: ignore[no-untyped-call, no-any-return]  # untyped in torch
+
+    def _loss(self, side: Side, whole: Batch, rows: Sequence[Tensor]) -> Tensor:
         """Weighted sum of the losses of the batch's queries for `side`, a scalar. `rows`: those of each gather."""
         batch = whole.queries[side]
         gathers = (batch.node, batch.answer, batch.candidate)
         node, answer, candidates = (rows[of].view(len(batch.rel), -1, rows[of].shape[-1]) for of in gathers)
         masked = batch.masked
         if masked is None:
-            answer_id, candidate_id = (
-                whole.lookups.values()[whole.gathers[of]].view(len(batch.rel), -1) for of in gathers[1:]
-            )
+            answer_id, candidate_id = (whole.ids(of).view(len(batch.rel), -1) for of in gathers[1:])
             if isinstance(self.loss, Softmax) and fused_softmax.is_available(node.device, node.shape[-1]):
                 losses = fused_softmax.softmax_losses(
                     self.scorer, self.comparator, side, batch, (node, answer, candidates), (answer_id, candidate_id),

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from twhin_core.config import Config, TrainData
-from twhin_core.data.epochs import EpochReader, Source, State, Step
+from twhin_core.data.epochs import EpochReader, InProcess, Source, State, Step
 from twhin_core.data.files import EdgeFiles
 from twhin_core.data.frequencies import Frequencies
 from twhin_core.data.prefetch import Ahead
@@ -19,6 +19,8 @@ from twhin_core.errors import UserError
 from twhin_core.model.batch import Batch, BatchMaker
 from twhin_core.model.device_batch import DeviceBatchMaker, LaidOutEdges
 from twhin_core.schema import Schema
+from twhin_core.training.device_source import OnDevice, reading_threads
+from twhin_core.training.local_model import LocalModel
 
 PreparedBatch = Batch | LaidOutEdges
 """A batch made on the CPU, or the edges that a batch is made of on a GPU; `to` returns the batch on the device."""
@@ -52,7 +54,12 @@ class Batches:
         if ranks.device.type == "cpu":
             self._maker = BatchMaker(schema, config.model, data, frequencies)
         else:
-            self._maker = DeviceBatchMaker(schema, config.model, data, frequencies, ranks.device)
+            is_local = LocalModel.can_hold(config.model, ranks.device, ranks.world_size)
+            self._maker = DeviceBatchMaker(schema, config.model, data, frequencies, ranks.device, is_local)
+            if source is None and ranks.world_size == 1 and self._maker.is_uniform:
+                self._windows = Windows(files, self._seed, data.shuffle_buffer, held=reading_threads())
+                # Its edges are tensors, which pass through the reader like arrays.
+                self._source = OnDevice(self._windows, ranks.device)  # type: ignore[assignment]
         if not self.edges_per_epoch:
             section = "validation_data" if data is config.validation_data else "train_data"
             raise UserError(
@@ -83,13 +90,14 @@ class Batches:
 
     def step_after(self, state: State) -> Step:
         """The step that this rank takes after `state`, from the next epoch if this one has none left."""
-        return next(self._reader(state).steps(num_epochs=state["epoch"] + 2))
+        return next(self._reader(state, InProcess(self._windows)).steps(num_epochs=state["epoch"] + 2))
 
-    def _reader(self, state: State | None = None) -> EpochReader:
+    def _reader(self, state: State | None = None, source: Source | None = None) -> EpochReader:
         data, ranks = self._data, self._ranks
         reader = EpochReader(
-            self._windows, data.per_replica_batch_size, ranks.rank, ranks.world_size, data.remainder, self._source
-        )
+            self._windows, data.per_replica_batch_size, ranks.rank, ranks.world_size, data.remainder,
+            source or self._source,
+        )  # fmt: skip
         if state is not None:
             reader.load_state_dict(state)
         return reader

@@ -20,13 +20,16 @@ from torchrec.distributed.types import ShardingPlan
 from twhin_core.config import Config
 from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import UserError
+from twhin_core.model import fused_softmax
 from twhin_core.model.batch import Batch
+from twhin_core.model.device_batch import LaidOutEdges
 from twhin_core.model.twhin import Twhin
 from twhin_core.schema import Schema
 from twhin_core.training.batches import PreparedBatch
-from twhin_core.training.direct_lookup import look_up_directly
+from twhin_core.training.captured_step import CapturedStep
 from twhin_core.training.initialise import initialise_table
-from twhin_core.training.local_tables import LocalModel
+from twhin_core.training.joined_tables import JoinedTables
+from twhin_core.training.local_model import LocalModel
 from twhin_core.training.optimizers import Optimizers, fuse
 from twhin_core.training.pipeline import Pipeline
 from twhin_core.training.plan import TablePlan, check_single_rank, make_plan, summarize
@@ -43,14 +46,13 @@ class TrainableModel:
     optimizers: Optimizers
     plan: list[TablePlan]
     amp: bool
-    is_single_rank: bool = False
-    """Whether this rank holds all rows, so that a step needs no communication."""
 
     def step(self, batch: PreparedBatch) -> Tensor:
         """Trains on one batch. Returns this rank's part of the loss before the update, a scalar on the device."""
         self.optimizers.start()
-        differentiated, loss = self._loss(batch.to(self.model.device))
-        differentiated.backward()
+        loss = self._captured(batch) if isinstance(batch, LaidOutEdges) and self._can_capture(batch) else None
+        if loss is None:
+            loss = self._train(batch.to(self.model.device))
         self.optimizers.finish()
         return loss
 
@@ -70,15 +72,36 @@ class TrainableModel:
 
     @cached_property
     def pipeline(self) -> Pipeline | None:
-        if self.is_single_rank:
+        if isinstance(self.model, LocalModel):
             return None
         return Pipeline(self.model, self.optimizers, self._loss)
+
+    def _can_capture(self, batch: LaidOutEdges) -> bool:
+        """Whether nothing in a step waits for the device or has shapes that depend on the edges."""
+        model, device = self.model, self.model.device
+        with self._precision():
+            is_fused = fused_softmax.is_available(device, model.module.dim)
+        return (
+            isinstance(model, LocalModel) and device.type == "cuda" and batch.is_uniform and is_fused
+            and model.module.has_fixed_shapes
+        )  # fmt: skip
+
+    @cached_property
+    def _captured(self) -> CapturedStep:
+        return CapturedStep(self._train, list(self.model.module.parameters()))
+
+    def _train(self, batch: Batch) -> Tensor:
+        """The forward and the backward pass, and the update of joined tables. Returns the loss."""
+        differentiated, loss = self._loss(batch)
+        differentiated.backward()
+        if isinstance(self.model, LocalModel) and isinstance(self.model.tables, JoinedTables):
+            self.model.tables.update()
+        return loss
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The value to differentiate, and this rank's part of the loss."""
         with self._precision():
-            # A single rank has no gradients to reduce, so it bypasses the wrapper.
-            loss: Tensor = self.model.module(batch) if self.is_single_rank else self.model(batch)
+            loss: Tensor = self.model(batch)
         # Gradients are averaged over the ranks, but the step's loss is the sum of the ranks' parts.
         return loss * torch.distributed.get_world_size(), loss.detach()
 
@@ -99,13 +122,11 @@ def build(config: Config, schema: Schema, ranks: Ranks) -> TrainableModel:
     torch.set_float32_matmul_precision("high" if config.runtime.enable_tensorfloat32 else "highest")
     twhin = Twhin(config.model, schema, table_device=torch.device("meta"), device=ranks.device)
     model: DistributedModelParallel | LocalModel
-    if ranks.world_size == 1 and LocalModel.can_hold(config.model, ranks.device):
+    if LocalModel.can_hold(config.model, ranks.device, ranks.world_size):
         check_single_rank(config, schema, ranks)
-        model, plan, shards = LocalModel(config.model, schema, twhin), None, list[ShardRows]()
-        is_single_rank = True
+        model, plan, shards = LocalModel(config.model, schema, twhin, ranks.device), None, list[ShardRows]()
     else:
         model, plan = _shard(config, schema, twhin, ranks)
-        is_single_rank = ranks.world_size == 1 and ranks.device.type == "cuda" and look_up_directly(model)
         shards = use_row_optimizers(config, model) if ranks.device.type == "cpu" else []
     state = model.state_dict()
     for table in config.model.embeddings.tables:
@@ -116,7 +137,6 @@ def build(config: Config, schema: Schema, ranks: Ranks) -> TrainableModel:
         optimizers=Optimizers(config, model, shards),
         plan=summarize(config, schema, plan, ranks.world_size),
         amp=config.runtime.enable_amp,
-        is_single_rank=is_single_rank,
     )
 
 

@@ -11,35 +11,8 @@ from torch import Tensor, nn
 from torchrec import JaggedTensor, KeyedJaggedTensor
 
 from twhin_core.config import Model
-from twhin_core.model.batch import Batch
-from twhin_core.model.twhin import Twhin
 from twhin_core.schema import Schema
 from twhin_core.training.row_optimizer import RowOptimizer
-
-
-class LocalModel(nn.Module):
-    """The model with local tables, in place of a DistributedModelParallel."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, model: Model, schema: Schema, twhin: Twhin) -> None:
-        super().__init__()
-        self.module = twhin
-        self.tables = LocalTables(model, schema)
-        twhin.tables = self.tables
-
-    @staticmethod
-    def can_hold(model: Model, device: torch.device) -> bool:
-        """Whether tables of these dtypes can be local; on a GPU, fbgemm's kernels are faster."""
-        return device.type == "cpu" and all(table.data_type == "fp32" for table in model.embeddings.tables)
-
-    def forward(self, batch: Batch) -> Tensor:
-        loss: Tensor = self.module(batch)
-        return loss
-
-    def state_dict(self) -> dict[str, Tensor]:  # type: ignore[override]  # as DistributedModelParallel returns it
-        state: dict[str, Tensor] = self.module.state_dict()
-        return state
 
 
 class LocalTables(nn.Module):

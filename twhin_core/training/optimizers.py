@@ -19,7 +19,7 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 from twhin_core.config import Config
 from twhin_core.config.optimizer import Optimizer
 from twhin_core.model.twhin import Twhin
-from twhin_core.training.local_tables import LocalModel
+from twhin_core.training.local_model import LocalModel
 from twhin_core.training.row_optimizer import RowOptimizer
 from twhin_core.training.schedules import rate
 

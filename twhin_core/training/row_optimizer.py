@@ -8,6 +8,20 @@ from torch import Tensor
 from twhin_core.config.optimizer import Adam, Optimizer
 from twhin_core.training.schedules import rate
 
+STATE_NAMES = {
+    "sgd": (),
+    "adam": ("exp_avg", "exp_avg_sq"),
+    "adagrad": ("momentum1",),
+    "rowwise_adagrad": ("momentum1",),
+}
+"""The fused kernels' names for the parts of each optimizer's state."""
+
+
+def state_shapes(optimizer: Optimizer, rows: int, columns: int) -> list[tuple[int, ...]]:
+    """The shapes of those parts for a table [rows, columns]."""
+    shape = (rows,) if optimizer.name == "rowwise_adagrad" else (rows, columns)
+    return [shape] * len(STATE_NAMES[optimizer.name])
+
 
 class RowOptimizer:
     """The optimizer of a table that this process holds whole; docs/numerics.md gives the formulas."""
@@ -15,15 +29,9 @@ class RowOptimizer:
     def __init__(self, table: str, optimizer: Optimizer, weight: Tensor, state: list[Tensor] | None = None) -> None:
         """`state`: existing tensors to keep the state in; None allocates zeros."""
         self._table, self._optimizer, self._weight = table, optimizer, weight
-        rows, columns = weight.shape
-        shapes: dict[str, list[tuple[int, ...]]] = {
-            "sgd": [],
-            "adam": [(rows, columns), (rows, columns)],
-            "adagrad": [(rows, columns)],
-            "rowwise_adagrad": [(rows,)],
-        }
         if state is None:
-            state = [torch.zeros(shape, device=weight.device) for shape in shapes[optimizer.name]]
+            shapes = state_shapes(optimizer, *weight.shape)
+            state = [torch.zeros(shape, device=weight.device) for shape in shapes]
         self._state = state
 
     @torch.no_grad()
@@ -69,5 +77,5 @@ class RowOptimizer:
     def state(self) -> dict[str, Tensor]:
         """The state under the fused kernels' names, so that checkpoints fit both."""
         prefix = f"optimizer.tables.embeddings.{self._table}.weight.{self._table}"
-        names = ("exp_avg", "exp_avg_sq") if self._optimizer.name == "adam" else ("momentum1",)
-        return {f"{prefix}.{name}": value for name, value in zip(names, self._state, strict=False)}
+        names = STATE_NAMES[self._optimizer.name]
+        return {f"{prefix}.{name}": value for name, value in zip(names, self._state, strict=True)}
