@@ -28,6 +28,7 @@ from tests.evaluation.rankers import (
 from twhin_core.config import Evaluation, Relation
 from twhin_core.data.edges import Edges
 from twhin_core.errors import UserError
+from twhin_core.evaluation import ranks
 from twhin_core.evaluation.baselines import Popularity, rank_at_random
 from twhin_core.evaluation.candidates import CandidateSet
 from twhin_core.evaluation.products import Precision
@@ -84,7 +85,16 @@ def test_metrics_equal_brute_force_under_ties(seed: int, evaluated: Split) -> No
         assert found[name] == pytest.approx(expected.figures(rel, HITS_AT, RECALL_AT), abs=1e-12)
 
 
-def test_rank_of_each_edge_equals_brute_force() -> None:
+@pytest.fixture(params=["torch", "kernel"])
+def counted_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How scores are counted: as on a CPU, or as on a GPU."""
+    if request.param == "kernel":
+        pytest.importorskip("triton", reason="requirements/dev_cpu.txt installs it; PyTorch for CUDA brings it")
+    monkeypatch.setattr(ranks, "has_kernel", lambda _: request.param == "kernel")
+    return str(request.param)
+
+
+def test_rank_of_each_edge_equals_brute_force(counted_by: str) -> None:
     splits, scores = random_graph(SCHEMA, 3), FewScores(3, values=4)
     expected = BruteForce(splits, "test", SIZES, scores)
     held, results = rank_graph(scores, splits, "test", SCHEMA)
@@ -98,7 +108,7 @@ def test_rank_of_each_edge_equals_brute_force() -> None:
             assert of.edges[row] == splits["test"].count(edge)
 
 
-def test_many_held_out_answers_of_a_query_are_each_compared() -> None:
+def test_many_held_out_answers_of_a_query_are_each_compared(counted_by: str) -> None:
     """More than are compared beside other queries', and more than the lines of a product."""
     schema = Schema({"node": 700}, [Relation(name="to", lhs="node", rhs="node")])
     rng = np.random.default_rng(0)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from twhin_core.errors import UserError
-from twhin_core.vectors.rows import Rows, blocks
+from twhin_core.vectors.rows import Ints, Rows, blocks
 
 NOT_FINITE = "scores are not finite: the model diverged; lower its learning rates"
 
@@ -95,17 +95,23 @@ class Candidates:
     def __init__(
         self, rows: Rows, project: Callable[[Tensor], Tensor], arithmetic: Arithmetic, shape: Shape, memory: int
     ) -> None:
-        """`project`: [C, dim] → [C, width]."""
+        """`project`: [C, dim] → [C, width], on the device of `arithmetic`."""
         self.size, self.shape = rows.size, shape
-        self._rows, self._project, self._arithmetic = rows, project, arithmetic
+        self._rows = rows if arithmetic.device.type == "cpu" else _CopiedRows(rows, arithmetic.device)
+        self._project, self._arithmetic = project, arithmetic
         row_bytes = rows.dim * arithmetic.dtype.itemsize
         self._keeps = (rows.size + shape.candidates) * row_bytes <= memory
         self._kept: list[Tensor] | None = None
         block_bytes = min(READ_BYTES, memory // 4) // (rows.dim * 4)  # streaming holds three blocks
         self._block_rows = max(1, block_bytes // shape.candidates) * shape.candidates
+        self._are_finite = torch.ones((), dtype=torch.bool, device=arithmetic.device)
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """(first row, factor [C, width]) of all candidates in order; the last block is padded with zeros."""
+        """(first row, factor [C, width]) of all candidates in order; the last block is padded with zeros.
+
+        Raises:
+            UserError: a number is not finite, after all blocks.
+        """
         if self._kept is not None:
             for number, block in enumerate(self._kept):
                 yield number * self.shape.candidates, block
@@ -117,16 +123,35 @@ class Candidates:
                 if self._keeps:
                     kept.append(block)
                 yield first + start, block
+        self.check()
         if self._keeps:
             self._kept = kept
 
     def factor(self, vectors: Tensor) -> Tensor:
-        """At most C rows [n, dim] → [C, width], padded with zeros.
-
-        Raises:
-            UserError: a number is not finite.
-        """
-        if not torch.isfinite(vectors).all():
-            raise UserError(NOT_FINITE)
+        """At most C rows [n, dim] → [C, width], padded with zeros; `check` tells whether all numbers were finite."""
+        vectors = vectors.to(self._arithmetic.device)
+        self._are_finite &= torch.isfinite(vectors).all()
         padded = torch.nn.functional.pad(vectors, (0, 0, 0, self.shape.candidates - len(vectors)))
         return self._arithmetic.factor(self._project(padded))
+
+    def check(self) -> None:
+        """Raises UserError if a number of a factor was not finite. A GPU is asked once, not for each block."""
+        if not bool(self._are_finite):
+            raise UserError(NOT_FINITE)
+
+
+class _CopiedRows:
+    """Rows copied to a GPU while it computes: by the thread that reads ahead, in a stream of its own."""
+
+    def __init__(self, rows: Rows, device: torch.device) -> None:
+        self._rows, self._device, self._stream = rows, device, torch.cuda.Stream(device)
+        self.size, self.dim = rows.size, rows.dim
+
+    def read(self, start: int, stop: int) -> Tensor:
+        with torch.cuda.stream(self._stream):
+            copied = self._rows.read(start, stop).to(self._device)  # returns when it is done
+        copied.record_stream(torch.cuda.default_stream(self._device))
+        return copied
+
+    def gather(self, rows: Ints) -> Tensor:
+        return self._rows.gather(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from twhin_core.evaluation.candidates import CandidateSet
-from twhin_core.evaluation.products import Arithmetic, Candidates, block_shape
+from twhin_core.evaluation.products import Arithmetic, Candidates, Shape, block_shape
 from twhin_core.evaluation.queries import FilteredQueries, Ints
 from twhin_core.evaluation.ranks import AnswerRanks, rank
 from twhin_core.model.scorer import Scorer
@@ -47,18 +48,14 @@ class ModelRanker:
     ) -> None:
         """`memory`: bytes for the vectors of candidates."""
         self._scorer, self._schema, self._tables = scorer, schema, tables
+        self._last: tuple[tuple[str, int, Shape], Candidates] | None = None
+        self._scorer_on_device = copy.deepcopy(scorer).to(arithmetic.device)
         self._arithmetic, self._memory, self._progress = arithmetic, memory, progress
 
     def among(self, candidates: CandidateSet, queries: int) -> RankQueries:
         """As `Ranker.among`. Raises UserError where scores are not finite."""
-        side, rel, table = candidates.side, int(candidates.relations[0]), self._tables[candidates.table]
-        factors = Candidates(
-            SelectedRows(table, candidates.size, candidates.drawn),
-            lambda vectors: self._project_answers(side, rel, vectors),
-            self._arithmetic,
-            block_shape(queries, candidates.size, self._arithmetic.device),
-            self._memory,
-        )
+        side, table = candidates.side, self._tables[candidates.table]
+        factors = self._factors(candidates, block_shape(queries, candidates.size, self._arithmetic.device))
 
         def ranks(of: FilteredQueries) -> AnswerRanks:
             nodes = gather_vectors(self._tables, self._schema, OTHER[side], of.rel, of.node)
@@ -66,6 +63,22 @@ class ModelRanker:
             return rank(of, vectors, candidates, factors, table, self._arithmetic, self._progress)
 
         return ranks
+
+    def _factors(self, of: CandidateSet, shape: Shape) -> Candidates:
+        """The projected candidates; where both sides have the same, those made last."""
+        is_shared = of.drawn is None and self._scorer.shares_candidates(of.side)
+        key = of.table, of.size, shape
+        if is_shared and self._last is not None and self._last[0] == key:
+            return self._last[1]
+        self._last = None  # first, to free what it keeps
+        side, rel = of.side, int(of.relations[0])
+        rows = SelectedRows(self._tables[of.table], of.size, of.drawn)
+        factors = Candidates(
+            rows, lambda vectors: self._project_answers(side, rel, vectors), self._arithmetic, shape, self._memory
+        )
+        if is_shared:
+            self._last = key, factors
+        return factors
 
     @torch.inference_mode()
     def _project_queries(self, side: Side, rel: Ints, vectors: Tensor) -> Tensor:
@@ -75,7 +88,8 @@ class ModelRanker:
     @torch.inference_mode()
     def _project_answers(self, side: Side, rel: int, vectors: Tensor) -> Tensor:
         """Candidates [n, dim] → [n, width]."""
-        return self._scorer.answers(side, torch.full((1, len(vectors)), rel), vectors[None])[0]
+        rels = torch.full((1, len(vectors)), rel, device=vectors.device)
+        return self._scorer_on_device.answers(side, rels, vectors[None])[0]
 
 
 def gather_vectors(tables: Mapping[str, Rows], schema: Schema, side: Side, rel: Ints, node: Ints) -> Tensor:

@@ -20,6 +20,7 @@ from twhin_core.errors import UserError
 from twhin_core.evaluation.candidates import CandidateSet
 from twhin_core.evaluation.products import NOT_FINITE, Arithmetic, Candidates, count_true
 from twhin_core.evaluation.queries import FilteredQueries, Floats, Ints
+from twhin_core.model.fused_softmax import has_triton
 from twhin_core.progress import Progress
 from twhin_core.vectors.rows import Rows
 
@@ -84,7 +85,11 @@ class _Ranking:
         factors[: len(queries)] = vectors[torch.from_numpy(self._lines.query)]
         self._factors = arithmetic.factor(factors).unflatten(0, (-1, lines))
         self._scores = torch.empty(lines, width, device=arithmetic.device)
-        self._comparisons = torch.empty(2, lines, width, dtype=torch.bool, device=arithmetic.device)
+        self._comparisons: Tensor | None = None
+        if has_kernel(arithmetic.device):
+            self._rows = torch.from_numpy(self._lines.row).to(arithmetic.device)
+        else:
+            self._comparisons = torch.empty(2, lines, width, dtype=torch.bool, device=arithmetic.device)
 
     def own_scores(self, answers: Rows) -> npt.NDArray[np.float32]:
         """[K]: the scores of the answers that are held out or not removed; 0 for the others."""
@@ -106,6 +111,7 @@ class _Ranking:
                     column = torch.arange(piece.stop - piece.start)
                     own = self._scores[torch.from_numpy(row[piece] - block * lines), column]
                     scores[kept[of_part][piece]] = own.cpu().numpy()
+        self._candidates.check()
         if not np.isfinite(scores).all():
             raise UserError(NOT_FINITE)
         return scores
@@ -113,25 +119,39 @@ class _Ranking:
     def compare(self, scores: npt.NDArray[np.float32], of: CandidateSet, progress: Progress) -> Ints:
         """[K]: for the answers held out, twice the negatives that score higher plus those that score the same."""
         device, (lines, width) = self._arithmetic.device, self._candidates.shape
-        own = torch.from_numpy(scores[self._lines.held]).to(device)[:, None]
+        own = torch.from_numpy(scores[self._lines.held]).to(device)
         above = torch.zeros(len(own), dtype=torch.int64, device=device)
         filtered = self._filtered(of)
+        cells = torch.from_numpy(filtered).to(device)
         for start, factor in self._candidates.blocks():
-            known = _slices(filtered, start // width * len(self._factors), len(self._factors), lines * width)
-            for queries, cells, tasks in zip(self._factors, known, self._lines.tasks, strict=True):
+            first = start // width * len(self._factors)
+            known = _slices(filtered, first, len(self._factors), lines * width)
+            for block, (queries, of_block) in enumerate(zip(self._factors, known, strict=True)):
                 self._arithmetic.product(queries, factor, self._scores)
-                self._scores[:, self._candidates.size - start :] = torch.nan  # the padding of the last block
-                if len(cells):
-                    self._scores.view(-1).index_fill_(0, torch.from_numpy(cells).to(device), torch.nan)
-                for rows, answers in tasks:
-                    comparisons = self._comparisons[:, : answers.stop - answers.start]
-                    torch.gt(self._scores[rows], own[answers], out=comparisons[0])
-                    torch.ge(self._scores[rows], own[answers], out=comparisons[1])
-                    above[answers] += count_true(comparisons).sum(0)
+                if start + width > self._candidates.size:
+                    self._scores[:, self._candidates.size - start :] = torch.nan  # the padding of the last block
+                if of_block.stop > of_block.start:
+                    within = cells[of_block] - (first + block) * lines * width
+                    self._scores.view(-1).index_fill_(0, within, torch.nan)
+                self._count(block, own, above)
             progress.update(len(self._queries) * min(width, self._candidates.size - start))
         counts = np.zeros(len(scores), np.int64)
         counts[self._lines.held] = above.cpu().numpy()
         return counts
+
+    def _count(self, block: int, own: Tensor, above: Tensor) -> None:
+        """Adds to `above` [A] what the scores of a block of lines give, `own` [A] being the answers' scores."""
+        if self._comparisons is None:
+            from twhin_core.evaluation.rank_kernels import count_above  # needs Triton
+
+            answers = self._lines.of_block(block)
+            count_above(self._scores, self._rows[answers], own[answers], above[answers])
+            return
+        for rows, answers in self._lines.tasks[block]:
+            comparisons = self._comparisons[:, : answers.stop - answers.start]
+            torch.gt(self._scores[rows], own[answers, None], out=comparisons[0])
+            torch.ge(self._scores[rows], own[answers, None], out=comparisons[1])
+            above[answers] += count_true(comparisons).sum(0)
 
     def _filtered(self, of: CandidateSet) -> Ints:
         """The known answers as cells of all scores, numbered block by block as `compare` makes these, ascending."""
@@ -147,11 +167,15 @@ class _Ranking:
         return cells
 
 
-def _slices(cells: Ints, first: int, count: int, size: int) -> Iterator[Ints]:
-    """Those of ascending `cells` in each of `count` blocks of `size` cells, from block `first` on."""
-    ends = np.searchsorted(cells, np.arange(first, first + count + 1) * size)
-    for number in range(count):
-        yield cells[ends[number] : ends[number + 1]] - (first + number) * size
+def has_kernel(device: torch.device) -> bool:
+    """Whether a kernel counts on this device."""
+    return device.type == "cuda" and has_triton()
+
+
+def _slices(cells: Ints, first: int, count: int, size: int) -> Iterator[slice]:
+    """Where ascending `cells` lie in each of `count` blocks of `size` cells, from block `first` on."""
+    ends = np.searchsorted(cells, np.arange(first, first + count + 1) * size).tolist()
+    yield from map(slice, ends, ends[1:])
 
 
 class _Task(NamedTuple):
@@ -184,8 +208,15 @@ class _Lines:
         order = np.lexsort((np.where(layer < LAYERS, row, layer), task, block))
         self.held: Ints = held[order]
         """[A] the held-out answers in the order of comparison, each an index of `FilteredQueries.answer`."""
+        self.row: Ints = row[order]
+        """[A] their rows within their blocks."""
+        self._ends = np.searchsorted(block[order], np.arange(-(-len(queries) // lines_per_block) + 1)).tolist()
         self.tasks = _tasks(block[order], task[order], row[order], lines_per_block)
         """The tasks of each block."""
+
+    def of_block(self, block: int) -> slice:
+        """The answers of a block."""
+        return slice(self._ends[block], self._ends[block + 1])
 
 
 def _tasks(block: Ints, task: Ints, row: Ints, most: int) -> list[list[_Task]]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from twhin_core.config import Config
-from twhin_core.data.edges import Edges, concatenate
+from twhin_core.data.edges import Edges
 from twhin_core.evaluation.queries import Ints
 from twhin_core.evaluation.rankers import gather_vectors
 from twhin_core.model.scorer import Scorer
@@ -70,8 +70,8 @@ def _batches(chunks: Iterable[Edges], size: int) -> Iterator[Edges]:
     for chunk in chunks:
         held.append(chunk)
         while sum(map(len, held)) >= size:
-            whole = concatenate(held)
+            whole = Edges.joined(held)
             yield whole.take(slice(0, size))
             held = [whole.take(slice(size, len(whole)))]
     if sum(map(len, held)):
-        yield concatenate(held)
+        yield Edges.joined(held)
