@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,30 @@ def test_identities_have_no_parameters_to_hold_down() -> None:
     config_file.load(LOCAL, [*identities, "model.regularization={tables: 0.1}"])
     with pytest.raises(UserError, match=r"model.regularization.relations: has no effect, the identity has no param"):
         config_file.load(LOCAL, [*identities, "model.regularization={relations: 0.1}"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.init_std=0.1", "model.init_std: has no effect, spherical_adagrad gives rows length 1"),
+        ("model.regularization={tables: 0.1}", "model.regularization.tables: rows keep length 1"),
+        ("model.embeddings.tables.0.data_type=fp16", "tables.0.data_type: fp16 would round rows away from length 1"),
+        ("model.embeddings.tables.0.sharding=column_wise", "tables.0.sharding: column_wise parts rows"),
+        (
+            "model.translation_optimizer={spherical_adagrad: {lr: 0.1}}",
+            "model.translation_optimizer: spherical_adagrad is for tables",
+        ),
+    ],
+)
+def test_unit_rows_refuse_what_cannot_keep_them_so(override: str, message: str) -> None:
+    unit = [
+        f"model.embeddings.tables.{table}.optimizer.{key}"
+        for table in range(2)
+        for key in ("sgd=null", "learning_rate=null", "spherical_adagrad={lr: 1.0}")
+    ]
+    config_file.load(LOCAL, unit)
+    with pytest.raises(UserError, match=re.escape(message)):
+        config_file.load(LOCAL, [*unit, override])
 
 
 def test_chunks_are_no_larger_than_the_batch_unless_they_are_said_to_be() -> None:

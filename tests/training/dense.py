@@ -131,7 +131,7 @@ class PlainModel:
             for place, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
                 assert gradient.abs().sum() > 0, "every parameter must learn"
                 is_relation = place >= len(self.tables)
-                change = lr_relations * gradient if is_relation else update.change(place, gradient)
+                change = lr_relations * gradient if is_relation else update.change(place, gradient, parameter)
                 parameter.copy_(parameter - change)
         return float(loss.detach())
 
@@ -142,7 +142,7 @@ class Update:
     def __init__(self) -> None:
         self.sums: dict[int, Tensor | float] = {}
 
-    def change(self, table: int, gradient: Tensor) -> Tensor:
+    def change(self, table: int, gradient: Tensor, weight: Tensor) -> Tensor:
         """What to subtract from the weights of a table."""
         return 0.1 * gradient
 
@@ -151,7 +151,7 @@ class Adagrad(Update):
     def squares(self, gradient: Tensor) -> Tensor:
         return gradient.square()
 
-    def change(self, table: int, gradient: Tensor) -> Tensor:
+    def change(self, table: int, gradient: Tensor, weight: Tensor) -> Tensor:
         self.sums[table] = self.sums.get(table, 0.0) + self.squares(gradient)
         return 0.1 * gradient / (self.sums[table] ** 0.5 + 1e-8)
 
@@ -161,4 +161,21 @@ class RowwiseAdagrad(Adagrad):
         return gradient.square().mean(1, keepdim=True)
 
 
-UPDATES: dict[str, type[Update]] = {"sgd": Update, "adagrad": Adagrad, "rowwise_adagrad": RowwiseAdagrad}
+class SphericalAdagrad(Adagrad):
+    """Rows of length 1: steps along the tangent by an angle, then back to the sphere."""
+
+    def squares(self, gradient: Tensor) -> Tensor:
+        return gradient.square().sum(1, keepdim=True)
+
+    def change(self, table: int, gradient: Tensor, weight: Tensor) -> Tensor:
+        tangent = torch.stack([g - (g @ row) / (row @ row) * row for g, row in zip(gradient, weight, strict=True)])
+        moved = weight - super().change(table, tangent, weight)
+        return weight - moved / moved.norm(dim=1, keepdim=True)
+
+
+UPDATES: dict[str, type[Update]] = {
+    "sgd": Update,
+    "adagrad": Adagrad,
+    "rowwise_adagrad": RowwiseAdagrad,
+    "spherical_adagrad": SphericalAdagrad,
+}

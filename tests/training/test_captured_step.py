@@ -70,7 +70,8 @@ def train(config: Config, ranks: Ranks, relations: int) -> tuple[list[float], di
 
 @pytest.mark.parametrize("relations", [1, 3])
 @pytest.mark.parametrize(
-    ("optimizer", "comparator"), [("sgd", "dot"), ("adagrad", "l2"), ("rowwise_adagrad", "cos"), ("adam", "dot")]
+    ("optimizer", "comparator"),
+    [("sgd", "dot"), ("adagrad", "l2"), ("rowwise_adagrad", "cos"), ("spherical_adagrad", "cos"), ("adam", "dot")],
 )
 def test_recorded_steps_equal_the_others(
     optimizer: str, comparator: str, relations: int, ranks: Ranks, monkeypatch: pytest.MonkeyPatch

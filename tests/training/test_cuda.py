@@ -80,6 +80,7 @@ class ReachedError(Exception):
         ("adam", "fp32", EmbOptimType.ADAM),
         ("adagrad", "fp16", EmbOptimType.EXACT_ADAGRAD),
         ("rowwise_adagrad", "fp32", EmbOptimType.EXACT_ROWWISE_ADAGRAD),
+        ("spherical_adagrad", "fp32", EmbOptimType.EXACT_ROWWISE_ADAGRAD),
     ],
 )
 def test_the_kernel_is_asked_for_with_arguments_that_it_takes(
@@ -107,6 +108,8 @@ def test_the_kernel_is_asked_for_with_arguments_that_it_takes(
     assert asked["optimizer"] == kind
     assert asked["weights_precision"] == (SparseType.FP16 if data_type == "fp16" else SparseType.FP32)
     assert {spec[2] for spec in asked["embedding_specs"]} == {EmbeddingLocation.DEVICE}
+    if optimizer == "spherical_adagrad":
+        assert asked["max_norm"] == 1
     if optimizer == "adam":
         assert (asked["beta1"], asked["beta2"], asked["eps"]) == (0.8, 0.99, 1e-8)
 

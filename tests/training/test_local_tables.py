@@ -76,7 +76,21 @@ def test_rowwise_adagrad_by_hand() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "adagrad", "rowwise_adagrad"])
+def test_spherical_adagrad_by_hand() -> None:
+    """The first step turns a row by an angle whose tangent is the learning rate, wherever the gradient points."""
+    tables = make_tables(spherical_adagrad={"lr": 0.75, "eps": 0.0})
+    weight = weight_of(tables)
+    weight.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(ROWS, DIM))
+    take_step(tables, [1], torch.tensor([5.0, -8.0, 0.0, 0.0]).expand(ROWS, DIM), 1)
+    torch.testing.assert_close(weight[1], torch.tensor([0.8, 0.6, 0.0, 0.0]))
+    # The next gradient's tangent part is (0, 0, 6, 0): the root of 64 + 36 is 10, so the step is .75 · .6 = .45.
+    take_step(tables, [1], torch.tensor([8.0, 6.0, 6.0, 0.0]).expand(ROWS, DIM), 2)
+    torch.testing.assert_close(weight[1], torch.tensor([0.8, 0.6, -0.45, 0.0]) / 1.2025**0.5)
+    state = tables.optimizer_state()["optimizer.tables.embeddings.user.weight.user.momentum1"]
+    assert state.tolist() == pytest.approx([0, 100, 0, 0, 0])
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adagrad", "rowwise_adagrad", "spherical_adagrad"])
 def test_rows_that_are_not_looked_up_do_not_move(name: str) -> None:
     tables = make_tables(**{name: {"lr": 0.1}})
     before = weight_of(tables).clone()

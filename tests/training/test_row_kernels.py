@@ -20,6 +20,7 @@ SETTINGS = {
     "sgd": {"lr": 0.3},
     "adagrad": {"lr": 0.3, "eps": 0.01},
     "rowwise_adagrad": {"lr": 0.3, "eps": 0.01},
+    "spherical_adagrad": {"lr": 0.3, "eps": 0.01},
     "adam": {"lr": 0.3, "betas": [0.8, 0.9], "eps": 0.01},
 }
 
@@ -45,6 +46,8 @@ def test_rows_are_updated_as_on_a_cpu(kind: str, lengths: list[int], dim: int, h
     ]
     optimizer = config_file.validate(Optimizer, {kind: SETTINGS[kind]}, "test")
     weight = torch.randn(ROWS, dim, generator=generator)
+    if kind == "spherical_adagrad":
+        weight = torch.nn.functional.normalize(weight)
     state = [torch.rand(shape, generator=generator) for shape in state_shapes(optimizer, ROWS, dim)]
     found, found_state = weight.to(DEVICE, copy=True), [of.to(DEVICE, copy=True) for of in state]
 

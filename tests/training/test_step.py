@@ -95,6 +95,9 @@ CASES = [
     Case("sgd", "row_wise", "bce", reciprocal=True, has_self=True, in_batch=0),
     Case("sgd", "row_wise", full=True, in_batch=0),
     Case("rowwise_adagrad", "table_wise", "softmax", "cos", full=True, has_self=True, logq=True, reciprocal=True),
+    Case("spherical_adagrad", "row_wise", operator="translation", comparator="cos", logq=True, reciprocal=True),
+    Case("spherical_adagrad", "table_wise", operator="diagonal"),
+    Case("spherical_adagrad", "data_parallel,row_wise", "bce"),
 ]
 
 
@@ -121,7 +124,7 @@ def make_config(case: Case) -> Config:
             "loss": case.loss,
             "comparator": case.comparator,
             "reciprocal": case.reciprocal,
-            "init_std": 0.5,
+            "init_std": 0.01 if case.optimizer == "spherical_adagrad" else 0.5,
             "regularization": make_penalty(case),
         },
         "train_data": {

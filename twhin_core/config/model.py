@@ -46,6 +46,10 @@ class Table(Section):
         kind, optimizer = self.sharding, self.optimizer
         if kind == "column_wise" and optimizer.name == "rowwise_adagrad":
             raise ValueError("sharding: column_wise would give each part a mean of its own in rowwise_adagrad")
+        if kind == "column_wise" and self.is_spherical:
+            raise ValueError("sharding: column_wise parts rows, whose length spherical_adagrad keeps at 1")
+        if self.is_spherical and self.data_type == "fp16":
+            raise ValueError("data_type: fp16 would round rows away from length 1, which spherical_adagrad keeps")
         if kind == "column_wise" and self.embedding_dim % 8:
             raise ValueError(f"sharding: column_wise cannot part {self.embedding_dim} columns into multiples of 4")
         if kind == "data_parallel" and optimizer.name == "adam":
@@ -53,6 +57,11 @@ class Table(Section):
         if kind == "data_parallel" and self.data_type == "fp16":
             raise ValueError("sharding: data_parallel would round the gradients of an fp16 table")
         return self
+
+    @property
+    def is_spherical(self) -> bool:
+        """Whether its rows have length 1."""
+        return self.optimizer.spherical_adagrad is not None
 
 
 class Embeddings(Section):
@@ -176,14 +185,23 @@ class Model(Section):
         for key, default, loss in (("temperature", 1.0, "softmax"), ("margin", 0.1, "ranking")):
             if self.loss != loss and getattr(self, key) != default:
                 raise ValueError(f"{key}: has no effect on the {self.loss} loss; set loss: {loss} or leave it out")
-        if self.translation_optimizer.name == "rowwise_adagrad":
-            raise ValueError("translation_optimizer: rowwise_adagrad is for tables; use adagrad")
+        if (name := self.translation_optimizer.name) in ("rowwise_adagrad", "spherical_adagrad"):
+            raise ValueError(f"translation_optimizer: {name} is for tables; use adagrad")
         if (
             self.regularization is not None
             and self.regularization.relations
             and all(relation.operator == "identity" for relation in self.relations)
         ):
             raise ValueError("regularization.relations: has no effect, the identity has no parameters; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _spherical(self) -> Model:
+        if all(table.is_spherical for table in self.embeddings.tables):
+            if self.init_std != 0.01:
+                raise ValueError("init_std: has no effect, spherical_adagrad gives rows length 1; leave it out")
+            if self.regularization is not None and self.regularization.tables:
+                raise ValueError("regularization.tables: rows keep length 1 under spherical_adagrad; leave it out")
         return self
 
     @property

@@ -116,7 +116,14 @@ class RowwiseAdagrad(Section):
     eps: float = Field(1e-8, ge=0, description="Added to the root of the accumulator.")
 
 
-OPTIMIZERS = ("sgd", "adam", "adagrad", "rowwise_adagrad")
+class SphericalAdagrad(Section):
+    """Row-wise Adagrad on the unit sphere (Bécigneul & Ganea, 2019): rows have length 1 and turn by angles."""
+
+    lr: Rate = Field(description="Learning rate: the angle, in radians, by which a row turns in its first step.")
+    eps: float = Field(1e-8, ge=0, description="Added to the root of the accumulator.")
+
+
+OPTIMIZERS = ("sgd", "adam", "adagrad", "rowwise_adagrad", "spherical_adagrad")
 
 
 class Optimizer(Section):
@@ -127,6 +134,10 @@ class Optimizer(Section):
     adagrad: Adagrad | None = Field(None, description="Adagrad, one accumulator an element.")
     rowwise_adagrad: RowwiseAdagrad | None = Field(
         None, description="(ours) Adagrad, one accumulator a row; for tables only."
+    )
+    spherical_adagrad: SphericalAdagrad | None = Field(
+        None,
+        description="(ours) Row-wise Adagrad for tables whose rows keep length 1, as the cosine wants them; fp32 only.",
     )
     learning_rate: LearningRate | None = Field(
         None,
@@ -148,6 +159,6 @@ class Optimizer(Section):
         return next(name for name in OPTIMIZERS if getattr(self, name) is not None)
 
     @property
-    def choice(self) -> Sgd | Adam | Adagrad | RowwiseAdagrad:
-        choice: Sgd | Adam | Adagrad | RowwiseAdagrad = getattr(self, self.name)
+    def choice(self) -> Sgd | Adam | Adagrad | RowwiseAdagrad | SphericalAdagrad:
+        choice: Sgd | Adam | Adagrad | RowwiseAdagrad | SphericalAdagrad = getattr(self, self.name)
         return choice

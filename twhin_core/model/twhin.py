@@ -42,6 +42,8 @@ class Twhin(nn.Module):
             ],
             device=table_device,
         )
+        self.project_gradients_of: set[str] = set()
+        """Tables of unit rows whose optimizer does not make gradients tangent to the sphere."""
         self.dim = model.dim
         self.scorer = Scorer(model, schema.relations).to(device)
         self.comparator = model.comparator
@@ -78,7 +80,11 @@ class Twhin(nn.Module):
         if batch.lookups is None:
             return self.tables.gather(batch.gathers)  # type: ignore[no-any-return]  # nn.Module attributes are untyped
         found = self.tables(batch.lookups)  # in the order of the sharding
-        of_tables = [found[name].values() for name in self.table_names]
+        of_tables = [
+            # No change for rows of length 1; backward, the projection.
+            F.normalize(found[name].values()) if name in self.project_gradients_of else found[name].values()
+            for name in self.table_names
+        ]
         looked_up = torch.cat(of_tables) if len(of_tables) > 1 else of_tables[0]
         return _Gather.apply(looked_up, batch)  # type: ignore[no-untyped-call, no-any-return]  # untyped in torch
 

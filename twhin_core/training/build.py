@@ -131,7 +131,8 @@ def build(config: Config, schema: Schema, ranks: Ranks) -> TrainableModel:
     state = model.state_dict()
     for table in config.model.embeddings.tables:
         weight = state[f"tables.embeddings.{table.name}.weight"]
-        initialise_table(table.name, weight, config.model.init_std, config.training.seed)
+        std = None if table.is_spherical else config.model.init_std
+        initialise_table(table.name, weight, std, config.training.seed)
     return TrainableModel(
         model=model,
         optimizers=Optimizers(config, model, shards),
@@ -147,6 +148,9 @@ def _shard(config: Config, schema: Schema, twhin: Twhin, ranks: Ranks) -> tuple[
     model = DistributedModelParallel(twhin, device=ranks.device, plan=plan, sharders=[EmbeddingCollectionSharder()])
     if ranks.device.type == "cpu":
         _unpool_replicated(model)
+    else:
+        fused = (table for table in config.model.embeddings.tables if table.sharding != "data_parallel")
+        twhin.project_gradients_of = {table.name for table in fused if table.is_spherical}
     return model, plan
 
 

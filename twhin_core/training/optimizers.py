@@ -5,6 +5,7 @@ All follow docs/numerics.md, each with the rate that its schedule gives for the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -35,6 +36,7 @@ FUSED: dict[str, type[torch.optim.Optimizer]] = {
     "adam": FusedAdam,
     "adagrad": torch.optim.Adagrad,
     "rowwise_adagrad": RowWiseAdagrad,
+    "spherical_adagrad": RowWiseAdagrad,
 }
 """The classes that stand for fused kernels and take the kernels' arguments."""
 
@@ -51,6 +53,8 @@ def fuse(config: Config, twhin: Twhin) -> None:
             arguments["lr"] = float(_distinct_optimizers(config).index(table.optimizer))
             if table.optimizer.name == "adam":
                 arguments["beta1"], arguments["beta2"] = arguments.pop("betas")
+            if table.is_spherical:  # a tangent step lengthens a row, so the bound is its length; only on GPUs
+                arguments |= {"max_norm": 1.0, "eps": arguments["eps"] / math.sqrt(table.embedding_dim)}
             weight = twhin.tables.embeddings[table.name].weight
             apply_optimizer_in_backward(FUSED[table.optimizer.name], [weight], arguments)
 
@@ -79,7 +83,7 @@ class Optimizers:
         if isinstance(model, LocalModel):
             self._tables.append(model.tables)
             return
-        self._tables += [FusedTables(model, _distinct_optimizers(config)), *shards]
+        self._tables += [FusedTables(model, _distinct_optimizers(config), config.model.dim), *shards]
         for table in config.model.embeddings.tables:
             if table.sharding == "data_parallel":
                 weight = model.module.tables.embeddings[table.name].weight
@@ -125,7 +129,8 @@ class TableOptimizer(Protocol):
 class FusedTables:
     """Tables that the backward pass updates."""
 
-    def __init__(self, model: DistributedModelParallel, distinct: list[Optimizer]) -> None:
+    def __init__(self, model: DistributedModelParallel, distinct: list[Optimizer], dim: int) -> None:
+        self._dim = dim
         self._fused = model.fused_optimizer
         self._groups = [(group, distinct[round(float(group["lr"]))]) for group in self._fused.param_groups]
         self._kernels_count = False
@@ -136,7 +141,9 @@ class FusedTables:
             self._fused.set_optimizer_step(step - 1)
             self._kernels_count = True
         for group, optimizer in self._groups:
-            group["lr"] = rate(optimizer, step)
+            # The kernel divides by the root of the mean square, not of the sum.
+            per_mean = 1 / math.sqrt(self._dim) if optimizer.name == "spherical_adagrad" else 1.0
+            group["lr"] = rate(optimizer, step) * per_mean
         self._fused.step()  # passes the rates to the kernels; the backward pass does the update
 
     def finish(self, step: int) -> None:

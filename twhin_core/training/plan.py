@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from twhin_core.model.twhin import Twhin
 from twhin_core.progress import log
 from twhin_core.schema import Schema
 from twhin_core.sizes import readable
+from twhin_core.training.row_optimizer import state_shapes
 
 # What `auto` chooses from. data_parallel is exact too, but its gradients are as large as the table.
 AUTO = ("table_wise", "row_wise")
@@ -165,7 +167,7 @@ def write(plan: list[TablePlan], root: str) -> None:
 def _bytes(table: Table, rows: int, columns: int) -> int:
     """Bytes of weights and optimizer state and, for a replicated table, of its dense gradients."""
     weights = (2 if table.data_type == "fp16" else 4) * columns
-    state = {"sgd": 0, "adam": 8 * columns, "adagrad": 4 * columns, "rowwise_adagrad": 4}[table.optimizer.name]
+    state = 4 * sum(map(math.prod, state_shapes(table.optimizer, 1, columns)))
     gradients = weights if table.sharding == "data_parallel" else 0
     return rows * (weights + state + gradients)
 

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-KINDS = ("sgd", "adagrad", "rowwise_adagrad", "adam")
+KINDS = ("sgd", "adagrad", "rowwise_adagrad", "adam", "spherical_adagrad")
 """The optimizers, by the kernel's number for each."""
 
 MOST_PIECES = 6
@@ -87,6 +87,11 @@ def _update(
             total = tl.load(first_state + row) + tl.sum(gradient * gradient, 0) / D
             tl.store(first_state + row, total)
             step = gradient / (tl.sqrt(total) + eps)
+        elif kind == 4:
+            tangent = gradient - tl.sum(gradient * value, 0) * value
+            total = tl.load(first_state + row) + tl.sum(tangent * tangent, 0)
+            tl.store(first_state + row, total)
+            step = tangent / (tl.sqrt(total) + eps)
         else:
             mean = tl.load(first_state + of, in_columns, other=0.0)
             square = tl.load(second_state + of, in_columns, other=0.0)
@@ -95,7 +100,10 @@ def _update(
             tl.store(first_state + of, mean, in_columns)
             tl.store(second_state + of, square, in_columns)
             step = (mean / tl.load(rates + 1)) / (tl.sqrt(square / tl.load(rates + 2)) + eps)
-        tl.store(weight + of, value - lr * step, in_columns)
+        value -= lr * step
+        if kind == 4:
+            value /= tl.sqrt(tl.sum(value * value, 0))
+        tl.store(weight + of, value, in_columns)
 
 
 def update_rows(
@@ -114,7 +122,7 @@ def update_rows(
         gradients: rows, int64 [n], and their gradients, one tensor float32 [n, dim] or two to be added; at most
             `MOST_PIECES` entries, at most `MOST_SHARED` of them with two. Rows may be repeated.
         weight: float32 [R, dim].
-        state: float32, of the optimizer: [R, dim] or, for `rowwise_adagrad`, [R].
+        state: float32, of the optimizer: [R, dim] or, for `rowwise_adagrad` and `spherical_adagrad`, [R].
         rates: float32 [3] on the device: the learning rate, 1 - beta1^step and 1 - beta2^step.
     """
     ordered = sorted(gradients, key=lambda entry: -len(entry[1]))

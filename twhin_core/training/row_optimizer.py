@@ -13,13 +13,14 @@ STATE_NAMES = {
     "adam": ("exp_avg", "exp_avg_sq"),
     "adagrad": ("momentum1",),
     "rowwise_adagrad": ("momentum1",),
+    "spherical_adagrad": ("momentum1",),
 }
 """The fused kernels' names for the parts of each optimizer's state."""
 
 
 def state_shapes(optimizer: Optimizer, rows: int, columns: int) -> list[tuple[int, ...]]:
     """The shapes of those parts for a table [rows, columns]."""
-    shape = (rows,) if optimizer.name == "rowwise_adagrad" else (rows, columns)
+    shape = (rows,) if optimizer.name in ("rowwise_adagrad", "spherical_adagrad") else (rows, columns)
     return [shape] * len(STATE_NAMES[optimizer.name])
 
 
@@ -48,6 +49,8 @@ class RowOptimizer:
             values.sub_(gradient, alpha=lr)
         elif self._optimizer.name == "adam":
             self._adam(rows, values, gradient, lr, step)
+        elif self._optimizer.name == "spherical_adagrad":
+            self._spherical_adagrad(rows, values, gradient, lr)
         else:
             self._adagrad(rows, values, gradient, lr)
         self._weight.index_copy_(0, rows, values)
@@ -63,6 +66,16 @@ class RowOptimizer:
         total.index_copy_(0, rows, squares)
         root = squares.sqrt_().add_(self._optimizer.choice.model_dump()["eps"])
         values.addcdiv_(gradient, root.unsqueeze(1) if total.dim() == 1 else root, value=-lr)
+
+    def _spherical_adagrad(self, rows: Tensor, values: Tensor, gradient: Tensor, lr: float) -> None:
+        (total,) = self._state
+        along = torch.linalg.vecdot(gradient, values).unsqueeze(1)
+        tangent = torch.addcmul(gradient, along, values, value=-1)
+        squares = total.index_select(0, rows).add_(tangent.square().sum(1))
+        total.index_copy_(0, rows, squares)
+        root = squares.sqrt_().add_(self._optimizer.choice.model_dump()["eps"])
+        values.addcdiv_(tangent, root.unsqueeze(1), value=-lr)
+        values.div_(torch.linalg.vector_norm(values, dim=1, keepdim=True))
 
     def _adam(self, rows: Tensor, values: Tensor, gradient: Tensor, lr: float, step: int) -> None:
         settings = self._optimizer.choice

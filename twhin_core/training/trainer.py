@@ -28,6 +28,7 @@ from twhin_core.training.batches import Batches, PreparedBatch
 from twhin_core.training.build import build
 from twhin_core.training.divergence import STEPS_BETWEEN_CHECKS, LossGuard
 from twhin_core.training.frequencies import count_together
+from twhin_core.training.initialise import normalise_rows
 from twhin_core.training.metrics_log import Interval, MetricsLog, peak_memory
 from twhin_core.training.schedules import until
 from twhin_core.training.validation import Patience, validation_loss
@@ -143,7 +144,11 @@ class Trainer:
             checkpoint.load(newest, self.model.state())
             self._say("train: resumes from the checkpoint of step %d", newest.step)
         elif initial is not None:
-            found = checkpoint.load_initial(initial, self.model.state(), self.description)
+            state = self.model.state()
+            found = checkpoint.load_initial(initial, state, self.description)
+            for table in self.config.model.embeddings.tables:
+                if table.is_spherical:  # the other model's rows may have any length
+                    normalise_rows(state[f"tables.embeddings.{table.name}.weight"])
             self._say("train: starts from the weights of %s", found.url)
 
     def _progress(self) -> Progress:
