@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from twhin_core import storage
+from twhin_core import limits, storage
 from twhin_core.errors import TwhinError
 from twhin_core.progress import log, show_log
 from twhin_core.stages.report import REPORT
@@ -31,6 +31,7 @@ DEBUG = "TWHIN_DEBUG"
 @contextlib.contextmanager
 def step() -> Iterator[None]:
     """Runs a stage as the process of a component: an error of the user's ends it with one line and its exit code."""
+    limits.use_cores()
     show_log(debug=os.environ.get(DEBUG) == "1")
     error_file = os.environ.get(ERROR_FILE)
     if error_file is not None:

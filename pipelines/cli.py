@@ -13,7 +13,7 @@ import typer
 
 from twhin.components.run_root import fill_run_root
 from twhin.pipelines import ask
-from twhin_core import __version__
+from twhin_core import __version__, limits
 from twhin_core.errors import GateFailed, TwhinError, UserError
 from twhin_core.progress import log, show_log
 from twhin_core.stages.readers import LOOPBACK
@@ -436,6 +436,7 @@ def _show(what: str, root: str, path: str) -> None:
 
 def main() -> None:
     """Runs the command line; an error that one line explains ends it with that line and its exit code."""
+    limits.use_cores()
     try:
         app()
     except TwhinError as error:

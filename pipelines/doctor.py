@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from twhin.components.task import SHARED_MEMORY
-from twhin_core import __version__, libraries, storage
+from twhin_core import __version__, libraries, limits, storage
 from twhin_core.errors import StorageError, UserError
 
 PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "pyarrow", "duckdb", "kfp", "gcsfs")
@@ -66,12 +66,14 @@ def _has_gpu() -> bool:
 def _devices() -> Finding:
     import torch
 
+    of_machine = "" if limits.cores() == os.cpu_count() else f" of the machine's {os.cpu_count()}"
+    cores = f"{limits.cores()} CPU cores{of_machine}, {limits.memory() / 2**30:.1f} GiB"
     if not torch.cuda.is_available():
         built = "" if torch.version.cuda is None else f"; torch is built for CUDA {torch.version.cuda} and sees no GPU"
-        return Finding("devices", f"{os.cpu_count()} CPU cores{built}")
+        return Finding("devices", f"{cores}{built}")
     gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     memory = ", ".join(f"{gpu.name} {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus)
-    return Finding("devices", f"{os.cpu_count()} CPU cores, {len(gpus)} GPUs: {memory}; CUDA {torch.version.cuda}")
+    return Finding("devices", f"{cores}, {len(gpus)} GPUs: {memory}; CUDA {torch.version.cuda}")
 
 
 def _fused_loss() -> Finding:

@@ -7,7 +7,6 @@ that product alone: two ranks of B see in every step what one rank of 2B sees. E
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Literal, Protocol, TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from twhin_core import limits
 from twhin_core.data.edges import Edges
 from twhin_core.data.prefetch import Ahead
 from twhin_core.data.windows import IN_ORDER, EpochWindow, Windows
@@ -102,7 +102,7 @@ def read_chunks(windows: Windows, request: Request) -> Iterator[tuple[int, Edges
 def gathering_threads() -> int:
     """How many threads gather the edges of chunks: a GPU takes more than one can make, and a small machine has none
     to spare."""
-    return max(1, min(4, (os.cpu_count() or 1) // 4))
+    return max(1, min(4, limits.cores() // 4))
 
 
 class InProcess:

@@ -18,6 +18,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from twhin_core import limits
 from twhin_core.distributed.nodes import Nodes, find_nodes
 from twhin_core.errors import Preempted, TwhinError, UserError
 from twhin_core.progress import log, show_log
@@ -54,6 +55,7 @@ def launch(stage: Callable[..., object], *arguments: Any) -> None:
             os.environ.pop(name, None)
         stage(*arguments)
         return
+    limits.use_cores(nodes.ranks_per_node)  # else torchrun gives each rank a single thread
     log.info("launch: node %d of %d, ranks here: %d", nodes.index + 1, nodes.count, nodes.ranks_per_node)
     AGENT_LOG.addFilter(_is_no_exit_barrier_error)
     try:

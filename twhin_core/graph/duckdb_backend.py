@@ -8,6 +8,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
+from twhin_core import limits
 from twhin_core.errors import UserError
 from twhin_core.graph.sources import duckdb_line
 
@@ -19,7 +20,7 @@ def open_backend(database: str, **settings: object) -> Backend:
     backend = ibis.duckdb.connect(
         database,
         preserve_insertion_order=False,  # every table that is written is sorted explicitly
-        **settings,
+        **{"threads": limits.cores(), **settings},
     )
     backend.raw_sql("SET enable_progress_bar = false")
     backend.raw_sql("SET TimeZone = 'UTC'")  # or a time with a zone would depend on the machine's

@@ -6,7 +6,6 @@ window in data set order together with its permutation, and gathers it at once; 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -15,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from twhin_core import limits
 from twhin_core.data.edges import Edges
 from twhin_core.data.epochs import Request
 from twhin_core.data.prefetch import Ahead
@@ -27,7 +27,7 @@ WINDOWS_AHEAD = 6
 
 def reading_threads() -> int:
     """How many windows are read at the same time, and so held in memory."""
-    return max(1, min(WINDOWS_AHEAD, (os.cpu_count() or 1) // 3))
+    return max(1, min(WINDOWS_AHEAD, limits.cores() // 3))
 
 
 class OnDevice:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
+
+from twhin_core import limits
 
 ROWS_PER_BLOCK = 16_384
 
@@ -26,7 +27,7 @@ def initialise_table(name: str, weight: Tensor | ShardedTensor, std: float | Non
         first, stop = offsets[0] // ROWS_PER_BLOCK, -(-(offsets[0] + local.shape[0]) // ROWS_PER_BLOCK)
         fill = partial(_fill, name, local, offsets, columns, std, seed)
         if local.is_cuda:  # one thread draws at a hundredth of the speed of the copy
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
+            with ThreadPoolExecutor(limits.cores()) as pool:
                 list(pool.map(fill, range(first, stop)))
         else:
             for block in range(first, stop):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -22,7 +20,7 @@ from torchrec.distributed.planner.types import (
 )
 from torchrec.distributed.types import ShardingPlan
 
-from twhin_core import storage
+from twhin_core import limits, storage
 from twhin_core.config import Config, Table
 from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import UserError
@@ -37,8 +35,6 @@ AUTO = ("table_wise", "row_wise")
 
 # The fraction of each rank's memory kept for activations, buffers and the rest of the process.
 RESERVED = 0.15
-
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True)
@@ -194,7 +190,4 @@ def _memory_of(ranks: Ranks) -> int:
     """Bytes of this rank's GPU memory, or of its share of the memory of the machine or container."""
     if ranks.device.type == "cuda":
         return int(torch.cuda.get_device_properties(ranks.device).total_memory)
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if CGROUP_LIMIT.exists() and (limit := CGROUP_LIMIT.read_text().strip()) != "max":
-        memory = min(memory, int(limit))
-    return memory // ranks.local_world_size
+    return limits.memory() // ranks.local_world_size
