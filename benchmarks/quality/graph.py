@@ -1,0 +1,106 @@
+"""A prepared graph in memory, and the quality of a model on its held-out edges."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from twhin_core.config import Config
+from twhin_core.data.edges import Edges
+from twhin_core.data.splits import has_split, read_split
+from twhin_core.graph.manifest import read_schema
+from twhin_core.schema import OTHER, SIDES, Schema, Side
+
+Scores = Callable[[Side, int, Tensor], Tensor]
+"""Scores of one relation's queries for a side, whose nodes are int64 [Q], with all nodes of the table: [Q, R]."""
+
+QUERIES_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Graph:
+    schema: Schema
+    train: Edges
+    test: Edges
+    known: Edges
+    """The edges of all splits."""
+
+    @staticmethod
+    def read(config: Config, root: str) -> Graph:
+        schema = read_schema(config, root)
+        splits = {
+            split: read_split(config, root, schema, split)
+            for split in ("train", "validation", "test")
+            if has_split(config, root, split)
+        }
+        return Graph(schema, splits["train"], splits["test"], Edges.joined(list(splits.values())))
+
+
+class Queries:
+    """The distinct queries of the test edges for one side, and what is known of them."""
+
+    def __init__(self, graph: Graph, side: Side, known: Edges) -> None:
+        """`known`: edges whose answers are no candidates, except for the answer that is ranked."""
+        nodes = max(graph.schema.tables.values())
+        self.side = side
+        self.rel, self.node, self.answer = graph.test.rel, _end(graph.test, OTHER[side]), _end(graph.test, side)
+        keys = self.rel * nodes + self.node
+        self.distinct, self.query = np.unique(keys, return_inverse=True)
+        known_keys = known.rel * nodes + _end(known, OTHER[side])
+        row = np.searchsorted(self.distinct, known_keys).clip(max=len(self.distinct) - 1)
+        is_query = self.distinct[row] == known_keys
+        order = np.argsort(row[is_query], kind="stable")
+        self.known_row, self.known_answer = row[is_query][order], _end(known, side)[is_query][order]
+        self.nodes = nodes
+
+    def ranks(self, scores: Scores) -> npt.NDArray[np.int64]:
+        """The filtered rank of each test edge's answer, from 1; ties count half."""
+        ranks = np.zeros(len(self.query), np.float64)
+        by_query = np.argsort(self.query, kind="stable")
+        for start, stop in itertools.pairwise(self._blocks()):
+            keys = self.distinct[start:stop]
+            found = scores(self.side, int(keys[0] // self.nodes), torch.from_numpy(keys % self.nodes))
+            first, last = np.searchsorted(self.query[by_query], [start, stop])
+            edges = by_query[first:last]
+            rows, answers = torch.from_numpy(self.query[edges] - start), torch.from_numpy(self.answer[edges])
+            own = found[rows, answers]
+            first, last = np.searchsorted(self.known_row, [start, stop])
+            known = (
+                torch.from_numpy(self.known_row[first:last] - start),
+                torch.from_numpy(self.known_answer[first:last]),
+            )
+            found[known] = -torch.inf
+            for part in torch.arange(len(edges)).split(QUERIES_AT_ONCE):
+                mine, others = own[part, None], found[rows[part]]
+                others[torch.arange(len(part)), answers[part]] = -torch.inf
+                ranks[edges[part]] = 1 + (others > mine).sum(1) + 0.5 * (others == mine).sum(1)
+        return ranks
+
+    def _blocks(self) -> list[int]:
+        """Bounds of blocks of queries, each of one relation."""
+        begin = np.searchsorted(self.distinct, np.arange(self.distinct[-1] // self.nodes + 2) * self.nodes)
+        return sorted({*begin.tolist(), *range(0, len(self.distinct), QUERIES_AT_ONCE)})
+
+
+def _end(edges: Edges, side: Side) -> npt.NDArray[np.int64]:
+    return edges.lhs if side == "lhs" else edges.rhs
+
+
+def measure(graph: Graph, metric: str) -> Callable[[Scores], float]:
+    """`recall@K`, over all users with test edges and without the training edges of each; or the filtered `mrr`."""
+    if metric == "mrr":
+        sides = [Queries(graph, side, graph.known) for side in SIDES]
+        return lambda scores: float(np.concatenate([1 / side.ranks(scores) for side in sides]).mean())
+    top, queries = int(metric.removeprefix("recall@")), Queries(graph, "rhs", graph.train)
+
+    def recall(scores: Scores) -> float:
+        hits = np.bincount(queries.query, queries.ranks(scores) <= top)
+        return float((hits / np.bincount(queries.query)).mean())
+
+    return recall

@@ -1,0 +1,61 @@
+"""Our trainer, by a config, paused to be measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from benchmarks.quality.graph import Graph, Scores
+from twhin_core.config import Config
+from twhin_core.data.epochs import State
+from twhin_core.data.splits import open_split
+from twhin_core.distributed.ranks import process_group
+from twhin_core.schema import OTHER, Schema, Side
+from twhin_core.training.batches import Batches
+from twhin_core.training.build import TrainableModel, build
+from twhin_core.training.frequencies import count_together
+from twhin_core.training.schedules import until
+
+Point = tuple[float, float, Scores]
+"""Seconds of training, epochs, and the model then."""
+
+
+def train(config: Config, root: str, graph: Graph, every: float) -> Iterator[Point]:
+    """Trains as the config says; gives the model every so many epochs. Counting nodes is part of the time."""
+    with process_group() as ranks:
+        edges = open_split(config, root, graph.schema, "train")
+        started = time.perf_counter()
+        frequencies = count_together(edges, graph.schema, ranks) if config.train_data.needs_frequencies else None
+        batches = Batches(config, graph.schema, edges, config.train_data, ranks, frequencies)
+        begin, epochs = State(epoch=0, edges=0), config.training.num_epochs
+        last = batches.steps_left(begin, epochs)
+        taken = time.perf_counter() - started
+        model = build(until(last, config), graph.schema, ranks)
+        steps = model.steps(batches.epochs(begin, epochs))
+        per_epoch = last / epochs
+        due = every
+        for number in range(1, last + 1):
+            started = time.perf_counter()
+            next(steps)
+            taken += time.perf_counter() - started
+            if number / per_epoch >= due - 1e-9 or number == last:
+                yield taken, number / per_epoch, scores_of(model, graph.schema)
+                due += every
+
+
+def scores_of(model: TrainableModel, schema: Schema) -> Scores:
+    scorer, state = model.model.module.scorer, model.state()
+
+    @torch.no_grad()
+    def scores(side: Side, rel: int, node: Tensor) -> Tensor:
+        nodes, candidates = (
+            state[f"tables.embeddings.{schema.table_of(rel, of)}.weight"] for of in (OTHER[side], side)
+        )
+        rels = torch.full((1, len(node)), rel)
+        found: Tensor = scorer.candidates(side, rels, nodes[node][None], candidates[None])
+        return found[0]
+
+    return scores
