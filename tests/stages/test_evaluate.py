@@ -106,7 +106,7 @@ def test_evaluated_again_it_finds_its_metrics(trained: tuple[Config, str], caplo
     written = file.stat().st_mtime_ns
     with caplog.at_level(logging.INFO, "twhin"):
         assert evaluate(changed(config, gates={"test.all.mrr": {"min": 0.9}}), root) == first
-    assert "metrics.json is of this checkpoint" in caplog.text
+    assert "evaluate: up to date: " in caplog.text
     assert file.stat().st_mtime_ns == written
 
 
@@ -158,7 +158,7 @@ def test_the_planted_optimum_stands_beside_the_result(trained: tuple[Config, str
 
 
 def test_without_a_checkpoint_it_says_to_train(small_config: SmallConfig, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no whole checkpoint here; run `twhin train` first"):
+    with pytest.raises(UserError, match="no complete checkpoint; run `twhin train` first"):
         evaluate(small_config(), str(tmp_path / "run"))
 
 

@@ -127,7 +127,7 @@ def test_exported_again_it_finds_its_files(trained: tuple[Config, str], caplog: 
     times = {path: path.stat().st_mtime_ns for path in Path(root, "embeddings").rglob("*.parquet")}
     with caplog.at_level(logging.INFO, "twhin"):
         assert export(config, root) == first
-    assert "manifest.json is of this checkpoint" in caplog.text
+    assert "export: up to date: " in caplog.text
     assert {path: path.stat().st_mtime_ns for path in Path(root, "embeddings").rglob("*.parquet")} == times
 
 
@@ -247,7 +247,9 @@ def test_embeddings_of_another_run_are_refused(
     export(config, root)
     _, here = trained
     shutil.copytree(Path(root, "embeddings"), Path(here, "embeddings"))
-    with pytest.raises(UserError, match=r"run/embeddings/manifest\.json: is of another run; remove these embeddings"):
+    with pytest.raises(
+        UserError, match=r"run/embeddings/manifest\.json belongs to another run; remove these embeddings"
+    ):
         export_as(trained, "parquet")
     assert files_of(here).keys() == files_of(root).keys()
     # Without its manifest it is a half-finished export, whose files are nobody's.
@@ -286,13 +288,13 @@ def test_a_missed_gate_leaves_the_export_before_it(trained: tuple[Config, str]) 
 def test_gates_need_metrics_of_this_checkpoint_and_measure(trained: tuple[Config, str]) -> None:
     config, root = trained
     gated = changed(config, "evaluation", gates={"test.all.mrr": {"min": 0}})
-    with pytest.raises(UserError, match=r"evaluation/metrics\.json: is needed for evaluation\.gates"):
+    with pytest.raises(UserError, match=r"evaluation\.gates needs .*/evaluation/metrics\.json, which does not exist"):
         export(gated, root)
     evaluate(gated, root)
-    with pytest.raises(UserError, match="measured by other evaluation settings; run `twhin evaluate` again"):
+    with pytest.raises(UserError, match="or from other evaluation settings; run `twhin evaluate` again"):
         export(changed(gated, "evaluation", hits_at=[7]), root)
     Path(newest(root).url, "complete.json").unlink()
-    with pytest.raises(UserError, match=r"is not of the newest checkpoint \(step \d+\)"):
+    with pytest.raises(UserError, match=r"is not from the newest checkpoint \(step \d+\)"):
         export(gated, root)
 
 
@@ -303,5 +305,5 @@ def test_a_gate_naming_no_metric_stops_the_export(trained: tuple[Config, str]) -
 
 
 def test_without_a_checkpoint_it_says_to_train(small_config: SmallConfig, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no whole checkpoint here; run `twhin train` first"):
+    with pytest.raises(UserError, match="no complete checkpoint; run `twhin train` first"):
         export(small_config(), str(tmp_path / "run"))

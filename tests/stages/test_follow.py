@@ -21,7 +21,7 @@ from twhin_core.errors import TimedOut
 from twhin_core.evaluation import measure as measuring
 from twhin_core.evaluation.result import read_metrics
 from twhin_core.stages.evaluate import evaluate
-from twhin_core.stages.follow import follow, metrics_of
+from twhin_core.stages.follow import follow, metrics_url
 
 Trained = tuple[Config, str]
 
@@ -53,7 +53,7 @@ def test_every_checkpoint_is_evaluated_and_the_newest_is_the_result(trained: Tra
     assert done(root) == steps(root)
     assert len(done(root)) > 2
     *_, last = steps(root)
-    each = {step: storage.read_json(metrics_of(root, step)) for step in steps(root)}
+    each = {step: storage.read_json(metrics_url(root, step)) for step in steps(root)}
     assert {step: metrics["checkpoint"] for step, metrics in each.items()} == {step: step for step in each}
     published = read_metrics(root)
     assert published == each[last]
@@ -66,11 +66,11 @@ def test_every_checkpoint_is_evaluated_and_the_newest_is_the_result(trained: Tra
 def test_one_that_is_done_is_not_done_again(trained: Trained) -> None:
     config, root = trained
     follow(config, root)
-    before = {step: Path(metrics_of(root, step)).stat().st_mtime_ns for step in steps(root)}
+    before = {step: Path(metrics_url(root, step)).stat().st_mtime_ns for step in steps(root)}
     first, *_, last = steps(root)
-    Path(metrics_of(root, first)).unlink()
+    Path(metrics_url(root, first)).unlink()
     follow(config, root)
-    after = {step: Path(metrics_of(root, step)).stat().st_mtime_ns for step in steps(root)}
+    after = {step: Path(metrics_url(root, step)).stat().st_mtime_ns for step in steps(root)}
     assert {step for step in before if before[step] != after[step]} == {first}
     published = read_metrics(root)
     assert published is not None
@@ -95,7 +95,7 @@ def test_it_waits_for_those_that_come_later(trained: Trained) -> None:
 
     training = threading.Thread(target=later)
     training.start()
-    follow(config, root, seconds_between_looks=0.01)
+    follow(config, root, poll_s=0.01)
     training.join()
     assert done(root) == [first, last]
 
@@ -121,7 +121,7 @@ def test_it_gives_up_when_nothing_new_comes(trained: Trained) -> None:
     config, root = trained
     (Path(root) / FINISHED).unlink()
     with pytest.raises(TimedOut, match=r"no new checkpoint in 1 s \(training\.eval_timeout_in_s\)"):
-        follow(with_timeout(config, 1), root, seconds_between_looks=0.05)
+        follow(with_timeout(config, 1), root, poll_s=0.05)
     assert done(root) == steps(root)
 
 

@@ -34,7 +34,7 @@ def test_the_environment_says_who_is_a_reader(environment: dict[str, str], expec
 
 
 def test_an_unknown_role_is_told_in_one_line() -> None:
-    with pytest.raises(UserError, match="TWHIN_TASK_TYPE: 'worker' is neither chief nor reader"):
+    with pytest.raises(UserError, match="TWHIN_TASK_TYPE: 'worker' must be chief or reader"):
         is_reader({"TWHIN_TASK_TYPE": "worker"})
     with pytest.raises(UserError, match="CLUSTER_SPEC: task: Field required"):
         is_reader({"CLUSTER_SPEC": '{"cluster": {}}'})

@@ -43,7 +43,7 @@ def test_the_metrics_and_the_decision_stand(
     with caplog.at_level(logging.INFO, "twhin"):
         metrics = evaluate(config, root)
     (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert warning.getMessage().startswith("report: it could not be drawn: ZeroDivisionError: two lines;")
+    assert warning.getMessage().startswith("report: could not be drawn: ZeroDivisionError: two lines;")
     assert not warning.exc_info
     file = Path(root, "evaluation/metrics.json")
     assert json.loads(file.read_text()) == metrics
@@ -96,7 +96,7 @@ def test_the_command_ends_as_without(trained: Trained, tmp_path: Path) -> None:
     Path(root, "training/metrics.jsonl").write_text("not JSON")
     ran = twhin("evaluate", path, "--run-root", root)
     assert ran.returncode == 0, ran.stderr
-    assert sum("it could not be drawn: JSONDecodeError" in line for line in ran.stderr.splitlines()) == 1
+    assert sum("could not be drawn: JSONDecodeError" in line for line in ran.stderr.splitlines()) == 1
     assert "Traceback" not in ran.stderr
     assert "metrics.json" in ran.stdout
     assert "report.html" not in ran.stdout

@@ -84,6 +84,13 @@ class Marker(BaseModel):
     model: ModelDescription
 
 
+class NoCheckpoint(UserError):
+    """A run root without a complete checkpoint."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(f"{root}: there is no complete checkpoint; run `twhin train` first")
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A complete checkpoint."""

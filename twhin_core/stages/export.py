@@ -1,4 +1,4 @@
-"""The export stage: the newest checkpoint's vectors under their original ids, if the metrics pass their gates."""
+"""The export stage: writes the newest checkpoint's vectors with their original ids, if every gate passes."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from twhin_core.stages import report
 
 @stage("export")
 def export(config: Config, root: str) -> ExportManifest:
-    """Writes `embeddings/` from the newest checkpoint, or finds it written; draws the report again, which shows it.
+    """Writes `embeddings/` from the newest checkpoint unless it is up to date, and redraws the report.
 
-    What an interrupted export has finished, and what a change of `export` leaves as it is, is not written again.
+    Files that an interrupted export finished, or that a change of the `export` section does not affect, are kept.
 
     Raises:
-        GateFailed: the metrics miss a gate; nothing is written, and what was exported before stays.
-        UserError: there is no checkpoint; there are gates but no metrics of this checkpoint; `embeddings/` is of
-            another run; a table cannot be had in a format; or a broken vocabulary.
+        GateFailed: the metrics miss a gate. Nothing is written, and the previous export stays.
+        UserError: there is no checkpoint; gates are set but this checkpoint has no metrics; `embeddings/` belongs to
+            another run; a format does not support a table; or a vocabulary is broken.
     """
-    from twhin_core.checkpoints.checkpoint import describe, newest
+    from twhin_core.checkpoints.checkpoint import NoCheckpoint, describe, newest
     from twhin_core.export import write
     from twhin_core.export.vector_set import TrainedRun
 
     check_names(config)
     checkpoint = newest(root)
     if checkpoint is None:
-        raise UserError(f"{root}: there is no whole checkpoint here; run `twhin train` first")
+        raise NoCheckpoint(root)
     schema = read_schema(config, root)
     checkpoint.check_fits(describe(config, schema))
-    _pass_gates(config, root, checkpoint.step)
+    _check_gates(config, root, checkpoint.step)
     run = TrainedRun(config, root, checkpoint, schema)
     manifest = read_export_manifest(root)
     if manifest is not None and manifest.run != write.identify(run):
         raise UserError(
-            f"{storage.join(root, MANIFEST)}: is of another run; remove these embeddings or use another --run-root"
+            f"{storage.join(root, MANIFEST)} belongs to another run; remove these embeddings or use another --run-root"
         )
     if manifest is not None and write.is_current(manifest, config, checkpoint.step):
-        log.info("export: %s is of this checkpoint, step %d", storage.join(root, MANIFEST), checkpoint.step)
+        log.info("export: up to date: %s, step %d", storage.join(root, MANIFEST), checkpoint.step)
     else:
         manifest = write.write_export(run)
         _publish(config, root, manifest)
@@ -52,7 +52,7 @@ def export(config: Config, root: str) -> ExportManifest:
 
 
 def _publish(config: Config, root: str, manifest: ExportManifest) -> None:
-    """Writes the manifest; removes the report of the same checkpoint, which does not show it."""
+    """Writes the manifest; removes the report of the same checkpoint, which does not show the export."""
     with lease.hold(root, "publish"):
         metrics = read_metrics(root)
         if metrics is not None and is_current(metrics, config, manifest.checkpoint):
@@ -60,16 +60,15 @@ def _publish(config: Config, root: str, manifest: ExportManifest) -> None:
         storage.publish_json(storage.join(root, MANIFEST), manifest.model_dump())
 
 
-def _pass_gates(config: Config, root: str, step: int) -> None:
-    gates = config.evaluation.gates
-    if not gates:
+def _check_gates(config: Config, root: str, step: int) -> None:
+    if not config.evaluation.gates:
         return
     metrics, url = read_metrics(root), storage.join(root, METRICS)
     if metrics is None:
-        raise UserError(f"{url}: is needed for evaluation.gates and is not there; run `twhin evaluate` first")
+        raise UserError(f"evaluation.gates needs {url}, which does not exist; run `twhin evaluate` first")
     if not is_current(metrics, config, step):
         raise UserError(
-            f"{url}: is not of the newest checkpoint (step {step}) or was measured by other evaluation settings; "
+            f"{url} is not from the newest checkpoint (step {step}), or from other evaluation settings; "
             "run `twhin evaluate` again"
         )
     decision = decide(config, metrics)

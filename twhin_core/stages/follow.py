@@ -1,4 +1,4 @@
-"""The follow stage: evaluates the checkpoints of a run as they appear, beside the training that writes them."""
+"""The follow stage: evaluates the checkpoints of a run as they appear, alongside the training that writes them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,17 @@ from twhin_core.stages.evaluate import publish
 if TYPE_CHECKING:
     from twhin_core.checkpoints.checkpoint import Checkpoint
 
-SECONDS_BETWEEN_LOOKS = 2.0
-
 
 @stage("follow")
-def follow(config: Config, root: str, seconds_between_looks: float = SECONDS_BETWEEN_LOOKS) -> None:
-    """Evaluates every whole checkpoint, oldest first, until training has finished and its last one is done.
+def follow(config: Config, root: str, poll_s: float = 2.0) -> None:
+    """Evaluates every complete checkpoint, oldest first, until training has finished and all are done.
 
-    `evaluation/<step>/metrics.json` marks a checkpoint done, in this call or an earlier one; `evaluation/metrics.json`
-    and the report are of the newest of them. One that is removed before its turn, or during it, is passed over.
+    `evaluation/<step>/metrics.json` marks a checkpoint as evaluated, now or earlier; `evaluation/metrics.json` and the
+    report describe the newest. A checkpoint that is removed before or during its evaluation is skipped.
 
     Raises:
         UserError: as `evaluate`.
-        TimedOut: no new checkpoint came within `training.eval_timeout_in_s` seconds.
+        TimedOut: no new checkpoint appeared for `training.eval_timeout_in_s` seconds.
     """
     from twhin_core.checkpoints.checkpoint import FINISHED, complete
 
@@ -40,7 +38,7 @@ def follow(config: Config, root: str, seconds_between_looks: float = SECONDS_BET
     seen: set[int] = set()
     earlier: Metrics | None = None
     while True:
-        # Asked first: the checkpoints that were written before the end are then seen below.
+        # Checked first, so that the last checkpoint is already listed below.
         is_finished = storage.exists(storage.join(root, FINISHED))
         waiting = [checkpoint for checkpoint in complete(root) if checkpoint.step not in seen]
         for checkpoint in waiting:
@@ -55,26 +53,25 @@ def follow(config: Config, root: str, seconds_between_looks: float = SECONDS_BET
                 f"{root}: no new checkpoint in {timeout} s (training.eval_timeout_in_s), and training has not finished"
             )
         if not waiting:
-            time.sleep(seconds_between_looks)
+            time.sleep(poll_s)
 
 
-def metrics_of(root: str, step: int) -> str:
-    """Where the metrics of one checkpoint are."""
+def metrics_url(root: str, step: int) -> str:
     return storage.join(root, "evaluation", str(step), "metrics.json")
 
 
 def _evaluate(config: Config, root: str, checkpoint: Checkpoint, earlier: Metrics | None) -> Metrics | None:
-    """Evaluates one checkpoint unless it is done or gone; `earlier`: of another one, with the same baselines."""
+    """Evaluates a checkpoint unless it is done or gone. `earlier`: metrics whose baselines are reused."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     from twhin_core.checkpoints.checkpoint import MARKER
     from twhin_core.evaluation.measure import measure
 
-    url = metrics_of(root, checkpoint.step)
+    url = metrics_url(root, checkpoint.step)
     if storage.exists(url):
         found: Metrics = storage.read_json(url)
         if is_current(found, config, checkpoint.step):
-            log.info("evaluate: step %d is done, see %s", checkpoint.step, url)
+            log.info("evaluate: step %d: already done: %s", checkpoint.step, url)
             report.draw_missing(config, root, checkpoint.step)
             return found
     try:
@@ -82,7 +79,7 @@ def _evaluate(config: Config, root: str, checkpoint: Checkpoint, earlier: Metric
     except (OSError, CheckpointException, UserError):
         if storage.exists(storage.join(checkpoint.url, MARKER)):
             raise
-        log.info("evaluate: the checkpoint of step %d was removed before it was done", checkpoint.step)
+        log.info("evaluate: skipped step %d: its checkpoint was removed during evaluation", checkpoint.step)
         return None
     storage.write_json(url, metrics)
     newest = read_metrics(root)

@@ -14,18 +14,18 @@ from twhin_core.synthetic.generate import generate
 
 @stage("prepare")
 def prepare(config: Config, root: str) -> Manifest:
-    """Makes the graph of the run under `root`, or finds it finished.
+    """Builds the graph of the run under `root` unless it is there.
 
     Raises:
-        UserError: the config has no section `prepare`, or as `build_graph`.
+        UserError: the config has no `prepare` section, or as `build_graph`.
     """
     manifest = read_manifest(root)
     if manifest is not None:
-        log.info("prepare: the graph is there already: %s", storage.join(root, MANIFEST))
+        log.info("prepare: already done: %s", storage.join(root, MANIFEST))
         return manifest
     settings = config.prepare
     if settings is None:
-        raise UserError("prepare: the config has no such section, so there is nothing to prepare")
+        raise UserError("prepare: the config has no such section; add it, or skip this stage")
     sources = settings.sources
     if settings.generate is not None:
         sources = generate(settings.generate, storage.join(root, "raw"))

@@ -1,4 +1,4 @@
-"""Whether this process trains or is a reader of edges for those that train, as the platform that started it says."""
+"""Decides from the environment whether this process trains or reads edges for the trainers."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ if TYPE_CHECKING:
 
 TASK_TYPE, BIND, READERS = "TWHIN_TASK_TYPE", "TWHIN_BIND", "TWHIN_READERS"
 LOOPBACK = "127.0.0.1:2222"
-"""Where a reader listens unless `TWHIN_BIND` says otherwise."""
+"""Default of `TWHIN_BIND`, the address on which a reader listens."""
 POOL = "workerpool2"
-"""Vertex AI's pool of readers, in the place that it has for parameter servers."""
+"""Vertex AI's worker pool for readers. Vertex AI reserves it for parameter servers."""
 
 
 def is_reader(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process is to be a reader, by `TWHIN_TASK_TYPE` or by its pool on Vertex AI.
+    """Whether this process is a reader, according to `TWHIN_TASK_TYPE` or its pool on Vertex AI.
 
     Raises:
-        UserError: an unknown task, or a `CLUSTER_SPEC` that makes no sense.
+        UserError: an unknown task type, or an invalid `CLUSTER_SPEC`.
     """
     from twhin_core.distributed.nodes import read_cluster_spec
 
     task = environment.get(TASK_TYPE, "chief")
     if task not in ("chief", "reader"):
-        raise UserError(f"{TASK_TYPE}: {task!r} is neither chief nor reader")
+        raise UserError(f"{TASK_TYPE}: {task!r} must be chief or reader")
     return task == "reader" or ("CLUSTER_SPEC" in environment and read_cluster_spec(environment).task.type == POOL)
 
 
 def serve_if_reader(config: Config, root: str) -> bool:
-    """Serves the training edges until SIGTERM if this process is a reader; else returns False at once.
+    """If this process is a reader, serves the training edges until SIGTERM; otherwise returns False at once.
 
     Raises:
         UserError: as `is_reader` and `serve`.
@@ -47,10 +47,10 @@ def serve_if_reader(config: Config, root: str) -> bool:
 
 
 def find_readers(given: str | None = None, environment: Mapping[str, str] = os.environ) -> list[str]:
-    """The readers' addresses: those `given` as `HOST:PORT,…` or in `TWHIN_READERS`, else those of Vertex AI's pool.
+    """The readers' addresses: `given` as `HOST:PORT,…` or in `TWHIN_READERS`, else those of Vertex AI's pool.
 
     Raises:
-        UserError: an address that is none or occurs twice, or a `CLUSTER_SPEC` that makes no sense.
+        UserError: an invalid or repeated address, or an invalid `CLUSTER_SPEC`.
     """
     from twhin_core.data.readers import parse_readers
     from twhin_core.distributed.nodes import read_cluster_spec

@@ -1,4 +1,4 @@
-"""When the report is drawn: after what it shows is published, so that a report that fails loses nothing."""
+"""Draws the report after the results that it shows are published, so that a failure loses nothing."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ REPORT = "evaluation/report.html"
 
 
 def remove(root: str) -> None:
-    """Removes a report that no longer shows what the run has, before that is published; the caller holds `publish`."""
+    """Removes an outdated report before new results are published. The caller holds the lease `publish`."""
     storage.remove(storage.join(root, REPORT))
 
 
 def draw_missing(config: Config, root: str, step: int) -> None:
-    """Draws the report of the checkpoint `step` where there are metrics of it and no report yet.
+    """Draws the report of the checkpoint `step` if its metrics exist and the report does not.
 
-    One that cannot be drawn is a line in the log, and the next run tries again.
+    A failure is logged in one line, and the next run tries again.
     """
     url = storage.join(root, REPORT)
     with lease.hold(root, "publish"):
@@ -31,9 +31,9 @@ def draw_missing(config: Config, root: str, step: int) -> None:
             from twhin_core.report.write import write_report
 
             write_report(url, metrics, config, root)
-        except Exception as error:  # noqa: BLE001 -- a defect of a drawing must not cost the hours that led up to it
+        except Exception as error:  # noqa: BLE001 -- a bug in the report must not fail a run that took hours
             log.warning(
-                "report: it could not be drawn: %s: %s; the metrics stand, and the next run draws it",
+                "report: could not be drawn: %s: %s; the metrics are saved, and the next run tries again",
                 type(error).__name__, " ".join(str(error).split()),
                 exc_info=log.isEnabledFor(logging.DEBUG),
             )  # fmt: skip

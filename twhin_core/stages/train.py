@@ -11,14 +11,15 @@ from twhin_core.run import working
 
 
 def train(config: Config, root: str, readers: Sequence[str] = ()) -> None:
-    """Trains the run at `root` to its end, from its newest complete checkpoint if there is one.
+    """Trains the run at `root` to the end, resuming from the newest complete checkpoint.
 
-    Every rank calls it; the first one holds the lease.
+    Every rank calls this; the first one holds the lease.
 
-    `readers`: addresses of the processes that read its training edges; without any, it reads them itself.
+    Args:
+        readers: addresses of the processes that read the training edges. If empty, each rank reads its own.
 
     Raises:
-        UserError: as `Trainer`; or the libraries that it needs do not load.
+        UserError: as `Trainer`, or a library that it needs does not load.
         Preempted, CheckpointFailed, ReadersLost: as `Trainer`.
     """
     libraries.check()
@@ -26,5 +27,5 @@ def train(config: Config, root: str, readers: Sequence[str] = ()) -> None:
     from twhin_core.training.trainer import Trainer
 
     with process_group() as ranks, working(config, root, "train") if ranks.is_first else contextlib.nullcontext():
-        ranks.wait()  # the others begin when the root is the first one's
+        ranks.wait()  # until the first rank has claimed the root
         Trainer(config, root, ranks, readers).run()
