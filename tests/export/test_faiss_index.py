@@ -138,11 +138,11 @@ def test_rows_that_no_id_names_are_not_in_the_index(small_config: SmallConfig, t
 
 
 def test_fewer_rows_than_centroids_are_refused_before_anything_is_written(trained: tuple[Config, str]) -> None:
-    message = r"export\.faiss: ivf_pq with 256 centroids a sub-space needs as many rows, and tweet has 30; give it"
+    message = r"export\.faiss: ivf_pq with 256 centroids per subspace needs at least as many rows, but tweet has 30;"
     with pytest.raises(UserError, match=message):
         export_as(trained, "parquet", "faiss", faiss={"tables": {"tweet": "ivf_pq"}})
     assert not Path(trained[1], "embeddings").exists()
-    with pytest.raises(UserError, match="ivf_pq with 41 lists needs as many rows, and user has 40"):
+    with pytest.raises(UserError, match="ivf_pq with 41 lists needs at least as many rows, but user has 40"):
         export_as(trained, "faiss", faiss={"tables": {"user": "ivf_pq"}, "ivf_pq": {"lists": 41}})
 
 

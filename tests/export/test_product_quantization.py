@@ -65,9 +65,7 @@ def test_a_byte_a_subspace_and_as_many_centroids_as_rows_give_every_vector_back(
 
 
 def test_fewer_rows_than_centroids_are_refused(trained: tuple[Config, str]) -> None:
-    with pytest.raises(
-        UserError, match=r"export\.pq\.bits: 8 bits are 256 centroids a sub-space, more than the 40 rows of"
-    ):
+    with pytest.raises(UserError, match=r"export\.pq\.bits: 8 bits need 256 rows, but user has 40"):
         export_as(trained, "parquet", "pq")
     assert not Path(trained[1], "embeddings").exists()
 

@@ -38,7 +38,7 @@ def test_a_zero_row_has_no_direction(trained: tuple[Config, str]) -> None:
     vectors = torch.ones(5, 4)
     vectors[3] = 0
     rows = unit_rows(TensorRows(vectors), lambda place: f"row {place}")
-    with pytest.raises(UserError, match="row 3 is zero and has no direction"):
+    with pytest.raises(UserError, match="row 3 is zero and cannot be normalized"):
         rows.read(2, 5)
     with pytest.raises(UserError, match="row 3 is zero"):
         rows.gather(np.array([4, 3]))

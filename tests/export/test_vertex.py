@@ -71,5 +71,5 @@ def test_more_files_than_a_batch_may_have_are_refused(
     trained: tuple[Config, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vertex, "MOST_FILES", 5)
-    with pytest.raises(UserError, match=r"export\.rows_per_file: user would be 6 files.*set it to 8 or more"):
+    with pytest.raises(UserError, match=r"export\.rows_per_file: user would need 6 files.*set it to 8 or more"):
         export_as(trained, "vertex-vector-search", rows_per_file=7)

@@ -195,7 +195,7 @@ def test_an_interrupted_export_goes_on_with_what_is_not_finished(
     trained: tuple[Config, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, root = trained
-    write, written = formats.WRITERS["parquet"], []
+    write, written = formats.FORMATS["parquet"].write, []
 
     def die_at_the_second(vector_set: VectorSet, progress: Progress) -> FormatExport:
         written.append(vector_set.name)
@@ -203,7 +203,7 @@ def test_an_interrupted_export_goes_on_with_what_is_not_finished(
             raise KeyboardInterrupt
         return write(vector_set, progress)
 
-    monkeypatch.setitem(formats.WRITERS, "parquet", die_at_the_second)
+    monkeypatch.setitem(formats.FORMATS, "parquet", formats.BuiltIn(die_at_the_second, {"rows_per_file"}))
     with pytest.raises(KeyboardInterrupt):
         export_as(trained, "parquet", "npy")
     assert read_export_manifest(root) is None

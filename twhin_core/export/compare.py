@@ -1,4 +1,4 @@
-"""What product quantization costs: the test metrics of the vectors as they are, and as pq gives them back."""
+"""The quality lost to product quantization: test metrics of the exact vectors and of those decoded from pq."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ from twhin_core.vectors.rows import Rows
 
 
 def compare(run: TrainedRun, exports: dict[str, FormatExport]) -> dict[str, Figures] | None:
-    """The figures of both, `exact` and `decoded`; None where there are no held-out edges. `exports`: pq's, by table."""
+    """Metrics of the `exact` and the `decoded` vectors; None if there are no held-out edges.
+
+    Args:
+        exports: the pq export of each table. Tables without one keep their exact vectors.
+    """
     config, root = run.config, run.root
     if not has_split(config, root, config.evaluation.split):
-        log.info("export: no metrics of pq: there are no %s edges", config.evaluation.split)
+        log.info("export: no metrics for pq: there are no %s edges", config.evaluation.split)
         return None
     tables: dict[str, Rows] = {name: run.checkpoint.rows(name) for name in run.schema.tables}
     metrics = read_metrics(root)
@@ -33,7 +37,7 @@ def compare(run: TrainedRun, exports: dict[str, FormatExport]) -> dict[str, Figu
     decoded_tables = {name: _decoded(run, name, rows) if name in exports else rows for name, rows in tables.items()}
     decoded = measure_rows(config, root, run.checkpoint, decoded_tables)
     mrr = prefix(config.evaluation) + MRR
-    log.info("export: %s of pq's vectors %.4f, of the exact ones %.4f", mrr, decoded[ALL][mrr], exact[ALL][mrr])
+    log.info("export: %s with pq %.4f, with exact vectors %.4f", mrr, decoded[ALL][mrr], exact[ALL][mrr])
     return {"exact": exact, "decoded": decoded}
 
 
@@ -41,5 +45,5 @@ def _decoded(run: TrainedRun, table: str, rows: Rows) -> Rows:
     with storage.open_read(storage.join(run.root, codebooks_path(table))) as file:
         codebooks = np.load(io.BytesIO(file.read()))
     if run.config.export.normalize:
-        rows = unit_rows(rows, lambda row: f"export: {table}: the vector of row {row}")
+        rows = unit_rows(rows, lambda row: f"export: {table}: the vector in row {row}")
     return decoded_rows(rows, codebooks)

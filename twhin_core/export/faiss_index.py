@@ -1,8 +1,9 @@
-"""`embeddings/faiss/<table>.index`: an index that `faiss.read_index` loads and that answers with rows of the table.
+"""`embeddings/faiss/<table>.index`: an index for `faiss.read_index`, whose answers are rows of the table.
 
-Its scores rank as the comparator's do: inner products, those of unit vectors for `cos`, and distances for `l2`.
+It ranks as the comparator does: by inner product for `dot`, by inner product of unit vectors for `cos`, by distance for
+`l2` and `squared_l2`.
 
-`flat` and `hnsw` hold all vectors, while they are built as when they are searched; `ivf_pq` holds a few bytes a vector.
+`flat` and `hnsw` hold all vectors in memory, when built and when searched; `ivf_pq` holds a few bytes per vector.
 """
 
 from __future__ import annotations
@@ -26,22 +27,22 @@ from twhin_core.parquet import FileEntry
 from twhin_core.progress import Progress
 
 CENTROIDS = 256
-"""Of a sub-space of ivf_pq: a code is a byte."""
-TRAINED_ON, TRAINED_ON_A_LIST = 65_536, 64
-"""Rows that the centroids are learned from, at least if there are as many."""
+"""Centroids per subspace of ivf_pq, for codes of one byte."""
+TRAINED_ON, TRAINED_ON_PER_LIST = 65_536, 64
+"""Sample size for learning the centroids: the larger of the first, and the second for each list."""
 
 
 def check(vector_set: VectorSet) -> None:
-    """Raises UserError if the table has too few rows for its kind of index, or faiss is not installed."""
+    """Raises UserError if the table has too few rows for its index kind, or faiss is not installed."""
     faiss_library.load()
     if _kind(vector_set) != "ivf_pq":
         return
     lists = _lists(vector_set)
-    for what, centroids in (("lists", lists), ("centroids a sub-space", CENTROIDS)):
+    for what, centroids in (("lists", lists), ("centroids per subspace", CENTROIDS)):
         if centroids > vector_set.size:
             raise UserError(
-                f"export.faiss: ivf_pq with {centroids} {what} needs as many rows, and {vector_set.name} has "
-                f"{vector_set.size}; give it another kind: `tables: {{{vector_set.name}: flat}}`"
+                f"export.faiss: ivf_pq with {centroids} {what} needs at least as many rows, but {vector_set.name} has "
+                f"{vector_set.size}; choose another kind for it: `tables: {{{vector_set.name}: flat}}`"
             )
 
 
@@ -80,7 +81,7 @@ def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
 
 
 def is_distance(vector_set: VectorSet) -> bool:
-    """Whether near vectors score high, rather than those with a high inner product."""
+    """Whether the index ranks by distance and not by inner product."""
     config = vector_set.run.config
     return config.model.comparator in ("l2", "squared_l2") and not config.export.normalize
 
@@ -95,16 +96,16 @@ def _kind(vector_set: VectorSet) -> IndexKind:
 
 
 def _lists(vector_set: VectorSet) -> int:
-    stated = (_options(vector_set).ivf_pq or IvfPq()).lists
-    return stated or max(1, min(4 * math.isqrt(vector_set.size), vector_set.size // 39))
+    configured = (_options(vector_set).ivf_pq or IvfPq()).lists
+    return configured or max(1, min(4 * math.isqrt(vector_set.size), vector_set.size // 39))
 
 
 def _empty(faiss: Any, vector_set: VectorSet) -> Any:
-    """An index without vectors, trained if its kind needs it."""
+    """An empty index, trained if its kind requires it."""
     dim, kind, options = vector_set.dim, _kind(vector_set), _options(vector_set)
     metric = faiss.METRIC_L2 if is_distance(vector_set) else faiss.METRIC_INNER_PRODUCT
     if kind == "ivf_pq":
-        return _trained_lists(faiss, vector_set, options.ivf_pq or IvfPq(), metric)
+        return _trained_ivf_pq(faiss, vector_set, options.ivf_pq or IvfPq(), metric)
     if kind == "hnsw":
         hnsw = options.hnsw or Hnsw()
         index = faiss.IndexHNSWFlat(dim, hnsw.links, metric)
@@ -114,10 +115,10 @@ def _empty(faiss: Any, vector_set: VectorSet) -> Any:
     return index if vector_set.index is None else faiss.IndexIDMap2(index)
 
 
-def _trained_lists(faiss: Any, vector_set: VectorSet, options: IvfPq, metric: int) -> Any:
+def _trained_ivf_pq(faiss: Any, vector_set: VectorSet, options: IvfPq, metric: int) -> Any:
     dim, lists = vector_set.dim, _lists(vector_set)
     index = faiss.IndexIVFPQ(faiss.IndexFlat(dim, metric), dim, lists, options.subspaces or dim // 4, 8, metric)
-    index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1  # few rows are no reason to warn
-    index.train(vector_set.rows.gather(vector_set.sample(max(TRAINED_ON, TRAINED_ON_A_LIST * lists))).numpy())
+    index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1  # do not warn about small tables
+    index.train(vector_set.rows.gather(vector_set.sample(max(TRAINED_ON, TRAINED_ON_PER_LIST * lists))).numpy())
     index.nprobe = options.probes
     return index

@@ -1,4 +1,4 @@
-"""The library faiss, an extra: only who exports an index or product-quantized vectors needs it."""
+"""faiss, an optional dependency: only the formats faiss and pq need it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from twhin_core.errors import UserError
 
 
 def load() -> Any:
-    """The module `faiss`, with as many threads as torch has.
+    """The module `faiss`, set to use as many threads as torch.
 
     Raises:
         UserError: it is not installed.

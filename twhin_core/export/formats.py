@@ -1,10 +1,11 @@
-"""The formats by their names in `export.formats`; to add one, write its module and add it here."""
+"""The export formats by name. To add one, write its module and list it in `FORMATS`."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable
+from typing import NamedTuple
 
 from twhin_core import __version__, plugins
 from twhin_core.config.export import QUERY_FORMATS, Export, Format
@@ -15,38 +16,30 @@ from twhin_core.progress import Progress
 
 Writer = Callable[[VectorSet, Progress], FormatExport]
 
-WRITERS: dict[Format, Writer] = {
-    "parquet": parquet.write,
-    "npy": npy.write,
-    "faiss": faiss_index.write,
-    "pq": product_quantization.write,
-    "vertex-vector-search": vertex.write,
-    "tensorboard-projector": projector.write,
-}
-"""Writes the files of one vector_set."""
 
-CHECKS: dict[Format, Callable[[VectorSet], None]] = {
-    "faiss": faiss_index.check,
-    "pq": product_quantization.check,
-    "vertex-vector-search": vertex.check,
-}
-"""Raises UserError, before anything is written, if a vector_set cannot be had in the format."""
+class BuiltIn(NamedTuple):
+    """A format of this package."""
 
-SETTINGS: dict[Format, set[str]] = {
-    "parquet": {"rows_per_file"},
-    "faiss": {"faiss"},
-    "pq": {"rows_per_file", "pq"},
-    "vertex-vector-search": {"rows_per_file"},
-    "tensorboard-projector": {"projector"},
-}
-"""What the files depend on, besides the vectors."""
+    write: Writer
+    """Writes the files of one vector set."""
+    settings: set[str]
+    """The keys of `export` that the files depend on, besides `normalize`."""
+    check: Callable[[VectorSet], None] | None = None
+    """Raises UserError, before anything is written, if the format cannot hold a vector set."""
 
-CHOICES = {"tables", "formats"}
-"""What the files of another package's format do not depend on; they may on all else of the section."""
+
+FORMATS: dict[Format, BuiltIn] = {
+    "parquet": BuiltIn(parquet.write, {"rows_per_file"}),
+    "npy": BuiltIn(npy.write, set()),
+    "faiss": BuiltIn(faiss_index.write, {"faiss"}, faiss_index.check),
+    "pq": BuiltIn(product_quantization.write, {"rows_per_file", "pq"}, product_quantization.check),
+    "vertex-vector-search": BuiltIn(vertex.write, {"rows_per_file"}, vertex.check),
+    "tensorboard-projector": BuiltIn(projector.write, {"projector"}),
+}
 
 
 def check_installed(export: Export) -> None:
-    """Raises UserError, before hours of training, if a format asked for needs a library that is not installed."""
+    """Raises UserError if a requested format needs a library that is not installed. Called before training."""
     for name in export.formats:
         writer(name)
     if {"faiss", "pq"} & set(export.formats):
@@ -54,20 +47,29 @@ def check_installed(export: Export) -> None:
 
 
 def writer(name: Format) -> Writer:
-    """Writes a format. Raises UserError if another package brings it and it does not load."""
-    if name in WRITERS:
-        return WRITERS[name]
+    """The function that writes a format. Raises UserError if it belongs to another package and does not load."""
+    if name in FORMATS:
+        return FORMATS[name].write
     write: Writer = plugins.load(plugins.EXPORT_FORMATS, name)
     return write
 
 
+def check(name: Format, vector_set: VectorSet) -> None:
+    """Raises UserError if the format cannot hold the vector set."""
+    if name in FORMATS and (checks := FORMATS[name].check) is not None:
+        checks(vector_set)
+
+
 def takes(name: Format, vector_set: VectorSet) -> bool:
-    """Whether the vector_set is written in the format: queries are not searched, and are only in some."""
+    """Whether the vector set is written in the format. Queries are written only in some: nobody searches for them."""
     return vector_set.relation is None or name in QUERY_FORMATS
 
 
 def digest(name: Format, export: Export) -> str:
-    """Of all settings that the files of a format depend on."""
-    included = {"normalize"} | SETTINGS.get(name, set()) if name in WRITERS else set(Export.model_fields) - CHOICES
+    """Digest of all settings that the files of a format depend on."""
+    if name in FORMATS:
+        included = {"normalize"} | FORMATS[name].settings
+    else:  # unknown: any key but the choice of tables and formats
+        included = set(Export.model_fields) - {"tables", "formats"}
     settings = export.model_dump(include=included)
     return hashlib.sha256(json.dumps([__version__, settings], sort_keys=True).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What was exported: `embeddings/manifest.json`, published last, and the record of each part that is finished."""
+"""The export manifest, `embeddings/manifest.json`, which is published last, and the records of finished parts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twhin_core.parquet import FileEntry
 FOLDER = "embeddings"
 MANIFEST = f"{FOLDER}/manifest.json"
 FINISHED = f"{FOLDER}/.finished"
-"""A record a format and table, written when its files are whole, so that the next run need not write them again."""
+"""One record per format and table, written when its files are complete. The next export keeps those files."""
 
 
 class TableExport(BaseModel):
@@ -22,22 +22,22 @@ class TableExport(BaseModel):
     name: str
     rows: int
     unnamed_rows: int
-    """Rows of the trained table that its vocabulary does not name: no nodes, hence left out."""
+    """Rows of the trained table that are not in its vocabulary. They are not exported."""
     files: list[FileEntry]
-    """Of the format parquet; empty where that was not asked for."""
+    """The Parquet files; empty if that format was not requested."""
 
 
 class FormatExport(BaseModel):
-    """A table in one format, or a relation's queries from its lhs table (`query_side`)."""
+    """A table in one format, or the queries of a relation (`export.query_side`)."""
 
     table: str
     query_side: str | None = None
-    """The relation whose operator was applied: these are queries for its rhs table, no vectors of nodes."""
+    """The relation whose operator was applied. The vectors are queries for its rhs table, not nodes."""
     rows: int
     files: list[FileEntry]
     figures: dict[str, Any] = {}
-    """Of faiss: kind, metric (inner_product, cosine where the vectors in it have length 1, or l2), recall@10 and its
-    queries; of pq: subspaces, bits, bytes, float_bytes, ratio; of the projector: shown, of."""
+    """faiss: kind, metric (inner_product, cosine if the indexed vectors have length 1, or l2), recall@10 and the number
+    of queries. pq: subspaces, bits, bytes, float_bytes, ratio. projector: shown, of."""
 
 
 class ExportManifest(BaseModel):
@@ -49,47 +49,45 @@ class ExportManifest(BaseModel):
     checkpoint: int
     """The step exported."""
     config: str
-    """Digest of the sections that say what to export."""
+    """Digest of the `export` section."""
     dim: int
     comparator: str
-    """How two vectors are compared: `dot`, `cos`, `l2` or `squared_l2`."""
+    """How vectors are compared: `dot`, `cos`, `l2` or `squared_l2`."""
     normalized: bool
     """Whether every vector has length 1."""
     reciprocal: bool
     tables: list[TableExport]
     relations: FileEntry
     formats: dict[str, dict[str, FormatExport]]
-    """By format and name: a table's, or `<lhs>.<relation>` for a relation's queries."""
+    """By format and name: that of a table, or `<lhs>.<relation>` for the queries of a relation."""
     pq_metrics: dict[str, dict[str, dict[str, float]]] | None = None
-    """Test metrics of the exact vectors and of those decoded from pq: exact, decoded → all or relation → metric."""
+    """Test metrics by kind of vectors (exact, decoded from pq), relation or `all`, and metric."""
 
 
 class Finished(BaseModel):
-    """The record of a format and table that is whole: of what it was made, and what is there."""
+    """The record of a format and table whose files are complete."""
 
     run: str
     checkpoint: int
     settings: str
-    """Digest of the settings that the files depend on."""
+    """Digest of the settings that the files depend on (`formats.digest`)."""
     export: FormatExport
 
 
 def read_export_manifest(root: str) -> ExportManifest | None:
-    """The manifest under the run root, or None where export has not finished."""
+    """The manifest under the run root, or None if export has not finished."""
     return read_as(ExportManifest, storage.join(root, MANIFEST))
 
 
 def read_finished(root: str, format_name: str, name: str) -> Finished | None:
-    """The record of a format and name, or None where it has not finished or files of it are gone."""
+    """The record of a format and name, or None if it is not finished or one of its files is missing."""
     tree = storage.find_json(storage.join(root, record_path(format_name, name)))
-    if tree is None:
-        return None
     try:
         record = Finished.model_validate(tree)
-    except ValidationError:  # of another version
+    except ValidationError:  # no record, or one of another version
         return None
-    whole = all(storage.exists(storage.join(root, file.path)) for file in record.export.files)
-    return record if whole else None
+    is_complete = all(storage.exists(storage.join(root, file.path)) for file in record.export.files)
+    return record if is_complete else None
 
 
 def write_finished(root: str, format_name: str, name: str, record: Finished) -> None:

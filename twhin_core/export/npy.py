@@ -1,10 +1,12 @@
-"""`embeddings/npy/<table>.npy`: float32 [rows, dim], to be mapped into memory; the row's ids are in a file beside."""
+"""`embeddings/npy/<table>.npy`: float32 [rows, dim], for memory-mapping. The ids of the rows are in a separate file."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 
 from twhin_core import storage
 from twhin_core.checksum import ChecksumWriter
@@ -16,25 +18,26 @@ from twhin_core.vectors.ids import SCHEMA
 
 
 def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
+    blocks = (block.vectors.numpy() for block in vector_set.blocks(progress))
     path = f"{FOLDER}/npy/{vector_set.name}.npy"
-    with storage.open_write(storage.join(vector_set.run.root, path)) as file:
-        checksum = ChecksumWriter(file)
-        checksum.write(header((vector_set.size, vector_set.dim)))
-        for block in vector_set.blocks(progress):
-            checksum.write(block.vectors.numpy())
-        sha256 = checksum.hexdigest()
-    files = [FileEntry(path=path, rows=vector_set.size, sha256=sha256), write_ids(vector_set, "npy")]
+    entry = write_array(vector_set.run.root, path, (vector_set.size, vector_set.dim), blocks)
+    files = [entry, write_ids(vector_set, "npy")]
     return FormatExport(table=vector_set.table, query_side=vector_set.relation, rows=vector_set.size, files=files)
 
 
-def header(shape: tuple[int, ...]) -> bytes:
-    """What an npy file of float32 values in C order begins with."""
-    begin = io.BytesIO()
-    np.lib.format.write_array_header_1_0(begin, {"descr": "<f4", "fortran_order": False, "shape": shape})
-    return begin.getvalue()
+def write_array(root: str, path: str, shape: tuple[int, ...], blocks: Iterable[npt.NDArray[np.float32]]) -> FileEntry:
+    """Writes an npy file: float32 `shape` in C order, whose values are those of `blocks`."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    with storage.open_write(storage.join(root, path)) as file:
+        checksum = ChecksumWriter(file)
+        checksum.write(header.getvalue())
+        for block in blocks:
+            checksum.write(block)
+        return FileEntry(path=path, rows=shape[0], sha256=checksum.hexdigest())
 
 
 def write_ids(vector_set: VectorSet, folder: str) -> FileEntry:
-    """`<folder>/<table>.ids.parquet`: the index in the table and the id of each row, in the same order."""
+    """Writes `<folder>/<table>.ids.parquet`: each row's index in the table and its id, in row order."""
     path = f"{FOLDER}/{folder}/{vector_set.name}.ids.parquet"
     return write_part(vector_set.names(), SCHEMA, vector_set.run.root, path)

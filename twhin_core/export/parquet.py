@@ -1,4 +1,4 @@
-"""`embeddings/<table>/part-*.parquet`: index, id and embedding, sorted by index, in files to be loaded in parallel."""
+"""`embeddings/<table>/part-*.parquet`: index, id and embedding, sorted by index, split for parallel loading."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""`embeddings/projector/<table>/`: for TensorBoard's projector, where people look at vectors and their neighbours.
+"""`embeddings/projector/<table>/`: vectors for TensorBoard's embedding projector.
 
-It loads all that it shows into the browser, so a large table is shown by a random part of it.
+The projector loads all its data into the browser, hence a large table is reduced to a random sample.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
         else f"{vector_set.name}, {len(positions)} of {vector_set.size} at random"
     )
     texts = {
-        # As float32, whose digits are fewer than those of the same number as a float of Python's.
+        # As float32, which prints fewer digits than the same number as a Python float.
         "vectors.tsv": "".join("\t".join(map(str, row)) + "\n" for row in vectors.astype(np.str_)),
         "metadata.tsv": "".join(f"{name}\n" for name in _labels(vector_set, positions)),
         "projector_config.pbtxt": _config(shown, vectors.shape),
@@ -43,7 +43,7 @@ def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
 
 
 def _labels(vector_set: VectorSet, positions: Ints) -> list[str]:
-    """The ids of the rows at `positions`, each on a line of its own; a tab would begin another column."""
+    """The ids of the rows at `positions`, with tabs and newlines, which delimit fields and rows, replaced by spaces."""
     labels: list[str] = []
     start = 0
     for names in vector_set.names():

@@ -1,4 +1,4 @@
-"""How much of the exact answer an index finds, for queries as it will get them."""
+"""The recall of an index, measured with queries like those it will serve."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Search = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.int64]]
-"""Queries float32 [Q, dim] → rows of the table int64 [Q, K], -1 where none was found."""
+"""Queries float32 [Q, dim] → rows of the table int64 [Q, K], -1 where nothing was found."""
 
 K = 10
 QUERIES = 200
 ROUNDING = 1e-5
-"""Scores that differ by no more of their size are equal: two libraries sum in another order."""
+"""Relative difference up to which two scores count as equal: faiss and torch sum in different orders."""
 
 
 def measure(vector_set: VectorSet, is_distance: bool, search: Search) -> tuple[float, int]:
-    """The share of the `K` found for each query that are as good as the K best, and the number of queries."""
+    """recall@K (the mean share of found rows that score as high as the K-th best), and the number of queries."""
     import torch
 
     queries = make_queries(vector_set)
@@ -47,8 +47,9 @@ def measure(vector_set: VectorSet, is_distance: bool, search: Search) -> tuple[f
 
 
 def make_queries(vector_set: VectorSet) -> Tensor:
-    """Queries of the relations that end at the table, of nodes drawn at random; of a table where none ends, its own
-    vectors: float32 [Q, dim].
+    """Random nodes with the operators of the relations that end at the table applied: float32 [Q, dim].
+
+    If no relation ends at the table, the queries are its own vectors.
     """
     import torch
 

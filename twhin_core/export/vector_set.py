@@ -1,4 +1,4 @@
-"""What is exported: the vectors of a table, or of a relation's queries from it, each with its row and its id."""
+"""The vectors to export: those of a table, or the queries of a relation, each with its row and id."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK_BYTES = VECTOR_BYTES_PER_GROUP
-"""Vectors that are read at once."""
+"""Size of the blocks in which vectors are read."""
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run and the checkpoint whose vectors are read. Positions count the rows that the vocabulary names."""
+    """A run and the checkpoint that its vectors are read from. A position counts only rows with an id."""
 
     config: Config
     root: str
@@ -52,29 +52,29 @@ class TrainedRun:
         return open_ids(self.config, self.root, table, self.schema.tables[table])
 
     def rows(self, table: str) -> Rows:
-        """The vector at each position of the ids."""
+        """The vectors of the rows with an id, by position."""
         ids = self.ids(table)
         return SelectedRows(self.checkpoint.rows(table), ids.size, ids.index)
 
     def scorer(self) -> Scorer:
-        """With the checkpoint's relations."""
         return self.checkpoint.scorer(self.config.model, self.schema.relations)
 
 
 @dataclass(frozen=True)
 class VectorSet:
-    """Vectors under one name. `rows` are those that the vocabulary names, in the order of their index."""
+    """Vectors that are exported under one name."""
 
     name: str
-    """Of the folder or file: a table's, or `<lhs>.<relation>`."""
+    """Name of the folder or file: that of the table, or `<lhs>.<relation>`."""
     table: str
     relation: str | None
-    """Whose operator was applied to vectors of its lhs, which makes them queries for its rhs."""
+    """The relation whose operator was applied, which turns vectors of its lhs into queries for its rhs."""
     rows: Rows
+    """The rows with an id, in the order of their index."""
     index: Ints | None
-    """The row in the table of each of `rows`; None where they are its first ones."""
+    """The table row of each of `rows`, int64 [size]; None for rows 0 to size - 1."""
     unnamed: int
-    """Rows of the table that the vocabulary does not name."""
+    """Number of table rows without an id."""
     run: TrainedRun
 
     @property
@@ -86,11 +86,11 @@ class VectorSet:
         return self.rows.size
 
     def names(self, batch_rows: int = NAMES_A_BATCH) -> Iterator[pa.RecordBatch]:
-        """Batches (index, id) of the rows."""
+        """Batches (index, id) of all rows."""
         return self.run.ids(self.table).batches(batch_rows)
 
     def blocks(self, progress: Progress) -> Iterator[Block]:
-        """All rows in order; the next block is read while one is used."""
+        """All rows in order. The next block is read while the caller uses the current one."""
         block_rows = max(1, BLOCK_BYTES // (4 * self.dim))
         with Ahead(named_blocks(self.names(block_rows), self.rows)) as ahead:
             for block in ahead:
@@ -98,17 +98,17 @@ class VectorSet:
                 progress.update(len(block))
 
     def sample(self, count: int, seed: int = 0) -> Ints:
-        """`count` of the rows at random, or all if there are fewer; ascending positions among `rows`."""
+        """At most `count` random positions in `rows`, ascending."""
         if count >= self.size:
             return np.arange(self.size)
         return np.sort(np.random.default_rng(seed).choice(self.size, count, replace=False, shuffle=False))
 
 
 def open_vector_sets(run: TrainedRun) -> list[VectorSet]:
-    """What the config asks to export; reads no vectors yet.
+    """The vector sets that the config asks for. Reads no vectors.
 
     Raises:
-        UserError: `export.query_side` names no relation, or a vocabulary is broken.
+        UserError: `export.query_side` names an unknown relation, or a vocabulary is broken.
     """
     export = run.config.export
     vector_sets = [_open(run, table) for table in export.tables or run.schema.tables]
@@ -136,12 +136,12 @@ def _open_queries(run: TrainedRun, relation: str) -> VectorSet:
         return queries
 
     lhs = _open(run, run.schema.relations[rel].lhs)
-    name = f"{lhs.table}.{quote(relation, safe='')}"  # not every name of a relation is a file name
+    name = f"{lhs.table}.{quote(relation, safe='')}"  # a relation's name may not be a valid file name
     return replace(lhs, name=name, relation=relation, rows=MappedRows(lhs.rows, project))
 
 
 def normalized(vector_set: VectorSet) -> VectorSet:
-    """The same vectors at length 1."""
+    """The same vectors, scaled to length 1."""
 
     def name(position: int) -> str:
         row = position if vector_set.index is None else int(vector_set.index[position])
@@ -152,14 +152,14 @@ def normalized(vector_set: VectorSet) -> VectorSet:
 
 
 def unit_rows(rows: Rows, name: Callable[[int], str]) -> Rows:
-    """Other rows at length 1. Reading a row of zeros raises UserError; `name` names the row."""
+    """`rows` scaled to length 1. Reading a row of zeros raises UserError with the `name` of the row."""
     import torch
 
     def normalize(vectors: Tensor, rows: Ints) -> Tensor:
         lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
         if not lengths.all():
             first = int((lengths == 0).squeeze(1).nonzero()[0])
-            raise UserError(f"{name(int(rows[first]))} is zero and has no direction to be normalized to")
+            raise UserError(f"{name(int(rows[first]))} is zero and cannot be normalized")
         units: Tensor = vectors / lengths
         return units
 

@@ -1,6 +1,7 @@
-"""`embeddings/vertex/<table>/*.json`: what a batch update of Vertex AI Vector Search takes, a node a line.
+"""`embeddings/vertex/<table>/*.json`: input for a batch update of Vertex AI Vector Search.
 
-`{"id": …, "embedding": […]}` in UTF-8; the folder is the batch's root, and holds nothing but its files, 5,000 at most.
+One node per line, `{"id": …, "embedding": […]}` in UTF-8. The folder is the root of the batch: it may contain no other
+files, and at most 5,000 in total.
 https://cloud.google.com/vertex-ai/docs/vector-search/setup/format-structure
 """
 
@@ -24,17 +25,17 @@ from twhin_core.vectors.named import Block
 
 MOST_FILES = 5_000
 
-# A list of floats as text is JSON already, each in the fewest digits that give it back.
+# DuckDB's text for a list of floats is JSON, with the fewest digits that round-trip.
 LINES = """SELECT '{"id": ' || to_json(id) || ', "embedding": ' || embedding::VARCHAR || '}' || chr(10) FROM block"""
 
 
 def check(vector_set: VectorSet) -> None:
-    """Raises UserError if there would be more files than a batch may have."""
+    """Raises UserError if the export would need more files than a batch may have."""
     files = math.ceil(vector_set.size / vector_set.run.config.export.rows_per_file)
     if files > MOST_FILES:
         raise UserError(
-            f"export.rows_per_file: {vector_set.name} would be {files:,} files, and Vertex takes {MOST_FILES:,} at "
-            f"most; set it to {math.ceil(vector_set.size / MOST_FILES)} or more"
+            f"export.rows_per_file: {vector_set.name} would need {files:,} files, but Vertex AI takes at most "
+            f"{MOST_FILES:,}; set it to {math.ceil(vector_set.size / MOST_FILES)} or more"
         )
 
 
@@ -56,7 +57,7 @@ def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
 
 
 def _cut(blocks: Iterator[Block], rows_per_file: int) -> Iterator[tuple[int, Block]]:
-    """The same rows with the place of each block's first, no block reaching from one file into the next."""
+    """Splits blocks where a file ends. Yields each block with the position of its first row."""
     start = 0
     for block in blocks:
         while len(block):

@@ -1,4 +1,4 @@
-"""A checkpoint's vectors under their original ids, in every format that the config asks for."""
+"""Writes a checkpoint's vectors with their original ids, in every format that the config asks for."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import hashlib
 import json
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from twhin_core import __version__, storage
-from twhin_core.checksum import ChecksumWriter
 from twhin_core.config import Config
 from twhin_core.config.export import Format
 from twhin_core.export.compare import compare
-from twhin_core.export.formats import CHECKS, digest, takes, writer
+from twhin_core.export.formats import check, digest, takes, writer
 from twhin_core.export.manifest import (
     FOLDER,
     MANIFEST,
@@ -28,7 +26,7 @@ from twhin_core.export.manifest import (
 from twhin_core.export.vector_set import TrainedRun, VectorSet, open_vector_sets
 from twhin_core.graph.manifest import MANIFEST as GRAPH
 from twhin_core.model.operators import RelationOperators
-from twhin_core.parquet import FileEntry
+from twhin_core.parquet import FileEntry, write_part
 from twhin_core.progress import Progress, log
 from twhin_core.schema import Schema
 
@@ -36,13 +34,13 @@ RELATIONS = f"{FOLDER}/relations.parquet"
 
 
 def write_export(run: TrainedRun) -> ExportManifest:
-    """Writes `embeddings/`; what an earlier export has finished, and `run` leaves as it is, is not written again.
+    """Writes `embeddings/`, except for files that an earlier export finished and that are still valid.
 
     Returns:
-        The manifest; the export is finished once the caller publishes it.
+        The manifest. The export is finished once the caller publishes it.
 
     Raises:
-        UserError: a table cannot be had in a format, or a broken vocabulary.
+        UserError: a format cannot hold a table, or a vocabulary is broken.
     """
     identity = identify(run)
     config, vector_sets = run.config, open_vector_sets(run)
@@ -50,9 +48,8 @@ def write_export(run: TrainedRun) -> ExportManifest:
         (name, vector_set) for name in config.export.formats for vector_set in vector_sets if takes(name, vector_set)
     ]
     for name, vector_set in jobs:
-        if name in CHECKS:
-            CHECKS[name](vector_set)
-    storage.remove(storage.join(run.root, MANIFEST))  # first: without it, nothing here is taken for whole
+        check(name, vector_set)
+    storage.remove(storage.join(run.root, MANIFEST))  # first: without a manifest, no file counts as exported
     finished = {(name, vector_set.name): _finished(run, identity, name, vector_set) for name, vector_set in jobs}
     _remove_all_but(run.root, finished)
     formats: dict[str, dict[str, FormatExport]] = {name: {} for name in config.export.formats}
@@ -81,17 +78,17 @@ def _describe(vector_set: VectorSet, formats: dict[str, dict[str, FormatExport]]
 
 
 def _finished(run: TrainedRun, identity: str, name: Format, vector_set: VectorSet) -> FormatExport | None:
-    """What an export before this one has finished of the same, if it has."""
+    """The files of an earlier export, if they are finished and still valid."""
     record = read_finished(run.root, name, vector_set.name)
     made_of = (identity, run.checkpoint.step, digest(name, run.config.export))
     if record is None or (record.run, record.checkpoint, record.settings) != made_of:
         return None
-    log.info("export: %s of %s is finished", name, vector_set.name)
+    log.info("export %s as %s: already done", vector_set.name, name)
     return record.export
 
 
 def _remove_all_but(root: str, finished: dict[tuple[Format, str], FormatExport | None]) -> None:
-    """Removes all of `embeddings/` but the files that are finished, and their records."""
+    """Removes everything in `embeddings/` except finished files and their records."""
     kept = {
         path
         for (name, table), export in finished.items()
@@ -113,12 +110,12 @@ def _write_one(run: TrainedRun, identity: str, name: Format, vector_set: VectorS
     )
     if export.figures:
         figures = ", ".join(f"{figure} {value}" for figure, value in export.figures.items())
-        log.info("export: %s as %s: %s", vector_set.name, name, figures)
+        log.info("export %s as %s: %s", vector_set.name, name, figures)
     return export
 
 
 def is_current(found: ExportManifest, config: Config, step: int) -> bool:
-    """Whether `found` is of the checkpoint `step`, exported as `config` says."""
+    """Whether `found` is an export of the checkpoint `step` with the settings of `config`."""
     return found.checkpoint == step and found.config == _digest(config)
 
 
@@ -127,7 +124,7 @@ def _digest(config: Config) -> str:
 
 
 def identify(run: TrainedRun) -> str:
-    """Digest of what the vectors were learned from."""
+    """Digest of the settings and the graph that the vectors were learned from."""
     config = run.config
     learned_from = {
         "model": config.model.model_dump(),
@@ -139,7 +136,7 @@ def identify(run: TrainedRun) -> str:
 
 
 def _write_relations(run: TrainedRun) -> FileEntry:
-    """`embeddings/relations.parquet`: a row a relation, with its inverse's parameters where there is one."""
+    """Writes `embeddings/relations.parquet`: one row per relation, with the parameters of its inverse if it has one."""
     scorer, schema = run.scorer(), run.schema
     columns = {
         "rel": pa.array(range(len(schema.relations)), pa.int32()),
@@ -150,13 +147,10 @@ def _write_relations(run: TrainedRun) -> FileEntry:
     if scorer.inverse is not None:
         columns["inverse"] = _parameters(scorer.inverse, schema)
     table = pa.table(columns)
-    with storage.open_write(storage.join(run.root, RELATIONS)) as file:
-        checksum = ChecksumWriter(file)
-        pq.write_table(table, pa.PythonFile(checksum, mode="w"), compression="zstd")
-    return FileEntry(path=RELATIONS, rows=table.num_rows, sha256=checksum.hexdigest())
+    return write_part(table.to_batches(), table.schema, run.root, RELATIONS)
 
 
 def _parameters(operators: RelationOperators, schema: Schema) -> pa.Array:
-    """A list a relation: the vector of a translation or diagonal, a matrix row by row, nothing for the identity."""
+    """One list per relation: a translation's or diagonal's vector, a matrix row by row, empty for the identity."""
     rows = [operators.of(rel).detach().numpy() for rel in range(len(schema.relations))]
     return pa.array(rows, pa.list_(pa.float32()))
