@@ -1,4 +1,4 @@
-"""Neighbours through an exported faiss index: a flat one is exact, where it ranks by what is asked."""
+"""Neighbors through an exported faiss index: a flat one is exact, where it ranks by what is asked."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_an_index_that_is_not_exact_finds_most(trained: Trained) -> None:
 
 def test_without_an_index_one_line_says_so(trained: Trained) -> None:
     config, root = trained
-    with pytest.raises(UserError, match="nothing is exported here yet, hence no index; run `twhin export`"):
+    with pytest.raises(UserError, match="nothing has been exported, so there is no index; run `twhin export`"):
         Embeddings.load(root)["user"].neighbors("u3", index=True)
     export(config, root)
     with pytest.raises(UserError, match=r"no index of table tweet was exported; add faiss to export\.formats"):
@@ -112,6 +112,6 @@ def test_a_broken_index_is_the_users_error(trained: Trained, content: bytes | No
     users = exported(*trained)["user"]
     path = Path(trained[1], "embeddings/faiss/user.index")
     path.write_bytes(path.read_bytes()[:-100] if content is None else content)
-    with pytest.raises(UserError, match=r"faiss/user\.index: not a whole faiss index: ") as error:
+    with pytest.raises(UserError, match=r"faiss/user\.index: truncated, or not a faiss index: ") as error:
         users.neighbors("u3", index=True)
     assert "\n" not in str(error.value)

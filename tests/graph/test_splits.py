@@ -36,7 +36,7 @@ def test_the_latest_are_found_exactly(low: int, high: int) -> None:
 
 
 def test_the_order_of_the_edges_is_random_in_every_respect(small_config: SmallConfig, tmp_path: Path) -> None:
-    """Raw rows are sorted by lhs, relation and time, and nearly by rhs; of the edges, none tells of its neighbour."""
+    """Raw rows are sorted by lhs, relation and time, and nearly by rhs; of the edges, none tells of its neighbor."""
     count = 20_000
     number = np.arange(count)
     lhs, rhs = [f"{i // 100}" for i in number], [f"{i // 100 + i % 100}" for i in number]

@@ -100,7 +100,7 @@ def test_a_relation_is_asked_at_either_end(exported: str, ask: Ask) -> None:
 def test_an_index_is_asked_instead(trained: tuple[Config, str], ask: Ask) -> None:
     config, root = trained
     arguments = ["neighbors", root, "user", "u3", "--relation", "fav"]
-    assert "nothing is exported here yet, hence no index" in ask(*arguments, "--index")[1]
+    assert "nothing has been exported, so there is no index" in ask(*arguments, "--index")[1]
     export(changed(config, "export", formats=["parquet", "faiss"]), root)
     found, title = ask(*arguments, "--index")
     assert [name for name, _ in lines(found)] == [name for name, _ in lines(ask(*arguments)[0])]
@@ -155,8 +155,8 @@ def test_ids_of_odd_characters_are_shown_on_one_line(
             ["neighbors", "ROOT", "tweet", "t1", "--relation", "fav"],
             "relation fav does not start at table tweet: it leads from user to tweet; side lhs asks for its other end",
         ),
-        (["neighbors", "ROOT", "user", "u17", "-k", "0"], "k is 0, but must be at least 1"),
-        (["neighbors", "ROOT", "user", "u17", "--side", "lhs"], "side lhs: says which end of a relation"),
+        (["neighbors", "ROOT", "user", "u17", "-k", "0"], "k: 0 is less than 1"),
+        (["neighbors", "ROOT", "user", "u17", "--side", "lhs"], "side lhs selects an end of a relation"),
         (["neighbors", "ROOT/none", "user", "u17"], "there is no run here"),
         (["score", "ROOT", "fav", "u17", "u17"], "tweet: no node has the id 'u17'"),
         (["score", "ROOT", "likes", "u17", "t1"], "no relation named 'likes'; there are follow, fav"),
@@ -178,9 +178,7 @@ def test_before_anything_is_trained(small_config: SmallConfig, tmp_path: Path, a
     root = str(tmp_path / "run")
     prepare(small_config(), root)
     error = ask("neighbors", root, "user", "u17")[1]
-    assert (
-        error == f"error: {root}: nothing is trained here yet: no export and no whole checkpoint; run `twhin train`\n"
-    )
+    assert error == f"error: {root}: there is no complete checkpoint; run `twhin train` first\n"
 
 
 def test_an_answer_does_not_wait_for_what_it_does_not_need(exported: str) -> None:

@@ -163,10 +163,10 @@ def test_data_that_was_trained_elsewhere_has_a_report_without_training(
     assert not {"Training", "Plan", "Loss"} & set(page.texts)
     assert "Vectors" in page.texts
     page = report(config, metrics | {"checkpoint": 1}, Path(root))  # no longer there
-    assert not {"Vectors", "Nearest neighbours"} & set(page.texts)
+    assert not {"Vectors", "Nearest neighbors"} & set(page.texts)
 
 
-def test_a_broken_vocabulary_costs_the_neighbours_but_not_the_figures(trained: tuple[Config, str]) -> None:
+def test_a_broken_vocabulary_costs_the_neighbors_but_not_the_figures(trained: tuple[Config, str]) -> None:
     config, root = trained
     for file in Path(root, "graph/vocab/tweet").iterdir():
         file.write_bytes(b"PAR1")
@@ -174,4 +174,4 @@ def test_a_broken_vocabulary_costs_the_neighbours_but_not_the_figures(trained: t
     page = Page(Path(root, "evaluation/report.html").read_text())
     assert f"{metrics['test']['all']['mrr']:.4f}" in page.texts
     assert "Vectors" in page.texts
-    assert "Nearest neighbours" not in page.texts
+    assert "Nearest neighbors" not in page.texts

@@ -108,7 +108,7 @@ def test_fp16_tables_take_half_the_memory_and_learn_the_same(optimizer: str) -> 
     for name in full["after"]:
         moved, off = (np.abs(full["after"][name] - other) for other in (full["before"][name], half["after"][name]))
         assert moved.max() > 0.01
-        # Neighbours in fp16 are 0.001 apart from 1 to 2. Adagrad's first step turns where a gradient is almost 0.
+        # Neighbors in fp16 are 0.001 apart from 1 to 2. Adagrad's first step turns where a gradient is almost 0.
         assert np.quantile(off, 0.99) < 0.001, name
 
 

@@ -28,9 +28,9 @@ FOLDERS: dict[Format, str] = {
 
 
 class Hnsw(Section):
-    """Of an HNSW index (Malkov & Yashunin, 2018): a graph of near neighbours over the whole vectors."""
+    """Of an HNSW index (Malkov & Yashunin, 2018): a graph of near neighbors over the whole vectors."""
 
-    links: PositiveInt = Field(32, description="Neighbours of a node: more find more, and cost 8 bytes a row each.")
+    links: PositiveInt = Field(32, description="Neighbors of a node: more find more, and cost 8 bytes a row each.")
     ef_construction: PositiveInt = Field(80, description="Candidates kept while a row is put in.")
     ef_search: PositiveInt = Field(64, description="Candidates kept during a search; the index is saved with it.")
 

@@ -1,4 +1,4 @@
-"""The result of a run, to be asked in a notebook or on the command line: `Embeddings.load(run_root)`."""
+"""Queries of a trained run, from a notebook or the command line: `Embeddings.load(run_root)`."""
 
 from twhin_core.embeddings.embeddings import Embeddings
 from twhin_core.embeddings.table import Neighbor, TableEmbeddings

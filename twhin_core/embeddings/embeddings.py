@@ -1,9 +1,8 @@
-"""All that a run has learned."""
+"""The embeddings of a run, by table, and the scores of its edges."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,12 +15,12 @@ from twhin_core.vectors.ids import find_or_refuse
 
 
 class EdgeScore(NamedTuple):
-    """An edge as the answer to each of its two questions."""
+    """The ranks of both ends of an edge."""
 
     rhs: NodeRank
-    """The rhs among all that the lhs could have."""
+    """The rhs among all answers to (lhs, relation, ?)."""
     lhs: NodeRank
-    """The lhs among all that could have the rhs."""
+    """The lhs among all answers to (?, relation, rhs)."""
 
 
 class Embeddings(Mapping[str, TableEmbeddings]):
@@ -29,31 +28,32 @@ class Embeddings(Mapping[str, TableEmbeddings]):
 
     def __init__(self, result: Result) -> None:
         self._result = result
+        self._tables: dict[str, TableEmbeddings] = {}
 
     @classmethod
     def load(cls, run_root: str | Path) -> Embeddings:
-        """Opens what was exported under a run root, local or gs://, or, before the first export, its newest checkpoint.
+        """Opens the export under a run root, local or gs://, or its newest checkpoint if nothing was exported.
 
-        Manifests are read, vectors only when they are asked for. Scores are of the same step.
+        Reads manifests now and vectors on demand. Scores are from the same step as the vectors.
 
         Raises:
-            UserError: there is no run, or it has learned nothing yet.
+            UserError: there is no run, or nothing has been trained.
         """
         return cls(open_result(str(run_root)))
 
     @property
     def step(self) -> int:
-        """The training step that the vectors are of."""
+        """The training step of the vectors."""
         return self._result.vectors.step
 
     @property
     def relations(self) -> dict[str, Relation]:
-        """By name; each has the tables `lhs` and `rhs` that it leads from and to, and its `operator`."""
+        """The relations by name, each with its tables `lhs` and `rhs` and its `operator`."""
         return {relation.name: relation for relation in self._result.schema.relations}
 
     @property
     def comparator(self) -> str:
-        """How two vectors are compared in a score: `dot`, `cos`, `l2` or `squared_l2`."""
+        """How a score compares vectors: `dot`, `cos`, `l2` or `squared_l2`."""
         return self._result.config.model.comparator
 
     def __repr__(self) -> str:
@@ -65,26 +65,21 @@ class Embeddings(Mapping[str, TableEmbeddings]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._result.vectors.tables)
 
-    def __contains__(self, table: object) -> bool:
-        return table in self._result.vectors.tables
-
     def __getitem__(self, table: str) -> TableEmbeddings:
         """Raises NotThere, a UserError and a KeyError, if there is no such table."""
-        if table not in self:
+        if table not in self._result.vectors.tables:
             raise NotThere(f"no table named {table!r}; {suggest(table, self)}")
-        return self._tables.setdefault(table, TableEmbeddings(table, self._result))
-
-    @cached_property
-    def _tables(self) -> dict[str, TableEmbeddings]:
-        return {}
+        if table not in self._tables:
+            self._tables[table] = TableEmbeddings(table, self._result)
+        return self._tables[table]
 
     def score(self, relation: str, lhs: str, rhs: str) -> EdgeScore:
-        """The model's score of an edge, and the rank of each of its ends among all nodes that could be in its rank.
+        """The model's score of an edge, and the rank of each end among all nodes of its table.
 
-        Without `model.reciprocal` both scores are the same.
+        Both scores are equal unless `model.reciprocal` is set.
 
         Raises:
-            UserError: there is no such relation, or no such id in the table at that end of it.
+            UserError: there is no such relation, or an id is not in the relation's table.
         """
         schema, source = self._result.schema, self._result.scored
         rel = relation_named(schema, relation)

@@ -1,4 +1,4 @@
-"""The nodes nearest to one through an exported faiss index: what a system that loads it would find."""
+"""The neighbors of a node according to an exported faiss index, as a retrieval system would find them."""
 
 from __future__ import annotations
 
@@ -31,36 +31,37 @@ class Index:
     kind: str
     """`flat`, `hnsw` or `ivf_pq`."""
     recall: float
-    """The share of the ten best that it found when it was exported."""
+    """recall@10, measured at export."""
     measure: str
-    """What it ranks by."""
-    is_models: bool
+    """What the index ranks by, in words."""
+    is_model_score: bool
     """Whether that is the model's score."""
     normalized: bool
+    """Whether the indexed vectors have length 1."""
 
 
 def open_index(result: Result, query: Query) -> Index:
-    """Reads nothing yet.
+    """Finds the index without reading it.
 
     Raises:
         UserError: no index of the candidates was exported.
     """
     manifest, table = result.manifest, query.candidates
     if manifest is None:
-        raise UserError(f"{result.root}: nothing is exported here yet, hence no index; run `twhin export`")
+        raise UserError(f"{result.root}: nothing has been exported, so there is no index; run `twhin export`")
     entry = manifest.formats.get("faiss", {}).get(table)
     if entry is None:
         raise UserError(f"{result.root}: no index of table {table} was exported; add faiss to export.formats")
     (file,) = (file for file in entry.files if file.path.endswith(".index"))
-    has_units = entry.figures["metric"] == "cosine"
-    is_models = query.rel is not None and has_units == (manifest.comparator == "cos")
+    normalized = entry.figures["metric"] == "cosine"
+    is_model_score = query.rel is not None and normalized == (manifest.comparator == "cos")
     return Index(
         storage.join(result.root, file.path),
         entry.figures["kind"],
         entry.figures["recall@10"],
-        f"the model's score ({manifest.comparator})" if is_models else _measure(manifest, entry),
-        is_models,
-        has_units,
+        f"the model's score ({manifest.comparator})" if is_model_score else _measure(manifest, entry),
+        is_model_score,
+        normalized,
     )
 
 
@@ -71,12 +72,12 @@ def _measure(manifest: ExportManifest, entry: FormatExport) -> str:
 
 
 def search(result: Result, query: Query, position: int, name: str, k: int) -> list[tuple[str, float]]:
-    """Ids and scores, best first; the node `name`, at `position`, is left out of its own table.
+    """Ids and scores, best first, without the node `name` itself, which is at `position` in its table.
 
-    A kind that is not exact may miss some, and find fewer than k.
+    An approximate index may miss candidates and return fewer than k.
 
     Raises:
-        UserError: no index of the candidates was exported, it is broken, or it cannot answer for this side.
+        UserError: no index of the candidates was exported, it is corrupt, or it cannot answer for this side.
     """
     import torch
 
@@ -92,15 +93,14 @@ def search(result: Result, query: Query, position: int, name: str, k: int) -> li
     values, rows = values[rows >= 0], rows[rows >= 0]
     ids = open_ids(result.config, result.root, query.candidates, result.schema.tables[query.candidates])
     names = name_rows(ids, query.candidates, rows)
-    scores = _scores(index, values, result.config.model.comparator) + (offset if entry.is_models else 0)
+    scores = _scores(index, values, result.config.model.comparator) + (offset if entry.is_model_score else 0)
+    is_own_table = query.candidates == query.table
     found = zip(names, scores.tolist(), strict=True)
-    return [
-        (found_name, score) for found_name, score in found if query.candidates != query.table or found_name != name
-    ][:k]
+    return [(other, score) for other, score in found if not (is_own_table and other == name)][:k]
 
 
 def _project(scorer: Scorer, query: Query, given: Tensor) -> tuple[Tensor, float]:
-    """The vector [1, dim] that candidates are compared with, and what all its inner products are short of."""
+    """The query vector [1, dim], and a constant to add to each of its inner products to get a score."""
     import torch
 
     rel = torch.tensor([query.rel])
@@ -110,15 +110,15 @@ def _project(scorer: Scorer, query: Query, given: Tensor) -> tuple[Tensor, float
         return scorer.inverse(rel, given), 0.0
     if not scorer.comparator.commutes_with_operators:
         raise UserError(
-            "an index cannot answer for this relation's lhs: the operator would have to be applied to all vectors in "
-            "it; ask without it, or train with model.reciprocal"
+            "an index cannot answer for this relation's lhs, because the operator applies to the indexed vectors; ask "
+            "without --index, or train with model.reciprocal"
         )
     bias = scorer.operator.bias(rel, given)
     return scorer.operator.adjoint(rel, given), 0.0 if bias is None else float(bias)
 
 
 def _scores(index: Any, values: npt.NDArray[np.float32], comparator: str) -> npt.NDArray[np.float32]:
-    """faiss's values, of which distances are squared and not negated, as scores."""
+    """Scores from faiss's values; its distances are squared and not negated."""
     if index.metric_type != faiss_library.load().METRIC_L2:
         return values
     return -np.sqrt(values.clip(min=0)) if comparator == "l2" else -values
@@ -128,8 +128,8 @@ def _read(url: str) -> Any:
     faiss = faiss_library.load()
     try:
         if not storage.is_remote(url):
-            return faiss.read_index(storage.filesystem(url)[1], faiss.IO_FLAG_MMAP_IFC)  # reads what a search touches
+            return faiss.read_index(storage.filesystem(url)[1], faiss.IO_FLAG_MMAP_IFC)  # reads only what is searched
         with storage.open_read(url) as file:
             return faiss.read_index(faiss.PyCallbackIOReader(file.read, READ_BYTES))
     except RuntimeError as error:
-        raise UserError(f"{url}: not a whole faiss index: {one_line(error)}") from None
+        raise UserError(f"{url}: truncated, or not a faiss index: {one_line(error)}") from None

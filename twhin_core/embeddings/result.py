@@ -1,6 +1,6 @@
-"""Where the vectors, ids and relations of a run are read from: its export or a checkpoint.
+"""The vectors, ids and relations of a run, read from its export or from a checkpoint.
 
-Both count the rows that have an id, in the order of their index, and a position means the same node in either.
+In both, a position counts the rows with an id in the order of their index, and means the same node.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from twhin_core import storage
-from twhin_core.checkpoints.checkpoint import at_step, describe, newest
+from twhin_core.checkpoints.checkpoint import NoCheckpoint, at_step, describe, newest
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
-from twhin_core.export.manifest import ExportManifest, TableExport, read_export_manifest
+from twhin_core.export.manifest import ExportManifest, read_export_manifest
 from twhin_core.export.vector_set import TrainedRun
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.scorer import Scorer
@@ -26,7 +26,7 @@ from twhin_core.vectors.rows import Rows
 
 @dataclass(frozen=True)
 class ExportedVectors:
-    """What `embeddings/manifest.json` lists."""
+    """A run's vectors as exported in Parquet files."""
 
     config: Config
     root: str
@@ -42,18 +42,14 @@ class ExportedVectors:
         return [table.name for table in self.manifest.tables]
 
     def files(self, table: str) -> list[tuple[str, int]]:
-        """The URL and the number of rows of a table's Parquet files."""
-        entry = self._entry(table)
+        """The URL and number of rows of each Parquet file of a table. Raises UserError if it was not exported."""
+        entry = next((entry for entry in self.manifest.tables if entry.name == table), None)
+        if entry is None:
+            raise UserError(
+                f"{self.root}: table {table} was not exported (export.tables), and the checkpoint of step {self.step} "
+                "no longer exists"
+            )
         return [(storage.join(self.root, file.path), file.rows) for file in entry.files]
-
-    def _entry(self, table: str) -> TableExport:
-        for entry in self.manifest.tables:
-            if entry.name == table:
-                return entry
-        raise UserError(
-            f"{self.root}: table {table} was not exported (export.tables), and the checkpoint of step {self.step} is "
-            "no longer kept"
-        )
 
     def ids(self, table: str) -> Ids:
         folder = storage.join(self.root, "embeddings", table)
@@ -67,8 +63,8 @@ class ExportedVectors:
 
         if self.manifest.normalized:
             raise UserError(
-                f"{self.root}: the exported vectors were normalized (export.normalize) and no longer tell the model's "
-                f"scores, and the checkpoint of step {self.step} is no longer kept"
+                f"{self.root}: scores cannot be computed from normalized vectors (export.normalize), and the "
+                f"checkpoint of step {self.step} no longer exists"
             )
         scorer = Scorer(self.config.model, self.schema.relations)
         url = storage.join(self.root, self.manifest.relations.path)
@@ -87,26 +83,24 @@ Vectors = ExportedVectors | TrainedRun
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a run.
-
-    Vectors are what was exported and, before the first export, what the newest checkpoint holds. Scores are always of
-    the same step: by its checkpoint as long as that is kept, which is quicker to read and never normalized, else by
-    what was exported.
-    """
+    """A trained run."""
 
     config: Config
     root: str
     schema: Schema
     manifest: ExportManifest | None
     vectors: Vectors
+    """The exported vectors or, before the first export, those of the newest checkpoint."""
     scored: Vectors
+    """What scores are computed from: the checkpoint of the same step, which is faster to read and never normalized,
+    or the exported vectors if it no longer exists."""
 
 
 def open_result(root: str) -> Result:
-    """Reads manifests only.
+    """Opens the run at `root`, reading only manifests.
 
     Raises:
-        UserError: there is no run at `root`, or nothing trained, or a broken manifest.
+        UserError: there is no run, nothing has been trained, or a manifest is broken.
     """
     url = storage.join(root, "config.yaml")
     if not storage.exists(url):
@@ -123,14 +117,10 @@ def open_result(root: str) -> Result:
         trained = TrainedRun(config, root, checkpoint, schema)
     vectors, scored = exported or trained, trained or exported
     if vectors is None or scored is None:
-        raise UserError(f"{root}: {_why_nothing(manifest)}")
+        if manifest is None:
+            raise NoCheckpoint(root)
+        raise UserError(
+            f"{root}: was exported without parquet (as {', '.join(manifest.formats)}), and the checkpoint of step "
+            f"{manifest.checkpoint} no longer exists"
+        )
     return Result(config, root, schema, manifest, vectors, scored)
-
-
-def _why_nothing(manifest: ExportManifest | None) -> str:
-    if manifest is None:
-        return "nothing is trained here yet: no export and no whole checkpoint; run `twhin train`"
-    return (
-        f"was exported without parquet (as {', '.join(manifest.formats)}), and the checkpoint of step "
-        f"{manifest.checkpoint} is no longer kept"
-    )

@@ -1,4 +1,4 @@
-"""The nodes nearest to one, and the rank of an edge among all that could stand in its place. Exact, streaming."""
+"""Exact neighbors of a node, and ranks of an edge's ends. Streams the vectors."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from twhin_core.vectors.top_k import Score, answers, similar
 
 @dataclass(frozen=True)
 class Query:
-    """A node of `table` is given, and nodes of `candidates` are asked for."""
+    """Asks for nodes of the table `candidates`, given a node of `table`."""
 
     table: str
     candidates: str
     rel: int | None = None
-    """The relation; None for what is near within the table."""
+    """The id of the relation; None for neighbors within the table."""
     side: Side = "rhs"
     """The end of the relation that is asked for."""
 
 
 def make_query(schema: Schema, table: str, relation: str | None, side: Side | None) -> Query:
-    """Without `side`, the rhs of the relation is asked for.
+    """A query by names. `side` defaults to the rhs.
 
     Raises:
-        UserError: there is no such relation, or it does not have the table at its other end; or a side of no relation.
+        UserError: there is no such relation, the table is not at its given end, or `side` is set without a relation.
     """
     if relation is None:
         if side is not None:
-            raise UserError(f"side {side}: says which end of a relation is asked for; name the relation too")
+            raise UserError(f"side {side} selects an end of a relation; name the relation too")
         return Query(table, table)
     rel = relation_named(schema, relation)
     wanted: Side = side or "rhs"
@@ -47,7 +47,7 @@ def make_query(schema: Schema, table: str, relation: str | None, side: Side | No
 
 
 def relation_named(schema: Schema, name: str) -> int:
-    """The id of a relation. Raises NotThere if there is none; suggests near ones."""
+    """The id of a relation. Raises NotThere, with suggestions, if there is no such relation."""
     names = [relation.name for relation in schema.relations]
     if name not in names:
         raise NotThere(f"no relation named {name!r}; {suggest(name, names)}")
@@ -55,7 +55,7 @@ def relation_named(schema: Schema, name: str) -> int:
 
 
 def find_nearest(vectors: Vectors, query: Query, position: int, k: int) -> tuple[list[float], list[int]]:
-    """Scores and positions of the k best candidates for the node at `position`, itself left out; best first."""
+    """Scores and positions of the k best candidates for the node at `position`, best first, without the node itself."""
     import torch
 
     exclude = torch.tensor([position]) if query.candidates == query.table else None
@@ -66,16 +66,17 @@ def find_nearest(vectors: Vectors, query: Query, position: int, k: int) -> tuple
 
 @dataclass(frozen=True)
 class NodeRank:
-    """A node as the answer to a query."""
+    """The score and rank of a node as the answer to a query."""
 
     score: float
     rank: float
-    """1 for the best; equal scores share the middle of their ranks."""
+    """1 is the best. Equal scores share their mean rank."""
     candidates: int
+    """The number of nodes that were ranked."""
 
 
 def find_rank(vectors: Vectors, query: Query, position: int, answer: int) -> NodeRank:
-    """The rank of the node at `answer` among all candidates for the node at `position`, which is left out itself."""
+    """The rank of the node at `answer` among all candidates for the node at `position`, without that node itself."""
     import torch
 
     rows = vectors.rows(query.candidates)

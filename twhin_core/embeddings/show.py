@@ -1,4 +1,4 @@
-"""Answers on a terminal as tables, and piped as plain lines."""
+"""Prints answers: tables on a terminal, plain lines into a pipe."""
 
 from __future__ import annotations
 
@@ -25,9 +25,12 @@ def print_neighbors(
     neighbors: Sequence[Neighbor],
     console: Console,
 ) -> None:
-    """Prints ids and scores, as `embeddings[table].neighbors(node, relation, …)` has given them and `describe` says.
+    """Prints the ids and scores returned by `embeddings[table].neighbors(node, relation, …)`.
 
-    Into a pipe go lines `id<TAB>score`, and the title to stderr.
+    Prints `id<TAB>score` into a pipe, with the title on stderr.
+
+    Args:
+        by: as returned by `describe`.
     """
     candidates, question = table, f"near {table} {printable(node)}"
     if relation is not None:
@@ -41,7 +44,7 @@ def print_neighbors(
 
 
 def print_score(embeddings: Embeddings, relation: str, lhs: str, rhs: str, score: EdgeScore, console: Console) -> None:
-    """Prints a line for each end as the one that is asked for."""
+    """Prints one line for each end of the edge."""
     ends = embeddings.relations[relation]
     title = (
         f"({ends.lhs} {printable(lhs)}, {relation}, {ends.rhs} {printable(rhs)}) by the model's score "
@@ -60,11 +63,11 @@ def _print(title: str, headings: list[str], rows: list[list[str]], console: Cons
         sys.stderr.write(f"{title}\n")
         sys.stdout.writelines("\t".join(row) + "\n" for row in rows)
         return
-    console.print(Text(title), soft_wrap=True)  # the title of a table would be broken at its width
+    console.print(Text(title), soft_wrap=True)  # rich would wrap a table's own title at the width of the table
     table = Table()
     for heading in headings:
         is_name = heading in (headings[0], "id")
-        # An id is folded where it is too long, for it is of use only as a whole.
+        # Long ids are folded and not cut: part of an id is useless.
         table.add_column(Text(heading), justify="left" if is_name else "right", overflow="fold", no_wrap=not is_name)
     for row in rows:
         table.add_row(*map(Text, row))
@@ -72,5 +75,5 @@ def _print(title: str, headings: list[str], rows: list[list[str]], console: Cons
 
 
 def printable(name: str) -> str:
-    """An id on one line: what a terminal would obey or not show is escaped, as in a string of Python."""
+    """An id on one line, with control and invisible characters escaped as in a Python string."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name)

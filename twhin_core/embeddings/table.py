@@ -30,10 +30,10 @@ class Neighbor(NamedTuple):
 
 
 class TableEmbeddings:
-    """A vector an id; nothing is read before it is asked for.
+    """The vectors of a table by id, read on demand.
 
-    `table[id]` is a vector, `id in table` says whether there is one, `len(table)` how many there are, and iteration
-    gives the ids in the order of their index.
+    `table[id]` is a vector, `id in table` says whether it exists, `len(table)` is the number of vectors, and iteration
+    yields the ids in the order of their index.
     """
 
     def __init__(self, name: str, result: Result) -> None:
@@ -55,7 +55,7 @@ class TableEmbeddings:
             yield from batch["id"].to_pylist()
 
     def __getitem__(self, name: str) -> npt.NDArray[np.float32]:
-        """The vector of a node: float32 [dim]. Raises NotThere, a UserError and a KeyError, if there is no such id."""
+        """The vector of a node, float32 [dim]. Raises NotThere, a UserError and a KeyError, if there is no such id."""
         position = find_or_refuse(self._ids, self.name, name)
         vector: npt.NDArray[np.float32] = self._rows.gather(np.array([position]))[0].numpy()
         return vector
@@ -63,25 +63,25 @@ class TableEmbeddings:
     def neighbors(
         self, name: str, relation: str | None = None, k: int = 10, side: Side | None = None, index: bool = False
     ) -> list[Neighbor]:
-        """The k nodes that score highest for the node `name`, best first, itself left out.
+        """The k nodes that score highest for the node `name`, best first, without the node itself.
 
         Args:
-            relation: without one, the nodes of this table by cosine; with one, the nodes at its other end by the
-                model's score.
-            side: the end of the relation that is asked for: `rhs`, also if left out, for a relation that starts at
-                this table, `lhs` for one that ends here.
-            index: ask the exported faiss index, and not all vectors. It ranks by what it was made for: the inner
-                product, with `export.normalize` the cosine, or the distance.
+            relation: rank the nodes at its other end by the model's score. Default: rank the nodes of this table by
+                cosine.
+            side: the end of the relation to ask for: `rhs` (the default) if the relation starts at this table, `lhs`
+                if it ends here.
+            index: use the exported faiss index, which ranks by inner product, by cosine with `export.normalize`, or by
+                distance.
 
         Raises:
-            UserError: there is no such id, no such relation at this table or no index, or k < 1.
+            UserError: there is no such id, no such relation at this table, or no index; or k < 1.
         """
         if k < 1:
-            raise UserError(f"k is {k}, but must be at least 1")
+            raise UserError(f"k: {k} is less than 1")
         query = make_query(self._result.schema, self.name, relation, side)
         position = find_or_refuse(self._ids, self.name, name)
         if index:
-            from twhin_core.embeddings.index import search  # only who asks an index needs faiss
+            from twhin_core.embeddings.index import search  # imports faiss, which is optional
 
             return [Neighbor(*found) for found in search(self._result, query, position, name, k)]
         scores, positions = find_nearest(self._result.scored, query, position, k)
@@ -89,7 +89,7 @@ class TableEmbeddings:
         return [Neighbor(name, score) for name, score in zip(names, scores, strict=True)]
 
     def describe(self, relation: str | None = None, side: Side | None = None, index: bool = False) -> str:
-        """What `neighbors` ranks by, and which step answers.
+        """What `neighbors` ranks by, and the step, in words.
 
         Raises:
             UserError: as `neighbors`.
@@ -104,16 +104,16 @@ class TableEmbeddings:
         return f"by {by}, step {self._result.scored.step:,}"
 
     def batches(self, batch_rows: int | None = None) -> Iterator[pa.RecordBatch]:
-        """All rows (index: int64, id: string, embedding: fixed_size_list<float>[dim]), in the order of their index."""
+        """All rows (index: int64, id: string, embedding: fixed_size_list<float>[dim]), sorted by index."""
         names = self._ids.batches(batch_rows or max(1, BLOCK_BYTES // (4 * self.dim)))
         for block in named_blocks(names, self._rows):
             yield block.to_batch()
 
     def to_arrow(self) -> pa.Table:
-        """All rows, as `batches` gives them, in memory."""
+        """All rows, with the columns of `batches`."""
         return pa.Table.from_batches(self.batches(), schema(self.dim))
 
     def to_pandas(self) -> pd.DataFrame:
-        """All rows with columns index, id and embedding, each of which is float32 [dim]."""
+        """All rows with the columns index, id and embedding; each embedding is float32 [dim]."""
         frame: pd.DataFrame = self.to_arrow().to_pandas()
         return frame

@@ -112,7 +112,7 @@ def bar_chart(
 
 
 def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], from_zero: bool = False) -> LineChart | None:
-    """Lines over (x, y) points, x from 0 on, thinned to some hundred by the mean of neighbours; None without points."""
+    """Lines over (x, y) points, x from 0 on, thinned to some hundred by the mean of neighbors; None without points."""
     thinned = {name: _thin(points) for name, points in series.items() if points}
     if not thinned:
         return None

@@ -29,7 +29,7 @@ LAYERS = 4
 MARGIN = 22.0
 
 STRETCH = 32
-"""Sampled rows come in stretches of neighbours, each of which is one read."""
+"""Sampled rows come in stretches of neighbors, each of which is one read."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def collect(tables: dict[str, Rows], seed: int, unit_length: bool) -> Look:
 
 
 def sample_rows(size: int, count: int, seed: int = 0, stretch: int = STRETCH) -> Ints:
-    """At most `count` of `size` rows, ascending: all of them, or stretches of neighbours drawn at random."""
+    """At most `count` of `size` rows, ascending: all of them, or stretches of neighbors drawn at random."""
     if size <= count:
         return np.arange(size)
     starts = np.random.default_rng(seed).choice(size // stretch, max(1, count // stretch), replace=False) * stretch

@@ -13,8 +13,8 @@ from twhin_core.errors import UserError
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import log
-from twhin_core.report import charts, decision, exports, figures, neighbours, trained, training, vectors
-from twhin_core.report.neighbours import Neighbours
+from twhin_core.report import charts, decision, exports, figures, neighbors, trained, training, vectors
+from twhin_core.report.neighbors import Neighbors
 from twhin_core.vectors.rows import Rows, SelectedRows
 
 LONGEST_NAME = 120
@@ -68,10 +68,10 @@ def _of_vectors(metrics: Metrics, config: Config, root: str) -> dict[str, Any]:
     return parts
 
 
-def _near(checkpoint: Checkpoint, tables: dict[str, Rows], config: Config, root: str) -> Neighbours:
+def _near(checkpoint: Checkpoint, tables: dict[str, Rows], config: Config, root: str) -> Neighbors:
     schema = read_schema(config, root)
     scorer = checkpoint.scorer(config.model, schema.relations)
-    return neighbours.collect(config, root, schema, tables, scorer)
+    return neighbors.collect(config, root, schema, tables, scorer)
 
 
 def _short(name: str, most: int = LONGEST_NAME) -> str:

@@ -1,4 +1,4 @@
-"""Neighbours in the report against scores worked out one by one."""
+"""Neighbors in the report against scores worked out one by one."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from twhin_core.checkpoints.checkpoint import Checkpoint, newest
 from twhin_core.config import Config
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.scorer import Scorer
-from twhin_core.report import neighbours
-from twhin_core.report.neighbours import Neighbours
+from twhin_core.report import neighbors
+from twhin_core.report.neighbors import Neighbors
 from twhin_core.vectors.rows import Rows, TensorRows
 
 SGD = {"sgd": {"lr": 0.1}}
 
 
-def found_in(config: Config, root: str) -> tuple[Neighbours, Checkpoint, Scorer]:
+def found_in(config: Config, root: str) -> tuple[Neighbors, Checkpoint, Scorer]:
     schema, checkpoint = read_schema(config, root), newest(root)
     assert checkpoint is not None
     scorer = checkpoint.scorer(config.model, schema.relations)
     tables: dict[str, Rows] = {name: checkpoint.rows(name) for name in schema.tables}
-    return neighbours.collect(config, root, schema, tables, scorer), checkpoint, scorer
+    return neighbors.collect(config, root, schema, tables, scorer), checkpoint, scorer
 
 
 def vocabulary(root: str, table: str) -> dict[str, tuple[int, int]]:
@@ -59,8 +59,8 @@ def test_they_are_the_nearest_of_all(trained: tuple[Config, str]) -> None:
                 else:
                     scores = others @ query / np.linalg.norm(others, axis=1) / np.linalg.norm(query)
                 if near.table == name:
-                    scores[own] = -np.inf  # it is no neighbour of its own
-                best = np.sort(scores)[::-1][: neighbours.K]
+                    scores[own] = -np.inf  # it is no neighbor of its own
+                best = np.sort(scores)[::-1][: neighbors.K]
                 assert [score for _, score in near.nodes] == pytest.approx(best, abs=1e-5)
                 assert [scores[ids[near.table][other][0]] for other, _ in near.nodes] == pytest.approx(best, abs=1e-5)
                 checked += 1
@@ -77,8 +77,8 @@ def test_they_are_of_the_hottest_nodes_and_of_the_middle(trained: tuple[Config, 
 
 def test_of_a_large_table_a_sample_is_searched(trained: tuple[Config, str], monkeypatch: pytest.MonkeyPatch) -> None:
     config, root = trained
-    monkeypatch.setattr(neighbours, "SEARCHED", 31)
-    monkeypatch.setattr(neighbours, "STRETCH", 10)
+    monkeypatch.setattr(neighbors, "SEARCHED", 31)
+    monkeypatch.setattr(neighbors, "STRETCH", 10)
     found, checkpoint, _ = found_in(config, root)
     assert found.sampled == ["user"]
     for table in ("user", "tweet"):
@@ -89,23 +89,23 @@ def test_of_a_large_table_a_sample_is_searched(trained: tuple[Config, str], monk
     for name, nodes in found.tables:
         for node in nodes:
             for near in node.lists:
-                assert len(near.nodes) == neighbours.K
+                assert len(near.nodes) == neighbors.K
                 assert name != near.table or node.name not in [other for other, _ in near.nodes]
 
 
-def test_a_table_of_one_node_has_no_neighbours_and_names_are_numbers_without_a_vocabulary() -> None:
+def test_a_table_of_one_node_has_no_neighbors_and_names_are_numbers_without_a_vocabulary() -> None:
     relations = [("fav", "user", "tweet"), ("follow", "user", "user")]
     config = model_config({"user": 1, "tweet": 9}, relations, dim=4)
     schema = schema_of(config)
     tables: dict[str, Rows] = {"user": TensorRows(torch.ones(1, 4)), "tweet": TensorRows(torch.eye(9, 4))}
-    found = neighbours.collect(config, "nowhere", schema, tables, Scorer(config.model, schema.relations))
+    found = neighbors.collect(config, "nowhere", schema, tables, Scorer(config.model, schema.relations))
     (user,) = dict(found.tables)["user"]
     assert (user.name, user.degree) == ("0", None)
     assert {near.of: len(near.nodes) for near in user.lists} == {"": 0, "follow": 0, "fav": 5}
     assert [node.name for node in dict(found.tables)["tweet"]] == ["0", "2", "5", "8"]
 
 
-def test_rows_that_a_vocabulary_does_not_name_are_no_neighbours(tmp_path: Path) -> None:
+def test_rows_that_a_vocabulary_does_not_name_are_no_neighbors(tmp_path: Path) -> None:
     index = np.array([8, 1, 6, 3])
     pq.write_table(pa.table({"index": index, "id": [f"n{row}" for row in index]}), tmp_path / "vocab.parquet")
     table = {"name": "user", "num_embeddings": 9, "embedding_dim": 4, "vocab": str(tmp_path), "optimizer": SGD}
@@ -113,7 +113,7 @@ def test_rows_that_a_vocabulary_does_not_name_are_no_neighbours(tmp_path: Path) 
     schema = schema_of(config)
     vectors = torch.randn(9, 4, generator=torch.Generator().manual_seed(4))
     tables: dict[str, Rows] = {"user": TensorRows(vectors)}
-    found = neighbours.collect(config, "nowhere", schema, tables, Scorer(config.model, schema.relations))
+    found = neighbors.collect(config, "nowhere", schema, tables, Scorer(config.model, schema.relations))
     nodes = dict(found.tables)["user"]
     assert [node.name for node in nodes] == ["n1", "n3", "n6", "n8"]
     unit = torch.nn.functional.normalize(vectors, dim=1)
