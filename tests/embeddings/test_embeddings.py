@@ -318,9 +318,7 @@ def test_without_parquet_the_checkpoint_answers(trained: Trained) -> None:
     export(changed(config, "export", formats=["npy"]), root)
     assert Embeddings.load(root)["tweet"].to_arrow().equals(expected)
     shutil.rmtree(f"{root}/checkpoints")
-    with pytest.raises(
-        UserError, match=r"was exported without parquet \(as npy\), and the checkpoint of step \d+ no"
-    ):
+    with pytest.raises(UserError, match=r"was exported without parquet \(as npy\), and the checkpoint of step \d+ no"):
         Embeddings.load(root)
 
 

@@ -59,7 +59,7 @@ def test_the_report_says_what_was_exported(trained: tuple[Config, str]) -> None:
     export_as(trained, "parquet", "faiss", "pq", pq=OPTIONS)
     assert "recall@10 1.0000 of exact search" not in before
     assert "recall@10 1.0000 of exact search" in page.read_text()
-    assert "2 sub-spaces of 4 bits" in page.read_text()
+    assert "2 subspaces of 4 bits" in page.read_text()
 
 
 def test_without_held_out_edges_there_are_no_metrics(trained: tuple[Config, str]) -> None:

@@ -32,7 +32,7 @@ VIEWS = [
     (360, "light", "screen"), (360, "dark", "screen"), (768, "dark", "screen"), (1280, "light", "screen"),
     (1600, "dark", "screen"), (718, "light", "print"),
 ]  # fmt: skip
-"""Width, colours and medium; a printed A4 page is 718 CSS pixels wide within its margins."""
+"""Width, colors and medium; a printed A4 page is 718 CSS pixels wide within its margins."""
 
 NASTY = (
     "<script>document.title='taken'</script>",
@@ -145,6 +145,6 @@ def test_it_prints_on_a4(plain_run: Path, browser: Browser, tmp_path: Path) -> N
 
 
 def _shades(picture: Path) -> int:
-    """How many shades of grey are in a picture; a blank one has one."""
+    """How many shades of gray are in a picture; a blank one has one."""
     with Image.open(picture) as image:
         return int(np.count_nonzero(np.bincount(np.asarray(image.convert("L")).reshape(-1))))

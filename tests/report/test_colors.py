@@ -1,4 +1,4 @@
-"""The colours of a chart can be told apart, also by readers who see fewer of them."""
+"""The colors of a chart can be told apart, also by readers who see fewer of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIGHT = {
 }
 TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 DISTINCT = 20.0
-"""Of CIE 1976 colour difference; 2 can just be seen side by side."""
+"""Of CIE 1976 color difference; 2 can just be seen side by side."""
 
 
 def lab(color: str, sight: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -28,7 +28,7 @@ def test_every_format_has_its_bytes_and_its_quality(small_config: SmallConfig, t
     assert ["user", "parquet", *size, "exact"] in rows
     assert ["user, queries of fav", "parquet", *size, "exact"] in rows
     assert ["user", "faiss", *size, "hnsw: recall@10 0.9876 of exact search"] in rows
-    assert ["user", "pq", *size, "vectors 16 times smaller, 4 sub-spaces of 8 bits"] in rows
+    assert ["user", "pq", *size, "16 times smaller: 4 subspaces of 8 bits"] in rows
     assert ["user", "tensorboard-projector", *size, "5 of 40 rows"] in rows
 
 

@@ -34,8 +34,8 @@ class Counting:
 def test_components_are_those_of_the_singular_value_decomposition() -> None:
     rows = torch.randn(200, 6, generator=torch.Generator().manual_seed(1)) * torch.tensor([5.0, 1, 3, 0.5, 0.1, 2])
     coordinates, shares = vectors.principal_components(rows + 10)
-    centred = (rows - rows.mean(0)).double().numpy()
-    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    centered = (rows - rows.mean(0)).double().numpy()
+    left, singular, _ = np.linalg.svd(centered, full_matrices=False)
     assert shares == pytest.approx(singular[:2] ** 2 / (singular**2).sum(), rel=1e-5)
     for column in range(2):
         expected = left[:, column] * singular[column]
@@ -48,7 +48,7 @@ def test_components_of_the_same_rows_are_the_same_whatever_their_sign() -> None:
     assert torch.allclose(vectors.principal_components(rows)[0], again.flip(0), atol=1e-5)
 
 
-def test_two_groups_lie_apart_in_their_own_colours() -> None:
+def test_two_groups_lie_apart_in_their_own_colors() -> None:
     near = torch.randn(300, 8, generator=torch.Generator().manual_seed(3)) / 100
     tables: dict[str, Rows] = {"user": TensorRows(near + 1), "tweet": TensorRows(near[:100] - 1)}
     plane = vectors.collect(tables, seed=0, unit_length=False).projection

@@ -1,1 +1,1 @@
-"""`evaluation/report.html`: one file for a person, with nothing to load and no script."""
+"""`evaluation/report.html`: one self-contained page without scripts."""

@@ -1,24 +1,21 @@
-"""Round numbers for the axes of charts."""
+"""Round tick values for the axes of charts."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-STEPS = 8
-"""An axis has at most one more tick than this, unless it is asked for fewer."""
-
 
 @dataclass(frozen=True)
 class Tick:
-    """A line of the grid; `at` in the chart's units."""
+    """A grid line. `at` is in the chart's units."""
 
     at: float
     label: str
 
 
-def round_steps(low: float, high: float, most: int = STEPS) -> list[float]:
-    """Evenly spaced round numbers that enclose low … high: some four to nine, or fewer with another `most`."""
+def round_steps(low: float, high: float, most: int = 8) -> list[float]:
+    """Evenly spaced round numbers that enclose [low, high]: at most `most` + 1."""
     span = (high - low) or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / 4))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10, 20, 25, 50, 100) if power * factor * most >= span * 1.2)

@@ -1,7 +1,7 @@
-"""Where the marks of the charts go; `templates/charts.html` draws them as SVG.
+"""The layout of the charts. `templates/charts.html` draws them as SVG.
 
-A bar chart is a row of HTML a name, so that names of any length wrap; its lengths are in percent. The others have a
-width of `WIDTH` units, which are about the pixels that they get.
+A bar chart has an HTML row per name, so that long names wrap; its lengths are percentages. Other charts are `WIDTH`
+units wide, about one unit per pixel.
 """
 
 from __future__ import annotations
@@ -17,20 +17,18 @@ from twhin_core.report.axes import Tick, compact, round_steps
 
 WIDTH, HEIGHT = 400.0, 220.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, WIDTH - 14.0, 10.0, HEIGHT - 24.0
-"""Where the axes of a line chart lie."""
+"""The plot area of a line chart."""
 
 POINTS_SHOWN = 300
 DOTS_SHOWN = 40
-"""Points of a curve beyond which they are not marked one by one."""
+"""Curves with more points have no dots."""
 
 BINS = 30
-BAR = 16
-"""Height of a bar with its room, in pixels."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """`length` and `whisker` in percent of the chart's width."""
+    """A bar. `length` and `whisker` are percentages of the chart's width."""
 
     series: str
     length: float
@@ -40,13 +38,13 @@ class Bar:
 
 @dataclass(frozen=True)
 class BarRow:
-    """A name's bars, in the order of the legend; those without a value are left out."""
+    """The bars of one name in the order of the legend, without missing values."""
 
     name: str
     note: str
     bars: list[Bar]
     mark: float | None
-    """Where the single value to compare with is, in percent."""
+    """The position of a reference value, as a percentage."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class BarChart:
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a chart; `points` as an SVG polyline has them, `dots` as a path of lines without length."""
+    """One line of a chart: `points` of an SVG polyline, and `dots` as an SVG path of zero-length lines."""
 
     series: str
     points: str
@@ -74,7 +72,7 @@ class LineChart:
 
 @dataclass(frozen=True)
 class Histogram:
-    """`columns` as (x, y, width, height)."""
+    """`columns` are (x, y, width, height)."""
 
     columns: list[tuple[float, float, float, float]]
     across: list[Tick]
@@ -87,7 +85,7 @@ def bar_chart(
     intervals: Mapping[str, Sequence[tuple[float, float] | None]] | None = None,
     marks: Sequence[float | None] = (),
 ) -> BarChart:
-    """Horizontal bars from 0, a row a name and a bar a series, with whiskers where an interval is given."""
+    """Horizontal bars from 0: a row per name, a bar per series, and a whisker for each interval."""
     intervals = intervals or {}
     marks = marks or [None] * len(names)
     values = [value for of in series.values() for value in of if value is not None]
@@ -112,7 +110,7 @@ def bar_chart(
 
 
 def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], from_zero: bool = False) -> LineChart | None:
-    """Lines over (x, y) points, x from 0 on, thinned to some hundred by the mean of neighbors; None without points."""
+    """Lines through (x, y) points, with x from 0, averaged to at most `POINTS_SHOWN` points; None without points."""
     thinned = {name: _thin(points) for name, points in series.items() if points}
     if not thinned:
         return None
@@ -151,12 +149,12 @@ def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def dots(places: Sequence[tuple[float, float]]) -> str:
-    """An SVG path of points: with round line ends, each is a disc as wide as the stroke."""
+    """An SVG path that draws each point as a disc as wide as the stroke, given round line caps."""
     return "".join("M{:.1f} {:.1f}h0".format(*place) for place in places)
 
 
 def histogram(values: npt.NDArray[np.float64], height: float = 120) -> Histogram:
-    """How many values lie in each of `BINS` equal parts of a round range around them."""
+    """Counts of `values` in `BINS` equal bins over a range with round bounds."""
     grid = round_steps(float(values.min()), float(values.max()), most=5)
     counts, _ = np.histogram(values.clip(grid[0], grid[-1]), BINS, (grid[0], grid[-1]))
     left, right, bottom = 12.0, WIDTH - 12.0, height - 22

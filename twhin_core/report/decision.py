@@ -1,4 +1,4 @@
-"""The gates' decision, as `evaluation/gates.json` has it."""
+"""The gate decision, from `evaluation/gates.json`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BOUNDS = {"min": "at least {:g}", "max": "at most {:g}", "max_drop": "at most {:
 
 @dataclass(frozen=True)
 class Gate:
-    """One gate, as texts."""
+    """One gate, formatted."""
 
     metric: str
     value: str
@@ -24,7 +24,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Decision:
-    """All gates; `passed` says whether every one of them holds."""
+    """All gates. `passed` is whether every gate passed."""
 
     passed: bool
     gates: list[Gate]
@@ -32,7 +32,7 @@ class Decision:
 
 
 def collect(metrics: Metrics, root: str) -> Decision | None:
-    """The decision on these metrics; None where none was taken, or no gate is set."""
+    """The decision on these metrics; None if there is none, or no gate is set."""
     decision = read_decision(root)
     if decision is None or decision["checkpoint"] != metrics["checkpoint"] or not decision["gates"]:
         return None

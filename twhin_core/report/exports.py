@@ -1,4 +1,4 @@
-"""What was exported of the checkpoint, as `embeddings/manifest.json` has it: bytes, and what they cost in quality."""
+"""The export of the checkpoint, from `embeddings/manifest.json`: sizes, and the quality of each format."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Exported:
 
     formats: Table
     pq: Table | None
-    """The metrics of the vectors as they are, and as pq gives them back."""
+    """Metrics of the exact vectors, and of those decoded from pq."""
     relations: Table | None
     """The first of these metrics by relation."""
 
 
 def collect(metrics: Metrics, root: str) -> Exported | None:
-    """The formats of each table; None where export has not finished, or wrote another checkpoint."""
+    """The formats of each table; None if export has not finished, or exported another checkpoint."""
     manifest = read_export_manifest(root)
     if manifest is None or manifest.checkpoint != metrics["checkpoint"] or not manifest.formats:
         return None
@@ -36,7 +36,7 @@ def collect(metrics: Metrics, root: str) -> Exported | None:
     ]
     compared = manifest.pq_metrics
     return Exported(
-        formats=Table(["table", "format", "rows", "files", "size", "bytes a row", "quality"], rows),
+        formats=Table(["table", "format", "rows", "files", "size", "bytes per row", "quality"], rows),
         pq=_compare(compared) if compared else None,
         relations=_by_relation(compared) if compared else None,
     )
@@ -51,13 +51,12 @@ def _row(format_name: str, export: FormatExport, sizes: dict[str, int]) -> list[
 
 
 def _quality(figures: dict[str, Any]) -> str:
-    """How near the format comes to the vectors, and how much smaller it is, in words."""
+    """How closely the format approximates the vectors, and how much smaller it is, in words."""
     recall = next((name for name in figures if name.startswith("recall@")), None)
     if recall is not None:
         return f"{figures['kind']}: {recall} {figures[recall]:.4f} of exact search"
     if "ratio" in figures:
-        subspaces = f"{figures['subspaces']} sub-spaces of {figures['bits']} bits"
-        return f"vectors {figures['ratio']:g} times smaller, {subspaces}"
+        return f"{figures['ratio']:g} times smaller: {figures['subspaces']} subspaces of {figures['bits']} bits"
     if "shown" in figures:
         return f"{figures['shown']:,} of {figures['of']:,} rows"
     return "exact"

@@ -1,4 +1,4 @@
-"""The measured figures: beside their baselines, with their intervals, by relation and by degree."""
+"""The metrics with their baselines and intervals, overall, by relation and by degree."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from twhin_core.report.summary import compared, largest
 RELATIONS_SHOWN = 20
 
 SIDED = ("_lhs", "_rhs")
-"""How the names of figures end that are of the queries for one side alone."""
+"""Suffixes of metrics that cover the queries for one side only."""
 
 Interval = tuple[float, float] | None
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure of all relations, as text, with what it is to be compared with."""
+    """A metric over all relations, formatted, with its baselines."""
 
     name: str
     value: str
@@ -31,7 +31,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Table:
-    """Texts, row by row; the first column is a name."""
+    """Formatted cells, row by row. The first column is a name."""
 
     headings: list[str]
     rows: list[list[str]]
@@ -39,12 +39,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Figures:
-    """What the sections of figures show."""
+    """The content of the sections on metrics."""
 
     split: str
     edges: int
     sampled: str
-    """Among what candidates the ranks are, where they are not exact; else empty."""
+    """The candidates, in words, if ranks are not exact; otherwise empty."""
     tiles: list[Tile]
     overall: Table
     by_side: Table
@@ -63,7 +63,7 @@ class Figures:
 
 
 def collect(metrics: Metrics, evaluation: Evaluation) -> Figures:
-    """The figures of `metrics`, by name, as the report shows them."""
+    """The sections on `metrics`."""
     split, result = split_of(metrics)
     prefix = SAMPLED if metrics.get("candidates") else ""
     names = [name for name in result[ALL] if name != EDGES]
@@ -95,7 +95,7 @@ def collect(metrics: Metrics, evaluation: Evaluation) -> Figures:
 
 
 def _chosen(evaluation: Evaluation) -> list[str]:
-    """The metrics of tiles and of the table of relations."""
+    """The metrics shown as tiles and in the tables by relation and degree."""
     recall = f"recall@{evaluation.recall_at[len(evaluation.recall_at) // 2]}"
     return [MRR, f"{MRR}_lhs", f"{MRR}_rhs", f"hits@{evaluation.hits_at[-1]}", recall, "auc"]
 
@@ -134,13 +134,13 @@ def _overall(metrics: Metrics, names: list[str]) -> Table:
 
 
 def _columns(metrics: Metrics) -> dict[str, dict[str, Any]]:
-    """What stands side by side: all that has a figure in common with the result."""
+    """The columns that share a metric with the result."""
     names = set(split_of(metrics)[1][ALL]) - {EDGES}
     return {heading: of for heading, of in compared(metrics).items() if names & set(of.get(ALL, {}))}
 
 
 def _by_side(metrics: Metrics, names: list[str]) -> Table:
-    """Every metric that has a side, beside popularity's, the tails first."""
+    """Every one-sided metric next to that of popularity, rhs first."""
     columns = {heading: of for heading, of in compared(metrics).items() if heading in ("result", POPULARITY)}
     stems = list(dict.fromkeys(name.rpartition("_")[0] for name in names))
     rows = [
@@ -170,7 +170,7 @@ def _relation_table(result: dict[str, dict[str, float]], shown: list[str], chose
 
 
 def _degree_charts(metrics: Metrics, name: str) -> list[tuple[str, BarChart]]:
-    """One by the degree of the query's node, one by that of the answer."""
+    """One chart by the degree of the query's node, one by that of the answer."""
     degrees = metrics.get("degrees") or {}
     series = {"result": MODEL, **{of: of for of in (POPULARITY, PREVIOUS) if of in degrees}}
     charts = []

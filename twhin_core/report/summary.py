@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,9 +18,9 @@ INTERVAL = "95 %"
 
 
 def print_summary(metrics: Metrics, console: Console) -> None:
-    """Prints each metric over all relations, and each relation's MRR, beside the baselines and the planted optimum.
+    """Prints each metric over all relations, and the MRR of each relation, next to the baselines.
 
-    Figures of sampled candidates say so, in the title and in their own names.
+    The title says whether candidates were sampled, as do the names of the metrics.
     """
     split, result = split_of(metrics)
     columns, sampled = compared(metrics), _sampled(metrics)
@@ -32,8 +33,8 @@ def print_summary(metrics: Metrics, console: Console) -> None:
     relations, mrr = largest(result, RELATIONS_SHOWN), (SAMPLED if metrics.get("candidates") else "") + MRR
     if len(result) > 2:
         count = len(result) - 1
-        title = f"{mrr} a relation" if len(relations) == count else f"{mrr} of the {len(relations)} largest of {count}"
-        by_relation = _table(title + sampled, "relation", [EDGES, *headings])
+        shown = "" if len(relations) == count else f", the {len(relations)} largest of {count}"
+        by_relation = _table(f"{mrr} by relation{shown}{sampled}", "relation", [EDGES, *headings])
         for relation in relations:
             edges = f"{result[relation][EDGES]:,}"
             by_relation.add_row(Text(relation), edges, *_row(metrics, columns, relation, mrr))
@@ -41,7 +42,7 @@ def print_summary(metrics: Metrics, console: Console) -> None:
 
 
 def compared(metrics: Metrics) -> dict[str, dict[str, Any]]:
-    """The columns, by heading: the result, the baselines and, where it is known, the planted optimum."""
+    """The columns by heading: the result, the baselines and, if known, the planted optimum."""
     columns = {"result": split_of(metrics)[1], **metrics["baselines"]}
     if "planted" in metrics:
         columns["planted optimum"] = metrics["planted"]
@@ -54,14 +55,14 @@ def largest(result: dict[str, dict[str, float]], count: int) -> list[str]:
 
 
 def _sampled(metrics: Metrics) -> str:
-    """A note on figures that are not exact."""
+    """A note if ranks are not exact."""
     candidates = metrics.get("candidates")
     return "" if not candidates else f", SAMPLED: ranks among {candidates['count']:,} sampled candidates, not among all"
 
 
 def _table(title: str, first: str, headings: list[str]) -> Table:
-    table = Table(title=title, title_justify="left")
-    # On a narrow terminal names and figures are folded: a truncated one would be misread.
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    # Fold on a narrow terminal: a truncated name or number would be misread.
     table.add_column(first, overflow="fold")
     for heading in headings:
         table.add_column(heading, justify="right", overflow="fold")
@@ -69,7 +70,7 @@ def _table(title: str, first: str, headings: list[str]) -> Table:
 
 
 def _row(metrics: Metrics, columns: dict[str, Any], relation: str, metric: str) -> list[str]:
-    """The figures of one metric: the result and its interval, then the others."""
+    """The values of one metric: the result and its interval, then the other columns."""
     figures = [_figure(of, relation, metric) for of in columns.values()]
     interval = metrics.get("intervals", {}).get(relation, {}).get(metric)
     return [figures[0], "–" if interval is None else f"{interval[0]:.4f}–{interval[1]:.4f}", *figures[1:]]

@@ -1,4 +1,4 @@
-"""What was trained: the model and its schedule in a few lines, the graph, who held which rows, and with what."""
+"""What was trained: the model and schedule, the graph, the sharding plan, and versions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLAN = "training/plan.json"
 CONFIG = "config.yaml"
 ROWS_SHOWN = 20
 CONFIG_SHOWN = 100_000
-"""Characters of the config beyond which it is left out."""
+"""Maximum length, in characters, of a config that is shown."""
 
 Pairs = list[tuple[str, str]]
 
@@ -39,7 +39,7 @@ class Trained:
 
 
 def collect(metrics: Metrics, config: Config, root: str) -> Trained:
-    """What the config, the manifest and the plan under `root` say; parts that are not there are left out."""
+    """Collects what the config, the manifest and the plan under `root` say. Omits missing parts."""
     manifest = read_manifest(root) if config.prepare is not None else None
     text = _read(storage.join(root, CONFIG))
     relations = _relations(config, manifest)
@@ -72,11 +72,11 @@ def _model(config: Config) -> Pairs:
         ("inverse relations", "yes" if model.reciprocal else "no"),
         ("loss", loss),
         *_regularization(config),
-        ("negatives a side", " + ".join(negatives)),
-        ("batch a replica", f"{data.per_replica_batch_size:,}"),
-        ("epochs at most", f"{config.training.num_epochs:,}"),
-        ("optimizer of tables", ", ".join(sorted(optimizers))),
-        ("optimizer of relations", _optimizer(model.translation_optimizer)),
+        ("negatives per side", " + ".join(negatives)),
+        ("batch per replica", f"{data.per_replica_batch_size:,}"),
+        ("maximum epochs", f"{config.training.num_epochs:,}"),
+        ("table optimizer", ", ".join(sorted(optimizers))),
+        ("relation optimizer", _optimizer(model.translation_optimizer)),
         ("seed", str(config.training.seed)),
     ]
 
@@ -89,7 +89,7 @@ def _regularization(config: Config) -> Pairs:
 
 
 def _optimizer(optimizer: Optimizer) -> str:
-    """Its name, rate and schedule."""
+    """Name, learning rate and schedule."""
     schedule = optimizer.learning_rate
     key = "constant" if schedule is None else schedule.stated[0].partition(".")[0]
     kind = "" if key == "constant" else f", {key.replace('_', ' ')}"
@@ -102,7 +102,7 @@ def _finished(root: str) -> Pairs:
 
 
 def _versions(metrics: Metrics, root: str, config_text: str) -> Pairs:
-    """Of the code that trained, as the checkpoint's marker says, that wrote the config last, and that evaluated."""
+    """Versions of the code that trained (from the checkpoint's marker), wrote the config, and evaluated."""
     marker = storage.find_json(storage.join(root, FOLDER, str(metrics["checkpoint"]), MARKER))
     trained = [("trained by", f"twhin {marker['version']}")] if marker else []
     first = config_text.partition("\n")[0]
@@ -132,7 +132,7 @@ def _tables(metrics: Metrics, config: Config, manifest: Manifest | None) -> Tabl
 
 
 def _relations(config: Config, manifest: Manifest | None) -> Table:
-    """The relations, those with the most training edges first where that is known."""
+    """The relations, by training edges if known, most first."""
     if manifest is None:
         rows = [[of.name, f"{of.lhs} → {of.rhs}", of.operator, f"{of.weight:g}"] for of in config.model.relations]
         return Table(["relation", "tables", "operator", "weight"], rows)
@@ -146,7 +146,7 @@ def _relations(config: Config, manifest: Manifest | None) -> Table:
 
 
 def _plan(root: str) -> Table | None:
-    """How ranks shared the tables."""
+    """The sharding of each table, with the largest part of any rank."""
     plan = storage.find_json(storage.join(root, PLAN))
     if plan is None:
         return None

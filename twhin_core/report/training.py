@@ -1,4 +1,4 @@
-"""How training went, from its own log: curves by step."""
+"""Curves of training by step, from its log."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from twhin_core.training.schedules import rate, until
 LOG = "training/metrics.jsonl"
 
 SERIES = ("first", "second", "third", "fourth")
-"""The classes of curves, each of a colour."""
+"""The CSS classes of curves, one color each."""
 
 Points = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart over steps with its title and its legend, (series, label, last value)."""
+    """A chart over steps. The legend has (series, label, last value)."""
 
     title: str
     chart: LineChart
@@ -34,7 +34,7 @@ class Panel:
 
 
 def panels(config: Config, root: str) -> list[Panel]:
-    """The charts of training that there is something to draw of; none where the run was trained elsewhere."""
+    """The charts of training for which there is data; none if the run was trained elsewhere."""
     url = storage.join(root, LOG)
     lines = [json.loads(line) for line in storage.read_text(url).splitlines()] if storage.exists(url) else []
     steps = max((line["step"] for line in lines), default=0)
@@ -43,12 +43,12 @@ def panels(config: Config, root: str) -> list[Panel]:
 
 
 def _points(lines: list[dict[str, Any]], key: str) -> Points:
-    """A figure by step; where a step was logged twice, after a restart, the later line counts."""
+    """A logged figure by step. Of a step that was logged again after a restart, the last line counts."""
     return sorted({line["step"]: line[key] for line in lines if key in line}.items())
 
 
 def _panel(title: str, curves: dict[str, tuple[str, Points]], from_zero: bool = False, note: str = "") -> Panel | None:
-    """`curves` as series → (label, points); a figure that was never logged is left out."""
+    """A panel of `curves`: series → (label, points). Omits curves without points."""
     chart = line_chart({series: points for series, (_, points) in curves.items()}, from_zero)
     if chart is None:
         return None
@@ -79,7 +79,7 @@ def _throughput(lines: list[dict[str, Any]]) -> Panel | None:
 
 
 def _quality(config: Config, root: str) -> Panel | None:
-    """The ranking by step, where evaluation followed training and measured several checkpoints."""
+    """MRR by step, if `twhin evaluate --follow` evaluated several checkpoints."""
     folder, split, points = storage.join(root, "evaluation"), config.evaluation.split, []
     names: set[str] = set()
     for name in storage.list_folders(folder):
@@ -89,15 +89,15 @@ def _quality(config: Config, root: str) -> Panel | None:
             if metric in figures:
                 names.add(metric)
                 points.append((float(name), figures[metric]))
-    if len(points) < 2 or len(names) > 1:  # exact and sampled figures make no curve
+    if len(points) < 2 or len(names) > 1:  # exact and sampled figures must not share a curve
         return None
     return _panel("Ranking by checkpoint", {"second": (f"{split} {names.pop()}", sorted(points))})
 
 
 def _rates(config: Config, root: str, steps: int) -> Panel | None:
-    """The learning rates, where any of them changes; what shares a schedule shares a curve.
+    """The learning rates if any of them changes. Optimizers with the same schedule share a curve.
 
-    A cosine that falls until the end of training is known once training has ended there.
+    A cosine that falls until the last step can only be drawn once training has ended there.
     """
     finished = storage.find_json(storage.join(root, FINISHED)) or {}
     if finished.get("reason") == ALL_DONE:
@@ -113,7 +113,7 @@ def _rates(config: Config, root: str, steps: int) -> Panel | None:
     if all(len(set(rates)) == 1 for rates in curves):
         return None
     named = [(_names(of), list(zip(map(float, at), rates, strict=True))) for rates, of in curves.items()]
-    note = f"{len(named) - len(SERIES)} more schedules are left out." if len(named) > len(SERIES) else ""
+    note = f"{len(named) - len(SERIES)} more schedules are not shown." if len(named) > len(SERIES) else ""
     return _panel("Learning rate", dict(zip(SERIES, named, strict=False)), from_zero=True, note=note)
 
 

@@ -1,4 +1,4 @@
-"""What the vectors look like, from a sample of each table: their lengths, and a projection onto two dimensions."""
+"""The lengths of the vectors and their projection onto two dimensions, from a sample of each table."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SAMPLE = 4096
-"""Rows of a table that are looked at."""
+"""Sampled rows per table."""
 
 POINTS = 4096
-"""Points of the projection, all tables together."""
+"""Points of the projection over all tables."""
 
 TABLES_SHOWN = 8
-"""The largest tables; each has a colour and a shape of its own."""
+"""Maximum number of tables, the largest ones; each has its own color and shape."""
 
 LAYERS = 4
-"""Points of the tables are drawn in turns, so that no table lies over all the others."""
+"""The points of each table are drawn in this many turns, so that no table covers all others."""
 
 MARGIN = 22.0
 
 STRETCH = 32
-"""Sampled rows come in stretches of neighbors, each of which is one read."""
+"""Length of the runs of adjacent rows that make up a sample; each run is one read."""
 
 
 @dataclass(frozen=True)
 class Norms:
-    """The lengths of a table's sampled rows; `color` is the table's position."""
+    """The lengths of a table's sampled rows. `color` is the table's position."""
 
     table: str
     color: int
@@ -48,7 +48,7 @@ class Norms:
 
 @dataclass(frozen=True)
 class Layer:
-    """Some of a table's points; `color` is the table's position."""
+    """Some of a table's points, as an SVG path. `color` is the table's position."""
 
     color: int
     points: str
@@ -59,27 +59,30 @@ class Projection:
     """The sampled rows on their first two principal components."""
 
     tables: list[tuple[str, int]]
-    """Names and numbers of points."""
+    """Names and point counts."""
     points: int
     layers: list[Layer]
     across: list[Tick]
     up: list[Tick]
     shares: tuple[float, float]
-    """Of the variance, that of each component."""
+    """The share of the variance that each component explains."""
     unit_length: bool
 
 
 @dataclass(frozen=True)
-class Look:
-    """Content of the section."""
+class Vectors:
+    """The content of the section."""
 
     norms: list[Norms]
     projection: Projection | None
     sample: int
 
 
-def collect(tables: dict[str, Rows], seed: int, unit_length: bool) -> Look:
-    """Looks at the largest of `tables`; `unit_length` where the comparator does not see the vectors' lengths.
+def collect(tables: dict[str, Rows], seed: int, unit_length: bool) -> Vectors:
+    """Samples the largest of `tables`.
+
+    Args:
+        unit_length: project the vectors at length 1, for a comparator that ignores their length.
 
     Raises:
         OSError: rows cannot be read.
@@ -88,7 +91,7 @@ def collect(tables: dict[str, Rows], seed: int, unit_length: bool) -> Look:
     samples = {
         name: tables[name].gather(sample_rows(tables[name].size, SAMPLE, seed)) for name in tables if name in largest
     }
-    return Look(
+    return Vectors(
         [_norms(name, color, vectors) for color, (name, vectors) in enumerate(samples.items())],
         _project(samples, unit_length),
         SAMPLE,
@@ -96,7 +99,7 @@ def collect(tables: dict[str, Rows], seed: int, unit_length: bool) -> Look:
 
 
 def sample_rows(size: int, count: int, seed: int = 0, stretch: int = STRETCH) -> Ints:
-    """At most `count` of `size` rows, ascending: all of them, or stretches of neighbors drawn at random."""
+    """At most `count` of `size` rows, ascending: all of them, or random runs of `stretch` adjacent rows."""
     if size <= count:
         return np.arange(size)
     starts = np.random.default_rng(seed).choice(size // stretch, max(1, count // stretch), replace=False) * stretch
@@ -111,18 +114,18 @@ def _norms(table: str, color: int, vectors: Tensor) -> Norms:
 
 
 def principal_components(vectors: Tensor) -> tuple[Tensor, tuple[float, float]]:
-    """Coordinates [N, 2] of rows [N, dim] on the two directions of most variance, and the share of each.
+    """Coordinates [N, 2] of rows [N, dim] on the first two principal components, and their shares of the variance.
 
-    The directions are eigenvectors of the covariance; the sign of each is such that its largest entry is positive.
+    The components are eigenvectors of the covariance. Their signs make the entry of largest magnitude positive.
     """
     import torch
 
-    centred = (vectors - vectors.mean(0)).to(torch.float64)
-    values, directions = torch.linalg.eigh(centred.T @ centred)
+    centered = (vectors - vectors.mean(0)).to(torch.float64)
+    values, directions = torch.linalg.eigh(centered.T @ centered)
     first = directions[:, -2:].flip(1)
     first = first * first.gather(0, first.abs().argmax(0, keepdim=True)).sign()
     total = values.sum().clamp(min=1e-300)
-    return centred @ first, (float(values[-1] / total), float(values[-2] / total))
+    return centered @ first, (float(values[-1] / total), float(values[-2] / total))
 
 
 def _project(samples: dict[str, Tensor], unit_length: bool) -> Projection | None:

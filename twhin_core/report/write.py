@@ -1,4 +1,4 @@
-"""The report: what the run's files say, section by section, put into the templates."""
+"""Renders the report, section by section, from the run's files."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ from typing import Any
 import jinja2
 
 from twhin_core import storage
-from twhin_core.checkpoints.checkpoint import Checkpoint, complete
+from twhin_core.checkpoints.checkpoint import at_step
 from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import log
 from twhin_core.report import charts, decision, exports, figures, neighbors, trained, training, vectors
-from twhin_core.report.neighbors import Neighbors
 from twhin_core.vectors.rows import Rows, SelectedRows
 
 LONGEST_NAME = 120
 
 
 def write_report(url: str, metrics: Metrics, config: Config, root: str) -> None:
-    """Writes the report of `metrics` to `url`.
+    """Writes the report on `metrics` to `url`.
 
-    All else is found under `root`: the gates' decision, the training log, the plan, the checkpoint's vectors and what
-    was exported of it. A part whose files are not there is left out.
+    Reads the gate decision, the training log, the plan, the checkpoint's vectors and the export from `root`. Omits a
+    section whose files are missing.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("twhin_core.report", "templates"),
@@ -51,9 +50,9 @@ def write_report(url: str, metrics: Metrics, config: Config, root: str) -> None:
 
 
 def _of_vectors(metrics: Metrics, config: Config, root: str) -> dict[str, Any]:
-    """The parts that read the checkpoint of these metrics; None for each that cannot be had."""
-    parts: dict[str, Any] = {"look": None, "near": None}
-    checkpoint = next((found for found in complete(root) if found.step == metrics["checkpoint"]), None)
+    """The sections that read the checkpoint of these metrics; None for each that is unavailable."""
+    parts: dict[str, Any] = {"vectors": None, "near": None}
+    checkpoint = at_step(root, metrics["checkpoint"])
     if checkpoint is None:
         return parts
     nodes: dict[str, int] = metrics["graph"]["tables"]
@@ -61,19 +60,15 @@ def _of_vectors(metrics: Metrics, config: Config, root: str) -> dict[str, Any]:
         tables: dict[str, Rows] = {
             name: SelectedRows(checkpoint.rows(name), size) for name, size in nodes.items() if size
         }
-        parts["look"] = vectors.collect(tables, config.evaluation.seed, unit_length=config.model.comparator == "cos")
-        parts["near"] = _near(checkpoint, tables, config, root)
-    except UserError as error:  # training has removed the checkpoint, or a vocabulary is broken: the figures are whole
-        log.warning("evaluate: the report lacks what it would show of the vectors: %s", error)
+        parts["vectors"] = vectors.collect(tables, config.evaluation.seed, unit_length=config.model.comparator == "cos")
+        schema = read_schema(config, root)
+        scorer = checkpoint.scorer(config.model, schema.relations)
+        parts["near"] = neighbors.collect(config, root, schema, tables, scorer)
+    except UserError as error:  # training has removed the checkpoint, or a vocabulary is broken
+        log.warning("evaluate: the report lacks the sections on vectors: %s", error)
     return parts
 
 
-def _near(checkpoint: Checkpoint, tables: dict[str, Rows], config: Config, root: str) -> Neighbors:
-    schema = read_schema(config, root)
-    scorer = checkpoint.scorer(config.model, schema.relations)
-    return neighbors.collect(config, root, schema, tables, scorer)
-
-
 def _short(name: str, most: int = LONGEST_NAME) -> str:
-    """A name that is too long, without its middle."""
+    """`name` with an ellipsis for its middle if it is too long."""
     return name if len(name) <= most else f"{name[: most * 2 // 3]} … {name[-most // 4 :]}"
