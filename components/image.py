@@ -3,4 +3,4 @@
 from twhin_core import __version__
 
 IMAGE = f"twhin/twhin:{__version__}"
-"""A resources file may name another, such as the same image in a registry of one's own."""
+"""A resources file can override it, for example with the same image in your own registry."""

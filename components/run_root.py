@@ -1,4 +1,4 @@
-"""Where a run of the pipeline lives: a root of its own for each run of a recurring one, below what machines share."""
+"""The run root of a pipeline run, including the placeholder that gives each recurring run its own root."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Iterable
 from twhin_core.errors import UserError
 
 RUN = "{run}"
-"""In a run root: stands for the id of the pipeline's run."""
+"""Placeholder in a run root for the id of the pipeline run."""
 
 
 def fill_run_root(run_root: str, run: str) -> str:
-    """`run_root` with the id of the run in the place of `{run}`. Raises UserError where there is none."""
+    """Replaces `{run}` in `run_root` by the id of the run. Raises UserError if there is no id."""
     if run.startswith("{{"):
-        raise UserError(f"this Kubeflow Pipelines knows no id of a run: {run} came in its place; it takes version 2.5")
+        raise UserError(f"Kubeflow Pipelines did not replace {run} by the run's id; upgrade it to version 2.5 or newer")
     if RUN in run_root and not run:
-        raise UserError(f"{run_root}: only a run of the pipeline on a cluster has an id that {RUN} can stand for")
+        raise UserError(f"{run_root}: {RUN} needs the id of a pipeline run on a cluster; name the folder instead")
     return run_root.replace(RUN, run)
 
 
 def is_below(run_root: str, folders: Iterable[str]) -> bool:
-    """Whether a run root is a folder below one of these."""
+    """Whether the run root is inside one of the folders."""
     root = posixpath.normpath(run_root)
     return any(root.startswith(f"{posixpath.normpath(folder)}/") for folder in folders)

@@ -7,17 +7,17 @@ from kfp import dsl
 
 from twhin.components.image import IMAGE
 
-WITHIN_SHELL, IN_ITS_PLACE = "_KFP_RUNTIME=true python3", "export _KFP_RUNTIME=true; exec python3"
+FROM_SHELL, IN_ITS_PLACE = "_KFP_RUNTIME=true python3", "export _KFP_RUNTIME=true; exec python3"
 
 
 def stage(function: Callable[..., Any]) -> Any:
-    """The component of `function`, on the one image, which installs nothing when it starts.
+    """Makes `function` a component on our image that installs nothing at startup.
 
-    KFP has a shell start Python and wait for it. The SIGTERM of a platform goes to the container's first process, and a
-    shell there passes none on: Python takes its place.
+    KFP starts Python from a shell. A platform sends SIGTERM to the container's first process, and the shell would not
+    forward it, hence Python replaces the shell by `exec`.
     """
     component = dsl.component(function, base_image=IMAGE, install_kfp_package=False)
     container = component.component_spec.implementation.container
-    (start,) = [part for part in container.command if WITHIN_SHELL in part]
-    container.command[container.command.index(start)] = start.replace(WITHIN_SHELL, IN_ITS_PLACE)
+    (start,) = [part for part in container.command if FROM_SHELL in part]
+    container.command[container.command.index(start)] = start.replace(FROM_SHELL, IN_ITS_PLACE)
     return component

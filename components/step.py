@@ -1,4 +1,4 @@
-"""What every component does around the stage that it runs: the log, and errors in one line."""
+"""What every component does around its stage: inputs, logging, one-line errors and artifacts."""
 
 from __future__ import annotations
 
@@ -15,27 +15,30 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from twhin.components.run_root import fill_run_root
 from twhin_core import limits, storage
+from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.errors import TwhinError
 from twhin_core.progress import log, show_log
 from twhin_core.stages.report import REPORT
 
 ERROR_FILE = "TWHIN_ERROR_FILE"
-"""Environment variable: where a step leaves an error for `twhin run`, which KFP would tell only that it failed."""
+"""Environment variable: the file through which a step reports an error to `twhin run`. KFP only reports failure."""
 PID_FILE, STOP_FILE = "pid", "stop"
-"""Beside the error file: the process of the newest step, and whether it was to stop before it had begun."""
+"""Next to the error file: the process id of the current step, and a marker that steps must stop."""
 DEBUG = "TWHIN_DEBUG"
-"""Environment variable: set to 1, a step logs more and shows the traceback of a user's error."""
+"""Environment variable: if 1, a step logs more and shows tracebacks of user errors."""
 
 
 @contextlib.contextmanager
 def step() -> Iterator[None]:
-    """Runs a stage as the process of a component: an error of the user's ends it with one line and its exit code."""
+    """Runs the body of a component. A TwhinError ends the process with one line and the error's exit code."""
     limits.use_cores()
     show_log(debug=os.environ.get(DEBUG) == "1")
     error_file = os.environ.get(ERROR_FILE)
     if error_file is not None:
-        _answer_for_signals(Path(error_file).parent)
+        _register_for_signals(Path(error_file).parent)
         threading.Thread(target=_end_with_reader, daemon=True).start()
     try:
         yield
@@ -49,42 +52,47 @@ def step() -> Iterator[None]:
         sys.exit(error.exit_code)
 
 
-def _answer_for_signals(folder: Path) -> None:
-    """Tells `twhin run` which process a SIGTERM is to be passed on to; one that came before this is obeyed now."""
+def _register_for_signals(folder: Path) -> None:
+    """Tells `twhin run` which process to forward SIGTERM to, and handles one that arrived before."""
     (folder / PID_FILE).write_text(str(os.getpid()))
     if (folder / STOP_FILE).exists():
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _end_with_reader() -> None:
-    """Ends this process when nobody reads its output any more.
+    """Ends this process when its output pipe has lost its reader.
 
-    A step of `twhin run` writes to a pipe. Were `twhin run` killed, the step would otherwise go on writing under a run
-    root that the next `twhin run` writes under too.
+    Otherwise a step whose `twhin run` was killed would keep writing under a run root that the next `twhin run` uses.
     """
     output = select.poll()
-    output.register(sys.stdout.fileno(), 0)  # asks for nothing: only the loss of the reader is reported
+    output.register(sys.stdout.fileno(), 0)  # no events: only the loss of the reader is reported
     output.poll()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def publish(artifact: Any, url: str, uri: str) -> None:
-    """Fills a KFP artifact with the small file at `url` and notes in its metadata the `uri` of what that describes.
+def read_inputs(config: str, run_root: str, run: str, overrides: list[str] | None) -> tuple[Config, str]:
+    """The config and the run root of a component with these inputs. Raises UserError for a mistake in either."""
+    root = fill_run_root(run_root, run)
+    return config_file.parse(config, overrides=overrides or ()), root
 
-    The bulk stays under the run root: KFP would download it before a step starts and upload it only after success.
+
+def publish(artifact: Any, url: str, uri: str) -> None:
+    """Fills a KFP artifact with the small file at `url`, and sets the `uri` of the data it describes in its metadata.
+
+    The data stays under the run root: KFP downloads artifacts before a step starts and uploads them only on success.
     """
     Path(artifact.path).write_text(storage.read_text(url))
     artifact.metadata["uri"] = uri
 
 
 def publish_report(artifact: Any, run_root: str) -> None:
-    """Fills an HTML artifact with the run's report; leaves it empty where the report could not be drawn."""
+    """Fills an HTML artifact with the run's report, or leaves it empty if there is no report."""
     if storage.exists(storage.join(run_root, REPORT)):
         publish(artifact, storage.join(run_root, REPORT), uri=storage.join(run_root, "evaluation"))
 
 
 def report(metrics: Any, figures: Mapping[str, float], summary: Any, text: str) -> None:
-    """Fills the artifacts that say what a step did: flat `figures`, and a page of Markdown."""
+    """Fills the artifacts that describe a step: `figures` as KFP metrics, and a page of Markdown."""
     for name, value in figures.items():
         metrics.log_metric(name, value)
     Path(summary.path).write_text(text)

@@ -1,4 +1,4 @@
-"""What a stage did, as Markdown and as flat figures, from what it left under the run root."""
+"""Summaries of what a stage did, as Markdown and as flat figures for KFP's Metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from twhin_core.schema import SIDES
 
 Figures = dict[str, float]
 TRAINED = ("loss", "validation_loss", "edges_per_s", "data_wait")
-"""Figures of `training/metrics.jsonl` whose last values say how training went."""
+"""Figures of `training/metrics.jsonl` whose last values are reported."""
+
+COMPARED_BY = {
+    "dot": "the dot product",
+    "cos": "the cosine",
+    "l2": "the Euclidean distance",
+    "squared_l2": "the squared Euclidean distance",
+}
 
 
 def graph_figures(manifest: Manifest) -> Figures:
@@ -42,7 +49,7 @@ def graph_text(manifest: Manifest) -> str:
 
 
 def training_figures(root: str) -> Figures:
-    """The last step, and the last values of what was logged."""
+    """The last step and epoch, and the last logged value of each figure in `TRAINED`."""
     last: dict[str, Any] = {}
     for line in storage.read_text(storage.join(root, "training/metrics.jsonl")).splitlines():
         last |= json.loads(line)
@@ -77,8 +84,8 @@ def evaluation_figures(config: Config, metrics: Metrics) -> Figures:
 
 
 def evaluation_text(config: Config, metrics: Metrics, missed: Sequence[str]) -> str:
-    """`missed`: a sentence for each gate that does not hold."""
-    verdict = "Every gate holds." if config.evaluation.gates else "The config has no gates."
+    """`missed`: a sentence for each gate that failed."""
+    verdict = "All gates passed." if config.evaluation.gates else "The config has no gates."
     if missed:
         verdict = "Nothing is exported:" + "".join(f"\n- {sentence}" for sentence in missed)
     split = config.evaluation.split
@@ -94,10 +101,9 @@ def export_figures(manifest: ExportManifest) -> Figures:
 
 def export_text(manifest: ExportManifest, folder: str) -> str:
     rows = [(table.name, f"{table.rows:,}", f"{len(table.files):,}") for table in manifest.tables]
-    compared = {"dot": "the dot product", "cos": "the cosine"}[manifest.comparator]
     return _page(
         f"Embeddings of step {manifest.checkpoint:,}",
-        f"{manifest.dim} figures a node, compared by {compared}, in `{folder}`.",
+        f"{manifest.dim} dimensions, compared by {COMPARED_BY[manifest.comparator]}, in `{folder}`.",
         _table(("table", "rows", "files"), rows),
     )
 
@@ -113,6 +119,6 @@ def _page(title: str, *parts: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table, all but its first column set flush right."""
+    """A Markdown table, right-aligned except for the first column."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)

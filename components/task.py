@@ -1,24 +1,23 @@
-"""What every stage's task needs in a pipeline, ours or another's."""
+"""Settings that every stage's task needs, in our pipeline or in your own."""
 
 from kfp import dsl, kubernetes
 
 PAUSE, LONGEST_PAUSE = "60s", "3600s"
-"""Before the first retry, and before any; each pause is twice the one before."""
+"""Pause before the first retry, which doubles with each retry, and its maximum."""
 
-SHARED_MEMORY = "/dev/shm"  # noqa: S108 -- a mount point, no file of ours
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 -- a mount point, not a temporary file
 
 
 def configure(task: dsl.PipelineTask, retries: int = 0, shared_memory: bool = False) -> dsl.PipelineTask:
-    """Turns KFP's cache off for a stage's task, and sets its retries; returns the task.
+    """Turns off KFP's cache for a stage's task and sets its retries. Returns the task.
 
-    A stage finds what it has finished under the run root, of this config and no other. KFP's cache knows the parameters
-    and the image, but neither the raw files nor whether the results are still there: it would skip a stage whose
-    results have been removed.
+    KFP's cache depends on the parameters and the image, but not on the raw files or on whether the results still exist:
+    it would skip a stage whose results were removed. A stage checks by itself what is finished under the run root.
 
     Args:
-        retries: How often the platform starts the task again after it failed; a stage goes on where it was.
-        shared_memory: Mounts memory at /dev/shm, where the ranks of several GPUs exchange data. Kubeflow alone: a
-            container has 64 MiB there otherwise.
+        retries: How often the platform restarts a failed task. The stage resumes where it stopped.
+        shared_memory: Whether to mount memory at /dev/shm, through which the ranks of several GPUs exchange data.
+            Kubeflow only; a container has 64 MiB there by default.
     """
     task.set_caching_options(False)
     if retries:

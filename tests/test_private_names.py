@@ -8,7 +8,7 @@ import re
 import pytest
 
 from tests.command_line import ROOT
-from twhin.components.stage import WITHIN_SHELL
+from twhin.components.stage import FROM_SHELL
 
 NAMES = [
     ("torch.distributed._shard.sharded_tensor", "ShardedTensor"),
@@ -30,7 +30,7 @@ SET_WHEN_MADE = [
     ("ibis/backends/pyspark/__init__.py", r"self\._session\b"),
     ("pyspark/core/context.py", r"self\._jsc\b"),
     ("pyspark/core/context.py", r"_jvm\b"),
-    ("kfp/dsl/component_factory.py", re.escape(WITHIN_SHELL)),
+    ("kfp/dsl/component_factory.py", re.escape(FROM_SHELL)),
     ("kfp/dsl/executor_main.py", r"\[KFP Executor"),
 ]
 """What no class has before one of it is made: files of the libraries, and what they must contain."""

@@ -17,43 +17,37 @@ def evaluate(
     run: str = "",
     overrides: Optional[list[str]] = None,
 ) -> bool:
-    """Ranks the held-out edges, with a rank a GPU, and checks the gates.
+    """Ranks the held-out edges, with one rank per GPU, and checks the gates.
 
     Args:
         config: The config, as YAML.
         run_root: Folder or gs:// prefix of the run.
-        metrics: The overall figures; each relation's stand in the report and in `evaluation/metrics.json`.
+        metrics: Figures over all relations; those of each relation are in the report and `evaluation/metrics.json`.
         report: The report, one HTML page.
-        summary: Whether the gates hold, and each relation's figures.
-        run: Id of the pipeline's run, for which `{run}` in `run_root` stands.
+        summary: Whether the gates passed, and the figures of each relation.
+        run: Id of the pipeline run, which replaces `{run}` in `run_root`.
         overrides: Values of the config to change, each `section.key=value`.
 
     Returns:
-        Whether every gate of `evaluation.gates` holds.
+        Whether every gate of `evaluation.gates` passed.
     """
     from twhin.components import step
     from twhin.components import summary as summaries
-    from twhin.components.run_root import fill_run_root
-    from twhin_core.config import file as config_file
     from twhin_core.distributed.launch import launch
     from twhin_core.evaluation import gates, result
     from twhin_core.progress import log
     from twhin_core.stages import evaluate
 
     with step.step():
-        run_root = fill_run_root(run_root, run)
-        settings = config_file.parse(config, overrides=overrides or ())
+        settings, run_root = step.read_inputs(config, run_root, run, overrides)
         launch(evaluate.evaluate, settings, run_root)
         found, decision = result.read_metrics(run_root), gates.read_decision(run_root)
         assert found is not None
         assert decision is not None
         step.publish_report(report, run_root)
         missed = gates.missed(decision)
-        figures, text = (
-            summaries.evaluation_figures(settings, found),
-            summaries.evaluation_text(settings, found, missed),
-        )
-        step.report(metrics, figures, summary, text)
+        text = summaries.evaluation_text(settings, found, missed)
+        step.report(metrics, summaries.evaluation_figures(settings, found), summary, text)
         for sentence in missed:
             log.warning("%s", sentence)
     return bool(decision["passed"])

@@ -24,23 +24,21 @@ def export(
         config: The config, as YAML.
         run_root: Folder or gs:// prefix of the run.
         embeddings: Manifest of the embeddings under the run root.
-        report: The report again, with what was exported.
-        metrics: The step exported, and rows a table.
-        summary: Where they are, and how two of them are compared.
-        run: Id of the pipeline's run, for which `{run}` in `run_root` stands.
+        report: The report, now with what was exported.
+        metrics: The exported step, and the rows of each table.
+        summary: Where the embeddings are, and how to compare them.
+        run: Id of the pipeline run, which replaces `{run}` in `run_root`.
         overrides: Values of the config to change, each `section.key=value`.
     """
     from twhin.components import step
     from twhin.components import summary as summaries
-    from twhin.components.run_root import fill_run_root
     from twhin_core import storage
-    from twhin_core.config import file as config_file
     from twhin_core.export import manifest
     from twhin_core.stages import export
 
     with step.step():
-        run_root = fill_run_root(run_root, run)
-        export.export(config_file.parse(config, overrides=overrides or ()), run_root)
+        settings, run_root = step.read_inputs(config, run_root, run, overrides)
+        export.export(settings, run_root)
         made, folder = manifest.read_export_manifest(run_root), storage.join(run_root, "embeddings")
         assert made is not None
         step.publish(embeddings, storage.join(folder, "manifest.json"), uri=folder)

@@ -1,4 +1,4 @@
-"""Whether the train stage will find what it needs in the cluster, as a KFP component; README.md is its contract."""
+"""Checks that the cluster can run the train stage, as a KFP component; README.md is its contract."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ from twhin.components.stage import stage
 
 @stage
 def check_cluster(run_root: str, manifests: list[Any], run: str) -> None:
-    """Asks the cluster, before any work, whether it would take the TrainJob; creates nothing.
+    """Asks the cluster, before any work, whether it would accept the TrainJob. Creates nothing.
 
     Args:
-        run_root: Folder or gs:// prefix of the run, which all machines are to see.
-        manifests: As those of the train stage.
-        run: Id of the pipeline's run; `{run}` in `run_root` stands for it.
+        run_root: Folder or gs:// prefix of the run, visible to all machines.
+        manifests: The manifests of the train stage.
+        run: Id of the pipeline run, which replaces `{run}` in `run_root`.
     """
     from twhin.components.run_root import fill_run_root
     from twhin.components.step import step

@@ -1,4 +1,4 @@
-"""The calls to Kubernetes that following a TrainJob takes, with errors that one line explains."""
+"""The Kubernetes calls needed to run a TrainJob, with one-line errors."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ from twhin_core.progress import log
 Manifest = dict[str, Any]
 
 TRAIN_JOBS = ("trainer.kubeflow.org", "v1alpha1")
-SECONDS_OF_PATIENCE = 600
-"""How long a cluster may be out of reach, once it has answered; at first, SECONDS_TO_ANSWER."""
-SECONDS_TO_ANSWER = 60
-SECONDS_A_REQUEST = (10, 30)
-"""To connect, and between two pieces of an answer."""
-PASSING = (408, 429, 500, 502, 503, 504)
+FIRST_TIMEOUT_S, TIMEOUT_S = 60, 600
+"""How long the cluster may be unreachable: before its first response, and after it."""
+REQUEST_TIMEOUTS_S = (10, 30)
+"""Timeouts to connect, and between two parts of a response."""
+TRANSIENT = (408, 429, 500, 502, 503, 504)
 
 
 class Unreachable(TwhinError):
-    """The cluster does not answer; a retry may find it, and the TrainJob, again."""
+    """The cluster does not respond. A retry may find it, and the TrainJob, again."""
 
 
 class Cluster:
-    """A namespace of the cluster that this pod is in, or that the kubeconfig names, seen with the pod's rights."""
+    """A namespace of the cluster that this pod runs in, or that the kubeconfig names."""
 
     def __init__(self) -> None:
         try:
@@ -48,7 +47,7 @@ class Cluster:
         self._has_answered = False
 
     def find(self, name: str) -> Manifest | None:
-        """The TrainJob of that name."""
+        """The TrainJob of that name, if it exists."""
         try:
             found: Manifest = self._call(self._custom.get_namespaced_custom_object, *self._train_jobs(), name)
         except ApiException as error:
@@ -58,9 +57,9 @@ class Cluster:
         return found
 
     def create(self, manifest: Manifest, dry_run: bool = False) -> Manifest:
-        """Creates a TrainJob, or finds it created; unknown fields are refused rather than dropped.
+        """Creates a TrainJob, or returns it if it exists. The cluster rejects unknown fields instead of dropping them.
 
-        With `dry_run` the cluster goes through all of its checks, and creates nothing.
+        With `dry_run` the cluster validates the manifest and creates nothing.
         """
         try:
             created: Manifest = self._call(
@@ -68,7 +67,7 @@ class Cluster:
             )
         except ApiException as error:
             found = self.find(manifest["metadata"]["name"]) if error.status == 409 else None
-            if found is not None:  # the answer to the first try was lost
+            if found is not None:  # the response to an earlier attempt was lost
                 return found
             if error.status == 404:
                 raise UserError(
@@ -79,7 +78,7 @@ class Cluster:
         return created
 
     def create_owned(self, manifest: Manifest, dry_run: bool = False) -> None:
-        """Creates a Job or a Service, unless it is there; `dry_run` as of `create`."""
+        """Creates a Job or Service unless it exists. `dry_run` as in `create`."""
         create = {
             "Job": self._batch.create_namespaced_job,
             "Service": self._core.create_namespaced_service,
@@ -91,7 +90,7 @@ class Cluster:
                 raise self._refused(error) from None
 
     def delete(self, name: str) -> None:
-        """Deletes a TrainJob and, before it, what it owns; returns when that has begun."""
+        """Starts to delete a TrainJob and, before it, the objects it owns."""
         try:
             self._call(
                 self._custom.delete_namespaced_custom_object, *self._train_jobs(), name, propagation_policy="Foreground"
@@ -109,16 +108,16 @@ class Cluster:
         return sorted(found, key=lambda pod: pod.metadata.creation_timestamp)
 
     def log(self, pod: str, container: str, **options: Any) -> Iterator[str]:
-        """The lines of a container's log; ends early if the connection does, or nothing comes for some seconds."""
+        """The lines of a container's log. Ends early if the connection breaks or is silent for some seconds."""
         try:
             answer = self._core.read_namespaced_pod_log(
                 pod, self.namespace, container=container, **options,
-                _preload_content=False, _request_timeout=SECONDS_A_REQUEST,
+                _preload_content=False, _request_timeout=REQUEST_TIMEOUTS_S,
             )  # fmt: skip
         except ApiException as error:
             if error.status == 403:
                 raise self._refused(error) from None
-            return  # the pod is gone or has not begun
+            return  # the pod is gone or has not started
         except urllib3.exceptions.HTTPError:
             return
         rest = b""
@@ -127,7 +126,7 @@ class Cluster:
                 *lines, rest = (rest + chunk).split(b"\n")
                 yield from (line.decode(errors="replace") for line in lines)
         except urllib3.exceptions.HTTPError:
-            return  # what is cut off comes whole with the next call
+            return  # the next call reads the truncated line again
         finally:
             answer.release_conn()
         if rest:
@@ -138,37 +137,37 @@ class Cluster:
         return group, version, self.namespace, "trainjobs"
 
     def _call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Calls `function`, again and again while the cluster is out of reach or says that it cannot now.
+        """Calls `function` and retries while the cluster is unreachable or reports a transient error.
 
         Raises:
-            ApiException: the cluster's refusal.
-            Unreachable: it has not answered for the time allowed.
+            ApiException: the cluster refused the request.
+            Unreachable: the cluster did not respond within the timeout.
         """
-        deadline = time.monotonic() + (SECONDS_OF_PATIENCE if self._has_answered else SECONDS_TO_ANSWER)
+        deadline = time.monotonic() + (TIMEOUT_S if self._has_answered else FIRST_TIMEOUT_S)
         pause = 1.0
         while True:
             try:
-                answer = function(*args, **options, _request_timeout=SECONDS_A_REQUEST)
+                answer = function(*args, **options, _request_timeout=REQUEST_TIMEOUTS_S)
             except ApiException as error:
-                if error.status not in PASSING:
+                if error.status not in TRANSIENT:
                     self._has_answered = True
                     raise
-                said = f"it answers {error.status}, {_message(error)}"
+                reason = f"status {error.status}, {_message(error)}"
             except urllib3.exceptions.HTTPError as error:
-                said = _one_line(str(getattr(error, "reason", None) or error))
+                reason = _one_line(str(getattr(error, "reason", None) or error))
             else:
                 self._has_answered = True
                 return answer
             if time.monotonic() + pause > deadline:
-                raise Unreachable(f"the cluster at {self._host} cannot be reached: {said}") from None
-            log.warning("train: %s: %s; trying again", self._host, said)
+                raise Unreachable(f"the cluster at {self._host} cannot be reached: {reason}") from None
+            log.warning("train: %s: %s; trying again", self._host, reason)
             time.sleep(pause)
             pause = min(2 * pause, 30)
 
     def _refused(self, error: ApiException) -> UserError:
         message = _message(error)
-        if error.status == 403 and " cannot " in message:  # so Kubernetes says what nobody has granted
-            message += f"; in {self.namespace} the Role of deploy/role.yaml is missing, or not bound to that account"
+        if error.status == 403 and " cannot " in message:  # Kubernetes' wording for a missing permission
+            message += f"; bind the Role of deploy/role.yaml to that account in the namespace {self.namespace}"
         return UserError(f"{self._host}: {message}")
 
 

@@ -17,29 +17,26 @@ def train(
     run: str = "",
     overrides: Optional[list[str]] = None,
 ) -> None:
-    """Learns the embeddings, from the newest checkpoint on if there is one, with a rank a GPU.
+    """Learns the embeddings with one rank per GPU, resuming from the newest checkpoint.
 
     Args:
         config: The config, as YAML.
         run_root: Folder or gs:// prefix of the run.
-        checkpoint: The run's resolved config; its metadata hold the newest checkpoint's `uri` and `step`.
-        metrics: Steps, epochs, losses and speed.
-        summary: Where the tables are, how fast it was and how it ended.
-        run: Id of the pipeline's run, for which `{run}` in `run_root` stands.
+        checkpoint: The run's resolved config. Its metadata has the newest checkpoint's `uri` and `step`.
+        metrics: Step, epoch, losses and speed.
+        summary: Why training ended, its figures, and how the tables are sharded.
+        run: Id of the pipeline run, which replaces `{run}` in `run_root`.
         overrides: Values of the config to change, each `section.key=value`.
     """
-    from twhin.components.run_root import fill_run_root
-    from twhin.components.step import step
-    from twhin_core.config import file as config_file
+    from twhin.components.step import read_inputs, step
     from twhin_core.stages import readers
 
     with step():
-        run_root = fill_run_root(run_root, run)
-        settings = config_file.parse(config, overrides=overrides or ())
+        settings, run_root = read_inputs(config, run_root, run, overrides)
         if readers.serve_if_reader(settings, run_root):
             return
 
-        from twhin.components.train import outputs  # torch and its libraries for GPUs load on no reader's machine
+        from twhin.components.train import outputs  # imports torch and GPU libraries, which readers do not need
         from twhin_core.distributed.launch import launch
         from twhin_core.stages import train
 

@@ -1,4 +1,4 @@
-"""The nodes of a TrainJob: their pods, how these ended, and what they say."""
+"""The nodes of a TrainJob: their pods, how they ended, and their logs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from twhin.components.train.cluster import Cluster
 
 LABELS = "jobset.sigs.k8s.io/jobset-name={name},jobset.sigs.k8s.io/replicatedjob-name=node"
-"""What Kubeflow Trainer's JobSet puts on the pods of the trainers."""
+"""The labels that Kubeflow Trainer's JobSet gives the trainers' pods."""
 INDEX = "batch.kubernetes.io/job-completion-index"
 CONTAINER = "node"
 STARTS = ("ContainerCreating", "PodInitializing")
@@ -24,17 +24,17 @@ class Node:
     pod: str
     phase: str
     exit_code: int | None
-    """None while it runs, and where its machine was lost."""
+    """None while it runs, and if its machine was lost."""
     ended_at: float
     """Seconds since 1970; infinity while it runs."""
     end: str
     """How it ended, in words."""
     waits_for: str
-    """Why it has not begun, if there is more to say than that it will."""
+    """What keeps it from starting, such as a missing machine or image; otherwise empty."""
     container: str = CONTAINER
 
     @property
-    def has_begun(self) -> bool:
+    def has_started(self) -> bool:
         return self.phase in ("Running", "Succeeded", "Failed")
 
     @property
@@ -43,7 +43,7 @@ class Node:
 
 
 def find_nodes(cluster: Cluster, name: str) -> list[Node]:
-    """The nodes of the TrainJob, oldest pod first; one that was replaced is there twice."""
+    """The nodes of the TrainJob, oldest pod first. A node whose pod was replaced is listed twice."""
     return [_node(pod) for pod in cluster.pods(LABELS.format(name=name))]
 
 
@@ -51,9 +51,9 @@ def _node(pod: Any) -> Node:
     statuses = [entry for entry in pod.status.container_statuses or [] if entry.name == CONTAINER]
     state = statuses[0].state if statuses else None
     ended = state.terminated if state is not None else None
-    end = pod.status.message or pod.status.reason or "has ended"
+    end = pod.status.message or pod.status.reason or "ended"
     if ended is not None:
-        end = f"has ended with code {ended.exit_code}" + (f", {ended.reason}" if ended.reason != "Error" else "")
+        end = f"ended with code {ended.exit_code}" + (f", {ended.reason}" if ended.reason != "Error" else "")
     return Node(
         index=int((pod.metadata.annotations or {}).get(INDEX, 0)),
         pod=pod.metadata.name,
@@ -66,7 +66,7 @@ def _node(pod: Any) -> Node:
 
 
 def _waits_for(pod: Any, state: Any) -> str:
-    """No machine for it, or no image."""
+    """A missing machine or image."""
     if state is not None and state.waiting is not None and state.waiting.reason not in STARTS:
         return " ".join(f"{state.waiting.reason}: {state.waiting.message or ''}".split())
     for condition in pod.status.conditions or []:
@@ -76,23 +76,23 @@ def _waits_for(pod: Any, state: Any) -> str:
 
 
 class NodeLog:
-    """Passes on what a node says to stderr, each line once, however often the connection breaks."""
+    """Copies a node's log to stderr, each line once, even if the connection breaks."""
 
     MARGIN = 60
-    """Seconds that are read again after a break, for clocks that differ."""
+    """Seconds of log that are read again after a break, because clocks differ."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._pod, self._last, self._heard = "", "", 0.0
 
-    def pass_on(self, node: Node, follow: bool) -> None:
-        """What is new; with `follow`, also what comes until the node ends or is silent for long."""
+    def copy(self, node: Node, follow: bool) -> None:
+        """Copies new lines. With `follow`, keeps copying until the node ends or the log is silent for a while."""
         if node.pod != self._pod:
             self._pod, self._last = node.pod, ""
         since = {"since_seconds": int(time.monotonic() - self._heard) + self.MARGIN} if self._last else {}
         for line in self._cluster.log(node.pod, node.container, follow=follow, timestamps=True, **since):
             stamp, _, text = line.partition(" ")
-            if stamp > self._last:  # of one width, so that their order is that of the text
+            if stamp > self._last:  # timestamps have a fixed width, so they sort as text
                 self._last, self._heard = stamp, time.monotonic()
                 sys.stderr.write(f"{text}\n")
                 sys.stderr.flush()

@@ -18,25 +18,22 @@ def train(
     summary: dsl.Output[dsl.Markdown],
     overrides: Optional[list[str]] = None,
 ) -> None:
-    """Learns the embeddings by a TrainJob of Kubeflow Trainer, from the newest checkpoint on if there is one.
+    """Learns the embeddings through a TrainJob of Kubeflow Trainer, resuming from the newest checkpoint.
 
     Args:
         config: The config, as YAML.
-        run_root: Folder or gs:// prefix of the run, which all machines see.
-        manifests: The TrainJob to create and to follow, and what it is to own besides.
-        run: Id of the pipeline's run, which its retries share; `{run}` in `run_root` stands for it.
-        checkpoint: The run's resolved config; its metadata hold the newest checkpoint's `uri` and `step`.
-        metrics: Steps, epochs, losses and speed.
-        summary: Where the tables are, how fast it was and how it ended.
+        run_root: Folder or gs:// prefix of the run, visible to all machines.
+        manifests: The TrainJob to create and follow, then the objects that it owns.
+        run: Id of the pipeline run, shared by its retries, which replaces `{run}` in `run_root`.
+        checkpoint: The run's resolved config. Its metadata has the newest checkpoint's `uri` and `step`.
+        metrics: Step, epoch, losses and speed.
+        summary: Why training ended, its figures, and how the tables are sharded.
         overrides: Values of the config to change, each `section.key=value`.
     """
-    from twhin.components.run_root import fill_run_root
-    from twhin.components.step import step
+    from twhin.components.step import read_inputs, step
     from twhin.components.train import outputs, train_job
-    from twhin_core.config import file as config_file
 
     with step():
-        run_root = fill_run_root(run_root, run)
-        settings = config_file.parse(config, overrides=overrides or ())
+        settings, run_root = read_inputs(config, run_root, run, overrides)
         train_job.train(settings, run_root, manifests, run)
         outputs.publish_run(run_root, checkpoint, metrics, summary)

@@ -1,4 +1,4 @@
-"""What the train component gives KFP, however training was run."""
+"""The outputs of both train components."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from twhin_core.checkpoints import checkpoint as checkpoints
 
 
 def publish_run(run_root: str, checkpoint: Any, metrics: Any, summary: Any) -> None:
-    """Fills the artifacts from the run root, whose training has finished."""
+    """Fills the artifacts from a run root where training has finished."""
     newest = checkpoints.newest(run_root)
     assert newest is not None
     publish(checkpoint, storage.join(run_root, "config.yaml"), uri=newest.url)

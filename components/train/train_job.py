@@ -1,6 +1,6 @@
-"""Training by a TrainJob of Kubeflow Trainer: create it or find it again, follow it, say how it ended.
+"""Trains through a TrainJob of Kubeflow Trainer: creates or finds it, follows it, and reports how it ended.
 
-Its name follows from the run root, so that a task that is restarted finds the job of the one before.
+The job's name is derived from the run root, so that a restarted task finds the job of its predecessor.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from twhin_core.errors import Preempted, TwhinError, UserError
 from twhin_core.progress import log
 from twhin_core.run import open_run
 
-SECONDS_BETWEEN_LOOKS = 5.0
+POLL_S = 5.0
 LAST_LINES = 20
-"""As many of a failing node's log are shown."""
+"""Number of lines shown from the log of a failed node."""
 DIGEST, RUN = "twhin/digest", "twhin/run"
-"""Annotations of a TrainJob: what it was made of, and the run of the pipeline that made it."""
+"""Annotations of a TrainJob: the digest of its config and manifests, and the pipeline run that created it."""
 
 
 class Stopped(Preempted):
-    """SIGTERM came to this task."""
+    """This task received SIGTERM."""
 
 
 class TrainJobFailed(TwhinError):
-    """A node has ended for another reason than a mistake of the user's; a retry goes on from the newest checkpoint."""
+    """A node failed for a reason other than a user's mistake. A retry resumes from the newest checkpoint."""
 
 
 def check(run_root: str, manifests: list[Manifest]) -> None:
-    """Asks the cluster whether `train` could create what `manifests` say; creates nothing.
+    """Asks the cluster whether `train` could create the objects of `manifests`. Creates nothing.
 
     Raises:
-        UserError: the machines cannot see the root, the cluster has no TrainJob or no runtime for it, or refuses.
-        Unreachable: the cluster does not answer.
+        UserError: the machines do not share the root, the cluster has no TrainJob or runtime, or refuses.
+        Unreachable: the cluster does not respond.
     """
     _check_shared(run_root, manifests[0])
     cluster = Cluster()
@@ -53,21 +53,24 @@ def check(run_root: str, manifests: list[Manifest]) -> None:
     cluster.create(train_job, dry_run=True)
     for manifest in owned:
         cluster.create_owned(manifest, dry_run=True)
-    log.info("train: the cluster would take the TrainJob")
+    log.info("train: the cluster would accept the TrainJob")
 
 
 def train(config: Config, run_root: str, manifests: list[Manifest], run: str) -> None:
-    """Trains the run at `run_root` to its end by the TrainJob that is the first of `manifests`; it owns the others.
+    """Trains the run at `run_root` to the end through a TrainJob.
 
-    `{name}` and `{run_root}` in the manifests' strings are replaced. `run` tells this run of the pipeline from others.
-    SIGTERM deletes the TrainJob; so does success. One that has failed stays until the next try.
+    Deletes the TrainJob on success and on SIGTERM. A failed one stays until the next attempt.
+
+    Args:
+        manifests: the TrainJob, then the objects it owns. `{name}` and `{run_root}` in their strings are replaced.
+        run: the id of this pipeline run.
 
     Raises:
-        UserError: the machines cannot see the root, the cluster refuses, another job is at work on the root, or
-            training has ended with a mistake of the user's.
-        TrainJobFailed: it has ended otherwise.
-        Unreachable: the cluster does not answer.
-        Preempted: SIGTERM came.
+        UserError: the machines do not share the root, the cluster refuses, a different job is working on the root, or
+            training ended with a user's mistake.
+        TrainJobFailed: training failed for another reason.
+        Unreachable: the cluster does not respond.
+        Preempted: this task received SIGTERM.
     """
     _check_shared(run_root, manifests[0])
     name = name_of(run_root)
@@ -80,11 +83,11 @@ def train(config: Config, run_root: str, manifests: list[Manifest], run: str) ->
         job = _find(cluster, name)
         if job is not None and _is_active(job):
             _check_same(cluster, job, annotations)
-            log.info("train: finds the TrainJob of an earlier try at work")
+            log.info("train: found the running TrainJob of an earlier attempt")
         else:
             open_run(config, run_root, "train")  # the nodes read the config from there
             if storage.exists(storage.join(run_root, FINISHED)):
-                log.info("train: finished already: %s", storage.join(run_root, FINISHED))
+                log.info("train: already done: %s", storage.join(run_root, FINISHED))
                 cluster.delete(name)
                 return
             if job is not None:
@@ -98,7 +101,7 @@ def train(config: Config, run_root: str, manifests: list[Manifest], run: str) ->
 
 
 def name_of(run_root: str) -> str:
-    """The TrainJob's name: a label of DNS, short enough for the names of its pods."""
+    """The TrainJob's name: a DNS label, short enough that its pods' names are valid."""
     root = run_root.rstrip("/")
     readable = re.sub(r"[^a-z0-9]+", "-", root.rpartition("/")[2].lower()).strip("-")[:20]
     digest = hashlib.sha256(root.encode()).hexdigest()[:10]
@@ -106,12 +109,12 @@ def name_of(run_root: str) -> str:
 
 
 def _words(run_root: str) -> dict[str, str]:
-    """What stands in manifests for what is known at run time alone."""
+    """The placeholders in manifests for values that are only known at run time."""
     return {"{name}": name_of(run_root), "{run_root}": run_root}
 
 
 def _check_shared(run_root: str, train_job: Manifest) -> None:
-    """Raises UserError if the run root is on a disk that the nodes of `train_job` do not mount."""
+    """Raises UserError if the run root is not on a volume that the nodes of `train_job` mount."""
     if storage.is_remote(run_root):
         return
     pod = _pod_patch(train_job)
@@ -119,13 +122,13 @@ def _check_shared(run_root: str, train_job: Manifest) -> None:
     mounts = [mount for container in pod.get("containers", []) for mount in container["volumeMounts"]]
     if not is_below(run_root, [mount["mountPath"] for mount in mounts if mount["name"] in claims]):
         raise UserError(
-            f"{run_root}: the machines that train together do not share this run root; "
-            "name a gs:// prefix, or compile with a `volume` in the resources"
+            f"{run_root}: the training machines do not share this run root; "
+            "use a gs:// prefix, or compile with a `volume` in the resources"
         )
 
 
 def _pod_patch(train_job: Manifest) -> Manifest:
-    """What a TrainJob says of its nodes' pods, besides the trainer's container."""
+    """A TrainJob's patch of its nodes' pod spec."""
     (patch,) = train_job["spec"]["runtimePatches"]
     (job,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     pod: Manifest = job["template"]["spec"]["template"]["spec"]
@@ -133,7 +136,7 @@ def _pod_patch(train_job: Manifest) -> Manifest:
 
 
 def _filled(value: Any, words: dict[str, str]) -> Any:
-    """`value` with the words in its strings replaced, and whole numbers, which KFP has carried as floats."""
+    """`value` with placeholders replaced, and with integers in place of the floats that KFP turns them into."""
     if isinstance(value, dict):
         return {key: _filled(item, words) for key, item in value.items()}
     if isinstance(value, list):
@@ -147,7 +150,7 @@ def _filled(value: Any, words: dict[str, str]) -> Any:
 
 
 def _owned_by(job: Manifest) -> Manifest:
-    """What makes Kubernetes delete an object with, and before, the TrainJob."""
+    """Metadata that makes Kubernetes delete an object together with, and before, the TrainJob."""
     owner = {key: job[key] for key in ("apiVersion", "kind")} | {key: job["metadata"][key] for key in ("name", "uid")}
     return {"ownerReferences": [{**owner, "blockOwnerDeletion": True}]}
 
@@ -155,7 +158,7 @@ def _owned_by(job: Manifest) -> Manifest:
 @contextlib.contextmanager
 def _deleted_on_sigterm(cluster: Cluster, name: str) -> Iterator[None]:
     def stop(*_: object) -> None:
-        raise Stopped(f"SIGTERM: the TrainJob {name} is deleted; run it again to go on from its newest checkpoint")
+        raise Stopped(f"SIGTERM: the TrainJob {name} is deleted; run it again to resume from the newest checkpoint")
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
@@ -169,18 +172,18 @@ def _deleted_on_sigterm(cluster: Cluster, name: str) -> Iterator[None]:
 
 
 def _find(cluster: Cluster, name: str) -> Manifest | None:
-    """The TrainJob, unless it is on its way out, for which this waits."""
+    """The TrainJob, if it exists. Waits for one that is being deleted."""
     while (found := cluster.find(name)) is not None and "deletionTimestamp" in found["metadata"]:
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(POLL_S)
     return found
 
 
 def _check_same(cluster: Cluster, job: Manifest, annotations: dict[str, str]) -> None:
-    """Raises UserError if the TrainJob is at work on something else than what `annotations` are of."""
+    """Raises UserError if the TrainJob has another config or manifests."""
     if job["metadata"].get("annotations", {}).get(DIGEST) != annotations[DIGEST]:
         raise UserError(
-            f"the TrainJob {job['metadata']['name']} in namespace {cluster.namespace} is at work on this run root with "
-            "another config, image or resources; wait for its end, or delete it"
+            f"the TrainJob {job['metadata']['name']} in namespace {cluster.namespace} is working on this run root with "
+            "another config, image or resources; wait until it ends, or delete it"
         )
 
 
@@ -188,8 +191,8 @@ def _make_room(cluster: Cluster, job: Manifest, annotations: dict[str, str]) -> 
     """Deletes a TrainJob that has ended.
 
     Raises:
-        UserError: it has ended by a mistake of the user's in this run of the pipeline, whose retries, which come
-            whatever the exit code, are not to cost the machines again.
+        UserError: it ended with a user's mistake in this pipeline run. KFP retries whatever the exit code; the retry
+            must not occupy the machines again.
     """
     of = job["metadata"].get("annotations", {})
     if _condition(job, "Failed") is not None and annotations.items() <= of.items():
@@ -211,48 +214,48 @@ def _condition(job: Manifest, kind: str) -> Manifest | None:
 
 
 def _follow(cluster: Cluster, name: str) -> None:
-    """Passes on what the first node says until the TrainJob has ended.
+    """Copies the first node's log until the TrainJob has ended.
 
     Raises:
-        TwhinError: it has not ended well.
+        TwhinError: it failed.
     """
-    node_log, said = NodeLog(cluster), ""
+    node_log, logged = NodeLog(cluster), ""
     while True:
         job = cluster.find(name)
         if job is None:
-            raise TrainJobFailed(f"the TrainJob {name} was deleted by somebody else")
+            raise TrainJobFailed(f"the TrainJob {name} was deleted by someone else")
         nodes = find_nodes(cluster, name)
-        first = next((node for node in reversed(nodes) if node.index == 0 and node.has_begun), None)
+        first = next((node for node in reversed(nodes) if node.index == 0 and node.has_started), None)
         if first is not None:
-            node_log.pass_on(first, follow=_is_active(job))
+            node_log.copy(first, follow=_is_active(job))
         if _condition(job, "Complete") is not None:
             return
         if _condition(job, "Failed") is not None:
             raise _failure(cluster, job)
         waiting = "; ".join(f"node {node.index}: {node.waits_for}" for node in nodes if node.waits_for)
-        if waiting and waiting != said:
-            log.info("train: waits: %s", waiting)
-        said = waiting
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        if waiting and waiting != logged:
+            log.info("train: waiting: %s", waiting)
+        logged = waiting
+        time.sleep(POLL_S)
 
 
 def _failure(cluster: Cluster, job: Manifest) -> TwhinError:
-    """Why a TrainJob has failed; what the node to blame said last goes to the log."""
+    """Why a TrainJob failed. Copies the last lines of the node to blame to stderr."""
     name, condition = job["metadata"]["name"], _condition(job, "Failed")
     assert condition is not None
     ended = [node for node in find_nodes(cluster, name) if node.has_failed]
-    if not ended:  # its machine is gone, or its time was up
-        return TrainJobFailed(f"the TrainJob {name} has failed: {' '.join(condition['message'].split())}")
+    if not ended:  # a machine was lost, or the job timed out
+        return TrainJobFailed(f"the TrainJob {name} failed: {' '.join(condition['message'].split())}")
     node = min(ended, key=_blame)
     lines = list(cluster.log(node.pod, node.container, tail_lines=LAST_LINES))
     for line in lines:
         sys.stderr.write(f"node {node.index}: {line}\n")
     reason = next((line for line in reversed(lines) if line.startswith("error: ")), node.end)
-    message = f"the TrainJob {name} has failed: node {node.index} ({node.pod}): {reason.removeprefix('error: ')}"
+    message = f"the TrainJob {name} failed: node {node.index} ({node.pod}): {reason.removeprefix('error: ')}"
     kinds = {kind.exit_code: kind for kind in (UserError, Preempted)}
     return kinds.get(node.exit_code or 1, TrainJobFailed)(message)
 
 
 def _blame(node: Node) -> tuple[bool, bool, float]:
-    """Most nodes that fail do so because another has: a code of ours says more, then the first to end."""
+    """Sort key: most nodes fail because another failed. Our exit codes are most informative, then the first to end."""
     return node.exit_code != UserError.exit_code, node.exit_code != Preempted.exit_code, node.ended_at

@@ -22,7 +22,7 @@ from twhin_core.config import Config
 def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     monkeypatch.setenv("TWHIN_NAMESPACE", NAMESPACE)
-    monkeypatch.setattr(train_job, "SECONDS_BETWEEN_LOOKS", 0.02)
+    monkeypatch.setattr(train_job, "POLL_S", 0.02)
     return tmp_path / "kubeconfig"
 
 

@@ -93,10 +93,10 @@ def test_in_a_run_root_the_runs_id_has_its_place(
     assert [path.name for path in (tmp_path / "nightly").iterdir()] == ["17"]
     with pytest.raises(SystemExit, match="2"):
         call(prepare, small_config(), root)
-    assert f"error: {root}: only a run of the pipeline on a cluster has an id" in capsys.readouterr().err
+    assert f"error: {root}: {{run}} needs the id of a pipeline run on a cluster" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         call(prepare, small_config(), root, run="{{$.pipeline_job_uuid}}")  # as an old backend leaves it
-    assert "error: this Kubeflow Pipelines knows no id of a run" in capsys.readouterr().err
+    assert "error: Kubeflow Pipelines did not replace" in capsys.readouterr().err
 
 
 def test_without_a_prepare_section_the_config_is_left_for_the_other_machines(
@@ -153,7 +153,7 @@ def test_export_says_what_was_written_where(call: Callable[..., Any], trained: t
     assert artifacts["embeddings"].metadata == {"uri": f"{root}/embeddings"}
     figures = artifacts["metrics"].metadata
     assert (figures["rows.user"], figures["rows.tweet"]) == (40, 30)
-    assert f"8 figures a node, compared by the dot product, in `{root}/embeddings`." in (
+    assert f"8 dimensions, compared by the dot product, in `{root}/embeddings`." in (
         Path(artifacts["summary"].path).read_text()
     )
 

@@ -154,13 +154,13 @@ def test_a_code_of_ours_says_more_than_who_ended_first(
 
 def test_without_a_last_word_the_code_is_told(server: KubernetesServer, train: Callable[..., None]) -> None:
     server.act = fail(137, 0, last=())
-    with pytest.raises(TrainJobFailed, match=r"node 0 .* has ended with code 137"):
+    with pytest.raises(TrainJobFailed, match=r"node 0 .* ended with code 137"):
         train()
 
 
 def test_a_job_that_fails_without_its_pods_says_why(server: KubernetesServer, train: Callable[..., None]) -> None:
     server.act = lambda server, name: server.end_job(name, "Failed", "deadline\nexceeded")
-    with pytest.raises(TrainJobFailed, match="has failed: deadline exceeded"):
+    with pytest.raises(TrainJobFailed, match="failed: deadline exceeded"):
         train()
 
 
@@ -190,7 +190,7 @@ SCRIPT = """
 import json, sys
 from twhin.components.train import train_job
 from twhin_core.config import file as config_file
-train_job.SECONDS_BETWEEN_LOOKS = 0.02
+train_job.POLL_S = 0.02
 config, root, manifests = sys.argv[1:]
 train_job.train(config_file.load(config), root, json.loads(manifests), "run-1")
 """
@@ -258,7 +258,7 @@ def test_another_config_does_not_take_over_a_job_at_work(
     server.train_jobs[name] = {
         "metadata": {"name": name, "annotations": {"twhin/digest": "of another", "twhin/run": "run-1"}}
     }
-    with pytest.raises(UserError, match=f"{name} in namespace pipelines is at work on this run root with another"):
+    with pytest.raises(UserError, match=f"{name} in namespace pipelines is working on this run root with another"):
         train()
     assert created(server) == 0
     assert "deletionTimestamp" not in server.train_jobs[name]["metadata"]
@@ -319,7 +319,7 @@ def test_a_cluster_without_trainer_is_told_from_one_that_refuses(
 def test_an_unreachable_host_is_one_line(
     kubeconfig: Path, train: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "SECONDS_TO_ANSWER", 0)
+    monkeypatch.setattr(cluster, "FIRST_TIMEOUT_S", 0)
     url = free_url()
     write_kubeconfig(kubeconfig, url)
     with pytest.raises(cluster.Unreachable, match=f"{url} cannot be reached: .*refused") as caught:
@@ -359,7 +359,7 @@ def test_the_cluster_is_asked_beforehand_and_nothing_is_created(
     assert not server.train_jobs
     assert not server.owned
     server.rights.remove(("create", "batch", "jobs"))
-    with pytest.raises(UserError, match=r"jobs.*the Role of deploy/role.yaml is missing"):
+    with pytest.raises(UserError, match=r"jobs.*bind the Role of deploy/role.yaml"):
         train_job.check(root, manifests)
     server.has_trainer = False
     with pytest.raises(UserError, match=r"has no TrainJob.*install Kubeflow Trainer"):

@@ -112,7 +112,7 @@ def test_vertex_refuses_a_local_run_root(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["run", "train"])
 def test_on_this_machine_a_run_has_no_id(command: str, tmp_path: Path) -> None:
     ran = twhin(command, "configs/quickstart.yaml", "--run-root", tmp_path / "{run}")
-    assert_refused(ran, "only a run of the pipeline on a cluster has an id")
+    assert_refused(ran, "{run} needs the id of a pipeline run on a cluster")
 
 
 def test_describe_prints_what_prepare_made(small_config: SmallConfig, tmp_path: Path) -> None:

@@ -1,0 +1,30 @@
+"""The Markdown of each stage, for values that the other tests' runs do not have."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from twhin.components.summary import export_text
+from twhin_core.config.model import Model
+from twhin_core.export.manifest import ExportManifest, TableExport
+from twhin_core.parquet import FileEntry
+
+
+@pytest.mark.parametrize("comparator", get_args(Model.model_fields["comparator"].annotation))
+def test_export_names_each_comparator(comparator: str) -> None:
+    file = FileEntry(path="embeddings/user/part-00000.parquet", rows=1234, sha256="")
+    manifest = ExportManifest(
+        version="0", run="", checkpoint=7, config="", dim=8, comparator=comparator, normalized=False, reciprocal=False,
+        tables=[TableExport(name="user", rows=1234, unnamed_rows=0, files=[file])], relations=file, formats={},
+    )  # fmt: skip
+    words = {
+        "dot": "the dot product",
+        "cos": "the cosine",
+        "l2": "the Euclidean distance",
+        "squared_l2": "the squared Euclidean distance",
+    }
+    text = export_text(manifest, "runs/my/embeddings")
+    assert f"8 dimensions, compared by {words[comparator]}, in `runs/my/embeddings`." in text
+    assert "| user | 1,234 | 1 |" in text
