@@ -1,8 +1,7 @@
-"""What a checkpoint costs the training beside it: steps with and without one in flight, in turn in one run.
+"""How much does a checkpoint slow down training? Alternates steps with and without a checkpoint in flight.
 
-Edges are random; the state is as large as asked. Ends in one JSON line: milliseconds of a step without and during a
-write, their ratio, the copy that a save begins with, the write itself, and what a save costs in all, as milliseconds
-and as a number of steps.
+Edges are random. Ends in one JSON line: milliseconds of a step without and during a write, their ratio, the initial
+copy, the write, and the total cost of a save in milliseconds and in steps.
 
     python -m benchmarks.bench_checkpoint [--rows 500000] [--dim 64] [--batch 10000] [--saves 7] [--folder DIR]
 """
@@ -67,7 +66,7 @@ def batches(trainer: Trainer) -> Iterator[Batch]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rows", type=int, default=500_000, help="of each of the two tables")
+    parser.add_argument("--rows", type=int, default=500_000, help="rows per table")
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--batch", type=int, default=10_000)
     parser.add_argument("--saves", type=int, default=7)

@@ -1,13 +1,13 @@
-"""How fast is ranking, and in how much memory?
+"""How fast is ranking, and how much memory does it need?
 
-`speed`: FB15k-237's whole test set, both sides, exact and filtered, against a bare loop in the same run: blocked matrix
-products of the same queries and candidates, each held-out answer compared once with its query's scores, nothing
-filtered, no ties. The MRR is checked against scores of whole tables, counted edge by edge. With TWHIN_DATA the graph is
-the real one, without it one of the same shape. Weights are random: they change nothing of the work. With
-OMP_NUM_THREADS=1 processor time is taken, and other work on the machine changes little.
+`speed` ranks the complete test set of FB15k-237, both sides, exact and filtered. The baseline, in the same run, is a
+bare loop: blocked matrix products of the same queries and candidates, and one comparison of each held-out answer with
+its query's scores, without filtering or ties. The MRR is checked against a count edge by edge over complete tables. The
+graph is the real one if TWHIN_DATA is set, otherwise a random one of the same shape. Weights are random, which does not
+change the work. With OMP_NUM_THREADS=1, processor time is measured, which other work on the machine hardly affects.
 
-`memory`: measures a checkpoint of one large table on disk as `twhin evaluate` does, in a process of its own: some
-queries exactly, from which the time of a million follows, and a million among sampled candidates.
+`memory` evaluates a checkpoint of one large table on disk, as `twhin evaluate` does, in its own process: some queries
+exactly, from which the time of a million follows, and a million among sampled candidates.
 
 Each ends in one JSON line.
 
@@ -64,7 +64,7 @@ FILES = {"train": "train", "validation": "valid", "test": "test"}
 
 
 class Split:
-    """A split's edges in memory."""
+    """The edges of a split, in memory."""
 
     def __init__(self, edges: Edges) -> None:
         self.edges = edges
@@ -74,7 +74,7 @@ class Split:
 
 
 def read_graph() -> dict[str, Edges]:
-    """FB15k-237, or random edges of its shape."""
+    """FB15k-237, or a random graph of the same shape."""
     if "TWHIN_DATA" not in os.environ:
         rng = np.random.default_rng(0)
         return {
@@ -103,7 +103,7 @@ def _edges(lhs: Any, rel: Any, rhs: Any) -> Edges:
 
 
 class Ranking:
-    """The test set of a graph with random vectors."""
+    """Ranks the test set of a graph with random vectors."""
 
     def __init__(self, precision: str) -> None:
         self.splits = read_graph()
@@ -118,7 +118,7 @@ class Ranking:
         self.arithmetic = Arithmetic("bf16" if precision == "bf16" else "fp32", torch.device("cpu"))
 
     def ours(self) -> tuple[float, float, float]:
-        """Seconds of collecting what is known, of ranking, and the MRR."""
+        """The seconds to collect known answers, the seconds to rank, and the MRR."""
         started = clock()
         held = {side: held_out(self.splits["test"], side) for side in SIDES}
         indices = {side: QueryIndex(of, ENTITIES) for side, of in held.items()}
@@ -148,7 +148,7 @@ class Ranking:
         return collected - started, seconds, sum(gains) / (2 * len(self.splits["test"]))
 
     def bare(self, lines: int, width: int) -> float:
-        """Seconds of the bare loop with blocks of `lines` queries and `width` candidates."""
+        """The seconds of the bare loop with blocks of `lines` queries and `width` candidates."""
         factor = self.arithmetic.factor(self.table)
         started = clock()
         for side in SIDES:
@@ -175,7 +175,7 @@ class Ranking:
             return self.scorer.queries(held.side, rel[None], self.table[given][None])[0]
 
     def brute_force(self) -> float:
-        """The MRR, from the scores of all entities for each test edge in turn."""
+        """The MRR, from the scores of all entities for each test edge."""
         known: dict[tuple[Side, int, int], set[int]] = {}
         for edges in self.splits.values():
             for lhs, rel, rhs in zip(edges.lhs.tolist(), edges.rel.tolist(), edges.rhs.tolist(), strict=True):
@@ -223,7 +223,7 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def clock() -> float:
-    """Processor time where one thread works, which others on the machine do not change; else time."""
+    """Processor time with one thread, which other work on the machine hardly affects; otherwise wall time."""
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
@@ -250,7 +250,7 @@ def make_config(tables: dict[str, int], relations: list[str], dim: int, **sectio
 
 
 def memory(options: argparse.Namespace) -> dict[str, Any]:
-    """A table on disk, measured in processes of their own."""
+    """Evaluates a table on disk, each measurement in its own process."""
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         run_child(folder, options, "write", 0, 0)
         exact = run_child(folder, options, "measure", options.exact, 0)
@@ -306,7 +306,7 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def write(config: Config, schema: Schema, options: argparse.Namespace) -> dict[str, Any]:
-    """A checkpoint of random vectors, training edges, and as many held-out ones as are indices for later."""
+    """Writes a checkpoint of random vectors, training edges and held-out edges."""
     scorer = Scorer(config.model, schema.relations)
     state = {f"scorer.{name}": parameter.data for name, parameter in scorer.named_parameters()}
     state["tables.embeddings.node.weight"] = torch.randn(options.rows, options.dim)
@@ -326,8 +326,8 @@ def main() -> None:
     of_speed.add_argument("--repeats", type=int, default=3)
     of_speed.add_argument("--no-brute-force", action="store_true")
     of_memory, of_child = commands.add_parser("memory"), commands.add_parser("child")
-    of_memory.add_argument("--exact", type=int, default=4000, help="queries that are ranked exactly")
-    of_memory.add_argument("--sampled", type=int, default=1_000_000, help="queries that are ranked among candidates")
+    of_memory.add_argument("--exact", type=int, default=4000, help="queries to rank exactly")
+    of_memory.add_argument("--sampled", type=int, default=1_000_000, help="queries to rank among sampled candidates")
     of_memory.add_argument("--candidates", type=int, default=10_000)
     of_child.add_argument("--what")
     of_child.add_argument("--queries", type=int)

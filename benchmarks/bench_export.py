@@ -1,9 +1,9 @@
-"""How fast is export, beside pyarrow writing the same rows from memory?
+"""How fast is export, compared with pyarrow writing the same rows from memory?
 
-Makes a checkpoint of one table of random vectors, exports it as Parquet in a process of its own, ids included, and then
-writes the same columns by pyarrow, all of them in memory, with the same encoding, to as many files; each file is synced
-to disk by both. Ends in one JSON line: rows, seconds of both and their ratio, rows a second, the exporting process's
-peak memory and what of it was there before the export began.
+Makes a checkpoint with one table of random vectors, and exports it with ids as Parquet in a separate process. Then
+pyarrow writes the same columns from memory with the same encoding and file layout. Both sync each file to disk. Ends in
+one JSON line: rows, seconds of both and their ratio, rows/s, and the exporting process's peak memory and its memory
+before the export.
 
     python -m benchmarks.bench_export [--rows 5000000] [--dim 128] [--folder DIR]
 """
@@ -63,7 +63,7 @@ def save(config: Config, root: str) -> None:
 
 
 def export_here(config: Config, root: str) -> None:
-    """In the child: prints seconds, and MiB before and at the peak."""
+    """Runs in the child. Prints seconds, and MiB before and at the peak."""
     before = peak()
     started = time.perf_counter()
     export(config, root)
@@ -72,13 +72,13 @@ def export_here(config: Config, root: str) -> None:
 
 
 def peak() -> float:
-    """MiB of memory that this program has held at most; what its parent held is not in it, unlike in getrusage."""
+    """The peak memory of this program in MiB. Unlike getrusage, excludes that of its parent."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) / 1024
 
 
 def write_from_memory(config: Config, root: str, folder: Path) -> float:
-    """Seconds that pyarrow takes to write what was exported."""
+    """Seconds that pyarrow takes to write the exported rows."""
     vectors = newest(root).rows(TABLE).read(0, config.model.table(TABLE).num_embeddings or 0).numpy()
     index = pa.array(np.arange(len(vectors)))
     embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--folder", help="where the run is written; default: a temporary folder")
-    parser.add_argument("--root", help=argparse.SUPPRESS)  # of the run that the child exports
+    parser.add_argument("--root", help=argparse.SUPPRESS)  # the run that the child exports
     options = parser.parse_args()
     config = make_config(options.rows, options.dim)
     if options.root is not None:

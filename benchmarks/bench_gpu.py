@@ -1,10 +1,9 @@
-"""Proves and measures training on a GPU, in one unattended run: each part a process of its own within a time box.
+"""Tests and measures training on a GPU in one unattended run. Each part is a process with a time limit.
 
     python -m benchmarks.bench_gpu [--device cpu] [--minutes 8] [--out FILE] [--only PART ...]
 
-Each part prints JSON lines as it goes, which are gathered in FILE; one that fails or takes too long does not keep the
-next from running. `--device cpu` goes through all parts at a small size. With TWHIN_DATA the real graphs are learned
-too.
+Each part prints JSON lines, which are collected in FILE. If a part fails or times out, the next one still runs.
+`--device cpu` runs all parts at a small size. If TWHIN_DATA is set, the quality part also trains on the real graphs.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ PARTS: dict[str, tuple[list[str], float]] = {
     "ranking": (["benchmarks.gpu.ranking"], 45),
     "tests": (["benchmarks.gpu.correctness", "--only", "tests"], 150),
 }
-"""The module of each, its arguments, and the most seconds that it may take."""
+"""The module and arguments of each part, and its time limit in seconds."""
 
 
 def run(name: str, device: str, seconds: float, out: Path) -> bool:
-    """Runs a part; gives whether it ended well."""
+    """Runs a part and returns whether it succeeded."""
     (module, *arguments), box = PARTS[name]
     command = [sys.executable, "-m", module, "--device", device, *arguments]
     started = time.monotonic()
@@ -63,8 +62,8 @@ def main() -> int:
     options = parser.parse_args()
     options.out.write_text("")
     end = time.monotonic() + 60 * options.minutes
-    well = [run(name, options.device, max(end - time.monotonic(), 1), options.out) for name in options.only]
-    return 0 if all(well) else 1
+    passed = [run(name, options.device, max(end - time.monotonic(), 1), options.out) for name in options.only]
+    return 0 if all(passed) else 1
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
 """How long does `twhin neighbors` take, from the shell's prompt to the answer?
 
-Makes a run of two tables as large as asked: prepared, trained for a step, exported as Parquet and as a flat index. In
-turn: a program that imports what the command cannot do without (torch, pyarrow, pydantic) and finds the nearest rows of
-the same vectors, in an npy file, by a bare numpy product and argpartition; the command, for the nearest nodes, for a
-relation and through the index; and the command once more where the checkpoint is gone and Parquet has to be decoded.
-Ends in one JSON line: seconds of each (the median), and the ratio of the second to the first.
+Makes a run with two tables: prepared, trained for one step, exported as Parquet and as a flat index. Then times, in
+turn:
+
+- a bare program that imports what the command requires (torch, pyarrow, pydantic) and finds the nearest rows of the
+  same vectors, in an npy file, with a numpy product and argpartition;
+- the command, for the nearest nodes, with a relation, and through the index;
+- the command without the checkpoint, when it must decode Parquet.
+
+Ends in one JSON line: the median seconds of each, and the ratio of the plain command to the bare program.
 
     python -m benchmarks.bench_neighbors [--rows 1000000] [--dim 64] [--repeats 5] [--folder DIR]
 
-The run is kept in the folder, if one is named, for the next time.
+If a folder is given, the run is kept there for the next time.
 """
 
 from __future__ import annotations
@@ -48,7 +52,7 @@ print(best[np.argsort(-scores[best])])
 
 
 def make_run(options: argparse.Namespace, folder: Path) -> None:
-    """Every node has an edge; the vectors are those that training begins with."""
+    """Every node has one edge, and the vectors are nearly the initial ones."""
     rng = np.random.default_rng(0)
     columns = {side: pa.array(rng.permutation(options.rows)) for side in ("lhs", "rhs")}
     pq.write_table(pa.table(columns), folder / "edges.parquet")
@@ -87,10 +91,10 @@ def seconds(*arguments: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rows", type=int, default=1_000_000, help="of each of the two tables")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows per table")
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--folder", help="where the run is made, or was; default: a temporary folder")
+    parser.add_argument("--folder", help="where the run is, or will be made; default: a temporary folder")
     options = parser.parse_args()
     times: dict[str, list[float]] = {}
     with folder_of(options) as folder:
@@ -111,7 +115,7 @@ def main() -> None:
                     (root / "checkpoints").rename(folder / "checkpoints")
                 times.setdefault(name, []).append(seconds(*program))
             (folder / "checkpoints").rename(root / "checkpoints")
-    median = {name: statistics.median(of[1:]) for name, of in times.items()}  # the first time reads from disk
+    median = {name: statistics.median(of[1:]) for name, of in times.items()}  # the first call reads from disk
     result = {"rows": options.rows, "dim": options.dim, **{f"{name}_s": round(of, 2) for name, of in median.items()}}
     print(json.dumps({**result, "ratio": round(median["near"] / median["bare"], 2)}))
 

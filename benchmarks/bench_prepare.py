@@ -1,9 +1,9 @@
-"""How fast `prepare` is and how little memory it needs, against the same in pandas: one run, a process each.
+"""How fast is `prepare`, and how much memory does it need, compared with pandas?
 
-Makes edges with string ids of three relations as Parquet. A straightforward pandas program turns them into vocabulary
-and splits, then `prepare` does, then `prepare` with a quarter of pandas's peak as its memory limit. Ends in one JSON
-line: seconds, their ratio, peak memory of each process, and whether counts and checksums of all outputs are equal. With
-a Spark master `prepare` runs there as well.
+Generates Parquet files of edges with string ids and three relations. `prepare`, a straightforward pandas program, and
+`prepare` with a quarter of pandas's peak as its memory limit then build a vocabulary and splits, each in its own
+process. With a Spark master, `prepare` also runs there. Ends in one JSON line: seconds, their ratio, the peak memory of
+each process, and whether the counts and checksums of all outputs are equal.
 
     python -m benchmarks.bench_prepare [--edges 20000000] [--memory-limit 4GB] [--spark-master local[2]] [--folder DIR]
 """
@@ -33,7 +33,7 @@ REPEATED = 50  # every 50th row is written twice
 
 
 def make_raw(folder: Path, edges: int) -> None:
-    """Users with up to thousands of edges, a twentieth as many users and a tenth as many tweets as edges."""
+    """Writes edges: one user per 20 edges, some with thousands of edges, and one tweet per 10 edges."""
     rng = np.random.default_rng(0)
     sizes = {"user": max(1, edges // 20), "tweet": max(1, edges // 10)}
     names = pa.array(RELATIONS)
@@ -53,7 +53,7 @@ def make_raw(folder: Path, edges: int) -> None:
 
 
 def run_pandas(raw: Path, root: Path) -> None:
-    """What one would write: everything in memory, a column at a time. The same files as prepare's, one a folder."""
+    """A straightforward program that keeps everything in memory. Writes the files of prepare, one per folder."""
     import pandas as pd
 
     edges = pd.read_parquet(raw)
@@ -119,7 +119,7 @@ def run_prepare(raw: Path, root: Path, **settings: str) -> None:
 
 
 def in_child(what: str, raw: Path, root: Path, **settings: str) -> dict[str, float]:
-    """Seconds of the work and peak memory, in MiB, of a process that does nothing else."""
+    """The seconds and the peak memory in MiB of the work in its own process."""
     arguments = [sys.executable, "-m", "benchmarks.bench_prepare", "--child", what, str(raw), str(root)]
     ran = subprocess.run([*arguments, json.dumps(settings)], stdout=subprocess.PIPE, text=True, check=True)
     measured: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
@@ -134,13 +134,13 @@ def child(what: str, raw: str, root: str, settings: str) -> None:
     else:
         run_prepare(Path(raw), Path(root), **json.loads(settings))
     seconds = time.perf_counter() - started
-    # Of this process alone: Spark's Java and its Python workers are children, and counted by the largest of them.
+    # Of this process only: Spark's Java process and Python workers are children.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": seconds, "peak_mib": peak}))
 
 
 def contents(graph: Path) -> dict[str, Any]:
-    """Rows of each folder, and of vocabulary and edges a checksum of each column's values in their order."""
+    """The rows of each folder, and a checksum of each column of vocabulary and edges."""
     found: dict[str, Any] = {"checksums": {}}
     for folder in ("vocab/user", "vocab/tweet", *(f"edges/{split}" for split in SPLITS)):
         found[folder] = 0
@@ -162,8 +162,8 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser()
     parser.add_argument("--edges", type=int, default=20_000_000)
-    parser.add_argument("--memory-limit", default="4GB", help="prepare's, in its first run")
-    parser.add_argument("--spark-master", help="where prepare also runs on Spark; left out, nowhere")
+    parser.add_argument("--memory-limit", default="4GB", help="memory limit of the first run of prepare")
+    parser.add_argument("--spark-master", help="also run prepare on this Spark master")
     parser.add_argument("--folder", help="where all files are written; default: a temporary folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as made:

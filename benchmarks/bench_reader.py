@@ -1,9 +1,8 @@
-"""How fast edges are read and shuffled, in this process and from a reader process over loopback, and in what memory.
+"""How fast are edges read and shuffled, in process and from a reader process over loopback, and with how much memory?
 
-Edges are generated, in Parquet files as prepare writes them. Each way of reading has a process of its own; in turn, in
-one run: epochs in process, epochs over Flight, and in process an epoch of twice the edges, for the peak of the memory.
-Beside them: what a batch with its negatives would weigh on the wire, and the time it takes to make. Ends in one JSON
-line.
+Edges are generated, in Parquet files as prepare writes them. Alternates epochs in process and over Flight, each in its
+own process, and then reads an epoch of twice the edges in process to compare peak memory. Also reports the size on the
+wire of a batch with its negatives, and the time to make it. Ends in one JSON line.
 
     python -m benchmarks.bench_reader [--edges 12000000] [--batch 10000] [--rounds 3] [--buffer 4194304]
 """
@@ -40,7 +39,7 @@ SERVE = "from twhin.pipelines.cli import main; main()"
 
 
 def make_config(folder: Path, edges: int, options: argparse.Namespace) -> Path:
-    """Writes the edges and a config of them."""
+    """Writes edges and a config that reads them. Returns the path of the config."""
     rng = np.random.default_rng(0)
     schema = pa.schema([("lhs", pa.int64()), ("rel", pa.int32()), ("rhs", pa.int64())])
 
@@ -77,7 +76,7 @@ def make_config(folder: Path, edges: int, options: argparse.Namespace) -> Path:
 
 
 def read(path: Path, reader: str | None, epoch: int) -> dict[str, Any]:
-    """Edges/s and processor nanoseconds an edge of an epoch, and the peak of this process's memory in MiB."""
+    """Reads an epoch: edges/s, nanoseconds of processor time per edge, and this process's peak memory in MiB."""
     config = config_file.load(str(path))
     files = open_split(config, "unused", read_schema(config, "unused"), "train")
     windows = Windows(files, config.training.seed, config.train_data.shuffle_buffer)
@@ -98,18 +97,18 @@ def read(path: Path, reader: str | None, epoch: int) -> dict[str, Any]:
 
 
 def peak_mib(process: int | str) -> float:
-    """The most memory that a process has held; getrusage would count what its parent did."""
+    """The peak memory of a process. Unlike getrusage, excludes that of its parent."""
     return int(Path(f"/proc/{process}/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
 def alone(function: Any, *arguments: Any) -> Any:
-    """The result of a function in a fresh process, which memory is measured of."""
+    """Calls a function in a fresh process, so that its memory can be measured."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
 def start_reader(path: Path) -> tuple[subprocess.Popen[str], str]:
-    """A reader process and its address."""
+    """Starts a reader process and returns it with its address."""
     command = [sys.executable, "-c", SERVE, "serve-edges", str(path), "--run-root", "unused", "--bind", "127.0.0.1:0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -118,7 +117,7 @@ def start_reader(path: Path) -> tuple[subprocess.Popen[str], str]:
 
 
 def whole_batches(path: Path) -> dict[str, float]:
-    """Bytes of a batch with its negatives beside those of its edges, and the time to make it."""
+    """The bytes per edge of a batch with its negatives, and the time to make it."""
     import torch
 
     from twhin_core.model.batch import BatchMaker
@@ -136,7 +135,7 @@ def whole_batches(path: Path) -> dict[str, float]:
         times.append(time.perf_counter() - started)
         sizes.append(len(pickle.dumps(batch, protocol=5)))
     edges = config.train_data.per_replica_batch_size
-    return {"ms": statistics.median(times) * 1e3, "bytes_an_edge": statistics.median(sizes) / edges}
+    return {"ms": statistics.median(times) * 1e3, "bytes_per_edge": statistics.median(sizes) / edges}
 
 
 def main() -> None:
@@ -154,7 +153,7 @@ def main() -> None:
         process, reader = start_reader(once / "config.yaml")
         try:
             local, remote = [], []
-            for epoch in range(options.rounds):  # each another one, or the reader would hold its windows already
+            for epoch in range(options.rounds):  # different epochs, since the reader caches windows
                 local.append(alone(read, once / "config.yaml", None, epoch))
                 remote.append(alone(read, once / "config.yaml", reader, epoch))
             serving = peak_mib(process.pid)
@@ -171,15 +170,15 @@ def main() -> None:
                 "edges": options.edges,
                 "buffer": options.buffer,
                 "in_process_edges_per_s": round(in_process),
-                "in_process_ns_of_processor_an_edge": round(work, 1),
+                "in_process_ns_of_processor_per_edge": round(work, 1),
                 "flight_edges_per_s": round(flight),
                 "flight_share": round(flight / in_process, 2),
                 "peak_mib": round(statistics.median(run["peak"] for run in local)),
                 "peak_mib_of_twice_the_edges": round(longer["peak"]),
                 "peak_mib_above_start": round(statistics.median(run["grown"] for run in local)),
                 "peak_mib_of_the_reader": round(serving),
-                "bytes_an_edge": 20,
-                "batch_bytes_an_edge": round(batches["bytes_an_edge"], 1),
+                "bytes_per_edge": 20,
+                "batch_bytes_per_edge": round(batches["bytes_an_edge"], 1),
                 "batch_ms": round(batches["ms"], 2),
             }
         )

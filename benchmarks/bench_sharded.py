@@ -1,9 +1,9 @@
-"""What the steps of two ranks that share the tables spend their time on, and how fast they are.
+"""How fast are two ranks that share the tables, and what do their steps spend time on?
 
-Two gloo ranks on this machine, a thread each, at the setting of `bench_train`. For each kind of sharding: edges/s of
-both together without a profiler, then the shares of a step's time by torch's profiler, the mean of both ranks. Under
-the profiler the ranks wait for each other before they exchange rows and gradients, as they do within the exchange
-anyhow, so that waiting and exchanging are told apart. Ends in one JSON line.
+Two gloo ranks on this machine, one thread each, with the settings of `bench_train`. For each kind of sharding, reports
+the edges/s of both ranks without a profiler, and then the breakdown of a step by torch's profiler, averaged over the
+ranks. Under the profiler the ranks also wait for each other before they exchange rows and gradients. They would wait
+within the exchange anyway; this separates waiting from exchanging. Ends in one JSON line.
 
     python -m benchmarks.bench_sharded [--edges FILE.parquet --lhs COLUMN --rhs COLUMN] [--dim 64] [--uniform 50]
         [--batch 10000] [--chunk 1000] [--sharding row_wise --sharding table_wise] [--steps 60] [--list 0]
@@ -44,7 +44,7 @@ from twhin_core.training.batches import Batches
 from twhin_core.training.build import build
 from twhin_core.training.shard_rows import ShardRows
 
-# An operation belongs to the first phase that its own name is of, or else to that of what it is called by.
+# An operation belongs to the first phase whose pattern matches its name, or else to the phase of its caller.
 PHASES = {
     "waiting for data": r"^waiting for data$",
     "waiting for the other rank": r"^waiting for the other rank$",
@@ -62,7 +62,7 @@ EXCHANGES = ("ids to the ranks that hold their rows", "rows to the ranks that as
 
 
 def train(rank: int, port: int, sharding: str, graph: Bipartite, options: argparse.Namespace, answers: Any) -> None:
-    """One rank: steps against the clock, then steps under the profiler."""
+    """One rank: timed steps, then profiled steps."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(options.ranks))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
     torch.set_num_threads(1)
@@ -87,7 +87,7 @@ def train(rank: int, port: int, sharding: str, graph: Bipartite, options: argpar
 
 
 def name_phases() -> None:
-    """Has the profiler see where rows are updated, and where this rank waits for another."""
+    """Makes row updates, and waiting for the other rank, visible to the profiler."""
     update = ShardRows.finish
 
     def finish(rows: ShardRows, step: int) -> None:
@@ -108,7 +108,7 @@ def name_phases() -> None:
 
 
 def endless(batches: Batches) -> Iterator[tuple[Batch, int]]:
-    """Every epoch's batches but the short last ones, each with the edges of its step."""
+    """The batches of all epochs, each with the number of edges of its step."""
     for batch, _ in batches.epochs(State(epoch=0, edges=0), num_epochs=sys.maxsize):
         yield batch, batch.step_edges
 
@@ -121,7 +121,7 @@ def waited_for(batches: Iterator[tuple[Batch, int]]) -> Iterator[tuple[Batch, in
 
 
 def phases(profiler: Any, listed: int) -> dict[str, float]:
-    """The share of each phase in the steps' time; prints the longest operations of each if any are to be `listed`."""
+    """Each phase's share of the steps' time. Prints the `listed` longest operations of each."""
     rules = [(phase, re.compile(pattern)) for phase, pattern in PHASES.items()]
     events = profiler.events()
     steps = next(event.thread for event in events if event.name == "step")
@@ -156,7 +156,7 @@ def make_config(sharding: str, options: argparse.Namespace) -> Config:
 
 
 def run(sharding: str, graph: Bipartite, options: argparse.Namespace) -> dict[str, Any]:
-    """Both ranks' figures for one kind of sharding."""
+    """The figures of both ranks for one kind of sharding."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -175,13 +175,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_options(parser)
     parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=10_000, help="a rank")
+    parser.add_argument("--batch", type=int, default=10_000, help="edges per rank and step")
     parser.add_argument("--chunk", type=int, default=1000)
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--amp", action="store_true", help="score products in bf16")
     parser.add_argument("--sharding", action="append", help="default: row_wise and table_wise")
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--list", type=int, default=0, help="print the longest operations of each phase")
+    parser.add_argument("--list", type=int, default=0, help="print this many of the longest operations of each phase")
     options = parser.parse_args()
     graph = read_graph(options)
     kinds = options.sharding or ["row_wise", "table_wise"]

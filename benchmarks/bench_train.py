@@ -1,9 +1,9 @@
-"""How fast the trainer is beside the plain loop, epochs of the two in turn in one run, with equal work an edge.
+"""How fast is the trainer, compared with a plain PyTorch loop that does the same work per edge?
 
-Both score every positive, on each side, against the same number of in-batch and of uniform negatives, and learn with
-Adagrad (ours row-wise). Ours shares negatives among larger chunks. Each has a process of its own, since ours sets how
-its process keeps memory. Ends in one JSON line: edges/s of both, the medians' ratio, losses, and the best recall@20 of
-all epochs on a held-out twentieth of the edges as the quality beside the speed.
+On each side, both score every positive against the same number of in-batch and of uniform negatives, and learn with
+Adagrad (ours row-wise). Ours shares negatives among larger chunks. Epochs of the two alternate, each in its own process
+because ours changes how its process keeps memory. Ends in one JSON line: edges/s of both, the median ratio, losses, and
+for quality the best recall@20 of all epochs on a held-out twentieth of the edges.
 
     python -m benchmarks.bench_train [--edges FILE.parquet --lhs COLUMN --rhs COLUMN] [--dim 64] [--uniform 50]
         [--batch 10000] [--chunk 1000] [--lr 0.1] [--amp] [--epochs 3]
@@ -35,7 +35,7 @@ from twhin_core.training.build import build
 
 
 class Trainer:
-    """Our trainer's model and batches, an epoch at a time."""
+    """Our trainer's model and batches, one epoch at a time."""
 
     def __init__(self, graph: Bipartite, options: argparse.Namespace, ranks: Ranks) -> None:
         config = make_config(options)
@@ -53,7 +53,7 @@ class Trainer:
             total += self.model.step(batch) * batch.step_edges
             edges += batch.step_edges
         self.epochs += 1
-        return 2 * float(total) / edges, edges / (time.perf_counter() - started)  # the yardstick adds the sides up
+        return 2 * float(total) / edges, edges / (time.perf_counter() - started)  # the plain loop sums over the sides
 
     def vectors(self) -> tuple[Tensor, Tensor]:
         state = self.model.state()
@@ -91,7 +91,7 @@ def hold_out(graph: Bipartite) -> tuple[Bipartite, Bipartite]:
 
 
 def profile(ours: Trainer) -> str:
-    """Torch's table of the operations of an epoch, by shape, after one to warm up."""
+    """torch's table of the operations of an epoch by shape, after one warm-up epoch."""
     ours.epoch()
     with torch.profiler.profile(record_shapes=True) as profiler:
         ours.epoch()
@@ -99,7 +99,7 @@ def profile(ours: Trainer) -> str:
 
 
 def recall_at_20(vectors: tuple[Tensor, Tensor], train: Bipartite, test: Bipartite, queries: int = 2000) -> float:
-    """Of the first users with held-out items: the share of these among their 20 best items not trained on."""
+    """The mean share of held-out items among the 20 best items that were not trained on, for the first users."""
     users, items = vectors
     asked = test.lhs.unique()[:queries]
     row = torch.full((train.users,), -1).scatter_(0, asked, torch.arange(len(asked)))
@@ -114,7 +114,7 @@ def recall_at_20(vectors: tuple[Tensor, Tensor], train: Bipartite, test: Biparti
 
 
 def serve_plain_loop(options: argparse.Namespace, calls: Connection) -> None:
-    """Answers the names of a plain loop's methods with what they return, until there are no more."""
+    """Runs a plain loop in this process. Receives names of its methods and sends their results, until a None."""
     torch.set_num_threads(options.threads)
     train, _ = hold_out(read_graph(options))
     loop = PlainLoop(train, options.dim, options.in_batch, options.uniform)
@@ -123,7 +123,7 @@ def serve_plain_loop(options: argparse.Namespace, calls: Connection) -> None:
 
 
 def compare(ours: Trainer, plain: Connection, epochs: int, train: Bipartite, test: Bipartite) -> dict[str, float]:
-    """Epochs of the two in turn."""
+    """Alternates epochs of the two."""
     speeds, recalls = [], []
     for number in range(epochs):
         our_loss, our_speed = ours.epoch()
@@ -152,11 +152,11 @@ def call(plain: Connection, method: str) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_options(parser)
-    parser.add_argument("--batch", type=int, default=20_000, help="ours; the plain loop has 1,000")
-    parser.add_argument("--chunk", type=int, default=1000, help="ours; the plain loop has its in-batch negatives")
+    parser.add_argument("--batch", type=int, default=20_000, help="only ours; the plain loop uses 1,000")
+    parser.add_argument("--chunk", type=int, default=1000, help="only ours; the plain loop uses --in-batch")
     parser.add_argument("--lr", type=float, default=0.1)
-    parser.add_argument("--amp", action="store_true", help="ours: score products in bf16")
-    parser.add_argument("--profile", action="store_true", help="only ours: the operations that an epoch spends most on")
+    parser.add_argument("--amp", action="store_true", help="only ours: score products in bf16")
+    parser.add_argument("--profile", action="store_true", help="only profile our trainer, and print the result")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     train, test = hold_out(read_graph(options))
@@ -172,7 +172,7 @@ def main() -> None:
         figures = compare(ours, plain, options.epochs, train, test)
         plain.send(None)
         process.join()
-    settings = {"dim": options.dim, "negatives_a_side": options.in_batch + options.uniform, "amp": options.amp}
+    settings = {"dim": options.dim, "negatives_per_side": options.in_batch + options.uniform, "amp": options.amp}
     print(json.dumps({"benchmark": "train", **settings, **figures}))
 
 

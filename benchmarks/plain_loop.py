@@ -1,11 +1,12 @@
-"""The yardstick: the training loop that one would write in plain PyTorch, without torchrec.
+"""The baseline: a straightforward training loop in plain PyTorch, without torchrec.
 
-One translation relation, user → item. Every positive is scored, on each side, against the other positives of its chunk
-and uniformly drawn nodes, under a softmax loss, with Adagrad: the work an edge of PyTorch-BigGraph at its defaults.
+One translation relation, user → item. On each side, every positive is scored against the other positives of its chunk
+and against uniformly drawn nodes, with a softmax loss and Adagrad. That is the work per edge of PyTorch-BigGraph with
+its default settings.
 
     python -m benchmarks.plain_loop [--edges FILE.parquet --lhs COLUMN --rhs COLUMN] [--dim 64] [--epochs 3]
 
-Without a file it trains on a generated graph. Prints one JSON line an epoch.
+Without a file, trains on a generated graph. Prints one JSON line per epoch.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Bipartite:
     items: int
 
     def write(self, folder: str) -> str:
-        """The edges as a file that training reads; its path."""
+        """Writes the edges to a file that training reads, and returns its path."""
         columns = {"lhs": self.lhs.numpy(), "rel": np.zeros(len(self.lhs), np.int32), "rhs": self.rhs.numpy()}
         path = f"{folder}/edges.parquet"
         pq.write_table(pa.table(columns), path, row_group_size=ROWS_PER_GROUP)
@@ -43,12 +44,12 @@ class Bipartite:
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--edges", help="Parquet file of edges; left out: a generated graph")
+    parser.add_argument("--edges", help="Parquet file of edges; default: a generated graph")
     parser.add_argument("--lhs", default="lhs", help="its column of users")
     parser.add_argument("--rhs", default="rhs", help="its column of items")
     parser.add_argument("--dim", type=int, default=64)
-    parser.add_argument("--uniform", type=int, default=50, help="uniform negatives a positive and side")
-    parser.add_argument("--in-batch", type=int, default=50, help="in-batch negatives a positive and side")
+    parser.add_argument("--uniform", type=int, default=50, help="uniform negatives per positive and side")
+    parser.add_argument("--in-batch", type=int, default=50, help="in-batch negatives per positive and side")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
 
@@ -66,7 +67,7 @@ def read_graph(options: argparse.Namespace) -> Bipartite:
 
 
 def generate(users: int = 70_000, items: int = 25_000, edges: int = 650_000, groups: int = 200) -> Bipartite:
-    """Groups of users and items of power-law popularity; an edge stays within its group three times out of four."""
+    """Groups of users and items with power-law popularity. Three of four edges stay within a group."""
     rng = np.random.default_rng(0)
     lhs = (users * rng.random(edges) ** 2).astype(np.int64)
     popular = (items // groups * rng.random(edges) ** 2).astype(np.int64)
@@ -76,7 +77,7 @@ def generate(users: int = 70_000, items: int = 25_000, edges: int = 650_000, gro
 
 
 class PlainLoop:
-    """Tables as sparse torch.nn.Embedding, the loop by hand."""
+    """A hand-written loop over two tables that are sparse torch.nn.Embedding."""
 
     def __init__(
         self, graph: Bipartite, dim: int, chunk: int, uniform: int, batch: int = 1000, lr: float = 0.1
@@ -91,7 +92,7 @@ class PlainLoop:
         self.optimizer = torch.optim.Adagrad([self.users.weight, self.items.weight, self.translation], lr=lr)
 
     def epoch(self) -> tuple[float, float]:
-        """The mean loss of an epoch (both sides added) and its edges a second."""
+        """Trains for an epoch. Returns the mean loss, summed over both sides, and edges/s."""
         order = torch.randperm(len(self.graph.lhs))
         total, steps, started = 0.0, 0, time.perf_counter()
         for start in range(0, len(order) - self.batch + 1, self.batch):
@@ -120,7 +121,7 @@ class PlainLoop:
         return loss.item()
 
     def vectors(self) -> tuple[Tensor, Tensor]:
-        """Users, moved by the relation, and items; their products are the scores."""
+        """Translated users and items, whose inner products are the scores."""
         return self.users.weight.detach() + self.translation.detach(), self.items.weight.detach()
 
 
