@@ -36,16 +36,17 @@ One YAML drives a run. `configs/` holds some to start from; this page lists ever
 
 RESOURCES = """# Resources
 
-What each stage needs of a cluster's machines is in a file of its own, which `twhin compile --resources` reads.
-`configs/resources/` holds some to start from; this page lists every key. It is generated from `pipelines/resources.py`
-by `make docs`.
+A resources file says what each stage needs from a cluster's machines. `twhin compile --resources` reads it.
+`configs/resources/` has files to start from; this page lists every key. `make docs` generates it from
+`pipelines/resources.py`.
 
-- A key that is not listed here is an error. So is one that the target does not have, when the pipeline is compiled.
-- An image's tag is this version, alone or with more behind a dash, as in `-cuda`; or it is named by its digest.
-- A run root that is no gs:// prefix must be below `volume.mount`, which Kubeflow alone has.
-- A stage for Vertex AI that names more than `cpu`, `memory`, `image` and `retries` is a CustomJob, on the smallest
-  machine type that has so much: one of the accelerator's own, or of the family n2.
-- Training with several `nodes`, or with `readers`, is a TrainJob on Kubeflow: [deploy](../deploy/README.md) has what
+- A key that is not listed here is an error, and so is a key that the compile target does not support.
+- The tag of an image must be this version, optionally followed by a dash and a suffix such as `-cuda`. A digest is
+  accepted too.
+- On Kubeflow, a run root that is not on gs:// must be below `volume.mount`. Vertex AI requires gs://.
+- On Vertex AI, a stage that sets more than `cpu`, `memory`, `image` and `retries` is a CustomJob on the smallest
+  machine type that is large enough: one with the accelerator, or one of the family n2.
+- On Kubeflow, training with several `nodes` or with `readers` is a TrainJob. [deploy](../deploy/README.md) lists what
   the namespace needs for it.
 """
 

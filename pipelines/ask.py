@@ -1,4 +1,4 @@
-"""The commands that ask a finished run: `twhin neighbors` and `twhin score`. Imports wait until one is called."""
+"""Commands that query a trained run: `twhin neighbors` and `twhin score`. Each imports what it needs when called."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ def neighbors(
     node: Annotated[str, typer.Argument(metavar="ID", help="The id of the node.")],
     relation: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Ask for the other end of this relation, by the model's score."),
+        typer.Option(metavar="NAME", help="Rank the nodes at the other end of this relation by the model's score."),
     ] = None,
     k: Annotated[int, typer.Option("-k", metavar="N", help="How many to print.")] = 10,
     side: Annotated[
         Literal["lhs", "rhs"] | None,
-        typer.Option(help="The end of the relation that is asked for. Default: rhs; lhs from a table that it ends at."),
+        typer.Option(help="The end of the relation to ask for. Default: rhs."),
     ] = None,
     index: Annotated[
-        bool, typer.Option("--index", help="Ask the exported faiss index instead of comparing all vectors.")
+        bool, typer.Option("--index", help="Use the exported faiss index instead of comparing all vectors.")
     ] = False,
 ) -> None:
-    """Print the nodes nearest to one, with their scores.
+    """Print the neighbors of a node, with their scores.
 
-    Without --relation these are the nodes of its own table with the highest cosine; with one, those at its other end
-    that the model scores highest. What was exported answers; before the first export, the newest checkpoint. An ID that
-    begins with a dash goes behind `--`.
+    Without --relation, these are the nodes of its table with the highest cosine; with it, the nodes at the other end of
+    the relation that the model scores highest. Uses the exported embeddings or, before the first export, the newest
+    checkpoint. Put an ID that starts with a dash after `--`.
     """
     embeddings = _load(run_root)
 
@@ -53,9 +53,9 @@ def score(
     lhs: Annotated[str, typer.Argument(metavar="LHS", help="The id of its source.")],
     rhs: Annotated[str, typer.Argument(metavar="RHS", help="The id of its target.")],
 ) -> None:
-    """Print the model's score of one edge, and how each end ranks among all nodes that could be in its place.
+    """Print the model's score of one edge, and the rank of each end among all nodes of its table.
 
-    Nodes that are known to have the relation count too. Of equal scores, the rank is the middle.
+    Known answers are ranked too. Equal scores share their mean rank.
     """
     embeddings = _load(run_root)
 
@@ -67,8 +67,8 @@ def score(
 
 
 def _load(run_root: str) -> Embeddings:
-    # All that torch makes while it is imported stays; to look through it for garbage, there and at the end, took
-    # a quarter of the time that a user waits.
+    # Importing torch makes many objects and no garbage. Collecting during the import and at exit took a quarter of
+    # the time that a user waits.
     gc.disable()
     from twhin_core.embeddings import Embeddings
 

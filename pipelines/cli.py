@@ -1,4 +1,4 @@
-"""The command line `twhin`. What only one command needs is imported in it, so that `twhin --help` is quick."""
+"""The command `twhin`. Each subcommand imports what only it needs, so that `twhin --help` is fast."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-launch_app = typer.Typer(no_args_is_help=True, help="Run a stage with all ranks of this machine, and of others.")
+launch_app = typer.Typer(no_args_is_help=True, help="Run a stage with one rank per GPU, on one or several machines.")
 app.add_typer(launch_app, name="launch")
 
-ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="The YAML of the run, local or gs://.")]
+ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="The config of the run, a YAML file or gs:// URL.")]
 RunRoot = Annotated[
     str | None,
     typer.Option(metavar="DIR", help="Folder or gs:// prefix of the run. Default: the config's training.save_dir."),
@@ -41,13 +41,13 @@ RunRoot = Annotated[
 Readers = Annotated[
     str | None,
     typer.Option(
-        metavar="HOST:PORT,...", envvar="TWHIN_READERS", help="Processes of `serve-edges` that read its edges."
+        metavar="HOST:PORT,...", envvar="TWHIN_READERS", help="Addresses of `serve-edges` processes to read from."
     ),
 ]
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Overrides one value of the config; repeatable."),
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a value of the config. Repeatable."),
 ]
 
 
@@ -61,18 +61,18 @@ def _show_version(wanted: bool) -> None:
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Log more, and show the traceback of every error.")] = False,
     _version: Annotated[
-        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_show_version)
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
-    """Learns one vector a node of a heterogeneous network, from its typed edges.
+    """Learns an embedding for every node of a heterogeneous network from its typed edges.
 
-    A run is one YAML and one run root: the folder or gs:// prefix that everything of the run lives under. `run` takes
-    it through all stages; `prepare`, `train`, `evaluate` and `export` are those stages, one at a time. Each finds what
-    is finished under the run root and goes on from there.
+    A run is one config and one run root, the folder or gs:// prefix that holds everything the run produces. `run`
+    executes all stages; `prepare`, `train`, `evaluate` and `export` execute one each. A stage resumes from what is
+    already finished under the run root.
 
-    Exit codes: 0 done, 2 a mistake of the user's (one line says which), 3 a metric missed its gate, 4 no new checkpoint
-    came in the time that `evaluate --follow` waits, 75 stopped by SIGTERM, or no reader answered (the same
-    command goes on from the newest checkpoint), 1 anything else.
+    Exit codes: 0 success; 2 a user's mistake, explained in one line; 3 a metric missed its gate; 4 `evaluate --follow`
+    timed out waiting for a checkpoint; 75 stopped by SIGTERM or lost all readers (run the same command again to resume
+    from the newest checkpoint); 1 anything else.
     """
     show_log(debug)
 
@@ -82,11 +82,11 @@ def run(
     config: ConfigPath,
     run_root: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="Folder or gs:// prefix of the run. Default: runs/<CONFIG>."),
+        typer.Option(metavar="DIR", help="Folder or gs:// prefix of the run. Default: runs/ and the config's name."),
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Run the whole pipeline on this machine and print the results."""
+    """Run the complete pipeline on this machine and print the results."""
     settings = _load(config, overrides)
     root = fill_run_root(run_root or f"runs/{Path(config).stem}", run="")
 
@@ -106,7 +106,7 @@ def run(
 
 @app.command()
 def prepare(config: ConfigPath, run_root: RunRoot = None, overrides: Overrides = None) -> None:
-    """Turn raw interactions into a vocabulary and edges, under graph/."""
+    """Turn raw interactions into a graph of numbered nodes and edges."""
     settings, root = _load_run(config, run_root, overrides)
 
     from twhin_core.stages.prepare import prepare
@@ -115,18 +115,13 @@ def prepare(config: ConfigPath, run_root: RunRoot = None, overrides: Overrides =
 
 
 @app.command()
-def train(
-    config: ConfigPath,
-    run_root: RunRoot = None,
-    readers: Readers = None,
-    overrides: Overrides = None,
-) -> None:
-    """Learn the embeddings, from the newest checkpoint on if there is one.
+def train(config: ConfigPath, run_root: RunRoot = None, readers: Readers = None, overrides: Overrides = None) -> None:
+    """Learn the embeddings, resuming from the newest checkpoint.
 
-    SIGTERM makes it write a checkpoint of the current step and end with exit code 75.
+    On SIGTERM, writes a checkpoint of the current step and exits with code 75.
 
-    Where the environment says TWHIN_TASK_TYPE=reader, or Vertex AI has started this process in its pool of readers,
-    this is `serve-edges` at TWHIN_BIND instead, so that one command starts trainers and readers.
+    If TWHIN_TASK_TYPE is `reader`, or if Vertex AI started this process in its pool of readers, this command is
+    `serve-edges` at the address TWHIN_BIND. One command can thus start trainers and readers.
     """
     settings, root = _load_run(config, run_root, overrides)
 
@@ -139,34 +134,27 @@ def train(
 
 @launch_app.command(name="train")
 def launch_train(
-    config: ConfigPath,
-    run_root: RunRoot = None,
-    readers: Readers = None,
-    overrides: Overrides = None,
+    config: ConfigPath, run_root: RunRoot = None, readers: Readers = None, overrides: Overrides = None
 ) -> None:
-    """`twhin train` with a rank a GPU, on this machine and on those that the platform tells of.
+    """`twhin train` with one rank per GPU, on all machines of the job.
 
-    The platform's own variables say which machines these are: Kubeflow Trainer's PET_*, Vertex AI's CLUSTER_SPEC or
-    Slurm's SLURM_*; without them it is this machine alone. It ends as its ranks end: 75 asks for a retry, and so may 1;
-    2 is a mistake that no retry fixes.
+    Finds the machines through the platform's variables: PET_* of Kubeflow Trainer, CLUSTER_SPEC of Vertex AI or SLURM_*
+    of Slurm; without them, uses this machine alone. Exits with the code of its ranks: 75 asks for a retry, 1 may be
+    worth one, 2 is a mistake that a retry does not fix.
     """
     settings, root = _load_run(config, run_root, overrides)
 
+    from twhin_core.distributed.launch import launch
     from twhin_core.stages.readers import find_readers, serve_if_reader
     from twhin_core.stages.train import train
 
-    if serve_if_reader(settings, root):
-        return
-    addresses = find_readers(readers)
-
-    from twhin_core.distributed.launch import launch
-
-    launch(train, settings, root, addresses)
+    if not serve_if_reader(settings, root):
+        launch(train, settings, root, find_readers(readers))
 
 
 @launch_app.command(name="evaluate")
 def launch_evaluate(config: ConfigPath, run_root: RunRoot = None, overrides: Overrides = None) -> None:
-    """`twhin evaluate` with a rank a GPU, on the machines that `twhin launch train` finds."""
+    """`twhin evaluate` with one rank per GPU, on the machines that `twhin launch train` would use."""
     settings, root = _load_run(config, run_root, overrides)
 
     from twhin_core.distributed.launch import launch
@@ -186,14 +174,14 @@ def serve_edges(
         typer.Option(
             metavar="HOST:PORT",
             envvar="TWHIN_BIND",
-            help="Where to listen; port 0 takes a free one. Beyond loopback a token is needed.",
+            help="Address to listen on; port 0 picks a free port. Other addresses than loopback require a token.",
         ),
     ] = LOOPBACK,
     overrides: Overrides = None,
 ) -> None:
-    """Read the training edges for `train --readers`, until SIGTERM.
+    """Serve the training edges to `train --readers` until SIGTERM.
 
-    TWHIN_READER_TOKEN_FILE, TWHIN_READER_TLS_CERT and the like secure it: see docs/operations.md.
+    docs/operations.md lists the environment variables that secure it, such as TWHIN_READER_TOKEN_FILE.
     """
     settings, root = _load_run(config, run_root, overrides)
 
@@ -211,8 +199,8 @@ def evaluate(
         bool,
         typer.Option(
             "--follow",
-            help="Evaluate every checkpoint as it appears, beside the training that writes them, until training has "
-            "finished, or for training.eval_timeout_in_s seconds without a new one.",
+            help="Evaluate every checkpoint as it appears, alongside training, until training has finished or no new "
+            "checkpoint appears for training.eval_timeout_in_s seconds.",
         ),
     ] = False,
 ) -> None:
@@ -227,13 +215,13 @@ def evaluate(
         from twhin_core.stages.evaluate import evaluate
 
         evaluate(settings, root)
-    if os.environ.get("RANK", "0") == "0":  # of the ranks that torchrun started, one prints
+    if os.environ.get("RANK", "0") == "0":  # under torchrun, only the first rank prints
         _show_results(root)
 
 
 @app.command()
 def export(config: ConfigPath, run_root: RunRoot = None, overrides: Overrides = None) -> None:
-    """Write the embeddings with their original ids, if every gate holds."""
+    """Write the embeddings with their original ids, if every gate passes."""
     settings, root = _load_run(config, run_root, overrides)
 
     from twhin_core.stages.export import export
@@ -245,25 +233,25 @@ def export(config: ConfigPath, run_root: RunRoot = None, overrides: Overrides = 
 @app.command(name="compile")
 def compile_command(
     config: ConfigPath,
-    resources: Annotated[str, typer.Option(metavar="FILE", help="CPUs, memory, GPUs: see configs/resources/.")],
+    resources: Annotated[str, typer.Option(metavar="FILE", help="CPUs, memory and GPUs; see configs/resources/.")],
     target: Annotated[Literal["kubeflow", "vertex"], typer.Option(help="Where the pipeline will run.")],
     output: Annotated[str, typer.Option(metavar="FILE", help="The YAML to write.")],
     run_root: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Default of the pipeline's run_root. Left out: each run names its own."),
+        typer.Option(metavar="URL", help="Default of the parameter run_root. Without it, each run must set its own."),
     ] = None,
     check: Annotated[
         bool,
         typer.Option(
-            "--check", help="Write nothing; if the file is not what would be compiled now, show why and exit with 1."
+            "--check", help="Write nothing. If the file is out of date, print the difference and exit with code 1."
         ),
     ] = False,
     overrides: Overrides = None,
 ) -> None:
     """Compile the pipeline for Kubeflow or Vertex AI.
 
-    CONFIG becomes the default of the pipeline's parameter `config` as it is, and `--set` that of `overrides`. Others,
-    given when a run is started, need no recompiling.
+    The text of CONFIG becomes the default of the pipeline's parameter `config`, and `--set` that of `overrides`. Both
+    can be changed when a run is started, without recompiling.
     """
     from twhin.pipelines.compile import OutOfDate, compile_pipeline, find_differences
     from twhin.pipelines.resources import load
@@ -277,7 +265,7 @@ def compile_command(
         typer.echo(f"compiled for {target}: {output}")
     elif differences := find_differences(source, needs, target, output, run_root):
         typer.echo(differences)
-        raise OutOfDate(f"{output} is not what would be compiled now; compile it without --check")
+        raise OutOfDate(f"{output} is out of date; compile it without --check")
     else:
         typer.echo(f"current: {output}")
 
@@ -286,43 +274,44 @@ def compile_command(
 def submit(
     compiled: Annotated[str, typer.Argument(metavar="COMPILED", help="The YAML that `twhin compile` wrote.")],
     target: Annotated[Literal["kubeflow", "vertex"], typer.Option(help="Where to run it.")],
-    host: Annotated[str | None, typer.Option(metavar="URL", help="Kubeflow Pipelines' address.")] = None,
-    namespace: Annotated[str | None, typer.Option(help="Kubeflow: your profile, where it has several users.")] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="URL", help="Kubeflow: the address of Kubeflow Pipelines.")
+    ] = None,
+    namespace: Annotated[str | None, typer.Option(help="Kubeflow: your profile, if it is multi-user.")] = None,
     project: Annotated[str | None, typer.Option(help="Vertex AI: the project.")] = None,
     region: Annotated[str | None, typer.Option(help="Vertex AI: the region.")] = None,
-    service_account: Annotated[str | None, typer.Option(help="The account that the run's tasks have.")] = None,
+    service_account: Annotated[str | None, typer.Option(help="The service account of the run's tasks.")] = None,
     run_root: Annotated[
         str | None,
         typer.Option(
-            metavar="URL",
-            help="Where the run lives; {run} in it is its id. Default: the compiled file's, if it has one.",
+            metavar="URL", help="Run root; {run} in it is replaced by the run's id. Default: that of the compiled file."
         ),
     ] = None,
     run_name: Annotated[str | None, typer.Option(help="The run's name. Default: twhin and the time.")] = None,
     cron: Annotated[
         str | None,
-        typer.Option(metavar="LINE", help="Make a recurring run, whose run root has {run} in it: five fields, UTC."),
+        typer.Option(metavar="LINE", help="Create a recurring run: five fields, UTC. Its run root must contain {run}."),
     ] = None,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Follow the run to its end; exit code 1 if it does not succeed.")
+        bool, typer.Option("--wait", help="Follow the run to its end. Exit with code 1 if it does not succeed.")
     ] = False,
     overrides: Overrides = None,
 ) -> None:
     """Start a compiled pipeline on Kubeflow or Vertex AI, and print a link to it.
 
-    `--set` changes values of the compiled config. Credentials: TWHIN_KFP_TOKEN or the token that Kubernetes mounts for
-    Kubeflow; for Vertex AI those that Google's libraries find.
+    `--set` overrides values of the compiled config. Credentials for Kubeflow are TWHIN_KFP_TOKEN or the token that
+    Kubernetes mounts; for Vertex AI, those that Google's libraries find.
     """
     wanted = {"kubeflow": {"--host": host}, "vertex": {"--project": project, "--region": region}}
     missing = [option for option, value in wanted[target].items() if value is None]
     if missing:
         raise UserError(f"--target {target} needs {' and '.join(missing)}")
-    of_other = wanted["vertex"] if target == "kubeflow" else {**wanted["kubeflow"], "--namespace": namespace}
-    for option, value in of_other.items():
+    unsupported = wanted["vertex"] if target == "kubeflow" else {**wanted["kubeflow"], "--namespace": namespace}
+    for option, value in unsupported.items():
         if value is not None:
-            raise UserError(f"{option} {value}: --target {target} has no such thing")
+            raise UserError(f"{option} {value}: does not apply to --target {target}; leave it out")
     if cron is not None and wait:
-        raise UserError("--cron and --wait: a recurring run has no end to wait for")
+        raise UserError("--cron and --wait: a recurring run does not end; leave out --wait")
 
     from twhin.pipelines import submit as submitting
 
@@ -350,7 +339,7 @@ def submit(
 
 @app.command()
 def generate(folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder or gs:// prefix to write to.")]) -> None:
-    """Write the raw data of the quickstart: a generated Twitter-like network."""
+    """Write the raw data of the quickstart, a generated Twitter-like network."""
     from twhin_core.config.prepare import Generate
     from twhin_core.synthetic import generate
 
@@ -358,10 +347,8 @@ def generate(folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder o
 
 
 @app.command()
-def describe(
-    run_root: Annotated[str, typer.Argument(metavar="RUN_ROOT", help="Folder or gs:// prefix of the run.")],
-) -> None:
-    """Print what prepare made: edges a split, degrees a table and relation, and rejected rows by reason."""
+def describe(run_root: ask.RunRoot) -> None:
+    """Print the graph that prepare made: edges per split, degrees per table and relation, rejected rows per reason."""
     from rich.console import Console
 
     from twhin_core.graph.manifest import MANIFEST, read_manifest
@@ -383,13 +370,13 @@ def doctor(
         str | None, typer.Argument(metavar="URL", help="A folder or gs:// prefix that runs will write to.")
     ] = None,
 ) -> None:
-    """Check versions, devices and, with URL, access to it; exit code 1 if something is amiss."""
+    """Check versions, devices and, with URL, access to storage. Exits with code 1 if a check fails."""
     from twhin.pipelines.doctor import examine
 
     findings = list(examine(url))
     for finding in findings:
-        typer.echo(f"{'ok' if finding.is_well else 'AMISS':<6}{finding.name:<16}{finding.found}")
-    if not all(finding.is_well for finding in findings):
+        typer.echo(f"{'ok' if finding.passed else 'FAILED':<8}{finding.name:<16}{finding.found}")
+    if not all(finding.passed for finding in findings):
         raise typer.Exit(1)
 
 
@@ -400,11 +387,11 @@ def _load(path: str, overrides: list[str] | None) -> Config:
 
 
 def _load_run(path: str, run_root: str | None, overrides: list[str] | None) -> tuple[Config, str]:
-    """The config and the run root. Raises UserError where there is none."""
+    """The config and the run root. Raises UserError if neither names a run root."""
     config = _load(path, overrides)
     root = run_root or config.training.save_dir
     if root is None:
-        raise UserError("there is no run root: give --run-root, or training.save_dir in the config")
+        raise UserError("there is no run root: set --run-root, or training.save_dir in the config")
     return config, fill_run_root(root, run="")
 
 
@@ -420,7 +407,7 @@ def _show_results(root: str) -> Metrics:
     assert metrics is not None
     print_summary(metrics, Console())
     _show("metrics", root, METRICS)
-    if storage.exists(storage.join(root, REPORT)):  # else the log says why it could not be drawn
+    if storage.exists(storage.join(root, REPORT)):  # otherwise the log says why it could not be drawn
         _show("report", root, REPORT)
     return metrics
 
@@ -430,12 +417,12 @@ def _show(what: str, root: str, path: str) -> None:
     from twhin_core import storage
 
     url = storage.join(root, path)
-    assert storage.exists(url), f"{url} is missing"  # KFP's local runner only warns of a condition it cannot read
+    assert storage.exists(url), f"{url} is missing"  # KFP's local runner only warns if it cannot parse a condition
     typer.echo(f"{what + ':':<12}{url}")
 
 
 def main() -> None:
-    """Runs the command line; an error that one line explains ends it with that line and its exit code."""
+    """Runs the command line. A TwhinError ends it with one line and the error's exit code."""
     limits.use_cores()
     try:
         app()

@@ -1,4 +1,4 @@
-"""The pipeline as a YAML that a cluster runs."""
+"""Compiles the pipeline to YAML for a cluster."""
 
 from __future__ import annotations
 
@@ -21,25 +21,24 @@ from twhin_core.errors import TwhinError, UserError
 
 TARGETS = {"kubeflow": kubeflow, "vertex": vertex}
 CONFIG = "see root.inputDefinitions"
-"""Stands for the config while KFP compiles: it breaks a file with a default of several lines by a comment."""
+"""Placeholder for the config while KFP compiles. KFP copies defaults into a comment, where newlines are invalid."""
 
 
 class OutOfDate(TwhinError):
-    """A compiled file is not what would be compiled now."""
+    """A compiled file differs from what would be compiled now."""
 
 
 def compile_pipeline(
     source: Source, resources: Resources, target: Target, output: str, run_root: str | None = None
 ) -> None:
-    """Writes the pipeline for `target` to `output`, with `source` as the default of its parameters
-    `config` and `overrides`.
+    """Writes the pipeline for `target` to `output`.
 
-    The parameter `run_root` has no default unless one is given. For Kubeflow a second YAML document follows, with
-    what only Kubernetes knows; Vertex AI reads one document alone.
+    `source` is the default of the parameters `config` and `overrides`, and `run_root`, if given, that of `run_root`.
+    For Kubeflow the file has a second YAML document with settings for Kubernetes; Vertex AI accepts only one.
 
     Raises:
-        UserError: `output` is not a YAML's name, `run_root` is a place that no cluster sees, or `resources` ask for
-            what the target does not have.
+        UserError: `output` does not end in .yaml, the cluster cannot see `run_root`, or the target does not support
+            the `resources`.
     """
     if not output.endswith((".yaml", ".yml")):
         raise UserError(f"--output {output}: expected a name that ends in .yaml")
@@ -61,7 +60,7 @@ def compile_pipeline(
 
 
 def _put_config(path: str, text: str) -> None:
-    """Puts the user's own text where CONFIG stands in the compiled file, as a block that reads as it was written."""
+    """Replaces CONFIG in the compiled file by the user's text, as a literal block."""
     compiled, place = Path(path).read_text(), f"        defaultValue: {CONFIG}\n"
     assert compiled.count(place) == 1
     node = yaml.ScalarNode("tag:yaml.org,2002:str", text, style="|")
@@ -74,10 +73,10 @@ def _put_config(path: str, text: str) -> None:
 def find_differences(
     source: Source, resources: Resources, target: Target, output: str, run_root: str | None = None
 ) -> str:
-    """What differs between `output` and what `compile_pipeline` would write there: empty, or a unified diff.
+    """The unified diff from `output` to what `compile_pipeline` would write; empty if they are equal.
 
     Raises:
-        UserError: as `compile_pipeline`, or there is no such file.
+        UserError: as `compile_pipeline`, or `output` does not exist.
     """
     if not Path(output).exists():
         raise UserError(f"{output}: no such file; leave out --check to write it")
@@ -89,11 +88,11 @@ def find_differences(
 
 
 class _Readable(yaml.SafeDumper):
-    """Texts of several lines, such as a component's code, stand as they are."""
+    """Dumps multi-line strings, such as a component's code, as literal blocks."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    text = "\n".join(line.rstrip() for line in text.split("\n"))  # else YAML would quote it
+    text = "\n".join(line.rstrip() for line in text.split("\n"))  # YAML quotes lines with trailing spaces
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
 
 
@@ -101,7 +100,7 @@ _Readable.add_representer(str, _represent_text)
 
 
 def _lines(path: str) -> list[str]:
-    """A compiled file in lines that can be compared: keys in order, texts as they are."""
+    """The lines of a compiled file in a form that can be compared: sorted keys, literal strings."""
     try:
         documents = list(yaml.safe_load_all(Path(path).read_text()))
         documents[0]["root"]["inputDefinitions"]["parameters"]["config"]["defaultValue"]

@@ -1,4 +1,4 @@
-"""Whether this machine, or this image, has what a run needs."""
+"""Checks whether this machine or image can execute runs."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from twhin_core.errors import StorageError, UserError
 
 PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "pyarrow", "duckdb", "kfp", "gcsfs")
 ENOUGH_SHARED_MEMORY = 1 << 30
-"""Ranks of one machine exchange data there; a container has 64 MiB unless more is mounted."""
+"""Ranks of one machine exchange data there. A container has 64 MiB unless more is mounted."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, what was found, and whether a run can do with it."""
+    """The result of one check."""
 
     name: str
     found: str
-    is_well: bool = True
+    passed: bool = True
 
 
 def examine(url: str | None) -> Iterator[Finding]:
-    """Looks at versions, devices and memory and, if a folder or gs:// prefix is given, writes and reads there."""
+    """Checks versions, devices and memory and, if `url` is given, writes and reads there."""
     yield Finding("twhin", f"{__version__}, Python {platform.python_version()} on {platform.machine()}")
     for package in PACKAGES:
         if (found := _version(package)) is not None:
@@ -54,7 +54,7 @@ def _tried(name: str, attempt: Callable[[], str]) -> Finding:
     try:
         return Finding(name, attempt())
     except (UserError, StorageError) as error:
-        return Finding(name, str(error), is_well=False)
+        return Finding(name, str(error), passed=False)
 
 
 def _has_gpu() -> bool:
@@ -69,7 +69,7 @@ def _devices() -> Finding:
     of_machine = "" if limits.cores() == os.cpu_count() else f" of the machine's {os.cpu_count()}"
     cores = f"{limits.cores()} CPU cores{of_machine}, {limits.memory() / 2**30:.1f} GiB"
     if not torch.cuda.is_available():
-        built = "" if torch.version.cuda is None else f"; torch is built for CUDA {torch.version.cuda} and sees no GPU"
+        built = "" if torch.version.cuda is None else f"; torch is built for CUDA {torch.version.cuda} but finds no GPU"
         return Finding("devices", f"{cores}{built}")
     gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     memory = ", ".join(f"{gpu.name} {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus)
@@ -85,7 +85,7 @@ def _fused_loss() -> Finding:
         is_fused = is_available(torch.device("cuda"), dim=1)
     if is_fused:
         return Finding("softmax loss", "fused, by Triton")
-    return Finding("softmax loss", "not fused, so slower: Triton or a C compiler (gcc) is missing", is_well=False)
+    return Finding("softmax loss", "slow, not fused: install Triton and a C compiler (gcc)", passed=False)
 
 
 def _shared_memory() -> Finding:
@@ -96,17 +96,16 @@ def _shared_memory() -> Finding:
     size = shutil.disk_usage(SHARED_MEMORY).total
     short = size < ENOUGH_SHARED_MEMORY and torch.cuda.device_count() > 1
     return Finding(
-        "shared memory", f"{size / 2**20:,.0f} MiB" + ("; too little for several GPUs" if short else ""), not short
+        "shared memory", f"{size / 2**20:,.0f} MiB" + ("; too small for several GPUs" if short else ""), not short
     )
 
 
 def _write_and_read(url: str) -> str:
-    """Raises StorageError where it cannot."""
     place = storage.join(url, f".doctor-{uuid.uuid4().hex}")
     storage.write_text(place, "well")
     try:
         if storage.read_text(place) != "well":
-            raise StorageError(f"{place}: reads back as something else")
+            raise StorageError(f"{place}: what was read differs from what was written")
     finally:
         storage.remove(place)
-    return "can be written, read and removed from"
+    return "can be written, read and deleted from"

@@ -1,4 +1,4 @@
-"""The pipeline's tasks on Kubeflow. Training on several machines is a TrainJob, which a task of its own follows."""
+"""The pipeline's tasks on Kubeflow. Training on several machines is a TrainJob, which a separate task follows."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from twhin.components.train.check_component import check_cluster
 from twhin.components.train.nodes_component import train as train_on_nodes
 from twhin.pipelines import pods, trainjob
 from twhin.pipelines.pipeline import Start
-from twhin.pipelines.resources import Resources, Stage, TrainStage, accelerator_of
+from twhin.pipelines.resources import Resources, Stage, accelerator_of
 from twhin.pipelines.run_root import check_shared
 from twhin_core import storage
 from twhin_core.errors import UserError
 
 FOLLOWER = {"cpu": "1", "memory": "2Gi"}
-"""What the task takes that follows a TrainJob."""
+"""Resources of the task that follows a TrainJob."""
 
 
 def check(resources: Resources, run_root: str | None) -> None:
-    """Raises UserError for what Kubeflow cannot do."""
+    """Raises UserError for settings that Kubeflow does not support."""
     for name, stage in resources.stages().items():
-        if stage.service_account is not None and not _is_train_job(stage):
+        if stage.service_account is not None and not stage.has_several_machines:
             raise UserError(
-                f"{name}.service_account: Kubeflow has one for all pods of a run, named when it is submitted; "
-                "only the nodes of a train stage with several can have their own"
+                f"{name}.service_account: on Kubeflow only the nodes of a TrainJob can have their own; set that of "
+                "the run with `twhin submit --service-account`"
             )
     readers = resources.train.readers
     if readers is not None and "/" in readers.token:
-        raise UserError(f"train.readers.token: {readers.token!r} is no name of a Secret, which Kubeflow needs")
+        raise UserError(f"train.readers.token: {readers.token!r} is not the name of a Secret, which Kubeflow needs")
     if run_root is not None and not storage.is_remote(run_root):
         mounts = [] if resources.volume is None else [resources.volume.mount]
-        check_shared(run_root, "kubeflow", mounts, has_nodes=_is_train_job(resources.train))
+        check_shared(run_root, "kubeflow", mounts, has_nodes=resources.train.has_several_machines)
 
 
 def start(resources: Resources) -> Start:
-    """How the tasks of a pipeline are started on Kubeflow."""
+    """Makes tasks for Kubeflow."""
 
     def start_task(component: BaseComponent, **inputs: Any) -> dsl.PipelineTask:
         stage = resources.stages()[component.name]
-        if _is_train_job(stage):
+        if stage.has_several_machines:
             task = _follower(train_on_nodes(manifests=trainjob.manifests(resources), **inputs), resources)
         else:
             task = component(**inputs)
             _place(task, stage)
             _give(task, stage, resources)
-        if component is prepare and _is_train_job(resources.train):
+        if component is prepare and resources.train.has_several_machines:
             of_run = {name: inputs[name] for name in ("run_root", "run")}
             checked = _follower(check_cluster(manifests=trainjob.manifests(resources), **of_run), resources)
             task.after(configure(checked))
@@ -59,19 +59,15 @@ def start(resources: Resources) -> Start:
 
 
 def _follower(task: dsl.PipelineTask, resources: Resources) -> dsl.PipelineTask:
-    """A task that asks the cluster for nodes, and takes little itself."""
+    """Configures a task that only talks to the cluster."""
     task.set_cpu_limit(FOLLOWER["cpu"]).set_memory_limit(FOLLOWER["memory"])
     kubernetes.use_field_path_as_env(task, "TWHIN_NAMESPACE", "metadata.namespace")
     _give(task, resources.train, resources)
     return task
 
 
-def _is_train_job(stage: Stage) -> bool:
-    return isinstance(stage, TrainStage) and stage.has_several_machines
-
-
 def _place(task: dsl.PipelineTask, stage: Stage) -> None:
-    """Gives the task's pod its cores, memory, GPUs, disk and time, on the nodes that have them."""
+    """Sets the pod's cores, memory, GPUs, disk, timeout and nodes."""
     task.set_cpu_limit(stage.cpu).set_memory_limit(stage.memory)
     accelerator = accelerator_of(stage)
     if accelerator is not None:
@@ -88,7 +84,7 @@ def _place(task: dsl.PipelineTask, stage: Stage) -> None:
 
 
 def _give(task: dsl.PipelineTask, stage: Stage, resources: Resources) -> None:
-    """Gives the task's pod the image, the labels, the variables, the secrets and the volume."""
+    """Sets the pod's image, labels, environment variables, secrets and volume."""
     task.set_container_image(resources.image_of(stage))
     for label, value in pods.labels(task.name).items():
         kubernetes.add_pod_label(task, label, value)

@@ -1,4 +1,4 @@
-"""Runs on Kubeflow Pipelines, by its own client."""
+"""Starts and follows runs on Kubeflow Pipelines through its own client."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from twhin.pipelines.submit import Outcome, Request, Unreachable, one_line
 from twhin_core.errors import UserError
 
 TOKEN = "TWHIN_KFP_TOKEN"  # noqa: S105 -- the name of a variable
-"""The environment variable with a bearer token. Without it, the token that Kubernetes mounts into a pod, if any."""
+"""Environment variable with a bearer token. Without it, the token that Kubernetes mounts into a pod is used, if any."""
 EXPERIMENT = "twhin"
 SUCCEEDED, FAILED = "SUCCEEDED", ("FAILED", "CANCELED", "SKIPPED")
-NOT_NOW = (0, 408, 429, 500, 502, 503, 504)
-"""Statuses of answers that may be others a little later; 0 is none at all."""
+TRANSIENT = (0, 408, 429, 500, 502, 503, 504)
+"""Status codes worth a retry; 0 means no response."""
 
 
 class _Client(Client):  # type: ignore[misc]  # kfp carries no types
-    """Asks the server once, with an end. kfp's own asks for half a minute, logging tracebacks, or waits for ever."""
+    """Asks once, with a timeout. kfp's client retries for half a minute, logging tracebacks, or waits forever."""
 
     def get_kfp_healthz(self, sleep_duration: int = 5) -> Any:
         health, _, headers = self._healthz_api.healthz_service_get_healthz_with_http_info(_request_timeout=10)
         if "json" not in headers.get("Content-Type", ""):
-            raise kfp_server_api.ApiException(404, "a page came instead, perhaps one to log in")
+            raise kfp_server_api.ApiException(404, "received a web page instead, perhaps to log in")
         return health
 
     def get_run(self, run_id: str) -> Any:
@@ -41,21 +41,21 @@ class _Client(Client):  # type: ignore[misc]  # kfp carries no types
 
 
 class Kubeflow:
-    """Runs at `host`, in the profile `namespace` where it has several users."""
+    """Runs at `host`, in the profile `namespace` if it is multi-user."""
 
     def __init__(self, host: str, namespace: str | None) -> None:
         self.host, self.namespace = host.rstrip("/"), namespace
         if not self.host.startswith(("http://", "https://")):
             raise UserError(f"--host {host}: expected http:// or https://")
-        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it tries again thrice; the end says why
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # no warnings on its three retries
         with self._asking("healthz"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it wants version 2 of the server
+            warnings.simplefilter("ignore")  # about the server's version
             self._client = _Client(
                 self.host, existing_token=os.environ.get(TOKEN), credentials=_credentials(), namespace=namespace or ""
             )
             health = self._client.get_kfp_healthz()
         if health.multi_user and not (namespace or self._client.get_user_namespace()):
-            raise UserError(f"{self.host} has several users: give --namespace, your profile's")
+            raise UserError(f"{self.host} is multi-user: set --namespace to your profile")
 
     def start(self, request: Request) -> str:
         with self._asking("runs"):
@@ -95,25 +95,25 @@ class Kubeflow:
 
     @contextlib.contextmanager
     def _asking(self, what: str) -> Iterator[None]:
-        """Turns the client's complaints into one line, and drops the links that it prints: ours follow."""
+        """Turns errors of the client into one line, and drops the links that it prints."""
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 yield
         except kfp_server_api.ApiException as error:
             raise self._explain(error, what) from None
         except urllib3.exceptions.HTTPError as error:
-            raise Unreachable(f"{self.host}: no answer: {one_line(getattr(error, 'reason', error))}") from None
+            raise Unreachable(f"{self.host}: no response: {one_line(getattr(error, 'reason', error))}") from None
 
     def _explain(self, error: kfp_server_api.ApiException, what: str) -> Exception:
         message = _message(error)
         if error.status == 401:
-            return UserError(f"{self.host}: not logged in: set {TOKEN} to a token that it takes ({message})")
+            return UserError(f"{self.host}: not logged in: set {TOKEN} to a valid token ({message})")
         if error.status == 403:
             where = f" in {self.namespace}" if self.namespace else ""
-            return UserError(f"{self.host}: no right to {what}{where}, as kubeflow-edit would give it: {message}")
+            return UserError(f"{self.host}: no permission for {what}{where}; the role kubeflow-edit has it: {message}")
         if error.status == 404 and what == "healthz":
-            return UserError(f"{self.host}: no Kubeflow Pipelines answers there: {message}")
-        if error.status in NOT_NOW:
+            return UserError(f"{self.host}: this is not the address of Kubeflow Pipelines: {message}")
+        if error.status in TRANSIENT:
             return Unreachable(f"{self.host}: {message}")
         return UserError(f"{self.host}: {message}")
 
@@ -125,7 +125,7 @@ def _credentials() -> ServiceAccountTokenVolumeCredentials | None:
 
 def _message(error: kfp_server_api.ApiException) -> str:
     try:
-        said = json.loads(error.body)["message"]
+        message = json.loads(error.body)["message"]
     except (TypeError, ValueError, LookupError):
-        said = error.reason
-    return one_line(f"{error.status} {said}")
+        message = error.reason
+    return one_line(f"{error.status} {message}")

@@ -1,4 +1,4 @@
-"""The pipeline on this machine, each step a process: KFP's local runner."""
+"""Runs the pipeline on this machine with KFP's local runner, which starts a process per step."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ from twhin_core.errors import GateFailed, Preempted, TwhinError, UserError
 
 
 class StepFailed(TwhinError):
-    """A step ended with an error of ours; its traceback is in the output."""
+    """A step failed with a bug; its traceback is in the output."""
 
 
 def run(config: Config, run_root: str, debug: bool = False) -> None:
-    """Runs the whole DAG; what the steps log goes to stderr. Export is left out where a gate is missed.
+    """Runs the DAG. The steps' logs go to stderr. Skips export if a gate fails.
 
     Raises:
-        UserError, GateFailed: a step ended with it, or another `twhin run` is at work under the root.
-        Preempted: SIGTERM came, and the running step has ended.
-        StepFailed: a step ended with another error.
+        UserError, GateFailed: a step raised it, or another `twhin run` is working on the root.
+        Preempted: this process received SIGTERM, and the running step has ended.
+        StepFailed: a step failed with another error.
     """
     with tempfile.TemporaryDirectory(prefix="twhin-") as scratch, lease.hold(run_root, "run", patience=0):
         error_file = Path(scratch) / "error.json"
-        # KFP's own outputs are small copies of what the run root holds; they are local files always.
+        # KFP's artifacts are small copies of files under the run root. They must be local.
         folder = scratch if storage.is_remote(run_root) else storage.filesystem(run_root)[1]
         local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=f"{folder}/kfp")
         variables = {step.ERROR_FILE: str(error_file), step.DEBUG: "1" if debug else "0"}
-        with _environment(variables), _only_steps_speak(), _sigterm_passed_on(Path(scratch)):
+        with _environment(variables), _step_output_only(), _sigterm_forwarded(Path(scratch)):
             try:
                 pipeline.build()(config=config_file.to_line(config), run_root=run_root, overrides=[])
-            except RuntimeError as failure:  # all that KFP says of a step that failed
+            except RuntimeError as failure:  # KFP does not say why a step failed
                 if not error_file.exists() and (Path(scratch) / step.STOP_FILE).exists():
-                    raise Preempted("SIGTERM: stopped; run it again to go on from there") from None
+                    raise Preempted("SIGTERM: stopped; run it again to resume") from None
                 if not error_file.exists():
-                    raise StepFailed("a step of the pipeline failed; what it said is above") from failure
+                    raise StepFailed("a step of the pipeline failed; its output is above") from failure
                 error = json.loads(error_file.read_text())
                 kinds = {kind.exit_code: kind for kind in (UserError, GateFailed, Preempted)}
                 raise kinds.get(error["exit_code"], StepFailed)(error["message"]) from None
@@ -58,7 +58,7 @@ def run(config: Config, run_root: str, debug: bool = False) -> None:
 
 @contextlib.contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Sets variables that the steps inherit, for as long as the block runs."""
+    """Sets environment variables, which the steps inherit, while the block runs."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -72,15 +72,15 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _sigterm_passed_on(folder: Path) -> Iterator[None]:
-    """Passes a SIGTERM on to the running step, or the next one, whose end KFP then reports."""
+def _sigterm_forwarded(folder: Path) -> Iterator[None]:
+    """Forwards SIGTERM to the running step, or else to the next one. KFP then reports that the step failed."""
 
-    def pass_on(*_: object) -> None:
+    def forward(*_: object) -> None:
         (folder / step.STOP_FILE).touch()
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             os.kill(int((folder / step.PID_FILE).read_text()), signal.SIGTERM)
 
-    before = signal.signal(signal.SIGTERM, pass_on)
+    before = signal.signal(signal.SIGTERM, forward)
     try:
         yield
     finally:
@@ -88,13 +88,13 @@ def _sigterm_passed_on(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _only_steps_speak() -> Iterator[None]:
-    """Passes what the steps print on to stderr, and leaves out what KFP says about itself."""
+def _step_output_only() -> Iterator[None]:
+    """Copies the output of the steps to stderr, without KFP's own messages."""
     disabled = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(_StepOutput(sys.stderr)):
-            # The image holds this very package; its name need not say python.
+            # KFP warns because the image is not named python; ours contains this package.
             warnings.filterwarnings("ignore", "You may be attemping to run a task", RuntimeWarning)
             yield
     finally:
@@ -102,7 +102,7 @@ def _only_steps_speak() -> Iterator[None]:
 
 
 class _StepOutput(io.TextIOBase):
-    """A stdout for KFP's runner: of the lines that it indents by four, which are a step's, the step's own pass."""
+    """A stdout for KFP's runner that keeps only the output of steps, which the runner indents by four spaces."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -113,14 +113,14 @@ class _StepOutput(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        *whole, self._line = (self._line + text).split("\n")
-        for line in whole:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
             self._write_line(line)
         return len(text)
 
     def _write_line(self, line: str) -> None:
         if not line.startswith("    ") or not line.strip():
-            return  # rules and blank lines between the steps
+            return  # separators between the steps
         line = line[4:]
         if line.startswith("[KFP Executor"):
             self._in_executor_input = line.endswith("Got executor_input:")  # its JSON follows, down to a lone brace

@@ -1,6 +1,6 @@
-"""GPUs by the names that the platforms have for them, and the machine types of Vertex AI that they come in.
+"""The platforms' names for GPUs, and the machine types of Vertex AI that have them.
 
-The figures are Google Cloud's: https://cloud.google.com/vertex-ai/docs/training/configure-compute
+Source: https://cloud.google.com/vertex-ai/docs/training/configure-compute
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ class Machine:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU."""
+    """A GPU model."""
 
     vertex: str
     """Vertex AI's AcceleratorType."""
     gke: str
-    """Value of the label `cloud.google.com/gke-accelerator` that GKE's nodes carry."""
+    """Value of the label `cloud.google.com/gke-accelerator` of GKE's nodes."""
     machines: dict[int, list[Machine]]
-    """The machine types that so many GPUs come in, smallest first."""
+    """Machine types by number of GPUs, smallest first."""
     disk: str = "pd-ssd"
-    """The type of boot disk that these machines take."""
+    """The type of boot disk that these machines support."""
 
 
 def _n1(*sizes: int) -> list[Machine]:
@@ -46,7 +46,7 @@ def _g2(*sizes: int) -> list[Machine]:
 
 
 def _each(family: str, cpu: int, memory: int, *counts: int) -> dict[int, list[Machine]]:
-    """Machine types with `cpu` cores and `memory` GiB a GPU."""
+    """Machine types with `cpu` cores and `memory` GiB per GPU."""
     return {count: [Machine(f"{family}-{count}g", cpu * count, memory * count)] for count in counts}
 
 
@@ -82,21 +82,21 @@ UNITS |= {f"{unit}i": 1024**power for power, unit in enumerate("KMGTPE", start=1
 
 
 def in_gib(quantity: str) -> float:
-    """Kubernetes' "16Gi" in GiB."""
+    """A Kubernetes quantity such as "16Gi" in GiB."""
     digits = quantity.rstrip("KMGTPEi")
     return int(digits) * UNITS[quantity[len(digits) :]] / 1024**3
 
 
 def in_cores(quantity: str) -> float:
-    """Kubernetes' "500m" in cores."""
+    """A Kubernetes quantity such as "500m" in cores."""
     return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
 
 
 def pick(cpu: str, memory: str, gpu: tuple[GpuType, int] | None, what: str) -> Machine:
-    """The smallest machine type of Vertex AI that has so much.
+    """The smallest machine type of Vertex AI with these resources.
 
     Raises:
-        UserError: there is none; names the key below `what` that asks for too much.
+        UserError: there is none. Names the key below `what` that asks for too much.
     """
     machines = CPU_MACHINES
     if gpu is not None:
@@ -104,7 +104,7 @@ def pick(cpu: str, memory: str, gpu: tuple[GpuType, int] | None, what: str) -> M
         by_count = GPUS[kind].machines
         if count not in by_count:
             counts = ", ".join(map(str, by_count))
-            raise UserError(f"{what}.accelerator.count: on Vertex AI {kind} comes {counts} to a machine, not {count}")
+            raise UserError(f"{what}.accelerator.count: Vertex AI has machines with {counts} {kind}, not {count}")
         machines = by_count[count]
     for machine in machines:
         if machine.cpu >= in_cores(cpu) and machine.memory >= in_gib(memory):
@@ -113,5 +113,5 @@ def pick(cpu: str, memory: str, gpu: tuple[GpuType, int] | None, what: str) -> M
     key = f"cpu: {cpu}" if in_cores(cpu) > largest.cpu else f"memory: {memory}"
     raise UserError(
         f"{what}.{key} is more than Vertex AI's largest such machine has: "
-        f"{largest.name}, {largest.cpu} cores and {largest.memory}Gi"
+        f"{largest.name} with {largest.cpu} cores and {largest.memory}Gi"
     )

@@ -1,4 +1,4 @@
-"""The DAG: prepare → train → evaluate → (every gate holds) → export."""
+"""The DAG: prepare → train → evaluate → export, if every gate passes."""
 
 from collections.abc import Callable
 from typing import Any, Optional
@@ -14,16 +14,16 @@ from twhin.components.task import configure
 from twhin.components.train.component import train
 
 Start = Callable[..., dsl.PipelineTask]
-"""`start(component, config=…, run_root=…, run=…)` makes a stage's task, on the machines that a target has for it."""
+"""`start(component, config=…, run_root=…, run=…)` makes a stage's task and sets the resources it needs on a target."""
 
 
-def here(component: BaseComponent, **inputs: Any) -> dsl.PipelineTask:
-    """The task as it is: of this machine."""
+def start_locally(component: BaseComponent, **inputs: Any) -> dsl.PipelineTask:
+    """A task without resource settings."""
     return configure(component(**inputs))
 
 
-def build(start: Start = here) -> GraphComponent:
-    """The pipeline; `start` says what each of its tasks runs on."""
+def build(start: Start = start_locally) -> GraphComponent:
+    """The pipeline, with tasks made by `start`."""
 
     @dsl.pipeline(name="twhin", description="Raw interactions in, entity embeddings out.")
     def twhin(config: str, run_root: str, overrides: Optional[list[str]] = None) -> None:
@@ -31,7 +31,7 @@ def build(start: Start = here) -> GraphComponent:
 
         Args:
             config: The config, as YAML.
-            run_root: Folder or gs:// prefix that holds everything of this run; `{run}` in it stands for the run's id.
+            run_root: Folder or gs:// prefix of the run. The id of the pipeline run replaces `{run}` in it.
             overrides: Values of the config to change, each `section.key=value`.
         """
         of_run = {

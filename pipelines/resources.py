@@ -1,6 +1,6 @@
-"""What each stage needs of a cluster's machines: `configs/resources/*.yaml`, typed.
+"""The schema of `configs/resources/*.yaml`: what each stage needs from a cluster's machines.
 
-A key that a target cannot honour is an error when the pipeline is compiled for it, and never ignored.
+A key that a target does not support is an error when the pipeline is compiled for it, and is never ignored.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def _of_this_version(image: str) -> str:
         raise ValueError(f"{image!r} has neither a tag nor a digest")
     if tag[1] != __version__ and not tag[1].startswith(f"{__version__}-"):
         raise ValueError(
-            f"the tag {tag[1]!r} is not of this version; it must be {__version__}, or begin with {__version__}-, "
-            "or be a digest"
+            f"the tag {tag[1]!r} is not of this version; use {__version__}, a tag that starts with {__version__}-, "
+            "or a digest"
         )
     return image
 
@@ -46,85 +46,84 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Accelerator(Section):
-    """GPUs of one machine; the stage runs a rank on each."""
+    """The GPUs of one machine. The stage runs one rank on each."""
 
     type: GpuType = Field(
-        description="Kubeflow: `nvidia.com/gpu`, on nodes with GKE's label of that type unless `node_selector` says "
-        "which. Vertex AI: its accelerator type, and the machine type that so many come in."
+        description="Kubeflow: `nvidia.com/gpu`, on nodes with GKE's label for that type unless `node_selector` is "
+        "set. Vertex AI: the accelerator type, which together with `count` determines the machine types."
     )
-    count: PositiveInt = Field(1, description="GPUs a machine.")
+    count: PositiveInt = Field(1, description="GPUs per machine.")
 
 
 class Toleration(Section):
-    """A taint of nodes that the stage's pods put up with."""
+    """A node taint that the stage's pods tolerate."""
 
     key: str = Field(description="The taint's key.")
-    operator: Literal["Equal", "Exists"] = Field(
-        "Equal", description="Whether `value` must be equal, or does not matter."
-    )
+    operator: Literal["Equal", "Exists"] = Field("Equal", description="`Equal` compares `value`; `Exists` ignores it.")
     value: str | None = Field(None, description="The taint's value.")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
-        None, description="The taint's effect; null is any."
+        None, description="The taint's effect. Null matches every effect."
     )
 
 
 class Stage(Section):
-    """One stage's machine."""
+    """The machine of one stage."""
 
-    cpu: Cores = Field(description='Cores, such as "4" or "500m": the limit, which Kubernetes then also requests.')
-    memory: Bytes = Field(description='Bytes, such as "16Gi"; likewise.')
+    cpu: Cores = Field(description='Cores, such as "4" or "500m". On Kubernetes, both the request and the limit.')
+    memory: Bytes = Field(description='Memory, such as "16Gi". On Kubernetes, both the request and the limit.')
     disk: Bytes | None = Field(
-        None, description="Kubeflow: how much /tmp may take of the node's disk. Vertex AI: the size of the boot disk."
+        None, description="Kubeflow: the maximum size of /tmp on the node's disk. Vertex AI: the size of the boot disk."
     )
-    image: Image | None = Field(None, description="Another image than the file's.")
-    spot: bool = Field(
-        False,
-        description="Machines that can be taken back, as GKE labels and taints them, or Vertex AI's strategy SPOT.",
-    )
+    image: Image | None = Field(None, description="Image of this stage. Default: the `image` of the file.")
+    spot: bool = Field(False, description="Use spot machines: GKE's label and taint, or Vertex AI's strategy `SPOT`.")
     retries: NonNegativeInt = Field(
-        3, description="Further tries, after 1, 2, 4 … minutes; training goes on from its newest checkpoint."
+        3, description="Retries, after 1, 2, 4 … minutes. Training resumes from its newest checkpoint."
     )
     timeout: Annotated[str, Field(pattern=r"^[1-9]\d*[smhd]$")] | None = Field(
-        None, description='How long a try may take, such as "12h".'
+        None, description='Time limit of one attempt, such as "12h".'
     )
     node_selector: dict[str, str] | None = Field(None, description="Labels of the nodes to run on. Kubeflow only.")
-    tolerations: list[Toleration] = Field([], description="Taints of nodes to put up with. Kubeflow only.")
+    tolerations: list[Toleration] = Field([], description="Node taints to tolerate. Kubeflow only.")
     service_account: str | None = Field(
         None,
-        description="Vertex AI: whom the machines work as, if not as the run. Kubeflow: likewise, for the nodes of a "
-        "TrainJob; the pods of other stages have the account that the run is submitted with.",
+        description="Service account of the machines. Vertex AI default: that of the run. On Kubeflow only the nodes "
+        "of a TrainJob can have their own; other pods have that of the run (`twhin submit --service-account`).",
     )
 
     @property
     def timeout_in_s(self) -> int | None:
         return int(self.timeout[:-1]) * SECONDS[self.timeout[-1]] if self.timeout else None
 
+    @property
+    def has_several_machines(self) -> bool:
+        return False
+
 
 class RankedStage(Stage):
     """A stage that can use GPUs."""
 
-    accelerator: Accelerator | None = Field(None, description="Left out: no GPU.")
+    accelerator: Accelerator | None = Field(None, description="GPUs. Default: none.")
 
 
 class Readers(Section):
-    """Processes on machines of their own that read the training edges for the trainers."""
+    """Processes on separate machines that read the training edges for the trainers."""
 
-    count: PositiveInt = Field(description="Machines, each with one process.")
-    cpu: Cores = Field(description="Cores of each.")
+    count: PositiveInt = Field(description="Number of machines, with one process each.")
+    cpu: Cores = Field(description="Cores per machine.")
     memory: Bytes = Field(
-        description="Memory of each; a reader holds three windows of `train_data.shuffle_buffer` edges."
+        description="Memory per machine. A reader holds three windows of `train_data.shuffle_buffer` edges."
     )
     token: str = Field(
-        description="Where the token is that the trainers show them. Kubeflow: the Secret that holds it as `token`. "
-        "Vertex AI: a gs:// file."
+        description="The token that trainers send to readers. Kubeflow: the name of a Secret that has it under the key "
+        "`token`. Vertex AI: a gs:// file."
     )
 
 
 class TrainStage(RankedStage):
-    """Training, which alone runs on several machines."""
+    """Training, the only stage that can use several machines."""
 
-    nodes: PositiveInt = Field(1, description="Machines that train together, each with the GPUs above.")
-    readers: Readers | None = Field(None, description="Left out: the trainers read for themselves.")
+    nodes: PositiveInt = Field(1, description="Number of training machines, each with the GPUs above.")
+    readers: Readers | None = Field(None, description="Reader processes. Default: none, the trainers read edges.")
 
     @property
     def has_several_machines(self) -> bool:
@@ -132,18 +131,20 @@ class TrainStage(RankedStage):
 
 
 class Volume(Section):
-    """A PersistentVolumeClaim that every pod mounts; several nodes need one that many can write (ReadWriteMany)."""
+    """A PersistentVolumeClaim that every pod mounts. Several nodes need one with access mode ReadWriteMany."""
 
     claim: Name = Field(description="Name of the claim.")
-    mount: Path = Field(description="Where; a run root below it is one that the pods share.")
+    mount: Path = Field(description="Mount path. Pods share a run root below it.")
 
 
 class Secret(Section):
-    """A Kubernetes Secret, such as credentials, as files or as variables."""
+    """A Kubernetes Secret, such as credentials, as files or as environment variables."""
 
     name: Name = Field(description="Name of the Secret.")
-    mount: Path | None = Field(None, description="Folder that holds a file for each of its keys.")
-    env: dict[Variable, str] | None = Field(None, description="Environment variable: key of the Secret.")
+    mount: Path | None = Field(None, description="Mount path, which gets one file per key.")
+    env: dict[Variable, str] | None = Field(
+        None, description="Environment variables, each with the key of the Secret that has its value."
+    )
 
     @model_validator(mode="after")
     def _as_files_or_variables(self) -> Secret:
@@ -155,15 +156,15 @@ class Resources(Section):
     """A resources file."""
 
     image: Image | None = Field(
-        None, description="Left out: this version's, of which stages with an accelerator take the one with CUDA."
+        None, description="Image of every stage. Default: that of this version, with CUDA for a stage with GPUs."
     )
     env: dict[Variable, str] = Field({}, description="Environment variables of every stage.")
-    secrets: list[Secret] = Field([], description="Kubeflow only.")
-    volume: Volume | None = Field(None, description="Kubeflow only.")
-    prepare: Stage = Field(description="The stage prepare.")
-    train: TrainStage = Field(description="The stage train.")
-    evaluate: RankedStage = Field(description="The stage evaluate.")
-    export: Stage = Field(description="The stage export.")
+    secrets: list[Secret] = Field([], description="Secrets of every stage. Kubeflow only.")
+    volume: Volume | None = Field(None, description="A volume for every stage. Kubeflow only.")
+    prepare: Stage = Field(description="The prepare stage.")
+    train: TrainStage = Field(description="The train stage.")
+    evaluate: RankedStage = Field(description="The evaluate stage.")
+    export: Stage = Field(description="The export stage.")
 
     def stages(self) -> dict[str, Stage]:
         return {"prepare": self.prepare, "train": self.train, "evaluate": self.evaluate, "export": self.export}
@@ -188,7 +189,7 @@ def refuse(resources: Resources, keys: Iterable[str], stage_keys: Iterable[str],
 
 
 def load(path: str) -> Resources:
-    """Reads a resources file. Raises UserError where it is missing or names an unknown key or a wrong value."""
+    """Reads a resources file. Raises UserError if it is missing, or has an unknown key or an invalid value."""
     if not storage.exists(path):
         raise UserError(f"{path}: no such resources file")
     try:

@@ -1,4 +1,4 @@
-"""Whether the machines of a target see what each other writes under a run root."""
+"""Checks that the machines of a target share a run root."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from twhin_core.errors import UserError
 
 
 def check_shared(run_root: str, target: Target, mounts: Collection[str] = (), has_nodes: bool = False) -> None:
-    """Raises UserError where they do not.
+    """Raises UserError if they do not.
 
     Args:
-        run_root: a folder; what is in a bucket is seen by all.
-        mounts: where every pod mounts a volume.
-        has_nodes: whether several machines train together.
+        run_root: a folder. (Every machine can see a bucket.)
+        mounts: the paths at which every pod mounts a volume.
+        has_nodes: whether training uses several machines.
     """
     if target == "vertex":
         raise UserError(f"--run-root {run_root}: Vertex AI needs a gs:// prefix")
     if not mounts:
-        why = "several nodes share nothing of it" if has_nodes else "the next pod does not see it"
+        why = "the nodes do not share it" if has_nodes else "the next pod cannot see it"
         raise UserError(
-            f"--run-root {run_root}: {why}; name a gs:// prefix, or compile with a `volume` in the resources"
+            f"--run-root {run_root}: {why}; use a gs:// prefix, or compile with a `volume` in the resources"
         )
     if not is_below(run_root, mounts):
         raise UserError(f"--run-root {run_root}: is not on the volume, which is mounted at {', '.join(sorted(mounts))}")

@@ -1,4 +1,4 @@
-"""Starts a compiled pipeline on a platform. What cannot run there is refused before anything is sent."""
+"""Starts a compiled pipeline on a platform. Mistakes are found before anything is sent."""
 
 from __future__ import annotations
 
@@ -22,27 +22,29 @@ from twhin_core.errors import GateFailed, TwhinError, UserError
 from twhin_core.evaluation import gates
 from twhin_core.progress import log
 
-PAUSE = 15.0
-"""Seconds between two looks at a run that is waited for."""
-PATIENCE = 600.0
-"""Seconds for which a platform that does not answer is asked again, once the run is there."""
+POLL_S = 15.0
+"""Seconds between two requests for the state of a run."""
+TIMEOUT_S = 600.0
+"""How long to retry when the platform stops responding after the run was started."""
 
 
 class RunFailed(TwhinError):
-    """The run that was waited for did not succeed."""
+    """The run did not succeed."""
 
 
 class Unreachable(TwhinError):
-    """The platform does not answer, or not now; the same request may succeed later."""
+    """The platform does not respond, or is temporarily unavailable. The same request may succeed later."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be started: `documents` as compiled, `parameters` the values of the pipeline's two."""
+    """A compiled pipeline and the parameters to start it with."""
 
     path: str
     documents: list[Any]
-    parameters: dict[str, str]
+    """The YAML documents of the file."""
+    parameters: dict[str, Any]
+    """The values of config, overrides and run_root."""
     name: str
     service_account: str | None = None
     cron: str | None = None
@@ -50,30 +52,32 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a run stands. `state` as the platform words it; `failures` holds a line a task that failed."""
+    """The state of a run."""
 
     state: str
+    """In the platform's words."""
     is_over: bool = False
     has_succeeded: bool = False
     failures: Sequence[str] = ()
+    """One line per failed task."""
     has_missed_gate: bool = False
-    """A task was skipped, which nothing else does here: no task's result is taken from a cache."""
+    """Whether a task was skipped. Only a missed gate skips one, since KFP's cache is off."""
 
 
 class Platform(Protocol):
-    """A platform's client. Every method raises UserError or Unreachable, in one line."""
+    """A platform's client. Every method raises UserError or Unreachable with a one-line message."""
 
     def start(self, request: Request) -> str:
-        """Starts the run and gives its id."""
+        """Starts a run and returns its id."""
 
     def schedule(self, request: Request) -> str:
-        """Makes a recurring run and gives its id."""
+        """Creates a recurring run and returns its id."""
 
     def link(self, run: str, is_schedule: bool) -> str:
-        """Where a browser shows it."""
+        """The URL of a run for a browser."""
 
     def look(self, run: str) -> Outcome:
-        """How the run is doing."""
+        """The current state of a run."""
 
 
 def read(
@@ -85,14 +89,14 @@ def read(
     service_account: str | None = None,
     cron: str | None = None,
 ) -> Request:
-    """The compiled pipeline at `path`, checked for `target`.
+    """Reads the compiled pipeline at `path` and checks that `target` can run it.
 
     Raises:
-        UserError: no such file, no compiled pipeline or one for another target, a value that the config does not take,
-            or a run root that is missing, or that machines do not share, or that recurring runs do.
+        UserError: the file is missing, not a compiled pipeline, or compiled for another target; an override is invalid;
+            or the run root is missing, not shared by the machines, or shared by the runs of `cron`.
     """
     documents = _read_documents(path)
-    compiled_for = "vertex" if len(documents) == 1 else "kubeflow"  # whose second document holds the pods' labels
+    compiled_for = "vertex" if len(documents) == 1 else "kubeflow"  # its second document has the pods' settings
     if target != compiled_for:
         raise UserError(f"{path} is compiled for {compiled_for}: compile it with --target {target}")
     if cron is not None and not re.fullmatch(r"[\d*/,\-A-Za-z?]+( [\d*/,\-A-Za-z?]+){4}", cron):
@@ -104,17 +108,17 @@ def read(
         root = run_root or defaults["run_root"].get("defaultValue")
     except (LookupError, TypeError):
         raise UserError(
-            f"{path}: not a pipeline of `twhin compile`: it has no parameters config, overrides and run_root"
+            f"{path}: not made by `twhin compile`: it lacks the parameters config, overrides or run_root"
         ) from None
     config = config_file.parse(text, f"{path}: config", overrides)
     gates.check_names(config)
     if root is None:
-        raise UserError(f"there is no run root: give --run-root, or compile {path} with it")
+        raise UserError(f"there is no run root: set --run-root, or compile {path} with it")
     if not storage.is_remote(root):
         check_shared(root, target, _shared_mounts(documents), has_nodes=_has_nodes(documents))
     if cron is not None and RUN not in root:
         raise UserError(
-            f"--run-root {root}: all runs of --cron would share it, and find what the first has made; put {RUN} into it"
+            f"--run-root {root}: all runs of --cron would share it and find the work already done; add {RUN} to it"
         )
     parameters = {"config": text, "overrides": overrides, "run_root": root}
     name = name or f"twhin {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
@@ -126,19 +130,19 @@ def wait(platform: Platform, run: str) -> None:
 
     Raises:
         RunFailed: it failed or was cancelled.
-        GateFailed: it has succeeded, but for the export.
-        UserError: the platform refuses to tell of it.
-        Unreachable: … or has not answered for `PATIENCE`. The run goes on in both cases.
+        GateFailed: it succeeded without exporting.
+        UserError: the platform refuses to report its state. The run continues.
+        Unreachable: the platform did not respond for `TIMEOUT_S`. The run continues.
     """
-    shown, answered = "", time.monotonic()
+    shown, responded = "", time.monotonic()
     while True:
         try:
             outcome = platform.look(run)
-            answered = time.monotonic()
+            responded = time.monotonic()
         except Unreachable as error:
-            if time.monotonic() - answered > PATIENCE:
+            if time.monotonic() - responded > TIMEOUT_S:
                 raise
-            log.warning("%s; asking again", error)
+            log.warning("%s; trying again", error)
         else:
             if outcome.state != shown:
                 log.info("run %s: %s", run, outcome.state.lower())
@@ -149,18 +153,18 @@ def wait(platform: Platform, run: str) -> None:
                 return
             if outcome.is_over:
                 raise RunFailed("; ".join([f"the run ended as {outcome.state.lower()}", *outcome.failures]))
-        time.sleep(PAUSE)
+        time.sleep(POLL_S)
 
 
 def one_line(text: object, most: int = 400) -> str:
-    """A platform's message as one line, cut where it is long."""
+    """A message on one line, truncated to `most` characters."""
     line = " ".join(str(text).split())
     return line if len(line) <= most else f"{line[:most]} …"
 
 
 def _read_documents(path: str) -> list[Any]:
     from google.protobuf import json_format
-    from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec  # with all of KFP
+    from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec  # imports all of KFP
 
     if not path.endswith((".yaml", ".yml")):
         raise UserError(f"{path}: expected a name that ends in .yaml")
@@ -181,7 +185,7 @@ def _has_nodes(documents: list[Any]) -> bool:
 
 
 def _shared_mounts(documents: list[Any]) -> set[str]:
-    """Where every task of the pipeline mounts a volume."""
+    """The paths at which every task of the pipeline mounts a volume."""
     if len(documents) == 1:
         return set()
     placed = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]

@@ -1,8 +1,8 @@
-"""The manifests of training on several machines: a TrainJob of Kubeflow Trainer, and its readers if there are any.
+"""The manifests for training on several machines: a TrainJob of Kubeflow Trainer, and its readers if there are any.
 
-The task that creates them carries them (`components/train/nodes_component.py`), so that what will run stands in the
-compiled pipeline, all but `{name}` and `{run_root}`, which are known at run time. `deploy/` holds what the namespace
-must have for it.
+They are an input of the task that creates them (`components/train/nodes_component.py`), so that the compiled pipeline
+shows what will run, except for `{name}` and `{run_root}`, which are known at run time. `deploy/` has the objects that
+the namespace needs.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from twhin.pipelines.resources import Readers, Resources, Stage, accelerator_of
 Spec = dict[str, Any]
 
 RUNTIME = {"apiGroup": "trainer.kubeflow.org", "kind": "TrainingRuntime", "name": "twhin"}
-"""deploy/training-runtime.yaml. A node that fails ends the job there; the pipeline's retries begin it anew."""
+"""deploy/training-runtime.yaml. A failed node ends the job; the pipeline's retries start a new one."""
 NODE = "node"
-"""Kubeflow Trainer's name of the trainers' job and container."""
+"""Kubeflow Trainer's name for the trainers' job and container."""
 COMMAND = ["twhin", "launch", "train", "{run_root}/config.yaml", "--run-root", "{run_root}"]
-"""Prepare has left the resolved config there."""
+"""The train task writes the resolved config there."""
 READER_PORT = 2222
 TOKEN_KEY = "token"  # noqa: S105 -- the name of the key of a Secret
 NO_SIDECAR = {"sidecar.istio.io/inject": "false"}
-"""Of the readers, as of the nodes in deploy/training-runtime.yaml: a profile's mesh would keep the trainers out."""
+"""Keeps the readers, like the nodes (deploy/training-runtime.yaml), out of a profile's service mesh, which would block
+the trainers."""
 GRACE = 600
-"""Seconds from SIGTERM to SIGKILL, for the last checkpoint of a node."""
+"""Seconds from SIGTERM to SIGKILL, in which a node writes its last checkpoint."""
 
 
 def manifests(resources: Resources) -> list[Spec]:
-    """The TrainJob, and for the readers a Job and the Service that names its pods."""
+    """The TrainJob and, for readers, a Service that gives their pods host names and a Job."""
     train = resources.train
     if train.readers is None:
         return [_train_job(resources, [])]
@@ -93,7 +94,7 @@ def _service() -> Spec:
 
 
 def _reader_job(resources: Resources, readers: Readers) -> Spec:
-    """Indexed, so that its pods have names to be found by. They run until the TrainJob goes, which owns the Job."""
+    """An indexed Job, whose pods have stable host names. It is deleted with the TrainJob, which owns it."""
     on_any_node: Spec = {"accelerator": None, "disk": None, "node_selector": None, "tolerations": [], "spot": False}
     stage = resources.train.model_copy(update=on_any_node)
     bind = [_variable("TWHIN_TASK_TYPE", "reader"), _variable("TWHIN_BIND", f"0.0.0.0:{READER_PORT}")]
@@ -120,14 +121,14 @@ def _reader_job(resources: Resources, readers: Readers) -> Spec:
             "completionMode": "Indexed",
             "completions": readers.count,
             "parallelism": readers.count,
-            "backoffLimit": 1000,  # a reader that is lost comes back; training ends if none answers
+            "backoffLimit": 1000,  # lost readers are replaced; training ends by itself if all are lost
             "template": {"metadata": {"labels": NO_SIDECAR}, "spec": pod},
         },
     }
 
 
 def _pod(resources: Resources, stage: Stage) -> Spec:
-    """Of a pod's spec, what a container does not hold, where there is anything to say."""
+    """The pod's spec, without containers and empty fields."""
     spec = {
         "serviceAccountName": stage.service_account,
         "nodeSelector": pods.node_selector(stage),
@@ -138,7 +139,7 @@ def _pod(resources: Resources, stage: Stage) -> Spec:
 
 
 def _volumes(resources: Resources, stage: Stage) -> list[tuple[Spec, Spec]]:
-    """Each volume of a pod, and how a container mounts it."""
+    """Each volume of a pod with its mount."""
     volumes: list[tuple[str, str, Spec]] = []
     if accelerator_of(stage) is not None:
         volumes.append(("shm", SHARED_MEMORY, {"emptyDir": {"medium": "Memory"}}))

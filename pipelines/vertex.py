@@ -1,8 +1,8 @@
 """The pipeline's tasks on Vertex AI.
 
-A stage that asks for cores and memory alone is a plain task, for which Vertex AI finds a machine. One that asks for
-more is a CustomJob: the chief is pool 0, further nodes are pool 1 and readers are pool 2, all with the same command,
-since each finds its role in CLUSTER_SPEC (`twhin_core/distributed/nodes.py`).
+A stage that asks only for cores and memory is a plain task, for which Vertex AI picks a machine. Any other stage is a
+CustomJob: the chief is in pool 0, further nodes in pool 1 and readers in pool 2, all with the same command, since each
+machine finds its role in CLUSTER_SPEC (`twhin_core/distributed/nodes.py`).
 """
 
 from __future__ import annotations
@@ -24,25 +24,23 @@ from twhin_core.errors import UserError
 Spec = dict[str, Any]
 
 SERVICE_ACCOUNT = "{{$.pipeline_service_account}}"
-"""Vertex AI puts the run's own in its place; a CustomJob would take another without it."""
+"""Vertex AI replaces it by the account of the run. Without it, a CustomJob uses a different account."""
 READER_PORT = 2222
-"""The port that Vertex AI opens between the machines of a CustomJob, and names in CLUSTER_SPEC."""
+"""The port that Vertex AI opens between the machines of a CustomJob and lists in CLUSTER_SPEC."""
 GCS = "/gcs/"
-"""Where the machines of a CustomJob see buckets as folders."""
+"""Where the machines of a CustomJob mount buckets."""
 DISK = 100
-"""GiB of a boot disk, unless another size is asked for; the image with CUDA takes some 20."""
+"""Default size of a boot disk, in GiB. The CUDA image takes about 20."""
 WEEK = 7 * 86400
-"""Seconds that a CustomJob may take, unless others are asked for: Vertex AI's own default."""
+"""Default timeout of a CustomJob, in seconds: that of Vertex AI."""
 
 
 def check(resources: Resources, run_root: str | None) -> None:
-    """Raises UserError for what Vertex AI cannot do."""
+    """Raises UserError for settings that Vertex AI does not support."""
     if run_root is not None and not storage.is_remote(run_root):
         check_shared(run_root, "vertex")
-    instead = "leave it out for --target vertex"
-    refuse(
-        resources, ("secrets", "volume"), ("node_selector", "tolerations"), f"Vertex AI has no such thing; {instead}"
-    )
+    why = "not supported on Vertex AI; leave it out for --target vertex"
+    refuse(resources, ("secrets", "volume"), ("node_selector", "tolerations"), why)
     for name, stage in resources.stages().items():
         if _is_custom_job(stage):
             _machine(name, stage)
@@ -50,11 +48,11 @@ def check(resources: Resources, run_root: str | None) -> None:
     if readers is not None:
         pick(readers.cpu, readers.memory, None, "train.readers")
         if not storage.is_remote(readers.token):
-            raise UserError(f"train.readers.token: {readers.token!r} is no gs:// file, which Vertex AI needs")
+            raise UserError(f"train.readers.token: {readers.token!r} is not a gs:// file, which Vertex AI needs")
 
 
 def start(resources: Resources) -> Start:
-    """How the tasks of a pipeline are started on Vertex AI."""
+    """Makes tasks for Vertex AI."""
 
     def start_task(component: BaseComponent, **inputs: Any) -> dsl.PipelineTask:
         stage = resources.stages()[component.name]
@@ -72,32 +70,28 @@ def start(resources: Resources) -> Start:
 
 def _is_custom_job(stage: Stage) -> bool:
     more = (stage.disk, stage.timeout, stage.service_account, accelerator_of(stage))
-    return stage.spot or _has_several_machines(stage) or any(key is not None for key in more)
-
-
-def _has_several_machines(stage: Stage) -> bool:
-    return isinstance(stage, TrainStage) and stage.has_several_machines
+    return stage.spot or stage.has_several_machines or any(key is not None for key in more)
 
 
 def _custom_job(component: BaseComponent, stage: Stage, resources: Resources) -> BaseComponent:
-    """The component as one that creates a CustomJob, with the same inputs and outputs."""
+    """A component with the same inputs and outputs that creates a CustomJob."""
     job = create_custom_training_job_from_component(
         component,
         display_name=f"twhin-{component.name}",
         timeout=f"{stage.timeout_in_s or WEEK}s",
-        # A machine that comes back alone would wait for ranks that have ended.
-        restart_job_on_worker_restart=stage.spot or _has_several_machines(stage),
+        # A single machine that restarts would wait for ranks that have ended.
+        restart_job_on_worker_restart=stage.spot or stage.has_several_machines,
         service_account=stage.service_account or SERVICE_ACCOUNT,
         strategy="SPOT" if stage.spot else "STANDARD",
     )
-    # That function knows one kind of machine, and the component's own image. Ours are the parameter's new default.
+    # That function supports only one kind of machine, with the component's image. Replace its default.
     pools = job.component_spec.inputs["worker_pool_specs"]
     pools.default = _pools(component.name, stage, resources, pools.default[0]["container_spec"])
     return job
 
 
 def _pools(name: str, stage: Stage, resources: Resources, container: Spec) -> list[Spec]:
-    """The worker pools; `container` holds the component's command and arguments."""
+    """The worker pools. `container` has the component's command and arguments."""
     machine, env = _machine(name, stage), resources.env
     if not isinstance(stage, TrainStage) or not stage.has_several_machines:
         return [_pool(1, machine, stage, resources, container, env)]
@@ -115,7 +109,7 @@ def _pool(
     count: int, machine: Machine, stage: Stage, resources: Resources, container: Spec, env: dict[str, str]
 ) -> Spec:
     if count == 0:
-        return {}  # holds the place of a pool that there is none of
+        return {}  # keeps the numbers of the following pools
     accelerator, gpus = accelerator_of(stage), {}
     if accelerator is not None:
         gpus = {"accelerator_type": GPUS[accelerator.type].vertex, "accelerator_count": accelerator.count}

@@ -1,4 +1,4 @@
-"""Runs on Vertex AI Pipelines, by the client of its API."""
+"""Starts and follows runs on Vertex AI Pipelines through the client of its API."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from twhin_core.errors import UserError
 
 ENDPOINT = "https://{region}-aiplatform.googleapis.com"
 CONSOLE = "https://console.cloud.google.com/vertex-ai/locations/{region}/pipelines/{kind}/{run}?project={project}"
-NOT_NOW = (
+TRANSIENT = (
     exceptions.ServerError, exceptions.TooManyRequests, exceptions.RetryError, requests.ConnectionError,
     requests.Timeout,
 )  # fmt: skip
@@ -29,11 +29,11 @@ TIMEOUT = 60.0
 
 
 class Vertex:
-    """Runs of `project` in `region`, with the credentials that Google's libraries find here."""
+    """Runs of `project` in `region`, with the credentials that Google's libraries find."""
 
     def __init__(self, project: str, region: str) -> None:
         if not re.fullmatch(r"[a-z]+-[a-z]+\d+", region):
-            raise UserError(f"--region {region}: expected a region's name, such as europe-west4")
+            raise UserError(f"--region {region}: expected the name of a region, such as europe-west4")
         self.project, self.region = project, region
         self._parent = f"projects/{project}/locations/{region}"
         with self._asking():
@@ -94,18 +94,18 @@ class Vertex:
 
     @contextlib.contextmanager
     def _asking(self, account: str | None = None) -> Iterator[None]:
-        """Turns the client's complaints into one line."""
+        """Turns errors of the client into one line."""
         where = f"Vertex AI in {self.region}"
         try:
             yield
-        except NOT_NOW as error:
-            raise Unreachable(f"{where}: no answer: {one_line(error)}") from None
+        except TRANSIENT as error:
+            raise Unreachable(f"{where}: no response: {one_line(error)}") from None
         except exceptions.Unauthorized as error:
             raise UserError(f"{where}: not logged in: {_message(error)}") from None
         except exceptions.Forbidden as error:
             act = f", and roles/iam.serviceAccountUser on {account}" if account else ""
             raise UserError(
-                f"{where}: no right; it takes roles/aiplatform.user in {self.project}{act}: {_message(error)}"
+                f"{where}: no permission; it needs roles/aiplatform.user in {self.project}{act}: {_message(error)}"
             ) from None
         except exceptions.GoogleAPICallError as error:
             raise UserError(f"{where}: {_message(error)}") from None
@@ -114,5 +114,5 @@ class Vertex:
 
 
 def _message(error: exceptions.GoogleAPICallError) -> str:
-    """The API's words, without the address that the client puts before them."""
+    """The API's message, without the URL that the client puts before it."""
     return one_line(re.sub(r"^(GET|POST) \S+: ", "", error.message))

@@ -1,4 +1,4 @@
-"""The evaluate stage as a KFP component; README.md beside this file is its contract."""
+"""The evaluate stage as a KFP component; README.md is its contract."""
 
 from typing import Optional
 

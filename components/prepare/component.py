@@ -1,4 +1,4 @@
-"""The prepare stage as a KFP component; README.md beside this file is its contract."""
+"""The prepare stage as a KFP component; README.md is its contract."""
 
 from typing import Optional
 

@@ -48,12 +48,8 @@ class Cluster:
 
     def find(self, name: str) -> Manifest | None:
         """The TrainJob of that name, if it exists."""
-        try:
-            found: Manifest = self._call(self._custom.get_namespaced_custom_object, *self._train_jobs(), name)
-        except ApiException as error:
-            if error.status == 404:
-                return None
-            raise self._refused(error) from None
+        get = self._custom.get_namespaced_custom_object
+        found: Manifest | None = self._call(get, *self._train_jobs(), name, accepted=404)
         return found
 
     def create(self, manifest: Manifest, dry_run: bool = False) -> Manifest:
@@ -62,7 +58,7 @@ class Cluster:
         With `dry_run` the cluster validates the manifest and creates nothing.
         """
         try:
-            created: Manifest = self._call(
+            created: Manifest = self._request(
                 self._custom.create_namespaced_custom_object, *self._train_jobs(), manifest, **_how(dry_run)
             )
         except ApiException as error:
@@ -83,28 +79,16 @@ class Cluster:
             "Job": self._batch.create_namespaced_job,
             "Service": self._core.create_namespaced_service,
         }[manifest["kind"]]
-        try:
-            self._call(create, self.namespace, manifest, **_how(dry_run))
-        except ApiException as error:
-            if error.status != 409:
-                raise self._refused(error) from None
+        self._call(create, self.namespace, manifest, **_how(dry_run), accepted=409)
 
     def delete(self, name: str) -> None:
         """Starts to delete a TrainJob and, before it, the objects it owns."""
-        try:
-            self._call(
-                self._custom.delete_namespaced_custom_object, *self._train_jobs(), name, propagation_policy="Foreground"
-            )
-        except ApiException as error:
-            if error.status != 404:
-                raise self._refused(error) from None
+        delete = self._custom.delete_namespaced_custom_object
+        self._call(delete, *self._train_jobs(), name, propagation_policy="Foreground", accepted=404)
 
     def pods(self, selector: str) -> list[Any]:
         """The pods with these labels, oldest first."""
-        try:
-            found = self._call(self._core.list_namespaced_pod, self.namespace, label_selector=selector).items
-        except ApiException as error:
-            raise self._refused(error) from None
+        found = self._call(self._core.list_namespaced_pod, self.namespace, label_selector=selector).items
         return sorted(found, key=lambda pod: pod.metadata.creation_timestamp)
 
     def log(self, pod: str, container: str, **options: Any) -> Iterator[str]:
@@ -136,7 +120,16 @@ class Cluster:
         group, version = TRAIN_JOBS
         return group, version, self.namespace, "trainjobs"
 
-    def _call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    def _call(self, function: Callable[..., Any], *args: Any, accepted: int | None = None, **options: Any) -> Any:
+        """As `_request`, but a refusal is a UserError, or None if its status is `accepted`."""
+        try:
+            return self._request(function, *args, **options)
+        except ApiException as error:
+            if error.status == accepted:
+                return None
+            raise self._refused(error) from None
+
+    def _request(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Calls `function` and retries while the cluster is unreachable or reports a transient error.
 
         Raises:

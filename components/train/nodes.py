@@ -31,7 +31,6 @@ class Node:
     """How it ended, in words."""
     waits_for: str
     """What keeps it from starting, such as a missing machine or image; otherwise empty."""
-    container: str = CONTAINER
 
     @property
     def has_started(self) -> bool:
@@ -90,7 +89,7 @@ class NodeLog:
         if node.pod != self._pod:
             self._pod, self._last = node.pod, ""
         since = {"since_seconds": int(time.monotonic() - self._heard) + self.MARGIN} if self._last else {}
-        for line in self._cluster.log(node.pod, node.container, follow=follow, timestamps=True, **since):
+        for line in self._cluster.log(node.pod, CONTAINER, follow=follow, timestamps=True, **since):
             stamp, _, text = line.partition(" ")
             if stamp > self._last:  # timestamps have a fixed width, so they sort as text
                 self._last, self._heard = stamp, time.monotonic()

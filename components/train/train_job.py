@@ -13,11 +13,10 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from twhin.components.run_root import is_below
 from twhin.components.train.cluster import Cluster, Manifest
-from twhin.components.train.nodes import Node, NodeLog, find_nodes
+from twhin.components.train.nodes import CONTAINER, Node, NodeLog, find_nodes
 from twhin_core import storage
 from twhin_core.checkpoints.checkpoint import FINISHED
 from twhin_core.config import Config
@@ -49,7 +48,7 @@ def check(run_root: str, manifests: list[Manifest]) -> None:
     """
     _check_shared(run_root, manifests[0])
     cluster = Cluster()
-    train_job, *owned = (_filled(manifest, _words(run_root)) for manifest in manifests)
+    train_job, *owned = _filled(manifests, run_root)
     cluster.create(train_job, dry_run=True)
     for manifest in owned:
         cluster.create_owned(manifest, dry_run=True)
@@ -74,7 +73,7 @@ def train(config: Config, run_root: str, manifests: list[Manifest], run: str) ->
     """
     _check_shared(run_root, manifests[0])
     name = name_of(run_root)
-    train_job, *owned = (_filled(manifest, _words(run_root)) for manifest in manifests)
+    train_job, *owned = _filled(manifests, run_root)
     made_of = json.dumps([train_job, owned, config.model_dump(mode="json")], sort_keys=True)
     annotations = {DIGEST: hashlib.sha256(made_of.encode()).hexdigest()[:16], RUN: run}
     train_job["metadata"]["annotations"] = annotations
@@ -108,11 +107,6 @@ def name_of(run_root: str) -> str:
     return "-".join(filter(None, ("twhin", readable.strip("-"), digest)))
 
 
-def _words(run_root: str) -> dict[str, str]:
-    """The placeholders in manifests for values that are only known at run time."""
-    return {"{name}": name_of(run_root), "{run_root}": run_root}
-
-
 def _check_shared(run_root: str, train_job: Manifest) -> None:
     """Raises UserError if the run root is not on a volume that the nodes of `train_job` mount."""
     if storage.is_remote(run_root):
@@ -135,18 +129,13 @@ def _pod_patch(train_job: Manifest) -> Manifest:
     return pod
 
 
-def _filled(value: Any, words: dict[str, str]) -> Any:
-    """`value` with placeholders replaced, and with integers in place of the floats that KFP turns them into."""
-    if isinstance(value, dict):
-        return {key: _filled(item, words) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_filled(item, words) for item in value]
-    if isinstance(value, float):
-        return int(value)
-    if isinstance(value, str):
-        for word, meaning in words.items():
-            value = value.replace(word, meaning)
-    return value
+def _filled(manifests: list[Manifest], run_root: str) -> list[Manifest]:
+    """The manifests with placeholders replaced, and with integers in place of the floats that KFP turns them into."""
+    text = json.dumps(manifests)
+    for placeholder, value in (("{name}", name_of(run_root)), ("{run_root}", run_root)):
+        text = text.replace(placeholder, json.dumps(value)[1:-1])
+    filled: list[Manifest] = json.loads(text, parse_float=lambda number: int(float(number)))
+    return filled
 
 
 def _owned_by(job: Manifest) -> Manifest:
@@ -247,7 +236,7 @@ def _failure(cluster: Cluster, job: Manifest) -> TwhinError:
     if not ended:  # a machine was lost, or the job timed out
         return TrainJobFailed(f"the TrainJob {name} failed: {' '.join(condition['message'].split())}")
     node = min(ended, key=_blame)
-    lines = list(cluster.log(node.pod, node.container, tail_lines=LAST_LINES))
+    lines = list(cluster.log(node.pod, CONTAINER, tail_lines=LAST_LINES))
     for line in lines:
         sys.stderr.write(f"node {node.index}: {line}\n")
     reason = next((line for line in reversed(lines) if line.startswith("error: ")), node.end)

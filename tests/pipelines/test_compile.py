@@ -203,7 +203,7 @@ def test_check_says_what_differs_and_writes_nothing(config: Source, gpu: Resourc
         "compile", "configs/local.yaml", "--resources", "configs/resources/gpu-1.yaml",
         "--target", "kubeflow", "--output", output, "--check", "--set", "training.num_epochs=7",
     )  # fmt: skip
-    assert_refused(ran, f"{output} is not what would be compiled now", exit_code=1)
+    assert_refused(ran, f"{output} is out of date", exit_code=1)
     changed = [line.split() for line in ran.stdout.splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")]
     assert changed == [["-", "defaultValue:", "[]"], ["+", "defaultValue:"], ["+", "-", "training.num_epochs=7"]]
     assert output.read_bytes() == committed

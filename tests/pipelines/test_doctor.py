@@ -12,10 +12,10 @@ from twhin.pipelines import doctor
 from twhin_core import libraries
 
 
-def test_this_machine_is_well(tmp_path: Path) -> None:
+def test_this_machine_passed(tmp_path: Path) -> None:
     ran = twhin("doctor", tmp_path)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "AMISS" not in ran.stdout
+    assert "FAILED" not in ran.stdout
     assert "looked up 2 rows" in ran.stdout
     assert ["ok", "torch", torch.__version__] in [line.split() for line in ran.stdout.splitlines()]
     assert list(tmp_path.iterdir()) == []
@@ -25,7 +25,7 @@ def test_a_place_that_cannot_be_written_is_amiss(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     ran = twhin("doctor", tmp_path / "file")
     assert ran.returncode == 1
-    (line,) = [line for line in ran.stdout.splitlines() if "AMISS" in line]
+    (line,) = [line for line in ran.stdout.splitlines() if "FAILED" in line]
     assert str(tmp_path / "file") in line
     assert "Traceback" not in ran.stdout + ran.stderr
 
@@ -36,17 +36,17 @@ def test_libraries_that_do_not_load_are_amiss(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(libraries, "_look_up", fail)
     (tables,) = [finding for finding in doctor.examine(None) if finding.name == "tables"]
-    assert not tables.is_well
+    assert not tables.passed
     assert "cannot load fbgemm_gpu_py.so: libnvidia-ml.so.1: no such file" in tables.found
     assert libraries.INSTALL["cpu"] in tables.found
 
 
-@pytest.mark.parametrize(("gpus", "is_well"), [(1, True), (8, False)])
+@pytest.mark.parametrize(("gpus", "passed"), [(1, True), (8, False)])
 def test_little_shared_memory_is_amiss_with_several_gpus(
-    monkeypatch: pytest.MonkeyPatch, gpus: int, is_well: bool
+    monkeypatch: pytest.MonkeyPatch, gpus: int, passed: bool
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(doctor, "ENOUGH_SHARED_MEMORY", 1 << 60)
     (memory,) = [finding for finding in doctor.examine(None) if finding.name == "shared memory"]
-    assert memory.is_well == is_well
-    assert ("too little for several GPUs" in memory.found) != is_well
+    assert memory.passed == passed
+    assert ("too small for several GPUs" in memory.found) != passed

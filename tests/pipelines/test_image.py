@@ -68,7 +68,7 @@ def test_every_stage_does_inside_what_it_does_outside(container: str, tmp_path: 
 def test_it_is_small_unprivileged_and_holds_no_tools_to_build_with(container: str) -> None:
     assert inside(container, "id", "-u").strip() == "1000"
     assert inside(container, "twhin", "--version").strip() == f"twhin {__version__}"
-    assert "AMISS" not in inside(container, "twhin", "doctor", "/home/twhin")
+    assert "FAILED" not in inside(container, "twhin", "doctor", "/home/twhin")
     assert inside(container, "sh", "-c", "command -v gcc cc pip make; true") == ""
     mounted = Path(buildah("mount", container).strip())
     assert [file for home in ("root", "home/twhin") for file in (mounted / home).glob(".cache/**/*")] == []

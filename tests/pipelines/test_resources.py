@@ -55,7 +55,7 @@ def compiled(file: Path, target: Target, run_root: str | None = None, **changes:
         ({"train": {"timeout": "2 days"}}, "train.timeout"),
         ({"train": {"accelerator": {"type": "a100"}}}, "train.accelerator.type"),
         ({"train": {"nodes": 0}}, "train.nodes"),
-        ({"image": "twhin/twhin:0.0.1"}, f"image: the tag '0.0.1' is not of this version; it must be {__version__}"),
+        ({"image": "twhin/twhin:0.0.1"}, f"image: the tag '0.0.1' is not of this version; use {__version__}"),
         ({"image": "twhin/twhin:latest"}, "image: the tag 'latest' is not of this version"),
         ({"image": f"twhin/twhin:{__version__}0"}, "is not of this version"),
         ({"image": "registry:5000/twhin"}, "image: 'registry:5000/twhin' has neither a tag nor a digest"),
@@ -88,16 +88,16 @@ def test_an_image_of_this_version_or_a_digest_passes(file: Path, image: str) -> 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"train": {"node_selector": {"pool": "gpu"}}}, "train.node_selector: Vertex AI has no such thing"),
-        ({"prepare": {"tolerations": [{"key": "gpu"}]}}, "prepare.tolerations: Vertex AI has no such thing"),
-        ({"secrets": [{"name": "key", "mount": "/etc/key"}]}, "secrets: Vertex AI has no such thing"),
-        ({"volume": {"claim": "data", "mount": "/data"}}, "volume: Vertex AI has no such thing"),
-        ({"train": {"accelerator": {"type": "a100-80gb", "count": 3}}}, "comes 1, 2, 4, 8 to a machine, not 3"),
+        ({"train": {"node_selector": {"pool": "gpu"}}}, "train.node_selector: not supported on Vertex AI"),
+        ({"prepare": {"tolerations": [{"key": "gpu"}]}}, "prepare.tolerations: not supported on Vertex AI"),
+        ({"secrets": [{"name": "key", "mount": "/etc/key"}]}, "secrets: not supported on Vertex AI"),
+        ({"volume": {"claim": "data", "mount": "/data"}}, "volume: not supported on Vertex AI"),
+        ({"train": {"accelerator": {"type": "a100-80gb", "count": 3}}}, "machines with 1, 2, 4, 8 a100-80gb, not 3"),
         ({"train": {"accelerator": {"type": "a100-80gb", "count": 16}}}, "train.accelerator.count"),
-        ({"train": {"accelerator": {"type": "h200-141gb", "count": 4}}}, "h200-141gb comes 8 to a machine, not 4"),
+        ({"train": {"accelerator": {"type": "h200-141gb", "count": 4}}}, "has machines with 8 h200-141gb, not 4"),
         ({"train": {"accelerator": {"type": "l4"}, "memory": "200Gi"}}, "train.memory: 200Gi is more than"),
         ({"evaluate": {"spot": True, "cpu": "129"}}, "evaluate.cpu: 129 is more than"),
-        ({"train": {"readers": {"count": 2, "cpu": "2", "memory": "4Gi", "token": "a-secret"}}}, "is no gs:// file"),
+        ({"train": {"readers": {"count": 2, "cpu": "2", "memory": "4Gi", "token": "a-secret"}}}, "is not a gs:// file"),
     ],
 )  # fmt: skip
 def test_what_vertex_cannot_honour_is_refused(file: Path, changes: Any, said: str) -> None:
@@ -109,11 +109,11 @@ def test_what_vertex_cannot_honour_is_refused(file: Path, changes: Any, said: st
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"prepare": {"service_account": "me"}}, "prepare.service_account: Kubeflow has one for all pods of a run"),
+        ({"prepare": {"service_account": "me"}}, "prepare.service_account: on Kubeflow only the nodes of a TrainJob"),
         ({"train": {"service_account": "me"}}, "train.service_account"),
         (
             {"train": {"readers": {"count": 2, "cpu": "2", "memory": "4Gi", "token": "gs://b/token"}}},
-            "train.readers.token: 'gs://b/token' is no name of a Secret",
+            "train.readers.token: 'gs://b/token' is not the name of a Secret",
         ),
     ],
 )
@@ -127,8 +127,8 @@ def test_what_kubeflow_cannot_honour_is_refused(file: Path, changes: Any, said: 
     ("target", "changes", "said"),
     [
         ("vertex", {}, "--run-root /data/run: Vertex AI needs a gs:// prefix"),
-        ("kubeflow", {}, "--run-root /data/run: the next pod does not see it"),
-        ("kubeflow", {"train": TWO}, "--run-root /data/run: several nodes share nothing of it; name a gs:// prefix"),
+        ("kubeflow", {}, "--run-root /data/run: the next pod cannot see it"),
+        ("kubeflow", {"train": TWO}, "--run-root /data/run: the nodes do not share it; use a gs:// prefix"),
         ("kubeflow", {"volume": {"claim": "c", "mount": "/dat"}}, "is not on the volume, which is mounted at /dat"),
     ],
 )

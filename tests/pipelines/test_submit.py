@@ -35,7 +35,7 @@ ROOT_URL = "gs://bucket/run"
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit, "PAUSE", 0.01)
+    monkeypatch.setattr(submit, "POLL_S", 0.01)
     monkeypatch.delenv(TOKEN, raising=False)
     monkeypatch.delenv(KF_PIPELINES_SA_TOKEN_ENV, raising=False)
 
@@ -192,7 +192,7 @@ def test_waiting_outlasts_a_platform_that_does_not_answer(
     server.failures = [(503, "no healthy upstream"), (429, "slower")]
     submit.wait(platform, run_id)
     assert not server.failures
-    monkeypatch.setattr(submit, "PATIENCE", 0.0)
+    monkeypatch.setattr(submit, "TIMEOUT_S", 0.0)
     server.failures = [(503, "no healthy upstream")]
     with pytest.raises(Unreachable, match="no healthy upstream"):
         submit.wait(platform, run_id)
@@ -223,7 +223,7 @@ def test_kubeflows_token_is_sent_and_never_shown(
 
 def test_several_users_need_a_namespace(server: PlatformServer) -> None:
     server.has_users = True
-    with pytest.raises(UserError, match="has several users: give --namespace"):
+    with pytest.raises(UserError, match="is multi-user: set --namespace"):
         run(server, "kubeflow")
     run(server, "kubeflow", "--namespace", "team")
     assert server.experiments[0]["namespace"] == "team"
@@ -232,7 +232,7 @@ def test_several_users_need_a_namespace(server: PlatformServer) -> None:
 def test_a_missing_right_is_named(server: PlatformServer) -> None:
     why = "User 'me' is not authorized with reason: Verb: create, Group: pipelines.kubeflow.org, Resource: runs"
     server.failures = [(403, why)]
-    with pytest.raises(UserError, match=r"no right to runs.*kubeflow-edit.*Resource: runs"):
+    with pytest.raises(UserError, match=r"no permission for runs.*kubeflow-edit.*Resource: runs"):
         run(server, "kubeflow")
     server.failures = [(403, "Permission 'aiplatform.pipelineJobs.create' denied")]
     with pytest.raises(
@@ -253,7 +253,7 @@ def test_what_the_platform_refuses_is_said_in_one_line(server: PlatformServer) -
 
 def test_a_page_to_log_in_is_no_server_of_pipelines(server: PlatformServer) -> None:
     server.page = "<html>Log in</html>"
-    with pytest.raises(UserError, match="no Kubeflow Pipelines answers there"):
+    with pytest.raises(UserError, match="this is not the address of Kubeflow Pipelines"):
         run(server, "kubeflow")
 
 
@@ -262,10 +262,10 @@ def test_a_host_that_is_not_there(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-    with pytest.raises(Unreachable, match=f"{url}: no answer:.*refused"):
+    with pytest.raises(Unreachable, match=f"{url}: no response:.*refused"):
         Kubeflow(url, None)
     monkeypatch.setattr(vertex_client, "ENDPOINT", url)
-    with pytest.raises(Unreachable, match=r"Vertex AI in europe-west4: no answer:.*refused"):
+    with pytest.raises(Unreachable, match=r"Vertex AI in europe-west4: no response:.*refused"):
         run(server, "vertex")
     arguments = ["submit", GPU, "--target", "kubeflow", "--host", url, "--run-root", ROOT_URL]
     monkeypatch.setattr(sys, "argv", ["twhin", *arguments])
@@ -273,15 +273,15 @@ def test_a_host_that_is_not_there(
         cli.main()
     assert ended.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {url}: no answer")
+    assert line.startswith(f"error: {url}: no response")
 
 
 REFUSED = [
     ("kubeflow", VERTEX, ["--run-root", ROOT_URL], "compiled for vertex"),
     ("vertex", GPU, ["--run-root", ROOT_URL], "compiled for kubeflow"),
     ("kubeflow", GPU, [], "there is no run root"),
-    ("kubeflow", GPU, ["--run-root", "runs/here"], "the next pod does not see it"),
-    ("kubeflow", NODES, ["--run-root", "/data/run"], "several nodes share nothing of it"),
+    ("kubeflow", GPU, ["--run-root", "runs/here"], "the next pod cannot see it"),
+    ("kubeflow", NODES, ["--run-root", "/data/run"], "the nodes do not share it"),
     ("vertex", VERTEX, ["--run-root", "/data/run"], "Vertex AI needs a gs:// prefix"),
     ("kubeflow", "none.yaml", [], "no such file"),
     ("kubeflow", "README.md", [], "expected a name that ends in .yaml"),
@@ -289,9 +289,9 @@ REFUSED = [
     ("kubeflow", GPU, ["--run-root", ROOT_URL, "--set", "training.num_epoch=3"], "did you mean num_epochs"),
     ("kubeflow", GPU, ["--run-root", ROOT_URL, "--cron", "0 0 4 * * *"], "expected five fields"),
     ("kubeflow", GPU, ["--run-root", ROOT_URL, "--cron", "0 4 * * *"], "all runs of --cron would share it"),
-    ("kubeflow", GPU, ["--cron", "0 4 * * *", "--wait"], "no end to wait for"),
-    ("kubeflow", GPU, ["--project", "p"], "--target kubeflow has no such thing"),
-    ("vertex", VERTEX, ["--namespace", "n"], "--target vertex has no such thing"),
+    ("kubeflow", GPU, ["--cron", "0 4 * * *", "--wait"], "a recurring run does not end"),
+    ("kubeflow", GPU, ["--project", "p"], "does not apply to --target kubeflow"),
+    ("vertex", VERTEX, ["--namespace", "n"], "does not apply to --target vertex"),
 ]
 
 
