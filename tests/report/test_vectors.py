@@ -51,13 +51,13 @@ def test_components_of_the_same_rows_are_the_same_whatever_their_sign() -> None:
 def test_two_groups_lie_apart_in_their_own_colors() -> None:
     near = torch.randn(300, 8, generator=torch.Generator().manual_seed(3)) / 100
     tables: dict[str, Rows] = {"user": TensorRows(near + 1), "tweet": TensorRows(near[:100] - 1)}
-    plane = vectors.collect(tables, seed=0, unit_length=False).projection
+    plane = vectors.collect(tables, seed=0, unit_length=False)["projection"]
     assert plane is not None
     assert plane.tables == [("user", 300), ("tweet", 100)]
     assert plane.shares[0] > 0.99
     across: dict[int, list[float]] = {0: [], 1: []}
-    for layer in plane.layers:
-        across[layer.color] += [float(x) for x in re.findall(r"M([\d.]+) ", layer.points)]
+    for color, points in plane.layers:
+        across[color] += [float(x) for x in re.findall(r"M([\d.]+) ", points)]
     assert [len(of) for of in across.values()] == [300, 100]
     assert max(across[0]) < min(across[1]) - 100 or max(across[1]) < min(across[0]) - 100
 
@@ -65,30 +65,30 @@ def test_two_groups_lie_apart_in_their_own_colors() -> None:
 def test_lengths_are_of_the_rows() -> None:
     rows = torch.zeros(101, 4)
     rows[:, 1] = torch.arange(101) / 10
-    (norms,) = vectors.collect({"user": TensorRows(rows)}, seed=0, unit_length=True).norms
+    (norms,) = vectors.collect({"user": TensorRows(rows)}, seed=0, unit_length=True)["norms"]
     assert (norms.sampled, norms.median) == (101, pytest.approx(5))
     assert (norms.low, norms.high) == (pytest.approx(0.5), pytest.approx(9.5))
 
 
 def test_rows_that_are_all_the_same_have_no_projection() -> None:
-    look = vectors.collect({"user": TensorRows(torch.ones(50, 4))}, seed=0, unit_length=False)
-    assert look.projection is None
-    assert len(look.norms) == 1
+    found = vectors.collect({"user": TensorRows(torch.ones(50, 4))}, seed=0, unit_length=False)
+    assert found["projection"] is None
+    assert len(found["norms"]) == 1
 
 
 def test_of_a_large_table_a_sample_is_read() -> None:
     tables = {"user": Counting(10**9), "tweet": Counting(70)}
-    look = vectors.collect(dict(tables), seed=0, unit_length=False)
-    assert tables["user"].read_rows == look.norms[0].sampled == vectors.SAMPLE
+    found = vectors.collect(dict(tables), seed=0, unit_length=False)
+    assert tables["user"].read_rows == found["norms"][0].sampled == vectors.SAMPLE
     assert tables["tweet"].read_rows == 70
-    assert look.projection is not None
-    assert sum(points for _, points in look.projection.tables) <= vectors.POINTS
+    assert found["projection"] is not None
+    assert sum(points for _, points in found["projection"].tables) <= vectors.POINTS
 
 
 def test_of_many_tables_the_largest_are_shown() -> None:
     tables: dict[str, Rows] = {f"t{size}": Counting(size) for size in range(10, 30)}
-    look = vectors.collect(tables, seed=0, unit_length=False)
-    assert [norms.table for norms in look.norms] == [f"t{size}" for size in range(22, 30)]
+    found = vectors.collect(tables, seed=0, unit_length=False)
+    assert [norms.table for norms in found["norms"]] == [f"t{size}" for size in range(22, 30)]
 
 
 @pytest.mark.parametrize("size", [1, 31, 4096, 4097, 100_003, 10**9])

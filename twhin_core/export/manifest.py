@@ -67,10 +67,8 @@ class ExportManifest(BaseModel):
 class Finished(BaseModel):
     """The record of a format and table whose files are complete."""
 
-    run: str
-    checkpoint: int
-    settings: str
-    """Digest of the settings that the files depend on (`formats.digest`)."""
+    made_from: str
+    """Digest of everything that the files depend on."""
     export: FormatExport
 
 
@@ -79,18 +77,19 @@ def read_export_manifest(root: str) -> ExportManifest | None:
     return read_as(ExportManifest, storage.join(root, MANIFEST))
 
 
-def read_finished(root: str, format_name: str, name: str) -> Finished | None:
-    """The record of a format and name, or None if it is not finished or one of its files is missing."""
+def read_finished(root: str, format_name: str, name: str, made_from: str) -> FormatExport | None:
+    """The files of a format and name, or None if they are not finished, made from something else, or incomplete."""
     tree = storage.find_json(storage.join(root, record_path(format_name, name)))
     try:
         record = Finished.model_validate(tree)
     except ValidationError:  # no record, or one of another version
         return None
     is_complete = all(storage.exists(storage.join(root, file.path)) for file in record.export.files)
-    return record if is_complete else None
+    return record.export if is_complete and record.made_from == made_from else None
 
 
-def write_finished(root: str, format_name: str, name: str, record: Finished) -> None:
+def write_finished(root: str, format_name: str, name: str, made_from: str, export: FormatExport) -> None:
+    record = Finished(made_from=made_from, export=export)
     storage.write_json(storage.join(root, record_path(format_name, name)), record.model_dump())
 
 

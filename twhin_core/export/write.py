@@ -16,7 +16,6 @@ from twhin_core.export.manifest import (
     FOLDER,
     MANIFEST,
     ExportManifest,
-    Finished,
     FormatExport,
     TableExport,
     read_finished,
@@ -50,11 +49,20 @@ def write_export(run: TrainedRun) -> ExportManifest:
     for name, vector_set in jobs:
         check(name, vector_set)
     storage.remove(storage.join(run.root, MANIFEST))  # first: without a manifest, no file counts as exported
-    finished = {(name, vector_set.name): _finished(run, identity, name, vector_set) for name, vector_set in jobs}
+    made_from = {name: f"{identity}-{run.checkpoint.step}-{digest(name, config.export)}" for name, _ in jobs}
+    finished = {
+        (name, vector_set.name): read_finished(run.root, name, vector_set.name, made_from[name])
+        for name, vector_set in jobs
+    }
     _remove_all_but(run.root, finished)
     formats: dict[str, dict[str, FormatExport]] = {name: {} for name in config.export.formats}
     for name, vector_set in jobs:
-        done = finished[name, vector_set.name] or _write_one(run, identity, name, vector_set)
+        done = finished[name, vector_set.name]
+        if done is None:
+            done = _write_one(name, vector_set)
+            write_finished(run.root, name, vector_set.name, made_from[name], done)
+        else:
+            log.info("export %s as %s: already done", vector_set.name, name)
         formats[name][vector_set.name] = done
     return ExportManifest(
         version=__version__,
@@ -77,16 +85,6 @@ def _describe(vector_set: VectorSet, formats: dict[str, dict[str, FormatExport]]
     return TableExport(name=vector_set.name, rows=vector_set.size, unnamed_rows=vector_set.unnamed, files=files)
 
 
-def _finished(run: TrainedRun, identity: str, name: Format, vector_set: VectorSet) -> FormatExport | None:
-    """The files of an earlier export, if they are finished and still valid."""
-    record = read_finished(run.root, name, vector_set.name)
-    made_of = (identity, run.checkpoint.step, digest(name, run.config.export))
-    if record is None or (record.run, record.checkpoint, record.settings) != made_of:
-        return None
-    log.info("export %s as %s: already done", vector_set.name, name)
-    return record.export
-
-
 def _remove_all_but(root: str, finished: dict[tuple[Format, str], FormatExport | None]) -> None:
     """Removes everything in `embeddings/` except finished files and their records."""
     kept = {
@@ -98,16 +96,9 @@ def _remove_all_but(root: str, finished: dict[tuple[Format, str], FormatExport |
     storage.remove_all_but(storage.join(root, FOLDER), [storage.join(root, path) for path in kept])
 
 
-def _write_one(run: TrainedRun, identity: str, name: Format, vector_set: VectorSet) -> FormatExport:
+def _write_one(name: Format, vector_set: VectorSet) -> FormatExport:
     with Progress(f"export {vector_set.name} as {name}", vector_set.size, "rows") as progress:
         export = writer(name)(vector_set, progress)
-    settings = digest(name, run.config.export)
-    write_finished(
-        run.root,
-        name,
-        vector_set.name,
-        Finished(run=identity, checkpoint=run.checkpoint.step, settings=settings, export=export),
-    )
     if export.figures:
         figures = ", ".join(f"{figure} {value}" for figure, value in export.figures.items())
         log.info("export %s as %s: %s", vector_set.name, name, figures)

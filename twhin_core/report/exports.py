@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from twhin_core import storage
@@ -12,19 +11,8 @@ from twhin_core.report.figures import SIDED, Table
 from twhin_core.sizes import readable
 
 
-@dataclass(frozen=True)
-class Exported:
-    """The content of the section."""
-
-    formats: Table
-    pq: Table | None
-    """Metrics of the exact vectors, and of those decoded from pq."""
-    relations: Table | None
-    """The first of these metrics by relation."""
-
-
-def collect(metrics: Metrics, root: str) -> Exported | None:
-    """The formats of each table; None if export has not finished, or exported another checkpoint."""
+def collect(metrics: Metrics, root: str) -> dict[str, Table | None] | None:
+    """The content of the section; None if export has not finished, or exported another checkpoint."""
     manifest = read_export_manifest(root)
     if manifest is None or manifest.checkpoint != metrics["checkpoint"] or not manifest.formats:
         return None
@@ -35,11 +23,11 @@ def collect(metrics: Metrics, root: str) -> Exported | None:
         for export in exports.values()
     ]
     compared = manifest.pq_metrics
-    return Exported(
-        formats=Table(["table", "format", "rows", "files", "size", "bytes per row", "quality"], rows),
-        pq=_compare(compared) if compared else None,
-        relations=_by_relation(compared) if compared else None,
-    )
+    return {
+        "formats": Table(["table", "format", "rows", "files", "size", "bytes per row", "quality"], rows),
+        "pq": _compare(compared) if compared else None,
+        "relations": _by_relation(compared) if compared else None,
+    }
 
 
 def _row(format_name: str, export: FormatExport, sizes: dict[str, int]) -> list[str]:
@@ -63,6 +51,7 @@ def _quality(figures: dict[str, Any]) -> str:
 
 
 def _compare(compared: dict[str, Figures]) -> Table:
+    """Metrics of the exact vectors, and of those decoded from pq."""
     exact, decoded = compared["exact"][ALL], compared["decoded"][ALL]
     names = [name for name in exact if name in decoded and name != EDGES and not name.endswith(SIDED)]
     return Table(
@@ -71,6 +60,7 @@ def _compare(compared: dict[str, Figures]) -> Table:
 
 
 def _by_relation(compared: dict[str, Figures], most: int = 20) -> Table:
+    """The first of these metrics by relation."""
     exact, decoded = compared["exact"], compared["decoded"]
     name = next(name for name in exact[ALL] if name != EDGES)
     relations = sorted((of for of in exact if of != ALL and of in decoded), key=lambda of: -exact[of].get(EDGES, 0))

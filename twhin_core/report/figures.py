@@ -37,33 +37,8 @@ class Table:
     rows: list[list[str]]
 
 
-@dataclass(frozen=True)
-class Figures:
-    """The content of the sections on metrics."""
-
-    split: str
-    edges: int
-    sampled: str
-    """The candidates, in words, if ranks are not exact; otherwise empty."""
-    tiles: list[Tile]
-    overall: Table
-    by_side: Table
-    has_intervals: bool
-    main: str
-    """The metric of the chart of relations."""
-    relations: BarChart
-    relation_series: list[tuple[str, str]]
-    relation_table: Table
-    relation_count: int
-    planted: bool
-    degree_metric: str
-    degrees: list[tuple[str, BarChart]]
-    degree_series: list[tuple[str, str]]
-    degree_table: Table | None
-
-
-def collect(metrics: Metrics, evaluation: Evaluation) -> Figures:
-    """The sections on `metrics`."""
+def collect(metrics: Metrics, evaluation: Evaluation) -> dict[str, Any]:
+    """The content of the sections on `metrics`, by the names that the template uses."""
     split, result = split_of(metrics)
     prefix = SAMPLED if metrics.get("candidates") else ""
     names = [name for name in result[ALL] if name != EDGES]
@@ -73,25 +48,25 @@ def collect(metrics: Metrics, evaluation: Evaluation) -> Figures:
     series = [("result", "this run"), (POPULARITY, "popularity")]
     previous = [(PREVIOUS, "previous run")] if PREVIOUS in metrics["baselines"] else []
     planted = [("planted", "planted optimum")] if main in metrics.get("planted", {}).get(ALL, {}) else []
-    return Figures(
-        split=split,
-        edges=int(result[ALL][EDGES]),
-        sampled=_candidates(metrics.get("candidates")),
-        tiles=[_tile(metrics, name) for name in chosen if not name.endswith(SIDED)],
-        overall=_overall(metrics, [name for name in names if not name.endswith(SIDED)]),
-        by_side=_by_side(metrics, [name for name in names if name.endswith(SIDED)]),
-        has_intervals=bool(metrics.get("intervals")),
-        main=main,
-        relations=_relations(metrics, shown, main, [name for name, _ in [*series, *previous]]),
-        relation_series=[*series, *previous, *planted],
-        relation_table=_relation_table(result, shown, chosen),
-        relation_count=len(result) - 1,
-        planted="planted optimum" in _columns(metrics),
-        degree_metric=found,
-        degrees=_degree_charts(metrics, found),
-        degree_series=[*series, *previous],
-        degree_table=_degree_table(metrics, chosen),
-    )
+    return {
+        "split": split,
+        "edges": int(result[ALL][EDGES]),
+        "sampled": _candidates(metrics.get("candidates")),
+        "tiles": [_tile(metrics, name) for name in chosen if not name.endswith(SIDED)],
+        "overall": _overall(metrics, [name for name in names if not name.endswith(SIDED)]),
+        "by_side": _by_side(metrics, [name for name in names if name.endswith(SIDED)]),
+        "has_intervals": bool(metrics.get("intervals")),
+        "main": main,
+        "relations": _relations(metrics, shown, main, [name for name, _ in [*series, *previous]]),
+        "relation_series": [*series, *previous, *planted],
+        "relation_table": _relation_table(result, shown, chosen),
+        "relation_count": len(result) - 1,
+        "planted": "planted optimum" in _columns(metrics),
+        "degree_metric": found,
+        "degrees": _degree_charts(metrics, found),
+        "degree_series": [*series, *previous],
+        "degree_table": _degree_table(metrics, chosen),
+    }
 
 
 def _chosen(evaluation: Evaluation) -> list[str]:
@@ -101,6 +76,7 @@ def _chosen(evaluation: Evaluation) -> list[str]:
 
 
 def _candidates(candidates: dict[str, Any] | None) -> str:
+    """The sampled candidates in words; empty if ranks are exact."""
     if not candidates:
         return ""
     power = candidates.get("power")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
@@ -24,35 +23,22 @@ CONFIG_SHOWN = 100_000
 Pairs = list[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class Trained:
-    """The content of the section."""
-
-    model: Pairs
-    versions: Pairs
-    splits: Pairs
-    tables: Table
-    relations: Table
-    relation_count: int
-    plan: Table | None
-    config: str
-
-
-def collect(metrics: Metrics, config: Config, root: str) -> Trained:
-    """Collects what the config, the manifest and the plan under `root` say. Omits missing parts."""
+def collect(metrics: Metrics, config: Config, root: str) -> dict[str, Any]:
+    """The content of the section, from the config, the manifest and the plan under `root`. Omits missing parts."""
     manifest = read_manifest(root) if config.prepare is not None else None
-    text = _read(storage.join(root, CONFIG))
+    url = storage.join(root, CONFIG)
+    text = storage.read_text(url) if storage.exists(url) else ""
     relations = _relations(config, manifest)
-    return Trained(
-        model=_model(config) + _finished(root),
-        versions=_versions(metrics, root, text),
-        splits=[(f"{name} edges", f"{edges:,}") for name, edges in metrics["graph"]["edges"].items()],
-        tables=_tables(metrics, config, manifest),
-        relations=Table(relations.headings, relations.rows[:ROWS_SHOWN]),
-        relation_count=len(relations.rows),
-        plan=_plan(root),
-        config=text if len(text) <= CONFIG_SHOWN else "",
-    )
+    return {
+        "model": _model(config) + _finished(root),
+        "versions": _versions(metrics, root, text),
+        "splits": [(f"{name} edges", f"{edges:,}") for name, edges in metrics["graph"]["edges"].items()],
+        "tables": _tables(metrics, config, manifest),
+        "relations": Table(relations.headings, relations.rows[:ROWS_SHOWN]),
+        "relation_count": len(relations.rows),
+        "plan": _plan(root),
+        "config": text if len(text) <= CONFIG_SHOWN else "",
+    }
 
 
 def _model(config: Config) -> Pairs:
@@ -158,7 +144,3 @@ def _plan(root: str) -> Table | None:
         figures = f"{largest['rows']:,}", f"{largest['columns']:,}", f"{largest['bytes'] / 2**20:,.1f} MiB"
         rows.append([table["table"], table["sharding"], f"{ranks:,}", *figures])
     return Table(["table", "sharding", "ranks", "rows per rank", "columns", "memory per rank"], rows)
-
-
-def _read(url: str) -> str:
-    return storage.read_text(url) if storage.exists(url) else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,21 +47,14 @@ class Norms:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """Some of a table's points, as an SVG path. `color` is the table's position."""
-
-    color: int
-    points: str
-
-
-@dataclass(frozen=True)
 class Projection:
     """The sampled rows on their first two principal components."""
 
     tables: list[tuple[str, int]]
     """Names and point counts."""
     points: int
-    layers: list[Layer]
+    layers: list[tuple[int, str]]
+    """Colors (the table's position) and SVG paths, each of some of a table's points."""
     across: list[Tick]
     up: list[Tick]
     shares: tuple[float, float]
@@ -69,17 +62,8 @@ class Projection:
     unit_length: bool
 
 
-@dataclass(frozen=True)
-class Vectors:
-    """The content of the section."""
-
-    norms: list[Norms]
-    projection: Projection | None
-    sample: int
-
-
-def collect(tables: dict[str, Rows], seed: int, unit_length: bool) -> Vectors:
-    """Samples the largest of `tables`.
+def collect(tables: dict[str, Rows], seed: int, unit_length: bool) -> dict[str, Any]:
+    """The content of the section, from a sample of the largest `tables`.
 
     Args:
         unit_length: project the vectors at length 1, for a comparator that ignores their length.
@@ -91,11 +75,11 @@ def collect(tables: dict[str, Rows], seed: int, unit_length: bool) -> Vectors:
     samples = {
         name: tables[name].gather(sample_rows(tables[name].size, SAMPLE, seed)) for name in tables if name in largest
     }
-    return Vectors(
-        [_norms(name, color, vectors) for color, (name, vectors) in enumerate(samples.items())],
-        _project(samples, unit_length),
-        SAMPLE,
-    )
+    return {
+        "norms": [_norms(name, color, vectors) for color, (name, vectors) in enumerate(samples.items())],
+        "projection": _project(samples, unit_length),
+        "sample": SAMPLE,
+    }
 
 
 def sample_rows(size: int, count: int, seed: int = 0, stretch: int = STRETCH) -> Ints:
@@ -150,13 +134,12 @@ def _project(samples: dict[str, Tensor], unit_length: bool) -> Projection | None
     layers, start = [], 0
     for color, vectors in enumerate(taken.values()):
         of_table = places[start : start + len(vectors)]
-        layers += [Layer(color, dots(of_table[turn::LAYERS])) for turn in range(LAYERS) if of_table[turn::LAYERS]]
+        layers += [(turn, color, dots(of_table[turn::LAYERS])) for turn in range(LAYERS) if of_table[turn::LAYERS]]
         start += len(vectors)
-    turns = sorted(range(len(layers)), key=lambda position: (position % LAYERS, layers[position].color))
     return Projection(
         tables=[(name, len(vectors)) for name, vectors in taken.items()],
         points=len(together),
-        layers=[layers[position] for position in turns],
+        layers=[(color, points) for _, color, points in sorted(layers)],
         across=[Tick(place(x, 0)[0], compact(x)) for x in round_steps(left, right) if left <= x <= right],
         up=[Tick(place(0, y)[1], compact(y)) for y in round_steps(low, high) if low <= y <= high],
         shares=shares,
