@@ -18,9 +18,6 @@ from twhin.pipelines.run_root import check_shared
 from twhin_core import storage
 from twhin_core.errors import UserError
 
-FOLLOWER = {"cpu": "1", "memory": "2Gi"}
-"""Resources of the task that follows a TrainJob."""
-
 
 def check(resources: Resources, run_root: str | None) -> None:
     """Raises UserError for settings that Kubeflow does not support."""
@@ -60,7 +57,7 @@ def start(resources: Resources) -> Start:
 
 def _follower(task: dsl.PipelineTask, resources: Resources) -> dsl.PipelineTask:
     """Configures a task that only talks to the cluster."""
-    task.set_cpu_limit(FOLLOWER["cpu"]).set_memory_limit(FOLLOWER["memory"])
+    task.set_cpu_limit("1").set_memory_limit("2Gi")
     kubernetes.use_field_path_as_env(task, "TWHIN_NAMESPACE", "metadata.namespace")
     _give(task, resources.train, resources)
     return task
@@ -86,8 +83,8 @@ def _place(task: dsl.PipelineTask, stage: Stage) -> None:
 def _give(task: dsl.PipelineTask, stage: Stage, resources: Resources) -> None:
     """Sets the pod's image, labels, environment variables, secrets and volume."""
     task.set_container_image(resources.image_of(stage))
-    for label, value in pods.labels(task.name).items():
-        kubernetes.add_pod_label(task, label, value)
+    kubernetes.add_pod_label(task, "app.kubernetes.io/name", "twhin")
+    kubernetes.add_pod_label(task, "app.kubernetes.io/component", task.name)
     for name, value in resources.env.items():
         task.set_env_variable(name, value)
     for secret in resources.secrets:

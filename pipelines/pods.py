@@ -1,4 +1,4 @@
-"""Labels, node selectors and tolerations of a stage's pods."""
+"""Node selectors and tolerations of a stage's pods."""
 
 from __future__ import annotations
 
@@ -10,11 +10,6 @@ GKE_GPU, GKE_SPOT = "cloud.google.com/gke-accelerator", "cloud.google.com/gke-sp
 
 SCRATCH = "/tmp"  # noqa: S108 -- a mount point, not a temporary file
 """Where `disk` is mounted: prepare and evaluate write temporary files there."""
-
-
-def labels(stage: str) -> dict[str, str]:
-    """Labels by which to find the pods of a stage."""
-    return {"app.kubernetes.io/name": "twhin", "app.kubernetes.io/component": stage}
 
 
 def node_selector(stage: Stage) -> dict[str, str]:

@@ -38,7 +38,11 @@ def panels(config: Config, root: str) -> list[Panel]:
     url = storage.join(root, LOG)
     lines = [json.loads(line) for line in storage.read_text(url).splitlines()] if storage.exists(url) else []
     steps = max((line["step"] for line in lines), default=0)
-    found = [_losses(lines), _quality(config, root), _rates(config, root, steps), _throughput(lines)]
+    losses = {
+        "first": ("training", _points(lines, "loss")),
+        "second": ("validation", _points(lines, "validation_loss")),
+    }
+    found = [_panel("Loss", losses), _quality(config, root), _rates(config, root, steps), _throughput(lines)]
     return [panel for panel in found if panel is not None]
 
 
@@ -58,14 +62,6 @@ def _panel(title: str, curves: dict[str, tuple[str, Points]], from_zero: bool = 
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _losses(lines: list[dict[str, Any]]) -> Panel | None:
-    curves = {
-        "first": ("training", _points(lines, "loss")),
-        "second": ("validation", _points(lines, "validation_loss")),
-    }
-    return _panel("Loss", curves)
 
 
 def _throughput(lines: list[dict[str, Any]]) -> Panel | None:
