@@ -1,4 +1,4 @@
-"""Commands that query a trained run: `twhin neighbors` and `twhin score`. Each imports what it needs when called."""
+"""Commands that query a run: `twhin describe`, `neighbors` and `score`. Each imports what it needs when called."""
 
 from __future__ import annotations
 
@@ -7,14 +7,28 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from twhin.pipelines.options import RunRootPath
+from twhin_core.errors import UserError
+
 if TYPE_CHECKING:
     from twhin_core.embeddings import Embeddings
 
-RunRoot = Annotated[str, typer.Argument(metavar="RUN_ROOT", help="Folder or gs:// prefix of the run.")]
+
+def describe(run_root: RunRootPath) -> None:
+    """Print the graph that prepare made: edges per split, degrees per table and relation, rejected rows per reason."""
+    from rich.console import Console
+
+    from twhin_core.graph.manifest import MANIFEST, read_manifest
+    from twhin_core.graph.show import print_graph
+
+    manifest = read_manifest(run_root)
+    if manifest is None:
+        raise UserError(f"{run_root}: there is no finished graph here ({MANIFEST}); run `twhin prepare` first")
+    print_graph(manifest, Console())
 
 
 def neighbors(
-    run_root: RunRoot,
+    run_root: RunRootPath,
     table: Annotated[str, typer.Argument(metavar="TABLE", help="The table of the node.")],
     node: Annotated[str, typer.Argument(metavar="ID", help="The id of the node.")],
     relation: Annotated[
@@ -48,7 +62,7 @@ def neighbors(
 
 
 def score(
-    run_root: RunRoot,
+    run_root: RunRootPath,
     relation: Annotated[str, typer.Argument(metavar="RELATION", help="The relation of the edge.")],
     lhs: Annotated[str, typer.Argument(metavar="LHS", help="The id of its source.")],
     rhs: Annotated[str, typer.Argument(metavar="RHS", help="The id of its target.")],

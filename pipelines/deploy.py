@@ -1,0 +1,131 @@
+"""Commands for clusters: `twhin compile`, `submit` and `doctor`. Each imports what it needs when called."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from twhin.components.run_root import fill_run_root
+from twhin.pipelines.options import ConfigPath, Overrides
+from twhin_core.errors import UserError
+
+
+def compile_pipeline(
+    config: ConfigPath,
+    resources: Annotated[str, typer.Option(metavar="FILE", help="CPUs, memory and GPUs; see configs/resources/.")],
+    target: Annotated[Literal["kubeflow", "vertex"], typer.Option(help="Where the pipeline will run.")],
+    output: Annotated[str, typer.Option(metavar="FILE", help="The YAML to write.")],
+    run_root: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Default of the parameter run_root. Without it, each run must set its own."),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Write nothing. If the file is out of date, print the difference and exit with code 1."
+        ),
+    ] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Compile the pipeline for Kubeflow or Vertex AI.
+
+    The text of CONFIG becomes the default of the pipeline's parameter `config`, and `--set` that of `overrides`. Both
+    can be changed when a run is started, without recompiling.
+    """
+    from twhin.pipelines import compile as compiling
+    from twhin.pipelines.resources import load
+    from twhin_core.config import file as config_file
+
+    source = config_file.read(config, overrides or ())
+
+    needs = load(resources)
+    if not check:
+        compiling.compile_pipeline(source, needs, target, output, run_root)
+        typer.echo(f"compiled for {target}: {output}")
+    elif differences := compiling.find_differences(source, needs, target, output, run_root):
+        typer.echo(differences)
+        raise compiling.OutOfDate(f"{output} is out of date; compile it without --check")
+    else:
+        typer.echo(f"current: {output}")
+
+
+def submit(
+    compiled: Annotated[str, typer.Argument(metavar="COMPILED", help="The YAML that `twhin compile` wrote.")],
+    target: Annotated[Literal["kubeflow", "vertex"], typer.Option(help="Where to run it.")],
+    host: Annotated[
+        str | None, typer.Option(metavar="URL", help="Kubeflow: the address of Kubeflow Pipelines.")
+    ] = None,
+    namespace: Annotated[str | None, typer.Option(help="Kubeflow: your profile, if it is multi-user.")] = None,
+    project: Annotated[str | None, typer.Option(help="Vertex AI: the project.")] = None,
+    region: Annotated[str | None, typer.Option(help="Vertex AI: the region.")] = None,
+    service_account: Annotated[str | None, typer.Option(help="The service account of the run's tasks.")] = None,
+    run_root: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Run root; {run} in it is replaced by the run's id. Default: that of the compiled file."
+        ),
+    ] = None,
+    run_name: Annotated[str | None, typer.Option(help="The run's name. Default: twhin and the time.")] = None,
+    cron: Annotated[
+        str | None,
+        typer.Option(metavar="LINE", help="Create a recurring run: five fields, UTC. Its run root must contain {run}."),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow the run to its end. Exit with code 1 if it does not succeed.")
+    ] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Start a compiled pipeline on Kubeflow or Vertex AI, and print a link to it.
+
+    `--set` overrides values of the compiled config. Credentials for Kubeflow are TWHIN_KFP_TOKEN or the token that
+    Kubernetes mounts; for Vertex AI, those that Google's libraries find.
+    """
+    wanted = {"kubeflow": {"--host": host}, "vertex": {"--project": project, "--region": region}}
+    missing = [option for option, value in wanted[target].items() if value is None]
+    if missing:
+        raise UserError(f"--target {target} needs {' and '.join(missing)}")
+    unsupported = wanted["vertex"] if target == "kubeflow" else {**wanted["kubeflow"], "--namespace": namespace}
+    for option, value in unsupported.items():
+        if value is not None:
+            raise UserError(f"{option} {value}: does not apply to --target {target}; leave it out")
+    if cron is not None and wait:
+        raise UserError("--cron and --wait: a recurring run does not end; leave out --wait")
+
+    from twhin.pipelines import submit as submitting
+
+    request = submitting.read(compiled, target, run_root, overrides or (), run_name, service_account, cron)
+    platform: submitting.Platform
+    if target == "kubeflow":
+        from twhin.pipelines.kubeflow_client import Kubeflow
+
+        assert host is not None
+        platform = Kubeflow(host, namespace)
+    else:
+        from twhin.pipelines.vertex_client import Vertex
+
+        assert project is not None
+        assert region is not None
+        platform = Vertex(project, region)
+    made = platform.start(request) if cron is None else platform.schedule(request)
+    typer.echo(f"{'run:' if cron is None else 'recurring:':<12}{platform.link(made, is_schedule=cron is not None)}")
+    root = request.parameters["run_root"]
+    typer.echo(f"{'run root:':<12}{root if cron is not None else fill_run_root(root, made)}")
+    if wait:
+        submitting.wait(platform, made)
+        typer.echo("succeeded")
+
+
+def doctor(
+    url: Annotated[
+        str | None, typer.Argument(metavar="URL", help="A folder or gs:// prefix that runs will write to.")
+    ] = None,
+) -> None:
+    """Check versions, devices and, with URL, access to storage. Exits with code 1 if a check fails."""
+    from twhin.pipelines.doctor import examine
+
+    findings = list(examine(url))
+    for finding in findings:
+        typer.echo(f"{'ok' if finding.passed else 'FAILED':<8}{finding.name:<16}{finding.found}")
+    if not all(finding.passed for finding in findings):
+        raise typer.Exit(1)
