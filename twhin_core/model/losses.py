@@ -11,6 +11,9 @@ from torch import Tensor
 
 from twhin_core.config import Model
 
+Correction = tuple[Tensor, Tensor]
+"""What logQ subtracts from logits: of the answers, [C, L], and of the chunk's candidates, [C, K]."""
+
 
 class Loss(ABC):
     """The loss of each positive as the answer to its query for one side."""
@@ -21,13 +24,17 @@ class Loss(ABC):
     """Scores are divided by it to become logits."""
 
     @abstractmethod
-    def __call__(self, scores: Tensor, masked: Tensor, log_weight: Tensor | None = None) -> Tensor:
-        """The losses [C, L] of C chunks of L positives, each against the K negatives of its chunk.
+    def __call__(
+        self, scores: Tensor, masked: Tensor, log_weight: Tensor | None = None, correction: Correction | None = None
+    ) -> Tensor:
+        """The losses [C, L] of C chunks of L positives, each against the K candidates of its chunk.
 
         Args:
-            scores: [C, L, 1 + K], the positive first; may be overwritten.
+            scores: [C, L, 1 + K], the positive first, or [C, L, 2 + K] with a negative of the query's own after it; may
+                be overwritten.
             masked: int64, masked negatives as positions in the flattened scores.
             log_weight: [C], log of the weight of each negative, for softmax only; None means weight 1.
+            correction: of logQ; the query's own negative has none.
         """
 
 
@@ -39,8 +46,13 @@ class BinaryCrossEntropy(Loss):
 
     is_shift_invariant = False
 
-    def __call__(self, scores: Tensor, masked: Tensor, log_weight: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, scores: Tensor, masked: Tensor, log_weight: Tensor | None = None, correction: Correction | None = None
+    ) -> Tensor:
         assert log_weight is None
+        if correction is not None:
+            scores = scores - _of_columns(correction, scores)
+            scores[..., 0] -= correction[0]
         return F.softplus(-scores[..., 0]) + _mean_of_negatives(F.softplus(scores), masked)
 
 
@@ -52,8 +64,11 @@ class Ranking(Loss):
     def __init__(self, margin: float) -> None:
         self.margin = margin
 
-    def __call__(self, scores: Tensor, masked: Tensor, log_weight: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, scores: Tensor, masked: Tensor, log_weight: Tensor | None = None, correction: Correction | None = None
+    ) -> Tensor:
         assert log_weight is None
+        assert correction is None
         short = F.relu(scores + (self.margin - scores[..., :1]))
         return _mean_of_negatives(short, masked)
 
@@ -73,9 +88,11 @@ class Softmax(Loss):
     def __init__(self, temperature: float) -> None:
         self.temperature = temperature
 
-    def __call__(self, scores: Tensor, masked: Tensor, log_weight: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, scores: Tensor, masked: Tensor, log_weight: Tensor | None = None, correction: Correction | None = None
+    ) -> Tensor:
         # autograd.Function is untyped.
-        loss, _ = _CrossEntropy.apply(scores, masked, log_weight, 1 / self.temperature)  # type: ignore[no-untyped-call]
+        loss, _ = _CrossEntropy.apply(scores, masked, log_weight, correction, 1 / self.temperature)  # type: ignore[no-untyped-call]
         return loss  # type: ignore[no-any-return]
 
 
@@ -88,9 +105,17 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, scores: Tensor, masked: Tensor, log_weight: Tensor | None, scale: float
+        ctx: Any,
+        scores: Tensor,
+        masked: Tensor,
+        log_weight: Tensor | None,
+        correction: Correction | None,
+        scale: float,
     ) -> tuple[Tensor, Tensor]:
-        if scale != 1:
+        if correction is not None:
+            torch.add(-_of_columns(correction, scores), scores, alpha=scale, out=scores)
+            scores[..., 0] -= correction[0]
+        elif scale != 1:
             scores.mul_(scale)
         if log_weight is not None:
             scores[..., 0] -= log_weight[:, None]
@@ -108,13 +133,19 @@ class _CrossEntropy(torch.autograd.Function):
         return loss, scores
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor, None, None, None, None]:
         shares, negatives = ctx.saved_tensors
         weight = ctx.scale * gradient
         # A factor of another dtype than the shares' would trigger a slow conversion.
         shares.mul_(weight.to(shares.dtype).unsqueeze(-1))
         shares[..., 0] = -weight * negatives
-        return shares, None, None, None
+        return shares, None, None, None, None
+
+
+def _of_columns(correction: Correction, scores: Tensor) -> Tensor:
+    """The correction of each column but the answers', [C, 1, 1 + K] or [C, 1, 2 + K], in the scores' dtype."""
+    candidates = correction[1].to(scores.dtype)
+    return F.pad(candidates, (scores.shape[-1] - candidates.shape[-1], 0))[:, None]
 
 
 def _mean_of_negatives(values: Tensor, masked: Tensor) -> Tensor:

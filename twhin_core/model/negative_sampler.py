@@ -78,18 +78,29 @@ class NegativeSampler:
         return ratio / (n + m)
 
 
+ENTRIES_PER_KEY = 4
+"""Counts are kept for all nodes if these are at most so many times those that occur: at most twice the memory."""
+
+
 class CountLookup:
     """`Frequencies` as tensors on a device."""
 
     def __init__(self, frequencies: Frequencies, device: torch.device | None = None) -> None:
-        self._key, self._count = (torch.from_numpy(of).to(device) for of in (frequencies.key, frequencies.count))
+        key, count = frequencies.key, frequencies.count
         self._rows = frequencies.rows
+        self._last = int(key[-1]) + 1 if len(key) else 0
+        if self._last <= ENTRIES_PER_KEY * len(key):  # an index is far faster than a search
+            dense = np.zeros(self._last + 1, np.int64)
+            dense[key] = count
+            self._key, self._count = None, torch.from_numpy(dense).to(device)
+        else:
+            self._key, self._count = torch.from_numpy(key).to(device), torch.from_numpy(count).to(device)
 
     def of(self, group: Tensor, node: Tensor) -> Tensor:
         """How often each node occurs in its group: int64, broadcast."""
         wanted = group * self._rows + node
-        if not len(self._key):
-            return torch.zeros_like(wanted)
+        if self._key is None:
+            return self._count[wanted.clamp(max=self._last)]
         position = torch.searchsorted(self._key, wanted).clamp(max=len(self._key) - 1)
         return torch.where(self._key[position] == wanted, self._count[position], 0)
 

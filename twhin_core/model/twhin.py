@@ -109,12 +109,10 @@ class Twhin(nn.Module):
         offset = None if self.loss.is_shift_invariant else self.scorer.offset(side, batch.rel, node)
         self_negative = self.scorer.answers(side, batch.rel, node) if batch.has_self else None
         scores = self.scorer.one_to_negatives(queries, answers, negatives, offset, self_negative)
-        if batch.correction is not None and batch.answer_correction is not None:
-            for_negatives = batch.correction[:, None].expand(-1, scores.shape[1], -1)
-            # The query's own node is always among the negatives, whatever distribution the candidates are drawn from.
-            for_answers = F.pad(batch.answer_correction[..., None], (0, int(batch.has_self)))
-            scores = scores - self.loss.temperature * torch.cat([for_answers, for_negatives], 2)
-        return (self.loss(scores, masked, batch.log_weight) * batch.weight).sum()
+        correction = None
+        if batch.answer_correction is not None and batch.correction is not None:
+            correction = batch.answer_correction, batch.correction
+        return (self.loss(scores, masked, batch.log_weight, correction) * batch.weight).sum()
 
 
 class _Gather(torch.autograd.Function):
