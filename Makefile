@@ -36,7 +36,7 @@ lint: $(INSTALLED) ## check style, types and the Dockerfile
 goldens: $(INSTALLED) ## make the golden pipelines and losses in tests/golden anew
 	$(BIN)/python -m tests.golden.renew
 
-docs: $(INSTALLED) ## generate docs/{configuration,resources}.md from the schemas, docs/scale.md from measurements
+docs: $(INSTALLED) ## generate docs/{configuration,resources,scale}.md and configs/default.yaml
 	$(BIN)/python docs/generate_configuration.py
 	$(BIN)/python docs/generate_scale.py
 

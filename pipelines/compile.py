@@ -16,7 +16,7 @@ from kfp.dsl.base_component import BaseComponent
 from twhin.components.task import configure
 from twhin.pipelines import kubeflow, pipeline, vertex
 from twhin.pipelines.resources import Resources, Target
-from twhin_core.config.file import Source
+from twhin_core.config.file import ConfigText
 from twhin_core.errors import TwhinError, UserError
 
 TARGETS = {"kubeflow": kubeflow, "vertex": vertex}
@@ -29,7 +29,7 @@ class OutOfDate(TwhinError):
 
 
 def compile_pipeline(
-    source: Source, resources: Resources, target: Target, output: str, run_root: str | None = None
+    source: ConfigText, resources: Resources, target: Target, output: str, run_root: str | None = None
 ) -> None:
     """Writes the pipeline for `target` to `output`.
 
@@ -71,7 +71,7 @@ def _put_config(path: str, text: str) -> None:
 
 
 def find_differences(
-    source: Source, resources: Resources, target: Target, output: str, run_root: str | None = None
+    source: ConfigText, resources: Resources, target: Target, output: str, run_root: str | None = None
 ) -> str:
     """The unified diff from `output` to what `compile_pipeline` would write; empty if they are equal.
 

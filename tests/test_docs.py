@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from google.protobuf import json_format
 from docs import generate_configuration
 from tests.command_line import ROOT
 from twhin_core import __version__
+from twhin_core.config import file as config_file
 
 PAGES = sorted(
     [ROOT / "README.md", ROOT / "deploy/README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("components/*/README.md")]
@@ -21,6 +23,11 @@ PAGES = sorted(
 def test_the_generated_pages_are_current() -> None:
     for page, text in generate_configuration.pages().items():
         assert page.read_text() == text, "run `make docs`"
+
+
+def test_the_default_config_changes_no_default() -> None:
+    smallest = config_file.parse(json.dumps(generate_configuration.EXAMPLE))
+    assert config_file.load(str(ROOT / "configs/default.yaml")) == smallest
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

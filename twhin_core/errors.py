@@ -65,7 +65,7 @@ def one_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def close(name: str, known: Iterable[str], count: int = 3, cutoff: float = 0.6) -> list[str]:
+def close_matches(name: str, known: Iterable[str], count: int = 3, cutoff: float = 0.6) -> list[str]:
     """The known names that are most like a misspelt one, best first."""
     return difflib.get_close_matches(name, list(known), count, cutoff)
 
@@ -73,7 +73,7 @@ def close(name: str, known: Iterable[str], count: int = 3, cutoff: float = 0.6) 
 def suggest(name: str, known: Iterable[str]) -> str:
     """What was probably meant, or else the first known names."""
     names = list(known)
-    if near := close(name, names) or close(name.lower(), names):
+    if near := close_matches(name, names) or close_matches(name.lower(), names):
         return f"did you mean {' or '.join(near)}?"
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     return f"there are {', '.join(names[:10])}{more}"

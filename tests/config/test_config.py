@@ -1,4 +1,4 @@
-"""The YAML: what it accepts, what it refuses, and that it survives being written and read."""
+"""The config file: valid and invalid values, and round trips through YAML."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ ALL_CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("config", ALL_CONFIGS, indirect=True)
-def test_a_resolved_config_reads_back_as_itself(config: Config) -> None:
+def test_a_resolved_config_survives_a_round_trip(config: Config) -> None:
     assert config_file.parse(config_file.to_yaml(config)) == config
     line = config_file.to_line(config)
     assert "\n" not in line
     assert config_file.parse(line) == config
 
 
-def test_the_reference_schema_is_read_as_it_is() -> None:
+def test_the_reference_config_loads_unchanged() -> None:
     config = config_file.load(LOCAL)
     user, tweet = config.model.embeddings.tables
     assert (user.name, user.num_embeddings, user.embedding_dim) == ("user", 424_241, 4)
@@ -61,12 +61,12 @@ def test_set_overrides_one_value_and_keeps_the_rest() -> None:
     assert after == before
 
 
-def test_a_number_without_a_dot_is_a_number() -> None:
+def test_an_exponent_without_a_dot_is_a_number() -> None:
     config = config_file.load(LOCAL, ["model.translation_optimizer={sgd: {lr: 1e-3}}"])
     assert config.model.translation_optimizer.choice.lr == 0.001
 
 
-def test_a_variable_is_replaced_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_is_replaced_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLACE", "/somewhere")
     assert config_file.load(LOCAL, ["training.save_dir=${PLACE}/model"]).training.save_dir == "/somewhere/model"
 
@@ -75,11 +75,11 @@ RATE = "model.translation_optimizer.learning_rate"
 PIECEWISE = "{learning_rate_boundaries: [5], learning_rate_values: [0.5, 0.1]}"
 
 REFUSED = {
-    "a buffer without effect": (
+    "a shuffle buffer for validation": (
         "validation_data.shuffle_buffer=5",
-        "validation_data.shuffle_buffer: has no effect, these edges stay in order",
+        "validation_data.shuffle_buffer: has no effect, validation edges are not shuffled",
     ),
-    "a remainder that is none": ("train_data.remainder=keep", "train_data.remainder: "),
+    "an unknown remainder": ("train_data.remainder=keep", "train_data.remainder: "),
     "no buffer": ("train_data.shuffle_buffer=0", "train_data.shuffle_buffer: "),
     "unknown key": ("training.flavour=3", "training.flavour: unknown key"),
     "misspelt key": ("training.num_epoch=3", "training.num_epoch: unknown key; did you mean num_epochs?"),
@@ -98,22 +98,22 @@ REFUSED = {
     "a table twice": ("model.embeddings.tables.0.name=tweet", "tables: names must be unique; repeated: tweet"),
     "a relation's table": ("model.relations.0.rhs=tweets", "model.relations.0.rhs: no table named 'tweets'"),
     "a relation twice": ("model.relations.1.name=fav", "model.relations.1.name: 'fav' is listed twice"),
-    "batches an update": ("training.gradient_accumulation=2", "training.gradient_accumulation: 2 batches cannot make"),
+    "accumulated gradients": ("training.gradient_accumulation=2", "training.gradient_accumulation: 2 is not supported"),
     "two schedules": (f"{RATE}.piecewise_constant={PIECEWISE}", f"{RATE}: needs exactly one of"),
     "half a schedule": (f"{RATE}={{linear_ramp_to_cosine: {{}}}}", "linear_ramp_to_cosine.learning_rate: is required"),
     "a schedule of another rate": (
         f"{RATE}={{linear_ramp_to_constant: {{learning_rate: 0.1, num_ramp_steps: 9}}}}",
         "sgd.lr is 0.05 but learning_rate.linear_ramp_to_constant.learning_rate is 0.1",
     ),
-    "pieces of another rate": (
+    "a piecewise schedule of another rate": (
         f"{RATE}={{piecewise_constant: {PIECEWISE}}}",
         "sgd.lr is 0.05 but learning_rate.piecewise_constant.learning_rate_values.0 is 0.5",
     ),
-    "too few pieces": (
+    "too few rates": (
         f"{RATE}={{piecewise_constant: {{learning_rate_boundaries: [5, 9], learning_rate_values: [0.05, 0.1]}}}}",
         "piecewise_constant.learning_rate_values: needs 3, one more than the boundaries; got 2",
     ),
-    "boundaries that fall": (
+    "boundaries that do not ascend": (
         f"{RATE}={{piecewise_constant: {{learning_rate_boundaries: [5, 5], learning_rate_values: [1, 2, 3]}}}}",
         "piecewise_constant.learning_rate_boundaries: must ascend; got [5, 5]",
     ),
@@ -122,20 +122,20 @@ REFUSED = {
         "final_num_steps: 9}}",
         "linear_ramp_to_cosine.final_num_steps: must be beyond num_ramp_steps, which is 9",
     ),
-    "a mean of each part": (
+    "column-wise with row-wise state": (
         "model.embeddings.tables.0={name: user, embedding_dim: 4, sharding: column_wise, "
         "optimizer: {rowwise_adagrad: {lr: 0.1}}}",
-        "tables.0.sharding: column_wise would give each part a mean of its own",
+        "tables.0.sharding: column_wise is inexact with rowwise_adagrad",
     ),
-    "too few columns to part": (
+    "too few columns to split": (
         "model.embeddings.tables.0.sharding=column_wise",
-        "tables.0.sharding: column_wise cannot part 4 columns",
+        "tables.0.sharding: column_wise cannot split 4 columns",
     ),
-    "copies with adam": (
+    "data-parallel with adam": (
         "model.embeddings.tables.0={name: user, embedding_dim: 4, sharding: data_parallel, optimizer: {adam: {lr: 1}}}",
-        "tables.0.sharding: data_parallel would move rows that no edge looked up with adam",
+        "tables.0.sharding: data_parallel with adam would also update rows that no edge looked up",
     ),
-    "copies in fp16": (
+    "data-parallel in fp16": (
         "model.embeddings.tables.0={name: user, embedding_dim: 4, sharding: data_parallel, data_type: fp16, "
         "optimizer: {sgd: {lr: 1}}}",
         "tables.0.sharding: data_parallel would round the gradients of an fp16 table",
@@ -146,37 +146,37 @@ REFUSED = {
     ),
     "a chunk beyond the batch": (
         "train_data.chunk_size=501",
-        "train_data.chunk_size: 501 is more than the 500 edges of per_replica_batch_size",
+        "train_data.chunk_size: 501 exceeds per_replica_batch_size, which is 500",
     ),
-    "a power of nothing": (
+    "a power without negatives": (
         "train_data.global_negatives_power=0.75",
         "train_data.global_negatives_power: has no effect without global_negatives",
     ),
-    "a correction of nothing": (
+    "a correction of uniform negatives": (
         "validation_data={per_replica_batch_size: 5, global_negatives: 5, logq_correction: true}",
         "validation_data.logq_correction: has no effect on uniform negatives",
     ),
-    "own nodes of another table": (
+    "self-negatives across tables": (
         "train_data.self_negatives=true",
         "train_data.self_negatives: has no effect, no relation has both ends in one table",
     ),
-    "a softmax of no softmax": (
+    "full_softmax without softmax": (
         "train_data.full_softmax=true",
-        "train_data.full_softmax: has no effect on the bce loss; set model.loss: softmax or leave it out",
+        "train_data.full_softmax: has no effect on the bce loss; set model.loss: softmax or remove it",
     ),
-    "relations told apart by distances": (
+    "relation prediction with distances": (
         "model={relation_prediction: 1.0, comparator: l2, embeddings: {tables: [{name: user, embedding_dim: 4, "
         "optimizer: {sgd: {lr: 1}}}]}, relations: [{name: fav, lhs: user, rhs: user}], "
         "translation_optimizer: {sgd: {lr: 1}}}",
         "model.relation_prediction: needs comparator: dot, not l2",
     ),
-    "relations told apart by matrices": (
+    "relation prediction with matrices": (
         "model={relation_prediction: 1.0, embeddings: {tables: [{name: user, embedding_dim: 4, "
         "optimizer: {sgd: {lr: 1}}}]}, relations: [{name: fav, lhs: user, rhs: user, operator: linear}], "
         "translation_optimizer: {sgd: {lr: 1}}}",
         "model.relation_prediction: needs the operator translation, diagonal or complex_diagonal for all relations",
     ),
-    "a penalty of nothing": (
+    "an empty penalty": (
         "model.regularization={power: 2}",
         "model.regularization: needs tables, relations or both",
     ),
@@ -184,18 +184,18 @@ REFUSED = {
         "model.regularization={tables: 0.1, power: 1}",
         "model.regularization.power: input should be 2 or 3",
     ),
-    "no data": ("train_data.data_root=null", "train_data.data_root: is needed"),
-    "an export of no table": ("export.tables=[book]", "export.tables: no table named 'book'"),
+    "no data": ("train_data.data_root=null", "train_data.data_root: is required"),
+    "an export of an unknown table": ("export.tables=[book]", "export.tables: no table named 'book'"),
     "set without a value": ("training.num_epochs", "--set training.num_epochs: expected section.key=value"),
-    "set of no entry": ("model.relations.9.name=x", "--set model.relations.9.name=x: there is no key"),
+    "set of a missing entry": ("model.relations.9.name=x", "--set model.relations.9.name=x: there is no key"),
     "set below a number": ("training.num_epochs.x=1", "--set training.num_epochs.x=1: there is no key"),
-    "set of no YAML": ("training.num_epochs=[", "--set training.num_epochs=[: not valid YAML"),
+    "set to invalid YAML": ("training.num_epochs=[", "--set training.num_epochs=[: not valid YAML"),
     "an unset variable": ("training.save_dir=${NO_SUCH_PLACE}", "the environment variable NO_SUCH_PLACE is not set"),
 }
 
 
 @pytest.mark.parametrize(("override", "message"), REFUSED.values(), ids=REFUSED)
-def test_a_mistake_is_named_in_one_line(override: str, message: str) -> None:
+def test_a_mistake_gives_one_line_that_names_the_key(override: str, message: str) -> None:
     with pytest.raises(UserError) as refused:
         config_file.load(LOCAL, [override])
     assert message in str(refused.value)
@@ -203,13 +203,13 @@ def test_a_mistake_is_named_in_one_line(override: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("section", ["train_data", "validation_data"])
-def test_margins_are_not_corrected(section: str) -> None:
+def test_the_ranking_loss_takes_no_logq_correction(section: str) -> None:
     overrides = ["model.loss=ranking", f"{section}.logq_correction=true"]
-    with pytest.raises(UserError, match=rf"{section}\.logq_correction: has no meaning for the ranking loss"):
+    with pytest.raises(UserError, match=rf"{section}\.logq_correction: is undefined for the ranking loss"):
         config_file.load(LOCAL, overrides)
 
 
-def test_identities_have_no_parameters_to_hold_down() -> None:
+def test_identities_have_no_parameters_to_regularize() -> None:
     identities = [f"model.relations.{rel}.operator=identity" for rel in range(4)]
     config_file.load(LOCAL, [*identities, "model.regularization={tables: 0.1}"])
     with pytest.raises(UserError, match=r"model.regularization.relations: has no effect, the identity has no param"):
@@ -222,7 +222,7 @@ def test_identities_have_no_parameters_to_hold_down() -> None:
         ("model.init_std=0.1", "model.init_std: has no effect, spherical_adagrad gives rows length 1"),
         ("model.regularization={tables: 0.1}", "model.regularization.tables: rows keep length 1"),
         ("model.embeddings.tables.0.data_type=fp16", "tables.0.data_type: fp16 would round rows away from length 1"),
-        ("model.embeddings.tables.0.sharding=column_wise", "tables.0.sharding: column_wise parts rows"),
+        ("model.embeddings.tables.0.sharding=column_wise", "tables.0.sharding: column_wise would split rows"),
         (
             "model.translation_optimizer={spherical_adagrad: {lr: 0.1}}",
             "model.translation_optimizer: spherical_adagrad is for tables",
@@ -240,8 +240,8 @@ def test_unit_rows_refuse_what_cannot_keep_them_so(override: str, message: str) 
         config_file.load(LOCAL, [*unit, override])
 
 
-def test_chunks_are_no_larger_than_the_batch_unless_they_are_said_to_be() -> None:
-    """The reference's configuration has batches of 500 and does not speak of chunks."""
+def test_default_chunks_are_no_larger_than_the_batch() -> None:
+    """The reference's config has batches of 500 and no chunk size."""
     small, large = (
         config_file.load(LOCAL, [f"train_data.per_replica_batch_size={size}"]).train_data for size in (500, 5000)
     )
@@ -257,7 +257,7 @@ def test_chunks_are_no_larger_than_the_batch_unless_they_are_said_to_be() -> Non
         ("training: {}", "model: is required"),
     ],
 )
-def test_a_broken_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+def test_an_error_names_the_broken_file(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(text)
     with pytest.raises(UserError) as refused:
@@ -267,15 +267,13 @@ def test_a_broken_file_is_named(tmp_path: Path, text: str, message: str) -> None
     assert "\n" not in str(refused.value)
 
 
-def test_local_yaml_holds_nothing_but_the_reference_schema() -> None:
+def test_local_yaml_only_uses_the_reference_schema() -> None:
     tree = yaml.safe_load(Path(LOCAL).read_text())
     assert set(tree) == {"runtime", "training", "model", "train_data", "validation_data"}
     assert set(tree["model"]) == {"translation_optimizer", "embeddings", "relations"}
 
 
-def test_for_other_machines_a_config_stays_as_it_is_and_variables_become_overrides(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_variables_become_overrides_for_other_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "configs/fb15k_237.yaml").read_text()
     assert "${TWHIN_DATA}" in text
     monkeypatch.setenv("TWHIN_DATA", "gs://bucket/data")

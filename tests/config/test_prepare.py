@@ -1,4 +1,4 @@
-"""The section `prepare`: what it refuses, and what its values mean."""
+"""The section `prepare`: invalid settings, and the meaning of time bounds."""
 
 from __future__ import annotations
 
@@ -19,55 +19,78 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no origin": ({"sources": []}, "prepare: needs either sources or generate"),
     "two origins": ({"generate": {}}, "prepare: needs either sources or generate"),
     "two relations": ({"sources": [{**PLAIN, "relation": "fav"}]}, "sources.0: needs exactly one of relation"),
-    "half of the splits": ({"sources": [{**PLAIN, "split": "train"}, PLAIN]}, "either every source has a split or"),
-    "two sayings": ({"sources": [{**PLAIN, "split": "train"}]}, "prepare.split: has no effect"),
+    "a split for some sources": (
+        {"sources": [{**PLAIN, "split": "train"}, PLAIN]},
+        "either every source has a split or",
+    ),
+    "two ways to split": ({"sources": [{**PLAIN, "split": "train"}]}, "prepare.split: has no effect"),
     "nothing to train on": ({"split": {"validation": 0.5, "test": 0.5}}, "prepare.split: validation and test together"),
-    "the last without numbers": ({"sources": [TIMED], "split": {"by": "last"}}, "prepare.split.validation: by: last"),
+    "split by last without numbers": (
+        {"sources": [TIMED], "split": {"by": "last"}},
+        "prepare.split.validation: by: last",
+    ),
     "half an edge": (
         {"sources": [TIMED], "split": {"by": "last", "validation": 1, "test": 0.5}},
-        "prepare.split.test: by: last needs a whole number",
+        "prepare.split.test: by: last needs an integer",
     ),
-    "the last without times": (
+    "split by last without times": (
         {"sources": [TIMED, PLAIN], "split": {"by": "last", "validation": 1, "test": 1}},
         "prepare.split.by: last needs a timestamp column in every source",
     ),
     "a time split without times": ({"split": {"by": "time"}}, "prepare.split.by: time needs a timestamp column"),
     "a window without times": ({"time_window": {"start": 1}}, "prepare.time_window: needs a timestamp column"),
     "an open window": ({"sources": [TIMED], "time_window": {}}, "prepare.time_window: needs start, end or both"),
-    "a window of two kinds": (
+    "a window of two types": (
         {"sources": [TIMED], "time_window": {"start": 1, "end": "2020-01-01"}},
         "prepare.time_window: start and end must both be",
     ),
-    "a window of no time": (
+    "a window without a time": (
         {"sources": [TIMED], "time_window": {"start": "soon"}},
         "prepare.time_window.start: neither an integer nor an ISO date or time: 'soon'",
     ),
-    "a closed window": (
+    "an empty window": (
         {"sources": [TIMED], "time_window": {"start": "2020-01-01", "end": "2020-01-01T00:00"}},
         "prepare.time_window.end: must be later than start",
     ),
-    "the latest without times": ({"repeats": "last"}, "prepare.repeats: last needs a timestamp column"),
+    "repeats by time without times": ({"repeats": "last"}, "prepare.repeats: last needs a timestamp column"),
     "weights that a count ignores": (
         {"sources": [{**PLAIN, "weight": "w"}], "repeats": "count"},
         "prepare.sources.0.weight: has no effect with repeats: count",
     ),
-    "no share": ({"sampling": {"fav": 0.0}}, "prepare.sampling.fav: input should be greater than 0"),
-    "more than all": ({"sampling": {"fav": 1.5}}, "prepare.sampling.fav: input should be less than or equal to 1"),
-    "a share of no relation": ({"sampling": {"poke": 0.5}}, "prepare.sampling: no relation named 'poke'; there are"),
-    "a degree of no table": ({"min_degree": {"users": 2}}, "prepare.min_degree: no table named 'users'; there are"),
-    "a master of DuckDB": ({"spark_master": "local[2]"}, "prepare.spark_master: has no effect with engine: duckdb"),
-    "a master of no kind": ({"engine": "spark", "spark_master": "mesos://x"}, "prepare.spark_master: "),
-    "a far disk of DuckDB": ({"temp_directory": "gs://b/t"}, "prepare.temp_directory: DuckDB needs a local folder"),
-    "a cluster without a place": (
-        {"engine": "spark", "spark_master": "yarn"},
-        "prepare.temp_directory: is needed with a cluster",
+    "a share of 0": ({"sampling": {"fav": 0.0}}, "prepare.sampling.fav: input should be greater than 0"),
+    "a share above 1": ({"sampling": {"fav": 1.5}}, "prepare.sampling.fav: input should be less than or equal to 1"),
+    "a share of an unknown relation": (
+        {"sampling": {"poke": 0.5}},
+        "prepare.sampling: no relation named 'poke'; there are",
     ),
-    "rounds of nothing": ({"min_degree_rounds": 3}, "prepare.min_degree_rounds: has no effect without min_degree"),
+    "a degree of an unknown table": (
+        {"min_degree": {"users": 2}},
+        "prepare.min_degree: no table named 'users'; there are",
+    ),
+    "a Spark master with DuckDB": (
+        {"spark_master": "local[2]"},
+        "prepare.spark_master: has no effect with engine: duckdb",
+    ),
+    "an unknown type of master": ({"engine": "spark", "spark_master": "mesos://x"}, "prepare.spark_master: "),
+    "remote scratch space with DuckDB": (
+        {"temp_directory": "gs://b/t"},
+        "prepare.temp_directory: DuckDB needs a local folder",
+    ),
+    "a cluster without shared scratch space": (
+        {"engine": "spark", "spark_master": "yarn"},
+        "prepare.temp_directory: is required on a cluster",
+    ),
+    "rounds without a minimum": (
+        {"min_degree_rounds": 3},
+        "prepare.min_degree_rounds: has no effect without min_degree",
+    ),
 }
 
 
 @pytest.mark.parametrize(("section", "message"), REFUSED.values(), ids=REFUSED)
-def test_a_mistake_is_named_in_one_line(small_config: SmallConfig, section: dict[str, Any], message: str) -> None:
+def test_a_mistake_gives_one_line_that_names_the_key(
+    small_config: SmallConfig, section: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UserError) as refused:
         small_config(prepare=section)
     assert message in str(refused.value)
@@ -81,10 +104,10 @@ def test_a_mistake_is_named_in_one_line(small_config: SmallConfig, section: dict
         ("1970-01-02", 86_400),
         ("1970-01-01T01:00:00", 3600),
         ("1970-01-01T01:00:00+02:00", -3600),
-        ("1970-01-01T00:00:00.5", 1),  # times are whole seconds: the first that is no earlier
+        ("1970-01-01T00:00:00.5", 1),  # times are whole seconds; bounds are rounded up
     ],
 )
-def test_a_bound_is_an_integer_or_the_second_since_1970(start: int | str, second: int) -> None:
+def test_a_bound_is_an_integer_or_seconds_since_1970(start: int | str, second: int) -> None:
     assert TimeWindow(start=start).bounds == (second, None)
 
 

@@ -109,12 +109,12 @@ def test_a_relation_that_the_graph_lacks_is_named(small_config: SmallConfig, tmp
         ({"formats": ["parket"]}, "export.formats.0: input should be 'parquet', 'npy', 'faiss', "),
         ({"formats": []}, "export.formats: list should have at least 1 item"),
         ({"formats": ["npy", "npy"]}, "export.formats: each may be listed once; got npy, npy"),
-        ({"formats": ["pq"], "pq": {"subspaces": 16}}, "export.pq.subspaces: 16 sub-spaces do not divide dim 8"),
-        ({"formats": ["pq"], "pq": {"subspaces": 3}}, "export.pq.subspaces: 3 sub-spaces do not divide dim 8"),
+        ({"formats": ["pq"], "pq": {"subspaces": 16}}, "export.pq.subspaces: 16 does not divide the dimension 8"),
+        ({"formats": ["pq"], "pq": {"subspaces": 3}}, "export.pq.subspaces: 3 does not divide the dimension 8"),
         ({"formats": ["pq"], "pq": {"bits": 5}}, "export.pq.bits: input should be 4 or 8, got 5"),
         (
             {"formats": ["faiss"], "faiss": {"kind": "ivf_pq", "ivf_pq": {"subspaces": 5}}},
-            "export.faiss.ivf_pq.subspaces: 5 sub-spaces do not divide dim 8",
+            "export.faiss.ivf_pq.subspaces: 5 does not divide the dimension 8",
         ),
         ({"pq": {}}, "export.pq: has no effect without pq in export.formats"),
         ({"projector": {}}, "export.projector: has no effect without tensorboard-projector in export.formats"),
@@ -128,10 +128,10 @@ def test_a_relation_that_the_graph_lacks_is_named(small_config: SmallConfig, tmp
             "export.faiss.tables: no table named 'tweet'; there are user",
         ),
         ({"query_side": "likes"}, "export.query_side: no relation named 'likes'; there are fav, follow"),
-        ({"query_side": "fav", "formats": ["faiss"]}, "export.query_side: is written as parquet or npy; add one"),
+        ({"query_side": "fav", "formats": ["faiss"]}, "export.query_side: is written only as parquet or npy; add one"),
         (
             {"query_side": "fav", "normalize": True},
-            "export.query_side: dot products are the scores of the comparator dot only with export.normalize: false",
+            "export.query_side: with the comparator dot, dot products are scores only with export.normalize: false",
         ),
     ],
 )
@@ -148,10 +148,10 @@ def test_what_cannot_be_exported_is_said_at_once(
     [
         (
             "cos",
-            "export.query_side: dot products are the scores of the comparator cos only with export.normalize: true",
+            "export.query_side: with the comparator cos, dot products are scores only with export.normalize: true",
         ),
-        ("squared_l2", "export.query_side: the scores of the comparator squared_l2 are distances, not dot products"),
-        ("l2", "export.query_side: the scores of the comparator l2 are distances"),
+        ("squared_l2", "export.query_side: the comparator squared_l2 scores by distance, not by dot product"),
+        ("l2", "export.query_side: the comparator l2 scores by distance"),
     ],
 )
 def test_the_query_side_needs_scores_that_are_dot_products(

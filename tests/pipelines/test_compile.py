@@ -15,14 +15,14 @@ from twhin.pipelines.compile import compile_pipeline, find_differences
 from twhin.pipelines.resources import Resources, Target
 from twhin_core import __version__
 from twhin_core.config import file as config_file
-from twhin_core.config.file import Source
+from twhin_core.config.file import ConfigText
 from twhin_core.errors import UserError
 
 STAGES = ["prepare", "train", "evaluate", "export"]
 
 
 @pytest.fixture
-def config() -> Source:
+def config() -> ConfigText:
     return config_file.read(str(ROOT / "configs/local.yaml"))
 
 
@@ -37,7 +37,9 @@ def manifests_of(documents: list[Any]) -> list[Any]:
     return inputs["manifests"]["runtimeValue"]["constant"] if "manifests" in inputs else []
 
 
-def compiled(config: Source, needs: Resources, target: Target, folder: Path, run_root: str | None = None) -> list[Any]:
+def compiled(
+    config: ConfigText, needs: Resources, target: Target, folder: Path, run_root: str | None = None
+) -> list[Any]:
     output = folder / "pipeline.yaml"
     compile_pipeline(config, needs, target, str(output), run_root)
     assert [path.name for path in folder.iterdir()] == ["pipeline.yaml"]  # nothing is left beside it
@@ -85,7 +87,7 @@ def test_every_config_compiles_with_every_preset_to_what_the_platform_accepts(
 
 
 def test_the_parameters_are_the_config_and_a_run_root_without_default(
-    config: Source, gpu: Resources, tmp_path: Path
+    config: ConfigText, gpu: Resources, tmp_path: Path
 ) -> None:
     (document,) = compiled(config, gpu, "vertex", tmp_path)
     parameters = document["root"]["inputDefinitions"]["parameters"]
@@ -111,13 +113,13 @@ TEXTS = {
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_the_config_is_the_users_own_text(text: str, gpu: Resources, tmp_path: Path) -> None:
-    (document,) = compiled(Source(text, ("a=7",)), gpu, "vertex", tmp_path)
+    (document,) = compiled(ConfigText(text, ("a=7",)), gpu, "vertex", tmp_path)
     parameters = document["root"]["inputDefinitions"]["parameters"]
     assert parameters["config"]["defaultValue"] == text
     assert parameters["overrides"]["defaultValue"] == ["a=7"]
 
 
-def test_every_stage_takes_the_overrides(config: Source, gpu: Resources, tmp_path: Path) -> None:
+def test_every_stage_takes_the_overrides(config: ConfigText, gpu: Resources, tmp_path: Path) -> None:
     document, _ = compiled(config, gpu, "kubeflow", tmp_path)
     dag = document["root"]["dag"]["tasks"]
     for stage in STAGES[:3]:
@@ -126,7 +128,9 @@ def test_every_stage_takes_the_overrides(config: Source, gpu: Resources, tmp_pat
     assert exported["inputs"]["parameters"]["overrides"] == {"componentInputParameter": "pipelinechannel--overrides"}
 
 
-def test_every_stage_runs_in_the_one_image_with_its_resources(config: Source, gpu: Resources, tmp_path: Path) -> None:
+def test_every_stage_runs_in_the_one_image_with_its_resources(
+    config: ConfigText, gpu: Resources, tmp_path: Path
+) -> None:
     mine = gpu.model_copy(update={"image": f"elsewhere/twhin:{__version__}"})
     document, platform = compiled(config, mine, "kubeflow", tmp_path)
     executors = document["deploymentSpec"]["executors"]
@@ -151,7 +155,7 @@ def test_every_stage_runs_in_the_one_image_with_its_resources(config: Source, gp
 
 
 def test_without_an_image_a_stage_with_gpus_takes_the_one_with_cuda(
-    config: Source, gpu: Resources, tmp_path: Path
+    config: ConfigText, gpu: Resources, tmp_path: Path
 ) -> None:
     document, _ = compiled(config, gpu, "kubeflow", tmp_path)
     images = {
@@ -165,7 +169,7 @@ def test_without_an_image_a_stage_with_gpus_takes_the_one_with_cuda(
     ("target", "run"), [("kubeflow", "{{$.pipeline_job_uuid}}"), ("vertex", "{{$.pipeline_job_name}}")]
 )
 def test_the_stages_follow_each_other_uncached_and_export_waits_for_the_gates(
-    target: Target, run: str, config: Source, gpu: Resources, tmp_path: Path
+    target: Target, run: str, config: ConfigText, gpu: Resources, tmp_path: Path
 ) -> None:
     document, *_ = compiled(config, gpu, target, tmp_path)
     tasks = document["root"]["dag"]["tasks"]
@@ -194,7 +198,7 @@ def test_the_command_compiles_a_file_that_both_readers_take(tmp_path: Path) -> N
     assert parameters["overrides"]["defaultValue"] == ["training.num_epochs=3"]
 
 
-def test_check_says_what_differs_and_writes_nothing(config: Source, gpu: Resources, tmp_path: Path) -> None:
+def test_check_says_what_differs_and_writes_nothing(config: ConfigText, gpu: Resources, tmp_path: Path) -> None:
     output = tmp_path / "pipeline.yaml"
     compiled(config, gpu, "kubeflow", tmp_path)
     assert find_differences(config, gpu, "kubeflow", str(output)) == ""
@@ -212,7 +216,7 @@ def test_check_says_what_differs_and_writes_nothing(config: Source, gpu: Resourc
 
 @pytest.mark.parametrize(("text", "said"), [("", "not a compiled pipeline"), ("a: [", "not a compiled pipeline")])
 def test_check_refuses_what_is_no_compiled_pipeline(
-    text: str, said: str, config: Source, gpu: Resources, tmp_path: Path
+    text: str, said: str, config: ConfigText, gpu: Resources, tmp_path: Path
 ) -> None:
     output = tmp_path / "pipeline.yaml"
     with pytest.raises(UserError, match="no such file"):

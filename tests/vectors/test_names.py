@@ -83,7 +83,7 @@ def test_a_vocabulary_beside_that_of_prepare_is_refused(small_config: SmallConfi
         {"name": "user", "embedding_dim": 4, "optimizer": sgd},
         {"name": "tweet", "embedding_dim": 4, "optimizer": sgd, "vocab": "elsewhere"},
     ]
-    with pytest.raises(UserError, match=r"model\.embeddings\.tables\.1\.vocab: has no effect where prepare"):
+    with pytest.raises(UserError, match=r"model\.embeddings\.tables\.1\.vocab: has no effect with a prepare section"):
         small_config(model={"embeddings": {"tables": tables}})
 
 

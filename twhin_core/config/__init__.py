@@ -1,7 +1,7 @@
-"""The one YAML that drives a run, typed: a module a section. `file.load` reads it.
+"""The schema of a run's YAML file, one module per section. `file.load` reads it.
 
-The sections `runtime`, `training`, `model`, `train_data` and `validation_data` are the schema of the reference
-implementation; `prepare`, `test_data`, `evaluation`, `export` and the fields marked "(ours)" are added beside it.
+`runtime`, `training`, `model`, `train_data` and `validation_data` follow the reference implementation; `prepare`,
+`test_data`, `evaluation`, `export` and the fields marked "(ours)" extend it.
 """
 
 from twhin_core.config.config import Config as Config

@@ -1,4 +1,4 @@
-"""A run: the sections of its YAML together, and the checks that span several of them."""
+"""The config of a run: all sections, and the checks that span several of them."""
 
 from __future__ import annotations
 
@@ -17,52 +17,73 @@ from twhin_core.config.training import Training
 
 
 class Config(Section):
-    """A run."""
+    """The config of a run."""
 
-    runtime: Runtime = Field(default_factory=Runtime, description="How the arithmetic runs.")
-    prepare: Prepare | None = Field(None, description="(ours) From raw interactions to vocabulary and edges.")
-    model: Model = Field(description="What is learned.")
-    training: Training = Field(default_factory=Training, description="How long, and what is kept.")
-    train_data: TrainData = Field(description="Edges to learn from.")
+    runtime: Runtime = Field(default_factory=Runtime, description="Numerical precision.")
+    prepare: Prepare | None = Field(None, description="(ours) Builds vocabulary and edges from raw interactions.")
+    model: Model = Field(description="Tables, relations and the loss.")
+    training: Training = Field(default_factory=Training, description="Duration, logging and checkpoints.")
+    train_data: TrainData = Field(description="Edges to train on.")
     validation_data: TrainData | None = Field(
         None,
-        description="Edges of the validation loss; left out, the split that `prepare` made, with train_data's batch.",
+        description="Edges for the validation loss. Default: the validation split of `prepare`, with the batch size "
+        "and negatives of `train_data`.",
     )
     test_data: EdgeData | None = Field(
-        None, description="(ours) Edges to evaluate on; left out, the split of `prepare`."
+        None, description="(ours) Edges to evaluate on. Default: the test split of `prepare`."
     )
-    evaluation: Evaluation = Field(default_factory=Evaluation, description="(ours) How the result is measured.")
-    export: Export = Field(default_factory=Export, description="(ours) How the result is written.")
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="(ours) Metrics and quality gates.")
+    export: Export = Field(default_factory=Export, description="(ours) Export formats.")
 
     @model_validator(mode="after")
-    def _prepared_or_given(self) -> Config:
+    def _check_prepare(self) -> Config:
+        tables = list(enumerate(self.model.embeddings.tables))
         if self.prepare is not None:
-            for position, table in enumerate(self.model.embeddings.tables):
+            for position, table in tables:
                 if table.vocab is not None:
                     raise ValueError(
-                        f"model.embeddings.tables.{position}.vocab: has no effect where prepare makes the vocabulary; "
-                        "leave it out"
+                        f"model.embeddings.tables.{position}.vocab: has no effect with a prepare section, which makes "
+                        "the vocabulary; remove it"
                     )
             return self
         if self.train_data.data_root is None:
-            raise ValueError("train_data.data_root: is needed where there is no prepare section")
-        for position, table in enumerate(self.model.embeddings.tables):
+            raise ValueError("train_data.data_root: is required without a prepare section")
+        for position, table in tables:
             if table.num_embeddings is None:
                 key = f"model.embeddings.tables.{position}.num_embeddings"
-                raise ValueError(f"{key}: is needed where there is no prepare section")
+                raise ValueError(f"{key}: is required without a prepare section")
         if any(relation.name == "*" for relation in self.model.relations):
             raise ValueError("model.relations: `*` needs a prepare section to find the relations")
         return self
 
     @model_validator(mode="after")
-    def _in_order(self) -> Config:
+    def _check_data(self) -> Config:
+        for section, data in (("train_data", self.train_data), ("validation_data", self.validation_data)):
+            if data is None:
+                continue
+            if data.self_negatives and all(relation.lhs != relation.rhs for relation in self.model.relations):
+                raise ValueError(
+                    f"{section}.self_negatives: has no effect, no relation has both ends in one table; remove it"
+                )
+            if data.full_softmax and self.model.loss != "softmax":
+                raise ValueError(
+                    f"{section}.full_softmax: has no effect on the {self.model.loss} loss; set model.loss: softmax or "
+                    "remove it"
+                )
+            if data.logq_correction and self.model.loss == "ranking":
+                raise ValueError(
+                    f"{section}.logq_correction: is undefined for the ranking loss, whose scores are not log-odds; "
+                    "remove it or set model.loss to softmax or bce"
+                )
         data = self.validation_data
         if data is not None and data.shuffle_buffer != TrainData.model_fields["shuffle_buffer"].default:
-            raise ValueError("validation_data.shuffle_buffer: has no effect, these edges stay in order; leave it out")
+            raise ValueError(
+                "validation_data.shuffle_buffer: has no effect, validation edges are not shuffled; remove it"
+            )
         return self
 
     @model_validator(mode="after")
-    def _names_exist(self) -> Config:
+    def _check_names(self) -> Config:
         tables = [table.name for table in self.model.embeddings.tables]
         relations = [relation.name for relation in self.model.relations]
         _check_names("export.tables", self.export.tables or [], "table", tables)
@@ -73,17 +94,7 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _asks_own_table(self) -> Config:
-        for section, data in (("train_data", self.train_data), ("validation_data", self.validation_data)):
-            within = any(relation.lhs == relation.rhs for relation in self.model.relations)
-            if data is not None and data.self_negatives and not within:
-                raise ValueError(
-                    f"{section}.self_negatives: has no effect, no relation has both ends in one table; leave it out"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _exportable(self) -> Config:
+    def _check_export(self) -> Config:
         export, tables = self.export, [table.name for table in self.model.embeddings.tables]
         export.check_dim(self.model.dim)
         if export.faiss is not None:
@@ -97,29 +108,14 @@ class Config(Section):
         comparator = self.model.comparator
         if comparator not in ("dot", "cos"):
             raise ValueError(
-                f"export.query_side: the scores of the comparator {comparator} are distances, not dot products of a "
-                "query with a node; leave it out, and apply the operator of relations.parquet to the lhs instead"
+                f"export.query_side: the comparator {comparator} scores by distance, not by dot product; remove it, "
+                "and apply the operator of relations.parquet to the lhs instead"
             )
         if export.normalize != (comparator == "cos"):
             raise ValueError(
-                f"export.query_side: dot products are the scores of the comparator {comparator} only with "
+                f"export.query_side: with the comparator {comparator}, dot products are scores only with "
                 f"export.normalize: {str(comparator == 'cos').lower()}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _corrects_odds(self) -> Config:
-        for section, data in (("train_data", self.train_data), ("validation_data", self.validation_data)):
-            if data is not None and data.full_softmax and self.model.loss != "softmax":
-                raise ValueError(
-                    f"{section}.full_softmax: has no effect on the {self.model.loss} loss; set model.loss: softmax or "
-                    "leave it out"
-                )
-            if data is not None and data.logq_correction and self.model.loss == "ranking":
-                raise ValueError(
-                    f"{section}.logq_correction: has no meaning for the ranking loss, whose scores are not logarithms "
-                    "of odds; leave it out or set model.loss to softmax or bce"
-                )
         return self
 
 

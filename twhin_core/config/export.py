@@ -1,4 +1,4 @@
-"""The section `export` of the config: in which formats the vectors are written, and how each is made."""
+"""The section `export`: the formats that embeddings are written in, and their settings."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from twhin_core import plugins
 from twhin_core.config.section import Section
 
 FORMATS = ("parquet", "npy", "faiss", "pq", "vertex-vector-search", "tensorboard-projector")
-"""Our own; other packages may bring more."""
+"""Built-in formats; other packages can add more."""
 Format = Annotated[str, AfterValidator(lambda name: plugins.check_name(plugins.EXPORT_FORMATS, name, FORMATS))]
 IndexKind = Literal["flat", "hnsw", "ivf_pq"]
 
 QUERY_FORMATS: tuple[Format, ...] = ("parquet", "npy")
-"""What `query_side` is written in: the others are for what is searched, not for what searches."""
+"""Formats that `query_side` is written in; the others store what is searched, not the queries."""
 
 FOLDERS: dict[Format, str] = {
     "npy": "npy",
@@ -24,119 +24,122 @@ FOLDERS: dict[Format, str] = {
     "vertex-vector-search": "vertex",
     "tensorboard-projector": "projector",
 }
-"""Of each of our formats beside parquet, which has one a table; that of a package has its name."""
+"""The folders of the built-in formats. Parquet has one folder per table; a package's format has its own name."""
 
 
 class Hnsw(Section):
-    """Of an HNSW index (Malkov & Yashunin, 2018): a graph of near neighbors over the whole vectors."""
+    """Settings of an HNSW index (Malkov & Yashunin, 2018): a neighbor graph over uncompressed vectors."""
 
-    links: PositiveInt = Field(32, description="Neighbors of a node: more find more, and cost 8 bytes a row each.")
-    ef_construction: PositiveInt = Field(80, description="Candidates kept while a row is put in.")
-    ef_search: PositiveInt = Field(64, description="Candidates kept during a search; the index is saved with it.")
+    links: PositiveInt = Field(32, description="Neighbors per node. More improve recall, at 8 bytes per row each.")
+    ef_construction: PositiveInt = Field(80, description="Candidates kept while inserting a row.")
+    ef_search: PositiveInt = Field(64, description="Candidates kept during a search; saved with the index.")
 
 
 class IvfPq(Section):
-    """Of an IVF-PQ index (Jégou et al., 2011): lists of product-quantized vectors, of which a search reads a few."""
+    """Settings of an IVF-PQ index (Jégou et al., 2011): product-quantized vectors in lists, a few of them searched."""
 
     lists: PositiveInt | None = Field(
-        None, description="Lists; null takes 4 times the root of the table's rows, or a 39th of the rows if less."
+        None, description="Number of lists. Default: 4·√rows, or rows / 39 if that is smaller."
     )
-    probes: PositiveInt = Field(32, description="Lists that a search reads; the index is saved with it.")
+    probes: PositiveInt = Field(32, description="Lists read per search; saved with the index.")
     subspaces: PositiveInt | None = Field(
         None,
-        description="Bytes a vector: the parts it is quantized in. Must divide the dim; null takes a quarter of it.",
+        description="Number of subspaces, and so of bytes per vector. Must divide the dimension. Default: a quarter of "
+        "the dimension.",
     )
 
 
 class Faiss(Section):
-    """A faiss index a table."""
+    """One faiss index per table."""
 
     kind: IndexKind = Field(
         "flat",
-        description="`flat`: all vectors, searched exactly. `hnsw`: the same and a graph, searched fast. `ivf_pq`: "
-        "compressed, for tables whose vectors do not fit in memory.",
+        description="`flat`: all vectors, exact search. `hnsw`: all vectors and a graph, fast search. `ivf_pq`: "
+        "compressed, for tables that do not fit in memory.",
     )
     tables: dict[str, IndexKind] = Field(
-        default_factory=dict, description="Tables that get another kind: `{user: ivf_pq}`."
+        default_factory=dict, description="Tables with an index of another kind: `{user: ivf_pq}`."
     )
-    hnsw: Hnsw | None = Field(None, description="Settings of hnsw; null takes their defaults.")
-    ivf_pq: IvfPq | None = Field(None, description="Settings of ivf_pq; null takes their defaults.")
+    hnsw: Hnsw | None = Field(None, description="Settings of hnsw. Default: theirs.")
+    ivf_pq: IvfPq | None = Field(None, description="Settings of ivf_pq. Default: theirs.")
 
     @model_validator(mode="after")
-    def _kinds_used(self) -> Faiss:
+    def _check_kinds(self) -> Faiss:
         for kind in ("hnsw", "ivf_pq"):
             if getattr(self, kind) is not None and kind not in (self.kind, *self.tables.values()):
-                raise ValueError(f"{kind}: has no effect, no table has this kind; leave it out")
+                raise ValueError(f"{kind}: has no effect, no table has this kind; remove it")
         return self
 
 
 class Pq(Section):
-    """Product quantization: a vector becomes one byte, or half of one, a sub-space."""
+    """Product quantization: a vector becomes one byte or half a byte per subspace."""
 
     subspaces: PositiveInt | None = Field(
         None,
-        description="Parts of a vector, each quantized by itself; must divide the dim. Null takes an eighth of the "
-        "dim, or a quarter where 8 does not divide it.",
+        description="Number of subspaces; must divide the dimension. Default: an eighth of the dimension, or a quarter "
+        "if 8 does not divide it.",
     )
-    bits: Literal[4, 8] = Field(8, description="Of a part's code: 16 or 256 centroids a sub-space.")
+    bits: Literal[4, 8] = Field(8, description="Bits per code: 16 or 256 centroids per subspace.")
 
 
 class Projector(Section):
-    """What people look at in TensorBoard's projector."""
+    """Settings of the files for TensorBoard's projector."""
 
-    rows: PositiveInt = Field(10_000, description="Rows of a table, drawn at random where it has more.")
+    rows: PositiveInt = Field(10_000, description="Maximum rows per table; larger tables are sampled.")
 
 
 class Export(Section):
     """Embeddings for other systems."""
 
-    tables: list[str] | None = Field(None, description="Tables to write; null writes all.")
+    tables: list[str] | None = Field(None, description="Tables to write. Default: all.")
     formats: list[Format] = Field(
         ["parquet"],
         min_length=1,
-        description="What to write each table as: `parquet`, `npy`, `faiss`, `pq`, `vertex-vector-search`, "
+        description="Formats of each table: `parquet`, `npy`, `faiss`, `pq`, `vertex-vector-search`, "
         "`tensorboard-projector`, or the name of an entry point in the group `twhin.export_formats`.",
     )
     rows_per_file: PositiveInt = Field(
-        1_000_000, description="Rows of one file, of the formats that have several: parquet, pq, vertex-vector-search."
+        1_000_000, description="Rows per file of the formats that write several: parquet, pq, vertex-vector-search."
     )
-    normalize: bool = Field(False, description="Write vectors of length 1, whose dot product is the cosine.")
+    normalize: bool = Field(False, description="Scale vectors to length 1, so that dot products are cosines.")
     query_side: str | None = Field(
         None,
-        description="A relation: its lhs table is also written as `<lhs>.<relation>`, with the relation's operator "
-        "applied, so that the dot product with a vector of its rhs table is the model's score. For the comparators "
-        "dot, and cos with `normalize`.",
+        description="A relation. Also writes its lhs table as `<lhs>.<relation>` with the relation's operator applied, "
+        "so that the dot product with a vector of the rhs table is the model's score. For the comparators dot, and cos "
+        "with `normalize`.",
     )
-    faiss: Faiss | None = Field(None, description="How the indices of the format faiss are built.")
-    pq: Pq | None = Field(None, description="How the format pq quantizes.")
-    projector: Projector | None = Field(None, description="What the format tensorboard-projector shows.")
+    faiss: Faiss | None = Field(None, description="Settings of the format faiss. Default: theirs.")
+    pq: Pq | None = Field(None, description="Settings of the format pq. Default: theirs.")
+    projector: Projector | None = Field(
+        None, description="Settings of the format tensorboard-projector. Default: theirs."
+    )
 
     @model_validator(mode="after")
-    def _settings_used(self) -> Export:
+    def _check_settings(self) -> Export:
         if len(set(self.formats)) < len(self.formats):
             raise ValueError(f"formats: each may be listed once; got {', '.join(self.formats)}")
         sections: dict[str, Format] = {"faiss": "faiss", "pq": "pq", "projector": "tensorboard-projector"}
         for section, name in sections.items():
             if getattr(self, section) is not None and name not in self.formats:
-                raise ValueError(f"{section}: has no effect without {name} in export.formats; add it or leave this out")
+                raise ValueError(f"{section}: has no effect without {name} in export.formats; add it or remove this")
         if self.query_side is not None and not set(QUERY_FORMATS) & set(self.formats):
             raise ValueError(
-                f"query_side: is written as {' or '.join(QUERY_FORMATS)}; add one of them to export.formats"
+                f"query_side: is written only as {' or '.join(QUERY_FORMATS)}; add one of them to export.formats"
             )
         return self
 
     def check_folders(self, tables: list[str]) -> None:
-        """Raises ValueError if a table's folder would be a format's."""
+        """Raises ValueError if a table and a format would write to the same folder."""
         for name in self.formats if "parquet" in self.formats else []:
             if name != "parquet" and (folder := FOLDERS.get(name, name)) in tables:
                 raise ValueError(
                     f"export.formats: table {folder} and format {name} would share the folder embeddings/{folder}; "
-                    "write one of them alone"
+                    "export only one of them"
                 )
 
     def check_dim(self, dim: int) -> None:
-        """Raises ValueError, naming the key, if vectors of this length cannot be parted as asked."""
+        """Raises ValueError if vectors of this dimension cannot be divided into the configured subspaces."""
         ivf_pq = self.faiss.ivf_pq if self.faiss is not None else None
         for key, section in (("pq", self.pq), ("faiss.ivf_pq", ivf_pq)):
             if section is not None and section.subspaces is not None and dim % section.subspaces:
-                raise ValueError(f"export.{key}.subspaces: {section.subspaces} sub-spaces do not divide dim {dim}")
+                raise ValueError(f"export.{key}.subspaces: {section.subspaces} does not divide the dimension {dim}")

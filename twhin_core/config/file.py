@@ -1,4 +1,4 @@
-"""From a YAML file, `${VARIABLES}` and `--set` overrides to a `Config`, and back to YAML."""
+"""Reads a `Config` from a YAML file with `${VARIABLES}` and `--set` overrides, and writes it back to YAML."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pydantic import BaseModel, ValidationError
 
 from twhin_core import storage
 from twhin_core.config import Config
-from twhin_core.errors import UserError, close
+from twhin_core.errors import UserError, close_matches
 
 T = TypeVar("T", bound=BaseModel)
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
-class Source(NamedTuple):
-    """A config as the user wrote it: `parse(text, overrides=overrides)` gives it anywhere."""
+class ConfigText(NamedTuple):
+    """A config as the user wrote it; `parse(text, overrides=overrides)` gives the same config on any machine."""
 
     text: str
     overrides: tuple[str, ...] = ()
@@ -28,7 +28,7 @@ class Source(NamedTuple):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, but `1e-3` is a number, as in YAML 1.2, and a repeated key is an error."""
+    """PyYAML's YAML 1.1, except that `1e-3` is a number, as in YAML 1.2, and a repeated key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -47,15 +47,15 @@ def load(path: str, overrides: Iterable[str] = ()) -> Config:
     """Reads the config at `path` (local or gs://) and applies `overrides`, each `section.key=value`.
 
     Raises:
-        UserError: no such file, not YAML, an unset variable, or a key or value that the schema does not take.
+        UserError: the file does not exist or is not YAML, a variable is not set, or a key or value is invalid.
     """
     if not storage.exists(path):
         raise UserError(f"{path}: no such config file")
     return parse(storage.read_text(path), origin=path, overrides=overrides)
 
 
-def read(path: str, overrides: Iterable[str] = ()) -> Source:
-    """The config at `path` for other machines: a text with `${VARIABLES}` gets an override for each that is used.
+def read(path: str, overrides: Iterable[str] = ()) -> ConfigText:
+    """The config at `path` for other machines, with an override for each value that contains a `${VARIABLE}`.
 
     Raises:
         UserError: as `load`.
@@ -66,11 +66,11 @@ def read(path: str, overrides: Iterable[str] = ()) -> Source:
     tree = _yaml(text, path)
     for override in overrides:
         _override(tree, override)
-    return Source(text, (*overrides, *_filled(tree, ())))
+    return ConfigText(text, (*overrides, *_expanded(tree, ())))
 
 
 def parse(text: str, origin: str = "config", overrides: Iterable[str] = ()) -> Config:
-    """As `load`, from the YAML itself; `origin` names it in errors."""
+    """Like `load`, from YAML text; `origin` names it in errors."""
     tree = _yaml(text, origin)
     if not isinstance(tree, dict):
         raise UserError(f"{origin}: expected a mapping of sections, got {type(tree).__name__}")
@@ -80,7 +80,7 @@ def parse(text: str, origin: str = "config", overrides: Iterable[str] = ()) -> C
 
 
 def validate(schema: type[T], tree: Any, origin: str) -> T:
-    """`tree` as a `schema`; pydantic's complaint becomes one line that names the key."""
+    """`tree` as a `schema`. Raises UserError with one line that names the key."""
     try:
         return schema.model_validate(tree)
     except ValidationError as error:
@@ -88,16 +88,13 @@ def validate(schema: type[T], tree: Any, origin: str) -> T:
 
 
 def to_yaml(config: Config) -> str:
-    """The resolved config, every default included; `parse` gives it back."""
+    """The resolved config with all defaults; `parse` restores it."""
     text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     return text
 
 
 def to_line(config: Config) -> str:
-    """What the user has set, on one line: JSON, which is YAML too; `parse` gives the config back.
-
-    Steps on this machine get it.
-    """
+    """The values that the user set, as one line of JSON, which is also YAML; `parse` restores the config."""
     return json.dumps(config.model_dump(mode="json", exclude_unset=True), ensure_ascii=False)
 
 
@@ -109,7 +106,7 @@ def _yaml(text: str, origin: str) -> Any:
 
 
 def _expand(value: Any, origin: str) -> Any:
-    """Replaces `${NAME}` in every string by the environment variable of that name."""
+    """Replaces `${NAME}` in every string with that environment variable."""
     if isinstance(value, dict):
         return {key: _expand(item, origin) for key, item in value.items()}
     if isinstance(value, list):
@@ -126,22 +123,22 @@ def _expand(value: Any, origin: str) -> Any:
     return VARIABLE.sub(variable, value)
 
 
-def _filled(value: Any, path: tuple[str, ...]) -> Iterator[str]:
-    """Overrides that give every value with a `${VARIABLE}` what it stands for on this machine."""
+def _expanded(value: Any, path: tuple[str, ...]) -> Iterator[str]:
+    """An override for every value that contains a `${VARIABLE}`, with its value on this machine."""
     items: dict[Any, Any] = value if isinstance(value, dict) else {}
     if isinstance(value, list):
         items = dict(enumerate(value))
     if items and not any("." in str(key) for key in items):
         for key, item in items.items():
-            yield from _filled(item, (*path, str(key)))
-    elif (
-        filled := _expand(value, ".".join(path))
-    ) != value:  # a key with a dot has no path: its section is given whole
-        yield f"{'.'.join(path)}={json.dumps(filled, ensure_ascii=False)}"
+            yield from _expanded(item, (*path, str(key)))
+        return
+    expanded = _expand(value, ".".join(path))
+    if expanded != value:  # possibly a mapping: `--set` cannot address its keys if one contains a dot
+        yield f"{'.'.join(path)}={json.dumps(expanded, ensure_ascii=False)}"
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
-    """Sets one `section.key=value` in place; the value is YAML, list entries are named by their position."""
+    """Applies one `section.key=value` in place; the value is YAML, and list entries are addressed by position."""
     path, separator, text = override.partition("=")
     if not separator or not path:
         raise UserError(f"--set {override}: expected section.key=value")
@@ -160,7 +157,8 @@ def _override(tree: dict[str, Any], override: str) -> None:
 
 def _one_line(error: ValidationError, schema: type[BaseModel]) -> str:
     errors = error.errors(include_url=False)
-    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])  # misspelt explains missing
+    # A misspelt key often explains a missing one.
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         message = "unknown key" + _suggestion(schema, first["loc"])
@@ -171,18 +169,18 @@ def _one_line(error: ValidationError, schema: type[BaseModel]) -> str:
     else:
         message = f"{first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if re.match(r"[a-z_][\w.]*: ", message):  # a section's own check, which names the key within it
+    if re.match(r"[a-z_][\w.]*: ", message):  # a section's validator, which names the key within the section
         return ".".join(filter(None, (place, message))) + more
     return (f"{place}: {message}" if place else message) + more
 
 
 def _suggestion(schema: type[BaseModel], place: tuple[int | str, ...]) -> str:
-    """The key that an unknown one was probably meant to be."""
+    """The known key closest to an unknown one."""
     known: Any = schema
     for part in place[:-1]:
         if isinstance(part, str) and part in known.model_fields:
             known = _section(known.model_fields[part].annotation) or known
-    near = close(str(place[-1]), known.model_fields, count=1)
+    near = close_matches(str(place[-1]), known.model_fields, count=1)
     return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known.model_fields)}"
 
 

@@ -1,4 +1,4 @@
-"""The section `model`: tables, relations, and how an edge is scored."""
+"""The section `model`: tables, relations, scoring and the loss."""
 
 from __future__ import annotations
 
@@ -11,49 +11,51 @@ from twhin_core.config.optimizer import Optimizer
 from twhin_core.config.section import Section
 
 OPERATORS = ("identity", "translation", "diagonal", "complex_diagonal", "linear", "affine")
-"""Our own; other packages may bring more."""
+"""Built-in operators; other packages can add more."""
 Operator = Annotated[str, AfterValidator(lambda name: plugins.check_name(plugins.OPERATORS, name, OPERATORS))]
 
 
 class Table(Section):
-    """One embedding table: a kind of node."""
+    """An embedding table, for one type of node."""
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_-]+$", description="Unique; letters, digits, `_` and `-`.")
     num_embeddings: PositiveInt | None = Field(
-        None, description="Rows. May be left out where `prepare` made the vocabulary."
+        None, description="Number of rows. Default: the size of the vocabulary that `prepare` made."
     )
     embedding_dim: PositiveInt = Field(
-        multiple_of=4, description="Columns; the same for every table, and a multiple of 4 for the kernels."
+        multiple_of=4, description="Number of columns; equal in all tables. The kernels need a multiple of 4."
     )
     data_type: Literal["fp32", "fp16"] = Field(
-        "fp32", description="Type of the weights. `fp16` halves their memory; the optimizer's state stays fp32."
+        "fp32", description="Type of the weights. `fp16` halves their memory; optimizer state stays fp32."
     )
     sharding: Literal["auto", "data_parallel", "table_wise", "row_wise", "column_wise"] = Field(
         "auto",
-        description="(ours) How ranks share the table: a copy each, whole on one rank, or by rows or columns. `auto` "
-        "lets a planner choose between table_wise and row_wise, by the ranks' memory. A process alone on a CPU holds "
-        "all tables whole.",
+        description="(ours) How the table is divided among ranks: `data_parallel` keeps a copy on each rank, "
+        "`table_wise` the table on one rank, `row_wise` and `column_wise` divide it. `auto` lets a planner choose "
+        "between table_wise and row_wise by the ranks' memory. A single CPU process does not shard.",
     )
     optimizer: Optimizer = Field(description="Runs inside the backward pass, row by row.")
     vocab: str | None = Field(
         None,
-        description="Folder of Parquet files (index: int64, id) that name the rows of a table not made by `prepare`; "
-        "used by export. Without it such rows are named by their index.",
+        description="Folder of Parquet files (index: int64, id) with the rows' ids, for tables that `prepare` does not "
+        "make. Default: each row's index is its id.",
     )
 
     @model_validator(mode="after")
-    def _exact(self) -> Table:
+    def _check_sharding(self) -> Table:
         kind, optimizer = self.sharding, self.optimizer
         if kind == "column_wise" and optimizer.name == "rowwise_adagrad":
-            raise ValueError("sharding: column_wise would give each part a mean of its own in rowwise_adagrad")
+            raise ValueError(
+                "sharding: column_wise is inexact with rowwise_adagrad, whose mean over a row would be taken per shard"
+            )
         if kind == "column_wise" and self.is_spherical:
-            raise ValueError("sharding: column_wise parts rows, whose length spherical_adagrad keeps at 1")
+            raise ValueError("sharding: column_wise would split rows that spherical_adagrad keeps at length 1")
         if self.is_spherical and self.data_type == "fp16":
             raise ValueError("data_type: fp16 would round rows away from length 1, which spherical_adagrad keeps")
         if kind == "column_wise" and self.embedding_dim % 8:
-            raise ValueError(f"sharding: column_wise cannot part {self.embedding_dim} columns into multiples of 4")
+            raise ValueError(f"sharding: column_wise cannot split {self.embedding_dim} columns into multiples of 4")
         if kind == "data_parallel" and optimizer.name == "adam":
-            raise ValueError("sharding: data_parallel would move rows that no edge looked up with adam")
+            raise ValueError("sharding: data_parallel with adam would also update rows that no edge looked up")
         if kind == "data_parallel" and self.data_type == "fp16":
             raise ValueError("sharding: data_parallel would round the gradients of an fp16 table")
         return self
@@ -67,10 +69,10 @@ class Table(Section):
 class Embeddings(Section):
     """The embedding tables."""
 
-    tables: list[Table] = Field(min_length=1, description="One entry a kind of node.")
+    tables: list[Table] = Field(min_length=1, description="One entry per type of node.")
 
     @model_validator(mode="after")
-    def _consistent(self) -> Embeddings:
+    def _check_tables(self) -> Embeddings:
         names = [table.name for table in self.tables]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"tables: names must be unique; repeated: {', '.join(repeated)}")
@@ -81,82 +83,79 @@ class Embeddings(Section):
 
 
 class Relation(Section):
-    """One kind of edge."""
+    """A type of edge."""
 
     name: str = Field(
         min_length=1,
-        description="Unique. `*` stands for every value of the source's relation column that has no entry of its own.",
+        description="Unique. `*` matches every value of the source's relation column that has no entry of its own.",
     )
     lhs: str = Field(description="Table of the edge's source.")
     rhs: str = Field(description="Table of the edge's target.")
     operator: Operator = Field(
         "translation",
-        description="Acts on the lhs x. `identity`: x; `translation`: x + θ; `diagonal`: θ ∘ x; `complex_diagonal`: "
-        "θ ∘ x as complex numbers (real halves first); `linear`: A·x; `affine`: A·x + b; or the name of an entry point "
-        "in the group `twhin.operators`.",
+        description="Transforms the lhs x. `identity`: x; `translation`: x + θ; `diagonal`: θ ∘ x; `complex_diagonal`: "
+        "θ ∘ x as complex numbers (real parts in the first half); `linear`: A·x; `affine`: A·x + b; or the name of an "
+        "entry point in the group `twhin.operators`.",
     )
-    weight: float = Field(1.0, gt=0, description="(ours) Multiplies the weight of each of its edges in the loss.")
+    weight: float = Field(1.0, gt=0, description="(ours) Multiplies the weights of its edges in the loss.")
 
 
 class Regularization(Section):
-    """What large weights cost in training: λ·Σ|x|^power of both ends and of the relation of every positive edge."""
+    """A penalty λ·Σ|x|^power on the two nodes and the relation of every positive edge."""
 
-    tables: float = Field(0.0, ge=0, description="λ of the vectors of an edge's two ends.")
-    relations: float = Field(0.0, ge=0, description="λ of the parameters of an edge's relation.")
+    tables: float = Field(0.0, ge=0, description="λ for the vectors of an edge's nodes.")
+    relations: float = Field(0.0, ge=0, description="λ for the parameters of an edge's relation.")
     power: Literal[2, 3] = Field(
         3,
-        description="2: the sum of squares; 3: of the cubes of absolute values, N3 (Lacroix et al., 2018). Under "
-        "complex_diagonal a coordinate is a complex number.",
+        description="2: squared L2 norm; 3: N3, the cubed L3 norm (Lacroix et al., 2018). With complex_diagonal, |x| "
+        "is the modulus of a complex coordinate.",
     )
 
     @model_validator(mode="after")
-    def _some(self) -> Regularization:
+    def _check_strength(self) -> Regularization:
         if not self.tables and not self.relations:
-            raise ValueError("needs tables, relations or both above 0; leave it out for none")
+            raise ValueError("needs tables, relations or both above 0; remove it for no penalty")
         return self
 
 
 class Model(Section):
-    """Tables, relations, and how an edge is scored."""
+    """Tables, relations, scoring and the loss."""
 
-    embeddings: Embeddings = Field(description="The tables.")
+    embeddings: Embeddings = Field(description="The embedding tables.")
     relations: list[Relation] = Field(min_length=1, description="In the order of the ids in the edges' `rel` column.")
     translation_optimizer: Optimizer = Field(description="Optimizer of the relations' parameters.")
     comparator: Literal["dot", "cos", "l2", "squared_l2"] = Field(
-        "dot",
-        description="(ours) How two vectors are compared; the distances are negated, so that near ones score high.",
+        "dot", description="(ours) Similarity of two vectors. Distances are negated, so that closer means higher."
     )
     loss: Literal["bce", "softmax", "ranking"] = Field(
         "bce",
-        description="(ours) `bce`: binary cross-entropy, all negatives of a positive together weighing as much as it; "
-        "`softmax`: cross-entropy of the positive among its negatives; `ranking`: each negative must score lower than "
-        "the positive by `margin`.",
+        description="(ours) `bce`: binary cross-entropy, with a positive's negatives weighing together as much as it; "
+        "`softmax`: cross-entropy of the positive among its negatives; `ranking`: every negative must score at least "
+        "`margin` below the positive.",
     )
-    margin: float = Field(0.1, gt=0, description="(ours) Of the ranking loss.")
-    temperature: float = Field(1.0, gt=0, description="(ours) Scores are divided by it before the softmax.")
+    margin: float = Field(0.1, gt=0, description="(ours) Margin of the ranking loss.")
+    temperature: float = Field(1.0, gt=0, description="(ours) Divides the scores before the softmax.")
     reciprocal: bool = Field(
         False,
-        description="(ours) Each relation gets an inverse of its own for queries of heads, (?, r, t). Needed where "
-        "heads are ranked with the dot product, which cannot depend on the relation otherwise.",
+        description="(ours) Give each relation a separate inverse for head queries (?, r, t). With the dot product, "
+        "heads are otherwise ranked independently of the relation.",
     )
     init_std: float = Field(
         0.01, gt=0, description="(ours) Standard deviation of the tables' initial weights; relations start at zero."
     )
-
     regularization: Regularization | None = Field(
-        None, description="(ours) Keeps weights small, so that few edges are not learned by heart; left out, nothing."
+        None, description="(ours) A penalty on large weights, against overfitting. Default: none."
     )
-
     relation_prediction: float = Field(
         0.0,
         ge=0,
-        description="(ours) Weight of a second objective: to tell an edge's relation from its two ends (Chen et al., "
-        "2021). For graphs of many relations, with the dot product and one operator for all of them: translation, "
-        "diagonal or complex_diagonal.",
+        description="(ours) Weight of an auxiliary objective: predicting an edge's relation from its nodes (Chen et "
+        "al., 2021). For graphs with many relations. Needs the dot product and one operator for all relations: "
+        "translation, diagonal or complex_diagonal.",
     )
 
     @model_validator(mode="after")
-    def _predicts_relations(self) -> Model:
+    def _check_relation_prediction(self) -> Model:
         if not self.relation_prediction:
             return self
         operators = {relation.operator for relation in self.relations}
@@ -170,7 +169,7 @@ class Model(Section):
         return self
 
     @model_validator(mode="after")
-    def _consistent(self) -> Model:
+    def _check_model(self) -> Model:
         tables = {table.name for table in self.embeddings.tables}
         seen: set[str] = set()
         for position, relation in enumerate(self.relations):
@@ -184,7 +183,7 @@ class Model(Section):
                     )
         for key, default, loss in (("temperature", 1.0, "softmax"), ("margin", 0.1, "ranking")):
             if self.loss != loss and getattr(self, key) != default:
-                raise ValueError(f"{key}: has no effect on the {self.loss} loss; set loss: {loss} or leave it out")
+                raise ValueError(f"{key}: has no effect on the {self.loss} loss; set loss: {loss} or remove it")
         if (name := self.translation_optimizer.name) in ("rowwise_adagrad", "spherical_adagrad"):
             raise ValueError(f"translation_optimizer: {name} is for tables; use adagrad")
         if (
@@ -192,16 +191,16 @@ class Model(Section):
             and self.regularization.relations
             and all(relation.operator == "identity" for relation in self.relations)
         ):
-            raise ValueError("regularization.relations: has no effect, the identity has no parameters; leave it out")
+            raise ValueError("regularization.relations: has no effect, the identity has no parameters; remove it")
         return self
 
     @model_validator(mode="after")
-    def _spherical(self) -> Model:
+    def _check_unit_rows(self) -> Model:
         if all(table.is_spherical for table in self.embeddings.tables):
             if self.init_std != 0.01:
-                raise ValueError("init_std: has no effect, spherical_adagrad gives rows length 1; leave it out")
+                raise ValueError("init_std: has no effect, spherical_adagrad gives rows length 1; remove it")
             if self.regularization is not None and self.regularization.tables:
-                raise ValueError("regularization.tables: rows keep length 1 under spherical_adagrad; leave it out")
+                raise ValueError("regularization.tables: rows keep length 1 under spherical_adagrad; remove it")
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""The optimizers of tables and relations, and the schedules of their learning rates, in the config."""
+"""Optimizers of tables and relations, and their learning rate schedules."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ Rate = Annotated[float, Field(gt=0)]
 
 
 class LinearRampToConstant(Section):
-    """lr·n / num_ramp_steps at step n, then lr."""
+    """learning_rate·n / num_ramp_steps at step n, then constant."""
 
     learning_rate: Rate = Field(description="The rate from step `num_ramp_steps` on.")
     num_ramp_steps: PositiveInt = Field(description="Steps of the ramp.")
 
 
 class LinearRampToCosine(Section):
-    """A linear ramp to `learning_rate`, then half a cosine down to `final_learning_rate`, which stays."""
+    """A linear ramp to `learning_rate`, a half cosine down to `final_learning_rate`, then constant."""
 
-    learning_rate: Rate = Field(description="The rate at step `num_ramp_steps`, the highest.")
+    learning_rate: Rate = Field(description="The peak rate, at step `num_ramp_steps`.")
     final_learning_rate: float = Field(ge=0, description="The rate from step `final_num_steps` on.")
     num_ramp_steps: PositiveInt = Field(description="Steps of the ramp.")
     final_num_steps: PositiveInt | None = Field(
         None,
-        description="The step at which the cosine ends, counted from the first step; left out, the last step of "
-        "training, by `training.num_epochs` and `num_train_steps`.",
+        description="The step at which the cosine ends, counted from the first step. Default: the last step of "
+        "training, from `training.num_epochs` and `num_train_steps`.",
     )
 
     @model_validator(mode="after")
-    def _falls(self) -> LinearRampToCosine:
+    def _check_decay(self) -> LinearRampToCosine:
         if self.final_num_steps is not None and self.final_num_steps <= self.num_ramp_steps:
             raise ValueError(f"final_num_steps: must be beyond num_ramp_steps, which is {self.num_ramp_steps}")
         if self.final_learning_rate > self.learning_rate:
@@ -44,12 +44,12 @@ class PiecewiseConstant(Section):
     """One rate up to each boundary, and one after the last."""
 
     learning_rate_boundaries: list[PositiveInt] = Field(
-        min_length=1, description="The last step of each rate but the last one, ascending."
+        min_length=1, description="The last step of each rate except the final one, in ascending order."
     )
-    learning_rate_values: list[Rate] = Field(description="The rates, one more than the boundaries.")
+    learning_rate_values: list[Rate] = Field(description="The rates, one more than there are boundaries.")
 
     @model_validator(mode="after")
-    def _consistent(self) -> PiecewiseConstant:
+    def _check_boundaries(self) -> PiecewiseConstant:
         boundaries, values = self.learning_rate_boundaries, self.learning_rate_values
         if len(values) != len(boundaries) + 1:
             raise ValueError(
@@ -61,21 +61,21 @@ class PiecewiseConstant(Section):
 
 
 class LearningRate(Section):
-    """Exactly one schedule. Steps are counted from 1: the rate of step n is that of the n-th update."""
+    """Exactly one schedule. Steps count from 1: the rate at step n applies to the n-th update."""
 
     constant: Rate | None = Field(None, description="The same rate at every step.")
-    linear_ramp_to_constant: LinearRampToConstant | None = Field(None, description="Up in equal steps, then the same.")
-    linear_ramp_to_cosine: LinearRampToCosine | None = Field(None, description="Up in equal steps, then half a cosine.")
-    piecewise_constant: PiecewiseConstant | None = Field(None, description="Steps from rate to rate.")
+    linear_ramp_to_constant: LinearRampToConstant | None = Field(None, description="A linear ramp, then constant.")
+    linear_ramp_to_cosine: LinearRampToCosine | None = Field(None, description="A linear ramp, then a half cosine.")
+    piecewise_constant: PiecewiseConstant | None = Field(None, description="A constant rate between boundaries.")
 
     @model_validator(mode="after")
-    def _one(self) -> LearningRate:
+    def _check_one(self) -> LearningRate:
         self.exactly_one("constant", "linear_ramp_to_constant", "linear_ramp_to_cosine", "piecewise_constant")
         return self
 
     @property
     def stated(self) -> tuple[str, float]:
-        """The key and the value that the optimizer's own `lr` must agree with."""
+        """The key and value that the optimizer's own `lr` must equal."""
         if self.constant is not None:
             return "constant", self.constant
         if self.piecewise_constant is not None:
@@ -93,27 +93,27 @@ class Sgd(Section):
 
 
 class Adam(Section):
-    """Kingma & Ba, 2015. A table's rows move only in steps that look them up; several CPU ranks cannot have it."""
+    """Kingma & Ba, 2015. Only updates the rows that a step looks up. Not available on several CPU ranks."""
 
     lr: Rate = Field(description="Learning rate.")
     betas: tuple[float, float] = Field(
-        (0.9, 0.999), strict=False, description="Decay of the first and of the second moment."
+        (0.9, 0.999), strict=False, description="Decay rates of the first and second moments."
     )
-    eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
+    eps: float = Field(1e-8, gt=0, description="Added to the square root of the second moment.")
 
 
 class Adagrad(Section):
-    """Duchi et al., 2011: one accumulator an element."""
+    """Duchi et al., 2011: one accumulator per element."""
 
     lr: Rate = Field(description="Learning rate.")
-    eps: float = Field(1e-8, ge=0, description="Added to the root of the accumulator.")
+    eps: float = Field(1e-8, ge=0, description="Added to the square root of the accumulator.")
 
 
 class RowwiseAdagrad(Section):
-    """Adagrad with one accumulator a row, of the row's mean squared gradient: dim times less state."""
+    """Adagrad with one accumulator per row, for the row's mean squared gradient. Needs 1 / dim of the state."""
 
     lr: Rate = Field(description="Learning rate.")
-    eps: float = Field(1e-8, ge=0, description="Added to the root of the accumulator.")
+    eps: float = Field(1e-8, ge=0, description="Added to the square root of the accumulator.")
 
 
 class SphericalAdagrad(Section):
@@ -127,13 +127,13 @@ OPTIMIZERS = ("sgd", "adam", "adagrad", "rowwise_adagrad", "spherical_adagrad")
 
 
 class Optimizer(Section):
-    """Exactly one optimizer, and its learning rate."""
+    """Exactly one optimizer, and its learning rate schedule."""
 
     sgd: Sgd | None = Field(None, description="Stochastic gradient descent.")
     adam: Adam | None = Field(None, description="Adam.")
-    adagrad: Adagrad | None = Field(None, description="Adagrad, one accumulator an element.")
+    adagrad: Adagrad | None = Field(None, description="Adagrad with one accumulator per element.")
     rowwise_adagrad: RowwiseAdagrad | None = Field(
-        None, description="(ours) Adagrad, one accumulator a row; for tables only."
+        None, description="(ours) Adagrad with one accumulator per row; only for tables."
     )
     spherical_adagrad: SphericalAdagrad | None = Field(
         None,
@@ -141,12 +141,12 @@ class Optimizer(Section):
     )
     learning_rate: LearningRate | None = Field(
         None,
-        description="The schedule. The optimizer's own `lr` must be its `constant`, its `learning_rate` or the first "
-        "of its `learning_rate_values`. Default: `lr` at every step.",
+        description="Schedule. The optimizer's own `lr` must equal its `constant`, its `learning_rate` or the first of "
+        "its `learning_rate_values`. Default: `lr` at every step.",
     )
 
     @model_validator(mode="after")
-    def _one(self) -> Optimizer:
+    def _check_one(self) -> Optimizer:
         self.exactly_one(*OPTIMIZERS)
         if self.learning_rate is not None:
             key, rate = self.learning_rate.stated

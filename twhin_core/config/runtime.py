@@ -1,4 +1,4 @@
-"""The section `runtime`: how the arithmetic runs."""
+"""The section `runtime`: numerical precision."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from twhin_core.config.section import Section
 
 
 class Runtime(Section):
-    """How the arithmetic runs."""
+    """Numerical precision."""
 
     enable_tensorfloat32: bool = Field(
-        False, description="Allow TF32 in fp32 matrix products on GPUs that have it; no effect on a CPU."
+        False, description="Allow TF32 in fp32 matrix products on GPUs that support it. No effect on a CPU."
     )
     enable_amp: bool = Field(
         False,
-        description="Matrix products of the training steps in bf16, by autocast; weights, optimizers and the loss stay "
-        "as they are, and so do validation and evaluation.",
+        description="Compute the matrix products of training steps in bf16 (autocast). Weights, optimizers and the "
+        "loss stay in fp32, and so do validation and evaluation.",
     )
