@@ -39,7 +39,7 @@ from torch import Tensor
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
 
 from twhin_core import __version__, storage
-from twhin_core.checkpoints.checkpoint import Checkpoint, Marker, Position, describe
+from twhin_core.checkpoints.checkpoint import Checkpoint, Marker, Position, model_description
 from twhin_core.config import Config
 from twhin_core.data.edges import Edges
 from twhin_core.distributed.ranks import alone
@@ -291,7 +291,7 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
     schema = read_schema(config, folder)
     if options.what == "write":
         return write(config, schema, options)
-    marker = Marker(version=__version__, position=Position(step=1), model=describe(config, schema))
+    marker = Marker(version=__version__, position=Position(step=1), model=model_description(config, schema))
     started = time.perf_counter()
     metrics = measure(config, folder, Checkpoint(f"{folder}/checkpoint", marker))
     seconds = time.perf_counter() - started

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from twhin_core.checkpoints.checkpoint import Position, describe, newest
+from twhin_core.checkpoints.checkpoint import Position, model_description, newest
 from twhin_core.checkpoints.writer import CheckpointWriter
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
@@ -57,7 +57,7 @@ def save(config: Config, root: str) -> None:
     scorer = Scorer(config.model, schema.relations)
     state = {f"tables.embeddings.{TABLE}.weight": vectors}
     state |= {f"scorer.{name}": parameter.data for name, parameter in scorer.named_parameters()}
-    with process_group() as ranks, CheckpointWriter(root, describe(config, schema), 1, ranks) as writer:
+    with process_group() as ranks, CheckpointWriter(root, model_description(config, schema), 1, ranks) as writer:
         writer.save(state, Position(step=1))
         assert writer.wait()
 

@@ -37,7 +37,7 @@ def run(config: Config, run_root: str, debug: bool = False) -> None:
         Preempted: this process received SIGTERM, and the running step has ended.
         StepFailed: a step failed with another error.
     """
-    with tempfile.TemporaryDirectory(prefix="twhin-") as scratch, lease.hold(run_root, "run", patience=0):
+    with tempfile.TemporaryDirectory(prefix="twhin-") as scratch, lease.hold(run_root, "run", grace=0):
         error_file = Path(scratch) / "error.json"
         # KFP's artifacts are small copies of files under the run root. They must be local.
         folder = scratch if storage.is_remote(run_root) else storage.filesystem(run_root)[1]

@@ -60,17 +60,18 @@ def server() -> Iterator[str]:
 
 def work(stage: str, config: Config, root: str, emulator: str) -> None:
     os.environ[object_store.EMULATOR] = emulator
-    lease.EXPIRY = 10_000  # the process before was killed on this machine, and is known to be dead without waiting
+    lease.EXPIRY = 10_000  # the killed process ran on this machine, so it is known to be dead
     STAGES[stage][0](config, root)
 
 
 def start(stage: str, config: Config, root: str) -> multiprocessing.context.ForkServerProcess:
-    """A process that is at work on the stage."""
+    """A process that runs the stage, once it holds the lease."""
     emulator = os.environ.get(object_store.EMULATOR, "")
     process = CONTEXT.Process(target=work, args=(stage, config, root, emulator), daemon=True)
     process.start()
     deadline = time.monotonic() + 60
-    while f"process {process.pid} " not in lease.holder(root, stage) and process.is_alive():
+    url = storage.join(root, lease.FOLDER, stage)
+    while f'"pid": "{process.pid}"' not in storage.read_generation(url)[0] and process.is_alive():
         assert time.monotonic() < deadline
         time.sleep(0.002)
     return process

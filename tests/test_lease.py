@@ -1,4 +1,4 @@
-"""One process a stage of a run root: refused beside a living one, taken over from a dead one."""
+"""Leases: refused while the holder lives, taken over once it is dead."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def root(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 @pytest.fixture
 def remote(server: FaultProxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """A root on the object store, and a clock on which a lease is renewed and expires soon."""
+    """A root on the object store, with short intervals for renewal and expiry."""
     monkeypatch.setenv(object_store.EMULATOR, server.url)
-    monkeypatch.setattr(lease, "BEAT", 0.1)
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.1)
     monkeypatch.setattr(lease, "EXPIRY", 1.0)
     return f"gs://bucket/{tmp_path.name}"
 
@@ -55,7 +55,7 @@ def hold_until_killed(root: str, emulator: str) -> None:
 
 
 def start_holder(root: str) -> multiprocessing.context.ForkServerProcess:
-    """A process that holds the lease of training under `root`."""
+    """A process that holds the lease of the train stage under `root`."""
     emulator = os.environ.get(object_store.EMULATOR, "")
     process = CONTEXT.Process(target=hold_until_killed, args=(root, emulator), daemon=True)
     process.start()
@@ -67,29 +67,29 @@ def start_holder(root: str) -> multiprocessing.context.ForkServerProcess:
 
 
 def test_a_living_process_keeps_its_stage_and_a_dead_one_does_not(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "EXPIRY", 10_000)  # a dead process of this machine is known to be dead
+    monkeypatch.setattr(lease, "EXPIRY", 10_000)  # not needed: a process of this machine is seen to be dead
     process = start_holder(root)
-    refused = pytest.raises(UserError, match=rf"another run is at work here: train, process {process.pid} on .*; use")
-    with refused, lease.hold(root, "train", patience=0.3):
+    refused = pytest.raises(UserError, match=rf"another run is active here: train, process {process.pid} on .*; use")
+    with refused, lease.hold(root, "train", grace=0.3):
         pass
-    with lease.hold(root, "follow", patience=0):
+    with lease.hold(root, "follow", grace=0):
         pass  # another stage
-    with pytest.raises(UserError, match="another run is at work here: train"):
+    with pytest.raises(UserError, match="another run is active here: train"):
         lease.check_alone(root, "prepare")
     lease.check_alone(root, "train")
     process.kill()
     process.join()
-    with lease.hold(root, "train", patience=0):
+    with lease.hold(root, "train", grace=0):
         pass
 
 
-def test_one_follows_another(root: str) -> None:
+def test_a_released_lease_can_be_acquired_again(root: str) -> None:
     for _ in range(3):
-        with lease.hold(root, "export", patience=0):
+        with lease.hold(root, "export", grace=0):
             pass
 
 
-def test_one_that_is_about_to_end_is_waited_for(root: str) -> None:
+def test_a_holder_that_is_about_to_finish_is_waited_for(root: str) -> None:
     order: list[str] = []
     held = threading.Event()
 
@@ -109,21 +109,21 @@ def test_one_that_is_about_to_end_is_waited_for(root: str) -> None:
 
 
 def of_another_machine(root: str) -> str:
-    """Puts a lease there that a process elsewhere holds, of which nothing is known here."""
+    """Writes a lease whose holder runs on another machine."""
     url = storage.join(root, lease.FOLDER, "train")
     identity = {"host": "elsewhere", "pid": "1", "started": "7", "machine": "another", "owner": "x", "beat": "0"}
     storage.write_text(url, json.dumps(identity))
     return url
 
 
-def test_one_elsewhere_that_is_not_renewed_is_taken_over(remote: str) -> None:
+def test_a_remote_lease_that_is_not_renewed_is_taken_over(remote: str) -> None:
     of_another_machine(remote)
     started = time.monotonic()
-    with lease.hold(remote, "train", patience=0):
+    with lease.hold(remote, "train", grace=0):
         assert time.monotonic() - started > lease.EXPIRY
 
 
-def test_one_elsewhere_that_is_renewed_is_kept(remote: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_remote_lease_that_is_renewed_is_respected(remote: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "EXPIRY", 10_000)
     url = of_another_machine(remote)
     stop = threading.Event()
@@ -135,13 +135,13 @@ def test_one_elsewhere_that_is_renewed_is_kept(remote: str, monkeypatch: pytest.
 
     thread = threading.Thread(target=renew)
     thread.start()
-    with pytest.raises(UserError, match="train, process 1 on elsewhere"), lease.hold(remote, "train", patience=0):
+    with pytest.raises(UserError, match="train, process 1 on elsewhere"), lease.hold(remote, "train", grace=0):
         pass
     stop.set()
     thread.join()
 
 
-def test_it_is_renewed_while_it_is_held_and_empty_afterwards(remote: str) -> None:
+def test_a_lease_is_renewed_while_held_and_empty_afterwards(remote: str) -> None:
     url = storage.join(remote, lease.FOLDER, "train")
     with lease.hold(remote, "train"):
         deadline = time.monotonic() + 60
@@ -151,7 +151,7 @@ def test_it_is_renewed_while_it_is_held_and_empty_afterwards(remote: str) -> Non
     assert storage.read_text(url) == ""
 
 
-def test_one_that_was_taken_away_ends_its_process(remote: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_lost_its_lease_exits(remote: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
     reasons: list[str] = []
 
@@ -159,28 +159,28 @@ def test_one_that_was_taken_away_ends_its_process(remote: str, monkeypatch: pyte
         reasons.append(reason)
         ended.set()
 
-    monkeypatch.setattr(lease, "_end", end)
+    monkeypatch.setattr(lease, "_exit", end)
     with lease.hold(remote, "train"):
         url = of_another_machine(remote)
         assert ended.wait(60)
     assert "another run has taken over" in reasons[0]
-    assert json.loads(storage.read_text(url))["host"] == "elsewhere", "what is another's is not given back"
+    assert json.loads(storage.read_text(url))["host"] == "elsewhere", "another's lease is not released"
 
 
-def test_a_config_is_not_changed_while_another_run_is_at_work(root: str, small_config: SmallConfig) -> None:
-    """Though nothing is made yet, for which alone the config would be free to change."""
+def test_a_config_does_not_change_while_another_stage_is_running(root: str, small_config: SmallConfig) -> None:
+    """Even though the root has no results yet, which would otherwise allow it."""
     first, second = small_config(), small_config(training={"seed": 5})
     url = storage.join(root, "config.yaml")
     with working(first, root, "prepare"):
         before = storage.read_text(url)
-        with pytest.raises(UserError, match="another run is at work here: prepare"), working(second, root, "train"):
+        with pytest.raises(UserError, match="another run is active here: prepare"), working(second, root, "train"):
             pass
         assert storage.read_text(url) == before
     with working(second, root, "prepare"):
         assert config_file.parse(storage.read_text(url)) == second
 
 
-def test_of_two_that_claim_a_root_at_once_one_wins(root: str, small_config: SmallConfig) -> None:
+def test_one_of_two_concurrent_runs_gets_the_root(root: str, small_config: SmallConfig) -> None:
     configs = [small_config(training={"seed": seed}) for seed in range(2)]
     together, ended, outcomes = threading.Barrier(2), threading.Barrier(2), {}
 
@@ -200,11 +200,11 @@ def test_of_two_that_claim_a_root_at_once_one_wins(root: str, small_config: Smal
     for thread in threads:
         thread.join()
     (winner,) = [number for number, outcome in outcomes.items() if outcome == "works"]
-    assert "another run is at work here" in outcomes[1 - winner]
+    assert "another run is active here" in outcomes[1 - winner]
     assert config_file.parse(storage.read_text(storage.join(root, "config.yaml"))) == configs[winner]
 
 
-def test_no_room_for_the_lease_itself(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path) -> None:
     refused = pytest.raises(StorageRefused, match=r"\.leases/train: cannot be written: File too large")
     with small_files(10), refused, lease.hold(str(tmp_path), "train"):
         pass
@@ -216,5 +216,5 @@ def test_a_second_run_is_refused_in_one_line(tmp_path: Path) -> None:
     root = str(tmp_path)
     with lease.hold(root, "run"):
         ran = twhin("run", "configs/quickstart.yaml", "--run-root", root)
-        assert_refused(ran, root, "another run is at work here: run, process", "use another --run-root")
+        assert_refused(ran, root, "another run is active here: run, process", "use another --run-root")
     assert not (tmp_path / "graph").exists()

@@ -32,7 +32,7 @@ def server() -> Iterator[FaultProxy]:
 @pytest.fixture
 def bucket(server: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv(object_store.EMULATOR, server.url)
-    monkeypatch.setattr(object_store, "PAUSES", (0.01, 0.1))
+    monkeypatch.setattr(object_store, "RETRY_DELAYS", (0.01, 0.1))
     return "gs://bucket"
 
 
@@ -79,7 +79,7 @@ def test_what_another_run_has_published_stays(bucket: str) -> None:
     url = f"{bucket}/run/manifest.json"
     storage.publish_json(url, {"of": "this run"})
     storage.publish_json(url, {"of": "this run"})  # its own, as after an answer that was lost
-    with pytest.raises(StorageRefused, match=f"{url}: another run has published here meanwhile"):
+    with pytest.raises(StorageRefused, match=f"{url}: another run has published here in the meantime"):
         storage.publish_json(url, {"of": "another"})
     assert storage.read_json(url) == {"of": "this run"}
 
@@ -160,7 +160,7 @@ def test_credentials_that_are_missing_or_refused(status: int, said: str, monkeyp
             lambda: storage.glob("gs://bucket/x/*"),
         ):
             with pytest.raises(
-                StorageRefused, match=r"gs://bucket.*: credentials are missing or have no right to it"
+                StorageRefused, match=r"gs://bucket.*: credentials are missing or lack permission"
             ) as caught:
                 act()
             assert said in str(caught.value)
@@ -194,12 +194,12 @@ def test_a_file_of_credentials_that_holds_none(content: str, monkeypatch: pytest
 
 
 def test_tries_come_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_store, "SECONDS_OF_TRIES", 0.5)
-    monkeypatch.setattr(object_store, "PAUSES", (0.01, 0.1))
+    monkeypatch.setattr(object_store, "RETRY_TIMEOUT", 0.5)
+    monkeypatch.setattr(object_store, "RETRY_DELAYS", (0.01, 0.1))
     with answering(503, "Service Unavailable") as url:
         monkeypatch.setenv(object_store.EMULATOR, url)
         with pytest.raises(
-            StorageError, match=r"gs://bucket.*: no answer in 0\.5 s of tries: Service Unavailable"
+            StorageError, match=r"gs://bucket.*: failed after retrying for 0\.5 s: Service Unavailable"
         ) as caught:
             storage.write_text("gs://bucket/x", "1")
         assert caught.value.exit_code == 1
@@ -212,7 +212,7 @@ def test_tries_come_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_event_files_that_cannot_be_written_end_without_the_run(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(object_store, "SECONDS_OF_TRIES", 0.2)
+    monkeypatch.setattr(object_store, "RETRY_TIMEOUT", 0.2)
     with answering(503, "Service Unavailable") as url:
         monkeypatch.setenv(object_store.EMULATOR, url)
         events = EventFiles("gs://bucket/run", 0)

@@ -94,7 +94,7 @@ def test_a_file_that_is_not_whole(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (b"", b"PAR1", whole[:-1], whole[: len(whole) // 2], b"n\n1\n"):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=f"^{path}: not a whole Parquet file: [^\n]+$"), open_parquet(str(path)):
+        with pytest.raises(UserError, match=f"^{path}: not a complete Parquet file: [^\n]+$"), open_parquet(str(path)):
             pass
     with pytest.raises(UserError, match="gone"), open_parquet(str(tmp_path / "gone.parquet")):
         pass

@@ -109,11 +109,11 @@ def test_an_entry_point_that_does_not_load_is_named_in_one_line() -> None:
     [
         (
             {"model": {"relations": relations("scale")}},
-            r"model.relations.0.operator: input should be 'identity', .*; no package brings 'scale'",
+            r"model.relations.0.operator: input should be 'identity', .*; no package provides 'scale'",
         ),
         (
             {"export": {"formats": ["json-rows"]}},
-            r"export.formats.0: input should be 'parquet', .*; no package brings 'json-rows'",
+            r"export.formats.0: input should be 'parquet', .*; no package provides 'json-rows'",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Errors that one line explains, most of which a user can fix, and the words they have in common."""
+"""Errors that are shown as one line, and helpers for their messages."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterable
 
 
 class TwhinError(Exception):
-    """An end that one line explains: the command line shows it without a traceback."""
+    """An expected failure. The command line shows its message without a traceback and exits with `exit_code`."""
 
     exit_code = 1
 
 
 class UserError(TwhinError):
-    """A mistake of the user's."""
+    """A mistake by the user."""
 
     exit_code = 2
 
 
-class NotThere(UserError, KeyError):
-    """There is nothing of that name."""
+class NotFound(UserError, KeyError):
+    """Nothing has this name."""
 
-    __str__ = Exception.__str__  # KeyError's puts its message into quotes
+    __str__ = Exception.__str__  # KeyError puts its message in quotes
 
 
 class StorageError(TwhinError, OSError):
@@ -29,49 +29,49 @@ class StorageError(TwhinError, OSError):
 
 
 class StorageRefused(UserError, StorageError):
-    """… for want of a bucket, of room, of credentials or of the right to it."""
+    """A file or object could not be read or written for lack of a bucket, disk space, credentials or permission."""
 
 
 class GateFailed(TwhinError):
-    """A metric missed its gate: the run is sound, its result is not good enough."""
+    """A metric missed its gate: the run worked, but its result is not good enough."""
 
     exit_code = 3
 
 
 class CheckpointFailed(TwhinError):
-    """The checkpoint that training ends with could not be written; the newest one before it is whole."""
+    """The last checkpoint of training could not be written; the newest one before it is complete."""
 
 
 class TimedOut(TwhinError):
-    """What was waited for did not come in the time allowed."""
+    """A wait took longer than allowed."""
 
     exit_code = 4
 
 
 class ReadersLost(TwhinError):
-    """No reader process has answered for the time allowed; a retry goes on from the newest checkpoint."""
+    """No reader process has answered within the allowed time; a retry resumes from the newest checkpoint."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
 class Preempted(TwhinError):
-    """The machine is asked for back: a checkpoint of the last step is kept, and a retry goes on from there."""
+    """The platform stopped the run after it wrote a checkpoint; a retry resumes from there."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what an error says, or its type if it says nothing."""
+    """The first line of an error's message, or its type if it has no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def close_matches(name: str, known: Iterable[str], count: int = 3, cutoff: float = 0.6) -> list[str]:
-    """The known names that are most like a misspelt one, best first."""
+    """The known names most similar to `name`, best first."""
     return difflib.get_close_matches(name, list(known), count, cutoff)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """What was probably meant, or else the first known names."""
+    """A hint with the names that `name` may be a misspelling of, or else the first known ones."""
     names = list(known)
     if near := close_matches(name, names) or close_matches(name.lower(), names):
         return f"did you mean {' or '.join(near)}?"

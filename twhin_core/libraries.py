@@ -1,4 +1,4 @@
-"""Whether the libraries that training looks rows up with load on this machine, and what installs those that do."""
+"""Checks that the libraries for embedding lookups load on this machine."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import importlib
 from twhin_core.errors import UserError
 
 FBGEMM = TORCHREC = "1.8.0"
-"""Releases that fit together, and the pinned torch."""
+"""Releases that work together and with the pinned torch."""
 
-# torchrec requires fbgemm-gpu, whose files would overwrite those of fbgemm-gpu-cpu: so pip must not follow it.
+# torchrec requires fbgemm-gpu, whose files would overwrite those of fbgemm-gpu-cpu, so install it without dependencies.
 INSTALL = {
     "cpu": "pip uninstall --yes fbgemm-gpu fbgemm-gpu-cpu && pip install --force-reinstall --no-deps "
     f"fbgemm-gpu-cpu=={FBGEMM} torchrec=={TORCHREC}",
@@ -18,18 +18,18 @@ INSTALL = {
 
 
 def check() -> str:
-    """Looks rows up by torchrec and fbgemm; gives what was found.
+    """Looks up rows with torchrec and fbgemm, and returns a line about the result.
 
     Raises:
-        UserError: they are missing or do not load; it names the command that installs them.
+        UserError: a library is missing or does not load; the message has the command that installs it.
     """
     try:
         return f"torch, torchrec and fbgemm work together: looked up {_look_up()} rows"
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # whatever another version of one raises
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # depending on which version does not fit
         why = f"{error}: {error.__cause__}" if error.__cause__ is not None else str(error)
         raise UserError(
-            f"torchrec and fbgemm, which training needs, do not load here ({' '.join(why.split())}); install them by: "
-            + INSTALL[_device()]
+            f"torchrec and fbgemm, which training needs, do not load here ({' '.join(why.split())}); "
+            f"install them with: {INSTALL[_device()]}"
         ) from error
 
 

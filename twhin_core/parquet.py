@@ -1,4 +1,4 @@
-"""Parquet parts: a stream of record batches as numbered files, each listed with its rows and checksum."""
+"""Parquet files: a stream of record batches as numbered parts, with their row counts and checksums."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from twhin_core.errors import StorageError, UserError, one_line
 ROWS_PER_GROUP = 131_072
 ROWS_PER_FILE = 4_194_304
 VECTOR_BYTES_PER_GROUP = 16 << 20
-"""A row group of longer vectors has fewer rows, since reader and writer hold it whole."""
+"""Limits the rows of a row group with long vectors, because readers and writers hold a row group in memory."""
 
 
 class FileEntry(BaseModel):
-    """A file as a manifest lists it; `path` is relative to the run root."""
+    """A manifest's entry for a file; `path` is relative to the run root."""
 
     path: str
     rows: int
@@ -32,10 +32,10 @@ class FileEntry(BaseModel):
 def write_parts(
     batches: Iterable[pa.RecordBatch], schema: pa.Schema, root: str, folder: str, rows_per_file: int = ROWS_PER_FILE
 ) -> list[FileEntry]:
-    """Writes `batches` in order to `<root>/<folder>/part-00000.parquet` and on, `rows_per_file` rows a file.
+    """Writes `batches` in order to `<root>/<folder>/part-00000.parquet` etc., with `rows_per_file` rows per file.
 
-    The files depend on the rows alone, not on how they are cut into batches. What was in the folder is removed first.
-    There is always at least one file, so that no rows still have a schema.
+    Clears the folder first. The files only depend on the rows, not on the batch boundaries. Without rows, one empty
+    file preserves the schema.
     """
     storage.remove(storage.join(root, folder))
     groups = _row_groups(batches, rows_per_group(schema), rows_per_file)
@@ -43,8 +43,7 @@ def write_parts(
     first = next(groups, None)
     while first is not None or not entries:
         path = part_path(folder, len(entries))
-        entry = _write_file(_until(groups, first, rows_per_file), schema, root, path)
-        entries.append(entry)
+        entries.append(_write_file(_until(groups, first, rows_per_file), schema, root, path))
         first = next(groups, None)
     return entries
 
@@ -55,14 +54,14 @@ def write_part(batches: Iterable[pa.RecordBatch], schema: pa.Schema, root: str, 
 
 
 def rows_per_group(schema: pa.Schema) -> int:
-    """Rows of a row group, but for the last one of a file."""
+    """Rows per row group, except for the last one of a file."""
     vectors = [field.type for field in schema if pa.types.is_fixed_size_list(field.type)]
     width = sum(vector.list_size * vector.value_type.bit_width // 8 for vector in vectors)
     return min(ROWS_PER_GROUP, max(1, VECTOR_BYTES_PER_GROUP // max(int(width), 1)))
 
 
 def encoding(schema: pa.Schema) -> dict[str, Any]:
-    """How columns are stored: vectors as they are, since no two numbers are alike and zstd takes nearly nothing off."""
+    """The arguments of `ParquetWriter`: vectors are not compressed, since zstd saves next to nothing on them."""
     plain = {f"{field.name}.list.element" for field in schema if pa.types.is_fixed_size_list(field.type)}
     others = [field.name for field in schema if not pa.types.is_fixed_size_list(field.type)]
     return {
@@ -88,7 +87,7 @@ def _write_file(groups: Iterable[pa.Table], schema: pa.Schema, root: str, path: 
 
 
 def _until(groups: Iterator[pa.Table], first: pa.Table | None, rows_per_file: int) -> Iterator[pa.Table]:
-    """`first` and the groups that follow it in its file."""
+    """`first` and the following groups that belong in the same file."""
     rows = 0
     group = first
     while group is not None:
@@ -98,31 +97,30 @@ def _until(groups: Iterator[pa.Table], first: pa.Table | None, rows_per_file: in
 
 
 def _row_groups(batches: Iterable[pa.RecordBatch], group_rows: int, rows_per_file: int) -> Iterator[pa.Table]:
-    """The same rows in row groups of `group_rows`, shorter only where a file ends."""
-    held: list[pa.RecordBatch] = []
+    """The rows in groups of `group_rows`; only the last group of a file is shorter."""
+    pending: list[pa.RecordBatch] = []
     written = rows = 0
-
-    def group() -> pa.Table:
-        return pa.Table.from_batches(held).combine_chunks()
-
     for batch in batches:
         while batch.num_rows:
             room = min(group_rows, rows_per_file - written % rows_per_file) - rows
-            held.append(batch.slice(0, room))
-            rows += held[-1].num_rows
-            batch = batch.slice(held[-1].num_rows)
-            if held[-1].num_rows == room:
-                yield group()
-                written, rows, held = written + rows, 0, []
-    if held:
-        yield group()
+            pending.append(batch.slice(0, room))
+            rows += pending[-1].num_rows
+            batch = batch.slice(pending[-1].num_rows)
+            if pending[-1].num_rows == room:
+                yield pa.Table.from_batches(pending).combine_chunks()
+                written, rows, pending = written + rows, 0, []
+    if pending:
+        yield pa.Table.from_batches(pending).combine_chunks()
 
 
 @contextlib.contextmanager
 def open_parquet(url: str, buffer_size: int = 0) -> Iterator[pq.ParquetFile]:
-    """The Parquet file at `url`. Raises UserError if it, or what is read of it, is truncated or not Parquet.
+    """The Parquet file at `url`.
 
-    With a `buffer_size` a column of a row group is fetched by so many bytes at a time, instead of whole.
+    With a `buffer_size`, columns are read that many bytes at a time instead of a row group at a time.
+
+    Raises:
+        UserError: also from the block: the file, or a part of it that is read, is truncated or not Parquet.
     """
     fs, path = storage.arrow_filesystem(url)
     try:
@@ -131,4 +129,4 @@ def open_parquet(url: str, buffer_size: int = 0) -> Iterator[pq.ParquetFile]:
     except StorageError:
         raise
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{url}: not a whole Parquet file: {one_line(error)}") from None
+        raise UserError(f"{url}: not a complete Parquet file: {one_line(error)}") from None

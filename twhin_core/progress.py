@@ -1,4 +1,4 @@
-"""What one sees while a stage works: a bar on a terminal, a line every few seconds in a log."""
+"""Logging and progress: a bar on a terminal, otherwise a log line every few seconds."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from tqdm import tqdm
 
 log = logging.getLogger("twhin")
 
-SECONDS_BETWEEN_LINES = 5.0
+LOG_INTERVAL = 5.0  # seconds
 
 
 def show_log(debug: bool = False) -> None:
-    """Sends the log to stderr; called by the entry points, never by the library."""
+    """Sends the log to stderr. Only entry points call it, never the library."""
     logging.basicConfig(
         format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING, stream=sys.stderr, force=True
     )
     log.setLevel(logging.DEBUG if debug else logging.INFO)
     if not debug:
-        # What torch and torchrec tell their callers, deprecations and planner hints: nothing that a user can fix.
+        # Deprecations and planner hints of torch and torchrec are for developers; a user cannot fix them.
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         for name in ("torch", "torch.fx._symbolic_trace", "torchrec"):
@@ -32,7 +32,7 @@ def show_log(debug: bool = False) -> None:
 
 
 class Progress:
-    """Counts work done: `with Progress("train", total, "edges") as progress: progress.update(n, loss=0.3)`."""
+    """Shows progress: `with Progress("train", total, "edges") as progress: progress.update(n, loss=0.3)`."""
 
     def __init__(self, name: str, total: int, unit: str, done: int = 0, quiet: bool = False) -> None:
         self._name, self._total, self._unit = name, total, unit
@@ -55,13 +55,13 @@ class Progress:
             self._line("")
 
     def update(self, count: int, **figures: float) -> None:
-        """`count` more units are done; `figures` are shown beside."""
+        """Adds `count` finished units; `figures` are shown next to the progress."""
         self._done += count
         shown = ", ".join(f"{name} {_short(value)}" for name, value in figures.items())
         if self._bar is not None:
             self._bar.set_postfix_str(shown, refresh=False)
             self._bar.update(count)
-        elif not self._quiet and time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
+        elif not self._quiet and time.monotonic() - self._printed >= LOG_INTERVAL:
             self._line(shown)
 
     def _line(self, shown: str) -> None:

@@ -1,4 +1,4 @@
-"""A run root and the config that made it."""
+"""Ties a run root to the config that it was made with."""
 
 from __future__ import annotations
 
@@ -18,21 +18,15 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Stage = Callable[Concatenate[Config, str, P], R]
 
-# How a result is measured and written, and what engine makes the graph, may change from one call to the next; what it
-# was learned from may not.
-REPEATABLE = (
+# Settings that may change between calls: how the result is evaluated and exported, and which engine builds the graph.
+CHANGEABLE = (
     "test_data", "evaluation", "export", "training.eval_timeout_in_s", "training.readers_timeout_in_s",
     "prepare.engine", "prepare.spark_master", "prepare.memory_limit", "prepare.temp_directory",
 )  # fmt: skip
 
 
 def stage(name: str) -> Callable[[Stage[P, R]], Stage[P, R]]:
-    """Makes a function of (config, root, …) the stage `name` of a run: alone at work on it, under a root of its own.
-
-    The function raises besides:
-        StorageRefused: the root cannot be written.
-        UserError: another process is at work on this stage of the root, or the root was made by another config.
-    """
+    """Decorates a function of (config, root, …) as the stage `name` of a run: it then runs within `working`."""
 
     def decorate(function: Stage[P, R]) -> Stage[P, R]:
         @functools.wraps(function)
@@ -47,20 +41,26 @@ def stage(name: str) -> Callable[[Stage[P, R]], Stage[P, R]]:
 
 @contextlib.contextmanager
 def working(config: Config, root: str, name: str) -> Iterator[None]:
-    """Holds the lease of the stage `name`, and the root for `config`, while the block runs."""
+    """Holds the lease of the stage `name`, and ties the root to `config`, while the block runs.
+
+    Raises:
+        StorageRefused: the root cannot be written.
+        UserError: another process runs this stage of the root, or as `open_run`.
+    """
     with lease.hold(root, name):
         open_run(config, root, name)
         yield
 
 
 def open_run(config: Config, root: str, name: str = "") -> None:
-    """Claims `root` for `config`, or checks that it was made by it: `<root>/config.yaml` holds the resolved config.
+    """Writes the resolved config to `<root>/config.yaml`, or checks that the root was made with it.
 
-    What only measures or writes a result may differ, and so may all while nothing is made yet and nobody but the stage
-    `name`, who asks, is at work; the file then holds the newest.
+    Settings in `CHANGEABLE` may differ. All may differ if the root has no results yet and no stage other than `name`
+    is running. The file then gets the new config.
 
     Raises:
-        UserError: the root was made by another config; names the first key that differs. Or another is being made.
+        UserError: the root was made with another config, or another stage is running with one. Names the first key
+            that differs.
     """
     url = storage.join(root, "config.yaml")
     header = f"# The resolved config of this run. twhin {__version__}, revision {_revision()}\n"
@@ -68,48 +68,47 @@ def open_run(config: Config, root: str, name: str = "") -> None:
         while True:
             text, generation = storage.read_generation(url)
             if text:
-                made_by = config_file.parse(text, origin=url)
-                if made_by == config:
+                before = config_file.parse(text, origin=url)
+                if before == config:
                     return
-                _check_differences(made_by, config, root, name)
+                _check_differences(before, config, root, name)
             if storage.write_if(url, header + config_file.to_yaml(config), generation) is not None:
-                return  # else another was faster: it may have been of the same run
+                return  # else another process was faster, maybe one of the same run: check again
 
 
-def _check_differences(made_by: Config, config: Config, root: str, name: str) -> None:
-    for key, before, now in _differences(made_by.model_dump(), config.model_dump()):
-        if f"{key}.".startswith(tuple(f"{part}." for part in REPEATABLE)):
+def _check_differences(before: Config, config: Config, root: str, name: str) -> None:
+    for key, old, new in differences(before.model_dump(), config.model_dump()):
+        if f"{key}.".startswith(tuple(f"{part}." for part in CHANGEABLE)):
             continue
-        if _is_made(root):
+        if _has_results(root):
             raise UserError(
-                f"{root}: this run root was made by another config: {key} was {before!r} and is {now!r}; "
+                f"{root}: this run root was made with another config: {key} was {old!r} and is {new!r}; "
                 "use another --run-root"
             )
         lease.check_alone(root, name)
         return
 
 
-def _is_made(root: str) -> bool:
-    """Whether there is anything whole under `root` that another config would not have made."""
+def _has_results(root: str) -> bool:
+    """Whether `root` has a graph or checkpoints."""
     return storage.exists(storage.join(root, "graph/manifest.json")) or bool(
         storage.list_folders(storage.join(root, "checkpoints"))
     )
 
 
-def _differences(before: Any, now: Any, key: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(before, dict) and isinstance(now, dict):
+def differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    """The dotted key, the old and the new value of each leaf that differs between two trees of dicts and lists.
+
+    A value is None where it is missing.
+    """
+    old, new = (dict(enumerate(tree)) if isinstance(tree, list) else tree for tree in (old, new))
+    if isinstance(old, dict) and isinstance(new, dict):
         return [
             difference
-            for name in {**before, **now}
-            for difference in _differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)
+            for name in {**old, **new}
+            for difference in differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
         ]
-    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        return [
-            difference
-            for position, (one, other) in enumerate(zip(before, now, strict=True))
-            for difference in _differences(one, other, f"{key}.{position}")
-        ]
-    return [] if before == now else [(key, before, now)]
+    return [] if old == new else [(key, old, new)]
 
 
 def _revision() -> str:

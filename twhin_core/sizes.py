@@ -1,4 +1,4 @@
-"""Amounts of memory, as a config states them and as people read them."""
+"""Parses and formats amounts of memory."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ PATTERN = r"^\d+(\.\d+)?\s*[KMGT]i?B$"
 
 
 def in_bytes(size: str) -> int:
-    """Of `1.5 GB` or `512MiB`."""
+    """Parses `1.5 GB` or `512MiB`."""
     return TypeAdapter(ByteSize).validate_python(size)
 
 
 def readable(size: float) -> str:
-    """`1.5 GiB` of its bytes."""
+    """Formats a number of bytes, as in `1.5 GiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:
             return f"{size:.4g} {unit}"

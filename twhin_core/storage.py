@@ -1,10 +1,10 @@
-"""Local files and gs:// objects behind one face.
+"""One interface to local files and gs:// objects.
 
-A URL is a local path or `gs://bucket/key`. Every write is atomic: a reader finds the old content or the new, never
-a part. What belongs together is published by writing its manifest or marker last.
+A URL is a local path or `gs://bucket/key`. Writes are atomic: a reader sees either the old or the new content. Files
+that belong together are published by writing their manifest or marker last.
 
-What cannot be read or written raises StorageError, an OSError with one line for the user; a file that is not there
-raises FileNotFoundError.
+A failed read or write raises StorageError, an OSError with a one-line message; a missing file raises
+FileNotFoundError.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any, cast
 
-# gcsfs would ask a storage-control service whether each bucket is hierarchical; emulators do not answer that.
+# gcsfs would query a storage-control service about hierarchical namespaces, which emulators do not answer.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 import fsspec
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
     from twhin_core.object_store import ObjectStore
 
-# By name: only a run on gs:// pays for the import.
+# By name, so that only runs on gs:// pay for the import.
 fsspec.register_implementation("gs", "twhin_core.object_store.ObjectStore", clobber=True)
 
 
 def is_remote(url: str) -> bool:
-    """Whether `url` is an object store's. Raises UserError for a scheme other than gs."""
+    """Whether `url` is on an object store. Raises UserError for schemes other than gs and file."""
     scheme, separator, _ = url.partition("://")
     if separator and scheme not in ("gs", "file"):
         raise UserError(f"{url}: only local paths and gs:// are supported")
@@ -41,14 +41,14 @@ def is_remote(url: str) -> bool:
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system of `url` and the path in it."""
+    """The file system of `url`, and its path there."""
     if is_remote(url):
         return fsspec.filesystem("gs", **options(url)), url.removeprefix("gs://").rstrip("/")
     return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(url.removeprefix("file://")))
 
 
 def options(url: str) -> dict[str, Any]:
-    """The arguments of `url`'s file system, for libraries that make their own."""
+    """The arguments of `url`'s file system, for libraries that create it themselves."""
     if not is_remote(url):
         return {}
     from twhin_core import object_store
@@ -57,7 +57,7 @@ def options(url: str) -> dict[str, Any]:
 
 
 def arrow_filesystem(url: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """As `filesystem`, for pyarrow's readers and writers."""
+    """Like `filesystem`, for pyarrow's readers and writers."""
     import pyarrow.fs
 
     fs, path = filesystem(url)
@@ -76,13 +76,13 @@ def exists(url: str) -> bool:
 
 
 def size(url: str) -> int:
-    """Bytes of a file."""
+    """The size of a file in bytes."""
     fs, path = filesystem(url)
     return int(fs.size(path))
 
 
 def glob(pattern: str) -> list[str]:
-    """URLs of the files that match, sorted by name. A folder stands for the files in it; hidden files are left out.
+    """The URLs of all files that match, sorted by name. A folder matches the files in it; hidden files never match.
 
     Raises:
         UserError: nothing matches.
@@ -113,7 +113,7 @@ def _check_bucket(url: str) -> None:
 
 
 def list_folders(url: str) -> list[str]:
-    """Names of the folders directly under `url`; empty if there is no such place."""
+    """The names of the folders directly under `url`; none if `url` does not exist."""
     fs, path = filesystem(url)
     try:
         entries = fs.ls(path, detail=True)
@@ -124,14 +124,14 @@ def list_folders(url: str) -> list[str]:
 
 
 def remove(url: str) -> None:
-    """Removes a file, or a folder and all in it; nothing happens if there is none."""
+    """Removes a file, or a folder with everything in it, if it exists."""
     fs, path = filesystem(url)
     with contextlib.suppress(FileNotFoundError):
         fs.rm(path, recursive=True)
 
 
 def remove_all_but(url: str, kept: Iterable[str]) -> None:
-    """Removes every file below `url`, hidden ones too, but those of the URLs `kept`."""
+    """Removes all files below `url`, including hidden ones, except those whose URLs are in `kept`."""
     fs, path = filesystem(url)
     keep = {filesystem(name)[1] for name in kept}
     for name in fs.find(path):
@@ -139,13 +139,13 @@ def remove_all_but(url: str, kept: Iterable[str]) -> None:
             fs.rm_file(name)
     if not is_remote(url):
         for folder, _, _ in os.walk(path, topdown=False):
-            with contextlib.suppress(OSError):  # it is not empty
+            with contextlib.suppress(OSError):  # not empty
                 os.rmdir(folder)
 
 
 def read_text(url: str) -> str:
     fs, path = filesystem(url)
-    # In one request: an object may be replaced between two.
+    # In one request: the object may be replaced between two.
     return cast(bytes, fs.cat_file(path)).decode()
 
 
@@ -159,7 +159,7 @@ def read_json(url: str) -> Any:
 
 
 def find_json(url: str) -> Any:
-    """As `read_json`, or None if there is no such file."""
+    """Like `read_json`, but None if there is no such file."""
     try:
         return read_json(url)
     except FileNotFoundError:
@@ -181,18 +181,18 @@ def open_read(url: str) -> IO[bytes]:
 
 @contextlib.contextmanager
 def open_write(url: str) -> Iterator[IO[bytes]]:
-    """A file to write; it takes its name when the block ends, and leaves nothing if the block raises.
+    """A file to write. It appears when the block ends, and never if the block raises.
 
     Raises:
-        StorageRefused: the disk is full, the bucket does not exist, or there is no right to write.
+        StorageRefused: the disk is full, the bucket does not exist, or permission is missing.
     """
-    with _explaining(url), _open_object(url) if is_remote(url) else _open_local(url) as file:
+    with _write_errors(url), _open_object(url) if is_remote(url) else _open_local(url) as file:
         yield file
 
 
 @contextlib.contextmanager
-def _explaining(url: str) -> Iterator[None]:
-    """Names the place where a write failed, and the bucket that does not exist."""
+def _write_errors(url: str) -> Iterator[None]:
+    """Turns an OSError of a write into a StorageRefused that names the URL or the missing bucket."""
     try:
         yield
     except StorageError:
@@ -212,30 +212,30 @@ def _open_object(url: str) -> Iterator[IO[bytes]]:
     except BaseException:
         with contextlib.suppress(OSError):
             file.discard()
-        file.closed = True  # or what was buffered would be uploaded when the file is collected
+        file.closed = True  # else garbage collection would upload the buffered data
         raise
-    file.close()  # an object appears whole when its upload is finished
+    file.close()  # the object appears once its upload is complete
 
 
 @contextlib.contextmanager
 def _open_local(url: str) -> Iterator[IO[bytes]]:
     folder, name = os.path.split(filesystem(url)[1])
     os.makedirs(folder, exist_ok=True)
-    aside = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")  # hidden: no glob takes it for data
+    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")  # hidden, so that `glob` skips it
     try:
-        with open(aside, "wb") as file:
+        with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, os.path.join(folder, name))
+        os.replace(temporary, os.path.join(folder, name))
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
-            os.remove(aside)
+            os.remove(temporary)
         raise
 
 
 def read_generation(url: str) -> tuple[str, int]:
-    """A small file's content and a number that every write of it changes; `""` and 0 where there is none."""
+    """A small file's content, and a number that changes with every write; `""` and 0 if there is no file."""
     fs, path = filesystem(url)
     if is_remote(url):
         store: ObjectStore = fs
@@ -243,43 +243,40 @@ def read_generation(url: str) -> tuple[str, int]:
         return content.decode(), generation
     try:
         with open(path, "rb") as file:
-            return file.read().decode(), _generation(os.fstat(file.fileno()))
+            status = os.fstat(file.fileno())
+            return file.read().decode(), status.st_mtime_ns ^ status.st_ino << 64
     except FileNotFoundError:
         return "", 0
 
 
 def write_if(url: str, text: str, generation: int) -> int | None:
-    """Writes a small file if it is still as `read_generation` found it, and nobody has written it since.
+    """Writes a small file if nobody has written it since `read_generation` returned `generation`.
 
-    An object store decides between two that write at once; on a local disk the caller holds a lease (`lease`).
+    Atomic on an object store; on a local disk, the caller must hold a lease (see `lease`).
 
     Returns:
-        The new generation, or None if the file is another's now.
+        The new generation, or None if another process has written the file.
     """
     fs, path = filesystem(url)
-    with _explaining(url):
+    with _write_errors(url):
         if is_remote(url):
             store: ObjectStore = fs
             return store.write_if(path, text.encode(), generation)
-        there, now = read_generation(url)
-        if now != generation:
-            return now if there == text else None
+        found, current = read_generation(url)
+        if current != generation:
+            return current if found == text else None
         write_text(url, text)
         return read_generation(url)[1]
 
 
-def _generation(status: os.stat_result) -> int:
-    return status.st_mtime_ns ^ status.st_ino << 64
-
-
 def publish(url: str, text: str) -> None:
-    """Writes the manifest or marker that makes what was written before it count; there must be none.
+    """Writes a new manifest or marker, which completes the files written before it.
 
     Raises:
-        StorageRefused: another run has published here meanwhile.
+        StorageRefused: another run has published here in the meantime.
     """
     if write_if(url, text, 0) is None:
-        raise StorageRefused(f"{url}: another run has published here meanwhile")
+        raise StorageRefused(f"{url}: another run has published here in the meantime")
 
 
 def publish_json(url: str, value: Any) -> None:

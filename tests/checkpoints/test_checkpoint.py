@@ -85,7 +85,7 @@ def test_a_checkpoint_of_another_model_names_what_differs(trained: Trained) -> N
 
 def test_a_run_root_of_another_config_is_refused(trained: Trained) -> None:
     config, root = trained
-    with pytest.raises(UserError, match=r"made by another config: training\.num_epochs was 2 and is 3"):
+    with pytest.raises(UserError, match=r"made with another config: training\.num_epochs was 2 and is 3"):
         train(changed(config, "training", num_epochs=3), root)
 
 

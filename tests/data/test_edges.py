@@ -87,7 +87,7 @@ def test_a_file_without_lhs(tmp_path: Path) -> None:
 def test_a_truncated_file(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet")
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(UserError, match=r"a\.parquet: not a whole Parquet file"):
+    with pytest.raises(UserError, match=r"a\.parquet: not a complete Parquet file"):
         read(tmp_path)
 
 
@@ -96,7 +96,7 @@ def test_a_file_damaged_in_its_middle(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[4:60] = bytes(56)
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.parquet: not a whole Parquet file"):
+    with pytest.raises(UserError, match=r"a\.parquet: not a complete Parquet file"):
         read(tmp_path)
 
 
@@ -142,7 +142,7 @@ def test_only_the_files_that_the_limit_reaches_are_opened(tmp_path: Path, monkey
     (tmp_path / "d.parquet").write_text("not Parquet")
     monkeypatch.setattr(files, "FOOTERS_AT_ONCE", 1)
     assert len(read(tmp_path, limit=5)) == 5
-    with pytest.raises(UserError, match=r"d\.parquet: not a whole Parquet file"):
+    with pytest.raises(UserError, match=r"d\.parquet: not a complete Parquet file"):
         read(tmp_path)
 
 

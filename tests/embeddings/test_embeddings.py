@@ -211,7 +211,7 @@ def test_opening_reads_no_vectors(exported: str) -> None:
     embeddings = Embeddings.load(exported)
     assert len(embeddings["user"]) == 40
     assert list(embeddings.relations) == ["follow", "fav"]
-    with pytest.raises(UserError, match=r"part-0000\d\.parquet: not a whole Parquet file"):
+    with pytest.raises(UserError, match=r"part-0000\d\.parquet: not a complete Parquet file"):
         embeddings["user"]["u17"]
 
 

@@ -49,7 +49,7 @@ def test_the_answers_are_the_same(
     if not kept:
         shutil.rmtree(f"{root}/checkpoints")
     monkeypatch.setenv(object_store.EMULATOR, server.url)
-    monkeypatch.setattr(object_store, "PAUSES", (0.01, 0.1))
+    monkeypatch.setattr(object_store, "RETRY_DELAYS", (0.01, 0.1))
     gcsfs.GCSFileSystem(token="anon", endpoint_url=server.upstream).put(f"{root}/", "bucket/run/", recursive=True)
     assert answers("gs://bucket/run") == answers(root)
     assert server.faults.total() > 0

@@ -14,7 +14,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
 
 from twhin_core import __version__
-from twhin_core.checkpoints.checkpoint import Checkpoint, Marker, Position, describe
+from twhin_core.checkpoints.checkpoint import Checkpoint, Marker, Position, model_description
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.evaluation.measure import measure
@@ -58,7 +58,7 @@ def write(folder: Path, rows: int, edges: int) -> None:
 def main(folder: Path, rows: int) -> None:
     """Prints the peak memory in MiB."""
     config = config_of(folder, rows)
-    model = describe(config, read_schema(config, str(folder)))
+    model = model_description(config, read_schema(config, str(folder)))
     marker = Marker(version=__version__, position=Position(step=1), model=model)
     metrics = measure(config, str(folder), Checkpoint(str(folder / "checkpoint"), marker))
     assert metrics["test"]["all"]["edges"] == HELD_OUT

@@ -44,7 +44,7 @@ def test_every_format_is_read(
     sources: Path, small_config: SmallConfig, server: FaultProxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv(object_store.EMULATOR, server.url)
-    monkeypatch.setattr(object_store, "PAUSES", (0.01, 0.1))
+    monkeypatch.setattr(object_store, "RETRY_DELAYS", (0.01, 0.1))
     for path in sources.iterdir():
         with storage.open_write(f"gs://bucket/sources/{path.name}") as file:
             file.write(path.read_bytes())

@@ -207,7 +207,7 @@ def test_a_truncated_parquet_file(tmp_path: Path, keep: float) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep * len(whole))])
     message = refused(Source(path=str(path), relation="r"))
-    assert message.startswith(f"{path}: not a whole Parquet file")
+    assert message.startswith(f"{path}: not a complete Parquet file")
 
 
 @pytest.mark.parametrize("use", ["lhs", "rhs", "relation_column", "weight", "timestamp"])

@@ -106,7 +106,7 @@ def test_a_users_error_in_a_step_is_one_line_and_exit_code_2(tmp_path: Path) -> 
 
 
 def test_a_run_root_made_by_another_config_is_refused(first: subprocess.CompletedProcess[str], root: Path) -> None:
-    assert_refused(run(root, "training.seed=1"), "made by another config", "training.seed")
+    assert_refused(run(root, "training.seed=1"), "made with another config", "training.seed")
 
 
 def test_only_a_steps_own_lines_pass() -> None:

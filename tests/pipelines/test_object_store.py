@@ -95,7 +95,7 @@ def test_every_stage_comes_to_the_same(
     config: Config, local: str, server: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(object_store.EMULATOR, server.url)
-    monkeypatch.setattr(object_store, "PAUSES", (0.01, 0.1))
+    monkeypatch.setattr(object_store, "RETRY_DELAYS", (0.01, 0.1))
     root, before = "gs://bucket/stages", server.requests
     for stage in (prepare, train, evaluate, export):
         stage(config, root)
@@ -113,14 +113,14 @@ def test_a_store_that_is_down_for_a_while_costs_only_the_checkpoints_of_that_whi
     config: Config, local: str, server: FaultProxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(object_store.EMULATOR, server.url)
-    monkeypatch.setattr(object_store, "PAUSES", (0.01, 0.1))
+    monkeypatch.setattr(object_store, "RETRY_DELAYS", (0.01, 0.1))
     root, save = "gs://bucket/down", CheckpointWriter.save
     prepare(config, root)
 
     def down_for_the_second(writer: CheckpointWriter, state: State, position: Position) -> None:
         writer.wait()
         server.is_down = position.step == 8
-        monkeypatch.setattr(object_store, "SECONDS_OF_TRIES", 0.5 if server.is_down else 120.0)
+        monkeypatch.setattr(object_store, "RETRY_TIMEOUT", 0.5 if server.is_down else 120.0)
         save(writer, state, position)
 
     monkeypatch.setattr(CheckpointWriter, "save", down_for_the_second)
@@ -148,4 +148,4 @@ def test_the_command_runs_the_dag_and_refuses_another_config(local: str, server:
     assert described.stdout == twhin("describe", local).stdout
     more = [*options, "--set", "training.seed=1"]
     again = twhin("run", "configs/quickstart.yaml", "--run-root", root, *more, STORAGE_EMULATOR_HOST=server.url)
-    assert_refused(again, "made by another config", "training.seed")
+    assert_refused(again, "made with another config", "training.seed")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import SmallConfig
-from twhin_core.errors import NotThere, UserError
+from twhin_core.errors import NotFound, UserError
 from twhin_core.stages.prepare import prepare
 from twhin_core.vectors import ids as module
 from twhin_core.vectors.ids import StoredIds, find_or_refuse, near
@@ -109,7 +109,7 @@ def test_near_ids_differ_in_few_letters(tmp_path: Path, monkeypatch: pytest.Monk
     ids = stored(tmp_path, names)
     assert near(ids, "Anna") == ["anna", "ann", "hanna"]  # 1, 2 and 2 letters
     assert near(ids, "its")[0] == "it's"
-    with pytest.raises(NotThere, match=r"^user: no node has the id 'hana'; near it: 'hanna', 'ann', 'anna'$") as error:
+    with pytest.raises(NotFound, match=r"^user: no node has the id 'hana'; near it: 'hanna', 'ann', 'anna'$") as error:
         find_or_refuse(ids, "user", "hana")
     assert isinstance(error.value, UserError)
     assert isinstance(error.value, KeyError)
@@ -118,5 +118,5 @@ def test_near_ids_differ_in_few_letters(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_of_an_empty_table_nothing_is_near(tmp_path: Path) -> None:
-    with pytest.raises(NotThere, match=r"^user: no node has the id 'x': the table is empty$"):
+    with pytest.raises(NotFound, match=r"^user: no node has the id 'x': the table is empty$"):
         find_or_refuse(stored(tmp_path, []), "user", "x")

@@ -71,7 +71,7 @@ def test_a_broken_vocabulary_is_the_users_error(tmp_path: Path, columns: dict[st
 def test_a_truncated_vocabulary_is_the_users_error(tmp_path: Path) -> None:
     file = write(tmp_path / "v", {"index": list(range(9)), "id": list("abcdefghi")}) / "part-0.parquet"
     file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(UserError, match=r"part-0\.parquet: not a whole Parquet file"):
+    with pytest.raises(UserError, match=r"part-0\.parquet: not a complete Parquet file"):
         names(tmp_path / "v")
     with pytest.raises(UserError, match="nothing: no file matches"):
         names(tmp_path / "nothing")

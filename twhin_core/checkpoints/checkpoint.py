@@ -17,6 +17,7 @@ from twhin_core.checkpoints.stored_tensor import StoredTensor
 from twhin_core.config import Config, Model, Relation
 from twhin_core.errors import UserError
 from twhin_core.model.scorer import Scorer
+from twhin_core.run import differences
 from twhin_core.schema import Schema
 
 FOLDER = "checkpoints"
@@ -46,7 +47,7 @@ class ModelDescription(BaseModel):
     optimizers: dict[str, str]
 
 
-def describe(config: Config, schema: Schema) -> ModelDescription:
+def model_description(config: Config, schema: Schema) -> ModelDescription:
     model = config.model
     optimizers = {table.name: table.optimizer.name for table in model.embeddings.tables}
     return ModelDescription(
@@ -116,28 +117,12 @@ class Checkpoint:
     def check_fits(self, model: ModelDescription, weights_only: bool = False) -> None:
         """Raises UserError, naming the differences, if this is a checkpoint of another model."""
         left_out = NOT_OF_WEIGHTS if weights_only else set()
-        there, here = (_flat(of.model_dump(exclude=left_out)) for of in (self.marker.model, model))
-        differences = [
-            f"{key} {there.get(key, 'missing')!r} there, {here.get(key, 'missing')!r} here"
-            for key in {**here, **there}
-            if there.get(key) != here.get(key)
-        ]
-        if differences:
-            more = len(differences) - MOST_DIFFERENCES
-            named = "; ".join(differences[:MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
-            raise UserError(f"{self.url}: this checkpoint is of another model: {named}")
-
-
-def _flat(tree: Any, key: str = "") -> dict[str, Any]:
-    """The leaves of nested mappings and lists, by their dotted paths."""
-    if isinstance(tree, list):
-        tree = {str(position): child for position, child in enumerate(tree)}
-    if not isinstance(tree, dict):
-        return {key: tree}
-    leaves: dict[str, Any] = {}
-    for name, child in tree.items():
-        leaves.update(_flat(child, f"{key}.{name}" if key else name))
-    return leaves
+        found = differences(self.marker.model.model_dump(exclude=left_out), model.model_dump(exclude=left_out))
+        if found:
+            named = [f"{key} {there!r} there, {here!r} here" for key, there, here in found[:MOST_DIFFERENCES]]
+            if more := len(found) - len(named):
+                named.append(f"and {more} more")
+            raise UserError(f"{self.url}: this checkpoint is of another model: {'; '.join(named)}")
 
 
 def complete(root: str) -> list[Checkpoint]:

@@ -10,7 +10,7 @@ from twhin_core.config import Relation
 from twhin_core.embeddings.result import Result, open_result
 from twhin_core.embeddings.search import NodeRank, Query, find_rank, relation_named
 from twhin_core.embeddings.table import TableEmbeddings
-from twhin_core.errors import NotThere, suggest
+from twhin_core.errors import NotFound, suggest
 from twhin_core.vectors.ids import find_or_refuse
 
 
@@ -66,9 +66,9 @@ class Embeddings(Mapping[str, TableEmbeddings]):
         return iter(self._result.vectors.tables)
 
     def __getitem__(self, table: str) -> TableEmbeddings:
-        """Raises NotThere, a UserError and a KeyError, if there is no such table."""
+        """Raises NotFound, a UserError and a KeyError, if there is no such table."""
         if table not in self._result.vectors.tables:
-            raise NotThere(f"no table named {table!r}; {suggest(table, self)}")
+            raise NotFound(f"no table named {table!r}; {suggest(table, self)}")
         if table not in self._tables:
             self._tables[table] = TableEmbeddings(table, self._result)
         return self._tables[table]

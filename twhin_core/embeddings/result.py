@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from twhin_core import storage
-from twhin_core.checkpoints.checkpoint import NoCheckpoint, at_step, describe, newest
+from twhin_core.checkpoints.checkpoint import NoCheckpoint, at_step, model_description, newest
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
@@ -113,7 +113,7 @@ def open_result(root: str) -> Result:
     if manifest is not None and all(table.files for table in manifest.tables):
         exported = ExportedVectors(config, root, schema, manifest)
     if checkpoint is not None:
-        checkpoint.check_fits(describe(config, schema))
+        checkpoint.check_fits(model_description(config, schema))
         trained = TrainedRun(config, root, checkpoint, schema)
     vectors, scored = exported or trained, trained or exported
     if vectors is None or scored is None:

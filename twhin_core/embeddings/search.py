@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from twhin_core.embeddings.result import Vectors
-from twhin_core.errors import NotThere, UserError, suggest
+from twhin_core.errors import NotFound, UserError, suggest
 from twhin_core.schema import OTHER, Schema, Side
 from twhin_core.vectors import top_k
 from twhin_core.vectors.top_k import Score, answers, similar
@@ -47,10 +47,10 @@ def make_query(schema: Schema, table: str, relation: str | None, side: Side | No
 
 
 def relation_named(schema: Schema, name: str) -> int:
-    """The id of a relation. Raises NotThere, with suggestions, if there is no such relation."""
+    """The id of a relation. Raises NotFound, with suggestions, if there is no such relation."""
     names = [relation.name for relation in schema.relations]
     if name not in names:
-        raise NotThere(f"no relation named {name!r}; {suggest(name, names)}")
+        raise NotFound(f"no relation named {name!r}; {suggest(name, names)}")
     return names.index(name)
 
 

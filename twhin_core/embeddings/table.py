@@ -55,7 +55,7 @@ class TableEmbeddings:
             yield from batch["id"].to_pylist()
 
     def __getitem__(self, name: str) -> npt.NDArray[np.float32]:
-        """The vector of a node, float32 [dim]. Raises NotThere, a UserError and a KeyError, if there is no such id."""
+        """The vector of a node, float32 [dim]. Raises NotFound, a UserError and a KeyError, if there is no such id."""
         position = find_or_refuse(self._ids, self.name, name)
         vector: npt.NDArray[np.float32] = self._rows.gather(np.array([position]))[0].numpy()
         return vector

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from twhin_core import __version__, storage
-from twhin_core.checkpoints.checkpoint import Checkpoint, describe
+from twhin_core.checkpoints.checkpoint import Checkpoint, model_description
 from twhin_core.config import Config, Evaluation
 from twhin_core.distributed.ranks import Ranks, alone
 from twhin_core.errors import UserError
@@ -100,7 +100,7 @@ def measure_rows(config: Config, root: str, checkpoint: Checkpoint, tables: Mapp
 def _read_schema(config: Config, root: str, checkpoint: Checkpoint) -> Schema:
     """The nodes and relations. Raises UserError if the checkpoint has others."""
     schema = read_schema(config, root)
-    checkpoint.check_fits(describe(config, schema))
+    checkpoint.check_fits(model_description(config, schema))
     if ALL in [relation.name for relation in schema.relations]:
         raise UserError(f"model.relations: {ALL!r} is the name of the figures over all relations; rename that one")
     return nodes_only(schema, root)

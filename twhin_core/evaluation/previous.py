@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from twhin_core import storage
-from twhin_core.checkpoints.checkpoint import Checkpoint, describe, newest
+from twhin_core.checkpoints.checkpoint import Checkpoint, model_description, newest
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
@@ -46,7 +46,7 @@ class Previous:
             raise UserError(f"evaluation.previous: there is no whole checkpoint at {root}")
         self.checkpoint: Checkpoint = checkpoint
         self.schema = read_schema(self.config, root)
-        checkpoint.check_fits(describe(self.config, self.schema))
+        checkpoint.check_fits(model_description(self.config, self.schema))
 
 
 class PreviousRanker(ModelRanker):

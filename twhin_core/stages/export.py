@@ -25,7 +25,7 @@ def export(config: Config, root: str) -> ExportManifest:
         UserError: there is no checkpoint; gates are set but this checkpoint has no metrics; `embeddings/` belongs to
             another run; a format does not support a table; or a vocabulary is broken.
     """
-    from twhin_core.checkpoints.checkpoint import NoCheckpoint, describe, newest
+    from twhin_core.checkpoints.checkpoint import NoCheckpoint, model_description, newest
     from twhin_core.export import write
     from twhin_core.export.vector_set import TrainedRun
 
@@ -34,7 +34,7 @@ def export(config: Config, root: str) -> ExportManifest:
     if checkpoint is None:
         raise NoCheckpoint(root)
     schema = read_schema(config, root)
-    checkpoint.check_fits(describe(config, schema))
+    checkpoint.check_fits(model_description(config, schema))
     _check_gates(config, root, checkpoint.step)
     run = TrainedRun(config, root, checkpoint, schema)
     manifest = read_export_manifest(root)

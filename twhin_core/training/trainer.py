@@ -59,7 +59,7 @@ class Trainer:
         if ranks.is_first:
             plan.show(self.model.plan)
             plan.write(self.model.plan, root)
-        self.description = checkpoint.describe(config, self.schema)
+        self.description = checkpoint.model_description(config, self.schema)
         self._resume()
         self.metrics = MetricsLog(root, self.position.step, ranks)
         self.patience = Patience(self.training.early_stopping, self.metrics.past("validation_loss"))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from twhin_core.errors import NotThere, UserError
+from twhin_core.errors import NotFound, UserError
 from twhin_core.parquet import open_parquet
 
 Ints = npt.NDArray[np.int64]
@@ -163,11 +163,11 @@ class NumberedIds:
 
 
 def find_or_refuse(ids: Ids, table: str, name: str) -> int:
-    """The position of an id. Raises NotThere if there is no such id; names near ones."""
+    """The position of an id. Raises NotFound if there is no such id; names near ones."""
     position = ids.find(name)
     if position is None:
         hint = f"; near it: {', '.join(map(repr, near(ids, name)))}" if ids.size else ": the table is empty"
-        raise NotThere(f"{table}: no node has the id {name!r}{hint}")
+        raise NotFound(f"{table}: no node has the id {name!r}{hint}")
     return position
 
 
