@@ -50,6 +50,6 @@ def test_a_disk_that_is_full(small_config: SmallConfig, tmp_path: Path) -> None:
     config.write_text(config_file.to_yaml(small_config(prepare={"temp_directory": str(tmp_path / "scratch")})))
     with small_files(8 << 20):
         ran = twhin("prepare", config, "--run-root", tmp_path / "run")
-    assert_refused(ran, "prepare.temp_directory", str(tmp_path / "scratch"), "has no room left")
+    assert_refused(ran, "prepare.temp_directory", str(tmp_path / "scratch"), "is full")
     assert not (tmp_path / "run/graph/manifest.json").exists()
     assert not list((tmp_path / "scratch").iterdir())

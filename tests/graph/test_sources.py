@@ -251,11 +251,11 @@ def test_a_time_in_milliseconds_beyond_microseconds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("start", "kind"), [(17, "integers"), ("2020-01-01", "timestamps")])
-def test_a_window_of_another_kind_than_the_times(tmp_path: Path, start: int | str, kind: str) -> None:
+def test_a_window_of_another_type_than_the_times(tmp_path: Path, start: int | str, kind: str) -> None:
     time = pa.array([0], pa.timestamp("s")) if start == 17 else pa.array([0])
     pq.write_table(pa.table({"lhs": ["a"], "rhs": ["b"], "t": time}), tmp_path / "raw.parquet")
     source = Source(path=str(tmp_path / "raw.parquet"), relation="r", timestamp="t")
-    with pytest.raises(UserError, match=f"different kinds cannot be compared: .*{kind} in prepare.time_window"):
+    with pytest.raises(UserError, match=f"different types cannot be compared: .*{kind} in prepare.time_window"):
         check_sources([source], TimeWindow(start=start))
 
 

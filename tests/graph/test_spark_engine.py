@@ -232,6 +232,6 @@ def test_a_disk_that_is_full(spark_yaml: Callable[..., Path], tmp_path: Path) ->
     config = spark_yaml(temp_directory=str(tmp_path / "scratch"), spark_master="local[1]")
     with small_files(4 << 20):
         ran = twhin("prepare", config, "--run-root", tmp_path / "run")
-    assert_refused(ran, "prepare.temp_directory", str(tmp_path / "scratch"), "has no room left")
+    assert_refused(ran, "prepare.temp_directory", str(tmp_path / "scratch"), "is full")
     assert not (tmp_path / "run/graph/manifest.json").exists()
     assert not list((tmp_path / "scratch").iterdir())

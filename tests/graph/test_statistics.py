@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import SmallConfig
 from twhin_core.graph.manifest import DegreeEntry
-from twhin_core.graph.statistics import summarise
+from twhin_core.graph.statistics import summarize
 from twhin_core.stages.prepare import prepare
 
 
@@ -29,7 +29,7 @@ from twhin_core.stages.prepare import prepare
 def test_a_histogram(histogram: dict[int, int], quantiles: list[int], mean: float, top_share: float) -> None:
     named = dict(zip(["0.5", "0.9", "0.99", "1.0"], quantiles, strict=True))
     nodes = sum(histogram.values())
-    assert summarise(histogram) == DegreeEntry(nodes=nodes, mean=mean, quantiles=named, top_share=top_share)
+    assert summarize(histogram) == DegreeEntry(nodes=nodes, mean=mean, quantiles=named, top_share=top_share)
 
 
 def test_degrees_are_those_of_training(small_config: SmallConfig, tmp_path: Path) -> None:

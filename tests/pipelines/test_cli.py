@@ -32,9 +32,9 @@ MISTAKES = {
     ),
     "unequal dims": (["--set", "model.embeddings.tables.0.embedding_dim=8"], "embedding_dim must be equal"),
     "no such table": (["--set", "model.relations.0.rhs=tweets"], "model.relations.0.rhs: no table named 'tweets'"),
-    "what cannot be": (
+    "accumulated gradients": (
         ["--set", "training.gradient_accumulation=2"],
-        "training.gradient_accumulation: 2 batches cannot",
+        "training.gradient_accumulation: 2 is not supported",
     ),
     "half an override": (["--set", "training.num_epochs"], "expected section.key=value"),
 }

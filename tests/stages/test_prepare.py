@@ -416,7 +416,7 @@ def test_a_sample_of_a_relation_that_no_row_has(small_config: SmallConfig, tmp_p
 
 def test_degrees_that_nothing_has(small_config: SmallConfig, tmp_path: Path) -> None:
     config = small_config(prepare={"min_degree": {"tweet": 1000, "user": 1000}})
-    assert_refused(config, tmp_path / "run", "not one edge is left; rejected: low_degree 600")
+    assert_refused(config, tmp_path / "run", "no edges are left; rejected: low_degree 600")
 
 
 def test_a_vocabulary_larger_than_its_table(small_config: SmallConfig, tmp_path: Path) -> None:

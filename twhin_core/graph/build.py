@@ -1,4 +1,4 @@
-"""From raw interactions to `graph/`: the vocabulary, the edges of each split and the rejected rows."""
+"""Builds `graph/` from raw interactions: the vocabulary, the edges of each split and the rejected rows."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from twhin_core.progress import log
 def build_graph(config: Config, sources: list[Source], root: str) -> Manifest:
     """Writes the vocabulary, the edges and the rejected rows of `sources` under `<root>/graph/`.
 
-    The result depends on the rows of the sources alone, not on the order of files or the number of threads. Every
-    row becomes an edge or is kept in `graph/rejected/` with the reason; docs/prepare.md has them all.
+    The result only depends on the rows of the sources, not on the order of files or the number of threads. Every row
+    becomes an edge or is kept in `graph/rejected/` with a reason; docs/prepare.md lists the reasons.
 
     Returns:
-        The manifest; the graph is finished once the caller publishes it.
+        The manifest. The graph is complete once the caller publishes it.
 
     Raises:
-        UserError: a source that cannot be read or is empty, a relation without entry, a vocabulary larger than its
-            table's `num_embeddings`, a table without nodes, or an empty split.
+        UserError: a source cannot be read or is empty, a relation is not in the config, a vocabulary exceeds its
+            table's `num_embeddings`, or a table or split is empty.
     """
     settings = config.prepare
     assert settings is not None
     _check_relations(sources, config.model.relations)
     raw = check_sources(sources, settings.time_window)
     split = _split(settings, raw)
-    storage.remove(storage.join(root, "graph"))  # what an interrupted run may have left
+    storage.remove(storage.join(root, "graph"))  # an interrupted run may have left files
     with connect(settings) as engine:
         graph = plan(engine, config, raw, split)
         counts = count_graph(graph)
         _log(counts)
-        _check(config, raw, split, counts)
+        _check_counts(config, raw, split, counts)
         return write_graph(engine, graph, counts, root)
 
 
 def _split(settings: Prepare, sources: list[RawSource]) -> Split | None:
-    """How to split, or None where the sources give their splits."""
+    """How to split the edges, or None if the sources specify their splits."""
     given = any(raw.source.split is not None for raw in sources)
     return None if given else settings.split or Split()
 
@@ -57,10 +57,10 @@ def _check_relations(sources: list[Source], relations: list[Relation]) -> None:
             )
 
 
-def _check(config: Config, sources: list[RawSource], split: Split | None, counts: Counts) -> None:
+def _check_counts(config: Config, sources: list[RawSource], split: Split | None, counts: Counts) -> None:
     edges = {name: sum(counts.edges[name]) for name in SPLITS}
     if not any(edges.values()):
-        raise UserError(f"prepare: not one edge is left; rejected: {_listed(counts.rejected)}")
+        raise UserError(f"prepare: no edges are left; rejected: {_listed(counts.rejected)}")
     expected = {"train"} | {raw.source.split for raw in sources}
     if split is not None:
         expected |= {name for name in ("validation", "test") if getattr(split, name) > 0}
@@ -72,7 +72,7 @@ def _check(config: Config, sources: list[RawSource], split: Split | None, counts
     for table in config.model.embeddings.tables:
         rows = counts.nodes[table.name]
         if rows == 0:
-            raise UserError(f"model.embeddings.tables: no edge has a node of the table {table.name}")
+            raise UserError(f"model.embeddings.tables: no edge has a node in the table {table.name}")
         if table.num_embeddings is not None and table.num_embeddings < rows:
             raise UserError(
                 f"model.embeddings.tables: {table.name} has num_embeddings {table.num_embeddings} but its vocabulary "

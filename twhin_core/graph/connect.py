@@ -1,28 +1,23 @@
-"""The engine that the config asks for."""
+"""Connects to the engine that the config selects."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 from twhin_core.config.prepare import Prepare
 from twhin_core.graph.engine import Engine
 
 
-@contextlib.contextmanager
-def connect(settings: Prepare) -> Iterator[Engine]:
-    """The engine, with the memory and the disk of the config.
+def connect(settings: Prepare) -> AbstractContextManager[Engine]:
+    """The engine, with the memory limit and temporary directory from the config.
 
     Raises:
-        UserError: in the block, where memory or the disk under `prepare.temp_directory` does not do.
+        UserError: from the block, if the memory or the disk does not suffice.
     """
     if settings.engine == "spark":
-        from twhin_core.graph import spark_engine  # PySpark is an extra
+        from twhin_core.graph import spark_engine  # PySpark is an optional dependency
 
-        with spark_engine.connect(settings) as engine:
-            yield engine
-    else:
-        from twhin_core.graph import duckdb_engine
+        return spark_engine.connect(settings)
+    from twhin_core.graph import duckdb_engine
 
-        with duckdb_engine.connect(settings) as engine:
-            yield engine
+    return duckdb_engine.connect(settings)

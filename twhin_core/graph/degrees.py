@@ -1,6 +1,6 @@
-"""How many edges nodes have, and what becomes of those with too few.
+"""Node degrees, and the removal of nodes with too few edges.
 
-Ibis expressions over edges in numbers (see `edges`), that every engine runs alike.
+Ibis expressions over encoded edges (see `edges`), which all engines evaluate identically.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import ibis.expr.types as ir
 
 from twhin_core.progress import log
 
-Keep = Callable[[str, ir.Table], ir.Table]  # runs an expression and keeps its rows under a name, in place of older ones
+Keep = Callable[[str, ir.Table], ir.Table]  # `Engine.keep`
 
 
 def count_degrees(edges: ir.Table) -> ir.Table:
-    """Every node of `edges`: table, index, `ends`, those of edges at it, and `degree`, those of training edges.
+    """All nodes of `edges`: table, index, `ends` (of all edges at the node) and `degree` (of training edges only).
 
-    An edge from a node to itself has two ends there.
+    An edge from a node to itself counts twice.
     """
     in_train = (edges.split == "train").fill_null(False).cast("int64")
     lhs = edges.select(table=edges.lhs_table, index=edges.lhs, in_train=in_train)
@@ -29,38 +29,34 @@ def count_degrees(edges: ir.Table) -> ir.Table:
 
 
 def without(edges: ir.Table, nodes: ir.Table) -> ir.Table:
-    """The edges with no end among `nodes` (table, index)."""
+    """The edges without an end in `nodes` (table, index)."""
     edges = edges.anti_join(nodes.select(lhs_table="table", lhs="index"), ["lhs_table", "lhs"])
     return edges.anti_join(nodes.select(rhs_table="table", rhs="index"), ["rhs_table", "rhs"])
 
 
 def at(edges: ir.Table, nodes: ir.Table) -> ir.Table:
-    """The other edges, those with an end among `nodes`."""
+    """The edges with an end in `nodes`."""
     lhs, rhs = nodes.select(lhs_table="table", lhs="index"), nodes.select(rhs_table="table", rhs="index")
     at_lhs = edges.semi_join(lhs, ["lhs_table", "lhs"])
-    at_rhs_alone = edges.anti_join(lhs, ["lhs_table", "lhs"]).semi_join(rhs, ["rhs_table", "rhs"])
-    return at_lhs.union(at_rhs_alone)
+    only_at_rhs = edges.anti_join(lhs, ["lhs_table", "lhs"]).semi_join(rhs, ["rhs_table", "rhs"])
+    return at_lhs.union(only_at_rhs)
 
 
-def find_weak_nodes(keep: Keep, edges: ir.Table, minimum: dict[str, int], rounds: int | None) -> ir.Table:
-    """The nodes (table, index) that go when, time and again, those with fewer edges than their table's minimum go.
+def find_low_degree_nodes(keep: Keep, edges: ir.Table, minimum: dict[str, int], rounds: int | None) -> ir.Table:
+    """The nodes (table, index) to remove so that the others have at least their table's `minimum` of edges.
 
-    A node's edges go with it, so that others may have too few then. It ends when none has, or after that many rounds.
+    Removing a node removes its edges, which can leave other nodes with too few. So this repeats until no node has too
+    few, or `rounds` times.
     """
     nodes, count = None, 0
     for round_ in itertools.count(1) if rounds is None else range(1, rounds + 1):
-        left = edges if nodes is None else without(edges, nodes)
-        weak = _weak(left, minimum)
-        nodes = keep("weak_nodes", weak if nodes is None else nodes.union(weak))
+        degrees = count_degrees(edges if nodes is None else without(edges, nodes))
+        least = ibis.cases(*((degrees.table == table, degree) for table, degree in minimum.items()), else_=0)
+        found = degrees.filter(degrees.ends < least).select("table", "index")
+        nodes = keep("low_degree_nodes", found if nodes is None else nodes.union(found))
         before, count = count, int(nodes.count().execute())
         log.info("prepare: %s nodes have too few edges (round %d)", f"{count:,}", round_)
         if count == before:
             break
     assert nodes is not None
     return nodes
-
-
-def _weak(edges: ir.Table, minimum: dict[str, int]) -> ir.Table:
-    degrees = count_degrees(edges)
-    least = ibis.cases(*((degrees.table == table, degree) for table, degree in minimum.items()), else_=0)
-    return degrees.filter(degrees.ends < least).select("table", "index")

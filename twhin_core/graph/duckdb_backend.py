@@ -1,4 +1,4 @@
-"""DuckDB through Ibis: the connection, its rows batch by batch, its errors. Spark reads raw files with it too."""
+"""DuckDB through Ibis: connections, streaming and errors. The Spark engine also reads raw files with it."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from twhin_core.errors import UserError
 from twhin_core.graph.sources import duckdb_line
 
 ROWS_PER_BATCH = 131_072
-ERRORS = (duckdb.Error, OSError, pa.ArrowException)  # the last two from `stream`, with DuckDB's message
+ERRORS = (duckdb.Error, OSError, pa.ArrowException)  # `stream` raises the last two, with DuckDB's message
 
 
 def open_backend(database: str, **settings: object) -> Backend:
     backend = ibis.duckdb.connect(
         database,
-        preserve_insertion_order=False,  # every table that is written is sorted explicitly
+        preserve_insertion_order=False,  # everything that is written is sorted explicitly
         **{"threads": limits.cores(), **settings},
     )
     backend.raw_sql("SET enable_progress_bar = false")
-    backend.raw_sql("SET TimeZone = 'UTC'")  # or a time with a zone would depend on the machine's
+    backend.raw_sql("SET TimeZone = 'UTC'")  # else times with a zone would depend on the machine's
     return backend
 
 
 def stream(backend: Backend, rows: ir.Table) -> pa.RecordBatchReader:
-    """The rows batch by batch, in memory that their number does not change."""
-    # Not Ibis's own to_pyarrow_batches: in version 12 it calls a method that DuckDB 2.0 no longer has.
+    """The rows in batches, with constant memory."""
+    # Ibis 12's to_pyarrow_batches calls a method that DuckDB 2.0 removed.
     return backend.con.sql(backend.compile(rows)).to_arrow_reader(ROWS_PER_BATCH)
 
 
 def unreadable(error: Exception) -> UserError | None:
-    """What a file holds that DuckDB could not read; None where that is not what `error` says."""
-    kinds = ("Invalid Input Error", "IO Error")  # the exception's class says it only outside of `stream`
+    """The UserError for a file that DuckDB could not read, or None if `error` has another cause."""
+    kinds = ("Invalid Input Error", "IO Error")  # errors from `stream` lack DuckDB's exception classes
     return UserError(duckdb_line(str(error))) if str(error).startswith(kinds) else None

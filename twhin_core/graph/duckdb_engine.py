@@ -1,4 +1,4 @@
-"""DuckDB as prepare's engine: in this process, within a memory limit, spilling to disk."""
+"""The DuckDB engine of prepare: runs in this process within a memory limit, and spills to disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from twhin_core.parquet import FileEntry, write_parts
 
 
 class DuckDBEngine(Engine):
-    """Tables live in one database file."""
+    """Keeps tables in one database file."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -30,7 +30,7 @@ class DuckDBEngine(Engine):
         return read_sources(self.backend, sources)
 
     def keep(self, name: str, rows: ir.Table) -> ir.Table:
-        # Neither create_table(overwrite=True) nor drop_table: Ibis 12 leaves the table's name out of the SQL of both.
+        # Ibis 12 omits the table's name from the SQL of create_table(overwrite=True) and drop_table.
         number = self._kept.get(name, 0)
         table = self.backend.create_table(f"{name}_{number}", rows)
         if number:
@@ -45,28 +45,28 @@ class DuckDBEngine(Engine):
 
 @contextlib.contextmanager
 def connect(settings: Prepare) -> Iterator[DuckDBEngine]:
-    """An engine whose tables live in a folder of their own, which is removed when the block ends."""
+    """An engine with a temporary folder of its own, which is removed when the block ends."""
     with scratch(settings.temp_directory) as folder:
         backend = open_backend(
             os.path.join(folder, "graph.duckdb"),
             memory_limit=settings.memory_limit,
             temp_directory=os.path.join(folder, "spill"),
         )
-        # Each table is read a few times and then gone: looking for what compresses best took a quarter of the time.
+        # Choosing a compression for short-lived tables took a quarter of the time.
         backend.raw_sql("SET force_compression = 'uncompressed'")
         try:
             yield DuckDBEngine(backend)
         except ERRORS as error:
-            raise _explained(error, settings, folder) from error
+            raise _user_error(error, settings, folder) or error from error
         finally:
             backend.disconnect()
 
 
-def _explained(error: Exception, settings: Prepare, folder: str) -> Exception:
-    """The user's mistake that ended in `error`, or the error itself where it is none."""
-    said = duckdb_line(str(error))
-    if (said.startswith("IO Error") and folder in said) or "max_temp_directory_size" in str(error):
-        return UserError(f"prepare.temp_directory: {os.path.dirname(folder)} has no room left: {said}")
-    if said.startswith("Out of Memory Error"):
-        return UserError(f"prepare.memory_limit: {settings.memory_limit} is too small: {said}")
-    return unreadable(error) or error
+def _user_error(error: Exception, settings: Prepare, folder: str) -> UserError | None:
+    """The UserError that explains `error`, or None if the user cannot fix it."""
+    line = duckdb_line(str(error))
+    if (line.startswith("IO Error") and folder in line) or "max_temp_directory_size" in str(error):
+        return UserError(f"prepare.temp_directory: {os.path.dirname(folder)} is full: {line}")
+    if line.startswith("Out of Memory Error"):
+        return UserError(f"prepare.memory_limit: {settings.memory_limit} is too small: {line}")
+    return unreadable(error)

@@ -1,7 +1,7 @@
-"""From rows to edges: in numbers, one for all rows that repeat it, and the rejected rows in names again.
+"""Turns rows into encoded edges: encodes ids as indices, merges repeats, and decodes the rejected rows.
 
-Ibis expressions that every engine runs alike. An edge's `lhs` and `rhs` are numbers of nodes within its `lhs_table`
-and `rhs_table`; (lhs, rel, rhs) is unique once repeats are gone.
+Ibis expressions that all engines evaluate identically. The `lhs` and `rhs` of an encoded edge are indices of nodes in
+its `lhs_table` and `rhs_table`; (lhs, rel, rhs) is unique once repeats are merged.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from twhin_core.graph.hashes import edge_hash
 from twhin_core.graph.manifest import SPLITS
 
 EDGE = ("lhs", "rel", "rhs")
-SUM_UNITS = 2**36  # of the largest weight of an edge: repeats are added up in integers, which have no order
+SUM_UNITS = 2**36  # units per largest weight: weights are summed as integers, so that their order does not matter
 
 
 def encode(rows: ir.Table, nodes: ir.Table, seed: int) -> ir.Table:
-    """The rows with their nodes' numbers, and the `hash` that orders the edges.
+    """The rows with node indices instead of ids, and the `hash` that orders the edges.
 
-    `rows` as `rows.with_reasons` gives them, `nodes` as `vocabulary.number_nodes` does.
+    `rows` are from `rows.with_reasons`, `nodes` from `vocabulary.number_nodes`.
     """
     lhs = nodes.select(lhs_table="table", lhs="id", lhs_index="index")
     rhs = nodes.select(rhs_table="table", rhs="id", rhs_index="index")
@@ -44,19 +44,17 @@ def encode(rows: ir.Table, nodes: ir.Table, seed: int) -> ir.Table:
 
 
 def find_repeats(rows: ir.Table) -> ir.Table:
-    """The edges that several of `rows` have, as (lhs, rel, rhs)."""
+    """The edges (lhs, rel, rhs) that occur in several of `rows`."""
     groups = rows.group_by(*EDGE).agg(rows=rows.count())
     return groups.filter(groups.rows > 1).select(*EDGE)
 
 
 def collapse(rows: ir.Table, repeats: Literal["first", "last", "count", "sum"]) -> ir.Table:
-    """Adds `reason`: null for the row that stands for its edge, and gives that row the weight of all of them.
+    """Picks one row per edge: its `reason` is null, and its weight that of the edge. The others get a reason.
 
-    It sorts, so it is for the rows of repeated edges; a row that is alone stands for its edge as it is.
-
-    Of the rows of an edge, one of the first split stands for it (train before validation before test), then the
-    earliest, or with `last` the latest, then the heaviest. Others of that split are `merged` where they count in the
-    weight, and all else is `duplicate`.
+    The row is from the first split that has the edge (train, validation, test). Within it, it is the earliest, or the
+    latest with `last`; the heaviest row breaks ties. Other rows of that split are `merged` if the weight includes them,
+    and all remaining rows are `duplicate`. Since this sorts, pass only the rows of repeated edges.
     """
     columns = [name for name in rows.columns if name != "reason"]
     edge = [ibis._[name] for name in EDGE]
@@ -68,14 +66,14 @@ def collapse(rows: ir.Table, repeats: Literal["first", "last", "count", "sum"]) 
         reason = ibis.cases((rows.copy > 0, "duplicate"))
     else:
         first_rank = rows["rank"].min().over(group_by=edge)
-        rows = _with_joint_weight(rows.mutate(merged=(rows.copy > 0) & (rows["rank"] == first_rank)), repeats)
-        too_heavy = rows.weight > float(np.finfo(np.float32).max)  # together, for the float32 that is written
+        rows = _with_merged_weight(rows.mutate(merged=(rows.copy > 0) & (rows["rank"] == first_rank)), repeats)
+        too_heavy = rows.weight > float(np.finfo(np.float32).max)  # weights are written as float32
         reason = ibis.cases((rows.merged, "merged"), (rows.copy > 0, "duplicate"), (too_heavy, "invalid_weight"))
     return rows.select(*columns, reason=reason.cast("string"))
 
 
-def _with_joint_weight(rows: ir.Table, repeats: str) -> ir.Table:
-    """Each row with the number of rows of its edge and split as its weight, or with the sum of their weights."""
+def _with_merged_weight(rows: ir.Table, repeats: str) -> ir.Table:
+    """Sets each weight to the number of rows with the same edge and split, or to the sum of their weights."""
     same = [ibis._[name] for name in (*EDGE, "split")]
     if repeats == "count":
         return rows.mutate(weight=rows.count().over(group_by=same).cast("float64"))
@@ -86,17 +84,17 @@ def _with_joint_weight(rows: ir.Table, repeats: str) -> ir.Table:
 
 
 def renumber(edges: ir.Table, nodes: ir.Table) -> ir.Table:
-    """The edges with their nodes' new numbers: `nodes` has table, `before` and index, and holds all of theirs."""
+    """Replaces node indices in the edges: `nodes` has the table, the old index (`before`) and the new one (`index`)."""
     lhs = nodes.select(lhs_table="table", lhs="before", new_lhs="index")
     rhs = nodes.select(rhs_table="table", rhs="before", new_rhs="index")
     joined = edges.inner_join(lhs, ["lhs_table", "lhs"]).inner_join(rhs, ["rhs_table", "rhs"])
     return joined.select(**{name: joined[f"new_{name}" if name in ("lhs", "rhs") else name] for name in edges.columns})
 
 
-def rejected_rows(unsound: ir.Table, dropped: ir.Table, nodes: ir.Table, relations: list[Relation]) -> ir.Table:
-    """What did not become an edge: source: the file, lhs, relation, rhs and reason, all strings.
+def rejected_rows(invalid: ir.Table, dropped: ir.Table, nodes: ir.Table, relations: list[Relation]) -> ir.Table:
+    """The rows that did not become edges: source (the file), lhs, relation, rhs and reason, all strings.
 
-    `unsound` are rows by name, `dropped` are rows by number, both with their `reason`.
+    `invalid` rows have ids, `dropped` rows are encoded; both have a `reason`.
     """
     names = ibis.memtable(
         {"rel": np.arange(len(relations), dtype=np.int32), "relation": [relation.name for relation in relations]},
@@ -105,6 +103,6 @@ def rejected_rows(unsound: ir.Table, dropped: ir.Table, nodes: ir.Table, relatio
     lhs = nodes.select(lhs_table="table", lhs="index", lhs_id="id")
     rhs = nodes.select(rhs_table="table", rhs="index", rhs_id="id")
     named = dropped.inner_join(lhs, ["lhs_table", "lhs"]).inner_join(rhs, ["rhs_table", "rhs"]).inner_join(names, "rel")
-    return unsound.select("lhs", "relation", "rhs", "reason", source="file").union(
+    return invalid.select("lhs", "relation", "rhs", "reason", source="file").union(
         named.select(lhs="lhs_id", relation="relation", rhs="rhs_id", reason="reason", source="file")
     )

@@ -1,7 +1,6 @@
-"""What runs prepare's Ibis expressions: DuckDB on this machine, or Spark beyond one.
+"""The interface of the engines that run prepare's Ibis expressions: DuckDB, or Spark for more than one machine.
 
-The plan is the same; engines differ only in how files become tables, where tables are kept between the steps, and
-who writes the sorted result.
+Both run the same plan. They differ in how they read files, keep tables between steps and write the sorted result.
 """
 
 from __future__ import annotations
@@ -21,36 +20,36 @@ from twhin_core.parquet import FileEntry
 
 
 class Engine(ABC):
-    """One connection; its tables are gone when it ends."""
+    """A connection. Its tables are removed when it ends."""
 
     @abstractmethod
     def read(self, sources: list[RawSource]) -> ir.Table:
-        """Every row of every source, with the columns that `sources.read_sources` names; nothing is read yet."""
+        """All rows of all sources, lazily, with the columns listed in `sources.read_source`."""
 
     @abstractmethod
     def keep(self, name: str, rows: ir.Table) -> ir.Table:
-        """Runs `rows` and keeps what comes out as the table `name`, on disk beyond the memory limit.
+        """Evaluates `rows` and keeps the result as the table `name`, spilling to disk.
 
-        A table of that name that was kept before is dropped once the new one, which may come of it, is there.
+        Drops the previous table of that name afterwards, since `rows` may depend on it.
         """
 
     @abstractmethod
     def write(self, rows: ir.Table, order: Sequence[str], schema: pa.Schema, root: str, folder: str) -> list[FileEntry]:
         """Writes the columns of `schema`, sorted by the columns `order`, to Parquet parts in `<root>/<folder>`.
 
-        The rows of the parts, in the order of their names, are the sorted rows; row groups have
-        `parquet.ROWS_PER_GROUP` rows but for the last of a file. What was in the folder is removed first.
+        Clears the folder first. The sort order continues from part to part; row groups have `parquet.ROWS_PER_GROUP`
+        rows, except for the last one of a file.
         """
 
 
 @contextlib.contextmanager
 def scratch(parent: str | None) -> Iterator[str]:
-    """A new folder, removed at the end."""
+    """A new folder in `parent`, removed when the block ends."""
     try:
         if parent is not None:
             os.makedirs(parent, exist_ok=True)
-        made = tempfile.TemporaryDirectory(prefix="twhin-prepare-", dir=parent)
+        directory = tempfile.TemporaryDirectory(prefix="twhin-prepare-", dir=parent)
     except OSError as error:
         raise UserError(f"prepare.temp_directory: {parent} cannot be written to: {error.strerror}") from None
-    with made as folder:
+    with directory as folder:
         yield folder

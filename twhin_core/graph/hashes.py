@@ -1,6 +1,6 @@
-"""The hash of an edge, by which edges are ordered, split and sampled: of its ends, its relation and a seed alone.
+"""The hash that orders, splits and samples edges. It only depends on an edge's nodes, its relation and a seed.
 
-It is made of MD5, as this is what all engines have, and compared as text, as they do not agree on other forms.
+It is taken from MD5, which all engines provide, and compared as text, the only form on which they agree.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from typing import Literal
 import ibis
 import ibis.expr.types as ir
 
-DIGITS = 12  # 48 bits; DuckDB keeps strings of up to 12 bytes in place
+DIGITS = 12  # 48 bits; DuckDB stores strings of up to 12 bytes inline
 
 
 def edge_hash(rows: ir.Table, seed: int, use: Literal["order", "sample"]) -> ir.StringValue:
-    """`DIGITS` hexadecimal digits of each row (lhs, relation, rhs: string); those of the two uses are independent."""
+    """`DIGITS` hexadecimal digits per row (lhs, relation, rhs: string). The two uses get independent digits."""
     edge = ibis.literal("\t").join([ibis.literal(str(seed)), rows.lhs, rows.relation, rows.rhs])
     return edge.hexdigest("md5").substr(0 if use == "order" else DIGITS, DIGITS)
 
 
 def below(digits: ir.StringValue, share: float) -> ir.BooleanValue:
-    """Whether a hash is among the lowest `share` of all hashes."""
+    """Whether a hash is in the lowest `share` of all hashes."""
     bound = round(share * 16**DIGITS)
     return ibis.literal(True) if bound == 16**DIGITS else digits < f"{bound:0{DIGITS}x}"

@@ -1,4 +1,4 @@
-"""What a graph is: `graph/manifest.json`, published last by prepare, and the schema that it gives to later stages."""
+"""`graph/manifest.json`, which prepare publishes last, and the schema that later stages read from it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class DegreeEntry(BaseModel):
-    """How training edges are spread over nodes.
+    """The distribution of training degrees.
 
     `quantiles`: for each q, the smallest degree that at least a share q of the nodes does not exceed; `top_share`: the
-    share of all edge ends that are at the 1 % of nodes with the most.
+    share of all edge ends that belongs to the 1 % of nodes with the most.
     """
 
     nodes: int
@@ -33,7 +33,7 @@ class DegreeEntry(BaseModel):
 
 
 class TableEntry(BaseModel):
-    """A table's vocabulary: rows are numbered 0 … num_embeddings - 1."""
+    """The vocabulary of a table; its nodes have the indices 0 … num_embeddings - 1."""
 
     name: str
     num_embeddings: int
@@ -41,20 +41,15 @@ class TableEntry(BaseModel):
     files: list[FileEntry]
 
 
-class RelationEntry(BaseModel):
-    """A relation, in the order of its id, with the number of its edges in each split and its degrees a side."""
+class RelationEntry(Relation):
+    """A relation with its number of edges per split and its degrees per side. Entries are in the order of ids."""
 
-    name: str
-    lhs: str
-    rhs: str
-    operator: str
-    weight: float
     edges: dict[str, int]
     degrees: dict[str, DegreeEntry]
 
 
 class SplitEntry(BaseModel):
-    """The edges of a split, and how many of them have a node that no training edge has."""
+    """The edges of a split; `cold_edges` counts those with a node without training edges."""
 
     edges: int
     cold_edges: int
@@ -62,7 +57,7 @@ class SplitEntry(BaseModel):
 
 
 class RejectedEntry(BaseModel):
-    """Rows of the sources that did not become edges."""
+    """The source rows that did not become edges."""
 
     rows: int
     by_reason: dict[str, int]
@@ -81,12 +76,12 @@ class Manifest(BaseModel):
 
 
 def read_manifest(root: str) -> Manifest | None:
-    """The manifest under the run root, or None where prepare has not finished."""
+    """The manifest under the run root, or None if prepare has not finished."""
     return read_as(Manifest, storage.join(root, MANIFEST))
 
 
 def read_as(model: type[M], url: str) -> M | None:
-    """A manifest of any kind, or None if there is none. Raises UserError if it is of another version."""
+    """The manifest at `url`, or None if there is none. Raises UserError if it does not fit `model`."""
     try:
         tree = storage.find_json(url)
         return None if tree is None else model.model_validate(tree)
@@ -95,7 +90,7 @@ def read_as(model: type[M], url: str) -> M | None:
 
 
 def read_schema(config: Config, root: str) -> Schema:
-    """The schema of the run: from prepare's manifest where there is a prepare section, else from the config alone.
+    """The schema of the run: from prepare's manifest if there is a prepare section, else from the config.
 
     Raises:
         UserError: prepare has not finished, or a table's `num_embeddings` is smaller than its vocabulary.

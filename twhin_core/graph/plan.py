@@ -1,6 +1,6 @@
-"""The plan of prepare: what happens to the rows between the sources and the files, in the order in which it does.
+"""The plan of prepare: all steps from the source rows to the tables of the graph, in order.
 
-Each `keep` runs what stands above it; the rows stay in the engine.
+Each `keep` evaluates the expressions before it. The rows stay in the engine.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import ibis.expr.types as ir
 from twhin_core.config import Config, Relation
 from twhin_core.config.prepare import Split
 from twhin_core.errors import UserError
-from twhin_core.graph.degrees import at, count_degrees, find_weak_nodes, without
+from twhin_core.graph.degrees import at, count_degrees, find_low_degree_nodes, without
 from twhin_core.graph.edges import EDGE, collapse, encode, find_repeats, rejected_rows, renumber
 from twhin_core.graph.engine import Engine
 from twhin_core.graph.raw_files import RawSource
-from twhin_core.graph.rows import find_relations, rules, with_reasons
+from twhin_core.graph.rows import find_relations, with_reasons
 from twhin_core.graph.splits import with_splits
 from twhin_core.graph.vocabulary import find_nodes, number_nodes
 from twhin_core.progress import log
@@ -28,11 +28,11 @@ DROPPED = ("lhs_table", "lhs", "rel", "rhs_table", "rhs", "file", "reason")
 
 @dataclass(frozen=True)
 class Graph:
-    """The graph as tables of the engine, still to be written.
+    """The graph as tables of the engine.
 
-    `vocabulary`: table, index, id, degree; `edges`: lhs, rel, rhs, weight, split, hash; `rejected` as
-    `edges.rejected_rows` gives it; `cold`: the held-out edges with a node that no training edge has, as `edges`;
-    `tables` in the order of the config, `relations` in the order of their ids.
+    `vocabulary`: table, index, id, degree; `edges`: lhs, rel, rhs, weight, split, hash; `cold`: the held-out edges with
+    a node without training edges; `rejected`: as `edges.rejected_rows` returns it; `tables` in the order of the config,
+    `relations` in the order of their ids.
     """
 
     tables: list[str]
@@ -45,27 +45,27 @@ class Graph:
 
 
 def plan(engine: Engine, config: Config, sources: list[RawSource], split: Split | None) -> Graph:
-    """Reads the sources and makes the graph of them; `split` says how to hold edges out, None that the sources do."""
+    """Builds the graph from the sources. `split` is how to hold out edges; None if the sources specify their splits."""
     settings = config.prepare
     assert settings is not None
     raw = engine.read(sources)
     relations = find_relations(raw, config.model.relations)
     _check_sampling(settings.sampling, relations)
-    rows = engine.keep("rows", with_reasons(raw, relations, rules(settings, split)))
+    rows = engine.keep("rows", with_reasons(raw, relations, settings, split))
     _check_rows(rows, sources)
 
-    sound = rows.filter(rows.reason.isnull())
-    nodes = engine.keep("nodes", number_nodes(find_nodes(sound)))
-    numbered = engine.keep("numbered", encode(sound, nodes, seed=0 if split is None else split.seed))
-    repeats = engine.keep("repeats", find_repeats(numbered))
-    collapsed = engine.keep("collapsed", collapse(numbered.semi_join(repeats, EDGE), settings.repeats))
-    edges = numbered.anti_join(repeats, EDGE).union(collapsed.filter(collapsed.reason.isnull()).drop("reason"))
+    valid = rows.filter(rows.reason.isnull())
+    nodes = engine.keep("nodes", number_nodes(find_nodes(valid)))
+    encoded = engine.keep("encoded", encode(valid, nodes, seed=0 if split is None else split.seed))
+    repeats = engine.keep("repeats", find_repeats(encoded))
+    collapsed = engine.keep("collapsed", collapse(encoded.semi_join(repeats, EDGE), settings.repeats))
+    edges = encoded.anti_join(repeats, EDGE).union(collapsed.filter(collapsed.reason.isnull()).drop("reason"))
     dropped = [collapsed.filter(collapsed.reason.notnull())]
 
     if settings.min_degree:
-        weak = find_weak_nodes(engine.keep, edges, settings.min_degree, settings.min_degree_rounds)
-        dropped.append(at(edges, weak).mutate(reason=ibis.literal("low_degree")))
-        edges = without(edges, weak)
+        low_degree = find_low_degree_nodes(engine.keep, edges, settings.min_degree, settings.min_degree_rounds)
+        dropped.append(at(edges, low_degree).mutate(reason=ibis.literal("low_degree")))
+        edges = without(edges, low_degree)
 
     edges = engine.keep("split", with_splits(edges, split))
     degrees = engine.keep("degrees", count_degrees(edges))
@@ -77,7 +77,7 @@ def plan(engine: Engine, config: Config, sources: list[RawSource], split: Split 
         cold = cold.limit(0)
 
     vocabulary = nodes.inner_join(degrees, ["table", "index"]).select("table", "index", "id", "degree")
-    if settings.min_degree or settings.cold_nodes == "drop" or settings.repeats == "sum":  # nodes may be gone
+    if settings.min_degree or settings.cold_nodes == "drop" or settings.repeats == "sum":  # these may remove nodes
         vocabulary = engine.keep("vocabulary", number_nodes(vocabulary.rename(before="index")))
         edges = engine.keep("renumbered", renumber(edges, vocabulary))
     return Graph(

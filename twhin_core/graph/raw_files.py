@@ -1,4 +1,4 @@
-"""The files of every source, checked before any work is done."""
+"""Finds and checks the files of all sources before any work is done."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from twhin_core.parquet import open_parquet
 
 FORMATS = ("parquet", "csv", "tsv")
 DELIMITERS = {"csv": ",", "tsv": "\t"}
-QUOTES = {"csv": '"', "tsv": ""}  # a tab has no place in a TSV's field, so nothing needs quoting and `"` is a letter
+QUOTES = {"csv": '"', "tsv": ""}  # TSV fields cannot contain tabs, so there is no quoting, and `"` is a plain character
 
-UUID, BINARY_ID = "extension<arrow.uuid>", "fixed_size_binary[16]"  # Arrow's names of types that hold UUIDs
-FIRST_ROWS = 100  # of a text file that are looked at
-LONGEST_FIELD = 2**24  # bytes among them; what is too long for an id is not for us to say here
-OPEN_AT_ONCE = 16  # files; an object store answers each after a while
+UUID, BINARY_ID = "extension<arrow.uuid>", "fixed_size_binary[16]"  # Arrow's types for UUIDs
+FIRST_ROWS = 100  # rows of a text file that are checked
+MAX_FIELD_SIZE = 2**24  # generous: ids that are too long are rejected later, with a reason
+MAX_OPEN_FILES = 16  # in parallel, because an object store's latency is high
 
 TimeKind = Literal["integer", "timestamp"]
 
 
 @dataclass(frozen=True)
 class RawFile:
-    """A file that was checked: its columns in order, each with Arrow's name of its type (`string` in a CSV or TSV)."""
+    """A checked file. `columns`: name and Arrow type (`string` in a CSV or TSV), in order."""
 
     url: str
     format: str
@@ -42,7 +42,7 @@ class RawFile:
 
     @property
     def layout(self) -> tuple[object, ...]:
-        """Files of a source with the same layout are read by one reader."""
+        """Files of a source with the same layout are read together."""
         return self.format, self.columns, self.time, self.url.endswith(".gz")
 
 
@@ -55,14 +55,14 @@ class RawSource:
 
 
 def check_sources(sources: list[Source], window: TimeWindow | None = None) -> list[RawSource]:
-    """Finds and opens every file of every source.
+    """Finds and opens all files of all sources.
 
     Raises:
-        UserError: no file matches; a file is broken, of no known format or without a column that its source names; a
-            column's type cannot serve, or differs between files; or the times of two files, or those of a file and of
-            `window`, are of different kinds.
+        UserError: no file matches; a file is broken, in an unknown format or lacks a column; a column has an unusable
+            type, or different types in different files; or times are integers in one file or in `window` and
+            timestamps in another.
     """
-    with ThreadPoolExecutor(OPEN_AT_ONCE) as pool:
+    with ThreadPoolExecutor(MAX_OPEN_FILES) as pool:
         checked = [
             RawSource(source, list(pool.map(_check_file, files, itertools.repeat(source))))
             for source, files in [(source, storage.glob(source.path)) for source in sources]
@@ -74,13 +74,13 @@ def check_sources(sources: list[Source], window: TimeWindow | None = None) -> li
         kinds.setdefault("integer" if window.of_integers else "timestamp", "prepare.time_window")
     if len(kinds) > 1:
         places = ", ".join(f"{kind}s in {url}" for kind, url in sorted(kinds.items()))
-        raise UserError(f"prepare.sources: times of different kinds cannot be compared: {places}")
-    kind = next(iter(kinds), None)  # of files in which none was found among the first rows, too
+        raise UserError(f"prepare.sources: times of different types cannot be compared: {places}")
+    kind = next(iter(kinds), None)  # also for files without a time in their first rows
     return [RawSource(raw.source, [replace(file, time=kind) for file in raw.files]) for raw in checked]
 
 
 def _check_ids(raw: RawSource) -> None:
-    """An id that is the integer 7 in one file and the text `7` or `007` in another would be a guess."""
+    """Refuses ids of different types: the integer 7 may or may not be the text `7` or `007` of another file."""
     for name in (raw.source.lhs, raw.source.rhs):
         kinds: dict[str, str] = {}
         for file in raw.files:
@@ -101,18 +101,18 @@ def _check_file(url: str, source: Source) -> RawFile:
     suffix = url.removesuffix(".gz").rsplit(".", 1)[-1]
     form = source.format or suffix
     if form not in FORMATS:
-        raise UserError(f"{url}: its suffix tells no format; set the source's format to {', '.join(FORMATS)}")
+        raise UserError(f"{url}: unknown file suffix; set the source's format to one of {', '.join(FORMATS)}")
     return _check_parquet(url, source) if form == "parquet" else _check_text(url, source, form)
 
 
-def _used(source: Source) -> dict[str, str]:
+def _used_columns(source: Source) -> dict[str, str]:
     """The columns that a source names, by their use."""
     names = {use: getattr(source, use) for use in ("lhs", "rhs", "relation_column", "weight", "timestamp")}
     return {use: name for use, name in names.items() if name is not None}
 
 
 def _check_names(url: str, source: Source, names: list[str]) -> None:
-    for use, name in _used(source).items():
+    for use, name in _used_columns(source).items():
         if names.count(name) != 1:
             problem = "has more than one column" if name in names else "has no column"
             raise UserError(f"{url}: {problem} {name!r} ({use}); its columns are {', '.join(names)}")
@@ -120,35 +120,35 @@ def _check_names(url: str, source: Source, names: list[str]) -> None:
 
 def _check_parquet(url: str, source: Source) -> RawFile:
     if source.columns is not None:
-        raise UserError(f"{url}: the source's `columns` are for CSV and TSV; a Parquet file names its own")
+        raise UserError(f"{url}: the source's `columns` are only for CSV and TSV; remove them")
     with open_parquet(url) as file:
         schema, metadata = file.schema_arrow, file.metadata
     _check_names(url, source, schema.names)
     time: TimeKind | None = None
-    for use, name in _used(source).items():
-        of = schema.field(name).type
-        of = of.value_type if pa.types.is_dictionary(of) else of
-        integer = pa.types.is_integer(of)
-        text = pa.types.is_string(of) or pa.types.is_large_string(of) or pa.types.is_string_view(of)
+    types = {
+        field.name: field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in schema
+    }
+    for use, name in _used_columns(source).items():
+        kind = types[name]
+        integer = pa.types.is_integer(kind)
+        text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
         if use == "weight":
-            good, expected = integer or pa.types.is_floating(of) or pa.types.is_decimal(of), "a number"
+            good, expected = integer or pa.types.is_floating(kind) or pa.types.is_decimal(kind), "a number"
         elif use == "timestamp":
-            good, expected = integer or pa.types.is_timestamp(of) or pa.types.is_date(of), "a time, date or integer"
+            good, expected = integer or pa.types.is_timestamp(kind) or pa.types.is_date(kind), "a time, date or integer"
             time = "integer" if integer else "timestamp"
             _check_milliseconds(url, name, metadata)
         elif use == "relation_column":
             good, expected = integer or text, "a string or an integer"
         else:
-            good, expected = integer or text or str(of) in (UUID, BINARY_ID), "a string, an integer or a UUID"
+            good, expected = integer or text or str(kind) in (UUID, BINARY_ID), "a string, an integer or a UUID"
         if not good:
-            raise UserError(f"{url}: column {name!r} ({use}) is {of}, not {expected}")
-    columns = ((field.name, field.type) for field in schema)
-    unpacked = ((name, of.value_type if pa.types.is_dictionary(of) else of) for name, of in columns)
-    return RawFile(url, "parquet", tuple((name, str(of)) for name, of in unpacked), time)
+            raise UserError(f"{url}: column {name!r} ({use}) is {kind}, not {expected}")
+    return RawFile(url, "parquet", tuple((name, str(kind)) for name, kind in types.items()), time)
 
 
 def _check_milliseconds(url: str, name: str, metadata: pq.FileMetaData) -> None:
-    """Engines count in microseconds, and fail at a time in milliseconds that they cannot hold in these."""
+    """Refuses times in milliseconds that overflow in microseconds, which engines use."""
     for group in range(metadata.num_row_groups):
         columns = (metadata.row_group(group).column(i) for i in range(metadata.num_columns))
         column = next(column for column in columns if column.path_in_schema == name)
@@ -177,9 +177,9 @@ def _check_text(url: str, source: Source, form: str) -> RawFile:
 
 
 def _first_rows(url: str, form: str) -> list[list[str]]:
-    """The first rows of a CSV or TSV; empty where there are none."""
+    """The first rows of a CSV or TSV."""
     with storage.open_read(url) as raw, gzip.open(raw) if url.endswith(".gz") else raw as file:
-        csv.field_size_limit(LONGEST_FIELD)
+        csv.field_size_limit(MAX_FIELD_SIZE)
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
         quoting = csv.QUOTE_MINIMAL if QUOTES[form] else csv.QUOTE_NONE
         rows = csv.reader(text, delimiter=DELIMITERS[form], quoting=quoting)  # type: ignore[arg-type] # an int to mypy

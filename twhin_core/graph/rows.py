@@ -1,13 +1,12 @@
-"""Rows of raw files in one form, and which of them are no edges by themselves, or not wanted, and why.
+"""Brings the rows of raw files into one form, and finds the rows to reject, with the reasons.
 
-Ibis expressions that every engine runs alike.
+Ibis expressions that all engines evaluate identically.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from dataclasses import dataclass
 
 import ibis
 import ibis.expr.types as ir
@@ -18,49 +17,24 @@ from twhin_core.config.prepare import Prepare, Source, Split
 from twhin_core.graph.hashes import below, edge_hash
 from twhin_core.graph.raw_files import BINARY_ID, RawFile
 
-LONGEST_ID = 65_536  # bytes in UTF-8
-FIRST_SECOND, LAST_SECOND = -62_135_596_800, 253_402_300_799  # of the years 1 to 9999, which every engine knows
+MAX_ID_SIZE = 65_536  # bytes in UTF-8
+MIN_SECOND, MAX_SECOND = -62_135_596_800, 253_402_300_799  # the years 1 to 9999, which all engines support
 
 
-@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator] # Ibis carries no types
-def bit_length(text: str) -> int:  # type: ignore[empty-body] # the engine's own
-    """Bits of the text in UTF-8."""
+@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator] # Ibis has no types
+def bit_length(text: str) -> int:  # type: ignore[empty-body] # built into the engine
+    """The number of bits of a text in UTF-8."""
 
 
-@ibis.udf.scalar.builtin(name="hex")  # type: ignore[untyped-decorator] # Ibis carries no types
-def hexadecimal(data: bytes) -> str:  # type: ignore[empty-body] # the engine's own
-    """Two digits a byte."""
+@ibis.udf.scalar.builtin(name="hex")  # type: ignore[untyped-decorator] # Ibis has no types
+def hexadecimal(data: bytes) -> str:  # type: ignore[empty-body] # built into the engine
+    """Two digits per byte."""
 
 
-@dataclass(frozen=True)
-class Rules:
-    """What is asked of a row by itself.
+def normalize(table: ir.Table, file: RawFile, source: Source, position: int) -> ir.Table:
+    """The rows of files with one layout, with the columns listed in `sources.read_source`.
 
-    `needs_time`: one without a time is of no use; `window`: the first time that is taken and the first that is not;
-    `sampling`: the share that is kept, by relation; `seed`: of the sample.
-    """
-
-    needs_time: bool
-    window: tuple[int | None, int | None]
-    drop_self_loops: bool
-    sampling: dict[str, float]
-    seed: int
-
-
-def rules(settings: Prepare, split: Split | None) -> Rules:
-    return Rules(
-        needs_time=settings.time_window is not None or (split is not None and split.by != "hash"),
-        window=(None, None) if settings.time_window is None else settings.time_window.bounds,
-        drop_self_loops=settings.self_loops == "drop",
-        sampling=settings.sampling,
-        seed=0 if split is None else split.seed,
-    )
-
-
-def normalise(table: ir.Table, file: RawFile, source: Source, position: int) -> ir.Table:
-    """The rows of files of one layout in the columns that `sources.read_sources` names.
-
-    `table` has the columns of the files, those of text files named c0, c1 …, and `twhin_file`, the URL.
+    `table` has the columns of the files (c0, c1 … for text files) and their URL as `twhin_file`.
     """
     names = [name for name, _ in file.columns]
 
@@ -90,25 +64,25 @@ def normalise(table: ir.Table, file: RawFile, source: Source, position: int) -> 
 
 
 def _uuid(data: ir.BinaryColumn) -> ir.StringColumn:
-    """16 bytes as the text of a UUID."""
+    """Formats 16 bytes as a UUID."""
     digits = hexadecimal(data).lower()
     parts = [digits.substr(start, end - start) for start, end in itertools.pairwise((0, 8, 12, 16, 20, 32))]
     return functools.reduce(lambda text, part: text + "-" + part, parts)
 
 
 def _times(given: ir.Column, file: RawFile) -> dict[str, ir.Column]:
-    """`time` in whole seconds, as engines agree on these alone, and `bad_time`: whether one is given that is none."""
+    """`time`, in seconds because engines disagree on fractions, and `bad_time`: whether a value is not a time."""
     if file.time == "integer":
         time = given.try_cast("int64")
     else:
         time = given.try_cast("timestamp").truncate("s").epoch_seconds().cast("int64")
-        time = time.between(FIRST_SECOND, LAST_SECOND).ifelse(time, ibis.null("int64"))
+        time = time.between(MIN_SECOND, MAX_SECOND).ifelse(time, ibis.null("int64"))
     missing = given.isnull() if file.format == "parquet" else given.isnull() | (given == "")
     return {"time": time, "bad_time": time.isnull() & ~missing}
 
 
 def find_relations(rows: ir.Table, relations: list[Relation]) -> list[Relation]:
-    """The relations in the order of their ids: `*` gives way to every value that has no entry, sorted by name."""
+    """The relations in the order of their ids. `*` is replaced with all values without an entry, sorted by name."""
     if all(relation.name != "*" for relation in relations):
         return relations
     values = rows.filter(rows.relation.notnull()).select("relation").distinct().to_pyarrow()["relation"].to_pylist()
@@ -120,10 +94,10 @@ def find_relations(rows: ir.Table, relations: list[Relation]) -> list[Relation]:
     return found
 
 
-def with_reasons(rows: ir.Table, relations: list[Relation], rules: Rules) -> ir.Table:
-    """Adds rel: int32, lhs_table and rhs_table, and `reason`: the first that keeps a row from being an edge, or null.
+def with_reasons(rows: ir.Table, relations: list[Relation], settings: Prepare, split: Split | None) -> ir.Table:
+    """Adds rel: int32, lhs_table, rhs_table and `reason`: the first reason to reject the row, or null.
 
-    docs/prepare.md says what the reasons mean.
+    docs/prepare.md explains the reasons.
     """
     known = ibis.memtable(
         {
@@ -136,27 +110,27 @@ def with_reasons(rows: ir.Table, relations: list[Relation], rules: Rules) -> ir.
     )
     rows = rows.left_join(known, rows.relation == known.name).drop("name")
     fp32 = np.finfo(np.float32)
-    # A Parquet file's statistics leave NaN out. DuckDB takes them at their word, and so finds NaN to be within bounds,
-    # and even to be none; it finds that 0 times NaN is not 0.
+    # The statistics of Parquet files ignore NaN. Relying on them, DuckDB optimizes away range checks and `isnan`, but
+    # not this comparison.
     finite = rows.weight * 0.0 == 0.0
     positive = rows.weight.between(float(fp32.smallest_normal), float(fp32.max)) & finite
     reasons = [
         (rows.lhs.isnull() | rows.rhs.isnull(), "null_id"),
-        ((bit_length(rows.lhs) > 8 * LONGEST_ID) | (bit_length(rows.rhs) > 8 * LONGEST_ID), "long_id"),
+        ((bit_length(rows.lhs) > 8 * MAX_ID_SIZE) | (bit_length(rows.rhs) > 8 * MAX_ID_SIZE), "long_id"),
         (rows.rel.isnull(), "unknown_relation"),
         (~positive.fill_null(False), "invalid_weight"),
         (rows.bad_time, "invalid_timestamp"),
     ]
-    if rules.needs_time:
+    if settings.time_window is not None or (split is not None and split.by != "hash"):
         reasons.append((rows.time.isnull(), "null_timestamp"))
-    start, end = rules.window
+    start, end = (None, None) if settings.time_window is None else settings.time_window.bounds
     if start is not None:
         reasons.append((rows.time < start, "outside_window"))
     if end is not None:
         reasons.append((rows.time >= end, "outside_window"))
-    if rules.drop_self_loops:
+    if settings.self_loops == "drop":
         reasons.append(((rows.lhs == rows.rhs) & (rows.lhs_table == rows.rhs_table), "self_loop"))
-    for relation, share in rules.sampling.items():
-        digits = edge_hash(rows, rules.seed, "sample")
+    for relation, share in settings.sampling.items():
+        digits = edge_hash(rows, 0 if split is None else split.seed, "sample")
         reasons.append(((rows.relation == relation) & ~below(digits, share), "not_sampled"))
     return rows.mutate(reason=ibis.cases(*reasons).cast("string")).drop("bad_time")

@@ -1,4 +1,4 @@
-"""A finished graph as tables on a terminal."""
+"""Prints a summary of a graph as tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEGREES = ["nodes", "mean", "median", "90%", "99%", "max", "top 1%"]  # see docs
 
 
 def print_graph(manifest: Manifest, console: Console) -> None:
-    """Prints the splits, the tables, the largest relations and the rejected rows, each with its counts."""
+    """Prints the splits, the tables, the largest relations and the rejected rows with their counts."""
     for table in (_splits(manifest), _tables(manifest), *_relations(manifest), _rejected(manifest)):
         console.print(table)
 
@@ -30,7 +30,7 @@ def _splits(manifest: Manifest) -> Table:
 
 def _tables(manifest: Manifest) -> Table:
     rows = [[entry.name, *_figures(entry.degrees)] for entry in manifest.tables]
-    return _table("degrees in training, a table", ["table"], DEGREES, rows)
+    return _table("training degrees by table", ["table"], DEGREES, rows)
 
 
 def _relations(manifest: Manifest) -> tuple[Table, Table]:
@@ -42,10 +42,10 @@ def _relations(manifest: Manifest) -> tuple[Table, Table]:
         for entry in largest
         for side, table in (("lhs", entry.lhs), ("rhs", entry.rhs))
     ]
-    of = "a relation" if count == len(largest) else f"the {len(largest)} largest of {count} relations"
+    shown = "" if count == len(largest) else f", {len(largest)} largest of {count}"
     return (
-        _table(f"edges, {of}", ["relation", "tables"], list(SPLITS), edges),
-        _table(f"degrees in training, {of}", ["relation", "side"], DEGREES, degrees),
+        _table(f"edges by relation{shown}", ["relation", "tables"], list(SPLITS), edges),
+        _table(f"training degrees by relation{shown}", ["relation", "side"], DEGREES, degrees),
     )
 
 
@@ -70,7 +70,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def _table(title: str, names: list[str], figures: list[str], rows: list[list[str]]) -> Table:
-    """Columns of names, which give way where it is narrow, and columns of figures, which do not."""
+    """A table with columns of names, which are truncated on a narrow terminal, and of figures, which are not."""
     table = Table(title=title, title_justify="left")
     for heading in names:
         table.add_column(heading, overflow="ellipsis")

@@ -1,4 +1,4 @@
-"""Raw interactions as one Ibis table, whatever files they come from."""
+"""Reads raw interactions from all files into one Ibis table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ibis.backends.duckdb import Backend
 
 from twhin_core import storage
 from twhin_core.graph.raw_files import DELIMITERS, QUOTES, RawFile, RawSource
-from twhin_core.graph.rows import normalise
+from twhin_core.graph.rows import normalize
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("lhs", "relation", "rhs")]
@@ -21,18 +21,21 @@ SCHEMA = pa.schema(
 
 
 def read_sources(engine: Backend, sources: list[RawSource]) -> ir.Table:
-    """Every row of every source, lazily, as `read_source` gives them."""
+    """All rows of all sources, lazily, as `read_source` returns them."""
     tables = [read_source(engine, raw, position) for position, raw in enumerate(sources)]
     return functools.reduce(lambda one, other: one.union(other), tables)
 
 
 def read_source(engine: Backend, raw: RawSource, position: int) -> ir.Table:
-    """Every row of one source, which stands at `position` in the config, lazily.
+    """All rows of a source, lazily. `position` is that of the source in the config.
 
-    Columns: lhs, relation, rhs: string, null where missing or empty; weight: float64, 1 where the source has none and
-    null where it is missing or no number; time: int64, the integer or the second since 1970, null where it is missing,
-    cannot be read or the source has none; bad_time: boolean, whether there is one that cannot be read; split: string,
-    null where the source has none; file: string, the URL; source: int32, the position. `SCHEMA` says so to Spark.
+    The columns, with the types of `SCHEMA`:
+        lhs, relation, rhs: null if missing or empty.
+        weight: 1 if the source has no weights; null if missing or not a number.
+        time: the integer, or seconds since 1970; null if missing or invalid, or if the source has no times.
+        bad_time: whether there is an invalid time.
+        split: null if the source specifies none.
+        file, source: the URL of the file and the position.
     """
     remote = [file.url for file in raw.files if storage.is_remote(file.url)]
     if remote:
@@ -43,22 +46,22 @@ def read_source(engine: Backend, raw: RawSource, position: int) -> ir.Table:
     tables = []
     for files in layouts.values():
         table = _open(engine, files, has_header=raw.source.columns is None)
-        tables.append(normalise(table, files[0], raw.source, position))
+        tables.append(normalize(table, files[0], raw.source, position))
     return functools.reduce(lambda one, other: one.union(other), tables)
 
 
 def duckdb_line(message: str) -> str:
-    """`file: line n: what is wrong` from DuckDB's page about a CSV; of anything else the first line."""
+    """`file: line n: problem` from DuckDB's long message about a CSV; the first line of any other message."""
     line = re.search(r"CSV Error on Line: (\d+)", message)
     file = re.search(r"^\s*file = (.*)$", message, re.MULTILINE)
     if line is None or file is None:
         return message.splitlines()[0]
-    said = re.split("Possible (?:fixes|Solution)", message)[0].rstrip().splitlines()[-1]
-    return f"{file.group(1).strip()}: line {line.group(1)}: {said.strip().rstrip('.')}"
+    problem = re.split("Possible (?:fixes|Solution)", message)[0].rstrip().splitlines()[-1]
+    return f"{file.group(1).strip()}: line {line.group(1)}: {problem.strip().rstrip('.')}"
 
 
 def _open(engine: Backend, files: list[RawFile], has_header: bool) -> ir.Table:
-    """Files of one layout with the columns they have, and `twhin_file`, the URL. Those of text are named c0, c1 …"""
+    """The columns of files with one layout (c0, c1 … for text files), and their URL as `twhin_file`."""
     urls = [file.url for file in files]
     if files[0].format == "parquet":
         return engine.read_parquet(urls, filename="twhin_file", hive_partitioning=False)

@@ -1,4 +1,4 @@
-"""Ibis's PySpark backend, by Arrow where Ibis goes through pandas."""
+"""Ibis's PySpark backend with Arrow instead of pandas."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ibis.backends.pyspark import Backend
 from pyspark.sql import DataFrame
 
 
-class ArrowBackend(Backend):  # type: ignore[misc] # Ibis carries no types
-    """PySpark 4.3 warns of pandas 3, and a null in a pandas column of strings need not stay one."""
+class ArrowBackend(Backend):  # type: ignore[misc] # Ibis has no types
+    """Avoids pandas, which PySpark 4.3 does not fully support and which may lose nulls in string columns."""
 
     def to_frame(self, rows: ir.Table) -> DataFrame:
         self._run_pre_execute_hooks(rows)
@@ -25,7 +25,7 @@ class ArrowBackend(Backend):  # type: ignore[misc] # Ibis carries no types
         return expr.__pyarrow_result__(table)
 
     def execute(self, expr: ir.Expr, /, **_: Any) -> Any:
-        """The value of a scalar. What has more of them goes by `to_pyarrow`."""
+        """The value of a scalar. For tables and columns, use `to_pyarrow`."""
         assert isinstance(expr, ir.Scalar)
         return self.to_pyarrow(expr).as_py()
 

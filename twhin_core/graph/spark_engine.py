@@ -1,15 +1,16 @@
-"""Spark as prepare's engine: beyond one machine, or on this one with `spark_master: local[N]`.
+"""The Spark engine of prepare: for several machines, or for this one with `spark_master: local[N]`.
 
-What passes through the driver is counts, names of relations and the entries of the manifest. Executors read the
-sources, with the reader of the DuckDB engine, and write the parts, with its writer; so they need Python and this
-package. Between the steps, tables are Parquet under `prepare.temp_directory`: they outlive an executor, and each step
-is planned anew, by what came of the one before.
+The driver only handles counts, relation names and manifest entries. Executors read the sources with the DuckDB engine's
+reader and write the parts with its writer, so they need Python and this package. Between steps, tables are Parquet
+files under `prepare.temp_directory`: they survive the loss of an executor, and Spark plans each step with the sizes of
+the previous one's result.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import math
 import os
 import re
@@ -33,28 +34,28 @@ from twhin_core.graph.sources import SCHEMA, read_source
 from twhin_core.parquet import ROWS_PER_FILE, ROWS_PER_GROUP, FileEntry, part_path, write_part, write_parts
 from twhin_core.sizes import in_bytes
 
-OF_PANDAS = "PySpark does not yet fully support pandas"  # which nothing here goes through
-warnings.filterwarnings("ignore", OF_PANDAS, FutureWarning)
+PANDAS_WARNING = "PySpark does not yet fully support pandas"  # `ArrowBackend` avoids pandas
+warnings.filterwarnings("ignore", PANDAS_WARNING, FutureWarning)
 
 try:
     from py4j.protocol import Py4JError
     from pyspark import TaskContext
     from pyspark.errors import PySparkException
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import SparkSession
     from pyspark.sql import functions as F
 
     from twhin_core.graph.spark_backend import ArrowBackend
 except ImportError as missing:
     raise UserError(f"prepare.engine: spark needs PySpark (`pip install 'twhin[spark]'`): {missing}") from None
 
-READER_MEMORY = "512MB"  # of the DuckDB that reads a file in a task
+READER_MEMORY = "512MB"  # memory limit of DuckDB in a task that reads a file
 TASKS_PER_CORE = 16
 BYTES_PER_SHUFFLE_PARTITION = 16 << 20  # of raw files, which are compressed
-ENTRY = "path string, rows long, sha256 string"
+ENTRY = "path string, rows long, sha256 string"  # the fields of `FileEntry`
 
 
 class SparkEngine(Engine):
-    """Tables are temporary views of Parquet under `folder`, any URL that Hadoop knows."""
+    """Keeps tables as temporary views of Parquet files under `folder`, any URL that Hadoop supports."""
 
     def __init__(self, session: SparkSession, folder: str) -> None:
         self.session = session
@@ -78,7 +79,7 @@ class SparkEngine(Engine):
     def keep(self, name: str, rows: ir.Table) -> ir.Table:
         number = self._kept.get(name, 0)
         view = f"{name}_{number}"
-        frame = self._frame(rows)
+        frame = self._backend.to_frame(rows)
         frame.write.parquet(f"{self._folder}/{view}")
         self.session.read.schema(frame.schema).parquet(f"{self._folder}/{view}").createOrReplaceTempView(view)
         if number:
@@ -89,7 +90,7 @@ class SparkEngine(Engine):
 
     def write(self, rows: ir.Table, order: Sequence[str], schema: pa.Schema, root: str, folder: str) -> list[FileEntry]:
         storage.remove(storage.join(root, folder))
-        frame = self._frame(rows)
+        frame = self._backend.to_frame(rows)
         count = frame.count()
         if count == 0:
             return write_parts([], schema, root, folder)
@@ -101,16 +102,13 @@ class SparkEngine(Engine):
         return sorted((FileEntry(**entry.asDict()) for entry in entries), key=lambda entry: entry.path)
 
     def delete(self, url: str) -> None:
-        """Removes a folder of kept tables, wherever Hadoop has put it."""
+        """Removes a folder through Hadoop's file system API."""
         jvm: Any = self.session.sparkContext._jvm
         path = jvm.org.apache.hadoop.fs.Path(url)
         path.getFileSystem(self.session.sparkContext._jsc.hadoopConfiguration()).delete(path, True)
 
-    def _frame(self, rows: ir.Table) -> DataFrame:
-        return self._backend.to_frame(rows)
-
     def _size_shuffles(self, urls: list[str]) -> None:
-        """Spark merges partitions that came out small, but never parts large ones: begin with enough of them."""
+        """Starts with enough shuffle partitions: Spark coalesces small ones but never splits large ones."""
         size = sum(storage.size(url) for url in urls)
         name = "spark.sql.shuffle.partitions"
         if self.session.conf.get(name) == "200":  # Spark's default
@@ -118,7 +116,7 @@ class SparkEngine(Engine):
 
 
 def _read(pieces: list[tuple[int, RawSource]], numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """In a task: the rows of its files."""
+    """Runs in a task: reads the rows of its files."""
     for batch in numbers:
         for number in batch["id"].to_pylist():
             position, raw = pieces[number]
@@ -133,20 +131,15 @@ def _read(pieces: list[tuple[int, RawSource]], numbers: Iterator[pa.RecordBatch]
 
 
 def _write(schema: pa.Schema, root: str, folder: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """In a task: its rows as one part. A task that is tried again writes the same file."""
+    """Runs in a task: writes its rows as one part. A retried task writes the same file."""
     first = next(batches, None)
     if first is None:
         return
     context = TaskContext.get()
     assert context is not None
-    rows = (batch.cast(schema) for batch in _chain(first, batches))
+    rows = (batch.cast(schema) for batch in itertools.chain([first], batches))
     entry = write_part(rows, schema, root, part_path(folder, context.partitionId()))
     yield pa.RecordBatch.from_pylist([entry.model_dump()])
-
-
-def _chain(first: pa.RecordBatch, others: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    yield first
-    yield from others
 
 
 def _sql_type(type_: pa.DataType) -> str:
@@ -155,7 +148,7 @@ def _sql_type(type_: pa.DataType) -> str:
 
 @contextlib.contextmanager
 def connect(settings: Prepare) -> Iterator[SparkEngine]:
-    """An engine in a Spark session of its own, or in that of this process where there is one already."""
+    """An engine in the active Spark session, or else in one of its own, which ends with the block."""
     own = SparkSession.getActiveSession() is None
     with contextlib.ExitStack() as stack:
         if settings.is_cluster:
@@ -171,7 +164,7 @@ def connect(settings: Prepare) -> Iterator[SparkEngine]:
                 stack.callback(engine.delete, folder)
             yield engine
         except (PySparkException, Py4JError) as error:
-            raise _explained(error, settings, folder) from error
+            raise _user_error(error, settings, folder) or error from error
 
 
 def _start(settings: Prepare, folder: str) -> SparkSession:
@@ -184,33 +177,33 @@ def _start(settings: Prepare, folder: str) -> SparkSession:
         "spark.executor.memory": memory,
         "spark.sql.session.timeZone": "UTC",
         "spark.ui.showConsoleProgress": "false",
-        "spark.executorEnv.PYTHONWARNINGS": f"ignore:{OF_PANDAS}:FutureWarning",
+        "spark.executorEnv.PYTHONWARNINGS": f"ignore:{PANDAS_WARNING}:FutureWarning",
     }
     if not settings.is_cluster:
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")  # nothing here listens beyond loopback
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")  # listen on loopback only
         options |= {
             "spark.local.dir": folder,
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.ui.enabled": "false",
-            "spark.log.level": "OFF",  # what goes wrong comes back as an exception
+            "spark.log.level": "OFF",  # errors are raised as exceptions
         }
     builder: Any = SparkSession.builder.appName("twhin prepare").master(settings.spark_master or "local[*]")
     session: SparkSession = builder.config(map=options).getOrCreate()
     return session
 
 
-def _explained(error: Exception, settings: Prepare, folder: str) -> Exception:
-    """The user's mistake that ended in `error`, or the error itself where it is none."""
+def _user_error(error: Exception, settings: Prepare, folder: str) -> UserError | None:
+    """The UserError that explains `error`, or None if the user cannot fix it."""
     text = str(error)
     if raised := re.search(r"twhin_core\.errors\.UserError: (.+)", text):  # in a task
         return UserError(raised[1])
     if full := re.search(r"No space left on device|Disk quota exceeded|File too large", text):
-        return UserError(f"prepare.temp_directory: {os.path.dirname(folder)} has no room left: {full[0]}")
+        return UserError(f"prepare.temp_directory: {os.path.dirname(folder)} is full: {full[0]}")
     memory = r"Java heap space|GC overhead limit|UNABLE_TO_ACQUIRE_MEMORY|memory \d+ must be at least \d+"
     if short := re.search(memory, text):
         return UserError(f"prepare.memory_limit: {settings.memory_limit} is too small for Spark: {short[0]}")
     if "JAVA_GATEWAY_EXITED" in text:
-        return UserError(f"prepare.engine: Spark's Java did not start with {settings.memory_limit}; it needs Java 17")
-    return error
+        return UserError(f"prepare.engine: Java did not start with a {settings.memory_limit} heap; Spark needs Java 17")
+    return None

@@ -1,6 +1,6 @@
-"""Which edges are held out.
+"""Splits edges into train, validation and test.
 
-Ibis expressions over edges in numbers (see `edges`), that every engine runs alike.
+Ibis expressions over encoded edges (see `edges`), which all engines evaluate identically.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import ibis.expr.types as ir
 from twhin_core.config.prepare import Split
 from twhin_core.graph.hashes import below
 
-PROBES = 15  # values a pass over the times counts at; each pass so narrows the range to a sixteenth
+PROBES = 15  # values that a pass counts at; each pass narrows the range to a sixteenth
 
 
 def with_splits(edges: ir.Table, split: Split | None) -> ir.Table:
-    """Fills `split`: by hash, by time, the last of each lhs, or, where the setting is None, as the sources gave it."""
+    """Sets the column `split` by hash, by time or to the last edges of each lhs. None keeps the sources' splits."""
     if split is None:
         return edges
     if split.by == "last":
@@ -30,9 +30,9 @@ def with_splits(edges: ir.Table, split: Split | None) -> ir.Table:
 
 
 def _last_of_lhs(edges: ir.Table, validation: int, test: int) -> ir.Table:
-    """The latest `test` edges of each lhs, of any relation, and the `validation` before them, but never the earliest.
+    """Holds out each lhs's latest `test` edges, of any relation, and the `validation` before, but never its earliest.
 
-    Of edges of one time, those with the lower hash count as later.
+    Among edges with the same time, a lower hash counts as later.
     """
     lhs = [edges.lhs_table, edges.lhs]
     order = [edges.time.desc(), edges.hash, edges.rel, edges.rhs]
@@ -50,17 +50,17 @@ def _last_of_lhs(edges: ir.Table, validation: int, test: int) -> ir.Table:
 
 
 def _latest(time: ir.IntegerColumn, share: float, count: int) -> ir.BooleanValue:
-    """Whether an edge is among the latest `share` of all `count`; one no later than an edge outside it is not."""
+    """Whether an edge is in the latest `share` of all `count` edges. Ties at the boundary are all excluded."""
     latest = int(share * count + 1e-6)  # 0.29 * 100 must not become 28
     return time > _nth_largest(time, latest + 1) if latest else ibis.literal(False)
 
 
 def _nth_largest(values: ir.IntegerColumn, n: int) -> int:
-    """Exactly, in a few passes that each count values: no sort of all of them, and nothing held but the counts."""
+    """The exact n-th largest value, by a search with counting passes instead of a sort of all values."""
     table = values.as_table()
     values = table[values.get_name()]
     ends: dict[str, int] = table.agg(low=values.min(), high=values.max()).to_pyarrow().to_pylist()[0]
-    too_low, high = ends["low"] - 1, ends["high"]  # the result is above the one and at most the other
+    too_low, high = ends["low"] - 1, ends["high"]  # too_low < result <= high
     while high - too_low > 1:
         probes = sorted({too_low + (high - too_low) * step // (PROBES + 1) for step in range(1, PROBES + 1)})
         probes = [probe for probe in probes if too_low < probe < high]

@@ -1,7 +1,7 @@
-"""How the edges are spread over the nodes: degrees in training, by table and by relation and side.
+"""The distribution of training degrees, by table and by relation and side.
 
-Ibis expressions that every engine runs alike, down to how many nodes have each degree; of 10^11 edges these are less
-than 10^6 rows, from which the figures are exact.
+The engine counts the nodes per degree, which for 10^11 edges gives less than 10^6 rows. The statistics follow exactly
+from these.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ TOP_SHARE = 0.01
 
 
 def table_degrees(graph: Graph) -> dict[str, DegreeEntry]:
-    """Of each table: all of its nodes, those too that no training edge has."""
+    """By table, over all its nodes, including those without training edges."""
     counted = _histograms(graph.vocabulary.select("degree", key=graph.vocabulary.table))
-    return {table: summarise(counted.get(table, {})) for table in graph.tables}
+    return {table: summarize(counted.get(table, {})) for table in graph.tables}
 
 
 def relation_degrees(graph: Graph) -> list[dict[str, DegreeEntry]]:
-    """Of each relation, in the order of ids, and side: the nodes that its training edges have there."""
+    """By relation, in the order of ids, and side, over the nodes with training edges there."""
     in_train = graph.edges.filter(graph.edges.split == "train")
     sides = {}
     for side in ("lhs", "rhs"):
         nodes = in_train.group_by("rel", side).agg(degree=in_train.count())
         sides[side] = _histograms(nodes.select("degree", key="rel"))
     return [
-        {side: summarise(counted.get(rel, {})) for side, counted in sides.items()}
+        {side: summarize(counted.get(rel, {})) for side, counted in sides.items()}
         for rel in range(len(graph.relations))
     ]
 
 
 def _histograms(nodes: ir.Table) -> dict[object, dict[int, int]]:
-    """From nodes (key, degree): for each key, degree → number of nodes."""
+    """For each key of `nodes` (key, degree): degree → number of nodes."""
     found: dict[object, dict[int, int]] = {}
     for row in nodes.group_by("key", "degree").agg(nodes=nodes.count()).to_pyarrow().to_pylist():
         found.setdefault(row["key"], {})[row["degree"]] = row["nodes"]
     return found
 
 
-def summarise(histogram: dict[int, int]) -> DegreeEntry:
-    """The figures of nodes of which `histogram` gives the number by degree."""
+def summarize(histogram: dict[int, int]) -> DegreeEntry:
+    """The statistics of a histogram: degree → number of nodes."""
     if not histogram:
         return DegreeEntry(nodes=0, mean=0.0, quantiles={str(q): 0 for q in QUANTILES}, top_share=0.0)
     degrees = np.array(sorted(histogram))
@@ -53,7 +53,7 @@ def summarise(histogram: dict[int, int]) -> DegreeEntry:
     count, ends = int(up_to[-1]), int((degrees * nodes).sum())
     quantiles = {str(q): int(degrees[np.searchsorted(up_to, np.ceil(q * count))]) for q in QUANTILES}
     top = int(np.ceil(TOP_SHARE * count))
-    # From the highest degree down, as many nodes of each as still belong to the top.
+    # The nodes of each degree, from the highest down, that belong to the top.
     taken = np.diff(np.minimum(nodes[::-1].cumsum(), top), prepend=0)
     top_ends = int((degrees[::-1] * taken).sum())
     return DegreeEntry(nodes=count, mean=ends / count, quantiles=quantiles, top_share=top_ends / ends if ends else 0.0)

@@ -1,8 +1,8 @@
-"""The rows of the tables: every node gets a number by the hash of its id.
+"""Assigns indices to nodes by the hash of their ids.
 
-Numbering all nodes at once would need all of them in one sorted list. Instead, nodes fall into buckets by the first
-digits of their hash, are numbered within their bucket, and each bucket starts where the one before it ends. Every
-bucket can be numbered on another machine, and frequent nodes spread evenly over the rows of a table.
+A global row number would collect all nodes in one sorted list. Instead, nodes are grouped into buckets by the first
+digits of their hash and numbered within their bucket; each bucket starts where the previous one ends. So buckets can be
+numbered on different machines. Hash order also spreads frequent nodes evenly over the rows of a table.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from __future__ import annotations
 import ibis
 import ibis.expr.types as ir
 
-BUCKET_DIGITS = 3  # 16^3 = 4,096 buckets a table
+BUCKET_DIGITS = 3  # 16^3 = 4,096 buckets per table
 
 
 def find_nodes(rows: ir.Table) -> ir.Table:
-    """The nodes (table, id) at the ends of `rows`, which has lhs, lhs_table, rhs and rhs_table, all strings."""
+    """The distinct nodes (table, id) of `rows`, which have lhs, lhs_table, rhs and rhs_table, all strings."""
     lhs = rows.select(table=rows.lhs_table, id=rows.lhs)
     rhs = rows.select(table=rows.rhs_table, id=rows.rhs)
     return lhs.union(rhs).distinct()
 
 
 def number_nodes(nodes: ir.Table) -> ir.Table:
-    """Adds to nodes (table, id, …) their `index`: int64, 0 … n - 1 in each table, by md5 of the id, then by the id."""
+    """Adds `index`: int64, 0 … n - 1 in each table, to nodes (table, id, …), ordered by MD5 of the id, then by id."""
     columns = list(nodes.columns)
     nodes = nodes.mutate(hash=nodes.id.hexdigest("md5"))
     nodes = nodes.mutate(bucket=nodes.hash.substr(0, BUCKET_DIGITS))

@@ -1,4 +1,4 @@
-"""A planned graph as files: vocabulary, edges and rejected rows, and the manifest that lists them."""
+"""Writes a planned graph to files, and creates the manifest that lists them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("source", "lhs", "
 
 @dataclass(frozen=True)
 class Counts:
-    """Nodes of each table, edges of each split and relation (in the order of ids), rejected rows by reason.
+    """Nodes by table, edges by split and relation (in the order of ids), cold edges by split, rejected rows by reason.
 
-    `cold`: the edges of each split with a node that no training edge has.
+    Cold edges have a node without training edges.
     """
 
     nodes: dict[str, int]
@@ -50,19 +50,25 @@ def count_graph(graph: Graph) -> Counts:
 
 
 def _counts(groups: ir.Table) -> dict[str, int]:
-    """A two-column table (name, count), sorted by name."""
+    """The rows of a table (name, count), sorted by name."""
     return dict(sorted(tuple(row.values()) for row in groups.to_pyarrow().to_pylist()))
 
 
 def write_graph(engine: Engine, graph: Graph, counts: Counts, root: str) -> Manifest:
-    """Writes everything but the manifest, and returns that: it makes the graph whole when the caller writes it."""
+    """Writes everything but the manifest, which it returns. Publishing that completes the graph."""
     degrees = table_degrees(graph)
     tables = [
         TableEntry(
             name=table,
             num_embeddings=counts.nodes[table],
             degrees=degrees[table],
-            files=_write_table(engine, graph, table, root),
+            files=engine.write(
+                graph.vocabulary.filter(graph.vocabulary.table == table),
+                ["index"],
+                VOCABULARY_SCHEMA,
+                root,
+                f"graph/vocab/{table}",
+            ),
         )
         for table in graph.tables
     ]
@@ -92,13 +98,8 @@ def write_graph(engine: Engine, graph: Graph, counts: Counts, root: str) -> Mani
     )
 
 
-def _write_table(engine: Engine, graph: Graph, table: str, root: str) -> list[FileEntry]:
-    nodes = graph.vocabulary.filter(graph.vocabulary.table == table)
-    return engine.write(nodes, ["index"], VOCABULARY_SCHEMA, root, f"graph/vocab/{table}")
-
-
 def _write_split(engine: Engine, graph: Graph, split: str, root: str) -> list[FileEntry]:
-    """In the order of the edges' hashes: any stretch of them is a random sample."""
+    """Writes the edges in the order of their hash, so that any contiguous range is a random sample."""
     schema = EDGES_SCHEMA.append(WEIGHT_FIELD) if graph.weighted else EDGES_SCHEMA
     edges = graph.edges.filter(graph.edges.split == split)
     return engine.write(edges, ["hash", "lhs", "rel", "rhs"], schema, root, f"graph/edges/{split}")
