@@ -15,7 +15,7 @@ from twhin_core.config import Config, Relation
 from twhin_core.config import file as config_file
 from twhin_core.data import files
 from twhin_core.data.edges import Edges
-from twhin_core.data.splits import open_split, read_split
+from twhin_core.data.splits import open_split
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import read_schema
 from twhin_core.schema import Schema
@@ -41,7 +41,7 @@ def config_of(pattern: str, **data: Any) -> Config:
 
 
 def read(folder: Path, **data: Any) -> Edges:
-    return read_split(config_of(f"{folder}/*", **data), "unused", SCHEMA, "train")
+    return open_split(config_of(f"{folder}/*", **data), "unused", SCHEMA, "train").all()
 
 
 def write(path: Path, kind: pa.DataType | None = None, **columns: list[Any]) -> Path:
@@ -140,7 +140,7 @@ def test_only_the_files_that_the_limit_reaches_are_opened(tmp_path: Path, monkey
     for name in "abc":
         write(tmp_path / f"{name}.parquet")
     (tmp_path / "d.parquet").write_text("not Parquet")
-    monkeypatch.setattr(files, "FOOTERS_AT_ONCE", 1)
+    monkeypatch.setattr(files, "FOOTERS_PER_BATCH", 1)
     assert len(read(tmp_path, limit=5)) == 5
     with pytest.raises(UserError, match=r"d\.parquet: not a complete Parquet file"):
         read(tmp_path)
@@ -186,4 +186,4 @@ def test_a_prepared_split_that_lost_a_file(small_config: SmallConfig, tmp_path: 
     edges = pq.read_table(part)
     pq.write_table(edges.slice(0, 100), part)
     with pytest.raises(UserError, match=f"graph/edges/train: 100 edges, but {len(edges)} in the manifest"):
-        read_split(config, str(root), read_schema(config, str(root)), "train")
+        open_split(config, str(root), read_schema(config, str(root)), "train")

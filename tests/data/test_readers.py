@@ -82,7 +82,7 @@ def test_edges_from_readers_are_those_of_in_process_reading(
             for rank in range(world):
                 with Remote(addresses, served, OPEN, 30) as source:
                     ours = EpochReader(windows, batch, rank, world)
-                    theirs = EpochReader(windows, batch, rank, world, source=source)
+                    theirs = EpochReader(windows, batch, rank, world, reader=source)
                     ours.load_state_dict(state)
                     theirs.load_state_dict(state)
                     assert bytes_of(list(theirs.steps(2))) == bytes_of(list(ours.steps(2)))
@@ -106,7 +106,7 @@ def test_an_epoch_in_which_readers_are_killed_again_and_again_has_each_edge_once
     started = time.monotonic()
     with running(config, 2) as readers, Remote(list(readers), served, OPEN, 60) as source:
         steps = []
-        for number, step in enumerate(EpochReader(windows, 4000, source=source).steps(1)):
+        for number, step in enumerate(EpochReader(windows, 4000, reader=source).steps(1)):
             steps.append(step)
             if number in kills:
                 address = rng.choice(list(readers))
@@ -126,7 +126,7 @@ def test_a_reader_that_never_comes_is_replaced_and_one_that_comes_late_is_waited
     addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
     steps: list[Step] = []
     with Remote(addresses, served, OPEN, 60) as source:
-        thread = threading.Thread(target=lambda: steps.extend(EpochReader(windows, 700, source=source).steps(1)))
+        thread = threading.Thread(target=lambda: steps.extend(EpochReader(windows, 700, reader=source).steps(1)))
         thread.start()
         time.sleep(0.5)
         assert not steps
@@ -141,14 +141,14 @@ def test_without_any_reader_it_ends_after_the_timeout(tmp_path: Path) -> None:
     windows, served = windows_of(config)
     addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
     with Remote(addresses, served, OPEN, 1) as source, pytest.raises(ReadersLost) as lost:
-        list(EpochReader(windows, 10, source=source).steps(1))
+        list(EpochReader(windows, 10, reader=source).steps(1))
     assert f"none of the readers {addresses[0]}, {addresses[1]} has answered for 1 s" in str(lost.value)
     assert "\n" not in str(lost.value)
     assert lost.value.exit_code == 75
 
 
 def test_a_reader_that_hangs_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "CALL_SECONDS", 1)
+    monkeypatch.setattr(remote, "CALL_TIMEOUT", 1)
     config = make_config(tmp_path, edges=3_000, rows_per_group=1000, shuffle_buffer=1000)
     windows, served = windows_of(config)
     goes_on = threading.Event()
@@ -161,7 +161,7 @@ def test_a_reader_that_hangs_is_replaced(tmp_path: Path, monkeypatch: pytest.Mon
     hanging = Hanging("127.0.0.1:0", windows, served, OPEN)
     try:
         with serving(windows, served) as good, Remote([f"127.0.0.1:{hanging.port}", *good], served, OPEN, 60) as source:
-            steps = list(EpochReader(windows, 700, source=source).steps(1))
+            steps = list(EpochReader(windows, 700, reader=source).steps(1))
     finally:
         goes_on.set()
         hanging.shutdown()
@@ -170,13 +170,13 @@ def test_a_reader_that_hangs_is_replaced(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_one_who_takes_edges_slowly_gets_them_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that lasts too long because nobody takes what it brings is made again from where it was."""
-    monkeypatch.setattr(remote, "CALL_SECONDS", 0.2)
+    monkeypatch.setattr(remote, "CALL_TIMEOUT", 0.2)
     monkeypatch.setattr(epochs, "EDGES_PER_CHUNK", 20_000)
     config = make_config(tmp_path, edges=800_000, rows_per_group=100_000)
     windows, served = windows_of(config)
     steps = []
     with serving(windows, served) as addresses, Remote(addresses, served, OPEN, 60) as source:
-        for step in EpochReader(windows, 100_000, source=source).steps(1):
+        for step in EpochReader(windows, 100_000, reader=source).steps(1):
             steps.append(step)
             time.sleep(0.1)
     assert bytes_of(steps) == bytes_of(list(EpochReader(windows, 100_000).steps(1)))
@@ -197,7 +197,7 @@ def test_a_reader_makes_no_more_than_is_taken(tmp_path: Path, monkeypatch: pytes
     server = Counting("127.0.0.1:0", windows, served, OPEN)
     try:
         with Remote([f"127.0.0.1:{server.port}"], served, OPEN, 60) as source:
-            steps = EpochReader(windows, 1000, source=source).steps(1)
+            steps = EpochReader(windows, 1000, reader=source).steps(1)
             next(steps)
             before = -1
             while len(made) != before:  # until nothing more is made
@@ -231,11 +231,11 @@ def test_over_tls_a_client_that_trusts_the_certificate_reads_and_no_other(small:
     (cert, key), (other, _) = certificate(), certificate()
     with serving(small, SERVED, Secrets("secret", cert, key, None)) as addresses:
         with Remote(addresses, SERVED, Secrets("secret", None, None, cert), 30) as source:
-            assert sum(len(step.edges) for step in EpochReader(small, 4, source=source).steps(1)) == 10
+            assert sum(len(step.edges) for step in EpochReader(small, 4, reader=source).steps(1)) == 10
         for ca in (other, None):
             source = Remote(addresses, SERVED, Secrets("secret", None, None, ca), 1)
             with pytest.raises(ReadersLost):
-                list(EpochReader(small, 10, source=source).steps(1))
+                list(EpochReader(small, 10, reader=source).steps(1))
 
 
 def read_with(tmp_path: Path, **variables: str) -> Secrets:
@@ -258,8 +258,8 @@ def test_secrets_come_from_the_environment_or_from_files_and_are_not_shown(tmp_p
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"TWHIN_READER_TOKEN": ""}, "TWHIN_READER_TOKEN: a token is printable ASCII"),
-        ({"TWHIN_READER_TOKEN": "a b"}, "TWHIN_READER_TOKEN: a token is printable ASCII"),
+        ({"TWHIN_READER_TOKEN": ""}, "TWHIN_READER_TOKEN: must be printable ASCII"),
+        ({"TWHIN_READER_TOKEN": "a b"}, "TWHIN_READER_TOKEN: must be printable ASCII"),
         ({"TWHIN_READER_TOKEN": "a", "TWHIN_READER_TOKEN_FILE": "@token"}, "are both set"),
         ({"TWHIN_READER_TOKEN_FILE": "@gone"}, "TWHIN_READER_TOKEN_FILE: .*gone cannot be read: No such file"),
         ({"TWHIN_READER_TOKEN_FILE": "@empty"}, "TWHIN_READER_TOKEN_FILE: .*empty is empty"),
@@ -307,7 +307,7 @@ def test_a_reader_of_other_edges_is_refused_at_the_start_and_at_every_request(
 ) -> None:
     with serving(small, SERVED) as addresses:
         source = Remote(addresses, {**SERVED, **change}, OPEN, 30)
-        for ask in (source.__enter__, lambda: list(EpochReader(small, 10, source=source).steps(1))):
+        for ask in (source.__enter__, lambda: list(EpochReader(small, 10, reader=source).steps(1))):
             with pytest.raises(UserError) as refused:
                 ask()
             assert str(refused.value) == f"the reader {addresses[0]} refuses: {message}"
@@ -317,10 +317,10 @@ def test_a_reader_of_other_edges_is_refused_at_the_start_and_at_every_request(
 def test_a_client_without_the_token_is_refused(token: str | None, small: Windows) -> None:
     with serving(small, SERVED, Secrets("secret", None, None, None)) as addresses:
         with Remote(addresses, SERVED, Secrets("secret", None, None, None), 30) as source:
-            assert sum(len(step.edges) for step in EpochReader(small, 4, source=source).steps(1)) == 10
+            assert sum(len(step.edges) for step in EpochReader(small, 4, reader=source).steps(1)) == 10
         source = Remote(addresses, SERVED, Secrets(token, None, None, None), 30)
-        for ask in (source.__enter__, lambda: list(EpochReader(small, 10, source=source).steps(1))):
-            with pytest.raises(UserError, match="refuses this process: the token is missing or another one") as refused:
+        for ask in (source.__enter__, lambda: list(EpochReader(small, 10, reader=source).steps(1))):
+            with pytest.raises(UserError, match="refuses this process: the token is missing or wrong") as refused:
                 ask()
             assert "secret" not in str(refused.value)
 
@@ -355,7 +355,7 @@ def test_an_edge_that_cannot_be_is_named_by_file_and_row(tmp_path: Path) -> None
     windows = Windows(EdgeFiles([str(tmp_path / "a.parquet")], SCHEMA), 0, 100)
     with serving(windows, SERVED) as addresses, Remote(addresses, SERVED, OPEN, 30) as source:
         with pytest.raises(UserError, match=r"refuses: .*a\.parquet: row 1: lhs 10000000 is outside table node"):
-            list(EpochReader(windows, 10, source=source).steps(1))
+            list(EpochReader(windows, 10, reader=source).steps(1))
         with pytest.raises(UserError, match=r"a\.parquet: row 1"):
             list(EpochReader(windows, 10).steps(1))
 
@@ -364,7 +364,7 @@ def test_sigterm_ends_a_reader_amid_its_streams(tmp_path: Path) -> None:
     config = make_config(tmp_path, edges=2_000_000, rows_per_group=500_000)
     windows, served = windows_of(config)
     with running(config, 1) as readers, Remote(list(readers), served, OPEN, 60) as source:
-        steps = EpochReader(windows, 1000, source=source).steps(1)
+        steps = EpochReader(windows, 1000, reader=source).steps(1)
         next(steps)
         (process,) = readers.values()
         process.terminate()
@@ -378,7 +378,7 @@ def test_a_reader_that_was_restarted_is_found_again_at_once(tmp_path: Path) -> N
     with running(config, 1) as readers, Remote(list(readers), served, OPEN, 60) as source:
         for _ in range(2):
             ((address, process),) = readers.items()
-            assert len(list(EpochReader(windows, 10, source=source).steps(1))) == 10
+            assert len(list(EpochReader(windows, 10, reader=source).steps(1))) == 10
             process.kill()
             process.join(30)
             readers[address] = start_reader(config, address)

@@ -122,10 +122,10 @@ def test_without_readers_training_ends_so_that_a_retry_goes_on(graph: tuple[Path
 @pytest.mark.parametrize(
     ("arguments", "variables", "message"),
     [
-        (["--bind", "0.0.0.0:0"], {}, "--bind: 0.0.0.0:0 can be reached from other machines; set a token"),
+        (["--bind", "0.0.0.0:0"], {}, "--bind: 0.0.0.0:0 can be reached from other machines; set TWHIN_READER_TOKEN"),
         (["--bind", "nowhere"], {}, "--bind: 'nowhere' is not HOST:PORT"),
         ([], {"TWHIN_READER_TLS_CERT": "cert.pem"}, "cannot be read"),
-        ([], {"TWHIN_READER_TOKEN": "two words"}, "TWHIN_READER_TOKEN: a token is printable ASCII"),
+        ([], {"TWHIN_READER_TOKEN": "two words"}, "TWHIN_READER_TOKEN: must be printable ASCII"),
     ],
 )
 def test_a_reader_that_cannot_be(

@@ -440,7 +440,7 @@ def test_an_empty_source(small_config: SmallConfig, tmp_path: Path) -> None:
 def test_nothing_but_rejected_rows(small_config: SmallConfig, tmp_path: Path) -> None:
     path = write(tmp_path / "bad.parquet", "lhs relation rhs", ("a", "poke", "b"), (None, "fav", "t"))
     config = small_config(prepare={"sources": [source(path)]})
-    assert_refused(config, tmp_path / "run", "not one edge", "null_id 1", "unknown_relation 1")
+    assert_refused(config, tmp_path / "run", "no edges are left", "null_id 1", "unknown_relation 1")
 
 
 @pytest.mark.parametrize(
@@ -471,7 +471,7 @@ def test_a_table_without_nodes(small_config: SmallConfig, tmp_path: Path) -> Non
     table = pq.read_table(tmp_path / "raw.parquet", filters=[("relation", "=", "follow")])
     pq.write_table(table, tmp_path / "follow.parquet")
     config = small_config(prepare={"sources": [source(str(tmp_path / "follow.parquet"))]})
-    assert_refused(config, tmp_path / "run", "no edge has a node of the table tweet")
+    assert_refused(config, tmp_path / "run", "no edge has a node in the table tweet")
 
 
 def test_memory_that_does_not_do(small_config: SmallConfig, tmp_path: Path) -> None:

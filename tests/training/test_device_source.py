@@ -42,9 +42,9 @@ def test_steps_equal_those_read_in_this_process(tmp_path: Path, weighted: bool, 
     """With windows of 30 edges, steps of 16 lie across two windows."""
     files = make_files(tmp_path, weighted)
     found = []
-    for source in (InProcess, lambda windows: OnDevice(windows, DEVICE)):
+    for make_reader in (InProcess, lambda windows: OnDevice(windows, DEVICE)):
         windows = Windows(files, seed=3, buffer=buffer)
-        reader = EpochReader(windows, batch_size=16, source=source(windows))  # type: ignore[operator]
+        reader = EpochReader(windows, batch_size=16, reader=make_reader(windows))  # type: ignore[operator]
         reader.load_state_dict(state)
         found.append([*reader.steps(num_epochs=3), *reader.steps_in_order()])
     for ours, theirs in zip(found[1], found[0], strict=True):

@@ -20,7 +20,7 @@ HUGE = "{name: user, embedding_dim: 8, num_embeddings: 10000000000000, optimizer
 
 MISTAKES = {
     "more negatives than rows": (["train_data.global_negatives=31"], "train_data.global_negatives: 31 is more than"),
-    "a chunk beyond the batch": (["train_data.chunk_size=65"], "train_data.chunk_size: 65 is more than the 64 edges"),
+    "a chunk beyond the batch": (["train_data.chunk_size=65"], "train_data.chunk_size: 65 exceeds per_replica_batch"),
     "no kernel for the type": ([f"model.embeddings.tables.0={ADAM}"], "model.embeddings.tables: user has adam, which"),
     "a table beyond the memory": ([f"model.embeddings.tables.0={HUGE}"], "model.embeddings.tables: the tables need"),
     "weights of another model": (
@@ -40,7 +40,7 @@ MISTAKES = {
     ),
     "a correction of margins": (
         ["train_data.in_batch_negatives=4", "train_data.logq_correction=true", "model.loss=ranking"],
-        "train_data.logq_correction: has no meaning for the ranking loss",
+        "train_data.logq_correction: is undefined for the ranking loss",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Edges as arrays, from record batches with columns `lhs`, `rel`, `rhs` and optionally `weight`."""
+"""Edges as arrays, and their validation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Edges:
         return len(self.lhs)
 
     def take(self, rows: npt.NDArray[np.integer | np.bool_] | slice) -> Edges:
-        """The edges in those rows: views of the same arrays where `rows` is a slice."""
+        """The edges at `rows`: views of the same arrays if `rows` is a slice."""
         if isinstance(rows, slice) or rows.dtype == np.bool_:
             return Edges(self.lhs[rows], self.rel[rows], self.rhs[rows], self.weight[rows])
         if self.weight.strides == (0,) and len(self):
@@ -40,7 +40,7 @@ class Edges:
 
     @staticmethod
     def joined(parts: list[Edges]) -> Edges:
-        """The edges of at least one part, one after the other; of a single part, the same arrays."""
+        """The concatenation of at least one part; the same arrays for a single part."""
         if len(parts) == 1:
             return parts[0]
         return Edges(
@@ -52,7 +52,7 @@ class Edges:
 
 
 def check_columns(schema: pa.Schema, url: str) -> None:
-    """Raises UserError if a file of this schema has no columns of integers for nodes and relations."""
+    """Raises UserError unless a file of this schema has integer columns for nodes and relations."""
     for name in NODES_AND_RELATION:
         if name not in schema.names:
             raise UserError(f"{url}: has no column {name}; it has {', '.join(schema.names)}")
@@ -65,13 +65,13 @@ def check_columns(schema: pa.Schema, url: str) -> None:
 
 
 def from_batch(batch: pa.RecordBatch, schema: Schema, url: str, first_row: int) -> Edges:
-    """The edges of a record batch, each checked: views of its columns where these are int64, read-only.
+    """The validated edges of a record batch: read-only views of its columns if they are int64.
 
-    Without a column `weight`, all weigh 1, which takes no memory.
+    Without a column `weight`, all weights are 1 and take no memory. `url` and `first_row`, the position of the batch in
+    its file, are for error messages.
 
     Raises:
-        UserError: a null, a relation or a node that does not exist, or a weight that is not above 0. It names the file
-            `url` and the row, counted from `first_row` for the batch's own first.
+        UserError: a null, a relation or node that does not exist, or a weight that is not above 0.
     """
     for name in batch.schema.names:
         column = batch[name]

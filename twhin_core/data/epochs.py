@@ -1,7 +1,8 @@
-"""The steps of a rank: which positions of an epoch it takes, and the edges there, wherever they are read.
+"""The steps of a rank: which positions of an epoch it takes, and the edges at these positions.
 
-An epoch is cut into steps of `batch_size · world_size` edges, and each step into ranks. So what makes a step depends on
-that product alone: two ranks of B see in every step what one rank of 2B sees. Every rank has the same number of steps.
+An epoch is divided into steps of `batch_size · world_size` edges, and each step among the ranks. So the edges of a step
+only depend on that product: two ranks with batches of B process the same steps as one rank with batches of 2B. All
+ranks have the same number of steps.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from twhin_core.data.windows import IN_ORDER, EpochWindow, Windows
 Remainder = Literal["short", "drop"]
 
 EDGES_PER_CHUNK = 65_536
-"""Edges of a rank that are made or sent at once; what a step takes is cut from them."""
+"""Edges of a rank that are gathered or sent at once; steps are cut from these chunks."""
 
 CHUNKS_AHEAD = 8
-"""Enough to train on while a window is read."""
+"""Enough to continue training while a window is read."""
 
 
 @dataclass(frozen=True)
 class Shares:
     """The positions of an epoch that a rank takes: its share of each step of `step_size` edges from `start` to `stop`.
 
-    The last step may be shorter. In one with fewer edges than there are ranks, a rank without any takes the first.
+    The last step may be shorter. If it has fewer edges than there are ranks, a rank without edges takes the first edge.
     """
 
     start: int
@@ -43,21 +44,21 @@ class Shares:
     world_size: int
 
     def share(self, edges: int) -> tuple[int, int]:
-        """First and last edge (exclusive) of the rank's share of a step of so many edges; the same twice if none."""
+        """The range [first, last) of the rank's share of a step with `edges` edges; may be empty."""
         each, more = divmod(edges, self.world_size)
         first = self.rank * each + min(self.rank, more)
         return first, first + each + (self.rank < more)
 
     def positions(self, begin: int, end: int) -> npt.NDArray[np.int64]:
-        """Those of the rank in [begin, end), which lies in [start, stop)."""
+        """The rank's positions in [begin, end), which lies in [start, stop)."""
         if self.world_size == 1:
             return np.arange(begin, end)
         first_step, last_step = (begin - self.start) // self.step_size, (end - 1 - self.start) // self.step_size
         starts = self.start + self.step_size * np.arange(first_step, last_step + 1)
-        whole = starts[starts + self.step_size <= self.stop]
+        full = starts[starts + self.step_size <= self.stop]
         first, last = self.share(self.step_size)
-        found = (whole[:, None] + np.arange(first, last)).ravel()
-        if len(whole) < len(starts):
+        found = (full[:, None] + np.arange(first, last)).ravel()
+        if len(full) < len(starts):
             first, last = self.share(self.stop - int(starts[-1]))
             found = np.append(found, starts[-1] + (np.arange(first, last) if first < last else [0]))
         return found[np.searchsorted(found, begin) : np.searchsorted(found, end)]
@@ -65,7 +66,7 @@ class Shares:
 
 @dataclass(frozen=True)
 class Request:
-    """A rank's edges in a window of an epoch, from position `begin` on."""
+    """A request for a rank's edges at the positions [begin, end) of an epoch, which lie in one window."""
 
     epoch: int
     window: int
@@ -74,17 +75,17 @@ class Request:
     shares: Shares
 
 
-class Source(Protocol):
-    """Where edges are read: in this process, or in others."""
+class EdgeReader(Protocol):
+    """Reads edges in this process or from others."""
 
     def read(self, requests: Iterable[Request]) -> Iterator[Edges]:
-        """The edges of the requests, one after the other, in chunks that have nothing to do with steps."""
+        """The edges of the requests in order, in chunks of any size."""
 
 
 def chunks_of(windows: Windows, request: Request) -> Iterator[tuple[int, EpochWindow, npt.NDArray[np.int64]]]:
-    """The chunks of a request: the position to go on from after each, its window, and its positions there.
+    """The chunks of a request: the position after each, its window, and its positions in the epoch.
 
-    May raise, as `Windows.get`.
+    Raises as `Windows.get`.
     """
     begin = request.begin
     while begin < request.end:
@@ -94,26 +95,22 @@ def chunks_of(windows: Windows, request: Request) -> Iterator[tuple[int, EpochWi
 
 
 def read_chunks(windows: Windows, request: Request) -> Iterator[tuple[int, Edges]]:
-    """The edges of a request in chunks, each with the position to go on from after it. May raise, as `Windows.get`."""
+    """The edges of a request in chunks, each with the position after it. Raises as `Windows.get`."""
     for end, window, positions in chunks_of(windows, request):
         yield end, window.take(positions)
 
 
-def gathering_threads() -> int:
-    """How many threads gather the edges of chunks: a GPU takes more than one can make, and a small machine has none
-    to spare."""
-    return max(1, min(4, limits.cores() // 4))
-
-
 class InProcess:
-    """Edges read in this process."""
+    """Reads edges in this process."""
 
     def __init__(self, windows: Windows) -> None:
         self._windows = windows
 
     def read(self, requests: Iterable[Request]) -> Iterator[Edges]:
-        with ThreadPoolExecutor(gathering_threads(), "gather") as pool:
-            # One thread alone asks for windows, in their order, so that each is read once.
+        # One thread cannot gather edges as fast as a GPU processes them, but a small machine has no cores to spare.
+        threads = max(1, min(4, limits.cores() // 4))
+        with ThreadPoolExecutor(threads, "gather") as pool:
+            # Only one thread requests windows, in order, so that each is read once.
             chunks = (
                 pool.submit(window.take, positions)
                 for request in requests
@@ -125,7 +122,7 @@ class InProcess:
 
 
 class State(TypedDict):
-    """Where reading stands: `edges` of `epoch` are taken, by all ranks together."""
+    """A position in training: all ranks together have taken `edges` edges of `epoch`."""
 
     epoch: int
     edges: int
@@ -133,15 +130,15 @@ class State(TypedDict):
 
 @dataclass(frozen=True)
 class Step:
-    """What one rank takes in one step."""
+    """One step of one rank."""
 
     edges: Edges
-    """This rank's; if the step has fewer edges than there are ranks, an edge of weight 0 stands for none."""
+    """The rank's edges. If it has none, because the step has fewer edges than ranks, an edge of weight 0."""
     step_edges: int
-    """Edges of all ranks together."""
+    """The number of edges of all ranks together."""
     epoch: int
     first: int
-    """Edges of the epoch that earlier steps took."""
+    """The position of the step in its epoch."""
 
     @property
     def after(self) -> State:
@@ -149,10 +146,9 @@ class Step:
 
 
 class EpochReader:
-    """A rank's steps of `batch_size` edges, addressed by (epoch, edges of it taken before, rank, world size).
+    """The steps of a rank, with `batch_size` edges each. A step is addressed by (epoch, position, rank, world size).
 
-    The seed and the split are those of `windows`. Iterating gives the steps of `num_epochs` epochs, from the state on
-    that was loaded, or else from the beginning.
+    The seed and the edges are those of `windows`. Reading starts at the loaded state, or else at the beginning.
     """
 
     def __init__(
@@ -162,10 +158,14 @@ class EpochReader:
         rank: int = 0,
         world_size: int = 1,
         remainder: Remainder = "short",
-        source: Source | None = None,
+        reader: EdgeReader | None = None,
     ) -> None:
-        """`remainder`: what is left of an epoch makes a short last step or is dropped; `source`: in process if None."""
-        self._windows, self._source = windows, source or InProcess(windows)
+        """
+        Args:
+            remainder: whether the last edges of an epoch form a shorter step or are dropped.
+            reader: reads the edges; `InProcess` by default.
+        """
+        self._windows, self._reader = windows, reader or InProcess(windows)
         self._step_size = batch_size * world_size
         self._rank, self._world_size = rank, world_size
         self._drops = remainder == "drop"
@@ -173,38 +173,38 @@ class EpochReader:
         self._state = State(epoch=0, edges=0)
 
     def state_dict(self) -> State:
-        """Where the steps given so far lead to; on any number of ranks, reading goes on from there."""
+        """The position after the steps so far. Any number of ranks can resume from it."""
         return State(**self._state)
 
     def load_state_dict(self, state: State) -> None:
         self._state = State(**state)
 
     def stop(self, first: int) -> int:
-        """The position where an epoch's last step ends, if steps are taken from position `first` on."""
+        """The position at which an epoch's last step ends, if its first step starts at `first`."""
         left = (self.num_edges - first) % self._step_size
         return self.num_edges - left if self._drops else self.num_edges
 
     def steps_left(self, num_epochs: int) -> int:
-        """How many `steps` gives."""
+        """The number of steps that `steps` yields."""
         epoch, first = self._state["epoch"], self._state["edges"]
-        return self._in_epoch(first) + (num_epochs - epoch - 1) * self._in_epoch(0) if epoch < num_epochs else 0
+        return self._steps_from(first) + (num_epochs - epoch - 1) * self._steps_from(0) if epoch < num_epochs else 0
 
-    def _in_epoch(self, first: int) -> int:
+    def _steps_from(self, first: int) -> int:
         return -(-(self.stop(first) - first) // self._step_size)
 
     def steps(self, num_epochs: int) -> Iterator[Step]:
-        """The steps left of the epochs before `num_epochs`."""
+        """The remaining steps of `num_epochs` epochs."""
         for step in self._steps(range(self._state["epoch"], num_epochs), self._state["edges"]):
             self._state = step.after
             yield step
 
     def steps_in_order(self) -> Iterator[Step]:
-        """The steps of one pass in data set order; the state stays as it is."""
+        """The steps of one pass in data set order. Does not change the state."""
         yield from self._steps(range(IN_ORDER, IN_ORDER + 1))
 
     def _steps(self, epochs: range, start: int = 0) -> Iterator[Step]:
-        """The steps of the epochs, of the first from position `start` on."""
-        chunks = _Cutter(self._source.read(self._requests(epochs, start)))
+        """The steps of the epochs; the first epoch starts at position `start`."""
+        chunks = _Cutter(self._reader.read(self._requests(epochs, start)))
         for epoch in epochs:
             start = start if epoch == epochs[0] else 0
             shares = self._shares(start)
@@ -230,7 +230,7 @@ class EpochReader:
 
 
 class _Cutter:
-    """Cuts chunks into pieces of the lengths asked for; a piece within one chunk is a view of it."""
+    """Cuts chunks into pieces of given lengths. A piece within one chunk is a view of it."""
 
     def __init__(self, chunks: Iterator[Edges]) -> None:
         self._chunks = chunks

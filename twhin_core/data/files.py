@@ -1,4 +1,4 @@
-"""A data set: the edges of Parquet files, known by their footers and read a slice of a row group at a time."""
+"""A data set: the edges of Parquet files, indexed by their footers and read in slices of row groups."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from twhin_core.parquet import open_parquet
 from twhin_core.schema import Schema
 
 ROWS_PER_BATCH = 131_072
-"""Rows decoded at once; of a larger row group no more than this is held beside the edges asked for."""
+"""Rows decoded at once, which bounds the memory for large row groups."""
 
-BYTES_AT_ONCE = 4 * 2**20
-"""Of a column, as stored."""
+READ_BYTES = 4 * 2**20
+"""Bytes of a column that are read at once, as stored."""
 
-FOOTERS_AT_ONCE = 64
+FOOTERS_PER_BATCH = 64
 
 
 class RowGroupSlice(NamedTuple):
-    """Rows [start, stop) of a row group, whose first row is row `first_row` of its file."""
+    """Rows [start, stop) of a row group. `first_row` is the position of the row group in its file."""
 
     url: str
     group: int
@@ -37,7 +37,7 @@ class RowGroupSlice(NamedTuple):
 
 
 class SliceRange(NamedTuple):
-    """Edges [start, stop) of the slice of that number of a data set."""
+    """Edges [start, stop) of slice `number` of a data set."""
 
     number: int
     start: int
@@ -45,20 +45,20 @@ class SliceRange(NamedTuple):
 
 
 class EdgeFiles:
-    """The edges of the files at `urls`, one file after the other, from edge `offset` on and at most `limit` of them.
+    """The edges of the files at `urls`, in order, starting at edge `offset` and at most `limit` of them.
 
-    Files may have any size, row groups of any size, and integers of any width. Only what the footers say is held.
+    Files and row groups may have any size, and integers any width. Only the footers' metadata is kept in memory.
     """
 
     def __init__(self, urls: Sequence[str], schema: Schema, offset: int = 0, limit: int | None = None) -> None:
-        """Reads the footers of the files that the edges are in.
+        """Reads the footers of the files that contain the edges.
 
         Raises:
-            UserError: a file that is not Parquet, without the columns, or with an edge that cannot be, as far as its
-                footer tells; every edge is checked when it is read.
+            UserError: a file is not Parquet, lacks a column, or has an invalid edge according to the footer's
+                statistics. All edges are validated when they are read.
         """
         self._schema = schema
-        self._threads = 16 if any(map(storage.is_remote, urls)) else 2  # requests to a bucket wait, they do not work
+        self._threads = 16 if any(map(storage.is_remote, urls)) else 2  # remote reads are bound by latency
         self._cursors: dict[int, _Cursor] = {}
         self.slices: list[RowGroupSlice] = []
         self.weighted = False
@@ -68,7 +68,7 @@ class EdgeFiles:
             digest.update(url.rsplit("/", 1)[-1].encode())
             self.weighted |= footer.is_weighted
             first_row = 0
-            for group, (rows, summary, may_be) in enumerate(footer.groups):
+            for group, (rows, summary, seems_valid) in enumerate(footer.groups):
                 start = min(skip, rows)
                 stop = rows if left is None else min(rows, start + left)
                 skip -= start
@@ -76,36 +76,33 @@ class EdgeFiles:
                 if start < stop:
                     self.slices.append(RowGroupSlice(url, group, first_row, start, stop))
                     digest.update(f"{start} {stop} {summary}".encode())
-                    if not may_be:
-                        self._refuse(self.slices[-1])
+                    if not seems_valid:
+                        # Raises for an invalid edge of the slice, but not for one in the other rows of the group.
+                        for _ in _Cursor(self.slices[-1], schema).read(start, stop):
+                            pass
                 first_row += rows
             if left == 0:
                 break
         self.lengths = np.array([group_slice.stop - group_slice.start for group_slice in self.slices], np.int64)
         self.digest = digest.hexdigest()
-        """Of the names of the files and of what their footers say: other edges, another digest."""
+        """A digest of the file names and footers, to tell data sets apart."""
 
     def __len__(self) -> int:
         return int(self.lengths.sum())
 
     def _footers(self, urls: Sequence[str]) -> Iterator[tuple[str, _Footer]]:
         with ThreadPoolExecutor(self._threads) as pool:
-            for first in range(0, len(urls), FOOTERS_AT_ONCE):
-                some = urls[first : first + FOOTERS_AT_ONCE]
-                yield from zip(some, pool.map(self._read_footer, some), strict=True)
+            for first in range(0, len(urls), FOOTERS_PER_BATCH):
+                batch = urls[first : first + FOOTERS_PER_BATCH]
+                yield from zip(batch, pool.map(self._read_footer, batch), strict=True)
 
     def _read_footer(self, url: str) -> _Footer:
         with open_parquet(url) as file:
             check_columns(file.schema_arrow, url)
             return _Footer(file, self._schema)
 
-    def _refuse(self, group_slice: RowGroupSlice) -> None:
-        """Raises UserError for the first edge of a slice that cannot be; none if only rows beside it cannot."""
-        for _ in _Cursor(group_slice, self._schema).read(group_slice.start, group_slice.stop):
-            pass
-
     def load(self, parts: Sequence[SliceRange]) -> Edges:
-        """The edges of `parts`, in their order, in arrays of their own. May raise, as `from_batch`."""
+        """The edges of `parts` in order, in new arrays. Raises as `from_batch`."""
         ends = np.cumsum([part.stop - part.start for part in parts])
         size = int(ends[-1])
         weight = np.empty(size, np.float32) if self.weighted else np.broadcast_to(np.float32(1), size)
@@ -126,19 +123,19 @@ class EdgeFiles:
         return edges
 
     def chunks(self, rank: int = 0, world_size: int = 1) -> Iterator[Edges]:
-        """All edges in data set order, some at a time: views of what was decoded, read-only. May raise, as `load`.
+        """All edges in data set order, in chunks that are read-only views of decoded batches. Raises as `load`.
 
-        Of several ranks each takes every `world_size`-th row group.
+        With several ranks, each takes every `world_size`-th row group.
         """
         for number in range(rank, len(self.lengths), world_size):
             yield from self._read(SliceRange(number, 0, int(self.lengths[number])))
 
     def all(self) -> Edges:
-        """All edges in data set order, at once."""
+        """All edges in data set order."""
         return self.load([SliceRange(number, 0, length) for number, length in enumerate(self.lengths.tolist())])
 
     def _read(self, part: SliceRange) -> Iterator[Edges]:
-        """The edges of a range. A slice that was read in part is continued, not decoded again, if it can be."""
+        """The edges of a range. Continues decoding a partially read slice if the range starts where it stopped."""
         group_slice = self.slices[part.number]
         start, stop = group_slice.start + part.start, group_slice.start + part.stop
         cursor = self._cursors.pop(part.number, None)
@@ -150,42 +147,41 @@ class EdgeFiles:
 
 
 class _Footer:
-    """What is kept of a file's footer."""
+    """The metadata kept from a file's footer."""
 
     def __init__(self, file: pq.ParquetFile, schema: Schema) -> None:
         self.is_weighted = WEIGHT in file.schema_arrow.names
         self.groups: list[tuple[int, str, bool]] = []
-        """Rows of each row group, what tells it from another one with as many, and whether its edges may all be."""
+        """Per row group: its rows, a summary that tells it apart, and whether all its edges seem valid."""
         for number in range(file.metadata.num_row_groups):
             group = file.metadata.row_group(number)
             columns = [group.column(position) for position in range(group.num_columns)]
             used = [column for column in columns if column.path_in_schema in (*NODES_AND_RELATION, WEIGHT)]
             sizes = " ".join(f"{column.total_uncompressed_size} {column.total_compressed_size}" for column in used)
             bounds = {column.path_in_schema: _bounds(column.statistics) for column in used}
-            self.groups.append((group.num_rows, f"{sizes} {bounds}", _may_be(bounds, schema)))
+            self.groups.append((group.num_rows, f"{sizes} {bounds}", _seem_valid(bounds, schema)))
 
 
 def _bounds(statistics: pq.Statistics | None) -> tuple[Any, Any, int]:
-    """Least and greatest value and number of nulls, where they are known."""
+    """The minimum, the maximum and the number of nulls, if known."""
     if statistics is None or not statistics.has_min_max:
         return None, None, 0
     return statistics.min, statistics.max, statistics.null_count or 0
 
 
-def _may_be(bounds: dict[str, tuple[Any, Any, int]], schema: Schema) -> bool:
+def _seem_valid(bounds: dict[str, tuple[Any, Any, int]], schema: Schema) -> bool:
     sizes = {
         side: max(schema.tables[schema.table_of(rel, side)] for rel in range(len(schema.relations)))
         for side in ("lhs", "rhs")
     }
     limits: dict[str, float] = {**sizes, "rel": len(schema.relations), WEIGHT: math.inf}
     return all(
-        not nulls and (least is None or (least >= 0 and greatest < limits[name]))
-        for name, (least, greatest, nulls) in bounds.items()
+        not nulls and (low is None or (low >= 0 and high < limits[name])) for name, (low, high, nulls) in bounds.items()
     )
 
 
 class _Cursor:
-    """Goes once through a row group; no more of it is in memory than one batch."""
+    """Reads a row group forwards, with one batch in memory at a time."""
 
     def __init__(self, group_slice: RowGroupSlice, schema: Schema) -> None:
         self.row = 0
@@ -194,7 +190,7 @@ class _Cursor:
         self._rest = pa.RecordBatch.from_pylist([])
 
     def read(self, start: int, stop: int) -> Iterator[Edges]:
-        """The edges of rows [start, stop) of the group; `start` is not before `row`."""
+        """The edges of rows [start, stop) of the group; `start` must not be before `row`."""
         while self.row < stop:
             batch = self._rest if self._rest.num_rows else next(self._batches)
             skipped = min(max(start - self.row, 0), batch.num_rows)
@@ -208,6 +204,6 @@ class _Cursor:
 
 
 def _decode(group_slice: RowGroupSlice) -> Iterator[pa.RecordBatch]:
-    with open_parquet(group_slice.url, BYTES_AT_ONCE) as file:
+    with open_parquet(group_slice.url, READ_BYTES) as file:
         columns = [name for name in (*NODES_AND_RELATION, WEIGHT) if name in file.schema_arrow.names]
         yield from file.iter_batches(ROWS_PER_BATCH, [group_slice.group], columns, use_threads=False)

@@ -1,6 +1,6 @@
-"""How often each node is an end of a training edge, counted in one pass: in memory, or in files where it does not fit.
+"""Counts the training edges of each node in one pass, in memory or in files.
 
-Counts are kept by key, `group · rows + node`, where `rows` is the size of the largest table. A group is a side of a
+The key of a count is `group · rows + node`, where `rows` is the size of the largest table. A group is a side of a
 relation (`end`) or, after regrouping, a table.
 """
 
@@ -19,17 +19,17 @@ from twhin_core.schema import SIDES, Schema
 Array = npt.NDArray[np.int64]
 
 Run = tuple[Array, Array]
-"""Keys, ascending, and their counts."""
+"""Ascending keys, and their counts."""
 
 BLOCK = 1 << 20
-"""Counts read from a file at once, 16 bytes each."""
+"""Number of counts read from a file at once, 16 bytes each."""
 
 _NOTHING = np.empty(0, np.int64), np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
 class Frequencies:
-    """Counts in memory, of the keys that occur: 16 bytes each, whatever the number of edges or rows."""
+    """The counts of all keys that occur, in memory: 16 bytes each."""
 
     key: Array
     """[n], ascending: group · rows + node."""
@@ -39,36 +39,36 @@ class Frequencies:
     """Rows of the largest table."""
 
     def of(self, group: Array, node: Array) -> Array:
-        """How often each node occurs in its group; 0 where it does not."""
+        """The count of each node in its group, which may be 0."""
         wanted = group * self.rows + node
         place = np.searchsorted(self.key, wanted)
         found = self.key.take(place, mode="clip") == wanted
         return np.where(found, self.count.take(place, mode="clip"), 0)
 
     def totals(self, groups: int) -> Array:
-        """Σ count of each of the groups 0 … groups - 1: [groups]."""
+        """The sum of counts of each of the groups 0 … groups - 1: [groups]."""
         sums = np.concatenate([[0], self.count.cumsum()])
         return np.diff(sums[np.searchsorted(self.key, np.arange(groups + 1) * self.rows)])
 
     def regrouped(self, group: Array) -> Frequencies:
-        """With old group g now in `group[g]`; counts that come together are added up."""
+        """Moves group g to `group[g]`, adding up the counts of groups that are merged."""
         old, node = np.divmod(self.key, self.rows)
-        return Frequencies(*added(group[old] * self.rows + node, self.count), self.rows)
+        return Frequencies(*sum_by_key(group[old] * self.rows + node, self.count), self.rows)
 
 
 class StoredFrequencies:
-    """The same counts in a file, for more nodes than memory holds."""
+    """Counts in a file, for more nodes than fit in memory."""
 
     def __init__(self, path: Path, rows: int) -> None:
-        """`rows`: of the largest table."""
+        """`rows`: the size of the largest table."""
         self._path, self.rows = path, rows
 
     def blocks(self) -> Iterator[Run]:
-        """All keys and counts, a block at a time."""
+        """All keys and counts in blocks."""
         yield from _blocks(self._path)
 
     def of(self, group: Array, node: Array) -> Array:
-        """How often each node occurs in its group; 0 where it does not."""
+        """The count of each node in its group, which may be 0."""
         keys, place = np.unique(group * self.rows + node, return_inverse=True)
         counts = np.zeros(len(keys), np.int64)
         for key, count in self.blocks():
@@ -78,13 +78,13 @@ class StoredFrequencies:
         return counts[place]
 
     def of_group(self, group: int) -> Iterator[Run]:
-        """(node, count) of all nodes of a group in ascending order, a block at a time."""
+        """(node, count) of all nodes of a group in ascending order, in blocks."""
         for keys, counts in self.blocks():
             inside = slice(*np.searchsorted(keys, [group * self.rows, (group + 1) * self.rows]))
             yield keys[inside] - group * self.rows, counts[inside]
 
     def regrouped(self, group: Array, folder: Path, memory: int) -> StoredFrequencies:
-        """As `Frequencies.regrouped`. `folder`, a new one, and `memory` are those of a `Counter`."""
+        """Like `Frequencies.regrouped`, with a `Counter` in `folder`."""
         counter = Counter(self.rows, folder, memory)
         for keys, counts in self.blocks():
             old, node = np.divmod(keys, self.rows)
@@ -93,35 +93,35 @@ class StoredFrequencies:
 
 
 class Counter:
-    """Adds up counts; with a folder, those that do not fit into `memory` bytes are moved to files there."""
+    """Adds up counts. With a folder, counts that do not fit in `memory` bytes are spilled to files there."""
 
     def __init__(self, rows: int, folder: Path | None = None, memory: int = 0) -> None:
-        """`folder` is created."""
+        """`rows`: the size of the largest table; `folder`: is created."""
         if folder is not None:
             folder.mkdir()
         self._rows, self._folder = rows, folder
-        self._most = max(memory // 64, BLOCK)  # merging takes four times the 16 bytes of a count
+        self._max_counts = max(memory // 64, BLOCK)  # merging needs four times the 16 bytes of a count
         self._runs: list[Run] = []
         self._files: list[Path] = []
 
     def add(self, keys: Array, counts: Array) -> None:
-        """Keys in any order."""
-        self._runs.append(added(keys, counts))
-        # Each run at least twice as long as the next, so that a count is moved only a few times.
+        """Adds counts of keys in any order."""
+        self._runs.append(sum_by_key(keys, counts))
+        # Keep each run at least twice as long as the next, so that a count is moved only a few times.
         while len(self._runs) > 1 and len(self._runs[-2][0]) < 2 * len(self._runs[-1][0]):
-            self._runs.append(_together([self._runs.pop(), self._runs.pop()]))
-        if self._folder is not None and sum(len(keys) for keys, _ in self._runs) > self._most:
+            self._runs.append(_merge([self._runs.pop(), self._runs.pop()]))
+        if self._folder is not None and sum(len(keys) for keys, _ in self._runs) > self._max_counts:
             self._spill(self._folder)
 
     def add_ends(self, edges: Edges) -> None:
-        """Counts the nodes of edges in the group `end(relation, side)`; weights are ignored."""
+        """Counts the nodes of edges in the groups `end(relation, side)`. Ignores weights."""
         keys = [end(edges.rel, side) * self._rows + getattr(edges, side) for side in SIDES]
         self.add(np.concatenate(keys), np.ones(2 * len(edges), np.int64))
 
     def in_memory(self) -> Frequencies:
         """All counts of a counter without a folder."""
         while len(self._runs) > 1:
-            self._runs.append(_together([self._runs.pop(), self._runs.pop()]))
+            self._runs.append(_merge([self._runs.pop(), self._runs.pop()]))
         return Frequencies(*(self._runs or [_NOTHING])[0], self._rows)
 
     def stored(self) -> StoredFrequencies:
@@ -130,7 +130,7 @@ class Counter:
         self._spill(self._folder)
         path = self._folder / "all"
         with path.open("wb") as file:
-            for keys, counts in _merged([_blocks(run) for run in self._files]):
+            for keys, counts in _merge_sorted([_blocks(run) for run in self._files]):
                 np.stack([keys, counts], 1).tofile(file)
         for run in self._files:
             run.unlink()
@@ -139,7 +139,7 @@ class Counter:
     def _spill(self, folder: Path) -> None:
         if self._runs:
             path = folder / f"run-{len(self._files)}"
-            np.stack(_together(self._runs), 1).tofile(path)
+            np.stack(_merge(self._runs), 1).tofile(path)
             self._files.append(path)
             self._runs = []
 
@@ -150,9 +150,9 @@ def end(relation: Array, side: str) -> Array:
 
 
 def count_ends(chunks: Iterable[Edges], schema: Schema) -> Frequencies:
-    """How often each node is on each side of each relation (the group `end(relation, side)`); weights are ignored.
+    """The number of edges of each node on each side of each relation (group `end(relation, side)`). Ignores weights.
 
-    Holds one chunk of edges at a time, and about three times the counts.
+    Needs memory for one chunk of edges and about three times the counts.
     """
     counter = Counter(max(schema.tables.values()))
     for edges in chunks:
@@ -161,23 +161,23 @@ def count_ends(chunks: Iterable[Edges], schema: Schema) -> Frequencies:
 
 
 def merge(parts: list[Frequencies]) -> Frequencies:
-    """The counts of several parts of the edges, added up."""
+    """The sum of the counts of several parts of the edges."""
     total = _NOTHING
     for part in parts:
-        total = _together([total, (part.key, part.count)])
+        total = _merge([total, (part.key, part.count)])
     return Frequencies(*total, parts[0].rows)
 
 
-def added(keys: Array, counts: Array) -> Run:
-    """Each key once, ascending, and the sum of its counts."""
-    order = keys.argsort(kind="stable")  # quick on a few sorted runs
+def sum_by_key(keys: Array, counts: Array) -> Run:
+    """The distinct keys, ascending, and the sums of their counts."""
+    order = keys.argsort(kind="stable")  # fast on a few sorted runs
     keys, counts = keys[order], counts[order]
     first = np.flatnonzero(np.diff(keys, prepend=-1))
     return keys[first], np.add.reduceat(counts, first) if len(first) else counts
 
 
-def _together(runs: list[Run]) -> Run:
-    return added(np.concatenate([keys for keys, _ in runs]), np.concatenate([counts for _, counts in runs]))
+def _merge(runs: list[Run]) -> Run:
+    return sum_by_key(np.concatenate([keys for keys, _ in runs]), np.concatenate([counts for _, counts in runs]))
 
 
 def _blocks(path: Path) -> Iterator[Run]:
@@ -186,8 +186,8 @@ def _blocks(path: Path) -> Iterator[Run]:
             yield block[::2], block[1::2]
 
 
-def _merged(runs: list[Iterator[Run]]) -> Iterator[Run]:
-    """The counts of ascending runs, added up, in ascending order; a block of each is in memory."""
+def _merge_sorted(runs: list[Iterator[Run]]) -> Iterator[Run]:
+    """Merges ascending runs in blocks, with one block of each in memory."""
     heads = [head for run in runs if (head := next(run, None)) is not None]
     while heads:
         last = min(keys[-1] for keys, _ in heads)
@@ -196,7 +196,7 @@ def _merged(runs: list[Iterator[Run]]) -> Iterator[Run]:
             cut = int(np.searchsorted(keys, last, side="right"))
             parts.append((keys[:cut], counts[:cut]))
             heads[number] = keys[cut:], counts[cut:]
-        yield _together(parts)
+        yield _merge(parts)
         for number in reversed(range(len(heads))):
             if not len(heads[number][0]):
                 following = next(runs[number], None)

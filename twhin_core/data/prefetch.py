@@ -1,4 +1,4 @@
-"""The next items are made while the present one is used."""
+"""Prefetching: produces the next items of a generator while the current one is used."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ T = TypeVar("T")
 
 
 class Ahead(Generic[T]):
-    """The same items in the same order, `count` of them made ahead, in a thread of its own that begins at once.
+    """Iterates over `items`, with `count` of them produced ahead in a thread, which starts at once.
 
-    Leaving its block closes `items`.
+    Leaving the context closes `items`.
     """
 
     def __init__(self, items: Generator[T], count: int = 1, initializer: Callable[[], None] | None = None) -> None:
-        """`initializer` is called in the thread first."""
+        """`initializer` is called first in the thread."""
         self._items = items
         self._pool = ThreadPoolExecutor(1, "ahead", initializer)
-        self._coming = deque(self._pool.submit(_next, items) for _ in range(count))
+        self._pending = deque(self._pool.submit(_next, items) for _ in range(count))
 
     def __iter__(self) -> Iterator[T]:
-        while item := self._coming.popleft().result():
-            self._coming.append(self._pool.submit(_next, self._items))
+        while item := self._pending.popleft().result():
+            self._pending.append(self._pool.submit(_next, self._items))
             yield item[0]
 
     def __enter__(self) -> Ahead[T]:
@@ -42,5 +42,5 @@ class Ahead(Generic[T]):
 
 
 def _next(items: Iterator[T]) -> tuple[T] | None:
-    """The next item in a tuple, or None after the last one; StopIteration cannot leave a thread."""
+    """The next item in a tuple, or None after the last one, because a future cannot raise StopIteration."""
     return next(((item,) for item in items), None)

@@ -1,6 +1,6 @@
-"""What reader processes and those who read from them agree on: addresses, secrets, and what is asked for.
+"""The protocol between reader processes and their clients: requests, addresses and secrets.
 
-A call names what the caller takes the reader to serve, so that none gets edges of another graph or order.
+Each call states which edges the client expects, so that a reader of another graph or order refuses it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ TOKEN, TOKEN_FILE = "TWHIN_READER_TOKEN", "TWHIN_READER_TOKEN_FILE"
 TLS_CERT, TLS_KEY, TLS_CA = "TWHIN_READER_TLS_CERT", "TWHIN_READER_TLS_KEY", "TWHIN_READER_TLS_CA"
 
 CHECK = "check"
-"""The action that says nothing, or that the reader serves something else."""
+"""The action that fails if the reader serves other edges."""
 
 REFUSED = b"refused"
-"""Extra information on an error that another reader would raise too."""
+"""Marks an error that other readers would raise too, so the client does not try them."""
 
 Served = dict[str, int | str | None]
 
 
 def served_edges(config: Config, files: EdgeFiles) -> Served:
-    """All that the edges at a position of an epoch depend on, by names that a user knows."""
+    """Everything that determines the edge at a position of an epoch, by names that users know."""
     data = config.train_data
     return {
         "version": __version__,
@@ -47,7 +47,7 @@ def served_edges(config: Config, files: EdgeFiles) -> Served:
 
 
 class Check(BaseModel):
-    """Whether the reader serves that."""
+    """The edges that the client expects the reader to serve."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -55,7 +55,7 @@ class Check(BaseModel):
 
 
 class Ticket(Check):
-    """A request as it travels."""
+    """A serialized `Request`."""
 
     epoch: NonNegativeInt
     window: NonNegativeInt
@@ -80,7 +80,7 @@ class Ticket(Check):
 
 
 def edge_schema(weighted: bool) -> pa.Schema:
-    """The columns as they travel."""
+    """The columns that are sent."""
     columns = [("lhs", pa.int64()), ("rel", pa.int32()), ("rhs", pa.int64())]
     return pa.schema([*columns, ("weight", pa.float32())] if weighted else columns)
 
@@ -92,7 +92,7 @@ def to_batch(edges: Edges, schema: pa.Schema) -> pa.RecordBatch:
 
 @dataclass(frozen=True)
 class Secrets:
-    """What a connection is secured with; never shown."""
+    """The token and certificates of a connection. Not shown in its repr."""
 
     token: str | None
     cert: bytes | None
@@ -104,10 +104,10 @@ class Secrets:
 
 
 def read_secrets(environment: Mapping[str, str] = os.environ) -> Secrets:
-    """From the environment, which names files or, of the token, holds it.
+    """Reads the secrets from the environment: the token itself, or paths of files.
 
     Raises:
-        UserError: a file that cannot be read or is empty, a token that a header cannot carry, or a half of two.
+        UserError: a file cannot be read or is empty, the token is not valid in a header, or a setting lacks its pair.
     """
     token = environment.get(TOKEN)
     if token is not None and TOKEN_FILE in environment:
@@ -115,7 +115,7 @@ def read_secrets(environment: Mapping[str, str] = os.environ) -> Secrets:
     if TOKEN_FILE in environment:
         token = _read_file(environment, TOKEN_FILE).decode(errors="replace").strip()
     if token is not None and not (token and token.isascii() and token.isprintable() and " " not in token):
-        raise UserError(f"{TOKEN if TOKEN in environment else TOKEN_FILE}: a token is printable ASCII without spaces")
+        raise UserError(f"{TOKEN if TOKEN in environment else TOKEN_FILE}: must be printable ASCII without spaces")
     cert, key, ca = (
         _read_file(environment, name) if name in environment else None for name in (TLS_CERT, TLS_KEY, TLS_CA)
     )
@@ -137,7 +137,7 @@ def _read_file(environment: Mapping[str, str], name: str) -> bytes:
 
 
 def parse_address(text: str, what: str) -> tuple[str, int]:
-    """Host and port of `HOST:PORT`; an IPv6 host stands in brackets. Raises UserError, which names `what`."""
+    """Parses `HOST:PORT`, with an IPv6 host in brackets. Raises UserError, which names `what`."""
     host, _, port = text.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535 or "/" in host or " " in text:
         raise UserError(f"{what}: {text!r} is not HOST:PORT")
@@ -152,7 +152,7 @@ def is_loopback(host: str) -> bool:
 
 
 def parse_readers(text: str | None) -> list[str]:
-    """The addresses of `HOST:PORT,HOST:PORT`, none if there is no text. Raises UserError."""
+    """The addresses in `HOST:PORT,HOST:PORT`. Raises UserError."""
     readers = [reader.strip() for reader in text.split(",")] if text else []
     for reader in readers:
         parse_address(reader, "--readers")

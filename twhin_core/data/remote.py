@@ -1,7 +1,7 @@
-"""Edges from reader processes over Arrow Flight: the same as in process, whatever becomes of a reader.
+"""Reads edges from reader processes over Arrow Flight: the same edges as in process, even if readers fail.
 
-Windows go round the readers, which so share the work of reading them; the next window is asked for while the present
-one is taken. A stream that breaks is gone on with where it broke: from the same reader once more, then from another.
+Windows are distributed among the readers in turn, and the next window is requested while the current one is consumed.
+A broken stream is resumed where it broke: first from the same reader, then from another.
 """
 
 from __future__ import annotations
@@ -27,41 +27,41 @@ from twhin_core.progress import log
 WINDOWS_AT_ONCE = 2
 CHUNKS_AHEAD = 4
 
-CALL_SECONDS = 60
-"""A reader that sends nothing for so long is taken for lost."""
+CALL_TIMEOUT = 60
+"""Seconds without data after which a reader counts as lost."""
 
-LONGEST_PAUSE = 5.0
+MAX_RETRY_DELAY = 5.0
 
-BROKEN = (flight.FlightError, pa.ArrowException, OSError)
+READ_ERRORS = (flight.FlightError, pa.ArrowException, OSError)
 
-# A channel of its own for each call, or gRPC would remember for long that a reader was not there.
+# Use a separate channel for each call, because gRPC would remember for a long time that a reader was unavailable.
 CHANNEL = [("grpc.use_local_subchannel_pool", 1)]
 
 
 class Remote:
-    """Edges read by other processes; to be used as a context, whose end breaks off what is under way."""
+    """An `EdgeReader` that reads from other processes. Leaving its context cancels all streams."""
 
     def __init__(self, readers: list[str], served: Served, secrets: Secrets, timeout: float) -> None:
-        """`readers`: `HOST:PORT` of each; `timeout`: seconds without an edge from any of them that are too many."""
+        """`readers`: a `HOST:PORT` each; `timeout`: seconds without edges from any of them before giving up."""
         self._served, self._secrets, self._timeout = served, secrets, timeout
-        self._turns = _Turns(readers)
+        self._schedule = _Schedule(readers)
         self._closed = threading.Event()
         self._streams: set[flight.FlightStreamReader] = set()
 
     def __enter__(self) -> Remote:
-        """Asks every reader whether it serves the same. One that does not answer may still come.
+        """Checks that every reader serves the expected edges. A reader may also become available later.
 
         Raises:
-            UserError: a reader serves other edges, or refuses the token.
+            UserError: a reader serves other edges or refuses the token.
         """
-        for reader in self._turns.readers:
+        for reader in self._schedule.readers:
             try:
                 with self._connect(reader) as client:
                     body = Check(served=self._served).model_dump_json().encode()
                     list(client.do_action(flight.Action(CHECK, body), self._options(10)))
-            except BROKEN as error:
+            except READ_ERRORS as error:
                 _raise_if_refused(reader, error)
-                log.warning("train: the reader %s does not answer yet: %s", reader, _said(error))
+                log.warning("train: the reader %s does not answer yet: %s", reader, _message(error))
         return self
 
     def __exit__(
@@ -72,64 +72,65 @@ class Remote:
             stream.cancel()
 
     def read(self, requests: Iterable[Request]) -> Iterator[Edges]:
-        """As the edges of `epochs.Source`.
+        """As `EdgeReader.read`.
 
         Raises:
-            UserError: a reader serves other edges, refuses the token, or found an edge that cannot be.
-            ReadersLost: no reader has answered for the timeout.
+            UserError: a reader serves other edges, refuses the token, or found an invalid edge.
+            ReadersLost: no reader has answered within the timeout.
         """
-        waiting = iter(requests)
-        coming: deque[Ahead[Edges]] = deque()
+        remaining = iter(requests)
+        windows: deque[Ahead[Edges]] = deque()
         try:
             while True:
-                while len(coming) < WINDOWS_AT_ONCE and (request := next(waiting, None)) is not None:
-                    coming.append(Ahead(self._window(request), CHUNKS_AHEAD))
-                if not coming:
+                while len(windows) < WINDOWS_AT_ONCE and (request := next(remaining, None)) is not None:
+                    windows.append(Ahead(self._window(request), CHUNKS_AHEAD))
+                if not windows:
                     return
-                with coming[0] as edges:
+                with windows[0] as edges:
                     yield from edges
-                coming.popleft()
+                windows.popleft()
         finally:
-            for window in coming:
+            for window in windows:
                 window.close()
 
     def _window(self, request: Request) -> Generator[Edges]:
-        """The edges of one request, from whichever readers can give them."""
-        home, since = request.epoch + request.window, time.monotonic()
+        """The edges of one request, from any available readers."""
+        turn, last_success = request.epoch + request.window, time.monotonic()
         failed: set[str] = set()
         while request.begin < request.end:
-            reader, pause = self._turns.choose(home)
-            if self._closed.wait(pause):
-                raise ReadersLost("reading was ended")
+            reader, delay = self._schedule.choose(turn)
+            if self._closed.wait(delay):
+                raise ReadersLost("the client was closed")
             got_some = False
             try:
                 for end, edges in self._stream(reader, request):
                     request, got_some = replace(request, begin=end), True
-                    self._turns.answered(reader)
+                    self._schedule.succeeded(reader)
                     yield edges
-                    since = time.monotonic()
+                    last_success = time.monotonic()
                     failed.clear()
                 if got_some and request.begin == request.end:
                     return
                 raise OSError("the stream ended early")
-            except BROKEN as error:
+            except READ_ERRORS as error:
                 _raise_if_refused(reader, error)
                 if got_some and isinstance(error, flight.FlightTimedOutError):
-                    continue  # those who take the edges were busy, not the reader
-                log.info("train: lost the reader %s: %s", reader, _said(error))
-                self._turns.failed(reader)
+                    continue  # the consumer was busy, not the reader
+                log.info("train: lost the reader %s: %s", reader, _message(error))
+                self._schedule.failed(reader)
                 failed.add(reader)
-                if len(failed) == len(self._turns.readers) and time.monotonic() - since > self._timeout:
+                readers = self._schedule.readers
+                if len(failed) == len(readers) and time.monotonic() - last_success > self._timeout:
                     raise ReadersLost(
-                        f"none of the readers {', '.join(self._turns.readers)} has answered for {self._timeout:g} s "
-                        f"(training.readers_timeout_in_s); the last said: {_said(error)}; run it again to go on from "
+                        f"none of the readers {', '.join(readers)} has answered for {self._timeout:g} s "
+                        f"(training.readers_timeout_in_s); last error: {_message(error)}; run it again to resume from "
                         "the newest checkpoint"
                     ) from None
 
     def _stream(self, reader: str, request: Request) -> Iterator[tuple[int, Edges]]:
-        """Edges as they come, each part with the position to go on from after it."""
+        """Chunks of edges, each with the position after it."""
         with self._connect(reader) as client:
-            seconds = min(CALL_SECONDS, self._timeout)
+            seconds = min(CALL_TIMEOUT, self._timeout)
             stream = client.do_get(flight.Ticket(Ticket.of(self._served, request)), self._options(seconds))
             self._streams.add(stream)
             try:
@@ -155,7 +156,7 @@ class Remote:
 
 
 def _to_edges(batch: pa.RecordBatch) -> Edges:
-    """In arrays of their own, as in process; Arrow's are read-only."""
+    """Copies a batch to arrays that are writable, as in process; Arrow's are not."""
     lhs, rel, rhs = (batch[name].to_numpy().astype(np.int64) for name in ("lhs", "rel", "rhs"))
     if "weight" in batch.schema.names:
         return Edges(lhs, rel, rhs, batch["weight"].to_numpy().copy())
@@ -164,43 +165,44 @@ def _to_edges(batch: pa.RecordBatch) -> Edges:
 
 def _raise_if_refused(reader: str, error: Exception) -> None:
     if isinstance(error, flight.FlightUnauthenticatedError):
-        raise UserError(f"the reader {reader} refuses this process: the token is missing or another one") from None
+        raise UserError(f"the reader {reader} refuses this process: the token is missing or wrong") from None
     if isinstance(error, flight.FlightError) and error.extra_info == REFUSED:
-        reason = str(error).split(". Detail:")[0].split(". gRPC client debug context:")[0]
-        raise UserError(f"the reader {reader} refuses: {reason}") from None
+        raise UserError(f"the reader {reader} refuses: {_message(error)}") from None
 
 
-def _said(error: Exception) -> str:
-    """What an error says in one line, without gRPC's own context."""
+def _message(error: Exception) -> str:
+    """The first line of an error's message, without gRPC's context."""
     return one_line(error).split(". gRPC client debug context:")[0].split(". Detail:")[0]
 
 
-class _Turns:
-    """Whose turn it is: the readers in their order, but for those that failed lately."""
+class _Schedule:
+    """Chooses readers in turn, and avoids those that failed recently."""
 
     def __init__(self, readers: list[str]) -> None:
         self.readers = readers
         self._lock = threading.Lock()
         self._failures = dict.fromkeys(readers, 0)
-        self._rests_until = dict.fromkeys(readers, 0.0)
+        self._paused_until = dict.fromkeys(readers, 0.0)
 
-    def choose(self, home: int) -> tuple[str, float]:
-        """The reader to ask, beginning with the `home`-th, and the seconds to wait before that."""
+    def choose(self, turn: int) -> tuple[str, float]:
+        """The reader for a turn, or the next one that is available, and the seconds to wait before using it."""
         with self._lock:
             now = time.monotonic()
-            ring = [self.readers[(home + turn) % len(self.readers)] for turn in range(len(self.readers))]
-            reader = min(ring, key=lambda reader: max(self._rests_until[reader] - now, 0.0))
-            return reader, max(self._rests_until[reader] - now, 0.0)
+            first = turn % len(self.readers)
+            in_turn = self.readers[first:] + self.readers[:first]
+            delays = {reader: max(self._paused_until[reader] - now, 0.0) for reader in in_turn}
+            reader = min(in_turn, key=delays.__getitem__)
+            return reader, delays[reader]
 
-    def answered(self, reader: str) -> None:
+    def succeeded(self, reader: str) -> None:
         with self._lock:
             self._failures[reader] = 0
-            self._rests_until[reader] = 0.0
+            self._paused_until[reader] = 0.0
 
     def failed(self, reader: str) -> None:
-        """At once it may be asked again; then after pauses that grow."""
+        """Pauses a reader: not after the first failure, then exponentially longer."""
         with self._lock:
             self._failures[reader] += 1
             count = self._failures[reader]
-            pause = 0.0 if count == 1 else min(0.1 * 2 ** (count - 2), LONGEST_PAUSE)
-            self._rests_until[reader] = time.monotonic() + pause
+            delay = 0.0 if count == 1 else min(0.1 * 2 ** (count - 2), MAX_RETRY_DELAY)
+            self._paused_until[reader] = time.monotonic() + delay

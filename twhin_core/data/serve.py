@@ -1,4 +1,4 @@
-"""A reader process: serves the training edges over Arrow Flight, to any number of ranks."""
+"""A reader process, which serves the training edges over Arrow Flight to any number of ranks."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from twhin_core.data.readers import (
     CHECK,
     REFUSED,
     TOKEN,
+    TOKEN_FILE,
     Check,
     Secrets,
     Served,
@@ -35,41 +36,41 @@ from twhin_core.errors import UserError, one_line
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import log
 
-Asked = TypeVar("Asked", bound=Check)
+Message = TypeVar("Message", bound=Check)
 
 WINDOWS_HELD = 3
-"""Ranks at the end of a window ask for it, the next, and the one after that ahead of time."""
+"""Ranks near the end of a window also prefetch the next two."""
 
 
 def serve(config: Config, root: str, bind: str) -> None:
-    """Serves the training edges of the run at `root` until SIGTERM or SIGINT, which end the process.
+    """Serves the training edges of the run at `root`, until SIGTERM or SIGINT end the process.
 
-    `bind`: the address to listen at, port 0 for any free one.
+    `bind`: the `HOST:PORT` to listen on; port 0 picks a free one.
 
     Raises:
-        UserError: a mistake in the config, the edges, the address or the secrets, or an address that is taken.
+        UserError: the edges, the address or the secrets are invalid, or the address is in use.
     """
     host, port = parse_address(bind, "--bind")
     secrets = read_secrets()
     if secrets.token is None and not is_loopback(host):
-        raise UserError(f"--bind: {bind} can be reached from other machines; set a token in {TOKEN}, or a file of one")
+        raise UserError(f"--bind: {bind} can be reached from other machines; set {TOKEN} or {TOKEN_FILE}")
     files = open_split(config, root, read_schema(config, root), "train")
     windows = Windows(files, config.training.seed, config.train_data.shuffle_buffer, WINDOWS_HELD)
     stops = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, stops)  # the server's threads must not take them
+    signal.pthread_sigmask(signal.SIG_BLOCK, stops)  # so that only `sigwait` gets them, not the server's threads
     try:
         server = EdgeServer(f"{host}:{port}", windows, served_edges(config, files), secrets)
     except (pa.ArrowException, flight.FlightError, OSError) as error:
         raise UserError(f"--bind: cannot listen at {bind}: {one_line(error)}") from None
     log.info("serve-edges: %s edges at %s:%d", f"{len(files):,}", host, server.port)
     if secrets.token is not None and secrets.cert is None and not is_loopback(host):
-        log.warning("serve-edges: without TLS, the token can be read on its way")
+        log.warning("serve-edges: the token is sent unencrypted, because TLS is not configured")
     log.info("serve-edges: stopped by %s", signal.Signals(signal.sigwait(stops)).name)
-    os._exit(0)  # a shutdown would wait for every stream that nobody reads on; there is nothing to lose
+    os._exit(0)  # a graceful shutdown would wait for abandoned streams, and there is no state to save
 
 
-class EdgeServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow carries no types
-    """Streams a rank's edges in a window of an epoch. It makes them as they are taken, and holds some windows."""
+class EdgeServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow has no types
+    """Streams a rank's edges in a window of an epoch. Gathers them on demand, and keeps some windows in memory."""
 
     def __init__(self, address: str, windows: Windows, served: Served, secrets: Secrets) -> None:
         certificates = None if secrets.cert is None else [(secrets.cert, secrets.key)]
@@ -99,27 +100,27 @@ class EdgeServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow carri
         return flight.GeneratorStream(self._schema, self._stream(request))
 
     def _stream(self, request: Request) -> Iterator[tuple[pa.RecordBatch, bytes]]:
-        """Each batch with the position to go on from after it."""
+        """Batches, each with the position after it."""
         try:
             for end, edges in read_chunks(self._windows, request):
                 yield to_batch(edges, self._schema), str(end).encode()
         except UserError as error:
             raise _refusal(str(error)) from None
 
-    def _parse(self, kind: type[Asked], body: bytes) -> Asked:
-        """What is asked for; refuses it if the caller wants other edges than are served."""
+    def _parse(self, kind: type[Message], body: bytes) -> Message:
+        """Parses a message from a client. Refuses it if the client expects other edges."""
         try:
-            asked = kind.model_validate_json(body)
+            message = kind.model_validate_json(body)
         except ValidationError:
-            raise _refusal("it does not understand what it is asked, and may be of another version") from None
+            raise _refusal("it does not understand the request, and may have another version") from None
         for name, value in self._served.items():
-            if asked.served.get(name) != value:
-                raise _refusal(f"{name} is {value} there, {asked.served.get(name)} here")
-        return asked
+            if message.served.get(name) != value:
+                raise _refusal(f"{name} is {value} there, {message.served.get(name)} here")
+        return message
 
 
-class _TokenCheck(flight.ServerMiddlewareFactory):  # type: ignore[misc] # pyarrow carries no types
-    """Refuses every call without the token."""
+class _TokenCheck(flight.ServerMiddlewareFactory):  # type: ignore[misc] # pyarrow has no types
+    """Refuses calls without the token."""
 
     def __init__(self, token: str) -> None:
         self._expected = f"Bearer {token}".encode()
@@ -128,7 +129,7 @@ class _TokenCheck(flight.ServerMiddlewareFactory):  # type: ignore[misc] # pyarr
         given = headers.get("authorization") or headers.get("Authorization") or [""]
         value = given[0].encode() if isinstance(given[0], str) else given[0]
         if not hmac.compare_digest(value, self._expected):
-            raise flight.FlightUnauthenticatedError("the token is missing or another one")
+            raise flight.FlightUnauthenticatedError("the token is missing or wrong")
 
 
 def _refusal(reason: str) -> flight.FlightServerError:

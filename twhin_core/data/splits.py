@@ -1,10 +1,9 @@
-"""The splits of a run's graph: where their edges are, as a data set or whole in memory."""
+"""Opens the train, validation and test edges of a run."""
 
 from __future__ import annotations
 
 from twhin_core import storage
 from twhin_core.config import Config, EdgeData
-from twhin_core.data.edges import Edges
 from twhin_core.data.files import EdgeFiles
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import read_manifest
@@ -12,35 +11,32 @@ from twhin_core.schema import Schema
 
 
 def open_split(config: Config, root: str, schema: Schema, split: str) -> EdgeFiles:
-    """The edges of `train`, `validation` or `test`: of the config's data root, or of prepare's split under `root`.
+    """The `train`, `validation` or `test` edges, from the config's data root or from prepare's split under `root`.
 
     Raises:
-        UserError: no file, a broken file or one without the columns, an edge that cannot be, no edges, or others than
-            prepare wrote.
+        UserError: a file is missing, broken or lacks a column, an edge is invalid, there are no edges, or not as many
+            as in prepare's manifest.
     """
     data: EdgeData | None = getattr(config, f"{split}_data")
-    place = data.data_root if data is not None and data.data_root is not None else None
-    if place is None and config.prepare is None:
-        raise UserError(f"{split}_data.data_root: is needed to read {split} edges that prepare did not make")
+    data_root = None if data is None else data.data_root
+    if data_root is None and config.prepare is None:
+        raise UserError(f"{split}_data.data_root: is required to read {split} edges without a prepare section")
     prepared = storage.join(root, "graph/edges", split)
-    place = place or prepared
+    location = data_root or prepared
     offset, limit = (0, None) if data is None else (data.offset, data.limit)
-    files = EdgeFiles(storage.glob(place), schema, offset, limit)
-    manifest = read_manifest(root) if place == prepared and (offset, limit) == (0, None) else None
+    files = EdgeFiles(storage.glob(location), schema, offset, limit)
+    manifest = read_manifest(root) if location == prepared and (offset, limit) == (0, None) else None
     if manifest is not None and len(files) != manifest.splits[split].edges:
-        raise UserError(f"{place}: {len(files)} edges, but {manifest.splits[split].edges} in the manifest of the graph")
+        raise UserError(
+            f"{location}: {len(files)} edges, but {manifest.splits[split].edges} in the manifest of the graph"
+        )
     if len(files) == 0:
-        raise UserError(f"the {split} split has no edges ({place})")
+        raise UserError(f"the {split} split has no edges ({location})")
     return files
 
 
-def read_split(config: Config, root: str, schema: Schema, split: str) -> Edges:
-    """As `open_split`, all edges at once, in memory. May raise the same."""
-    return open_split(config, root, schema, split).all()
-
-
 def has_split(config: Config, root: str, split: str) -> bool:
-    """Whether there are edges of that split to read; one that prepare left empty is as good as none."""
+    """Whether the split has edges. False for a split that prepare left empty."""
     data: EdgeData | None = getattr(config, f"{split}_data")
     if data is not None and data.data_root is not None:
         return True

@@ -1,12 +1,12 @@
-"""The order of an epoch: row groups shuffled into one stream, which is cut into windows, each shuffled in memory.
+"""The order of edges in an epoch: row groups are shuffled and grouped into windows, which are shuffled in memory.
 
     row groups of the files     A A A A B B B C C C D D D D D ...
     shuffled by (seed, epoch)   C C C A A A A │ D D D D D │ B B B ...       │ windows of at most `shuffle_buffer` edges
     each window shuffled        A C A A C C A │ D D D D D │ B B B ...       by (seed, epoch, window)
 
-So a position in the epoch addresses its edge, and to read there takes its window alone. Windows end where row groups
-do, which are so read once; only a row group larger than a window is cut. A split that fits in one window is shuffled
-as a whole, and kept in memory from epoch to epoch.
+So a position in an epoch determines its edge, and reading it only takes its window. Windows end with row groups, so
+each row group is read once; only a row group larger than a window is divided. A split that fits in one window is
+shuffled completely, and stays in memory for all epochs.
 """
 
 from __future__ import annotations
@@ -23,56 +23,56 @@ from twhin_core.data.edges import Edges
 from twhin_core.data.files import EdgeFiles, SliceRange
 
 IN_ORDER = -1
-"""In the place of an epoch's number: data set order."""
+"""The pseudo-epoch in data set order."""
 
 IN_ORDER_BUFFER = 262_144
-"""Edges of a window where nothing is to be shuffled."""
+"""Edges per window of `IN_ORDER`."""
 
 Address = tuple[int, int]
-"""Epoch and number of a window."""
+"""The epoch and the number of a window."""
 
 
 @dataclass(frozen=True)
 class EpochWindow:
-    """The edges at the positions from `begin` on of an epoch."""
+    """The edges of a window, which starts at position `begin` of its epoch."""
 
     begin: int
     edges: Edges
     order: npt.NDArray[np.int32] | None
 
     def take(self, positions: npt.NDArray[np.int64]) -> Edges:
-        """The edges at those positions of the epoch, in arrays of their own."""
-        if self.order is None:
-            return self.edges.take(positions - self.begin)
+        """The edges at the given positions of the epoch, in new arrays."""
         rows = positions - self.begin
-        if len(rows) and rows[-1] - rows[0] == len(rows) - 1:  # all in a row, as those of a rank alone are
+        if self.order is None:
+            return self.edges.take(rows)
+        if len(rows) and rows[-1] - rows[0] == len(rows) - 1:  # contiguous, as they are for a single rank
             return self.edges.take(self.order[rows[0] : rows[-1] + 1])
         return self.edges.take(self.order[rows])
 
 
 class Windows:
-    """The windows of a data set's epochs; those in use are held, each read once however many threads ask for it."""
+    """The windows of a data set's epochs. An LRU cache keeps some in memory; concurrent threads share a read."""
 
     def __init__(self, files: EdgeFiles, seed: int, buffer: int, held: int = 1) -> None:
-        """`buffer`: the most edges of a window; `held`: the most windows in memory."""
+        """`buffer`: maximum edges per window; `held`: maximum number of windows in memory."""
         self.files = files
-        self._seed, self._buffer, self._most = seed, buffer, held
+        self._seed, self._buffer, self._capacity = seed, buffer, held
         self._lock = threading.Lock()
         self._epochs: dict[int, _Epoch] = {}
         self._held: dict[Address, Future[EpochWindow]] = {}
-        self._whole: Edges | None = None
+        self._all: Edges | None = None
 
     def bounds(self, epoch: int) -> npt.NDArray[np.int64]:
-        """The positions where the windows of an epoch begin, and the number of its edges."""
+        """The positions at which the windows of an epoch start, followed by the number of edges."""
         return self._epoch(epoch).bounds
 
     def get(self, address: Address) -> EpochWindow:
-        """A window, from memory if it is held; room is made before one is read. May raise, as `EdgeFiles.load`."""
+        """A window, from memory or the files. Evicts others before it is read. Raises as `EdgeFiles.load`."""
         with self._lock:
             found = self._held.pop(address, None)
             future = found or Future()
-            while len(self._held) >= self._most:
-                del self._held[next(iter(self._held))]  # the one asked for longest ago
+            while len(self._held) >= self._capacity:
+                del self._held[next(iter(self._held))]  # the least recently used
             self._held[address] = future
         if found is None:
             try:
@@ -87,14 +87,14 @@ class Windows:
     def _load(self, address: Address) -> EpochWindow:
         epoch, number = address
         begin, end = (int(position) for position in self.bounds(epoch)[number : number + 2])
-        edges = self._whole
+        edges = self._all
         if edges is None:
             edges = self.files.load(self._epoch(epoch).parts(begin, end))
             if end - begin == len(self.files):
-                self._whole = edges
+                self._all = edges
         if epoch == IN_ORDER:
             return EpochWindow(begin, edges, None)
-        generator = np.random.default_rng([self._seed, epoch, 1 + number])  # a 0 at the end would count for nothing
+        generator = np.random.default_rng([self._seed, epoch, 1 + number])  # numpy ignores a trailing 0 in a seed
         return EpochWindow(begin, edges, generator.permutation(np.arange(end - begin, dtype=np.int32)))
 
     def _epoch(self, epoch: int) -> _Epoch:
@@ -111,7 +111,7 @@ class Windows:
 
 
 class _Epoch:
-    """The slices of an epoch in their order, and how they are cut into windows."""
+    """The order of slices in an epoch, and their division into windows."""
 
     def __init__(self, order: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], buffer: int) -> None:
         self._order, self._ends = order, np.cumsum(lengths[order])
@@ -120,13 +120,13 @@ class _Epoch:
     def _cut(self, buffer: int) -> Iterator[int]:
         begin, total = 0, int(self._ends[-1]) if len(self._ends) else 0
         while begin < total:
-            whole = int(np.searchsorted(self._ends, begin + buffer, side="right"))  # slices that end by then
-            end = int(self._ends[whole - 1]) if whole else 0
+            slices = int(np.searchsorted(self._ends, begin + buffer, side="right"))  # those that end in the window
+            end = int(self._ends[slices - 1]) if slices else 0
             begin = end if end > begin else begin + buffer
             yield begin
 
     def parts(self, begin: int, end: int) -> list[SliceRange]:
-        """What lies at the positions [begin, end)."""
+        """The slices, or parts of them, at the positions [begin, end)."""
         parts = []
         for number in range(int(np.searchsorted(self._ends, begin, side="right")), len(self._ends)):
             last = int(self._ends[number])

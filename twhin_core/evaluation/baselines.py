@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from twhin_core.data.frequencies import StoredFrequencies, added, end
+from twhin_core.data.frequencies import StoredFrequencies, end, sum_by_key
 from twhin_core.evaluation.candidates import CandidateSet
 from twhin_core.evaluation.queries import FilteredQueries, HeldOut, Ints
 from twhin_core.evaluation.rankers import RankQueries
@@ -27,7 +27,7 @@ class Popularity:
         self._edges, self._nodes = np.empty(0, np.int64), np.empty(0, np.int64)
         for keys, counts in ends.blocks():
             edges = np.concatenate([self._edges, keys // ends.rows * MOST_EDGES + counts])
-            self._edges, self._nodes = added(edges, np.concatenate([self._nodes, np.ones_like(counts)]))
+            self._edges, self._nodes = sum_by_key(edges, np.concatenate([self._nodes, np.ones_like(counts)]))
 
     def among(self, candidates: CandidateSet, queries: int) -> RankQueries:
         """As `Ranker.among`."""

@@ -1,4 +1,4 @@
-"""A Twitter-like network with planted communities and power-law degrees, as raw files to prepare."""
+"""Generates a Twitter-like network with planted communities and power-law degrees, as raw files for prepare."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ from twhin_core.progress import log
 from twhin_core.synthetic.optimum import best_metrics
 from twhin_core.synthetic.planted import Ints, Planted, plant
 
-START, SECONDS = 1_700_000_000, 30 * 86_400  # the interactions of one month
+START, SECONDS = 1_700_000_000, 30 * 86_400  # interactions over one month
 SCHEMA = pa.schema(
     [("lhs", pa.string()), ("relation", pa.string()), ("rhs", pa.string()), ("time", pa.timestamp("ms", tz="UTC"))]
 )
 
 
 def generate(settings: Generate, root: str) -> list[Source]:
-    """Writes a network to `<root>/edges/` and the best reachable metrics to `<root>/planted.json`.
+    """Writes a network to `<root>/edges/`, and the optimal metrics (`optimum.best_metrics`) to `<root>/planted.json`.
 
-    Users follow users, and fav, reply to and retweet tweets, mostly those of their own community. The files have
-    columns lhs, relation, rhs (ids like `user:12`) and time, in random order, each edge once. `planted.json` is what
-    `optimum.best_metrics` returns.
+    Users follow users, and fav, reply to and retweet tweets, mostly in their own community. The files contain each edge
+    once, in random order, with the columns lhs, relation, rhs (ids like `user:12`) and time.
 
     Returns:
-        The sources that read them.
+        The sources for prepare.
     """
     rng = np.random.default_rng(settings.seed)
     relations = plant(settings, rng)
@@ -44,7 +43,7 @@ def generate(settings: Generate, root: str) -> list[Source]:
 def _batches(
     relations: list[Planted], edges: list[tuple[Ints, Ints]], rng: np.random.Generator
 ) -> Iterator[pa.RecordBatch]:
-    """All edges in random order, at random times."""
+    """All edges in random order, with random times."""
     lhs, rhs = (np.concatenate([pair[side] for pair in edges]) for side in (0, 1))
     rel = np.repeat(np.arange(len(relations)), [len(pair[0]) for pair in edges])
     names = pa.array([planted.kind.name for planted in relations])

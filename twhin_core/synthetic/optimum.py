@@ -1,7 +1,7 @@
-"""The best score that any model can reach on a generated network: that of the ranker which knows what was planted.
+"""The best metrics that any model can reach on a generated network: those of a ranker that knows the planted rates.
 
-An edge exists where at least one interaction was drawn, with probability 1 - exp(-n · rate). Given all other edges, a
-held-out one is therefore the likelier the higher its rate, whichever end is asked for: no ranking beats that by rate.
+An edge exists if at least one interaction was drawn, with probability 1 - exp(-n · rate). Given all other edges, a
+higher rate therefore makes a held-out edge more likely, for either side, and no ranking beats the ranking by rate.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ SAMPLE_SHARE = 0.05
 SAMPLE_LIMIT = 20_000
 HITS_AT = (1, 3, 10)
 RECALL_AT = 20
-BLOCK = 1 << 22  # scores held at a time
+BLOCK = 1 << 22  # scores in memory at a time
 
 
 def best_metrics(
     relations: list[Planted], edges: list[tuple[Ints, Ints]], rng: np.random.Generator
 ) -> dict[str, dict[str, float]]:
-    """Filtered-ranking metrics of the ranker by planted rate, on a random sample of the network's edges as test set.
+    """Filtered ranking metrics of the ranker by planted rate, with a random sample of the network's edges as test set.
 
     Args:
-        relations: what was planted.
-        edges: (lhs, rhs) of each relation, every pair once.
+        relations: the planted relations.
+        edges: the distinct (lhs, rhs) of each relation.
 
     Returns:
-        By relation, and under `all` for all of them: `mrr` and `hits@k` over both sides, each rank filtered by all
-        other edges; `recall@20`, the mean over queries (lhs, relation) of the share of their sampled tails among the
-        first 20 nodes that are not tails of edges outside the sample; `edges`, the size of the sample.
+        By relation, and under `all` for all together: `mrr` and `hits@k` over both sides, with each rank filtered by
+        all other edges; `recall@20`, the mean over queries (lhs, relation) of the share of their sampled tails that is
+        in the top 20, ignoring tails of edges outside the sample; `edges`, the size of the sample.
     """
     total = sum(len(lhs) for lhs, _ in edges)
     share = min(SAMPLE_SHARE, SAMPLE_LIMIT / total)
@@ -63,7 +63,7 @@ def _metrics(ranks: Floats, recalls: Floats) -> dict[str, float]:
 
 
 def _recalls(planted: Planted, lhs: Ints, rhs: Ints, sampled: npt.NDArray[np.bool_]) -> Floats:
-    """recall@20 of each lhs that has a sampled edge."""
+    """The recall@20 of each lhs with a sampled edge."""
     places = _ranks(planted, "rhs", lhs[sampled], rhs[sampled], lhs[~sampled], rhs[~sampled])
     queries, query = np.unique(lhs[sampled], return_inverse=True)
     found = np.bincount(query, places <= RECALL_AT, minlength=len(queries))
@@ -72,9 +72,9 @@ def _recalls(planted: Planted, lhs: Ints, rhs: Ints, sampled: npt.NDArray[np.boo
 
 
 def _ranks(planted: Planted, side: str, given: Ints, answer: Ints, known_given: Ints, known: Ints) -> Floats:
-    """1 + the nodes of `side` with a higher rate than each answer + half of those with the same.
+    """The rank of each answer: 1 + the nodes of `side` with a higher rate + half of those with the same rate.
 
-    Nodes that are `known` with the query's `known_given` do not count, nor does the answer itself.
+    Does not count the answer itself, nor the nodes that `known_given` and `known` connect with the query.
     """
     order = np.argsort(known_given, kind="stable")
     known_given, known = known_given[order], known[order]

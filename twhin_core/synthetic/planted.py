@@ -1,4 +1,4 @@
-"""The model behind the generated network: who interacts with what, at which rate."""
+"""The model behind the generated network: the rate at which each user interacts with each node."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from twhin_core.config.prepare import Generate
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-# The k-th of a table's nodes gets interactions in proportion to k^-exponent: degrees have a power-law tail.
+# The k-th node of a table gets interactions in proportion to k^-exponent, so degrees have a power-law tail.
 ACTIVITY_EXPONENT = 0.4
 POPULARITY_EXPONENT = 0.5
-TASTE = 0.4  # standard deviation of the logarithm by which a node's popularity differs from relation to relation
+POPULARITY_NOISE = 0.4  # standard deviation of the log of a node's popularity between relations
 
 
 @dataclass(frozen=True)
 class Kind:
     """A relation from users to the table `rhs`.
 
-    `share`: its part of all interactions; `within`: the part of its interactions that stay in the user's community.
+    `share`: its share of all interactions; `within`: the share of its interactions within the user's community.
     """
 
     name: str
@@ -41,11 +41,11 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Planted:
-    """The interactions of one relation. User s has one with node t at the rate
+    """The interactions of one relation. User s interacts with node t at the rate
 
         activity[s] · popularity[t] · (within · [s and t share a community] / popularity of t's community + 1 - within)
 
-    and none with themselves.
+    and never with itself.
     """
 
     kind: Kind
@@ -58,10 +58,10 @@ class Planted:
     popularity: Floats
     """[nodes], sums to 1."""
     of_community: Floats
-    """[communities], the sum of its nodes' popularity."""
+    """[communities], the sum of their nodes' popularity."""
 
     def rates(self, lhs: Ints, rhs: Ints) -> Floats:
-        """The rate of each pair; `lhs` and `rhs` broadcast. The more, the likelier is the edge."""
+        """The rate of each pair; `lhs` and `rhs` broadcast."""
         community = self.rhs_community[rhs]
         inside = self.lhs_community[lhs] == community
         factor = inside * (self.kind.within / self.of_community[community]) + (1 - self.kind.within)
@@ -69,10 +69,10 @@ class Planted:
         return np.where(lhs == rhs, 0.0, rates) if self.kind.rhs == "user" else rates
 
     def draw(self, count: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
-        """lhs and rhs of the distinct pairs among `count` interactions, less those of users with themselves."""
+        """Draws `count` interactions. Returns the lhs and rhs of the distinct pairs, without self-loops."""
         lhs = rng.choice(len(self.activity), count, p=self.activity)
-        # Nodes lie side by side on a line, a community next to another, each as long as it is popular; a random point
-        # of the line, or of the community's stretch of it, picks a node.
+        # Inverse transform sampling over the nodes sorted by community, so that each community is a range of the
+        # cumulative popularity.
         order = np.argsort(self.rhs_community, kind="stable")
         line = np.cumsum(self.popularity[order])
         stops = np.cumsum(np.bincount(self.rhs_community))
@@ -90,14 +90,14 @@ class Planted:
 
 
 def plant(settings: Generate, rng: np.random.Generator) -> list[Planted]:
-    """A network's relations. Activity, communities and the base of popularity are the same in all of them."""
+    """The relations of a network. They share activity, communities and the base of popularity."""
     sizes = {"user": settings.users, "tweet": settings.tweets}
     activity = _power_law(settings.users, ACTIVITY_EXPONENT, rng)
     communities = {table: rng.permutation(size) % settings.communities for table, size in sizes.items()}
     base = {table: _power_law(size, POPULARITY_EXPONENT, rng) for table, size in sizes.items()}
     relations = []
     for kind in KINDS:
-        popularity = base[kind.rhs] * np.exp(TASTE * rng.standard_normal(sizes[kind.rhs]))
+        popularity = base[kind.rhs] * np.exp(POPULARITY_NOISE * rng.standard_normal(sizes[kind.rhs]))
         popularity /= popularity.sum()
         of_community: Floats = np.bincount(communities[kind.rhs], popularity).astype(np.float64)
         relations.append(Planted(kind, activity, communities["user"], communities[kind.rhs], popularity, of_community))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from twhin_core.config import Config, TrainData
-from twhin_core.data.epochs import EpochReader, InProcess, Source, State, Step
+from twhin_core.data.epochs import EdgeReader, EpochReader, InProcess, State, Step
 from twhin_core.data.files import EdgeFiles
 from twhin_core.data.frequencies import Frequencies
 from twhin_core.data.prefetch import Ahead
@@ -40,7 +40,7 @@ class Batches:
         data: TrainData,
         ranks: Ranks,
         frequencies: Frequencies | None = None,
-        source: Source | None = None,
+        source: EdgeReader | None = None,
     ) -> None:
         """
         Args:
@@ -92,7 +92,7 @@ class Batches:
         """The step that this rank takes after `state`, from the next epoch if this one has none left."""
         return next(self._reader(state, InProcess(self._windows)).steps(num_epochs=state["epoch"] + 2))
 
-    def _reader(self, state: State | None = None, source: Source | None = None) -> EpochReader:
+    def _reader(self, state: State | None = None, source: EdgeReader | None = None) -> EpochReader:
         data, ranks = self._data, self._ranks
         reader = EpochReader(
             self._windows, data.per_replica_batch_size, ranks.rank, ranks.world_size, data.remainder,

@@ -24,7 +24,7 @@ SCHEMA = pa.schema([("index", pa.int64()), ("id", pa.string())])
 
 NEAR_IDS = 10_000_000
 """Among as many are near ones looked for: a second of two cores for three million."""
-NAMES_A_BATCH = 1 << 16
+NAMES_PER_BATCH = 1 << 16
 
 
 class Ids(Protocol):
@@ -122,7 +122,7 @@ class ListedIds:
 
     def __init__(self, urls: Sequence[str], origin: str) -> None:
         """Raises UserError for a broken file, or an index that is given twice or is negative."""
-        batches = [batch for url in urls for batch in read_file(url, NAMES_A_BATCH)]
+        batches = [batch for url in urls for batch in read_file(url, NAMES_PER_BATCH)]
         self._table = pa.Table.from_batches(batches, SCHEMA).sort_by("index").combine_chunks()
         _check_order(self._table, -1, origin)
         self.size = self._table.num_rows
@@ -175,7 +175,7 @@ def near(ids: Ids, name: str) -> list[str]:
     """The three ids with the fewest letters to change, of the first `NEAR_IDS`."""
     import duckdb  # only for mistakes
 
-    names = pa.RecordBatchReader.from_batches(SCHEMA, _first(ids.batches(NAMES_A_BATCH), NEAR_IDS))
+    names = pa.RecordBatchReader.from_batches(SCHEMA, _first(ids.batches(NAMES_PER_BATCH), NEAR_IDS))
     with duckdb.connect() as database:
         database.register("names", names)
         query = "SELECT id FROM names ORDER BY levenshtein(id, ?), id LIMIT 3"
