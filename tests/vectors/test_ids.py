@@ -15,7 +15,7 @@ from tests.conftest import SmallConfig
 from twhin_core.errors import NotFound, UserError
 from twhin_core.stages.prepare import prepare
 from twhin_core.vectors import ids as module
-from twhin_core.vectors.ids import StoredIds, find_or_refuse, near
+from twhin_core.vectors.ids import StoredIds, find_or_refuse, similar_ids
 from twhin_core.vectors.names import open_ids
 
 
@@ -107,14 +107,14 @@ def test_a_hash_is_nearly_where_it_is_expected() -> None:
 def test_near_ids_differ_in_few_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = by_md5(["ann", "anna", "hanna", "bob", "johanna", "it's"])
     ids = stored(tmp_path, names)
-    assert near(ids, "Anna") == ["anna", "ann", "hanna"]  # 1, 2 and 2 letters
-    assert near(ids, "its")[0] == "it's"
+    assert similar_ids(ids, "Anna") == ["anna", "ann", "hanna"]  # 1, 2 and 2 letters
+    assert similar_ids(ids, "its")[0] == "it's"
     with pytest.raises(NotFound, match=r"^user: no node has the id 'hana'; near it: 'hanna', 'ann', 'anna'$") as error:
         find_or_refuse(ids, "user", "hana")
     assert isinstance(error.value, UserError)
     assert isinstance(error.value, KeyError)
-    monkeypatch.setattr(module, "NEAR_IDS", 2)
-    assert sorted(near(ids, "x")) == sorted(names[:2])
+    monkeypatch.setattr(module, "MAX_IDS_TO_COMPARE", 2)
+    assert sorted(similar_ids(ids, "x")) == sorted(names[:2])
 
 
 def test_of_an_empty_table_nothing_is_near(tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ def test_integer_ids_and_narrow_indices(tmp_path: Path) -> None:
     ("columns", "message"),
     [
         ({"index": [0, 10], "id": ["a", "b"]}, "index 10 is outside the table's 10 rows"),
-        ({"index": [3, 1, 3], "id": ["a", "b", "c"]}, "index 3 is negative or given twice"),
-        ({"index": [-1, 1], "id": ["a", "b"]}, "index -1 is negative or given twice"),
+        ({"index": [3, 1, 3], "id": ["a", "b", "c"]}, "index 3 is negative or repeated"),
+        ({"index": [-1, 1], "id": ["a", "b"]}, "index -1 is negative or repeated"),
         ({"index": [0, 1, 2, 3, 4], "id": ["a", "b", "c", None, "e"]}, "part-0.parquet: row 3: id is null"),
         ({"index": [0, 1]}, "part-0.parquet: has no column id; it has index"),
         ({"index": ["0", "1"], "id": ["a", "b"]}, "part-0.parquet: column index is string, not integers"),

@@ -1,7 +1,7 @@
-"""Checkpoints: `<root>/checkpoints/<step>/`, written by torch.distributed.checkpoint, complete only with their marker.
+"""Checkpoints: `<root>/checkpoints/<step>/`, written by torch.distributed.checkpoint, with a marker once complete.
 
-The marker, `complete.json`, is written last. It describes the model and the training position, so that a reader need
-not unpickle anything.
+The marker, `complete.json`, is written last. It describes the model and the training position, so reading these does
+not require unpickling.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from twhin_core.schema import Schema
 FOLDER = "checkpoints"
 MARKER = "complete.json"
 FINISHED = "training/finished.json"
-"""Says that no more checkpoints follow: the last step, and why it was the last."""
+"""Written after the last checkpoint: the last step, and the reason why it was the last."""
 
 ALL_DONE = "all steps are done"
 """The reason if training did not stop early."""
 
-MOST_DIFFERENCES = 10
-"""How many are named if a checkpoint does not fit."""
+MAX_DIFFERENCES = 10
+"""The number of differences named if a checkpoint does not fit."""
 
 OPTIMIZER = "optimizer."
 """The prefix of optimizer state; all other tensors are weights."""
 
 
 class ModelDescription(BaseModel):
-    """What a checkpoint and a model must agree on."""
+    """The properties that a checkpoint and a model must share."""
 
     tables: dict[str, int]
     dim: int
@@ -61,12 +61,12 @@ def model_description(config: Config, schema: Schema) -> ModelDescription:
     )
 
 
-# Only resuming depends on these; weights fit whatever they are.
+# Properties that only matter for resuming, not for loading weights.
 NOT_OF_WEIGHTS = {"comparator", "optimizers"}
 
 
 class Position(BaseModel):
-    """How far training is: steps and epochs done, and the edges that all ranks have taken within the current epoch."""
+    """The progress of training: completed steps and epochs, and the edges taken by all ranks in the current epoch."""
 
     step: int = 0
     epoch: int = 0
@@ -119,7 +119,7 @@ class Checkpoint:
         left_out = NOT_OF_WEIGHTS if weights_only else set()
         found = differences(self.marker.model.model_dump(exclude=left_out), model.model_dump(exclude=left_out))
         if found:
-            named = [f"{key} {there!r} there, {here!r} here" for key, there, here in found[:MOST_DIFFERENCES]]
+            named = [f"{key} {there!r} there, {here!r} here" for key, there, here in found[:MAX_DIFFERENCES]]
             if more := len(found) - len(named):
                 named.append(f"and {more} more")
             raise UserError(f"{self.url}: this checkpoint is of another model: {'; '.join(named)}")
@@ -147,22 +147,22 @@ def at_step(root: str, step: int) -> Checkpoint | None:
 
 
 def remove_incomplete(root: str) -> None:
-    """Removes half-written and half-removed checkpoints; no writer may be running."""
+    """Removes partially written and partially removed checkpoints. No writer may be running."""
     folder = storage.join(root, FOLDER)
-    whole = {str(checkpoint.step) for checkpoint in complete(root)}
+    kept = {str(checkpoint.step) for checkpoint in complete(root)}
     for name in storage.list_folders(folder):
-        if name.isdigit() and name not in whole:
+        if name.isdigit() and name not in kept:
             storage.remove(storage.join(folder, name))
 
 
 def remove(checkpoint: Checkpoint) -> None:
-    storage.remove(storage.join(checkpoint.url, MARKER))  # first, so that a half-removed checkpoint is never complete
+    storage.remove(storage.join(checkpoint.url, MARKER))  # first, so that a partially removed checkpoint is incomplete
     storage.remove(checkpoint.url)
 
 
 def load(checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:
-    """Loads a checkpoint into the tensors of `state`, in place; any number of ranks may have written it."""
-    # Imported here because it takes a second and reading rows does not need it.
+    """Loads a checkpoint, written by any number of ranks, into the tensors of `state`, in place."""
+    # Takes a second to import, and reading rows does not need it.
     import torch.distributed.checkpoint as dcp
 
     from twhin_core.checkpoints.io import make_reader

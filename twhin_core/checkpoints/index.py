@@ -1,7 +1,7 @@
-"""The index of a torch.distributed.checkpoint: which file holds which part of which tensor.
+"""The index of a torch.distributed.checkpoint, which maps parts of tensors to files.
 
-torch pickles it, and unpickling into torch's classes imports half of torch.distributed, which takes a second. This
-module reads the same facts into plain classes for code that only reads rows.
+torch pickles it, and unpickling torch's classes imports much of torch.distributed, which takes a second. For code that
+only reads rows, this module unpickles it into plain classes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ INDEX = ".metadata"
 
 _ENCODING = ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING")
 
-# All names that torch's index contains. The index is a pickle, and a pickle can name any function.
+# All names that torch's index contains. Any others are refused, because a pickle can call any function.
 INDEX_NAMES = {
     _ENCODING,
     *(("torch.distributed.checkpoint.metadata", name) for name in (
@@ -34,7 +34,7 @@ INDEX_NAMES = {
 
 @dataclass(frozen=True)
 class StoredPart:
-    """A part of a tensor, and the byte range of a file that torch.save wrote it to."""
+    """A part of a tensor, and the byte range of a file with its torch.save archive."""
 
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -48,13 +48,13 @@ class StoredShape:
     """A tensor of a checkpoint."""
 
     dtype: str
-    """numpy's name of it: `float32`."""
+    """A numpy name such as `float32`."""
     size: tuple[int, ...]
     parts: list[StoredPart]
 
 
 class IndexUnpickler(pickle.Unpickler):
-    """Unpickles an index, and nothing else, into torch's classes."""
+    """Unpickles an index, and refuses anything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("builtins", "getattr"):
@@ -78,7 +78,7 @@ def _unknown(name: str) -> UserError:
 
 
 class _Record:
-    """Any object of the index, as the state that pickle stored."""
+    """Stands in for any class of the index, with the pickled state."""
 
     state: Any = None
 
@@ -87,7 +87,7 @@ class _Record:
 
 
 class _MemoryFormat:
-    """Stands for torch's memory formats, which reading rows ignores."""
+    """Stands in for torch's memory formats, which reading rows does not need."""
 
     __members__ = frozenset({"TORCH_CONTIGUOUS_FORMAT", "TORCH_CHANNELS_LAST", "TORCH_PRESERVE_FORMAT"})
 
@@ -97,7 +97,7 @@ class _MemoryFormat:
 
 
 class _PlainUnpickler(IndexUnpickler):
-    """Unpickles an index into records."""
+    """Unpickles an index into `_Record`s."""
 
     def _class(self, module: str, name: str) -> Any:
         if module == "torch":
@@ -115,32 +115,20 @@ def read_index(url: str) -> dict[str, StoredShape]:
     with storage.open_read(storage.join(url, INDEX)) as file:
         index = _PlainUnpickler(io.BytesIO(file.read())).load()
     assert isinstance(index, _Record)
-    storages = {
-        (key.state["fqn"], key.state.get("offset")): value.state for key, value in _items(index, "storage_data")
+    locations = {
+        (key.state["fqn"], key.state.get("offset")): value.state for key, value in index.state["storage_data"].items()
     }
     return {
-        name: _shape(name, stored.state, storages)
-        for name, stored in _items(index, "state_dict_metadata")
+        name: _shape(name, stored.state, locations)
+        for name, stored in index.state["state_dict_metadata"].items()
         if stored.state is not None and "chunks" in stored.state  # else it is not a tensor
     }
 
 
-def _items(index: _Record, part: str) -> list[tuple[Any, Any]]:
-    return list(index.state[part].items())
-
-
-def _shape(name: str, stored: dict[str, Any], storages: dict[tuple[str, Any], dict[str, Any]]) -> StoredShape:
+def _shape(name: str, stored: dict[str, Any], locations: dict[tuple[str, Any], dict[str, Any]]) -> StoredShape:
     parts = []
     for chunk in stored["chunks"]:
-        storage_of = storages[name, chunk.state["offsets"]]
-        parts.append(
-            StoredPart(
-                chunk.state["offsets"],
-                chunk.state["sizes"],
-                storage_of["relative_path"],
-                storage_of["offset"],
-                storage_of["length"],
-            )
-        )
-    dtype = stored["properties"].state[0]
-    return StoredShape(dtype, stored["size"], parts)
+        offsets, sizes = chunk.state["offsets"], chunk.state["sizes"]
+        location = locations[name, offsets]
+        parts.append(StoredPart(offsets, sizes, location["relative_path"], location["offset"], location["length"]))
+    return StoredShape(stored["properties"].state[0], stored["size"], parts)

@@ -37,7 +37,7 @@ def make_reader(url: str) -> FsspecReader:
         UserError: the index contains a name that does not belong in one.
     """
     path, options = location(url)
-    # Read here and not in read_metadata, whose errors torch wraps in a traceback per rank.
+    # Not in read_metadata, whose errors torch wraps in a traceback per rank.
     with storage.open_read(storage.join(url, INDEX)) as file:
         index = IndexUnpickler(io.BytesIO(file.read())).load()
     assert isinstance(index, Metadata)

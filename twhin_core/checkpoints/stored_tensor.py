@@ -1,7 +1,7 @@
-"""A tensor of a checkpoint, on disk or gs://, from which any rows can be read at the cost of their bytes alone.
+"""Reads arbitrary rows of a checkpoint's tensor, from disk or gs://, without reading the rest.
 
-torch.distributed.checkpoint stores each shard as a torch.save zip file, which holds the values uncompressed and row by
-row; torch itself can only load whole shards.
+torch.distributed.checkpoint stores each shard as a torch.save zip file, which contains the values uncompressed and in
+row-major order; torch itself can only load complete shards.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ Ints = npt.NDArray[np.int64]
 T = TypeVar("T")
 
 PIECE_BYTES = 16 << 20
-"""The most to request at once."""
+"""The maximum size of a request."""
 GAP_BYTES = 64 << 10
-"""Rows closer together than this are read in one range, along with what lies between them."""
+"""Rows with smaller gaps between them are read in one range, gaps included."""
 
 
 @dataclass(frozen=True)
 class _Shard:
-    """Values stored in a file from byte `start` on, and the part of the tensor that they are."""
+    """A part of a tensor, stored in a file from byte `start` on."""
 
     path: str
     start: int
@@ -45,9 +45,9 @@ class _Shard:
 
 
 class StoredTensor:
-    """Reads a tensor as rows [size, dim], with all further dimensions flattened; needs no process group.
+    """A stored tensor as rows [size, dim], with all further dimensions flattened. Needs no process group.
 
-    Floating-point values are returned as float32, whatever the stored dtype. Memory holds the result and one piece of
+    Returns floating-point values as float32, whatever the stored dtype. Needs memory for the result and one piece of
     `PIECE_BYTES`.
     """
 
@@ -55,7 +55,7 @@ class StoredTensor:
         """`url`: the checkpoint.
 
         Raises:
-            UserError: it was removed meanwhile, or its index contains a name that does not belong in one.
+            UserError: the checkpoint has been removed, or its index contains a name that does not belong in one.
         """
         self._url, (self._fs, folder) = url, storage.filesystem(url)
         stored = _or_gone(url, lambda: read_index(url))[name]
@@ -92,7 +92,7 @@ class StoredTensor:
         return out
 
     def read_whole(self) -> Tensor:
-        """The whole tensor in its own shape."""
+        """The complete tensor in its original shape."""
         return self.read(0, self.size).view(self.shape)
 
     def gather(self, rows: Ints) -> Tensor:
@@ -117,7 +117,7 @@ class StoredTensor:
         first, last = rows[np.r_[0, breaks + 1]], rows[np.r_[breaks, len(rows) - 1]] + 1
         values = self._read_runs(shard, first, last)
         run = np.searchsorted(first, rows, side="right") - 1
-        before = np.r_[0, np.cumsum(last - first)[:-1]]  # the rows in all earlier runs
+        before = np.r_[0, np.cumsum(last - first)[:-1]]  # rows in earlier runs
         picked: npt.NDArray[Any] = values[before[run] + rows - first[run]]
         return picked
 
@@ -128,12 +128,12 @@ class StoredTensor:
         parts = _or_gone(
             self._url, lambda: self._fs.cat_ranges(paths, starts.tolist(), ends.tolist(), on_error="raise")
         )
-        whole = parts[0] if len(parts) == 1 else b"".join(parts)
-        return np.frombuffer(whole, self._dtype).reshape(-1, shard.columns.stop - shard.columns.start)
+        content = parts[0] if len(parts) == 1 else b"".join(parts)
+        return np.frombuffer(content, self._dtype).reshape(-1, shard.columns.stop - shard.columns.start)
 
 
 def _pieces(rows: Ints, row_bytes: int) -> Iterator[slice]:
-    """Slices of the ascending `rows` that take at most about `PIECE_BYTES` to read, gaps included."""
+    """Slices of the ascending `rows` of about `PIECE_BYTES` each, gaps included."""
     gaps = np.minimum(np.diff(rows, prepend=rows[:1]) * row_bytes, GAP_BYTES) + row_bytes
     piece = np.cumsum(gaps) // PIECE_BYTES
     starts = np.flatnonzero(np.diff(piece, prepend=-1))
@@ -142,7 +142,7 @@ def _pieces(rows: Ints, row_bytes: int) -> Iterator[slice]:
 
 
 def _start_of_values(fs: Any, path: str, part: StoredPart, size: int) -> int:
-    """The byte offset in a file at which the `size` bytes of a tensor part's values begin."""
+    """The byte offset in a file at which the values of a tensor part start, `size` bytes long."""
     with fs.open(path, "rb") as file:
         view = _View(file, part.start, part.length)
         with zipfile.ZipFile(view) as archive:

@@ -48,7 +48,7 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._running: Future[None] | None = None
         self._step = 0
-        self._is_whole = True
+        self._is_complete = True
         if ranks.is_first:
             checkpoint.remove_incomplete(root)
 
@@ -56,7 +56,8 @@ class CheckpointWriter:
         """Waits for the previous checkpoint, then starts one. `state` may change once this returns."""
         self.wait()
         self._step = position.step
-        self._running = self._thread.submit(self._write, _staged(state), position)
+        copies = {name: _copy_to_cpu(value) for name, value in state.items()}
+        self._running = self._thread.submit(self._write, copies, position)
 
     def wait(self) -> bool:
         """Waits for the checkpoint being written, if any. Returns whether the last one started is complete.
@@ -70,15 +71,15 @@ class CheckpointWriter:
         if running is not None:
             try:
                 running.result()
-                self._is_whole = True
+                self._is_complete = True
             except CheckpointException as failure:
-                self._is_whole = False
+                self._is_complete = False
                 reason = next(error for error, _ in failure.failures.values())
                 if isinstance(reason, NotFiniteError):
                     raise UserError(f"step {self._step} made {reason}; lower the learning rates") from None
                 if self._ranks.is_first:
                     log.error("train: the checkpoint of step %d could not be written: %s", self._step, one_line(reason))
-        return self._is_whole
+        return self._is_complete
 
     @property
     def is_writing(self) -> bool:
@@ -94,7 +95,7 @@ class CheckpointWriter:
             if kind is None:
                 self.wait()
             else:
-                with contextlib.suppress(UserError):  # the error that ends the context says more
+                with contextlib.suppress(UserError):  # the error that ended the context matters more
                     self.wait()
         finally:
             self._thread.shutdown()
@@ -129,7 +130,7 @@ class _Writer(FsspecWriter):
 
     def __init__(self, url: str, finally_do: Callable[[], None]) -> None:
         path, options = location(url)
-        # An object is durable once written, and torch would sync all local disks instead.
+        # Objects are durable once written; for them, torch would sync all local disks.
         super().__init__(path, sync_files=not storage.is_remote(url), **options)
         self._index_url = storage.join(url, INDEX)
         self._finally_do = finally_do
@@ -153,7 +154,7 @@ class _FinitePlanner(DefaultSavePlanner):
     def create_local_plan(self) -> SavePlan:
         for name, value in self.state_dict.items():
             for part in _local_tensors(value):
-                # The minimum and maximum suffice, without a mask as large as the table.
+                # The minimum and maximum suffice, and need no mask as large as the table.
                 if part.numel() and not all(bool(end.isfinite()) for end in part.aminmax()):
                     raise NotFiniteError(f"values in {name} that are not finite")
         return super().create_local_plan()
@@ -163,12 +164,8 @@ def _local_tensors(value: Tensor | ShardedTensor) -> list[Tensor]:
     return [shard.tensor for shard in value.local_shards()] if isinstance(value, ShardedTensor) else [value]
 
 
-def _staged(state: State) -> State:
-    """A copy of this rank's parts in main memory."""
-    return {name: _copied(value) for name, value in state.items()}
-
-
-def _copied(value: Tensor | ShardedTensor) -> Tensor | ShardedTensor:
+def _copy_to_cpu(value: Tensor | ShardedTensor) -> Tensor | ShardedTensor:
+    """A copy in main memory; of this rank's shards if the tensor is sharded."""
     if not isinstance(value, ShardedTensor):
         return value.detach().to("cpu", copy=True)
     metadata = copy.deepcopy(value.metadata())
@@ -185,7 +182,7 @@ def _copied(value: Tensor | ShardedTensor) -> Tensor | ShardedTensor:
 
 
 def _try_to(remove: Callable[[], None]) -> None:
-    """Logs a failed removal, which is tried again after the next checkpoint or at the next start."""
+    """Logs a failed removal, which is retried after the next checkpoint or at the next start."""
     try:
         remove()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Starts this machine's ranks of a stage with torchrun's agent and exits as they do.
+"""Starts this machine's ranks of a stage with torchrun's agent, and reports their exit code.
 
 The exit code tells a platform whether to retry: 2 for an error that the user must fix, 75 after a preemption, 1 for
 anything else.
@@ -23,10 +23,10 @@ from twhin_core.distributed.nodes import Nodes, find_nodes
 from twhin_core.errors import Preempted, TwhinError, UserError
 from twhin_core.progress import log, show_log
 
-SECONDS_TO_MEET = 900
-"""The machines of a run may not be scheduled at the same time."""
-SECONDS_TO_END = 24 * 3600
-"""After SIGTERM, ranks take as long as their last checkpoint does; the platform's own grace period is shorter."""
+RENDEZVOUS_TIMEOUT = 900
+"""Seconds to wait for the other machines, which may be scheduled later."""
+SHUTDOWN_TIMEOUT = 24 * 3600
+"""Seconds that ranks may take to stop after SIGTERM: longer than the platform's grace period, which decides."""
 
 AGENT_LOG = logging.getLogger("torch.distributed.elastic.agent.server.api")
 
@@ -75,18 +75,17 @@ def _agent(nodes: Nodes) -> LaunchConfig:
         run_id="twhin",
         rdzv_backend="c10d" if alone else "static",
         rdzv_endpoint="127.0.0.1:0" if alone else f"{nodes.host}:{nodes.port}",  # port 0 picks a free one
-        rdzv_configs={"timeout": SECONDS_TO_MEET, **({} if alone else {"rank": nodes.index})},
+        rdzv_configs={"timeout": RENDEZVOUS_TIMEOUT, **({} if alone else {"rank": nodes.index})},
         local_addr="127.0.0.1" if alone else None,
-        max_restarts=0,  # the platform restarts, with its own backoff and limit
-        shutdown_timeout=SECONDS_TO_END,
+        max_restarts=0,  # the platform restarts failed runs
+        shutdown_timeout=SHUTDOWN_TIMEOUT,
     )
 
 
 def _is_no_exit_barrier_error(record: logging.LogRecord) -> bool:
-    """Drops the agent's error about its exit barrier.
+    """Filters out the error that an agent logs if the store on the first node is gone before its exit barrier.
 
-    Agents wait for each other in a store on the first node, which may be gone by then. All ranks of this machine have
-    exited before, and their exit codes are known.
+    By then, all ranks of this machine have exited, and their exit codes are known.
     """
     return not record.getMessage().startswith("Error waiting on exit barrier")
 
@@ -104,7 +103,7 @@ def _rank(stage: Callable[..., object], arguments: tuple[Any, ...], debug: bool)
 
 
 def _cause(error: ChildFailedError) -> RanksFailed:
-    """Most ranks fail because another has; an exit code of ours says more than any other."""
+    """The failure to report. Most ranks fail because another has, so our own exit codes take precedence."""
     codes = {rank: failure.exitcode for rank, failure in sorted(error.failures.items())}
     for code in (UserError.exit_code, Preempted.exit_code):
         if code in codes.values():

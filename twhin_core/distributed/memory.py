@@ -1,4 +1,4 @@
-"""How this process gets memory from the operating system."""
+"""Settings of the memory allocator."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _BYTES = 2**30
 
 
 def keep_freed_memory() -> None:
-    """Keeps memory that tensors free instead of returning it to the system. Does nothing without glibc.
+    """Keeps freed memory instead of returning it to the system. Does nothing without glibc.
 
-    Each step frees and reallocates the same large tensors. If their pages go back to the system, it faults them in and
-    clears them again in every step, which takes longer than most of the step's own work.
+    Each step frees and reallocates the same large tensors. If their pages go back to the system, every step faults them
+    in and clears them again, which takes longer than most of the step's work.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

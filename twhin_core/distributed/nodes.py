@@ -1,4 +1,4 @@
-"""Which machines train together, read from the environment that the platform sets.
+"""Finds the machines that train together, from the environment that the platform sets.
 
 Kubeflow Trainer sets torchrun's variables (`PET_*`), Vertex AI `CLUSTER_SPEC`, Slurm `SLURM_*`. The platform starts one
 process per machine, which starts one rank per GPU.
@@ -18,7 +18,7 @@ from twhin_core.errors import UserError
 Environment = Mapping[str, str]
 
 PORT = 29500
-"""The port of the first node where all ranks meet unless the platform sets another; torchrun's default."""
+"""The rendezvous port of the first node, unless the platform sets another; torchrun's default."""
 
 TRAINERS = ("workerpool0", "workerpool1")
 """Vertex AI's worker pools: the first trainer, then the others."""
@@ -116,7 +116,7 @@ class _Task(BaseModel):
 
 
 class ClusterSpec(BaseModel):
-    """What Vertex AI says about the pools and this process; further fields are ignored."""
+    """Vertex AI's description of the worker pools and this process. Ignores further fields."""
 
     cluster: dict[str, list[str]]
     task: _Task
@@ -132,8 +132,8 @@ def read_cluster_spec(environment: Environment) -> ClusterSpec:
 
 
 def _one_per_gpu() -> int:
-    """The ranks of a node: one per GPU, or one without GPUs."""
-    import torch  # readers and role lookups do not need it
+    """The number of ranks on this machine: one per GPU, or one without GPUs."""
+    import torch  # reader processes do not need it
 
     return max(1, torch.cuda.device_count())
 

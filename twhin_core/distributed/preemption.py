@@ -14,10 +14,10 @@ STEPS_BETWEEN_VOTES = 10
 
 
 class Preemption:
-    """Catches SIGTERM within its context; `agreed` says after which step all ranks stop.
+    """Catches SIGTERM within its context, and lets all ranks agree on the step after which they stop.
 
-    Several ranks vote every `STEPS_BETWEEN_VOTES` steps. The votes are summed while the next step computes and counted
-    after it, so that no rank waits for them. A signal to any rank stops all.
+    Ranks vote every `STEPS_BETWEEN_VOTES` steps. The votes are summed while the next step computes and counted after
+    it, so that no rank waits for them. A signal to any rank stops all.
     """
 
     def __init__(self, ranks: Ranks) -> None:

@@ -1,4 +1,4 @@
-"""The processes that train together: a single one, or those that torchrun started."""
+"""The processes that train together: a single process, or the ranks that torchrun started."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from twhin_core.errors import TwhinError
 
 T = TypeVar("T")
 
-# Long enough for whatever ranks wait for, such as an upload to a bucket. A dead rank is noticed at once.
+# Long enough for anything that ranks wait for, such as an upload to a bucket. A dead rank is noticed at once.
 TIMEOUT = timedelta(minutes=10)
 
-# What gloo and nccl report when another process is gone.
+# Errors of gloo and nccl when another process has exited.
 LOST = re.compile("Connection (closed|reset) by peer|Broken pipe|remote process exited", re.IGNORECASE)
 
 
@@ -35,7 +35,7 @@ class Ranks:
 
     @property
     def local_world_size(self) -> int:
-        """Ranks on this machine."""
+        """The number of ranks on this machine."""
         return int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
 
     @property
@@ -70,7 +70,7 @@ def alone() -> Ranks:
 
 @contextlib.contextmanager
 def joined() -> Iterator[Ranks]:
-    """The ranks that torchrun's environment describes, in a process group; without one, this process `alone`."""
+    """The ranks that torchrun's environment describes, in a process group; without it, this process `alone`."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield alone()
     else:
@@ -96,7 +96,7 @@ def process_group() -> Iterator[Ranks]:
     device = _device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # Checkpoints are coordinated on the CPU even if training runs on GPUs.
+    # Checkpoints are coordinated on the CPU, even if training runs on GPUs.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     # A group of one needs no address and opens no port.
     store = dist.HashStore() if world_size == 1 else None
@@ -105,7 +105,7 @@ def process_group() -> Iterator[Ranks]:
         yield Ranks(rank, world_size, device)
     except RuntimeError as error:
         if world_size > 1 and LOST.search(str(error)):
-            raise TwhinError(f"rank {rank} stops because another rank has failed, whose own output says why") from error
+            raise TwhinError(f"rank {rank} stops because another rank has failed; see its output") from error
         raise
     finally:
         dist.destroy_process_group()

@@ -13,7 +13,7 @@ from twhin_core.embeddings.result import Result
 from twhin_core.embeddings.search import find_nearest, make_query
 from twhin_core.errors import UserError
 from twhin_core.schema import Side
-from twhin_core.vectors.ids import NAMES_PER_BATCH, find_or_refuse
+from twhin_core.vectors.ids import IDS_PER_BATCH, find_or_refuse
 from twhin_core.vectors.named import named_blocks, schema
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class TableEmbeddings:
         return isinstance(name, str) and self._ids.find(name) is not None
 
     def __iter__(self) -> Iterator[str]:
-        for batch in self._ids.batches(NAMES_PER_BATCH):
+        for batch in self._ids.batches(IDS_PER_BATCH):
             yield from batch["id"].to_pylist()
 
     def __getitem__(self, name: str) -> npt.NDArray[np.float32]:

@@ -18,7 +18,7 @@ from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import VECTOR_BYTES_PER_GROUP
 from twhin_core.progress import Progress
 from twhin_core.schema import Schema
-from twhin_core.vectors.ids import NAMES_PER_BATCH, Ids
+from twhin_core.vectors.ids import IDS_PER_BATCH, Ids
 from twhin_core.vectors.named import Block, named_blocks
 from twhin_core.vectors.names import open_ids
 from twhin_core.vectors.rows import Ints, MappedRows, Rows, SelectedRows
@@ -85,8 +85,8 @@ class VectorSet:
     def size(self) -> int:
         return self.rows.size
 
-    def names(self, batch_rows: int = NAMES_PER_BATCH) -> Iterator[pa.RecordBatch]:
-        """Batches (index, id) of all rows."""
+    def names(self, batch_rows: int = IDS_PER_BATCH) -> Iterator[pa.RecordBatch]:
+        """Batches (index, id) of the rows."""
         return self.run.ids(self.table).batches(batch_rows)
 
     def blocks(self, progress: Progress) -> Iterator[Block]:

@@ -1,6 +1,6 @@
-"""The ids of a table's rows, wherever they are written down, and the row of an id.
+"""Maps between the rows of a table and their ids.
 
-A position counts the rows that have an id, in the order of their index: it is the row itself unless ids are missing.
+A position counts the rows that have an id, in the order of their index. It equals the row unless rows lack ids.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Ints = npt.NDArray[np.int64]
 
 SCHEMA = pa.schema([("index", pa.int64()), ("id", pa.string())])
 
-NEAR_IDS = 10_000_000
-"""Among as many are near ones looked for: a second of two cores for three million."""
-NAMES_PER_BATCH = 1 << 16
+MAX_IDS_TO_COMPARE = 10_000_000
+"""The number of ids that `similar_ids` compares with; two cores take a second for three million."""
+IDS_PER_BATCH = 1 << 16
 
 
 class Ids(Protocol):
@@ -32,37 +32,37 @@ class Ids(Protocol):
 
     @property
     def size(self) -> int:
-        """How many rows have an id."""
+        """The number of rows with an id."""
 
     @property
     def index(self) -> Ints | None:
-        """The row of each position; None where these are the first rows."""
+        """The row of each position; None if they are equal."""
 
     def find(self, name: str) -> int | None:
         """The position of an id, or None if there is no such id."""
         ...
 
     def at(self, positions: Ints) -> list[str]:
-        """The ids at positions, in the order given."""
+        """The ids at the given positions."""
         ...
 
     def batches(self, batch_rows: int) -> Iterator[pa.RecordBatch]:
-        """All (index: int64, id: string), by ascending index, at most `batch_rows` at a time."""
+        """All ids as (index: int64, id: string), in ascending order, at most `batch_rows` at a time."""
         ...
 
 
 class StoredIds:
-    """Ids in Parquet files that are sorted by index. What is asked for is read, a row group at a time."""
+    """Ids in Parquet files that are sorted by index. Only reads the row groups that it needs."""
 
     index = None
 
     def __init__(self, files: Sequence[tuple[str, int]], origin: str, by_hash: bool) -> None:
         """
         Args:
-            files: the URL and the number of rows of each.
-            origin: names them all in errors.
-            by_hash: the ids are in the order of their md5, as prepare numbers nodes. Then an id is looked for near
-                where its hash says, not everywhere.
+            files: the URL and the row count of each file.
+            origin: the name of the files in error messages.
+            by_hash: whether the ids are ordered by MD5, as prepare orders nodes. `find` then only searches near the
+                position that the hash suggests.
         """
         self._files, self._origin, self._by_hash = files, origin, by_hash
         self.size = sum(rows for _, rows in files)
@@ -79,8 +79,8 @@ class StoredIds:
     def _window(self, name: str) -> tuple[int, int]:
         """Positions [start, stop) outside of which the id cannot be.
 
-        Of n hashes, those below one that is the share p of all possible ones are np on average, with a standard
-        deviation of √(np(1 - p)), at most √n / 2; eight of them are taken.
+        The number of n hashes that are below a share p of the hash space has the mean np and the standard deviation
+        √(np(1 - p)) ≤ √n / 2. The window reaches eight standard deviations to either side.
         """
         digest = hashlib.md5(name.encode(), usedforsecurity=False).digest()
         expected = int.from_bytes(digest) * self.size >> 128
@@ -96,7 +96,7 @@ class StoredIds:
         return [found[position] for position in positions.tolist()]
 
     def _groups(self, wanted: Callable[[int, int], bool]) -> Iterator[tuple[int, pa.ChunkedArray]]:
-        """(first position, ids) of every row group whose positions [first, end) are `wanted`."""
+        """(first position, ids) of every row group for whose positions [first, end) `wanted` is true."""
         end = 0
         for url, rows in self._files:
             first, end = end, end + rows
@@ -118,11 +118,11 @@ class StoredIds:
 
 
 class ListedIds:
-    """Ids in Parquet files that are in any order, all in memory."""
+    """Ids from Parquet files in any order, kept in memory."""
 
     def __init__(self, urls: Sequence[str], origin: str) -> None:
-        """Raises UserError for a broken file, or an index that is given twice or is negative."""
-        batches = [batch for url in urls for batch in read_file(url, NAMES_PER_BATCH)]
+        """Raises UserError for a broken file, or an index that is negative or repeated."""
+        batches = [batch for url in urls for batch in read_file(url, IDS_PER_BATCH)]
         self._table = pa.Table.from_batches(batches, SCHEMA).sort_by("index").combine_chunks()
         _check_order(self._table, -1, origin)
         self.size = self._table.num_rows
@@ -142,7 +142,7 @@ class ListedIds:
 
 
 class NumberedIds:
-    """Each row's number is its id."""
+    """Ids that are the rows' numbers."""
 
     index = None
 
@@ -163,19 +163,19 @@ class NumberedIds:
 
 
 def find_or_refuse(ids: Ids, table: str, name: str) -> int:
-    """The position of an id. Raises NotFound if there is no such id; names near ones."""
+    """The position of an id. Raises NotFound, with similar ids, if there is no such id."""
     position = ids.find(name)
     if position is None:
-        hint = f"; near it: {', '.join(map(repr, near(ids, name)))}" if ids.size else ": the table is empty"
+        hint = f"; near it: {', '.join(map(repr, similar_ids(ids, name)))}" if ids.size else ": the table is empty"
         raise NotFound(f"{table}: no node has the id {name!r}{hint}")
     return position
 
 
-def near(ids: Ids, name: str) -> list[str]:
-    """The three ids with the fewest letters to change, of the first `NEAR_IDS`."""
-    import duckdb  # only for mistakes
+def similar_ids(ids: Ids, name: str) -> list[str]:
+    """The three ids with the smallest edit distance, among the first `MAX_IDS_TO_COMPARE`."""
+    import duckdb  # only needed for mistakes
 
-    names = pa.RecordBatchReader.from_batches(SCHEMA, _first(ids.batches(NAMES_PER_BATCH), NEAR_IDS))
+    names = pa.RecordBatchReader.from_batches(SCHEMA, _first(ids.batches(IDS_PER_BATCH), MAX_IDS_TO_COMPARE))
     with duckdb.connect() as database:
         database.register("names", names)
         query = "SELECT id FROM names ORDER BY levenshtein(id, ?), id LIMIT 3"
@@ -190,7 +190,7 @@ def _first(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBa
             return
 
 
-# pa.array and pa.scalar import pandas, to see whether they are given a series: a third of a second.
+# pa.array and pa.scalar import pandas to check for series, which takes a third of a second.
 
 
 def _array(numbers: Ints) -> pa.Array:
@@ -204,15 +204,15 @@ def _scalar(text: str) -> pa.StringScalar:
 
 
 def _encodable(name: str) -> str:
-    """As given, but for bytes of a command line that are no text."""
+    """Replaces bytes of a command line argument that are not text."""
     return name.encode(errors="replace").decode()
 
 
 def read_file(url: str, batch_rows: int) -> Iterator[pa.RecordBatch]:
-    """Batches (index: int64, id: string) of a Parquet file with these columns, of any integer type and of any type.
+    """Reads batches (index: int64, id: string) of a Parquet file, whose index may be any integer and its id any type.
 
     Raises:
-        UserError: a broken file, a column that is not there or of another type, or a row without index or id.
+        UserError: the file is broken, lacks a column or has an index of another type, or a row has no index or id.
     """
     with open_parquet(url) as file:
         names = file.schema_arrow.names
@@ -234,9 +234,9 @@ def read_file(url: str, batch_rows: int) -> Iterator[pa.RecordBatch]:
 
 
 def _check_order(rows: pa.RecordBatch | pa.Table, before: int, origin: str) -> int:
-    """Raises UserError if an index does not follow the one before it; the last index, or `before` if there is none."""
+    """Returns the last index, or `before` without rows. Raises UserError unless the indices ascend from `before`."""
     index = rows["index"].to_numpy()
     steps = np.diff(index, prepend=before)
     if (steps <= 0).any():
-        raise UserError(f"{origin}: index {index[(steps <= 0).argmax()]} is negative or given twice")
+        raise UserError(f"{origin}: index {index[(steps <= 0).argmax()]} is negative or repeated")
     return int(index[-1]) if len(index) else before

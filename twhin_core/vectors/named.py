@@ -1,4 +1,4 @@
-"""Vectors with the index and the id of each, block by block, as files and tables hold them."""
+"""Blocks of vectors with their indices and ids."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Block:
         return pa.FixedSizeListArray.from_arrays(pa.array(self.vectors.numpy().reshape(-1)), type=vector)
 
     def to_batch(self) -> pa.RecordBatch:
-        """With the columns of `schema`."""
+        """The block with the columns of `schema`."""
         columns = [self.index, self.id, self.embedding()]
         return pa.RecordBatch.from_arrays(columns, schema=schema(self.vectors.shape[1]))
 
@@ -43,7 +43,7 @@ def schema(dim: int) -> pa.Schema:
 
 
 def named_blocks(names: Iterator[pa.RecordBatch], rows: Rows) -> Generator[Block]:
-    """All rows in order, in blocks of the batches (index, id) of their names."""
+    """All rows in order, in one block per batch (index, id) of `names`."""
     start = 0
     for batch in names:
         yield Block(batch["index"], batch["id"], rows.read(start, start + len(batch)))

@@ -1,4 +1,4 @@
-"""Where the ids of a run's tables are: in what prepare made, in another vocabulary, or nowhere."""
+"""Opens the ids of a run's tables."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from twhin_core.vectors.ids import Ids, Ints, ListedIds, NumberedIds, StoredIds
 
 
 def open_ids(config: Config, root: str, table: str, rows: int) -> Ids:
-    """The ids of a table of `rows` rows: from the vocabulary of prepare, else from the table's `vocab` folder, else
-    each row's number.
+    """The ids of a table with `rows` rows: from prepare's vocabulary, the table's `vocab` folder, or the row numbers.
 
     Raises:
-        UserError: a broken vocabulary, as far as opening it shows, or one that names a row outside the table.
+        UserError: the vocabulary is broken, as far as opening it shows, or has an index outside the table.
     """
     vocab = config.model.table(table).vocab
     if config.prepare is not None:
@@ -35,7 +34,7 @@ def open_ids(config: Config, root: str, table: str, rows: int) -> Ids:
 
 
 def name_rows(ids: Ids, table: str, rows: Ints) -> list[str]:
-    """The ids of the given rows of a table, in the order given. Raises UserError for a row without id."""
+    """The ids of the given rows of a table. Raises UserError for a row without id."""
     positions = rows if ids.index is None else np.searchsorted(ids.index, rows)
     for row, position in zip(rows.tolist(), positions.tolist(), strict=True):
         if position >= ids.size or (ids.index is not None and ids.index[position] != row):

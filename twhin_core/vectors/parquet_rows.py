@@ -1,4 +1,4 @@
-"""Vectors in exported Parquet files, of which the row groups that are asked for are read."""
+"""Reads vectors from exported Parquet files."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ BATCH_ROWS, BUFFER_BYTES = 8192, 1 << 20
 
 
 class ParquetRows:
-    """The rows of all files, one after the other; `Rows` of `twhin_core/vectors/rows.py`.
+    """The concatenated rows of all files; implements `Rows` of `twhin_core/vectors/rows.py`.
 
-    Memory holds the result and a row group, the last one, in which the next rows are likely to be.
+    Keeps the last row group in memory, since the next rows are likely in it.
     """
 
     def __init__(self, files: Sequence[tuple[str, int]], dim: int) -> None:
-        """`files`: the URL and the number of rows of each."""
+        """`files`: the URL and the row count of each file."""
         self._files, self.dim = files, dim
         self.size = sum(rows for _, rows in files)
         self._first, self._vectors = 0, np.empty((0, dim), np.float32)
-        self._room = self._vectors
+        self._buffer = self._vectors
 
     def read(self, start: int, stop: int) -> Tensor:
         assert 0 <= start <= stop <= self.size
@@ -50,7 +50,7 @@ class ParquetRows:
         return out
 
     def _groups(self, ascending: npt.NDArray[np.int64]) -> Iterator[tuple[int, Floats]]:
-        """(first row, vectors) of every row group that has some of the rows."""
+        """(first row, vectors) of every row group that contains some of the rows."""
         if len(ascending) and self._first <= ascending[0] and ascending[-1] < self._first + len(self._vectors):
             yield self._first, self._vectors
             return
@@ -68,15 +68,15 @@ class ParquetRows:
                     first += count
 
     def _decode(self, file: pq.ParquetFile, group: int, first: int, count: int) -> None:
-        """Into the same memory again and a little at a time: fresh memory for each takes longer than decoding."""
-        if len(self._room) < count:
-            self._room = np.empty((count, self.dim), np.float32)
-        self._first, self._vectors = first, self._room[:0]  # nothing, should decoding fail
+        """Decodes a row group to a reused buffer in small batches, since allocating memory takes longer than decoding."""
+        if len(self._buffer) < count:
+            self._buffer = np.empty((count, self.dim), np.float32)
+        self._first, self._vectors = first, self._buffer[:0]  # invalid until decoding succeeds
         row = 0
         for batch in file.iter_batches(BATCH_ROWS, [group], [COLUMN]):
-            self._room[row : row + len(batch)] = batch[COLUMN].flatten().to_numpy().reshape(-1, self.dim)
+            self._buffer[row : row + len(batch)] = batch[COLUMN].flatten().to_numpy().reshape(-1, self.dim)
             row += len(batch)
-        self._vectors = self._room[:count]
+        self._vectors = self._buffer[:count]
 
 
 def _has(ascending: npt.NDArray[np.int64], start: int, stop: int) -> bool:

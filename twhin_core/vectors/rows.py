@@ -1,4 +1,4 @@
-"""The vectors of a table, wherever they are, read block by block: no table needs to fit into memory."""
+"""The vectors of a table, from any storage, read block by block so that a table need not fit in memory."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Ints = npt.NDArray[np.int64]
 
 
 class Rows(Protocol):
-    """The vectors of a table; a checkpoint's are `Checkpoint.rows(table)`."""
+    """The vectors of a table, such as `Checkpoint.rows(table)`."""
 
     @property
     def size(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
 
     @property
     def dim(self) -> int:
-        """Length of a row."""
+        """The length of a row."""
 
     def read(self, start: int, stop: int) -> Tensor:
         """Rows [start, stop): float32 [stop - start, dim]."""
@@ -36,7 +36,7 @@ class Rows(Protocol):
 
 
 class TensorRows:
-    """Vectors that are in memory: float32 [size, dim]."""
+    """Vectors in memory: float32 [size, dim]."""
 
     def __init__(self, vectors: Tensor) -> None:
         self._vectors = vectors
@@ -50,10 +50,10 @@ class TensorRows:
 
 
 class SelectedRows:
-    """Some rows of a table as a table of their own."""
+    """A selection of the rows of a table."""
 
     def __init__(self, rows: Rows, size: int, index: Ints | None = None) -> None:
-        """`index`: int64 [size], the rows; None for the first `size` ones."""
+        """`index`: the selected rows, int64 [size]; None selects the first `size` rows."""
         self._rows, self._index, self.size, self.dim = rows, index, size, rows.dim
 
     def read(self, start: int, stop: int) -> Tensor:
@@ -64,7 +64,7 @@ class SelectedRows:
 
 
 class MappedRows:
-    """Every row of a table through a function."""
+    """The rows of a table, transformed by a function."""
 
     def __init__(self, rows: Rows, function: Callable[[Tensor, Ints], Tensor]) -> None:
         """`function`: vectors float32 [n, dim] and their rows int64 [n] → float32 [n, dim]."""
@@ -78,9 +78,9 @@ class MappedRows:
 
 
 def blocks(rows: Rows, block_rows: int) -> Iterator[tuple[int, Tensor]]:
-    """(start, vectors) of all rows in order, `block_rows` at a time; the next block is read while one is used.
+    """(start, vectors) of all rows in order, in blocks of `block_rows`. The next block is read while one is used.
 
-    Memory holds up to three blocks.
+    Keeps up to three blocks in memory.
     """
 
     def read() -> Generator[tuple[int, Tensor]]:

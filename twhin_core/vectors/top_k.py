@@ -1,4 +1,4 @@
-"""The best candidates of queries, and the rank of one, exactly, with the candidates read block by block."""
+"""Exact search: the best candidates of queries and the rank of a candidate, with candidates read block by block."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from twhin_core.schema import Side
 from twhin_core.vectors.rows import Rows, blocks
 
 Score = Callable[[Tensor], Tensor]
-"""Scores of candidates float32 [n, dim] for each of the queries: [Q, n], higher is better."""
+"""Scores candidates, float32 [n, dim], for Q queries: [Q, n]; higher is better."""
 
 BLOCK_VALUES = 1 << 22
-"""At most as many numbers are in a block of candidates, and in its scores."""
+"""The maximum number of values in a block of candidates, and in its scores."""
 
 
 @torch.no_grad()
 def top_k(score: Score, queries: int, candidates: Rows, k: int, exclude: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The k best candidates of each of the Q `queries`, best first; among equals, any.
+    """The k best candidates of each of the Q `queries`, best first. Ties are in arbitrary order.
 
     Args:
-        exclude: int64 [Q], a row per query that is no candidate, as a node is none for itself.
+        exclude: int64 [Q], a row per query that is not a candidate, such as the query's own node.
 
     Returns:
-        scores float32 [Q, n] and rows int64 [Q, n], n being k or the number of candidates, if that is less.
+        scores float32 [Q, n] and rows int64 [Q, n], where n is k, or the number of candidates if that is smaller.
     """
     scores, found = torch.empty(queries, 0), torch.empty(queries, 0, dtype=torch.int64)
     count = min(k, candidates.size - (exclude is not None))
@@ -44,12 +44,12 @@ def top_k(score: Score, queries: int, candidates: Rows, k: int, exclude: Tensor 
 
 @torch.no_grad()
 def rank_of(score: Score, candidates: Rows, row: int, exclude: int | None = None) -> tuple[float, float]:
-    """The score of one candidate for one query, and its rank; equal scores share the middle of their ranks.
+    """The score of a candidate for one query, and its rank. Ties get the mean of their ranks.
 
-    `exclude`: a row that is no candidate.
+    `exclude`: a row that is not a candidate.
     """
     block_rows = max(1, BLOCK_VALUES // candidates.dim)
-    # From the product that it is compared in: another one may round differently.
+    # Scored in the same block as below, because products of other shapes may round differently.
     first = row - row % block_rows
     own = score(candidates.read(first, min(first + block_rows, candidates.size)))[0, row - first]
     higher = equal = 0
@@ -64,14 +64,14 @@ def rank_of(score: Score, candidates: Rows, row: int, exclude: int | None = None
 
 @torch.no_grad()
 def answers(scorer: Scorer, side: Side, rel: int, given: Tensor) -> Score:
-    """Scores of candidates for `side` as answers to queries of one relation, given float32 [Q, dim]."""
+    """Scores candidates for `side` as answers to the queries of the nodes `given`, float32 [Q, dim], and a relation."""
     rels = torch.full((1, len(given)), rel)
     queries, offset = scorer.queries(side, rels, given[None]), scorer.offset(side, rels, given[None])
     return lambda vectors: scorer.one_to_all(queries, scorer.shared_answers(side, rels, vectors[None]), offset)[0]
 
 
 def similar(given: Tensor) -> Score:
-    """Cosines of candidates with given vectors float32 [Q, dim]; whatever the relations."""
+    """Scores candidates by their cosine with the vectors `given`, float32 [Q, dim]."""
     queries = torch.nn.functional.normalize(given, dim=1)
-    # Lengths are divided by, for that needs no copy of the candidates.
+    # Dividing the products by the candidates' norms avoids a normalized copy of the candidates.
     return lambda vectors: queries @ vectors.T / torch.linalg.vector_norm(vectors, dim=1).clamp(min=1e-12)
