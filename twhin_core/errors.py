@@ -65,15 +65,10 @@ def one_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def close_matches(name: str, known: Iterable[str], count: int = 3, cutoff: float = 0.6) -> list[str]:
-    """The known names most similar to `name`, best first."""
-    return difflib.get_close_matches(name, list(known), count, cutoff)
-
-
 def suggest(name: str, known: Iterable[str]) -> str:
     """A hint with the names that `name` may be a misspelling of, or else the first known ones."""
     names = list(known)
-    if near := close_matches(name, names) or close_matches(name.lower(), names):
+    if near := difflib.get_close_matches(name, names) or difflib.get_close_matches(name.lower(), names):
         return f"did you mean {' or '.join(near)}?"
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     return f"there are {', '.join(names[:10])}{more}"

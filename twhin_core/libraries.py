@@ -26,10 +26,12 @@ def check() -> str:
     try:
         return f"torch, torchrec and fbgemm work together: looked up {_look_up()} rows"
     except (ImportError, OSError, RuntimeError, AttributeError) as error:  # depending on which version does not fit
+        import torch
+
         why = f"{error}: {error.__cause__}" if error.__cause__ is not None else str(error)
         raise UserError(
             f"torchrec and fbgemm, which training needs, do not load here ({' '.join(why.split())}); "
-            f"install them with: {INSTALL[_device()]}"
+            f"install them with: {INSTALL['cuda' if torch.cuda.is_available() else 'cpu']}"
         ) from error
 
 
@@ -45,9 +47,3 @@ def _look_up() -> int:
     found = tables(lookups)["t"].values()
     torch.ops.fbgemm.asynchronous_complete_cumsum(lengths)
     return len(found)
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -110,6 +110,7 @@ class ObjectStore(GCSFileSystem):  # type: ignore[misc] # gcsfs has no types
         """
         bucket, key, _ = self.split_path(path)
         upload = urljoin(self.base, f"/upload/storage/v1/b/{quote(bucket, safe='')}/o")
+        # A multipart upload, because fake-gcs-server ignores the preconditions of simple ones.
         boundary = uuid.uuid4().hex.encode()
         parts = [(b"application/json", json.dumps({"name": key}).encode()), (b"application/octet-stream", content)]
         body = b"".join(b"--%b\r\nContent-Type: %b\r\n\r\n%b\r\n" % (boundary, *part) for part in parts)

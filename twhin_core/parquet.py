@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import operator
 import sys
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +16,8 @@ from pydantic import BaseModel
 from twhin_core import storage
 from twhin_core.checksum import ChecksumWriter
 from twhin_core.errors import StorageError, UserError, one_line
+
+T = TypeVar("T")
 
 ROWS_PER_GROUP = 131_072
 ROWS_PER_FILE = 4_194_304
@@ -39,13 +43,11 @@ def write_parts(
     """
     storage.remove(storage.join(root, folder))
     groups = _row_groups(batches, rows_per_group(schema), rows_per_file)
-    entries: list[FileEntry] = []
-    first = next(groups, None)
-    while first is not None or not entries:
-        path = part_path(folder, len(entries))
-        entries.append(_write_file(_until(groups, first, rows_per_file), schema, root, path))
-        first = next(groups, None)
-    return entries
+    entries = [
+        _write_file(of_file, schema, root, part_path(folder, number))
+        for number, of_file in itertools.groupby(groups, operator.itemgetter(0))
+    ]
+    return entries or [_write_file([], schema, root, part_path(folder, 0))]
 
 
 def write_part(batches: Iterable[pa.RecordBatch], schema: pa.Schema, root: str, path: str) -> FileEntry:
@@ -75,29 +77,21 @@ def part_path(folder: str, number: int) -> str:
     return f"{folder}/part-{number:05d}.parquet"
 
 
-def _write_file(groups: Iterable[pa.Table], schema: pa.Schema, root: str, path: str) -> FileEntry:
+def _write_file(groups: Iterable[tuple[int, pa.Table]], schema: pa.Schema, root: str, path: str) -> FileEntry:
     rows = 0
     with storage.open_write(storage.join(root, path)) as file:
         checksum = ChecksumWriter(file)
         with pq.ParquetWriter(pa.PythonFile(checksum, mode="w"), schema, **encoding(schema)) as writer:
-            for group in groups:
+            for _, group in groups:
                 writer.write_table(group)
                 rows += group.num_rows
     return FileEntry(path=path, rows=rows, sha256=checksum.hexdigest())
 
 
-def _until(groups: Iterator[pa.Table], first: pa.Table | None, rows_per_file: int) -> Iterator[pa.Table]:
-    """`first` and the following groups that belong in the same file."""
-    rows = 0
-    group = first
-    while group is not None:
-        yield group
-        rows += group.num_rows
-        group = next(groups, None) if rows < rows_per_file else None
-
-
-def _row_groups(batches: Iterable[pa.RecordBatch], group_rows: int, rows_per_file: int) -> Iterator[pa.Table]:
-    """The rows in groups of `group_rows`; only the last group of a file is shorter."""
+def _row_groups(
+    batches: Iterable[pa.RecordBatch], group_rows: int, rows_per_file: int
+) -> Iterator[tuple[int, pa.Table]]:
+    """Row groups with the number of their file. They have `group_rows` rows; only the last of a file may be shorter."""
     pending: list[pa.RecordBatch] = []
     written = rows = 0
     for batch in batches:
@@ -107,10 +101,33 @@ def _row_groups(batches: Iterable[pa.RecordBatch], group_rows: int, rows_per_fil
             rows += pending[-1].num_rows
             batch = batch.slice(pending[-1].num_rows)
             if pending[-1].num_rows == room:
-                yield pa.Table.from_batches(pending).combine_chunks()
+                yield written // rows_per_file, pa.Table.from_batches(pending).combine_chunks()
                 written, rows, pending = written + rows, 0, []
     if pending:
-        yield pa.Table.from_batches(pending).combine_chunks()
+        yield written // rows_per_file, pa.Table.from_batches(pending).combine_chunks()
+
+
+def read_row_groups(
+    files: Sequence[tuple[str, int]],
+    wanted: Callable[[int, int], bool],
+    read: Callable[[pq.ParquetFile, int], T],
+    buffer_size: int = 0,
+) -> Iterator[tuple[int, T]]:
+    """(first row, `read(file, group)`) of every row group for whose rows [first, end) `wanted` is true.
+
+    Rows count through all `files`, each a URL with its row count. Raises as `open_parquet`.
+    """
+    end = 0
+    for url, rows in files:
+        first, end = end, end + rows
+        if not wanted(first, end):
+            continue
+        with open_parquet(url, buffer_size) as file:
+            for group in range(file.num_row_groups):
+                count = file.metadata.row_group(group).num_rows
+                if wanted(first, first + count):
+                    yield first, read(file, group)
+                first += count
 
 
 @contextlib.contextmanager

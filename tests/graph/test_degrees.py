@@ -35,7 +35,7 @@ TAILED = [(0, 1), (1, 2), (2, 0), (2, 3), (3, 4), (4, 5), (5, 6)]
 def test_nodes_with_too_few_edges_go_until_none_has(rounds: int | None, gone: set[int]) -> None:
     with connect(SETTINGS) as engine:
         table = engine.keep("edges", edges(*TAILED))
-        weak = find_low_degree_nodes(engine.keep, table, {"user": 2}, rounds)
+        weak = find_low_degree_nodes(engine, table, {"user": 2}, rounds)
         left = {(row["lhs"], row["rhs"]) for row in without(table, weak).to_pyarrow().to_pylist()}
         other = {(row["lhs"], row["rhs"]) for row in at(table, weak).to_pyarrow().to_pylist()}
     assert left == {pair for pair in TAILED if not gone & set(pair)}
@@ -45,7 +45,7 @@ def test_nodes_with_too_few_edges_go_until_none_has(rounds: int | None, gone: se
 def test_a_minimum_is_of_its_table() -> None:
     with connect(SETTINGS) as engine:
         table = engine.keep("edges", edges((0, 1), rhs_table="tweet"))
-        assert find_low_degree_nodes(engine.keep, table, {"page": 2}, None).to_pyarrow().num_rows == 0
-        weak = find_low_degree_nodes(engine.keep, table, {"tweet": 2, "user": 1}, 1).to_pyarrow().to_pylist()
+        assert find_low_degree_nodes(engine, table, {"page": 2}, None).to_pyarrow().num_rows == 0
+        weak = find_low_degree_nodes(engine, table, {"tweet": 2, "user": 1}, 1).to_pyarrow().to_pylist()
         assert weak == [{"table": "tweet", "index": 1}]
         assert without(table, ibis.memtable(weak)).to_pyarrow().num_rows == 0

@@ -83,7 +83,7 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _check_names(self) -> Config:
+    def _check_references(self) -> Config:
         tables = [table.name for table in self.model.embeddings.tables]
         relations = [relation.name for relation in self.model.relations]
         _check_names("export.tables", self.export.tables or [], "table", tables)

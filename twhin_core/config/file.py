@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from twhin_core import storage
 from twhin_core.config import Config
-from twhin_core.errors import UserError, close_matches
+from twhin_core.errors import UserError
 
 T = TypeVar("T", bound=BaseModel)
 VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -180,7 +181,7 @@ def _suggestion(schema: type[BaseModel], place: tuple[int | str, ...]) -> str:
     for part in place[:-1]:
         if isinstance(part, str) and part in known.model_fields:
             known = _section(known.model_fields[part].annotation) or known
-    near = close_matches(str(place[-1]), known.model_fields, count=1)
+    near = difflib.get_close_matches(str(place[-1]), known.model_fields, n=1)
     return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known.model_fields)}"
 
 

@@ -109,11 +109,8 @@ class Adagrad(Section):
     eps: float = Field(1e-8, ge=0, description="Added to the square root of the accumulator.")
 
 
-class RowwiseAdagrad(Section):
+class RowwiseAdagrad(Adagrad):
     """Adagrad with one accumulator per row, for the row's mean squared gradient. Needs 1 / dim of the state."""
-
-    lr: Rate = Field(description="Learning rate.")
-    eps: float = Field(1e-8, ge=0, description="Added to the square root of the accumulator.")
 
 
 class SphericalAdagrad(Section):

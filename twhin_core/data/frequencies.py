@@ -120,9 +120,7 @@ class Counter:
 
     def in_memory(self) -> Frequencies:
         """All counts of a counter without a folder."""
-        while len(self._runs) > 1:
-            self._runs.append(_merge([self._runs.pop(), self._runs.pop()]))
-        return Frequencies(*(self._runs or [_NOTHING])[0], self._rows)
+        return Frequencies(*_merge(self._runs or [_NOTHING]), self._rows)
 
     def stored(self) -> StoredFrequencies:
         """All counts of a counter with a folder, in one file."""

@@ -7,12 +7,13 @@ relations may hold dots, those of splits, buckets and metrics hold none.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from typing import Any
 
 from twhin_core import storage
 from twhin_core.config import Config, Gate
-from twhin_core.errors import UserError, close_matches
+from twhin_core.errors import UserError
 from twhin_core.evaluation.degrees import ANSWER, QUERY, buckets
 from twhin_core.evaluation.metrics import (
     ALL,
@@ -130,5 +131,5 @@ def _paths(split: str, by_relation: dict[str, Any], by_degree: dict[str, Any]) -
 
 
 def _no_metric(path: str, known: Iterable[str]) -> UserError:
-    near = close_matches(path, known, cutoff=0.5) or list(known)[:3]
+    near = difflib.get_close_matches(path, known, cutoff=0.5) or list(known)[:3]
     return UserError(f"evaluation.gates: {path} names no metric; near it: {', '.join(near)}")

@@ -6,14 +6,12 @@ Ibis expressions over encoded edges (see `edges`), which all engines evaluate id
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import ibis
 import ibis.expr.types as ir
 
+from twhin_core.graph.engine import Engine
 from twhin_core.progress import log
-
-Keep = Callable[[str, ir.Table], ir.Table]  # `Engine.keep`
 
 
 def count_degrees(edges: ir.Table) -> ir.Table:
@@ -42,7 +40,7 @@ def at(edges: ir.Table, nodes: ir.Table) -> ir.Table:
     return at_lhs.union(only_at_rhs)
 
 
-def find_low_degree_nodes(keep: Keep, edges: ir.Table, minimum: dict[str, int], rounds: int | None) -> ir.Table:
+def find_low_degree_nodes(engine: Engine, edges: ir.Table, minimum: dict[str, int], rounds: int | None) -> ir.Table:
     """The nodes (table, index) to remove so that the others have at least their table's `minimum` of edges.
 
     Removing a node removes its edges, which can leave other nodes with too few. So this repeats until no node has too
@@ -53,7 +51,7 @@ def find_low_degree_nodes(keep: Keep, edges: ir.Table, minimum: dict[str, int], 
         degrees = count_degrees(edges if nodes is None else without(edges, nodes))
         least = ibis.cases(*((degrees.table == table, degree) for table, degree in minimum.items()), else_=0)
         found = degrees.filter(degrees.ends < least).select("table", "index")
-        nodes = keep("low_degree_nodes", found if nodes is None else nodes.union(found))
+        nodes = engine.keep("low_degree_nodes", found if nodes is None else nodes.union(found))
         before, count = count, int(nodes.count().execute())
         log.info("prepare: %s nodes have too few edges (round %d)", f"{count:,}", round_)
         if count == before:

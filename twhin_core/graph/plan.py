@@ -63,7 +63,7 @@ def plan(engine: Engine, config: Config, sources: list[RawSource], split: Split 
     dropped = [collapsed.filter(collapsed.reason.notnull())]
 
     if settings.min_degree:
-        low_degree = find_low_degree_nodes(engine.keep, edges, settings.min_degree, settings.min_degree_rounds)
+        low_degree = find_low_degree_nodes(engine, edges, settings.min_degree, settings.min_degree_rounds)
         dropped.append(at(edges, low_degree).mutate(reason=ibis.literal("low_degree")))
         edges = without(edges, low_degree)
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twhin_core.errors import NotFound, UserError
-from twhin_core.parquet import open_parquet
+from twhin_core.parquet import open_parquet, read_row_groups
 
 Ints = npt.NDArray[np.int64]
 
@@ -70,7 +70,7 @@ class StoredIds:
     def find(self, name: str) -> int | None:
         name = _encodable(name)
         start, stop = self._window(name) if self._by_hash else (0, self.size)
-        for first, ids in self._groups(lambda first, end: first < stop and start < end):
+        for first, ids in self._read(lambda first, end: first < stop and start < end):
             place = pc.index(ids, _scalar(name)).as_py()
             if place >= 0:
                 return int(first + place)
@@ -90,24 +90,16 @@ class StoredIds:
     def at(self, positions: Ints) -> list[str]:
         wanted = np.unique(positions)
         found: dict[int, str] = {}
-        for first, ids in self._groups(lambda first, end: bool(np.diff(np.searchsorted(wanted, [first, end]))[0])):
+        for first, ids in self._read(lambda first, end: bool(np.diff(np.searchsorted(wanted, [first, end]))[0])):
             inside = wanted[slice(*np.searchsorted(wanted, [first, first + len(ids)]))]
             found.update(zip(inside.tolist(), ids.take(_array(inside - first)).to_pylist(), strict=True))
         return [found[position] for position in positions.tolist()]
 
-    def _groups(self, wanted: Callable[[int, int], bool]) -> Iterator[tuple[int, pa.ChunkedArray]]:
+    def _read(self, wanted: Callable[[int, int], bool]) -> Iterator[tuple[int, pa.ChunkedArray]]:
         """(first position, ids) of every row group for whose positions [first, end) `wanted` is true."""
-        end = 0
-        for url, rows in self._files:
-            first, end = end, end + rows
-            if not wanted(first, end):
-                continue
-            with open_parquet(url) as file:
-                for group in range(file.num_row_groups):
-                    count = file.metadata.row_group(group).num_rows
-                    if wanted(first, first + count):
-                        yield first, file.read_row_group(group, ["id"])["id"].cast(pa.string())
-                    first += count
+        return read_row_groups(
+            self._files, wanted, lambda file, group: file.read_row_group(group, ["id"])["id"].cast(pa.string())
+        )
 
     def batches(self, batch_rows: int) -> Iterator[pa.RecordBatch]:
         before = -1

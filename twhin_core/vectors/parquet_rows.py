@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from twhin_core.parquet import open_parquet
+from twhin_core.parquet import read_row_groups
 
 Floats = npt.NDArray[np.float32]
 
@@ -54,31 +54,23 @@ class ParquetRows:
         if len(ascending) and self._first <= ascending[0] and ascending[-1] < self._first + len(self._vectors):
             yield self._first, self._vectors
             return
-        end = 0
-        for url, rows in self._files:
-            first, end = end, end + rows
-            if not _has(ascending, first, end):
-                continue
-            with open_parquet(url, BUFFER_BYTES) as file:
-                for group in range(file.num_row_groups):
-                    count = file.metadata.row_group(group).num_rows
-                    if _has(ascending, first, first + count):
-                        self._decode(file, group, first, count)
-                        yield first, self._vectors
-                    first += count
 
-    def _decode(self, file: pq.ParquetFile, group: int, first: int, count: int) -> None:
-        """Decodes a row group to a reused buffer in small batches, since allocating memory takes longer than decoding."""
+        def has_rows(start: int, stop: int) -> bool:
+            first, last = np.searchsorted(ascending, [start, stop])
+            return bool(first < last)
+
+        for first, vectors in read_row_groups(self._files, has_rows, self._decode, BUFFER_BYTES):
+            self._first, self._vectors = first, vectors
+            yield first, vectors
+
+    def _decode(self, file: pq.ParquetFile, group: int) -> Floats:
+        """Decodes a row group to a reused buffer in small batches: allocating memory takes longer than decoding."""
+        self._vectors = self._buffer[:0]  # the buffer's old content becomes invalid
+        count = file.metadata.row_group(group).num_rows
         if len(self._buffer) < count:
             self._buffer = np.empty((count, self.dim), np.float32)
-        self._first, self._vectors = first, self._buffer[:0]  # invalid until decoding succeeds
         row = 0
         for batch in file.iter_batches(BATCH_ROWS, [group], [COLUMN]):
             self._buffer[row : row + len(batch)] = batch[COLUMN].flatten().to_numpy().reshape(-1, self.dim)
             row += len(batch)
-        self._vectors = self._buffer[:count]
-
-
-def _has(ascending: npt.NDArray[np.int64], start: int, stop: int) -> bool:
-    first, last = np.searchsorted(ascending, [start, stop])
-    return bool(first < last)
+        return self._buffer[:count]
