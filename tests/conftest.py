@@ -1,4 +1,4 @@
-"""Fixtures that every folder of tests shares."""
+"""Fixtures shared by all tests."""
 
 from __future__ import annotations
 

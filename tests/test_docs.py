@@ -1,4 +1,4 @@
-"""The documents say what is so."""
+"""The docs match the repository."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_default_config_changes_no_default() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
     missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
     assert not missing
@@ -53,7 +53,7 @@ def test_the_architecture_page_lists_every_entry_of_the_repository() -> None:
     assert not [name for name in ours if not re.search(rf"^{name}/", tree, re.MULTILINE)]
 
 
-def test_the_validation_of_the_ci_page_takes_what_is_valid_and_refuses_an_unknown_field(
+def test_the_validation_on_the_ci_page_accepts_valid_pipelines_and_refuses_unknown_fields(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (program,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/ci.md").read_text(), re.MULTILINE | re.DOTALL)

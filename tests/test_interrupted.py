@@ -1,4 +1,4 @@
-"""Prepare and export, killed at random moments or short of room: what is left is never taken for whole."""
+"""Prepare and export, killed at random moments or on a full disk: partial output never counts as complete."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def start(stage: str, config: Config, root: str) -> multiprocessing.context.Fork
 
 
 def files_under(url: str) -> dict[str, str]:
-    """The checksum of every file below, hidden ones too."""
+    """The checksum of every file below `url`, including hidden ones."""
     fs, path = storage.filesystem(url)
     if not storage.exists(url):
         return {}
@@ -86,7 +86,7 @@ def files_under(url: str) -> dict[str, str]:
 
 
 def finish(stage: str, config: Config, root: str) -> float:
-    """Seconds that the stage takes once it is at work."""
+    """Seconds that the stage takes once it holds the lease."""
     process = start(stage, config, root)
     started = time.monotonic()
     process.join(120)
@@ -97,7 +97,7 @@ def finish(stage: str, config: Config, root: str) -> float:
 @pytest.mark.parametrize("stage", ["prepare", "export"])
 @pytest.mark.parametrize("place", ["local", "gs"])
 @pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.slow)])
-def test_killed_again_and_again_it_comes_to_the_same(
+def test_the_result_is_the_same_after_repeated_kills(
     kills: int,
     place: str,
     stage: str,
@@ -149,7 +149,7 @@ def copy(made: str, root: str) -> None:
 
 
 @pytest.mark.slow
-def test_training_killed_on_an_object_store_goes_on_at_once_to_the_same_weights(
+def test_training_killed_on_an_object_store_resumes_to_the_same_weights(
     small_config: SmallConfig, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv(object_store.EMULATOR, server)
@@ -175,7 +175,7 @@ def test_training_killed_on_an_object_store_goes_on_at_once_to_the_same_weights(
     assert storage.list_folders(folder) == sorted(whole), "nothing is left of what was half written"
 
 
-def test_a_disk_that_is_full_leaves_no_graph(
+def test_a_full_disk_leaves_no_graph(
     small_config: SmallConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, root = small_config(), str(tmp_path / "run")
@@ -195,7 +195,7 @@ def test_a_disk_that_is_full_leaves_no_graph(
     assert prepare(config, root) == prepare(config, str(tmp_path / "other"))
 
 
-def test_a_disk_that_is_full_leaves_no_embeddings(trained: tuple[Config, str]) -> None:
+def test_a_full_disk_leaves_no_embeddings(trained: tuple[Config, str]) -> None:
     config, root = trained
     whole = export(config, root)
     storage.remove(storage.join(root, export_manifest.FOLDER))

@@ -37,11 +37,11 @@ SLOW_TO_IMPORT = [
     "faiss", "pyarrow.flight", "pyarrow.parquet", "tensorboard",
 ]  # fmt: skip
 LINES = 300
-"""Of a file of the library, at most."""
+"""The maximum length of a file of the library."""
 
 
 def modules(package: str) -> dict[str, Path]:
-    """The files of a package, by the name that each is imported by."""
+    """The files of a package by module name."""
     return {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
         for path in sorted((ROOT / package).rglob("*.py"))
@@ -52,7 +52,7 @@ CORE = modules("twhin_core")
 
 
 def imported(path: Path, *, on_import_alone: bool = False) -> set[str]:
-    """The full names that a file imports, inside functions and for the type checker too unless `on_import_alone`."""
+    """The full names that a file imports; those in functions and for type checking unless `on_import_alone`."""
     names: set[str] = set()
     for node in walk(ast.parse(path.read_text()), on_import_alone):
         if isinstance(node, ast.Import):
@@ -74,11 +74,11 @@ def walk(node: ast.AST, on_import_alone: bool) -> Iterator[ast.AST]:
 
 
 def module_of(name: str) -> str:
-    """The module of twhin_core that an imported name is, or is in."""
+    """The module of twhin_core that an imported name belongs to."""
     return name if name in CORE else name.rpartition(".")[0]
 
 
-def begins(name: str, module: str) -> bool:
+def is_within(name: str, module: str) -> bool:
     return name == module or name.startswith(module + ".")
 
 
@@ -86,15 +86,17 @@ def begins(name: str, module: str) -> bool:
     ("package", "banned"),
     [("twhin_core", ["kfp", "twhin"]), ("components", ["twhin.pipelines"])],
 )
-def test_a_package_imports_none_that_stands_on_it(package: str, banned: list[str]) -> None:
+def test_a_package_does_not_import_those_above_it(package: str, banned: list[str]) -> None:
     files = modules(package).values()
     assert files
-    wrong = [(path, name) for path in files for name in imported(path) if any(begins(name, other) for other in banned)]
+    wrong = [
+        (path, name) for path in files for name in imported(path) if any(is_within(name, other) for other in banned)
+    ]
     assert not wrong
 
 
 @pytest.mark.parametrize("folder", ["twhin_core", "components", "pipelines", "tests", "benchmarks"])
-def test_nothing_imports_by_names_that_other_projects_have(folder: str) -> None:
+def test_imports_do_not_use_ambiguous_top_level_names(folder: str) -> None:
     """They are installed as twhin.components and twhin.pipelines."""
     paths = (ROOT / folder).rglob("*.py")
     wrong = [
@@ -106,13 +108,13 @@ def test_nothing_imports_by_names_that_other_projects_have(folder: str) -> None:
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_layer_imports_only_from_those_before_it(layer: str) -> None:
     after = LAYERS[LAYERS.index(layer) + 1 :]
-    files = {name: path for name, path in CORE.items() if begins(name, f"twhin_core.{layer}")}
+    files = {name: path for name, path in CORE.items() if is_within(name, f"twhin_core.{layer}")}
     assert files
     wrong = {
         (module, name)
         for module, path in files.items()
         for name in imported(path)
-        if any(begins(name, f"twhin_core.{other}") for other in after)
+        if any(is_within(name, f"twhin_core.{other}") for other in after)
     }
     assert not wrong
 
@@ -123,10 +125,10 @@ def test_every_module_and_folder_of_the_library_is_a_layer() -> None:
     assert len(LAYERS) == len(layers)
 
 
-def test_no_module_comes_back_to_itself_through_its_imports() -> None:
-    """Not even through those inside functions."""
+def test_imports_have_no_cycles() -> None:
+    """Including imports inside functions."""
     imports = {
-        module: {module_of(name) for name in imported(path) if begins(name, "twhin_core")}
+        module: {module_of(name) for name in imported(path) if is_within(name, "twhin_core")}
         for module, path in CORE.items()
     }
     try:
@@ -141,9 +143,9 @@ def test_only_the_rooms_of_torch_import_it_with_a_module() -> None:
         (module, name)
         for package in ("twhin_core", "components", "pipelines")
         for module, path in modules(package).items()
-        if not any(begins(module, room) for room in rooms)
+        if not any(is_within(module, room) for room in rooms)
         for name in imported(path, on_import_alone=True)
-        if any(begins(name, library) for library in TORCH)
+        if any(is_within(name, library) for library in TORCH)
     }
     assert not wrong
 

@@ -1,4 +1,4 @@
-"""What is said where torchrec or fbgemm is missing, or does not load."""
+"""The error if torchrec or fbgemm is missing or does not load."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_training_names_the_command_that_installs_them(
     assert_refused(ran, why, libraries.INSTALL["cpu"])
 
 
-def test_the_commands_install_what_is_pinned() -> None:
+def test_the_commands_install_the_pinned_versions() -> None:
     pins = "".join(path.read_text() for path in (ROOT / "requirements").glob("*.txt"))
     for command in libraries.INSTALL.values():
         for package, release in re.findall(r"([a-z-]+)==([0-9.]+)", command):

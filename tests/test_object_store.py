@@ -1,4 +1,4 @@
-"""gs:// against a server on loopback, through a proxy that spoils a tenth of the requests."""
+"""Object storage on a local server, behind a proxy that makes a tenth of the requests fail."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def bucket(server: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def stored(server: FaultProxy) -> gcsfs.GCSFileSystem:
-    """What the server itself holds, faults aside."""
+    """The objects on the server, read without the proxy."""
     return gcsfs.GCSFileSystem(token="anon", endpoint_url=server.upstream, use_listings_cache=False)
 
 
-def test_what_is_written_is_what_is_read(server: FaultProxy, bucket: str) -> None:
+def test_objects_survive_a_round_trip(server: FaultProxy, bucket: str) -> None:
     rng, before = np.random.default_rng(0), server.faults.total()
     contents = {f"{bucket}/data/{number}": rng.bytes(3_000 * number**2) for number in range(40)}
     contents[f"{bucket}/data/large"] = rng.bytes(12_500_000)  # in three parts
@@ -60,7 +60,7 @@ def test_what_is_written_is_what_is_read(server: FaultProxy, bucket: str) -> Non
     assert set(server.faults) == set(KINDS)
 
 
-def test_a_write_that_is_made_again_is_no_conflict(server: FaultProxy, bucket: str) -> None:
+def test_a_retried_write_is_not_a_conflict(server: FaultProxy, bucket: str) -> None:
     lost = server.faults["lost"]
     for number in range(100):
         url = f"{bucket}/conditional/{number}"
@@ -75,7 +75,7 @@ def test_a_write_that_is_made_again_is_no_conflict(server: FaultProxy, bucket: s
     assert storage.read_generation(f"{bucket}/conditional/none") == ("", 0)
 
 
-def test_what_another_run_has_published_stays(bucket: str) -> None:
+def test_publishing_does_not_overwrite_another_run(bucket: str) -> None:
     url = f"{bucket}/run/manifest.json"
     storage.publish_json(url, {"of": "this run"})
     storage.publish_json(url, {"of": "this run"})  # its own, as after an answer that was lost
@@ -85,7 +85,7 @@ def test_what_another_run_has_published_stays(bucket: str) -> None:
 
 
 @pytest.mark.parametrize("size", [10, 7_000_000])
-def test_a_write_that_fails_leaves_nothing(size: int, server: FaultProxy, bucket: str) -> None:
+def test_a_failed_write_leaves_nothing(size: int, server: FaultProxy, bucket: str) -> None:
     url = f"{bucket}/failed/{size}"
 
     def fail() -> None:
@@ -118,7 +118,7 @@ def test_the_command_names_a_bucket_that_does_not_exist(server: FaultProxy) -> N
 
 @contextlib.contextmanager
 def answering(status: int, message: str) -> Iterator[str]:
-    """A server that answers every request alike."""
+    """A server that gives every request the same answer."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -167,13 +167,13 @@ def test_credentials_that_are_missing_or_refused(status: int, said: str, monkeyp
             assert "\n" not in str(caught.value)
 
 
-def test_the_command_says_so_in_one_line() -> None:
+def test_the_command_reports_it_in_one_line() -> None:
     with answering(403, "ada@example.com does not have access.") as url:
         ran = twhin("train", "configs/local.yaml", "--run-root", "gs://bucket/run", STORAGE_EMULATOR_HOST=url)
         assert_refused(ran, "gs://bucket", "ada@example.com does not have access", "GOOGLE_APPLICATION_CREDENTIALS")
 
 
-def test_a_file_of_credentials_that_is_not_there() -> None:
+def test_a_missing_credentials_file() -> None:
     ran = twhin(
         "prepare", "configs/quickstart.yaml", "--run-root", "gs://bucket/run",
         STORAGE_EMULATOR_HOST=None, GOOGLE_APPLICATION_CREDENTIALS="/nowhere/key.json",
@@ -182,7 +182,7 @@ def test_a_file_of_credentials_that_is_not_there() -> None:
 
 
 @pytest.mark.parametrize("content", ["no JSON", "{}", '{"type": "service_account"}'])
-def test_a_file_of_credentials_that_holds_none(content: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_invalid_credentials_file(content: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     key = tmp_path / "key.json"
     key.write_text(content)
     monkeypatch.delenv(object_store.EMULATOR, raising=False)
@@ -193,7 +193,7 @@ def test_a_file_of_credentials_that_holds_none(content: str, monkeypatch: pytest
     assert str(key) in str(caught.value)
 
 
-def test_tries_come_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retries_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_store, "RETRY_TIMEOUT", 0.5)
     monkeypatch.setattr(object_store, "RETRY_DELAYS", (0.01, 0.1))
     with answering(503, "Service Unavailable") as url:
@@ -209,7 +209,7 @@ def test_tries_come_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
             storage.list_folders("gs://bucket/x")
 
 
-def test_event_files_that_cannot_be_written_end_without_the_run(
+def test_training_survives_event_files_that_cannot_be_written(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(object_store, "RETRY_TIMEOUT", 0.2)

@@ -1,4 +1,4 @@
-"""Parts of Parquet: their rows, checksums and row groups, and files that are not whole."""
+"""Parquet parts: their rows, checksums and row groups, and incomplete files."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def check(root: Path, entries: list[FileEntry], sizes: list[int]) -> None:
         ([1] * 25, [10, 10, 5]),
     ],
 )
-def test_files_hold_their_rows(tmp_path: Path, given: list[int], written: list[int]) -> None:
+def test_files_have_the_expected_rows(tmp_path: Path, given: list[int], written: list[int]) -> None:
     check(tmp_path, write_parts(batches(*given), SCHEMA, str(tmp_path), "some/folder", rows_per_file=10), written)
 
 
@@ -70,12 +70,12 @@ def test_files_do_not_depend_on_the_batches(tmp_path: Path, monkeypatch: pytest.
     assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [4, 4, 2]
 
 
-def test_what_was_in_the_folder_is_gone(tmp_path: Path) -> None:
+def test_the_folder_is_cleared(tmp_path: Path) -> None:
     write_parts(batches(30), SCHEMA, str(tmp_path), "some/folder", rows_per_file=10)
     check(tmp_path, write_parts(batches(12), SCHEMA, str(tmp_path), "some/folder", rows_per_file=10), [10, 2])
 
 
-def test_a_writer_that_fails_leaves_no_part_of_a_file(tmp_path: Path) -> None:
+def test_a_failed_writer_leaves_no_partial_file(tmp_path: Path) -> None:
     def failing():
         yield from batches(12)
         raise ZeroDivisionError
@@ -86,7 +86,7 @@ def test_a_writer_that_fails_leaves_no_part_of_a_file(tmp_path: Path) -> None:
     assert [pq.read_table(file).num_rows for file in files] in ([], [10])
 
 
-def test_a_file_that_is_not_whole(tmp_path: Path) -> None:
+def test_an_incomplete_file(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"n": list(range(1000))}), path)
     with open_parquet(str(path)) as file:

@@ -1,4 +1,4 @@
-"""An operator and an export format that another installed package brings."""
+"""An operator and an export format from another installed package."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from twhin_core.parquet import FileEntry
 
 
 class Scale(Operator):
-    """θ_rel · x, with one number a relation."""
+    """θ_rel · x, with one number per relation."""
 
     def initial(self, relations, dim):
         import torch
@@ -117,8 +117,6 @@ def test_an_entry_point_that_does_not_load_is_named_in_one_line() -> None:
         ),
     ],
 )
-def test_a_name_that_no_package_brings_is_refused(
-    small_config: SmallConfig, changes: dict[str, object], message: str
-) -> None:
+def test_an_unknown_name_is_refused(small_config: SmallConfig, changes: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         small_config(**changes)

@@ -1,4 +1,4 @@
-"""The private names that docs/dependencies.md lists are there: after an upgrade, look here first."""
+"""The private names listed in docs/dependencies.md exist. After an upgrade, look here first."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ SET_WHEN_MADE = [
     ("kfp/dsl/component_factory.py", re.escape(FROM_SHELL)),
     ("kfp/dsl/executor_main.py", r"\[KFP Executor"),
 ]
-"""What no class has before one of it is made: files of the libraries, and what they must contain."""
+"""Names that only instances have: files of the libraries, and patterns that they must contain."""
 
 
 @pytest.mark.parametrize(("module", "name"), NAMES, ids=str)
-def test_it_can_be_imported(module: str, name: str) -> None:
+def test_a_private_name_can_be_imported(module: str, name: str) -> None:
     found = importlib.import_module(module)
     for part in name.split("."):
         assert hasattr(found, part), f"{module}.{name} is gone: docs/dependencies.md says what replaces it"
@@ -45,7 +45,7 @@ def test_it_can_be_imported(module: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(("file", "pattern"), SET_WHEN_MADE, ids=str)
-def test_it_is_still_in_the_library(file: str, pattern: str) -> None:
+def test_a_private_attribute_is_still_in_the_library(file: str, pattern: str) -> None:
     package = importlib.import_module(file.split("/", maxsplit=1)[0])
     assert package.__path__
     text = "".join((ROOT / path).parent.joinpath(file).read_text() for path in list(package.__path__)[:1])

@@ -1,4 +1,4 @@
-"""The arithmetic of docs/scale.md, against values computed by hand."""
+"""The arithmetic of docs/scale.md, compared with values computed by hand."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_page_of_a_small_setting(row: str) -> None:
     assert row in generate_scale._page(SMALL, MEASURED).splitlines()
 
 
-def test_what_was_not_measured_is_said() -> None:
+def test_missing_measurements_are_marked() -> None:
     measured = copy.deepcopy(MEASURED) | {"export": None, "train_gpu": None, "prepare_spark": None}
     page = generate_scale._page(SMALL, measured)
     for line in (

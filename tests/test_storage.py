@@ -1,4 +1,4 @@
-"""Local files behind the face that gs:// has too."""
+"""The storage interface with local files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twhin_core.checksum import ChecksumWriter
 from twhin_core.errors import UserError
 
 
-def test_text_and_json_come_back(tmp_path: Path) -> None:
+def test_text_and_json_survive_a_round_trip(tmp_path: Path) -> None:
     url = storage.join(str(tmp_path), "a", "b.json")
     storage.write_json(url, {"ä": [1, None]})
     assert storage.read_json(url) == {"ä": [1, None]}
@@ -23,7 +23,7 @@ def test_text_and_json_come_back(tmp_path: Path) -> None:
     assert storage.read_text(f"file://{url}") == "other"
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
     url = str(tmp_path / "x")
     storage.write_text(url, "old")
 
@@ -40,7 +40,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["x"]
 
 
-def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_file_appears_once_it_is_complete(tmp_path: Path) -> None:
     with storage.open_write(str(tmp_path / "x.parquet")) as file:
         file.write(b"1")
         assert not storage.exists(str(tmp_path / "x.parquet"))
@@ -88,7 +88,7 @@ def test_other_schemes_are_refused() -> None:
         storage.exists("s3://bucket/x")
 
 
-def test_the_checksum_is_of_what_was_written() -> None:
+def test_the_checksum_covers_everything_written() -> None:
     file = io.BytesIO()
     writer = ChecksumWriter(file)
     for part in (b"one", memoryview(b"two"), b""):

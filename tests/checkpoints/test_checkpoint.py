@@ -1,4 +1,4 @@
-"""Checkpoints are complete or ignored, fit their model, and cannot name a function to call."""
+"""Checkpoints are complete or ignored, must fit the model, and cannot execute code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def steps(root: str) -> list[int]:
     return [entry.step for entry in checkpoint.complete(root)]
 
 
-def test_one_is_written_at_each_interval_and_after_the_last_step(trained: Trained) -> None:
+def test_a_checkpoint_is_written_at_each_interval_and_after_the_last_step(trained: Trained) -> None:
     config, root = trained
     last = checkpoint.newest(root)
     assert last is not None
@@ -50,7 +50,7 @@ def test_a_checkpoint_without_its_marker_is_ignored(trained: Trained) -> None:
     assert not torch.equal(again.rows("user").read(0, 40), weights)
 
 
-def test_concatenated_blocks_of_rows_are_the_table(trained: Trained) -> None:
+def test_blocks_of_rows_add_up_to_the_table(trained: Trained) -> None:
     newest = checkpoint.newest(trained[1])
     assert newest is not None
     whole = newest.rows("tweet").read(0, 30)
@@ -58,7 +58,7 @@ def test_concatenated_blocks_of_rows_are_the_table(trained: Trained) -> None:
     assert torch.equal(torch.cat([newest.rows("tweet").read(start, start + 10) for start in (0, 10, 20)]), whole)
 
 
-def test_older_ones_beyond_the_number_to_keep_are_removed(small_config: SmallConfig, tmp_path: Path) -> None:
+def test_older_checkpoints_are_removed(small_config: SmallConfig, tmp_path: Path) -> None:
     from twhin_core.stages.prepare import prepare
 
     config = small_config(training={"checkpoint_max_to_keep": 2})
@@ -73,7 +73,7 @@ def changed(config: Config, section: str, **values: object) -> Config:
     return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
 
 
-def test_a_checkpoint_of_another_model_names_what_differs(trained: Trained) -> None:
+def test_a_checkpoint_of_another_model_is_refused_with_the_differences(trained: Trained) -> None:
     config, root = trained
     other = changed(config, "model", comparator="cos", reciprocal=True)
     (Path(root) / "config.yaml").write_text(config_file.to_yaml(other))
@@ -89,7 +89,7 @@ def test_a_run_root_of_another_config_is_refused(trained: Trained) -> None:
         train(changed(config, "training", num_epochs=3), root)
 
 
-def test_while_nothing_is_made_the_config_of_a_run_root_may_be_fixed(small_config: SmallConfig, tmp_path: Path) -> None:
+def test_the_config_of_a_run_root_may_change_before_it_has_results(small_config: SmallConfig, tmp_path: Path) -> None:
     root = str(tmp_path / "run")
     with pytest.raises(UserError, match="run `twhin prepare` first"):
         train(small_config(training={"num_epochs": 3}), root)

@@ -1,4 +1,4 @@
-"""Any rows of a checkpoint's tensors, equal to what torch's own reader returns, at the cost of their bytes alone."""
+"""Rows of stored tensors equal what torch's reader returns, and only their bytes are read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def stored(folder: Path, value: torch.Tensor) -> StoredTensor:
 
 @pytest.mark.parametrize("gap_bytes", [0, 100, 10_000])
 @pytest.mark.parametrize("piece_bytes", [1, 24, 200, 10_000])
-def test_rows_in_any_order_and_blocks_are_those_stored(
+def test_rows_and_blocks_equal_the_stored_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_bytes: int, gap_bytes: int
 ) -> None:
     monkeypatch.setattr(stored_tensor, "PIECE_BYTES", piece_bytes)
@@ -51,13 +51,13 @@ def test_rows_in_any_order_and_blocks_are_those_stored(
     ],
     ids=["matrices", "number", "vector", "half", "part"],
 )
-def test_tensors_of_every_shape_and_type_are_read_whole(tmp_path: Path, value: torch.Tensor) -> None:
+def test_tensors_of_every_shape_and_type_are_read(tmp_path: Path, value: torch.Tensor) -> None:
     found = stored(tmp_path / "c", value).read_whole()
     assert found.dtype == (torch.float32 if value.is_floating_point() else torch.int64)
     assert torch.equal(found, value.to(found.dtype))
 
 
-def test_only_the_bytes_asked_for_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_requested_bytes_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = stored(tmp_path / "c", torch.randn(100_000, 8))
     read = []
 
@@ -72,7 +72,7 @@ def test_only_the_bytes_asked_for_are_read(tmp_path: Path, monkeypatch: pytest.M
     assert read == [320, 32, 32, 32]
 
 
-def test_a_checkpoint_removed_meanwhile_is_one_line(tmp_path: Path) -> None:
+def test_a_checkpoint_removed_during_reading_is_a_user_error(tmp_path: Path) -> None:
     rows = stored(tmp_path / "c", torch.randn(10, 4))
     shutil.rmtree(tmp_path / "c")
     for read in (lambda: rows.read(0, 1), lambda: StoredTensor(str(tmp_path / "c"), "value")):

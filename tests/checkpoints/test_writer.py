@@ -1,4 +1,4 @@
-"""Checkpoints are written while training continues, and a failed one harms nothing."""
+"""Checkpoints are written while training continues, and a failed one does no harm."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_the_state_may_change_at_once_and_the_marker_comes_last(
     ]
 
 
-def test_the_next_one_waits_and_older_ones_go_when_it_is_complete(
+def test_the_next_checkpoint_waits_and_older_ones_are_removed_once_it_is_complete(
     ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with CheckpointWriter(str(tmp_path), MODEL, 1, ranks) as writer:
@@ -102,7 +102,7 @@ def test_the_next_one_waits_and_older_ones_go_when_it_is_complete(
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
 
 
-def test_what_a_killed_run_left_is_removed(ranks: Ranks, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_run_are_removed(ranks: Ranks, tmp_path: Path) -> None:
     with CheckpointWriter(str(tmp_path), MODEL, None, ranks) as writer:
         writer.save({"weight": torch.zeros(2)}, Position(step=1))
     (tmp_path / "checkpoints/2").mkdir()
@@ -124,7 +124,7 @@ def save_on_a_full_disk(root: str, full_rank: int) -> tuple[bool, bool]:
 
 
 @pytest.mark.parametrize("full_rank", [0, 1])
-def test_one_rank_that_cannot_write_fails_it_for_all(full_rank: int, tmp_path: Path) -> None:
+def test_a_checkpoint_fails_if_one_rank_cannot_write(full_rank: int, tmp_path: Path) -> None:
     assert run_ranks(2, save_on_a_full_disk, str(tmp_path), full_rank) == [(False, True)] * 2
     assert steps(tmp_path) == [2]
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"], "nothing is left of the first"
@@ -154,7 +154,7 @@ def fill_disk(process: subprocess.Popen[str], size: int) -> None:
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-def test_a_disk_that_is_full_for_a_while_costs_only_the_checkpoints_of_that_while(
+def test_a_temporarily_full_disk_only_costs_the_checkpoints_of_that_time(
     small_config: SmallConfig, tmp_path: Path
 ) -> None:
     config = small_config(training={"num_epochs": 25, "checkpoint_every_n": 10, "train_log_every_n": 10})
@@ -182,9 +182,7 @@ def test_a_disk_that_is_full_for_a_while_costs_only_the_checkpoints_of_that_whil
     assert sorted(set(logged)) == sorted({*range(10, last + 1, 10), last}), "no line is lost"
 
 
-def test_the_last_one_that_cannot_be_written_ends_the_run_in_one_line(
-    small_config: SmallConfig, tmp_path: Path
-) -> None:
+def test_a_failed_last_checkpoint_ends_the_run_with_one_line(small_config: SmallConfig, tmp_path: Path) -> None:
     config = small_config(training={"num_epochs": 2000, "checkpoint_every_n": 20, "train_log_every_n": 1000})
     root = tmp_path / "run"
     prepare(config, str(root))

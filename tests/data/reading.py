@@ -1,4 +1,4 @@
-"""Readers as processes of their own, and graphs for them to read."""
+"""Starts reader processes, and writes graphs for them to read."""
 
 from __future__ import annotations
 

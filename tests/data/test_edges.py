@@ -1,4 +1,4 @@
-"""Edges prepared for the reference are read as they are, and what is wrong with them is said."""
+"""Edges prepared for the reference are read unchanged, and mistakes in them are reported."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def write(path: Path, kind: pa.DataType | None = None, **columns: list[Any]) -> 
     return path
 
 
-def test_files_are_read_in_the_order_of_their_names_with_any_integer_type(tmp_path: Path) -> None:
+def test_files_are_read_in_name_order_with_any_integer_type(tmp_path: Path) -> None:
     write(tmp_path / "b.parquet", pa.int32(), lhs=[3, 4])
     write(tmp_path / "a.parquet", pa.int64(), lhs=[1, 2])
     edges = read(tmp_path)
@@ -59,7 +59,7 @@ def test_files_are_read_in_the_order_of_their_names_with_any_integer_type(tmp_pa
 
 
 @pytest.mark.parametrize(("limit", "offset", "expected"), [(3, 0, [0, 1, 2]), (3, 2, [2, 3]), (None, 1, [1, 2, 3])])
-def test_limit_and_offset_hold_across_files(
+def test_limit_and_offset_apply_across_files(
     tmp_path: Path, limit: int | None, offset: int, expected: list[int]
 ) -> None:
     write(tmp_path / "a.parquet", lhs=[0, 1])
@@ -67,7 +67,7 @@ def test_limit_and_offset_hold_across_files(
     assert list(read(tmp_path, limit=limit, offset=offset).lhs) == expected
 
 
-def test_weights_are_read_where_there_are_any(tmp_path: Path) -> None:
+def test_weights_are_read_if_present(tmp_path: Path) -> None:
     table = {"lhs": [0], "rel": [0], "rhs": [1], "weight": pa.array([2.5], pa.float32())}
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
     assert list(read(tmp_path).weight) == [2.5]
@@ -111,7 +111,7 @@ def test_a_file_damaged_in_its_middle(tmp_path: Path) -> None:
         ({"weight": [1, 0]}, r"row 1: weight is not a number above 0"),
     ],
 )
-def test_an_edge_that_cannot_be(tmp_path: Path, columns: dict[str, list[Any]], message: str) -> None:
+def test_an_invalid_edge(tmp_path: Path, columns: dict[str, list[Any]], message: str) -> None:
     write(tmp_path / "a.parquet", **columns)
     with pytest.raises(UserError, match=message):
         read(tmp_path)
@@ -119,7 +119,7 @@ def test_an_edge_that_cannot_be(tmp_path: Path, columns: dict[str, list[Any]], m
 
 @pytest.mark.parametrize("statistics", [True, False])
 def test_the_row_of_a_bad_edge_is_counted_in_its_file(tmp_path: Path, statistics: bool) -> None:
-    """With statistics its row group tells at once; without, it is found when it is read."""
+    """With statistics, it is found from the footer; without, when it is read."""
     write(tmp_path / "a.parquet")
     lhs = np.zeros(50, np.int64)
     lhs[47] = 5
@@ -146,7 +146,7 @@ def test_only_the_files_that_the_limit_reaches_are_opened(tmp_path: Path, monkey
         read(tmp_path)
 
 
-def test_the_digest_tells_other_edges(tmp_path: Path) -> None:
+def test_the_digest_tells_data_sets_apart(tmp_path: Path) -> None:
     def digest(**data: Any) -> str:
         return open_split(config_of(f"{tmp_path}/*", **data), "unused", SCHEMA, "train").digest
 
@@ -161,7 +161,7 @@ def test_the_digest_tells_other_edges(tmp_path: Path) -> None:
     assert len(others | {first}) == 5
 
 
-def test_a_weight_that_is_no_number(tmp_path: Path) -> None:
+def test_a_weight_that_is_not_a_number(tmp_path: Path) -> None:
     pq.write_table(pa.table({"lhs": [0], "rel": [0], "rhs": [0], "weight": ["much"]}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match="column weight is string, not numbers"):
         read(tmp_path)

@@ -69,7 +69,7 @@ def lhs_of(steps: list[Step]) -> list[int]:
 
 @settings(max_examples=60, deadline=None)
 @given(LAYOUTS, BATCHES, WORLDS, BUFFERS, st.integers(0, 50), st.none() | st.integers(1, 100))
-def test_each_edge_reaches_one_rank_once_and_all_ranks_see_as_many_steps(
+def test_each_edge_reaches_one_rank_once_and_all_ranks_take_the_same_number_of_steps(
     layout: list[list[int]], batch: int, world: int, buffer: int, offset: int, limit: int | None
 ) -> None:
     count = sum(map(sum, layout))
@@ -89,7 +89,7 @@ def test_each_edge_reaches_one_rank_once_and_all_ranks_see_as_many_steps(
 
 @settings(max_examples=60, deadline=None)
 @given(LAYOUTS, st.data(), BUFFERS)
-def test_reading_goes_on_exactly_from_any_state_on_any_number_of_ranks(
+def test_reading_resumes_exactly_from_any_state_on_any_number_of_ranks(
     layout: list[list[int]], data: st.DataObject, buffer: int
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +122,7 @@ def test_reading_goes_on_exactly_from_any_state_on_any_number_of_ranks(
 
 @settings(max_examples=30, deadline=None)
 @given(LAYOUTS, BATCHES, st.integers(2, 4), BUFFERS)
-def test_ranks_see_in_each_step_what_one_rank_of_a_batch_as_large_sees(
+def test_ranks_take_the_same_steps_as_one_rank_with_a_larger_batch(
     layout: list[list[int]], batch: int, world: int, buffer: int
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -135,7 +135,7 @@ def test_ranks_see_in_each_step_what_one_rank_of_a_batch_as_large_sees(
 
 @settings(max_examples=30, deadline=None)
 @given(LAYOUTS, BATCHES, WORLDS, st.integers(0, 100))
-def test_drop_leaves_out_what_fills_no_step(layout: list[list[int]], batch: int, world: int, start: int) -> None:
+def test_drop_skips_edges_that_do_not_fill_a_step(layout: list[list[int]], batch: int, world: int, start: int) -> None:
     count = sum(map(sum, layout))
     start = min(start, count)
     with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +156,7 @@ def test_drop_leaves_out_what_fills_no_step(layout: list[list[int]], batch: int,
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 60), st.integers(0, 60), BATCHES, WORLDS, st.data())
-def test_the_positions_of_the_ranks_are_those_of_their_shares(
+def test_the_positions_of_ranks_match_their_shares(
     start: int, length: int, batch: int, world: int, data: st.DataObject
 ) -> None:
     stop, size = start + length, batch * world
@@ -175,7 +175,7 @@ def numbers(windows: Windows, epochs: int = 1) -> list[int]:
     return lhs_of(list(EpochReader(windows, 10).steps(epochs)))
 
 
-def test_epochs_differ_and_the_seed_decides(tmp_path: Path) -> None:
+def test_epochs_differ_and_depend_on_the_seed(tmp_path: Path) -> None:
     for layout, buffer in (([[40]], 100), ([[20, 20], [20]], 25)):
         urls = write(tmp_path, layout)
         count = sum(map(sum, layout))
@@ -185,7 +185,7 @@ def test_epochs_differ_and_the_seed_decides(tmp_path: Path) -> None:
         assert numbers(open_windows(urls, buffer, seed=2)) != two[:count]
 
 
-def test_a_split_that_fits_in_a_window_is_shuffled_as_a_whole_whatever_its_files(tmp_path: Path) -> None:
+def test_a_split_that_fits_in_a_window_is_shuffled_completely(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     orders = [
         numbers(open_windows(write(f, groups), 60))
@@ -196,7 +196,7 @@ def test_a_split_that_fits_in_a_window_is_shuffled_as_a_whole_whatever_its_files
     assert abs(np.corrcoef(places, np.arange(60))[0, 1]) < 0.3
 
 
-def test_windows_end_with_row_groups_and_cut_only_those_that_are_larger(tmp_path: Path) -> None:
+def test_windows_end_with_row_groups_and_only_divide_larger_ones(tmp_path: Path) -> None:
     windows = open_windows(write(tmp_path, [[40, 40], [40, 40, 250]]), buffer=100)
     for epoch in range(5):
         sizes = np.diff(windows.bounds(epoch)).tolist()
@@ -209,8 +209,8 @@ def test_windows_end_with_row_groups_and_cut_only_those_that_are_larger(tmp_path
             assert set(whole_groups.values()) <= {40}, "no small row group is cut"
 
 
-def test_each_row_group_is_decoded_once_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A large one is gone on with where the window before it stopped."""
+def test_each_row_group_is_decoded_once_per_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding a large one continues where the previous window stopped."""
     windows = open_windows(write(tmp_path, [[40, 300], [70]]), buffer=50)
     opened = []
     from twhin_core.data import files
@@ -224,7 +224,7 @@ def test_each_row_group_is_decoded_once_an_epoch(tmp_path: Path, monkeypatch: py
     assert len(opened) == len(set(opened)) == 3
 
 
-def test_a_window_that_is_whole_is_kept_for_the_next_epoch(tmp_path: Path) -> None:
+def test_a_window_with_all_edges_is_kept_for_the_next_epoch(tmp_path: Path) -> None:
     urls = write(tmp_path, [[30]])
     windows = open_windows(urls, 100)
     first = numbers(windows)
@@ -232,7 +232,7 @@ def test_a_window_that_is_whole_is_kept_for_the_next_epoch(tmp_path: Path) -> No
     assert sorted(numbers(windows, epochs=2)[30:]) == sorted(first)
 
 
-def test_in_order_is_data_set_order(tmp_path: Path) -> None:
+def test_steps_in_order_follow_the_data_set(tmp_path: Path) -> None:
     windows = open_windows(write(tmp_path, [[4], [0, 3]]), buffer=2)
     steps = EpochReader(windows, 3).steps_in_order()
     assert [list(step.edges.lhs) for step in steps] == [[0, 1, 2], [3, 4, 5], [6]]
@@ -247,7 +247,7 @@ def test_chunks_are_all_edges_in_data_set_order(tmp_path: Path) -> None:
     assert whole.lhs.tolist() == list(range(2, 292))
 
 
-def test_what_is_held_is_bounded_and_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded_and_windows_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = EdgeFiles(write(tmp_path, [[10] * 4] * 3), SCHEMA)
     windows = Windows(files, seed=0, buffer=10, held=2)
     loaded: list[int] = []

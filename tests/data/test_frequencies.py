@@ -1,4 +1,4 @@
-"""Counts of nodes at the ends of edges against those of a plain dictionary."""
+"""Node frequencies, compared with a plain dictionary."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plainly(edges: Edges) -> Counter[tuple[int, str, int]]:
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 100, 1000])
-def test_every_end_is_counted_once_whatever_the_chunks(chunk: int) -> None:
+def test_every_end_is_counted_once_for_any_chunks(chunk: int) -> None:
     edges = make_edges(500)
     chunks = (edges.take(slice(start, start + chunk)) for start in range(0, 500, chunk))
     ends, counted = count_ends(chunks, SCHEMA), plainly(edges)
@@ -44,7 +44,7 @@ def test_every_end_is_counted_once_whatever_the_chunks(chunk: int) -> None:
             assert ends.totals(4)[group].tolist() == [sum(expected)]
 
 
-def test_groups_that_come_together_are_added_up() -> None:
+def test_counts_of_merged_groups_are_added_up() -> None:
     edges = make_edges(500)
     counted = plainly(edges)
     degrees = count_ends([edges], SCHEMA).regrouped(np.array([0, 0, 0, 1]))
@@ -55,7 +55,7 @@ def test_groups_that_come_together_are_added_up() -> None:
     assert degrees.totals(2).tolist() == [sum(users), sum(tweets)]
 
 
-def test_of_no_edges_there_is_nothing() -> None:
+def test_no_edges_give_no_counts() -> None:
     ends = count_ends([], SCHEMA)
     assert isinstance(ends, Frequencies)
     assert ends.totals(4).tolist() == [0, 0, 0, 0]

@@ -1,4 +1,4 @@
-"""What is made ahead comes in order, at the right time, with its errors."""
+"""Prefetched items come in order, at the right time, with their errors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def given(items: list[Any]) -> Generator[Any]:
 
 
 @pytest.mark.parametrize("count", [1, 2, 10])
-def test_items_come_in_order_even_those_that_are_false(count: int) -> None:
+def test_items_come_in_order_including_false_ones(count: int) -> None:
     assert list(Ahead(given([3, 0, None, [], 1]), count)) == [3, 0, None, [], 1]
     assert list(Ahead(given([]), count)) == []
 
 
-def test_the_next_one_is_made_while_the_present_one_is_used() -> None:
+def test_the_next_item_is_produced_while_the_current_one_is_used() -> None:
     second_is_made = threading.Event()
 
     def items() -> Generator[int]:
@@ -35,7 +35,7 @@ def test_the_next_one_is_made_while_the_present_one_is_used() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_no_more_than_the_count_are_made_ahead(count: int) -> None:
+def test_at_most_count_items_are_produced_ahead(count: int) -> None:
     made: list[int] = []
 
     def items() -> Generator[int]:
@@ -49,7 +49,7 @@ def test_no_more_than_the_count_are_made_ahead(count: int) -> None:
     assert max(made) <= 1 + count
 
 
-def test_leaving_the_block_closes_what_makes_the_items() -> None:
+def test_leaving_the_context_closes_the_generator() -> None:
     closed = threading.Event()
 
     def items() -> Generator[int]:
@@ -65,7 +65,7 @@ def test_leaving_the_block_closes_what_makes_the_items() -> None:
     assert closed.is_set()
 
 
-def test_an_error_reaches_the_one_who_waits_for_it() -> None:
+def test_an_error_reaches_the_consumer() -> None:
     def items() -> Generator[int]:
         yield 1
         raise ValueError("broken")

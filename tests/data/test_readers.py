@@ -1,4 +1,4 @@
-"""Edges from reader processes are those of in-process reading, byte for byte, whatever becomes of a reader."""
+"""Edges from reader processes equal those read in process, even if readers fail."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def bytes_of(steps: list[Step]) -> list[Any]:
 
 @settings(max_examples=25, deadline=None)
 @given(LAYOUTS, BATCHES, WORLDS, st.integers(20, 150), st.integers(1, 3), st.data())
-def test_edges_from_readers_are_those_of_in_process_reading(
+def test_edges_from_readers_equal_those_read_in_process(
     layout: list[list[int]], batch: int, world: int, buffer: int, readers: int, data: st.DataObject
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -93,10 +93,10 @@ def windows_of(config: Config) -> tuple[Windows, Served]:
     return Windows(files, config.training.seed, config.train_data.shuffle_buffer), served_edges(config, files)
 
 
-def test_an_epoch_in_which_readers_are_killed_again_and_again_has_each_edge_once(
+def test_no_edge_is_lost_or_repeated_if_readers_are_killed_repeatedly(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two real processes, ten SIGKILLs at random steps; each is started again at its address."""
+    """Two processes get ten SIGKILLs at random steps, and are restarted at their addresses."""
     caplog.set_level("INFO", "twhin")
     config = make_config(tmp_path, edges=2_400_000, rows_per_group=100_000, shuffle_buffer=600_000)
     windows, served = windows_of(config)
@@ -120,7 +120,7 @@ def test_an_epoch_in_which_readers_are_killed_again_and_again_has_each_edge_once
     assert bytes_of(steps) == bytes_of(undisturbed)
 
 
-def test_a_reader_that_never_comes_is_replaced_and_one_that_comes_late_is_waited_for(tmp_path: Path) -> None:
+def test_a_missing_reader_is_replaced_and_a_late_one_is_waited_for(tmp_path: Path) -> None:
     config = make_config(tmp_path, edges=5_000, rows_per_group=1000, shuffle_buffer=1000)
     windows, served = windows_of(config)
     addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
@@ -136,7 +136,7 @@ def test_a_reader_that_never_comes_is_replaced_and_one_that_comes_late_is_waited
     assert bytes_of(steps) == bytes_of(list(EpochReader(windows, 700).steps(1)))
 
 
-def test_without_any_reader_it_ends_after_the_timeout(tmp_path: Path) -> None:
+def test_reading_fails_after_the_timeout_without_any_reader(tmp_path: Path) -> None:
     config = make_config(tmp_path, edges=100, rows_per_group=100)
     windows, served = windows_of(config)
     addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
@@ -168,8 +168,8 @@ def test_a_reader_that_hangs_is_replaced(tmp_path: Path, monkeypatch: pytest.Mon
     assert bytes_of(steps) == bytes_of(list(EpochReader(windows, 700).steps(1)))
 
 
-def test_one_who_takes_edges_slowly_gets_them_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call that lasts too long because nobody takes what it brings is made again from where it was."""
+def test_a_slow_consumer_gets_all_edges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that times out because of a slow consumer is repeated from its position."""
     monkeypatch.setattr(remote, "CALL_TIMEOUT", 0.2)
     monkeypatch.setattr(epochs, "EDGES_PER_CHUNK", 20_000)
     config = make_config(tmp_path, edges=800_000, rows_per_group=100_000)
@@ -182,7 +182,7 @@ def test_one_who_takes_edges_slowly_gets_them_all(tmp_path: Path, monkeypatch: p
     assert bytes_of(steps) == bytes_of(list(EpochReader(windows, 100_000).steps(1)))
 
 
-def test_a_reader_makes_no_more_than_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_only_gathers_what_is_consumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epochs, "EDGES_PER_CHUNK", 50_000)
     config = make_config(tmp_path, edges=4_000_000, rows_per_group=500_000)
     windows, served = windows_of(config)
@@ -227,7 +227,7 @@ def certificate() -> tuple[bytes, bytes]:
     return made.public_bytes(pem), private
 
 
-def test_over_tls_a_client_that_trusts_the_certificate_reads_and_no_other(small: Windows) -> None:
+def test_tls_only_serves_clients_that_trust_the_certificate(small: Windows) -> None:
     (cert, key), (other, _) = certificate(), certificate()
     with serving(small, SERVED, Secrets("secret", cert, key, None)) as addresses:
         with Remote(addresses, SERVED, Secrets("secret", None, None, cert), 30) as source:
@@ -267,13 +267,13 @@ def test_secrets_come_from_the_environment_or_from_files_and_are_not_shown(tmp_p
         ({"TWHIN_READER_TLS_CA": "@gone"}, "TWHIN_READER_TLS_CA: .*gone cannot be read"),
     ],
 )
-def test_a_secret_that_cannot_be(variables: dict[str, str], message: str, tmp_path: Path) -> None:
+def test_an_invalid_secret(variables: dict[str, str], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         read_with(tmp_path, **variables)
 
 
 @pytest.mark.parametrize("text", ["host", "host:", ":1", "host:port", "host:70000", "grpc://host:1", "a:1,", "a:1,a:1"])
-def test_an_address_that_cannot_be(text: str) -> None:
+def test_an_invalid_address(text: str) -> None:
     with pytest.raises(UserError, match="--readers: "):
         parse_readers(text)
 
@@ -337,7 +337,7 @@ def test_a_client_without_the_token_is_refused(token: str | None, small: Windows
         {"world_size": 0},
     ],
 )
-def test_a_request_of_what_is_not_there_is_refused(change: dict[str, int], small: Windows) -> None:
+def test_a_request_outside_the_epoch_is_refused(change: dict[str, int], small: Windows) -> None:
     fields = Ticket.of(SERVED, Request(0, 0, 0, 10, Shares(0, 10, 10, 0, 1)))
     ticket = Ticket.model_validate_json(fields).model_copy(update=change).model_dump_json().encode()
     with serving(small, SERVED) as addresses, flight.FlightClient(f"grpc://{addresses[0]}") as client:
@@ -349,7 +349,7 @@ def test_a_request_of_what_is_not_there_is_refused(change: dict[str, int], small
             list(client.do_action(flight.Action("drop", b"")))
 
 
-def test_an_edge_that_cannot_be_is_named_by_file_and_row(tmp_path: Path) -> None:
+def test_an_invalid_edge_is_reported_with_its_file_and_row(tmp_path: Path) -> None:
     table = pa.table({"lhs": [0, 10**7], "rel": [0, 0], "rhs": [0, 0]})
     pq.write_table(table, tmp_path / "a.parquet", write_statistics=False)
     windows = Windows(EdgeFiles([str(tmp_path / "a.parquet")], SCHEMA), 0, 100)
@@ -360,7 +360,7 @@ def test_an_edge_that_cannot_be_is_named_by_file_and_row(tmp_path: Path) -> None
             list(EpochReader(windows, 10).steps(1))
 
 
-def test_sigterm_ends_a_reader_amid_its_streams(tmp_path: Path) -> None:
+def test_sigterm_stops_a_reader_with_open_streams(tmp_path: Path) -> None:
     config = make_config(tmp_path, edges=2_000_000, rows_per_group=500_000)
     windows, served = windows_of(config)
     with running(config, 1) as readers, Remote(list(readers), served, OPEN, 60) as source:
@@ -372,7 +372,7 @@ def test_sigterm_ends_a_reader_amid_its_streams(tmp_path: Path) -> None:
         assert process.exitcode == 0
 
 
-def test_a_reader_that_was_restarted_is_found_again_at_once(tmp_path: Path) -> None:
+def test_a_restarted_reader_is_found_at_once(tmp_path: Path) -> None:
     config = make_config(tmp_path, edges=100, rows_per_group=100)
     windows, served = windows_of(config)
     with running(config, 1) as readers, Remote(list(readers), served, OPEN, 60) as source:

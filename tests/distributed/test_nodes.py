@@ -1,4 +1,4 @@
-"""Which machines train together, from the variables that each platform sets."""
+"""The nodes of a run, from the variables that each platform sets."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def vertex(pool: str, index: int, workers: int = 2, readers: int = 1) -> dict[st
         (SLURM | {"SLURM_NNODES": "1", "SLURM_NTASKS": "1"}, Nodes(1, 0, 2)),
     ],
 )
-def test_the_nodes_are_those_that_the_platform_describes(environment: dict[str, str], expected: Nodes) -> None:
+def test_nodes_are_read_from_the_environment(environment: dict[str, str], expected: Nodes) -> None:
     assert find_nodes(environment) == expected
 
 
@@ -76,7 +76,7 @@ def test_the_nodes_are_those_that_the_platform_describes(environment: dict[str, 
         (SLURM | {"SLURM_NTASKS": "8"}, "SLURM_NTASKS: 8 tasks on 4 nodes; start one per node"),
     ],
 )
-def test_an_inconsistent_environment_is_one_line(environment: dict[str, str], message: str) -> None:
+def test_an_inconsistent_environment_is_a_user_error(environment: dict[str, str], message: str) -> None:
     with pytest.raises(UserError) as error:
         find_nodes(environment)
     assert str(error.value).startswith(message)

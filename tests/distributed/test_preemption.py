@@ -1,4 +1,4 @@
-"""SIGTERM: a checkpoint of the current step, an exit code of its own, and a run that resumes from there."""
+"""SIGTERM: writes a checkpoint of the current step and exits with 75; the run resumes from there."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FALLING = {
 """Rates that end with training, wherever it was stopped."""
 
 
-def test_it_saves_its_step_exits_with_75_and_resumes_to_the_same_weights(
+def test_a_preempted_run_exits_with_75_and_resumes_to_the_same_weights(
     small_config: SmallConfig, tmp_path: Path
 ) -> None:
     config = small_config(

@@ -1,4 +1,4 @@
-"""A rank that dies takes the others with it, soon and with the reason shown."""
+"""If a rank dies, the others stop soon and the reason is shown."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_killed_rank_ends_the_other(
     assert "is_fx_tracing" not in shown
 
 
-def test_the_traceback_of_the_first_that_fails_is_shown(endless: tuple[Path, Path]) -> None:
+def test_the_traceback_of_the_first_failed_rank_is_shown(endless: tuple[Path, Path]) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     ran = subprocess.run(
         [*torchrun, "-m", "tests.training.failing_rank", *map(str, endless)],

@@ -1,4 +1,4 @@
-"""What prepare makes of rows, in plain Python over lists: docs/prepare.md written out, one rule after another."""
+"""A plain Python implementation of docs/prepare.md over lists, one rule after another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What prepare wrote, read back with nothing but pyarrow."""
+"""Reads what prepare wrote, with pyarrow alone."""
 
 from __future__ import annotations
 

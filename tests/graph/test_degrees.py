@@ -1,4 +1,4 @@
-"""Degrees and what goes with too few, by hand."""
+"""Degrees and the removal of low-degree nodes, computed by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def edges(*pairs: tuple[int, int], rhs_table: str = "user", split: str = "train"
     return ibis.memtable({"lhs": lhs, "rhs": rhs, **same})
 
 
-def test_a_loop_has_two_ends_and_held_out_edges_have_no_degree() -> None:
+def test_a_self_loop_counts_twice_and_held_out_edges_do_not_count() -> None:
     with connect(SETTINGS) as engine:
         table = engine.keep("edges", edges((0, 0), (0, 1)).union(edges((0, 1), rhs_table="tweet", split="test")))
         found = {tuple(row.values()) for row in count_degrees(table).to_pyarrow().to_pylist()}
@@ -32,7 +32,7 @@ TAILED = [(0, 1), (1, 2), (2, 0), (2, 3), (3, 4), (4, 5), (5, 6)]
 
 
 @pytest.mark.parametrize(("rounds", "gone"), [(1, {6}), (2, {5, 6}), (3, {4, 5, 6}), (None, {3, 4, 5, 6})])
-def test_nodes_with_too_few_edges_go_until_none_has(rounds: int | None, gone: set[int]) -> None:
+def test_nodes_with_too_few_edges_are_removed_until_none_is_left(rounds: int | None, gone: set[int]) -> None:
     with connect(SETTINGS) as engine:
         table = engine.keep("edges", edges(*TAILED))
         weak = find_low_degree_nodes(engine, table, {"user": 2}, rounds)
@@ -42,7 +42,7 @@ def test_nodes_with_too_few_edges_go_until_none_has(rounds: int | None, gone: se
     assert other == set(TAILED) - left
 
 
-def test_a_minimum_is_of_its_table() -> None:
+def test_a_minimum_applies_to_its_table() -> None:
     with connect(SETTINGS) as engine:
         table = engine.keep("edges", edges((0, 1), rhs_table="tweet"))
         assert find_low_degree_nodes(engine, table, {"page": 2}, None).to_pyarrow().num_rows == 0

@@ -1,4 +1,4 @@
-"""What DuckDB does with the memory and the disk that it is given."""
+"""The DuckDB engine's tables, temporary folder and disk errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from twhin_core.graph.connect import connect
 from twhin_core.stages.prepare import prepare
 
 
-def test_a_table_is_kept_again_under_its_name(small_config: SmallConfig) -> None:
+def test_a_table_can_be_kept_again_under_its_name(small_config: SmallConfig) -> None:
     settings = small_config().prepare
     assert settings is not None
     with connect(settings) as engine:
@@ -36,15 +36,15 @@ def test_the_temp_directory_is_used_and_left_empty(small_config: SmallConfig, tm
     assert not list(folder.iterdir())
 
 
-def test_a_temp_directory_that_cannot_be(small_config: SmallConfig, tmp_path: Path) -> None:
+def test_an_unusable_temp_directory(small_config: SmallConfig, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for parent in (tmp_path / "file", tmp_path / "file/folder", Path("/proc/here")):
         with pytest.raises(UserError, match=f"^prepare.temp_directory: {parent} cannot be written to: [^\n]+$"):
             prepare(small_config(prepare={"temp_directory": str(parent)}), str(tmp_path / "run"))
 
 
-def test_a_disk_that_is_full(small_config: SmallConfig, tmp_path: Path) -> None:
-    """No file may grow beyond 8 MB in a child: the database is the first that would."""
+def test_a_full_disk(small_config: SmallConfig, tmp_path: Path) -> None:
+    """Limits files to 8 MB in a child process; the database exceeds that first."""
     write_raw(tmp_path / "raw.parquet", users=3000, tweets=3000, edges=600_000)
     config = tmp_path / "config.yaml"
     config.write_text(config_file.to_yaml(small_config(prepare={"temp_directory": str(tmp_path / "scratch")})))

@@ -1,4 +1,4 @@
-"""Prepare from gs:// sources of every format, a tenth of whose requests go wrong, makes the graph of local files."""
+"""Preparing gs:// sources of every format, with a tenth of requests failing, gives the same graph as local files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def server() -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def sources(tmp_path: Path) -> Path:
-    """The same 600 edges as small_config's, a third each in Parquet, CSV and gzipped TSV."""
+    """The 600 edges of small_config, a third each in Parquet, CSV and gzipped TSV."""
     folder = tmp_path / "sources"
     folder.mkdir()
     write_raw(tmp_path / "all.parquet")

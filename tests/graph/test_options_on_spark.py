@@ -1,4 +1,4 @@
-"""Every option of prepare on Spark, against `brute_force`: each is in one of these cases."""
+"""Every option of prepare on Spark, compared with `brute_force`."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def some_rows(options: dict[str, Any]) -> list[Row]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{**NONE, **case} for case in CASES.values()], ids=CASES)
-def test_the_rules_hold_on_spark(small_config: SmallConfig, tmp_path: Path, options: dict[str, Any]) -> None:
+def test_spark_follows_the_rules(small_config: SmallConfig, tmp_path: Path, options: dict[str, Any]) -> None:
     rows = some_rows(options)
     sources = write(rows, tmp_path / "raw", "parquet", files=2)
     manifest = prepare(config_of(small_config, sources, {**options, **SPARK}), str(tmp_path / "run"))

@@ -1,4 +1,4 @@
-"""Prepare against `brute_force`, for any small input and any options."""
+"""Compares prepare with `brute_force` for arbitrary small inputs and options."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ OPTIONS = st.fixed_dictionaries(
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[list[Row], dict[str, Any]]:
-    """Rows and options that the config takes together."""
+    """Rows and options that are valid together."""
     options = draw(OPTIONS)
     rows = draw(st.lists(ROWS, min_size=20, max_size=60))
     if not options["min_degree"]:
@@ -95,7 +95,7 @@ def cases(draw: st.DrawFn) -> tuple[list[Row], dict[str, Any]]:
 
 
 def write(rows: list[Row], folder: Path, form: str, files: int) -> list[dict[str, Any]]:
-    """Files of the rows, a folder a split, and the sources that read them."""
+    """Writes the rows to files, in one folder per split, and returns the sources."""
     sources = []
     for split in dict.fromkeys(row.split for row in rows):
         place = folder / str(split)
@@ -121,7 +121,7 @@ def config_of(small_config: SmallConfig, sources: list[dict[str, Any]], options:
 
 
 def is_refused(expected: Expected, rows: list[Row], options: dict[str, Any]) -> bool:
-    """Whether a table has no nodes, or a split that was asked for no edges."""
+    """Whether a table has no nodes, or a requested split has no edges."""
     asked = {"train"} | {row.split for row in rows}
     if options["split"] is not None:
         asked |= {name for name in ("validation", "test") if options["split"][name] > 0}
@@ -165,7 +165,7 @@ CASE = {"case": cases(), "form": st.sampled_from(["parquet", "csv"]), "order": s
 
 @some(15, derandomize=True)
 @given(**CASE)
-def test_prepare_does_what_the_rules_say_whatever_the_files(
+def test_prepare_follows_the_rules_for_any_files(
     small_config: SmallConfig, case: tuple[list[Row], dict[str, Any]], form: str, order: Any
 ) -> None:
     check(small_config, case, form, order)
@@ -175,7 +175,7 @@ def test_prepare_does_what_the_rules_say_whatever_the_files(
 @pytest.mark.timeout(1200)
 @some(300, derandomize=False)
 @given(**CASE)
-def test_prepare_does_what_the_rules_say_in_many_cases(
+def test_prepare_follows_the_rules_in_many_cases(
     small_config: SmallConfig, case: tuple[list[Row], dict[str, Any]], form: str, order: Any
 ) -> None:
     check(small_config, case, form, order)

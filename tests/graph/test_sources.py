@@ -1,4 +1,4 @@
-"""Files of every format as one table, and the mistakes in them."""
+"""Reading files of every format into one table, and mistakes in them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read(*sources: Source) -> list[tuple[Any, ...]]:
 
 
 def bad_times(source: Source) -> list[bool]:
-    """Of the rows of a source, by lhs, whether each has a time that is none."""
+    """For each row of a source, by lhs, whether its time is invalid."""
     with connect(Prepare(sources=[source])) as engine:
         rows = engine.keep("rows", engine.read(check_sources([source]))).to_pyarrow().to_pylist()
     return [row["bad_time"] for row in sorted(rows, key=lambda row: str(row["lhs"]))]
@@ -77,7 +77,7 @@ def test_text(tmp_path: Path, form: str, suffix: str, header: list[str] | None) 
     assert read(Source(path=str(path), columns=columns, **USED)) == ROWS
 
 
-def test_a_format_beats_the_suffix_and_windows_lines_do(tmp_path: Path) -> None:
+def test_a_format_overrides_the_suffix_and_windows_line_ends_are_read(tmp_path: Path) -> None:
     path = tmp_path / "raw.txt"
     path.write_bytes(b"\xef\xbb\xbflhs,rhs\r\na,b\r\n")
     assert "suffix" in refused(Source(path=str(path), relation="r"))
@@ -151,7 +151,7 @@ def test_uuids_are_written_out(tmp_path: Path, type_: pa.DataType) -> None:
     assert {(row[0], row[2]) for row in rows} == {(UUIDS[0], "a"), (UUIDS[1], "b"), (None, "c")}
 
 
-def test_times_are_of_the_kind_of_the_first_that_is_there(tmp_path: Path) -> None:
+def test_the_first_time_decides_the_type(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("lhs,rhs,t\na,b,\nc,d, \ne,f,17\n")
     (tmp_path / "b.csv").write_text("lhs,rhs,t\ng,h,\n")  # none: as in the other file
     rows = read(Source(path=str(tmp_path), relation="r", timestamp="t"))
@@ -185,7 +185,7 @@ def test_times_out_of_range(tmp_path: Path, times: Any, expected: list[int | Non
     assert bad_times(source) == [mark == "x" for mark in bad]
 
 
-def test_sources_keep_apart(tmp_path: Path) -> None:
+def test_sources_are_read_separately(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("lhs,rhs,w\na,b,2\n")
     (tmp_path / "b.csv").write_text("from,to\nc,d\n")
     one = Source(path=str(tmp_path / "a.csv"), relation="r", weight="w", split="train")
@@ -259,7 +259,7 @@ def test_a_window_of_another_type_than_the_times(tmp_path: Path, start: int | st
         check_sources([source], TimeWindow(start=start))
 
 
-def test_ids_of_parquet_that_are_no_text(tmp_path: Path) -> None:
+def test_parquet_ids_that_are_not_text(tmp_path: Path) -> None:
     letters = pa.array([b"ok", b"\xff\xfe"])
     ids = pa.Array.from_buffers(pa.string(), 2, letters.buffers())
     path = tmp_path / "raw.parquet"
@@ -308,7 +308,7 @@ def test_a_broken_row(tmp_path: Path, name: str, text: str, line: int, zipped: b
     assert len(message) > len(f"{path}: line {line}: ") + 10
 
 
-def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+def test_bytes_that_are_not_text(tmp_path: Path) -> None:
     path = tmp_path / "raw.csv"
     path.write_bytes(b"lhs,rhs\n" + b"a,b\n" * 5000 + b"\xff\xfe,c\n")
     assert str(path) in refused(Source(path=str(path), relation="r"))
@@ -332,12 +332,12 @@ def test_an_empty_text_file(tmp_path: Path) -> None:
     assert message == f"{tmp_path / 'raw.csv'}: is empty, without even a header line"
 
 
-def test_names_for_the_columns_of_a_parquet_file(tmp_path: Path) -> None:
+def test_column_names_for_a_parquet_file(tmp_path: Path) -> None:
     pq.write_table(pa.table({"lhs": ["a"], "rhs": ["b"]}), tmp_path / "raw.parquet")
     assert "`columns`" in refused(Source(path=str(tmp_path / "raw.parquet"), relation="r", columns=["lhs", "rhs"]))
 
 
-def test_times_of_different_kinds(tmp_path: Path) -> None:
+def test_times_of_different_types(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("lhs,rhs,t\na,b,17\n")
     (tmp_path / "b.csv").write_text("lhs,rhs,t\na,b,2020-01-01\n")
     message = refused(Source(path=str(tmp_path / "*.csv"), relation="r", timestamp="t"))

@@ -1,4 +1,4 @@
-"""Spark makes the graph that DuckDB makes, and says in one line why it cannot."""
+"""Spark builds the same graph as DuckDB, and reports errors in one line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SPARK = {"engine": "spark", "spark_master": "local[2]"}
 
 @pytest.fixture(scope="module", autouse=True)
 def session() -> Iterator[None]:
-    """One Spark session for all tests here: each prepare finds it."""
+    """One Spark session for all tests in this file."""
     settings = Prepare(sources=[Source(path="none", relation="none")], **SPARK, memory_limit="1GB")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")  # nothing runs long enough to be compiled well
@@ -45,7 +45,7 @@ def session() -> Iterator[None]:
 
 
 def assert_same_graph(one: Path, other: Path, first: Manifest, second: Manifest, but: tuple[str, ...] = ()) -> None:
-    """The same manifest, but for how rows are cut into files, and the same rows in the same order."""
+    """Asserts equal manifests, except for the division into files, and equal rows in the same order."""
 
     def without_files(tree: Any) -> Any:
         if isinstance(tree, dict):
@@ -103,7 +103,7 @@ def test_the_same_graph_as_duckdb(small_config: SmallConfig, tmp_path: Path) -> 
 def test_the_same_graph_from_other_files_and_parts(
     small_config: SmallConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of several relations, with the rows in another order in other files, and several parts a split."""
+    """With several relations, the rows in another order and other files, and several parts per split."""
     sources = messy(tmp_path, 400_000)
     split = {"by": "time", "validation": 0.1, "test": 0.2}
     manifest = prepare(small_config(prepare={"sources": sources, "split": split}), str(tmp_path / "duckdb"))
@@ -124,7 +124,7 @@ def test_the_same_graph_from_other_files_and_parts(
 
 @pytest.mark.slow
 def test_the_same_graph_of_amazon_book(small_config: SmallConfig, tmp_path: Path) -> None:
-    """The real data set where TWHIN_DATA has it, or else random ones of its form."""
+    """Uses the real data set if TWHIN_DATA has it, or else a random one of the same form."""
     folder = Path(os.environ.get("TWHIN_DATA", tmp_path)) / "amazon-book"
     if not folder.exists():
         folder.mkdir()
@@ -160,7 +160,7 @@ def test_the_same_graph_of_amazon_book(small_config: SmallConfig, tmp_path: Path
         ),
     ],
 )
-def test_a_broken_row_is_named_as_by_duckdb(
+def test_a_broken_row_gives_the_same_message_as_duckdb(
     small_config: SmallConfig, tmp_path: Path, name: str, content: bytes, said: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -177,9 +177,7 @@ def test_a_broken_row_is_named_as_by_duckdb(
     assert not (tmp_path / "run/graph/manifest.json").exists()
 
 
-def test_a_table_is_kept_again_under_its_name_and_the_old_one_removed(
-    small_config: SmallConfig, tmp_path: Path
-) -> None:
+def test_keeping_a_table_again_removes_the_old_one(small_config: SmallConfig, tmp_path: Path) -> None:
     settings = small_config(prepare={**SPARK, "temp_directory": str(tmp_path / "scratch")}).prepare
     assert settings is not None
     with connect(settings) as engine:
@@ -220,14 +218,14 @@ def test_no_java(spark_yaml: Callable[..., Path], tmp_path: Path, variables: dic
 
 
 @pytest.mark.slow
-def test_memory_that_does_not_do(spark_yaml: Callable[..., Path], tmp_path: Path) -> None:
+def test_too_little_memory(spark_yaml: Callable[..., Path], tmp_path: Path) -> None:
     ran = twhin("prepare", spark_yaml(memory_limit="100MB"), "--run-root", tmp_path / "run")
     assert_refused(ran, "prepare.memory_limit", "100MB is too small for Spark")
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full(spark_yaml: Callable[..., Path], tmp_path: Path) -> None:
-    """No file may grow beyond 4 MB in a child: one of the tables kept between the steps is the first that would."""
+def test_a_full_disk(spark_yaml: Callable[..., Path], tmp_path: Path) -> None:
+    """Limits files to 4 MB in a child process; a table kept between steps exceeds that first."""
     write_raw(tmp_path / "raw.parquet", users=3000, tweets=3000, edges=600_000)
     config = spark_yaml(temp_directory=str(tmp_path / "scratch"), spark_master="local[1]")
     with small_files(4 << 20):

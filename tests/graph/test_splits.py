@@ -1,4 +1,4 @@
-"""The latest edges by counting, against a sort; and the order of the edges, which is random in every respect."""
+"""The latest edges, compared with a sort, and the random order of edges."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SETTINGS = Prepare(sources=[Source(path="none", relation="none")])
 @pytest.mark.parametrize(
     ("low", "high"), [(0, 1), (5, 8), (-(10**6), 10**6), (1_700_000_000, 1_702_000_000), (-(2**62), 2**62)]
 )
-def test_the_latest_are_found_exactly(low: int, high: int) -> None:
+def test_the_latest_edges_are_found_exactly(low: int, high: int) -> None:
     rng = np.random.default_rng(3)
     times = rng.integers(low, high, 400)
     split = Split(by="time", validation=0.25, test=0.1)
@@ -35,8 +35,8 @@ def test_the_latest_are_found_exactly(low: int, high: int) -> None:
         assert of == ("test" if no_earlier <= 40 else "validation" if no_earlier <= 140 else "train")
 
 
-def test_the_order_of_the_edges_is_random_in_every_respect(small_config: SmallConfig, tmp_path: Path) -> None:
-    """Raw rows are sorted by lhs, relation and time, and nearly by rhs; of the edges, none tells of its neighbor."""
+def test_the_order_of_edges_is_random(small_config: SmallConfig, tmp_path: Path) -> None:
+    """Raw rows are sorted by lhs, relation and time, and nearly by rhs; an edge reveals nothing about the next one."""
     count = 20_000
     number = np.arange(count)
     lhs, rhs = [f"{i // 100}" for i in number], [f"{i // 100 + i % 100}" for i in number]

@@ -1,4 +1,4 @@
-"""Degree statistics, by hand."""
+"""Degree statistics, computed by hand."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_histogram(histogram: dict[int, int], quantiles: list[int], mean: floa
     assert summarize(histogram) == DegreeEntry(nodes=nodes, mean=mean, quantiles=named, top_share=top_share)
 
 
-def test_degrees_are_those_of_training(small_config: SmallConfig, tmp_path: Path) -> None:
+def test_degrees_count_training_edges(small_config: SmallConfig, tmp_path: Path) -> None:
     follow = [("a", "b"), ("a", "c"), ("a", "d"), ("b", "a")]
     sources = []
     for split, pairs in (("train", follow), ("test", [("c", "a"), ("e", "a")])):

@@ -1,4 +1,4 @@
-"""Numbers of nodes against hashlib and a plain sort."""
+"""Node indices, compared with hashlib and a plain sort."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The generated network: what is promised of it, and its optimum by brute force."""
+"""The generated network's properties, and its optimum by brute force."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from twhin_core.synthetic.planted import KINDS, Planted, plant
 SMALL = Generate(users=300, tweets=400, communities=10, edges_per_user=30, seed=5)
 
 
-def test_edges_are_distinct_and_nobody_follows_themselves(tmp_path: Path) -> None:
+def test_edges_are_distinct_and_without_self_loops(tmp_path: Path) -> None:
     (source,) = generate(SMALL, str(tmp_path))
     rows = pq.read_table(source.path).to_pylist()
     assert len({(row["lhs"], row["relation"], row["rhs"]) for row in rows}) == len(rows)
@@ -36,7 +36,7 @@ def test_edges_are_distinct_and_nobody_follows_themselves(tmp_path: Path) -> Non
     assert {row["relation"] for row in rows} == {"follow", "fav", "reply", "retweet"}
 
 
-def test_a_seed_makes_the_same_network_again(tmp_path: Path) -> None:
+def test_a_seed_reproduces_the_network(tmp_path: Path) -> None:
     other = SMALL.model_copy(update={"seed": 6})
     for name, settings in (("one", SMALL), ("two", SMALL), ("other", other)):
         generate(settings, str(tmp_path / name))
@@ -87,7 +87,7 @@ def test_most_interactions_stay_in_the_community() -> None:
         assert planted.kind.within - 0.08 < inside < planted.kind.within + 0.03
 
 
-def test_the_optimum_is_that_of_a_plain_ranking() -> None:
+def test_the_optimum_equals_a_plain_ranking() -> None:
     rng = np.random.default_rng(7)
     relations = plant(SMALL, rng)
     edges = [planted.draw(2500, rng) for planted in relations]
@@ -131,7 +131,7 @@ def test_the_optimum_is_that_of_a_plain_ranking() -> None:
     assert found["all"]["hits@10"] == pytest.approx(np.mean(hits))
 
 
-def test_an_answer_among_equals_is_in_their_middle() -> None:
+def test_ties_get_the_mean_rank() -> None:
     # One community, all alike: 4 other tails make rank 1 + 4/2, 3 other heads rank 1 + 3/2.
     alike = Planted(
         KINDS[1], np.full(4, 1 / 4), np.zeros(4, np.int64), np.zeros(5, np.int64), np.full(5, 1 / 5), np.ones(1)
@@ -142,7 +142,7 @@ def test_an_answer_among_equals_is_in_their_middle() -> None:
     assert found["all"]["hits@3"] == 1
 
 
-def test_no_popularity_ranking_comes_near_the_optimum() -> None:
+def test_popularity_is_far_from_the_optimum() -> None:
     rng = np.random.default_rng(0)
     settings = Generate(users=1000, tweets=1500, communities=25, edges_per_user=40)
     relations = plant(settings, rng)

@@ -1,4 +1,4 @@
-"""Edges read onto a device are those read in this process, in the same order."""
+"""Edges read onto a device equal those read in this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ids by position and positions by id, against the list that the files were written from."""
+"""Ids by position and positions by id, compared with the list that the files were written from."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def test_every_id_is_found_and_no_other(tmp_path: Path, count: int, rows_per_fil
         assert [name for batch in ids.batches(8) for name in batch["id"].to_pylist()] == names
 
 
-def test_ids_that_are_not_in_the_order_of_their_hash_are_found_too(tmp_path: Path) -> None:
+def test_ids_that_are_not_in_hash_order_are_found(tmp_path: Path) -> None:
     names = [f"n{number}" for number in range(500)]
     ids = stored(tmp_path, names, by_hash=False)
     assert [ids.find(name) for name in names[::50]] == list(range(0, 500, 50))
 
 
-def test_prepare_numbers_by_hash(small_config: SmallConfig, tmp_path: Path) -> None:
+def test_prepare_orders_ids_by_hash(small_config: SmallConfig, tmp_path: Path) -> None:
     config, root = small_config(), str(tmp_path / "run")
     prepare(config, root)
     ids = open_ids(config, root, "user", 40)
@@ -82,7 +82,7 @@ def test_prepare_numbers_by_hash(small_config: SmallConfig, tmp_path: Path) -> N
     assert [ids.find(name) for name in names] == list(range(40))
 
 
-def test_a_hash_says_where_to_look(tmp_path: Path, read_groups: list[int]) -> None:
+def test_the_hash_limits_the_search(tmp_path: Path, read_groups: list[int]) -> None:
     names = by_md5([f"n{number}" for number in range(7_000)])  # a thousand row groups
     ids = stored(tmp_path, names)
     for position in range(0, 7_000, 250):
@@ -97,14 +97,14 @@ def test_a_hash_says_where_to_look(tmp_path: Path, read_groups: list[int]) -> No
     assert read_groups == [0, 999]
 
 
-def test_a_hash_is_nearly_where_it_is_expected() -> None:
-    """The window holds every id of a million, with much to spare."""
+def test_the_search_window_is_wide_enough() -> None:
+    """It contains every one of a million ids, with a wide margin."""
     hashes = np.array([int(hashlib.md5(f"u{number}".encode()).hexdigest()[:15], 16) for number in range(1_000_000)])
     off = np.sort(hashes) / 16**15 * 1_000_000 - np.arange(1_000_000)
     assert np.abs(off).max() < 4 * 1_000 / 2
 
 
-def test_near_ids_differ_in_few_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_similar_ids_have_a_small_edit_distance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = by_md5(["ann", "anna", "hanna", "bob", "johanna", "it's"])
     ids = stored(tmp_path, names)
     assert similar_ids(ids, "Anna") == ["anna", "ann", "hanna"]  # 1, 2 and 2 letters
@@ -117,6 +117,6 @@ def test_near_ids_differ_in_few_letters(tmp_path: Path, monkeypatch: pytest.Monk
     assert sorted(similar_ids(ids, "x")) == sorted(names[:2])
 
 
-def test_of_an_empty_table_nothing_is_near(tmp_path: Path) -> None:
+def test_an_empty_table_has_no_similar_ids(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"^user: no node has the id 'x': the table is empty$"):
         find_or_refuse(stored(tmp_path, []), "user", "x")

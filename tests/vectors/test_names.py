@@ -62,13 +62,13 @@ def test_integer_ids_and_narrow_indices(tmp_path: Path) -> None:
         ({"index": ["0", "1"], "id": ["a", "b"]}, "part-0.parquet: column index is string, not integers"),
     ],
 )
-def test_a_broken_vocabulary_is_the_users_error(tmp_path: Path, columns: dict[str, list], message: str) -> None:
+def test_a_broken_vocabulary_is_a_user_error(tmp_path: Path, columns: dict[str, list], message: str) -> None:
     with pytest.raises(UserError) as error:
         names(write(tmp_path / "v", columns))
     assert message in str(error.value)
 
 
-def test_a_truncated_vocabulary_is_the_users_error(tmp_path: Path) -> None:
+def test_a_truncated_vocabulary_is_a_user_error(tmp_path: Path) -> None:
     file = write(tmp_path / "v", {"index": list(range(9)), "id": list("abcdefghi")}) / "part-0.parquet"
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(UserError, match=r"part-0\.parquet: not a complete Parquet file"):
@@ -77,7 +77,7 @@ def test_a_truncated_vocabulary_is_the_users_error(tmp_path: Path) -> None:
         names(tmp_path / "nothing")
 
 
-def test_a_vocabulary_beside_that_of_prepare_is_refused(small_config: SmallConfig) -> None:
+def test_a_vocabulary_next_to_prepares_is_refused(small_config: SmallConfig) -> None:
     sgd = {"sgd": {"lr": 0.1}}
     tables = [
         {"name": "user", "embedding_dim": 4, "optimizer": sgd},
@@ -87,7 +87,7 @@ def test_a_vocabulary_beside_that_of_prepare_is_refused(small_config: SmallConfi
         small_config(model={"embeddings": {"tables": tables}})
 
 
-def test_rows_of_a_vocabulary_have_its_names(tmp_path: Path) -> None:
+def test_rows_are_named_by_the_vocabulary(tmp_path: Path) -> None:
     vocab = write(tmp_path / "v", {"index": [7, 2, 9], "id": ["anna", "bob", "bo"]}, {"index": [0], "id": ["carla"]})
     config = config_with(vocab)
     assert name_rows(open_ids(config, "nowhere", "user", 10), "user", np.array([9, 0, 9])) == ["bo", "carla", "bo"]

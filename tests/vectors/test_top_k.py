@@ -1,4 +1,4 @@
-"""The best candidates, against a sort of all scores."""
+"""The best candidates, compared with a sort of all scores."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from twhin_core.vectors.top_k import answers, similar, top_k
 
 @pytest.mark.parametrize("values_a_block", [1, 40, 10_000])
 @pytest.mark.parametrize("k", [1, 7, 23, 100])
-def test_the_best_of_all_blocks_are_those_of_a_sort(
-    monkeypatch: pytest.MonkeyPatch, values_a_block: int, k: int
-) -> None:
+def test_the_best_candidates_match_a_sort(monkeypatch: pytest.MonkeyPatch, values_a_block: int, k: int) -> None:
     monkeypatch.setattr(module, "BLOCK_VALUES", values_a_block)
     given, candidates = torch.randn(5, 4), torch.randn(23, 4)
     exclude = torch.tensor([0, 22, 7, 7, 11])
@@ -34,7 +32,7 @@ def test_the_best_of_all_blocks_are_those_of_a_sort(
 
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("comparator", ["dot", "l2"])
-def test_answers_to_a_relation_are_scored_as_edges_are(side: Side, comparator: str) -> None:
+def test_answers_are_scored_like_edges(side: Side, comparator: str) -> None:
     config = model_config({"user": 9}, [("follow", "user", "user"), ("mute", "user", "user")], dim=4)
     model = config.model.model_copy(update={"comparator": comparator})
     scorer = Scorer(model, model.relations)
