@@ -6,7 +6,6 @@ import logging
 import sys
 import time
 import warnings
-from types import TracebackType
 
 from tqdm import tqdm
 
@@ -46,9 +45,7 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
         elif kind is None and not self._quiet:

@@ -96,17 +96,19 @@ def _has_results(root: str) -> bool:
     )
 
 
-def differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+def differences(old: Any, new: Any, missing: object = None, key: str = "") -> list[tuple[str, Any, Any]]:
     """The dotted key, the old and the new value of each leaf that differs between two trees of dicts and lists.
 
-    A value is None where it is missing.
+    `missing` stands in for a value that only one tree has.
     """
     old, new = (dict(enumerate(tree)) if isinstance(tree, list) else tree for tree in (old, new))
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             difference
             for name in {**old, **new}
-            for difference in differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
+            for difference in differences(
+                old.get(name, missing), new.get(name, missing), missing, f"{key}.{name}".lstrip(".")
+            )
         ]
     return [] if old == new else [(key, old, new)]
 

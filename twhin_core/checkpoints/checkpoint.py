@@ -117,9 +117,10 @@ class Checkpoint:
     def check_fits(self, model: ModelDescription, weights_only: bool = False) -> None:
         """Raises UserError, naming the differences, if this is a checkpoint of another model."""
         left_out = NOT_OF_WEIGHTS if weights_only else set()
-        found = differences(self.marker.model.model_dump(exclude=left_out), model.model_dump(exclude=left_out))
+        there, here = (of.model_dump(exclude=left_out) for of in (self.marker.model, model))
+        found = differences(there, here, missing="missing")
         if found:
-            named = [f"{key} {there!r} there, {here!r} here" for key, there, here in found[:MAX_DIFFERENCES]]
+            named = [f"{key} {theirs!r} there, {ours!r} here" for key, theirs, ours in found[:MAX_DIFFERENCES]]
             if more := len(found) - len(named):
                 named.append(f"and {more} more")
             raise UserError(f"{self.url}: this checkpoint is of another model: {'; '.join(named)}")

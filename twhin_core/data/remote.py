@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
-from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
@@ -64,9 +63,7 @@ class Remote:
                 log.warning("train: the reader %s does not answer yet: %s", reader, _message(error))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._closed.set()
         for stream in list(self._streams):
             stream.cancel()

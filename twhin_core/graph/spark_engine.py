@@ -51,6 +51,7 @@ except ImportError as missing:
 READER_MEMORY = "512MB"  # memory limit of DuckDB in a task that reads a file
 TASKS_PER_CORE = 16
 BYTES_PER_SHUFFLE_PARTITION = 16 << 20  # of raw files, which are compressed
+SQL_TYPES = {"int64": "bigint", "int32": "int", "bool": "boolean"}  # where Arrow's names differ
 ENTRY = "path string, rows long, sha256 string"  # the fields of `FileEntry`
 
 
@@ -72,7 +73,7 @@ class SparkEngine(Engine):
         self._size_shuffles([file.url for raw in sources for file in raw.files])
         tasks = min(len(pieces), TASKS_PER_CORE * self.session.sparkContext.defaultParallelism)
         numbers = self.session.range(0, len(pieces), numPartitions=tasks)
-        columns = ", ".join(f"{field.name} {_sql_type(field.type)}" for field in SCHEMA)
+        columns = ", ".join(f"{field.name} {SQL_TYPES.get(str(field.type), field.type)}" for field in SCHEMA)
         numbers.mapInArrow(functools.partial(_read, pieces), columns).createOrReplaceTempView("raw")
         return self._backend.table("raw")
 
@@ -140,10 +141,6 @@ def _write(schema: pa.Schema, root: str, folder: str, batches: Iterator[pa.Recor
     rows = (batch.cast(schema) for batch in itertools.chain([first], batches))
     entry = write_part(rows, schema, root, part_path(folder, context.partitionId()))
     yield pa.RecordBatch.from_pylist([entry.model_dump()])
-
-
-def _sql_type(type_: pa.DataType) -> str:
-    return {"int64": "bigint", "int32": "int", "bool": "boolean"}.get(str(type_), str(type_))
 
 
 @contextlib.contextmanager
