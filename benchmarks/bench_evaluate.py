@@ -43,16 +43,16 @@ from twhin_core.checkpoints.checkpoint import Checkpoint, Marker, Position, mode
 from twhin_core.config import Config
 from twhin_core.data.edges import Edges
 from twhin_core.distributed.ranks import alone
-from twhin_core.evaluation.candidates import candidate_sets
-from twhin_core.evaluation.known import KnownAnswers, QueryIndex, collect, count
+from twhin_core.evaluation.known_answers import KnownAnswers, QueryIndex, collect, count
 from twhin_core.evaluation.measure import measure
-from twhin_core.evaluation.products import Arithmetic
-from twhin_core.evaluation.queries import HeldOut, held_out
-from twhin_core.evaluation.rankers import ModelRanker
 from twhin_core.evaluation.task import cut, rank_all
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.scorer import Scorer
 from twhin_core.progress import Progress
+from twhin_core.ranking.candidates import candidate_sets
+from twhin_core.ranking.products import Arithmetic
+from twhin_core.ranking.queries import HeldOut, held_out
+from twhin_core.ranking.rankers import ModelRanker
 from twhin_core.schema import SIDES, Schema, Side
 from twhin_core.vectors.rows import TensorRows
 

@@ -17,14 +17,14 @@ from benchmarks.bench_evaluate import Split, make_config
 from benchmarks.gpu.common import Sizes, options, report, synchronize
 from twhin_core.data.edges import Edges
 from twhin_core.distributed.ranks import alone
-from twhin_core.evaluation.candidates import candidate_sets
-from twhin_core.evaluation.known import KnownAnswers, QueryIndex, collect, count
-from twhin_core.evaluation.products import LARGEST, Arithmetic, Precision
-from twhin_core.evaluation.queries import held_out
-from twhin_core.evaluation.rankers import ModelRanker
+from twhin_core.evaluation.known_answers import KnownAnswers, QueryIndex, collect, count
 from twhin_core.evaluation.task import cut, rank_all
 from twhin_core.model.scorer import Scorer
 from twhin_core.progress import Progress
+from twhin_core.ranking.candidates import candidate_sets
+from twhin_core.ranking.products import LARGEST, Arithmetic, Precision
+from twhin_core.ranking.queries import held_out
+from twhin_core.ranking.rankers import ModelRanker
 from twhin_core.schema import SIDES, Schema
 from twhin_core.vectors.rows import TensorRows
 

@@ -16,15 +16,16 @@ from twhin_core.config import Config, Evaluation, Model
 from twhin_core.data.edges import Edges
 from twhin_core.data.frequencies import Counter, StoredFrequencies
 from twhin_core.distributed.ranks import alone
-from twhin_core.evaluation.candidates import CandidateSet, candidate_sets
-from twhin_core.evaluation.known import KnownAnswers, QueryIndex, collect, count
+from twhin_core.evaluation.known_answers import KnownAnswers, QueryIndex, collect, count
 from twhin_core.evaluation.metrics import Figures, Ranking, of_relations, sum_up
-from twhin_core.evaluation.products import Arithmetic, Candidates, Precision, block_shape
-from twhin_core.evaluation.queries import HeldOut, Split, held_out
-from twhin_core.evaluation.rankers import ModelRanker, Ranker, RankQueries
-from twhin_core.evaluation.ranks import rank
 from twhin_core.evaluation.task import RankingResult, cut, rank_all
 from twhin_core.progress import Progress
+from twhin_core.ranking.candidates import CandidateSet, candidate_sets
+from twhin_core.ranking.compare import rank
+from twhin_core.ranking.products import Arithmetic, Candidates, Precision, block_shape
+from twhin_core.ranking.queries import HeldOut, Split, held_out
+from twhin_core.ranking.rankers import ModelRanker
+from twhin_core.ranking.ranks import Ranker, RankQueries
 from twhin_core.schema import SIDES, Schema, Side
 from twhin_core.vectors.rows import SelectedRows, TensorRows
 
@@ -47,7 +48,7 @@ class ByMatrix:
         )
         units = torch.eye(len(matrix))
         progress = Progress("test", 1, "scores", quiet=True)
-        return lambda of: rank(of, units[torch.from_numpy(of.node)], candidates, kept, table, arithmetic, progress)
+        return lambda of: rank(of, units[torch.from_numpy(of.node)], candidates, kept, table, progress)
 
 
 def apart(schema: Schema, side: Side) -> list[CandidateSet]:

@@ -13,7 +13,7 @@ from twhin_core.data import frequencies
 from twhin_core.data.edges import Edges
 from twhin_core.data.frequencies import Counter, StoredFrequencies
 from twhin_core.errors import UserError
-from twhin_core.evaluation.candidates import CandidateSet, Sampler, check_candidates
+from twhin_core.ranking.candidates import CandidateSet, Sampler, check_candidates
 from twhin_core.schema import SIDES, Schema
 
 SCHEMA = Schema(

@@ -109,6 +109,6 @@ def test_a_previous_run_that_is_none_is_named(trained: tuple[Config, str], tmp_p
     if what == "untrained":
         shutil.copytree(root, before)
         shutil.rmtree(before / "checkpoints")
-    message = "is no run root" if what == "nothing" else "there is no whole checkpoint at"
+    message = "is not a run root" if what == "nothing" else "there is no complete checkpoint at"
     with pytest.raises(UserError, match=f"evaluation.previous: .*{message}"):
         evaluate(changed(config, previous=str(before)), root)

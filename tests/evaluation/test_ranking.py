@@ -28,12 +28,12 @@ from tests.evaluation.rankers import (
 from twhin_core.config import Evaluation, Relation
 from twhin_core.data.edges import Edges
 from twhin_core.errors import UserError
-from twhin_core.evaluation import ranks
 from twhin_core.evaluation.baselines import Popularity, rank_at_random
-from twhin_core.evaluation.candidates import CandidateSet
-from twhin_core.evaluation.products import Precision
-from twhin_core.evaluation.queries import Split, held_out
 from twhin_core.evaluation.task import RankingResult
+from twhin_core.ranking import compare
+from twhin_core.ranking.candidates import CandidateSet
+from twhin_core.ranking.products import Precision
+from twhin_core.ranking.queries import Split, held_out
 from twhin_core.schema import SIDES, Schema, Side
 
 HITS_AT, RECALL_AT = [1, 3, 10], [1, 2, 5, 20]
@@ -90,7 +90,7 @@ def counted_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """How scores are counted: as on a CPU, or as on a GPU."""
     if request.param == "kernel":
         pytest.importorskip("triton", reason="requirements/dev_cpu.txt installs it; PyTorch for CUDA brings it")
-    monkeypatch.setattr(ranks, "has_kernel", lambda _: request.param == "kernel")
+    monkeypatch.setattr(compare, "has_kernel", lambda _: request.param == "kernel")
     return str(request.param)
 
 

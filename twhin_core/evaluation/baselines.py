@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from twhin_core.data.frequencies import StoredFrequencies, end, sum_by_key
-from twhin_core.evaluation.candidates import CandidateSet
-from twhin_core.evaluation.queries import FilteredQueries, HeldOut, Ints
-from twhin_core.evaluation.rankers import RankQueries
-from twhin_core.evaluation.ranks import AnswerRanks, count_in_groups, list_ranks, order_in_groups
 from twhin_core.evaluation.task import RankingResult
+from twhin_core.ranking.candidates import CandidateSet
+from twhin_core.ranking.queries import FilteredQueries, HeldOut, Ints
+from twhin_core.ranking.ranks import AnswerRanks, RankQueries, count_in_groups, list_ranks, order_in_groups
 
 MOST_EDGES = 1 << 40
 """Of a node; this leaves room for the group in the same number."""

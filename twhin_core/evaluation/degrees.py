@@ -18,7 +18,7 @@ from twhin_core.evaluation.metrics import (
     prefix,
     weighted,
 )
-from twhin_core.evaluation.queries import Ints
+from twhin_core.ranking.queries import Ints
 from twhin_core.schema import SIDES, Side
 
 QUERY, ANSWER = "query", "answer"

@@ -10,7 +10,7 @@ import numpy as np
 
 from twhin_core.config import Evaluation
 from twhin_core.evaluation.metrics import ALL, EDGES, Sums, names, prefix
-from twhin_core.evaluation.queries import Floats, Ints
+from twhin_core.ranking.queries import Floats, Ints
 
 MOST_GROUPS = 1000
 """Of a relation's queries, and of all queries."""

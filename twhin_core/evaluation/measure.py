@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from twhin_core import __version__, storage
-from twhin_core.checkpoints.checkpoint import Checkpoint, model_description
 from twhin_core.config import Config, Evaluation
-from twhin_core.distributed.ranks import Ranks, alone
 from twhin_core.errors import UserError
 from twhin_core.evaluation import degrees
 from twhin_core.evaluation.baselines import Popularity, rank_at_random
@@ -28,17 +27,20 @@ from twhin_core.evaluation.metrics import (
     prefix,
     sum_up,
 )
-from twhin_core.evaluation.previous import Previous, PreviousRanker, matched
-from twhin_core.evaluation.products import Arithmetic
-from twhin_core.evaluation.rankers import ModelRanker, Ranker
+from twhin_core.evaluation.previous import Previous
 from twhin_core.evaluation.reference_auc import reference_auc
 from twhin_core.evaluation.result import digest
 from twhin_core.evaluation.task import RankingTask, nodes_only, scratch
 from twhin_core.graph.manifest import read_schema
-from twhin_core.model.scorer import Scorer
 from twhin_core.progress import Progress
+from twhin_core.ranking.ranks import Ranker
 from twhin_core.schema import SIDES, Schema
-from twhin_core.vectors.rows import Rows
+
+if TYPE_CHECKING:
+    from twhin_core.checkpoints.checkpoint import Checkpoint
+    from twhin_core.distributed.ranks import Ranks
+    from twhin_core.model.scorer import Scorer
+    from twhin_core.vectors.rows import Rows
 
 PLANTED = "raw/planted.json"
 
@@ -52,13 +54,14 @@ def measure(
         earlier: the metrics of another checkpoint of the run, measured in the same way, whose baselines are reused.
 
     Raises:
-        UserError: the checkpoint is of another model, the split has no edges, or the config asks for the impossible.
+        UserError: the checkpoint is of another model, the split has no edges, or more candidates are to be drawn than
+            a table has rows.
     """
     evaluation, schema = config.evaluation, _read_schema(config, root, checkpoint)
     previous = Previous(evaluation.previous) if evaluation.previous is not None and earlier is None else None
     with scratch() as folder:
         models = [config.model] if previous is None else [config.model, previous.config.model]
-        task = RankingTask(config, root, schema, models, ranks or alone(), folder)
+        task = RankingTask(config, root, schema, models, ranks or _alone(), folder)
         scorer = checkpoint.scorer(config.model, schema.relations)
         tables = {name: checkpoint.rows(name) for name in schema.tables}
         rankings = _rank(config, root, task, scorer, tables, folder, previous, with_baselines=earlier is None)
@@ -91,14 +94,22 @@ def measure_rows(config: Config, root: str, checkpoint: Checkpoint, tables: Mapp
     """
     schema = _read_schema(config, root, checkpoint)
     with scratch() as folder:
-        task = RankingTask(config, root, schema, [config.model], alone(), folder)
+        task = RankingTask(config, root, schema, [config.model], _alone(), folder)
         scorer = checkpoint.scorer(config.model, schema.relations)
         rankings = _rank(config, root, task, scorer, tables, folder)
         return _of_model(config, task, scorer, tables, rankings[MODEL])
 
 
+def _alone() -> Ranks:
+    from twhin_core.distributed.ranks import alone
+
+    return alone()
+
+
 def _read_schema(config: Config, root: str, checkpoint: Checkpoint) -> Schema:
     """The nodes and relations. Raises UserError if the checkpoint has others."""
+    from twhin_core.checkpoints.checkpoint import model_description
+
     schema = read_schema(config, root)
     checkpoint.check_fits(model_description(config, schema))
     if ALL in [relation.name for relation in schema.relations]:
@@ -116,7 +127,10 @@ def _rank(
     previous: Previous | None = None,
     with_baselines: bool = False,
 ) -> dict[str, Ranking]:
-    """All held-out edges as the model, an earlier version and the baselines rank them, by name."""
+    """The ranks of all held-out edges by the model, an earlier version and the baselines, by name."""
+    from twhin_core.ranking.products import Arithmetic
+    from twhin_core.ranking.rankers import ModelRanker
+
     schema, arithmetic = task.schema, Arithmetic(config.evaluation.precision, task.ranks.device)
     models = 1 if previous is None else 2
     memory, scores = task.memory // 4 // models, task.scores() * models
@@ -125,8 +139,8 @@ def _rank(
         if with_baselines:
             rankers[POPULARITY] = Popularity(task.ends)
         if previous is not None:
-            rows = matched(config, root, schema, previous, folder / PREVIOUS, task.memory // 4)
-            rankers[PREVIOUS] = PreviousRanker(previous, schema, rows, arithmetic, memory, progress)
+            matched = previous.match_tables(config, root, schema, folder / PREVIOUS, task.memory // 4)
+            rankers[PREVIOUS] = previous.ranker(schema, matched, arithmetic, memory, progress)
         results = task.rank(rankers)
     rankings = {
         name: Ranking(task.held, results, {side: results[side].ranks[name] for side in SIDES}) for name in rankers

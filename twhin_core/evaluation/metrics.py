@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from twhin_core.config import Evaluation
-from twhin_core.evaluation.queries import Floats, HeldOut, Ints
+from twhin_core.ranking.queries import Floats, HeldOut, Ints
+from twhin_core.ranking.ranks import AnswerRanks
 from twhin_core.schema import SIDES, Side
 
-if TYPE_CHECKING:  # who reads metrics.json does without torch
-    from twhin_core.evaluation.ranks import AnswerRanks
+if TYPE_CHECKING:
     from twhin_core.evaluation.task import RankingResult
 
 Figures = dict[str, dict[str, float]]

@@ -7,27 +7,27 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.distributed as dist
 
 from twhin_core import sizes
 from twhin_core.config import Config, Model
 from twhin_core.data.edges import Edges
 from twhin_core.data.frequencies import Counter, StoredFrequencies
 from twhin_core.data.splits import has_split, open_split
-from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import StorageError, StorageRefused, UserError
-from twhin_core.evaluation import known as known_answers
-from twhin_core.evaluation.candidates import CandidateSet, Sampler, candidate_sets, check_candidates
-from twhin_core.evaluation.known import KnownAnswers, QueryIndex
-from twhin_core.evaluation.queries import HeldOut, Ints, held_out
-from twhin_core.evaluation.rankers import Ranker, RankQueries
-from twhin_core.evaluation.ranks import AnswerRanks
+from twhin_core.evaluation import known_answers
+from twhin_core.evaluation.known_answers import KnownAnswers, QueryIndex
 from twhin_core.graph.manifest import SPLITS, read_manifest, read_schema
+from twhin_core.ranking.candidates import CandidateSet, Sampler, candidate_sets, check_candidates
+from twhin_core.ranking.queries import Floats, HeldOut, Ints, held_out
+from twhin_core.ranking.ranks import AnswerRanks, Ranker, RankQueries
 from twhin_core.schema import OTHER, SIDES, Schema, Side
+
+if TYPE_CHECKING:
+    from twhin_core.distributed.ranks import Ranks
 
 BYTES_PER_HELD_EDGE = 300
 """On both sides, with all that is computed from it."""
@@ -208,10 +208,18 @@ def rank_all(
         for name, rank_queries in of_rankers.items():
             ranked = rank_queries(queries)
             found[name].rank[mine], found[name].list_rank[mine] = ranked.rank, ranked.list_rank
-    if ranks.world_size > 1:  # each has found its own share, and left zeros elsewhere
-        for column in (*columns.values(), *(of for each in found.values() for of in (each.rank, each.list_rank))):
-            dist.all_reduce(torch.from_numpy(column))
+    if ranks.world_size > 1:
+        _add_up([*columns.values(), *(of for each in found.values() for of in (each.rank, each.list_rank))])
     return RankingResult(columns["negatives"], columns["others"], columns["removed"] > 0, found)
+
+
+def _add_up(columns: list[Ints | Floats]) -> None:
+    """Sums each column over all ranks, in place. A rank has zeros outside its own share."""
+    import torch
+    import torch.distributed as dist
+
+    for column in columns:
+        dist.all_reduce(torch.from_numpy(column))
 
 
 def check_graph(config: Config, root: str) -> None:

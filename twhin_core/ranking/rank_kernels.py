@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def"
-"""Counts the scores above those of answers on a GPU, reading a block of scores once (a Triton kernel)."""
+"""A Triton kernel that counts the scores above those of answers, reading each score once per answer."""
 
 from __future__ import annotations
 

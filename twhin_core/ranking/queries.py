@@ -1,6 +1,6 @@
-"""Held-out edges as queries for one of their sides, (lhs, rel, ?) or (?, rel, rhs), and the answers known to be right.
+"""Held-out edges as queries for one of their sides, (lhs, rel, ?) or (?, rel, rhs), with their known answers.
 
-Everywhere here a query's `node` is the end that it names, and its `answer` is a node on its `side`.
+A query's `node` is the end it is given; its `answer` is a node on the `side` it asks for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 Split = Literal["validation", "test"]
 
 REMOVED: dict[Split, tuple[str, ...]] = {"test": ("train", "validation"), "validation": ("train",)}
-"""By the split evaluated: the splits whose answers are no candidates where recall and ndcg are taken."""
+"""For each evaluated split, the splits whose edges are removed from the candidate lists of recall and ndcg."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class HeldOut:
     answer: Ints
     """[H] row of the answer in its table."""
     edges: Ints
-    """[H] how often the edge is held out."""
+    """[H] how often the edge occurs in the split."""
     query: Ints
     """[H] number of its query."""
     first: Ints
-    """[Q] the first answer of each query."""
+    """[Q] index of each query's first answer."""
 
     def __len__(self) -> int:
         return len(self.rel)
@@ -57,21 +57,21 @@ def held_out(edges: Edges, side: Side) -> HeldOut:
     differs = np.diff(columns, axis=1, prepend=-1) != 0
     each = np.flatnonzero(differs.any(0))
     rel, node, answer = columns[:, each]
-    begins = differs[:2, each].any(0)
+    is_first = differs[:2, each].any(0)
     times = np.diff(each, append=len(order))
-    return HeldOut(side, rel, node, answer, times, begins.cumsum() - 1, np.flatnonzero(begins))
+    return HeldOut(side, rel, node, answer, times, is_first.cumsum() - 1, np.flatnonzero(is_first))
 
 
 def ends(edges: Edges, side: Side) -> tuple[Ints, Ints]:
-    """Of each edge as a query for `side`: its node, and its answer."""
+    """(node, answer) of each edge as a query for `side`."""
     return getattr(edges, OTHER[side]), getattr(edges, side)
 
 
 @dataclass(frozen=True)
 class FilteredQueries:
-    """Q queries, sorted by relation and node, with all K answers known to be right, each once, sorted by query and row.
+    """Q queries, sorted by relation and node, with their K distinct known answers, sorted by query and row.
 
-    Ranks are filtered: a known answer never counts against another one.
+    Ranks are filtered: no known answer counts against another.
     """
 
     side: Side
@@ -80,13 +80,13 @@ class FilteredQueries:
     node: Ints
     """[Q] row of the query's node in its table."""
     query: Ints
-    """[K] the query an answer belongs to."""
+    """[K] the query that an answer belongs to."""
     answer: Ints
     """[K] row of the answer in its table."""
     edges: Ints
-    """[K] how many held-out edges have this answer; 0 where it is known from another split only."""
+    """[K] how many held-out edges have this answer; 0 if only other splits do."""
     removed: npt.NDArray[np.bool_]
-    """[K] whether the answer is no candidate where recall and ndcg are taken (see `REMOVED`)."""
+    """[K] whether recall and ndcg remove the answer from the candidates (see `REMOVED`)."""
 
     def __len__(self) -> int:
         return len(self.rel)

@@ -1,4 +1,4 @@
-"""The nodes that can answer queries: all rows of a table or, for sampled ranking, rows drawn from them."""
+"""The nodes that can answer a query: all rows of a table or, for sampled ranking, rows drawn from it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import numpy as np
 from twhin_core.config import Evaluation, Model
 from twhin_core.data.frequencies import StoredFrequencies
 from twhin_core.errors import UserError
-from twhin_core.evaluation.queries import FilteredQueries, Ints
-from twhin_core.model.scorer import relations_share_candidates
+from twhin_core.ranking.queries import FilteredQueries, Ints
 from twhin_core.schema import SIDES, Schema, Side
 
 
 @dataclass(frozen=True)
 class CandidateSet:
-    """Relations whose queries for `side` have the same candidates, projected alike, and are ranked together."""
+    """The candidates of queries for `side` of some relations. Their projection is the same for all of these queries."""
 
     side: Side
     table: str
@@ -26,10 +25,10 @@ class CandidateSet:
     size: int
     """N, the number of candidates."""
     drawn: Ints | None = None
-    """[N] the rows of the candidates, ascending, possibly repeated; None where they are all rows."""
+    """[N] the rows of the candidates, ascending, possibly repeated; None if they are all rows."""
 
     def columns(self, answers: Ints) -> tuple[Ints, Ints]:
-        """(number of the candidate, index of `answers`) wherever an answer is a candidate."""
+        """(number of the candidate, index into `answers`) for each answer that is a candidate."""
         if self.drawn is None:
             return answers, np.arange(len(answers))
         first, last = (np.searchsorted(self.drawn, answers, side=end) for end in ("left", "right"))
@@ -39,13 +38,15 @@ class CandidateSet:
         return first[index] + np.arange(len(index)) - before[index], index
 
     def negatives(self, queries: FilteredQueries) -> Ints:
-        """[Q] how many candidates are no known answers of each query."""
+        """[Q] how many candidates are not known answers of each query."""
         _, answer = self.columns(queries.answer)
         return self.size - np.bincount(queries.query[answer], minlength=len(queries))
 
 
 def candidate_sets(models: Sequence[Model], schema: Schema, side: Side) -> list[CandidateSet]:
     """The sets of all relations: one per table if relations share candidates in all models, else one per relation."""
+    from twhin_core.model.scorer import relations_share_candidates  # imports torch
+
     together = all(relations_share_candidates(model, side) for model in models)
     groups: dict[tuple[str, int], list[int]] = {}
     for rel in range(len(schema.relations)):
@@ -56,7 +57,7 @@ def candidate_sets(models: Sequence[Model], schema: Schema, side: Side) -> list[
 
 
 def check_candidates(evaluation: Evaluation, schema: Schema) -> None:
-    """Raises UserError if more candidates are to be drawn than a table has rows."""
+    """Raises UserError if `evaluation.candidates` exceeds the rows of a table."""
     for rel, relation in enumerate(schema.relations):
         for side in SIDES:
             table = schema.table_of(rel, side)
@@ -69,20 +70,20 @@ def check_candidates(evaluation: Evaluation, schema: Schema) -> None:
 
 
 class Sampler:
-    """Draws candidates: the same ones of a table for the same seed, whatever is ranked."""
+    """Draws candidates. With the same seed, a table's candidates are the same for every ranker."""
 
     def __init__(self, evaluation: Evaluation, schema: Schema, degrees: StoredFrequencies) -> None:
         self._evaluation, self._schema, self._degrees = evaluation, schema, degrees
         self._drawn: dict[tuple[str, str], Ints] = {}
 
     def sample(self, candidates: CandidateSet) -> CandidateSet:
-        """The set with its candidates drawn, or unchanged where ranks are exact."""
+        """The set with its candidates drawn; unchanged if ranks are exact."""
         count = self._evaluation.candidates
         if count is None:
             return candidates
         key = candidates.side, candidates.table
         if key not in self._drawn:
-            # A checksum of the name, since Python's own hashes differ between processes.
+            # A checksum of the name, because Python's own hashes differ between processes.
             seed = [self._evaluation.seed, 4, candidates.side == "lhs", zlib.crc32(candidates.table.encode())]
             generator = np.random.default_rng(seed)
             rows = self._schema.tables[candidates.table]
@@ -93,7 +94,7 @@ class Sampler:
         return replace(candidates, size=count, drawn=self._drawn[key])
 
     def _by_degree(self, table: str, rows: int, count: int, generator: np.random.Generator) -> Ints:
-        """With replacement, in proportion to degree^power; uniformly if no node has an edge."""
+        """Draws with replacement, in proportion to degree^power; uniformly if no node has an edge."""
         group, power = list(self._schema.tables).index(table), self._evaluation.candidates_power
         total = sum(float((degree**power).sum()) for _, degree in self._degrees.of_group(group))
         if not total:

@@ -1,14 +1,13 @@
-"""Exact filtered ranks of held-out answers among candidates that are read block by block.
+"""Exact filtered ranks of held-out answers, with the candidates read block by block.
 
-Every query is scored once with every candidate, in products of one shape (`products.py`), and all its held-out answers
-are compared with a block of scores while that is in the processor's cache. The scores of known answers are set to nan
-first, which is neither greater than a score nor equal to one. Nothing is sorted, and no score is kept.
+Each query is scored once with each candidate, in products of one shape (`products.py`), and its held-out answers are
+compared with a block of scores while the block is in the processor's cache. Scores of known answers are first set to
+nan, which compares as neither greater nor equal. Nothing is sorted and no scores are kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -17,31 +16,18 @@ import torch
 from torch import Tensor
 
 from twhin_core.errors import UserError
-from twhin_core.evaluation.candidates import CandidateSet
-from twhin_core.evaluation.products import NOT_FINITE, Arithmetic, Candidates, count_true
-from twhin_core.evaluation.queries import FilteredQueries, Floats, Ints
 from twhin_core.model.fused_softmax import has_triton
 from twhin_core.progress import Progress
+from twhin_core.ranking.candidates import CandidateSet
+from twhin_core.ranking.products import NOT_FINITE, Candidates, count_true
+from twhin_core.ranking.queries import FilteredQueries, Ints
+from twhin_core.ranking.ranks import AnswerRanks, list_ranks
 from twhin_core.vectors.rows import Rows
-
-Values = npt.NDArray[np.float32] | Floats | Ints
 
 GATHERED = 16_384
 """Vectors of answers that are read at once."""
 LAYERS = 32
-"""This many answers of each query are compared together with those of other queries; any more, query by query."""
-
-
-@dataclass(frozen=True)
-class AnswerRanks:
-    """The ranks of the H held-out answers of queries, in the order of `FilteredQueries.answer`."""
-
-    rank: Floats
-    """[H] filtered rank: 1 + the negatives that score higher + half of those that score the same, where negatives are
-    the candidates that are no known answers of the query."""
-    list_rank: Floats
-    """[H] rank in the query's list of all candidates that are not removed, as recall and ndcg take it; nan where the
-    answer itself is removed. A tie with a negative counts half; held-out answers of a query take successive ranks."""
+"""The first 32 answers of each query are compared together with those of other queries, the rest query by query."""
 
 
 @torch.inference_mode()
@@ -51,48 +37,46 @@ def rank(
     of: CandidateSet,
     candidates: Candidates,
     answers: Rows,
-    arithmetic: Arithmetic,
     progress: Progress,
 ) -> AnswerRanks:
-    """Ranks every held-out answer of `queries` among their candidates.
+    """Ranks the held-out answers of `queries` among their candidates.
 
     Args:
         vectors: float32 [Q, width], the projected queries.
-        answers: the whole table that the candidates are rows of.
+        answers: the complete table that the candidates are rows of.
         progress: counts scores.
 
     Raises:
-        UserError: a score is not finite, as those of a model that diverged.
+        UserError: a score is not finite, as after the model diverged.
     """
-    ranking = _Ranking(queries, vectors, candidates, arithmetic)
-    scores = ranking.own_scores(answers)
-    above = ranking.compare(scores, of, progress)
+    comparison = _Comparison(queries, vectors, candidates)
+    scores = comparison.own_scores(answers)
+    above = comparison.count_above(scores, of, progress)
     held = np.flatnonzero(queries.edges)
     return AnswerRanks(1 + above[held] / 2, list_ranks(queries, scores, 1 + above / 2)[held])
 
 
-class _Ranking:
+class _Comparison:
     """The buffers of one pass over the candidates."""
 
-    def __init__(
-        self, queries: FilteredQueries, vectors: Tensor, candidates: Candidates, arithmetic: Arithmetic
-    ) -> None:
-        self._queries, self._candidates, self._arithmetic = queries, candidates, arithmetic
+    def __init__(self, queries: FilteredQueries, vectors: Tensor, candidates: Candidates) -> None:
+        self._queries, self._candidates, self._arithmetic = queries, candidates, candidates.arithmetic
         lines, width = candidates.shape
         self._lines = _Lines(queries, lines)
         # [blocks, Q, width], padded with zeros.
-        factors = torch.zeros(-(-len(queries) // lines) * lines, vectors.shape[1], dtype=arithmetic.dtype)
+        factors = torch.zeros(-(-len(queries) // lines) * lines, vectors.shape[1], dtype=self._arithmetic.dtype)
         factors[: len(queries)] = vectors[torch.from_numpy(self._lines.query)]
-        self._factors = arithmetic.factor(factors).unflatten(0, (-1, lines))
-        self._scores = torch.empty(lines, width, device=arithmetic.device)
+        self._factors = self._arithmetic.factor(factors).unflatten(0, (-1, lines))
+        device = self._arithmetic.device
+        self._scores = torch.empty(lines, width, device=device)
         self._comparisons: Tensor | None = None
-        if has_kernel(arithmetic.device):
-            self._rows = torch.from_numpy(self._lines.row).to(arithmetic.device)
+        if has_kernel(device):
+            self._rows = torch.from_numpy(self._lines.row).to(device)
         else:
-            self._comparisons = torch.empty(2, lines, width, dtype=torch.bool, device=arithmetic.device)
+            self._comparisons = torch.empty(2, lines, width, dtype=torch.bool, device=device)
 
     def own_scores(self, answers: Rows) -> npt.NDArray[np.float32]:
-        """[K]: the scores of the answers that are held out or not removed; 0 for the others."""
+        """[K] the scores of the answers that are held out or not removed; 0 for the others."""
         queries, (lines, width) = self._queries, self._candidates.shape
         kept = np.flatnonzero((queries.edges > 0) | ~queries.removed)
         line = self._lines.of_query[queries.query[kept]]
@@ -116,8 +100,8 @@ class _Ranking:
             raise UserError(NOT_FINITE)
         return scores
 
-    def compare(self, scores: npt.NDArray[np.float32], of: CandidateSet, progress: Progress) -> Ints:
-        """[K]: for the answers held out, twice the negatives that score higher plus those that score the same."""
+    def count_above(self, scores: npt.NDArray[np.float32], of: CandidateSet, progress: Progress) -> Ints:
+        """[K] for held-out answers, twice the negatives that score higher plus those that tie; 0 for the others."""
         device, (lines, width) = self._arithmetic.device, self._candidates.shape
         own = torch.from_numpy(scores[self._lines.held]).to(device)
         above = torch.zeros(len(own), dtype=torch.int64, device=device)
@@ -133,16 +117,16 @@ class _Ranking:
                 if of_block.stop > of_block.start:
                     within = cells[of_block] - (first + block) * lines * width
                     self._scores.view(-1).index_fill_(0, within, torch.nan)
-                self._count(block, own, above)
+                self._compare(block, own, above)
             progress.update(len(self._queries) * min(width, self._candidates.size - start))
         counts = np.zeros(len(scores), np.int64)
         counts[self._lines.held] = above.cpu().numpy()
         return counts
 
-    def _count(self, block: int, own: Tensor, above: Tensor) -> None:
-        """Adds to `above` [A] what the scores of a block of lines give, `own` [A] being the answers' scores."""
+    def _compare(self, block: int, own: Tensor, above: Tensor) -> None:
+        """Adds the counts of a block of lines to `above` [A]; `own` [A] are the answers' scores."""
         if self._comparisons is None:
-            from twhin_core.evaluation.rank_kernels import count_above  # needs Triton
+            from twhin_core.ranking.rank_kernels import count_above  # imports Triton
 
             answers = self._lines.of_block(block)
             count_above(self._scores, self._rows[answers], own[answers], above[answers])
@@ -154,10 +138,11 @@ class _Ranking:
             above[answers] += count_true(comparisons).sum(0)
 
     def _filtered(self, of: CandidateSet) -> Ints:
-        """The known answers as cells of all scores, numbered block by block as `compare` makes these, ascending."""
+        """The known answers as cells of the score matrix, ascending, numbered in the order of `count_above`."""
         lines, width = self._candidates.shape
         column, known = of.columns(self._queries.answer)
         block, row = np.divmod(self._lines.of_query[self._queries.query[known]], lines)
+        # In place, because there is one cell for every known answer.
         cells = column // width * len(self._factors) + block
         cells *= lines
         cells += row
@@ -168,19 +153,18 @@ class _Ranking:
 
 
 def has_kernel(device: torch.device) -> bool:
-    """Whether a kernel counts on this device."""
+    """Whether a Triton kernel compares the scores on this device."""
     return device.type == "cuda" and has_triton()
 
 
 def _slices(cells: Ints, first: int, count: int, size: int) -> Iterator[slice]:
-    """Where ascending `cells` lie in each of `count` blocks of `size` cells, from block `first` on."""
+    """For each of `count` blocks of `size` cells, from block `first` on, the slice of the ascending `cells` in it."""
     ends = np.searchsorted(cells, np.arange(first, first + count + 1) * size).tolist()
     yield from map(slice, ends, ends[1:])
 
 
 class _Task(NamedTuple):
-    """Scores and answers that are compared in one operation: rows of a block and as many answers, or one row and up to
-    Q answers."""
+    """One comparison of scores with answers: n rows of a block with n answers, or one row with up to Q answers."""
 
     rows: slice
     answers: slice
@@ -189,8 +173,8 @@ class _Task(NamedTuple):
 class _Lines:
     """Assigns queries to the lines of products of Q lines each, those with the most held-out answers first.
 
-    The queries of a product that have an n-th answer are then its first lines, and their n-th answers are compared with
-    the scores of these lines at once.
+    In each product, the queries with an n-th answer are then the first lines, and their n-th answers are compared with
+    the scores of these lines in one operation.
     """
 
     def __init__(self, queries: FilteredQueries, lines_per_block: int) -> None:
@@ -207,7 +191,7 @@ class _Lines:
         task = np.where(layer < LAYERS, layer, LAYERS + row)
         order = np.lexsort((np.where(layer < LAYERS, row, layer), task, block))
         self.held: Ints = held[order]
-        """[A] the held-out answers in the order of comparison, each an index of `FilteredQueries.answer`."""
+        """[A] the held-out answers in the order of comparison, as indices into `FilteredQueries.answer`."""
         self.row: Ints = row[order]
         """[A] their rows within their blocks."""
         self._ends = np.searchsorted(block[order], np.arange(-(-len(queries) // lines_per_block) + 1)).tolist()
@@ -230,41 +214,3 @@ def _tasks(block: Ints, task: Ints, row: Ints, most: int) -> list[list[_Task]]:
             for first in range(start, stop, most):
                 tasks[block[start]].append(_Task(line, slice(first, min(first + most, stop))))
     return tasks
-
-
-def list_ranks(queries: FilteredQueries, score: Values, rank: Floats) -> Floats:
-    """[K]: `AnswerRanks.list_rank` of each held-out answer.
-
-    The negatives above an answer are those of its rank. Known answers that are not removed are above it too if they
-    score higher: the query's other held-out ones and, when validation is evaluated, those of test.
-
-    Args:
-        score: [K], of all answers that are not removed.
-        rank: [K], of the held-out answers.
-    """
-    held, removed = queries.edges > 0, queries.removed
-    relevant, others = np.flatnonzero(held & ~removed), np.flatnonzero(~held & ~removed)
-    found = np.full(len(rank), np.nan)
-    found[relevant] = rank[relevant] + order_in_groups(queries.query[relevant], score[relevant])
-    above, tied = count_in_groups(queries.query[relevant], score[relevant], queries.query[others], score[others])
-    found[relevant] += above + tied / 2
-    return found
-
-
-def count_in_groups(group: Ints, value: Values, among_group: Ints, among: Values) -> tuple[Ints, Ints]:
-    """For each value: how many of `among` in its group are greater, and how many equal."""
-    if len(among) == 0:
-        return np.zeros(len(value), np.int64), np.zeros(len(value), np.int64)
-    distinct, code = np.unique(np.concatenate([value, among]), return_inverse=True)
-    keys = np.sort(among_group * len(distinct) + code[len(value) :])
-    key = group * len(distinct) + code[: len(value)]
-    left, right = np.searchsorted(keys, key), np.searchsorted(keys, key, side="right")
-    return np.searchsorted(keys, (group + 1) * len(distinct)) - right, right - left
-
-
-def order_in_groups(group: Ints, value: Values) -> Ints:
-    """How many values of its group come before each, greatest first; groups ascend."""
-    order = np.lexsort((-value, group))
-    found = np.empty(len(group), np.int64)
-    found[order] = np.arange(len(group)) - np.searchsorted(group, group[order])
-    return found

@@ -1,7 +1,7 @@
 """Scores as matrix products of queries and candidates, block by block.
 
-Equal vectors must tie wherever they are. Every score, an answer's own included, is therefore an element of a product of
-one shape, in which the same instructions in the same order compute each element.
+Equal vectors must tie wherever they are. All scores, an answer's own included, therefore come from products of one
+shape, which compute every element by the same instructions in the same order.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Shape(NamedTuple):
 LARGEST = {"cpu": Shape(256, 1024), "cuda": Shape(4096, 32_768)}
 
 SUMMED_BYTES = 1024
-"""Comparisons are added up eight at a time, as the bytes of words; over this many, a byte counts 128 at most."""
+"""`count_true` adds up comparisons eight at a time, as the bytes of words; a byte then counts at most 128."""
 
 
 def block_shape(queries: int, candidates: int, device: torch.device) -> Shape:
@@ -53,7 +53,7 @@ def _round_up(count: int, unit: int) -> int:
 
 
 class Arithmetic:
-    """Products on a device, of factors in fp32 or rounded to bf16; sums and scores are fp32 in either case."""
+    """Products on a device, of factors in fp32 or rounded to bf16; sums and scores are fp32 in both cases."""
 
     def __init__(self, precision: Precision, device: torch.device) -> None:
         self.device = device
@@ -90,15 +90,15 @@ def count_true(comparisons: Tensor) -> Tensor:
 
 
 class Candidates:
-    """Rows of a table as factors: read anew for each pass, or kept if they fit into `memory` bytes."""
+    """Rows of a table as factors: kept if they fit into `memory` bytes, else read again for each pass."""
 
     def __init__(
         self, rows: Rows, project: Callable[[Tensor], Tensor], arithmetic: Arithmetic, shape: Shape, memory: int
     ) -> None:
         """`project`: [C, dim] → [C, width], on the device of `arithmetic`."""
-        self.size, self.shape = rows.size, shape
+        self.size, self.shape, self.arithmetic = rows.size, shape, arithmetic
         self._rows = rows if arithmetic.device.type == "cpu" else _CopiedRows(rows, arithmetic.device)
-        self._project, self._arithmetic = project, arithmetic
+        self._project = project
         row_bytes = rows.dim * arithmetic.dtype.itemsize
         self._keeps = (rows.size + shape.candidates) * row_bytes <= memory
         self._kept: list[Tensor] | None = None
@@ -110,7 +110,7 @@ class Candidates:
         """(first row, factor [C, width]) of all candidates in order; the last block is padded with zeros.
 
         Raises:
-            UserError: a number is not finite, after all blocks.
+            UserError: a number is not finite; after all blocks.
         """
         if self._kept is not None:
             for number, block in enumerate(self._kept):
@@ -129,13 +129,13 @@ class Candidates:
 
     def factor(self, vectors: Tensor) -> Tensor:
         """At most C rows [n, dim] → [C, width], padded with zeros; `check` tells whether all numbers were finite."""
-        vectors = vectors.to(self._arithmetic.device)
+        vectors = vectors.to(self.arithmetic.device)
         self._are_finite &= torch.isfinite(vectors).all()
         padded = torch.nn.functional.pad(vectors, (0, 0, 0, self.shape.candidates - len(vectors)))
-        return self._arithmetic.factor(self._project(padded))
+        return self.arithmetic.factor(self._project(padded))
 
     def check(self) -> None:
-        """Raises UserError if a number of a factor was not finite. A GPU is asked once, not for each block."""
+        """Raises UserError if a factor had a number that is not finite. Waits for the GPU, so not called per block."""
         if not bool(self._are_finite):
             raise UserError(NOT_FINITE)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton", reason="requirements/dev_cpu.txt installs it; PyTorch for CUDA brings it")
 
-from twhin_core.evaluation import rank_kernels
-from twhin_core.evaluation.rank_kernels import count_above
+from twhin_core.ranking import rank_kernels
+from twhin_core.ranking.rank_kernels import count_above
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

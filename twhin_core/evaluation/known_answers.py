@@ -9,7 +9,7 @@ import numpy as np
 
 from twhin_core.data.edges import Edges
 from twhin_core.data.files import EdgeFiles
-from twhin_core.evaluation.queries import REMOVED, FilteredQueries, HeldOut, Ints, Split, ends
+from twhin_core.ranking.queries import REMOVED, FilteredQueries, HeldOut, Ints, Split, ends
 from twhin_core.schema import Side
 
 HELD, GONE = 1, 2
