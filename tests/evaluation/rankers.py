@@ -115,9 +115,8 @@ def figures(
 ) -> Figures:
     held, results = rank_graph(ranker, splits, evaluation.split, schema, sets, memory)
     ranking = Ranking(held, results, {side: results[side].ranks["model"] for side in SIDES})
-    rel = np.concatenate([of.rel[of.first] for of in held.values()])
-    sums = sum_up(ranking, evaluation, {"relation": rel})
-    return of_relations(sums["relation"], [relation.name for relation in schema.relations], evaluation)
+    sums = sum_up(ranking, evaluation, {side: held[side].rel for side in SIDES})
+    return of_relations(sums, [relation.name for relation in schema.relations], evaluation)
 
 
 def sets_of(model: Model, schema: Schema) -> Callable[[Side], list[CandidateSet]]:

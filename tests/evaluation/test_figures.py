@@ -14,9 +14,8 @@ from rich.console import Console
 from tests.stages.test_evaluate import brute_force, changed
 from twhin_core.config import Config, Evaluation
 from twhin_core.errors import UserError
-from twhin_core.evaluation.degrees import bucket_of, buckets
 from twhin_core.evaluation.intervals import Groups, intervals
-from twhin_core.evaluation.metrics import Sums
+from twhin_core.evaluation.metrics import Sums, bucket_of, buckets
 from twhin_core.report.summary import print_summary
 from twhin_core.stages.evaluate import evaluate
 

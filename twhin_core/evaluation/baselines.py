@@ -1,4 +1,4 @@
-"""What a model must beat: rankings that have learned nothing about who likes what. They need no products."""
+"""What a model must beat: popularity and chance. Neither needs vectors."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from twhin_core.ranking.queries import FilteredQueries, HeldOut, Ints
 from twhin_core.ranking.ranks import AnswerRanks, RankQueries, count_in_groups, list_ranks, order_in_groups
 
 MOST_EDGES = 1 << 40
-"""Of a node; this leaves room for the group in the same number."""
+"""The most edges of a node, so that a group and a number of edges fit into one int64."""
 
 
 class Popularity:
-    """Scores a node by its number of training edges of the query's relation, on the side asked for.
+    """Scores a candidate by its number of training edges of the query's relation, on the side that the query asks for.
 
-    All queries of a relation have the same scores, and ranks follow from how many nodes have how many edges.
+    All queries of a relation share these scores, so ranks follow from a histogram: how many nodes have how many edges.
     """
 
     def __init__(self, ends: StoredFrequencies) -> None:
         self._ends = ends
-        # (group, number of edges) as one number, ascending, and how many nodes have as many.
+        # (group, number of edges) as one number, ascending, and how many nodes have that number of edges.
         self._edges, self._nodes = np.empty(0, np.int64), np.empty(0, np.int64)
         for keys, counts in ends.blocks():
             edges = np.concatenate([self._edges, keys // ends.rows * MOST_EDGES + counts])
             self._edges, self._nodes = sum_by_key(edges, np.concatenate([self._nodes, np.ones_like(counts)]))
 
     def among(self, candidates: CandidateSet, queries: int) -> RankQueries:
-        """As `Ranker.among`."""
+        """See `Ranker.among`."""
         return lambda chunk: self._rank(candidates, chunk)
 
     def _rank(self, candidates: CandidateSet, queries: FilteredQueries) -> AnswerRanks:
@@ -44,7 +44,7 @@ class Popularity:
         return AnswerRanks(rank[held], list_ranks(queries, score, rank)[held])
 
     def _among_all(self, candidates: CandidateSet, group: Ints, score: Ints) -> tuple[Ints, Ints]:
-        """How many candidates, known answers included, have more edges than each score, and how many as many."""
+        """How many candidates, known answers included, have more edges than each score, and how many the same."""
         more, equal = np.empty_like(score), np.empty_like(score)
         for each in np.unique(group).tolist():
             mine = group == each
@@ -56,7 +56,7 @@ class Popularity:
         return more, equal
 
     def _histogram(self, candidates: CandidateSet, group: int) -> tuple[Ints, Ints]:
-        """Numbers of edges above 0, ascending, and how many candidates have as many."""
+        """Numbers of edges above 0, ascending, and how many candidates have each."""
         if candidates.drawn is None:
             first, last = np.searchsorted(self._edges, [group * MOST_EDGES, (group + 1) * MOST_EDGES])
             return self._edges[first:last] - group * MOST_EDGES, self._nodes[first:last]
@@ -68,7 +68,7 @@ class Popularity:
 def rank_at_random(held: HeldOut, result: RankingResult, seed: int) -> AnswerRanks:
     """Ranks by independent uniform scores; each rank is uniform on 1 … negatives + 1.
 
-    The scores of negatives are never drawn: how many of them exceed a score is binomial.
+    The scores of negatives are not drawn: the number that exceeds a given score is binomial.
     """
     generator = np.random.default_rng([seed, held.side == "lhs"])
     score = generator.random(len(held))

@@ -14,12 +14,14 @@ from typing import Any
 from twhin_core import storage
 from twhin_core.config import Config, Gate
 from twhin_core.errors import UserError
-from twhin_core.evaluation.degrees import ANSWER, QUERY, buckets
 from twhin_core.evaluation.metrics import (
     ALL,
+    ANSWER,
     MODEL,
     PREVIOUS,
+    QUERY,
     Metrics,
+    buckets,
     names,
     names_of_all,
     names_of_answers,

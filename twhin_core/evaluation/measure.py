@@ -6,23 +6,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from twhin_core import __version__, storage
 from twhin_core.config import Config, Evaluation
 from twhin_core.errors import UserError
-from twhin_core.evaluation import degrees
 from twhin_core.evaluation.baselines import Popularity, rank_at_random
-from twhin_core.evaluation.degrees import ANSWER, QUERY, bucket_of
 from twhin_core.evaluation.intervals import Groups, Intervals, intervals
 from twhin_core.evaluation.metrics import (
     ALL,
+    ANSWER,
     AUC_REFERENCE,
     MODEL,
     POPULARITY,
     PREVIOUS,
+    QUERY,
     RANDOM,
     Figures,
     Metrics,
     Ranking,
+    Sums,
+    bucket_of,
+    names,
+    names_of_answers,
+    of_buckets,
     of_relations,
     prefix,
     sum_up,
@@ -33,6 +40,7 @@ from twhin_core.evaluation.result import digest
 from twhin_core.evaluation.task import RankingTask, nodes_only, scratch
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import Progress
+from twhin_core.ranking.queries import Ints
 from twhin_core.ranking.ranks import Ranker
 from twhin_core.schema import SIDES, Schema
 
@@ -68,7 +76,7 @@ def measure(
         metrics: Metrics = {
             evaluation.split: _of_model(config, task, scorer, tables, rankings[MODEL]),
             "intervals": _intervals(task, rankings[MODEL], evaluation),
-            "degrees": {name: _by_degree(task, of, evaluation) for name, of in rankings.items() if name != RANDOM},
+            "degrees": _by_degree(task, rankings, evaluation),
             "baselines": {name: _by_relation(task, of, evaluation) for name, of in rankings.items() if name != MODEL},
             "candidates": None,
             "checkpoint": checkpoint.step,
@@ -162,20 +170,33 @@ def _of_model(
 
 
 def _by_relation(task: RankingTask, ranking: Ranking, evaluation: Evaluation) -> Figures:
-    sums = sum_up(ranking, evaluation, {"relation": task.relation_of_queries()})
-    return of_relations(sums["relation"], task.relations, evaluation)
+    sums = sum_up(ranking, evaluation, {side: task.held[side].rel for side in SIDES})
+    return of_relations(sums, task.relations, evaluation)
 
 
 def _intervals(task: RankingTask, ranking: Ranking, evaluation: Evaluation) -> Intervals:
-    groups = Groups(task.relation_of_queries(), len(task.relations), evaluation.seed)
-    sums = sum_up(ranking, evaluation, {"all": groups.of_all, "relation": groups.of_relation})
-    return intervals(groups, sums["all"], sums["relation"], task.relations, evaluation)
+    rel = np.concatenate([task.held[side].rel[task.held[side].first] for side in SIDES])
+    groups = Groups(rel, len(task.relations), evaluation.seed)
+
+    def sums(group: Ints) -> Sums:
+        of_sides = zip(SIDES, np.split(group, [task.held["lhs"].queries]), strict=True)
+        return sum_up(ranking, evaluation, {side: of_side[task.held[side].query] for side, of_side in of_sides})
+
+    return intervals(groups, sums(groups.of_all), sums(groups.of_relation), task.relations, evaluation)
 
 
-def _by_degree(task: RankingTask, ranking: Ranking, evaluation: Evaluation) -> dict[str, Figures]:
-    sums = sum_up(ranking, evaluation, {QUERY: bucket_of(task.degree_of_queries(), evaluation)})
-    answers = {side: bucket_of(of, evaluation) for side, of in task.degree_of_answers().items()}
+def _by_degree(
+    task: RankingTask, rankings: Mapping[str, Ranking], evaluation: Evaluation
+) -> dict[str, dict[str, Figures]]:
+    kinds = (
+        (QUERY, task.degree_of_queries(), names(evaluation)),
+        (ANSWER, task.degree_of_answers(), names_of_answers(evaluation)),
+    )
+    buckets = {kind: {side: bucket_of(degree[side], evaluation) for side in SIDES} for kind, degree, _ in kinds}
     return {
-        QUERY: degrees.of_queries(sums[QUERY], evaluation),
-        ANSWER: degrees.of_answers(ranking, answers, evaluation),
+        name: {
+            kind: of_buckets(sum_up(ranking, evaluation, buckets[kind]), shown, evaluation) for kind, _, shown in kinds
+        }
+        for name, ranking in rankings.items()
+        if name != RANDOM
     }

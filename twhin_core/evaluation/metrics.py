@@ -1,7 +1,8 @@
-"""The metrics of a ranking, summed over queries and averaged, and the content of `evaluation/metrics.json`."""
+"""The metrics of a ranking, by relation or degree bucket, and the content of `evaluation/metrics.json`."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from twhin_core.evaluation.task import RankingResult
 
 Figures = dict[str, dict[str, float]]
-"""Figures by relation, or `all`, and name."""
+"""Figures by relation (or `all`) and name."""
 
 Metrics = dict[str, Any]
 """`evaluation/metrics.json`, in this shape:
@@ -26,27 +27,29 @@ Metrics = dict[str, Any]
      "intervals": {"all": {"mrr": [low, high], …}, "<relation>": {…}},    95 %, over queries, of the model's figures
      "degrees": {"model": {"query": {"0": {…}, "1-9": {…}}, "answer": {…}}, "popularity": {…}},
      "baselines": {"popularity": {"all": {…}, "<relation>": {…}}, "random": {…}, "previous": {…}},
-     "candidates": {"count": 1000, "power": 0.0},    null where ranks are among all nodes
-     "planted": {"all": {…}, …},            where the network was generated: the best reachable figures
+     "candidates": {"count": 1000, "power": 0.0},    null if ranks are among all nodes
+     "planted": {"all": {…}, …},            for a generated network: the best figures that any model can reach
      "checkpoint": 1000,                    the step evaluated
      "config": "<digest>",                  of the sections that say how to evaluate
      "graph": {"tables": {"<table>": rows}, "edges": {"<split>": edges}},
      "version": "…"}
 
-The first key is the name of the split evaluated. Names of figures begin with `sampled_` where ranks are among sampled
-candidates, and no such figure is mistaken for an exact one.
+The first key is the name of the evaluated split. If ranks are among sampled candidates, names of figures have the
+prefix `sampled_`, so that none is mistaken for an exact one.
 """
 
 ALL = "all"
 MRR, AUC, EDGES = "mrr", "auc", "edges"
 AUC_REFERENCE = "auc_reference"
-"""Of `all` alone, and of models only: see `reference_auc.py`."""
+"""Only of `all`, and only of models: see `reference_auc.py`."""
 SAMPLED = "sampled_"
 MODEL, POPULARITY, RANDOM, PREVIOUS = "model", "popularity", "random", "previous"
+QUERY, ANSWER = "query", "answer"
+"""Whose degree: that of the query's node, or of the answer."""
 
 
 def prefix(evaluation: Evaluation) -> str:
-    """How the names of figures begin."""
+    """The prefix of the names of figures."""
     return "" if evaluation.candidates is None else SAMPLED
 
 
@@ -57,12 +60,12 @@ def names(evaluation: Evaluation) -> list[str]:
 
 
 def names_of_all(evaluation: Evaluation) -> list[str]:
-    """The metrics of all relations together, of a model."""
+    """The metrics of a model over all relations."""
     return [*names(evaluation), prefix(evaluation) + AUC_REFERENCE]
 
 
 def names_of_answers(evaluation: Evaluation) -> list[str]:
-    """The metrics that single answers have, which are those of a degree bucket of the answer."""
+    """The metrics that are defined for single answers, and therefore for a degree bucket of answers."""
     return [prefix(evaluation) + name for name in (*_of_answers(evaluation), AUC)] + [EDGES]
 
 
@@ -72,21 +75,33 @@ def _of_answers(evaluation: Evaluation) -> list[str]:
 
 
 def split_of(metrics: Metrics) -> tuple[str, Figures]:
-    """The name of the split evaluated, and its figures."""
+    """The name of the evaluated split, and its figures."""
     split = "test" if "test" in metrics else "validation"
     return split, metrics[split]
 
 
+def buckets(evaluation: Evaluation) -> list[str]:
+    """Names of the degree buckets, cold to hot: for [1, 10, 100] they are 0, 1-9, 10-99 and 100+."""
+    bounds = [0, *evaluation.degree_buckets]
+    ranges = [str(low) if high == low + 1 else f"{low}-{high - 1}" for low, high in itertools.pairwise(bounds)]
+    return [*ranges, f"{bounds[-1]}+"]
+
+
+def bucket_of(degree: Ints, evaluation: Evaluation) -> Ints:
+    """The number of each degree's bucket."""
+    return np.searchsorted(evaluation.degree_buckets, degree, side="right")
+
+
 @dataclass(frozen=True)
 class Ranking:
-    """All held-out edges as one model or baseline ranks them. Its queries are those for the lhs, then for the rhs."""
+    """All held-out edges as one model or baseline ranks them."""
 
     held: Mapping[Side, HeldOut]
     results: Mapping[Side, RankingResult]
     ranks: Mapping[Side, AnswerRanks]
 
     def values(self, side: Side, hits_at: list[int]) -> dict[str, Floats]:
-        """[H] what each held-out edge adds to a figure."""
+        """[H] the reciprocal rank, the hits and the AUC of each held-out edge."""
         rank, negatives = self.ranks[side].rank, self.results[side].negatives
         hits = {f"hits@{k}": (rank <= k).astype(np.float64) for k in hits_at}
         auc = np.where(negatives > 0, 1 - (rank - 1) / np.maximum(negatives, 1), 0.5)
@@ -95,27 +110,46 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Sums:
-    """What figures are made of: each is `of[name] / over[name]`, both [n], for every of n labels."""
+    """The numerators and denominators of figures: `of[name] / over[name]`, both [n], for each of n labels."""
 
     of: dict[str, Floats]
     over: dict[str, Floats]
 
-    def figures(self, label: int, names: list[str], evaluation: Evaluation) -> dict[str, float]:
-        """The named figures of a label, 0 where there is nothing to average. `edges` counts an edge per side."""
-        edges = int(self.of["edges_lhs"][label] + self.of["edges_rhs"][label])
-        keys = {name: name[len(prefix(evaluation)) :] for name in names if name != EDGES}
-        values = {name: float(self.of[key][label] / max(self.over[key][label], 1e-300)) for name, key in keys.items()}
-        return values | {EDGES: edges}
+    def add(self, name: str, of: Floats, over: Floats) -> None:
+        self.of[name] = self.of.get(name, 0.0) + of
+        self.over[name] = self.over.get(name, 0.0) + over
+
+    def figures(self, label: int, names: list[str]) -> dict[str, float]:
+        """The named figures of a label, 0 if there is nothing to average. `edges` counts an edge once per side."""
+        figures: dict[str, float] = {}
+        for name in names:
+            key = name.removeprefix(SAMPLED)
+            of, over = float(self.of[key][label]), float(self.over[key][label])
+            figures[name] = int(of) if key == EDGES else of / max(over, 1e-300)
+        return figures
 
 
-def sum_up(ranking: Ranking, evaluation: Evaluation, labels: Mapping[str, Ints]) -> dict[str, Sums]:
-    """The sums by each kind of label, of which every query has one: a small number from 0 on."""
-    sizes = {kind: 1 + int(label.max(initial=-1)) for kind, label in labels.items()}
-    sums = {kind: Sums({}, {}) for kind in labels}
-    for name, of, over in _terms(ranking, evaluation):
-        for kind, label in labels.items():
-            sums[kind].of[name] = weighted(label, of, sizes[kind])
-            sums[kind].over[name] = weighted(label, over, sizes[kind])
+def sum_up(ranking: Ranking, evaluation: Evaluation, label: Mapping[Side, Ints]) -> Sums:
+    """The sums by a label of held-out edges.
+
+    Args:
+        label: [H] per side, each from 0 on. The recall and ndcg of a query count for the label of its first edge.
+    """
+    size = 1 + max(int(label[side].max(initial=-1)) for side in SIDES)
+    sums = Sums({}, {})
+    for side in SIDES:
+        edges = ranking.held[side].edges.astype(np.float64)
+        over = _sum(label[side], edges, size)
+        for key in (EDGES, f"{EDGES}_{side}"):
+            sums.add(key, over, over)
+        for name, values in ranking.values(side, evaluation.hits_at).items():
+            of = _sum(label[side], values * edges, size)
+            for key in (name, f"{name}_{side}"):
+                sums.add(key, of, over)
+    tails = ranking.held["rhs"]
+    of_queries = label["rhs"][tails.first]
+    for name, values, has_list in _of_lists(tails, ranking.ranks["rhs"], evaluation.recall_at):
+        sums.add(name, _sum(of_queries, values, size), _sum(of_queries, has_list, size))
     return sums
 
 
@@ -124,11 +158,12 @@ def of_relations(sums: Sums, relations: list[str], evaluation: Evaluation) -> Fi
 
     - `mrr`, `hits@k`: mean over edges of 1/rank and of rank ≤ k, filtered, over both sides; `_lhs` and `_rhs` of the
       queries for that side alone.
-    - `recall@k`, `ndcg@k`: mean over queries (lhs, rel, ?) of the share of their held-out answers with a list rank of
-      at most k, and of the discounted gain of these over that of min(k, held out) answers at the top (gain 1, discount
-      1/log2(1 + list rank)). A query whose held-out answers are all removed does not count; 0 if there is no other.
+    - `recall@k`: mean over queries (lhs, rel, ?) of the share of their held-out answers with a list rank of at most k.
+    - `ndcg@k`: mean over the same queries of the discounted gain of these answers, divided by that of
+      min(k, held out) answers at the top; gain 1, discount 1/log2(1 + list rank) (Järvelin and Kekäläinen, 2002).
+      A query whose held-out answers are all removed does not count for recall and ndcg; 0 if there is no other.
     - `auc`: mean over edges and sides of the share of negatives that the answer outscores, a tie counting half; 0.5
-      where there are none.
+      if there are none.
 
     Args:
         sums: by relation.
@@ -137,49 +172,38 @@ def of_relations(sums: Sums, relations: list[str], evaluation: Evaluation) -> Fi
     figures: Figures = {}
     labels = [(ALL, total, 0), *((relations[rel], sums, rel) for rel in np.flatnonzero(sums.of["edges_rhs"]).tolist())]
     for name, of, label in labels:
-        edges = {EDGES: int(of.of["edges_rhs"][label])}
-        figures[name] = of.figures(label, names(evaluation), evaluation) | edges
+        figures[name] = of.figures(label, names(evaluation)) | {EDGES: int(of.of["edges_rhs"][label])}
     return figures
 
 
-def _terms(ranking: Ranking, evaluation: Evaluation) -> Iterator[tuple[str, Floats, Floats]]:
-    """(name, of, over), each [queries]: what each query adds to a figure."""
-    nothing = {side: np.zeros(ranking.held[side].queries) for side in SIDES}
+def of_buckets(sums: Sums, names: list[str], evaluation: Evaluation) -> Figures:
+    """The named metrics of each degree bucket that has edges, leaving out those with nothing to average.
 
-    def alone(side: Side, values: Floats) -> Floats:
-        return np.concatenate([values if other == side else nothing[other] for other in SIDES])
-
-    edges = {side: _of_queries(ranking.held[side], np.ones(len(ranking.held[side]))) for side in SIDES}
-    for side in SIDES:
-        yield f"edges_{side}", alone(side, edges[side]), alone(side, np.ones_like(edges[side]))
-    for name in ranking.values("rhs", evaluation.hits_at):
-        of = {side: _of_queries(ranking.held[side], ranking.values(side, evaluation.hits_at)[name]) for side in SIDES}
-        yield name, np.concatenate(list(of.values())), np.concatenate(list(edges.values()))
-        for side in SIDES:
-            yield f"{name}_{side}", alone(side, of[side]), alone(side, edges[side])
-    for name, values, kept in _of_lists(ranking.held["rhs"], ranking.ranks["rhs"], evaluation.recall_at):
-        yield name, alone("rhs", values), alone("rhs", kept)
-
-
-def _of_queries(held: HeldOut, values: Floats) -> Floats:
-    return weighted(held.query, values * held.edges, held.queries)
+    Args:
+        sums: by bucket.
+    """
+    return {
+        bucket: sums.figures(number, [name for name in names if sums.over[name.removeprefix(SAMPLED)][number]])
+        for number, bucket in enumerate(buckets(evaluation)[: len(sums.of[EDGES])])
+        if sums.of[EDGES][number]
+    }
 
 
 def _of_lists(held: HeldOut, ranks: AnswerRanks, recall_at: list[int]) -> Iterator[tuple[str, Floats, Floats]]:
-    """recall@k and ndcg@k of each query, and whether it has any: not if its held-out answers are all removed."""
+    """(name, [Q] recall@k or ndcg@k, [Q] 1 if the query has an answer that is not removed, else 0)."""
     kept = np.flatnonzero(~np.isnan(ranks.list_rank))
     query, rank = held.query[kept], ranks.list_rank[kept]
     relevant = np.bincount(query, minlength=held.queries)
+    has_list, most = (relevant > 0).astype(np.float64), np.maximum(relevant, 1)
     ideal = np.cumsum(1 / np.log2(1 + np.arange(1, 1 + max(recall_at))))
     for k in recall_at:
         among = rank <= k
         found = np.bincount(query, among, minlength=held.queries)
         gain = np.bincount(query, among / np.log2(1 + rank), minlength=held.queries)
-        most = np.maximum(relevant, 1)
-        yield f"recall@{k}", found / most, (relevant > 0).astype(np.float64)
-        yield f"ndcg@{k}", gain / ideal[np.minimum(k, most) - 1], (relevant > 0).astype(np.float64)
+        yield f"recall@{k}", found / most, has_list
+        yield f"ndcg@{k}", gain / ideal[np.minimum(k, most) - 1], has_list
 
 
-def weighted(label: Ints, values: Floats, size: int) -> Floats:
+def _sum(label: Ints, values: Floats, size: int) -> Floats:
     """The sum of the values of each label: [size]."""
     return np.bincount(label, values, minlength=size).astype(np.float64)

@@ -131,13 +131,9 @@ class RankingTask:
             side: rank_all(self.held[side], self._known[side], self.chunks[side], rankers, self.ranks) for side in SIDES
         }
 
-    def relation_of_queries(self) -> Ints:
-        """The relation of each query, those for the lhs first."""
-        return np.concatenate([of.rel[of.first] for of in self.held.values()])
-
-    def degree_of_queries(self) -> Ints:
-        """Training edges of the node of each query, those for the lhs first."""
-        return np.concatenate([self._degree(of, of.node, OTHER[side])[of.first] for side, of in self.held.items()])
+    def degree_of_queries(self) -> dict[Side, Ints]:
+        """[H] training edges of the query's node, for each held-out edge."""
+        return {side: self._degree(of, of.node, OTHER[side]) for side, of in self.held.items()}
 
     def degree_of_answers(self) -> dict[Side, Ints]:
         """[H] training edges of each held-out answer."""
