@@ -37,7 +37,7 @@ def test_peak_memory_does_not_grow_with_the_table_or_the_edges(tmp_path: Path) -
 
 def test_more_held_out_edges_than_memory_holds_are_refused(trained: tuple[Config, str]) -> None:
     config, root = trained
-    message = r"evaluation\.memory_limit: 8KB is too small for \d+ held-out edges; raise it, or take fewer by test_data"
+    message = r"evaluation\.memory_limit: 8KB is too small for \d+ held-out edges; raise it, or set test_data"
     with pytest.raises(UserError, match=message):
         evaluate(changed(config, memory_limit="8KB"), root)
 
@@ -47,5 +47,8 @@ def test_a_query_that_does_not_fit_is_named() -> None:
     schema = schema_of(config)
     ranker, sets = model_ranker(config, checkpoint), sets_of(config.model, schema)
     many = {"train": [(7, 1, node) for node in range(500)], "test": [*splits["test"], (7, 1, 2999)]}
-    with pytest.raises(UserError, match=r"small for the 50\d edges of relation follow at node 7 of its lhs, one query"):
+    with pytest.raises(
+        UserError,
+        match=r"small for the 50\d edges of relation follow at node 7 of its lhs, which are one query; raise it",
+    ):
         rank_graph(ranker, many, "test", schema, sets, memory=50_000)

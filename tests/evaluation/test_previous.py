@@ -15,6 +15,7 @@ from tests.stages.test_evaluate import RELATIONS, TABLES, brute_force, changed
 from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config
 from twhin_core.errors import UserError
+from twhin_core.evaluation import previous
 from twhin_core.stages.evaluate import evaluate
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.train import train
@@ -100,6 +101,17 @@ def test_two_ranks_compare_with_the_previous_as_one_does(
     shutil.rmtree(Path(root, "evaluation"))
     first, second = run_ranks(2, evaluate, config, root)
     assert first == second == alone
+
+
+def test_nodes_that_need_more_memory_to_match_are_named(
+    trained: tuple[Config, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, root = trained
+    shutil.copytree(root, tmp_path / "before")
+    monkeypatch.setattr(previous, "LEAST_MEGABYTES", 1)
+    message = "evaluation.memory_limit: too small to match 40 nodes of table user with .*before; raise it"
+    with pytest.raises(UserError, match=message):
+        evaluate(changed(config, previous=str(tmp_path / "before"), memory_limit="1MB"), root)
 
 
 @pytest.mark.parametrize("what", ["nothing", "untrained"])

@@ -1,8 +1,8 @@
 """Gates: bounds that metrics must meet before anything is exported, and the decision, `evaluation/gates.json`.
 
-A gate names its metric as `<split>.<relation or all>.<metric>`, as in `test.all.mrr`, or, by how many training edges a
-node has, as `<split>.degrees.<query or answer>.<bucket>.<metric>`, as in `test.degrees.query.1-9.mrr`. Names of
-relations may hold dots, those of splits, buckets and metrics hold none.
+A gate names its metric as `<split>.<relation or all>.<metric>`, such as `test.all.mrr`, or, for nodes in a degree
+bucket, as `<split>.degrees.<query or answer>.<bucket>.<metric>`, such as `test.degrees.query.1-9.mrr`. Names of
+relations may contain dots; those of splits, buckets and metrics do not.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from twhin_core.evaluation.metrics import (
     MODEL,
     PREVIOUS,
     QUERY,
+    Figures,
     Metrics,
     buckets,
     names,
@@ -33,14 +34,14 @@ DEGREES = "degrees"
 
 Decision = dict[str, Any]
 """{"passed": …, "checkpoint": step, "gates": [{"metric", "value", "previous", "bounds", "passed", "reason"}, …]};
-`previous` is null where there is no earlier version to compare with, or where it has no such figure."""
+`previous` is null if there is no earlier version to compare with, or if it has no such figure."""
 
 
 def check_names(config: Config) -> None:
-    """Checks, before any work, that every gate can name a metric.
+    """Checks before any work that every gate can name a metric.
 
     Raises:
-        UserError: a gate names another split, relation, bucket or metric than there will be, or a relation is named
+        UserError: a gate names a split, relation, bucket or metric that there will not be, or a relation is named
             `all` or `degrees`.
     """
     relations = [relation.name for relation in config.model.relations]
@@ -62,11 +63,7 @@ def check_names(config: Config) -> None:
 
 
 def decide(config: Config, metrics: Metrics) -> Decision:
-    """What the gates of the config say of `metrics`.
-
-    Raises:
-        UserError: a gate names no metric.
-    """
+    """Judges `metrics` by the gates of the config. Raises UserError if a gate names no metric."""
     (split, result), degrees = split_of(metrics), metrics.get("degrees", {})
     figures = _paths(split, result, degrees.get(MODEL, {}))
     before = _paths(split, metrics["baselines"].get(PREVIOUS, {}), degrees.get(PREVIOUS, {}))
@@ -86,18 +83,18 @@ def decide(config: Config, metrics: Metrics) -> Decision:
 
 
 def missed(decision: Decision) -> list[str]:
-    """One sentence for each gate that does not hold."""
+    """The reason of each gate that is not met."""
     return [gate["reason"] for gate in decision["gates"] if not gate["passed"]]
 
 
 def read_decision(root: str) -> Decision | None:
-    """The decision under the run root, or None where evaluate has not finished."""
+    """The decision under the run root, or None if evaluate has not finished."""
     decision: Decision | None = storage.find_json(storage.join(root, DECISION))
     return decision
 
 
 def _of_degrees(config: Config) -> list[str]:
-    """The paths of all figures by degree that there can be."""
+    """The paths of all possible figures by degree."""
     evaluation = config.evaluation
     return [
         f"{evaluation.split}.{DEGREES}.{kind}.{bucket}.{metric}"
@@ -119,17 +116,16 @@ def _misses(gate: Gate, value: float, previous: float | None) -> list[str]:
     return misses
 
 
-def _paths(split: str, by_relation: dict[str, Any], by_degree: dict[str, Any]) -> dict[str, float]:
+def _paths(split: str, by_relation: Figures, by_degree: dict[str, Figures]) -> dict[str, float]:
     """All figures that a gate can name, by path."""
-    paths = {
-        f"{split}.{relation}.{metric}": float(value)
-        for relation, figures in by_relation.items()
+    groups = by_relation | {
+        f"{DEGREES}.{kind}.{bucket}": figures for kind, of in by_degree.items() for bucket, figures in of.items()
+    }
+    return {
+        f"{split}.{group}.{metric}": float(value)
+        for group, figures in groups.items()
         for metric, value in figures.items()
     }
-    for kind, of_kind in by_degree.items():
-        for bucket, figures in of_kind.items():
-            paths |= {f"{split}.{DEGREES}.{kind}.{bucket}.{metric}": float(value) for metric, value in figures.items()}
-    return paths
 
 
 def _no_metric(path: str, known: Iterable[str]) -> UserError:

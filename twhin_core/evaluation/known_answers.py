@@ -1,4 +1,4 @@
-"""The known answers of queries: found in the edges of all splits, which are streamed, and kept in a file per chunk."""
+"""The known answers of queries, which ranks are filtered by: collected from the edges of all splits, kept in files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HELD, GONE = 1, 2
 MARKS = 4
 
 PAIRS_AT_ONCE = 1 << 20
-"""(query, answer) pairs that are kept in memory before they are written, 16 bytes each."""
+"""Pairs (query, answer) that are kept in memory before they are written, 16 bytes each."""
 
 
 class QueryIndex:
@@ -38,7 +38,7 @@ class QueryIndex:
 
 
 def count(indices: Mapping[Side, QueryIndex], edges: Edges, counts: Mapping[Side, Ints]) -> None:
-    """Adds to `counts`, for each side and query, the edges that answer it."""
+    """Adds the number of edges that answer each query to `counts`."""
     for side, index in indices.items():
         query, times = np.unique(index.find(edges)[0], return_counts=True)
         counts[side][query] += times
@@ -64,7 +64,7 @@ class KnownAnswers:
             self.flush()
 
     def flush(self) -> None:
-        """Appends what was added to the files."""
+        """Appends the added pairs to the files."""
         pairs = np.concatenate(self._pairs)
         self._pairs, self._waiting = [np.empty((0, 2), np.int64)], 0
         chunk = self._chunk_of[pairs[:, 0]]

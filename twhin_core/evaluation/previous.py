@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from twhin_core.vectors.rows import Rows
 
 NAMES_AT_ONCE = 131_072
+LEAST_MEGABYTES = 128
+"""For matching, however small `evaluation.memory_limit` is."""
 
 
 class Previous:
@@ -70,7 +72,7 @@ class Previous:
             memory: bytes for matching.
 
         Raises:
-            UserError: a vocabulary of either run is broken.
+            UserError: a vocabulary of either run is broken, or DuckDB needs more memory.
         """
         from twhin_core.ranking.rankers import MatchedRows
 
@@ -82,7 +84,15 @@ class Previous:
                 rows = self.checkpoint.rows(table)
                 here = open_ids(config, root, table, size)
                 there = open_ids(self.config, self.root, table, self.schema.tables[table])
-                _match(path, size, here, there, memory)
+                try:
+                    _match(path, size, here, there, memory)
+                except (duckdb.OutOfMemoryException, OSError) as error:  # Arrow's readers raise OSError
+                    if "Out of Memory" not in str(error):
+                        raise
+                    raise UserError(
+                        f"evaluation.memory_limit: too small to match {size:,} nodes of table {table} with "
+                        f"{self.root}; raise it"
+                    ) from error
             tables[table] = MatchedRows(rows, self.config.model.dim, path, size)
         return tables
 
@@ -92,7 +102,7 @@ def _match(path: Path, size: int, here: Ids, there: Ids, memory: int) -> None:
 
     An inner join without a sort stays within DuckDB's limit: 20 million ids on each side fit into 128 MiB.
     """
-    megabytes = max(memory >> 20, 128)
+    megabytes = max(memory >> 20, LEAST_MEGABYTES)
     database = path.with_suffix(".duckdb")
     settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": f"{megabytes}MiB",

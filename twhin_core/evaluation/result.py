@@ -1,4 +1,4 @@
-"""`evaluation/metrics.json` under a run root: what it is of, and whether it is up to date."""
+"""`evaluation/metrics.json` under a run root, and whether it is up to date."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ METRICS = "evaluation/metrics.json"
 
 
 def read_metrics(root: str) -> Metrics | None:
-    """The metrics under the run root, or None where evaluate has not finished."""
+    """The metrics under the run root, or None if evaluate has not finished."""
     metrics: Metrics | None = storage.find_json(storage.join(root, METRICS))
     return metrics
 
 
 def is_current(metrics: Metrics, config: Config, step: int) -> bool:
-    """Whether `metrics` are of the checkpoint `step`, measured as `config` says."""
+    """Whether `metrics` are of the checkpoint at `step`, measured as `config` says."""
     return bool(metrics["checkpoint"] == step and metrics["config"] == digest(config))
 
 
 def headline(config: Config, metrics: Metrics) -> str:
-    """The figure that says most."""
+    """The main figure, for a log line."""
     split, name = config.evaluation.split, prefix(config.evaluation) + MRR
     return f"{split} {name} {metrics[split][ALL][name]:.4f}"
 
 
 def digest(config: Config) -> str:
-    """Of all settings of measuring that may change between runs on one root; gates only judge the figures."""
+    """A digest of the settings that change the metrics and may differ between runs on one root."""
     settings: dict[str, Any] = {
         "evaluation": config.evaluation.model_dump(exclude={"gates", "memory_limit"}),
         "test_data": config.test_data.model_dump() if config.test_data else None,

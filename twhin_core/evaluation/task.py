@@ -30,43 +30,45 @@ if TYPE_CHECKING:
     from twhin_core.distributed.ranks import Ranks
 
 BYTES_PER_HELD_EDGE = 300
-"""On both sides, with all that is computed from it."""
+"""For both sides, with everything computed from it."""
 BYTES_PER_KNOWN = 64
-"""Of a known answer while its query is ranked."""
+"""While the query of a known answer is ranked."""
 
 
 @dataclass(frozen=True)
 class RankingResult:
-    """What the rankers found for the H held-out edges of a side, in the order of `HeldOut`."""
+    """The ranks of the H held-out edges of a side, in the order of `HeldOut`."""
 
     negatives: Ints
-    """[H] how many negatives the query has."""
+    """[H] number of negatives of the query."""
     others: Ints
-    """[H] known answers of the query that are neither held out nor removed."""
+    """[H] number of known answers of the query that are neither held out nor removed."""
     removed: npt.NDArray[np.bool_]
     """[H] whether the answer is removed (see `REMOVED`)."""
     ranks: dict[str, AnswerRanks]
-    """By the name of the ranker."""
+    """By name of the ranker."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Queries that are ranked at once: their numbers, ascending."""
+    """Queries that are ranked at once."""
 
     candidates: CandidateSet
     queries: Ints
+    """Their numbers, ascending."""
 
 
 class RankingTask:
-    """What every model and baseline has to rank: reads the edges of all splits twice, and holds the held-out ones.
+    """The held-out edges as queries, with their candidates and known answers: what every model and baseline ranks.
 
-    Counts of nodes and known answers of queries are kept in files, and memory does not grow with the edges.
+    Reads the edges of all splits twice. Degrees of nodes and known answers of queries go to files, so that memory grows
+    with the held-out edges only.
     """
 
     def __init__(
         self, config: Config, root: str, schema: Schema, models: list[Model], ranks: Ranks, folder: Path
     ) -> None:
-        """`folder`: an empty one for files.
+        """`folder`: for files; must be empty.
 
         Raises:
             UserError: the split has no edges or more than fit into memory, or more candidates are to be drawn than a
@@ -109,7 +111,7 @@ class RankingTask:
     def _count(
         self, indices: Mapping[Side, QueryIndex], counts: Mapping[Side, Ints], ends: Counter
     ) -> StoredFrequencies:
-        """How often each node is an end of a training edge; adds to `counts` the edges that answer each query."""
+        """Counts how often a node is an end of a training edge; adds the edges that answer each query to `counts`."""
         for name, files in self._splits.items():
             for edges in files.chunks():
                 known_answers.count(indices, edges, counts)
@@ -118,15 +120,15 @@ class RankingTask:
         return ends.stored()
 
     def scores(self) -> int:
-        """How many scores each model computes on this rank."""
+        """How many scores a model computes on this rank."""
         return sum(len(chunk.queries) * chunk.candidates.size for side in SIDES for chunk in self.chunks[side])
 
     def held_out_chunks(self) -> Iterator[Edges]:
-        """The held-out edges in data set order, some at a time."""
+        """The held-out edges in data set order, in chunks."""
         return self._splits[self._split].chunks()
 
     def rank(self, rankers: Mapping[str, Ranker]) -> dict[Side, RankingResult]:
-        """Ranks all held-out edges; every rank must call it."""
+        """Ranks all held-out edges. A collective."""
         return {
             side: rank_all(self.held[side], self._known[side], self.chunks[side], rankers, self.ranks) for side in SIDES
         }
@@ -140,7 +142,7 @@ class RankingTask:
         return {side: self._degree(of, of.answer, side) for side, of in self.held.items()}
 
     def _degree(self, held: HeldOut, node: Ints, side: Side) -> Ints:
-        """Training edges of nodes [H] on one side of the held-out edges."""
+        """[H] training edges of the nodes [H] on one side of held-out edges."""
         table = np.array([self.schema.table_number(rel, side) for rel in range(len(self.schema.relations))])
         return self.degrees.of(table[held.rel], node)
 
@@ -151,10 +153,10 @@ def cut(
     """This rank's share of the queries of a side, in chunks of at most about `memory` bytes.
 
     Args:
-        known: [Q] edges of each query in all splits; no fewer than its known answers.
+        known: [Q] number of edges of each query in all splits, an upper bound of its known answers.
 
     Raises:
-        UserError: one query alone takes more.
+        UserError: a single query needs more.
     """
     cost = 16 * dim + BYTES_PER_KNOWN * (known + np.diff(held.first, append=len(held)))
     largest = int(cost.argmax())
@@ -162,8 +164,8 @@ def cut(
         at = held.first[largest]
         relation = schema.relations[held.rel[at]].name
         raise UserError(
-            f"evaluation.memory_limit: is too small for the {known[largest]:,} edges of relation {relation} at node "
-            f"{held.node[at]} of its {OTHER[held.side]}, one query"
+            f"evaluation.memory_limit: too small for the {known[largest]:,} edges of relation {relation} at node "
+            f"{held.node[at]} of its {OTHER[held.side]}, which are one query; raise it"
         )
     found = []
     for of in sets:
@@ -176,7 +178,7 @@ def cut(
 def rank_all(
     held: HeldOut, known: KnownAnswers, chunks: Sequence[Chunk], rankers: Mapping[str, Ranker], ranks: Ranks
 ) -> RankingResult:
-    """Ranks all held-out edges of a side; every rank must call it, with its own chunks, and gets the whole result.
+    """Ranks all held-out edges of a side. A collective: each rank passes its own chunks and gets the complete result.
 
     Args:
         known: of these chunks.
@@ -189,12 +191,10 @@ def rank_all(
         if chunk.candidates is not of_set:
             of_set = chunk.candidates
             total = int(np.isin(held.rel[held.first], of_set.relations).sum())
-            of_rankers = {}  # first, to free what these keep in memory
+            of_rankers = {}  # first, to free their memory
             of_rankers = {name: ranker.among(of_set, total) for name, ranker in rankers.items()}
         queries = known.take(number)
-        is_mine = np.zeros(held.queries, np.bool_)
-        is_mine[chunk.queries] = True
-        mine = np.flatnonzero(is_mine[held.query])
+        mine = np.flatnonzero(np.isin(held.query, chunk.queries))
         answers = np.flatnonzero(queries.edges)
         query = queries.query[answers]
         neither = (queries.edges == 0) & ~queries.removed
@@ -210,7 +210,7 @@ def rank_all(
 
 
 def _add_up(columns: list[Ints | Floats]) -> None:
-    """Sums each column over all ranks, in place. A rank has zeros outside its own share."""
+    """Sums each column over all ranks, in place. Each rank has zeros outside its own share."""
     import torch
     import torch.distributed as dist
 
@@ -219,7 +219,7 @@ def _add_up(columns: list[Ints | Floats]) -> None:
 
 
 def check_graph(config: Config, root: str) -> None:
-    """Checks, before anything is trained, that the graph at `root` can be evaluated as configured.
+    """Checks before training that the graph at `root` can be evaluated as configured.
 
     Raises:
         UserError: as `RankingTask`.
@@ -233,13 +233,13 @@ def _check_memory(config: Config, held_out_edges: int) -> None:
     limit = config.evaluation.memory_limit
     if held_out_edges * BYTES_PER_HELD_EDGE > sizes.in_bytes(limit) // 2:
         raise UserError(
-            f"evaluation.memory_limit: {limit} is too small for {held_out_edges:,} held-out edges; raise it, or take "
-            "fewer by test_data.limit"
+            f"evaluation.memory_limit: {limit} is too small for {held_out_edges:,} held-out edges; raise it, or set "
+            "test_data.limit"
         )
 
 
 def nodes_only(schema: Schema, root: str) -> Schema:
-    """The schema without rows that are no nodes: a config may state more rows of a table than its vocabulary has."""
+    """The schema with as many rows per table as there are nodes: a config may set more."""
     manifest = read_manifest(root)
     nodes = {entry.name: entry.num_embeddings for entry in manifest.tables} if manifest is not None else {}
     return Schema(schema.tables | nodes, schema.relations)
@@ -247,7 +247,7 @@ def nodes_only(schema: Schema, root: str) -> Schema:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A temporary folder. Raises StorageRefused where its disk is full."""
+    """A temporary folder. Raises StorageRefused if its disk is full."""
     try:
         with tempfile.TemporaryDirectory(prefix="twhin-evaluate-") as folder:
             yield Path(folder)
@@ -256,6 +256,6 @@ def scratch() -> Iterator[Path]:
     except OSError as error:
         if error.filename is None or "twhin-evaluate-" in str(error.filename):
             raise StorageRefused(
-                f"{tempfile.gettempdir()}: cannot be written: {error.strerror or error}; TMPDIR names another folder"
+                f"{tempfile.gettempdir()}: cannot be written: {error.strerror or error}; set TMPDIR to another folder"
             ) from error
         raise
