@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -18,16 +16,11 @@ RELATIONS = [("fav", "user", "tweet"), ("follow", "user", "user")]
 SIZES = {"user": 9, "tweet": 12}
 
 
-def three_at_a_time(edges: Edges) -> Iterator[Edges]:
-    for start in range(0, len(edges), 3):
-        yield edges.take(slice(start, start + 3))
-
-
 def found(config: Config, checkpoint: TableCheckpoint, edges: Edges) -> float:
     schema = schema_of(config)
     scorer = checkpoint.scorer(config.model, schema.relations)
     tables = {name: checkpoint.rows(name) for name in schema.tables}
-    return reference_auc(scorer, tables, schema, three_at_a_time(edges), config)
+    return reference_auc(scorer, tables, schema, edges, config)
 
 
 def sized(config: Config, batch: int, negatives: int, steps: int = 1000) -> Config:

@@ -148,7 +148,7 @@ def _rank(
             rankers[POPULARITY] = Popularity(task.ends)
         if previous is not None:
             matched = previous.match_tables(config, root, schema, folder / PREVIOUS, task.memory // 4)
-            rankers[PREVIOUS] = previous.ranker(schema, matched, arithmetic, memory, progress)
+            rankers[PREVIOUS] = ModelRanker(previous.scorer(schema), schema, matched, arithmetic, memory, progress)
         results = task.rank(rankers)
     rankings = {
         name: Ranking(task.held, results, {side: results[side].ranks[name] for side in SIDES}) for name in rankers
@@ -164,7 +164,7 @@ def _of_model(
     config: Config, task: RankingTask, scorer: Scorer, tables: Mapping[str, Rows], ranking: Ranking
 ) -> Figures:
     figures = _by_relation(task, ranking, config.evaluation)
-    auc = reference_auc(scorer, tables, task.schema, task.held_out_chunks(), config)
+    auc = reference_auc(scorer, tables, task.schema, task.held_out_edges(), config)
     figures[ALL] |= {prefix(config.evaluation) + AUC_REFERENCE: auc}
     return figures
 

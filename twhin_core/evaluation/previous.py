@@ -15,14 +15,12 @@ from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import read_schema
-from twhin_core.progress import Progress
 from twhin_core.schema import Schema
 from twhin_core.vectors.ids import SCHEMA, Ids
 from twhin_core.vectors.names import open_ids
 
 if TYPE_CHECKING:
-    from twhin_core.ranking.products import Arithmetic
-    from twhin_core.ranking.rankers import PreviousRanker
+    from twhin_core.ranking.matched import MatchedScorer
     from twhin_core.vectors.rows import Rows
 
 NAMES_AT_ONCE = 131_072
@@ -48,21 +46,16 @@ class Previous:
         self.schema = read_schema(self.config, root)
         checkpoint.check_fits(model_description(self.config, self.schema))
 
-    def ranker(
-        self,
-        schema: Schema,
-        tables: dict[str, Rows],
-        arithmetic: Arithmetic,
-        memory: int,
-        progress: Progress,
-    ) -> PreviousRanker:
-        """As a ranker of this run's nodes and relations, `schema`; `tables` as `match_tables` returns them."""
-        from twhin_core.ranking.rankers import PreviousRanker
+    def scorer(self, schema: Schema) -> MatchedScorer:
+        """The earlier scorer, for the relations of this run and tables from `match_tables`."""
+        import torch
 
-        earlier = {relation.name: number for number, relation in enumerate(self.schema.relations)}
-        numbers = np.array([earlier.get(relation.name, -1) for relation in schema.relations], np.int64)
+        from twhin_core.ranking.matched import MatchedScorer
+
+        names = [relation.name for relation in self.schema.relations]
+        numbers = [names.index(of.name) if of.name in names else -1 for of in schema.relations]
         scorer = self.checkpoint.scorer(self.config.model, self.schema.relations)
-        return PreviousRanker(scorer, numbers, schema, tables, arithmetic, memory, progress)
+        return MatchedScorer(scorer, torch.tensor(numbers))
 
     def match_tables(self, config: Config, root: str, schema: Schema, folder: Path, memory: int) -> dict[str, Rows]:
         """The earlier vectors of this run's nodes, by table, as `MatchedRows`.
@@ -74,7 +67,7 @@ class Previous:
         Raises:
             UserError: a vocabulary of either run is broken, or DuckDB needs more memory.
         """
-        from twhin_core.ranking.rankers import MatchedRows
+        from twhin_core.ranking.matched import MatchedRows
 
         folder.mkdir()
         tables: dict[str, Rows] = {}

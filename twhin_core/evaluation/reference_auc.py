@@ -9,7 +9,7 @@ pairs. Nothing is filtered: a negative may be a known edge, or the positive itse
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,17 +33,14 @@ MOST_SCORES = 1 << 24
 """Of the negatives of a batch; larger batches are cut down."""
 
 
-def reference_auc(
-    scorer: Scorer, tables: Mapping[str, Rows], schema: Schema, chunks: Iterable[Edges], config: Config
-) -> float:
-    """The AUC of the first `num_eval_steps` batches of `per_replica_batch_size` held-out edges, in data set order."""
+def reference_auc(scorer: Scorer, tables: Mapping[str, Rows], schema: Schema, edges: Edges, config: Config) -> float:
+    """The AUC of the first `num_eval_steps` batches of `per_replica_batch_size` of the held-out `edges`."""
     data, generator = config.train_data, np.random.default_rng([config.evaluation.seed, 5])
     negatives = data.in_batch_negatives or NEGATIVES
     size = max(1, min(data.per_replica_batch_size, MOST_SCORES // (2 * negatives)))
     shares = []
-    for number, batch in enumerate(_batches(chunks, size)):
-        if number == config.training.num_eval_steps:
-            break
+    for start in range(0, len(edges), size)[: config.training.num_eval_steps]:
+        batch = edges.take(slice(start, start + size))
         positive, negative = _scores(scorer, tables, schema, batch, negatives, generator)
         shares.append(np.searchsorted(np.sort(negative), positive).mean() / len(negative))
     return float(np.mean(shares))
@@ -73,16 +70,3 @@ def _scores(
                 positive.append(scorer.edges(side, rels, ends["lhs"], ends["rhs"]).flatten())
                 negative.append(scorer.candidates(side, rels, ends[OTHER[side]], ends[side][:, drawn]).flatten())
     return torch.cat(positive).numpy(), torch.cat(negative).numpy()
-
-
-def _batches(chunks: Iterable[Edges], size: int) -> Iterator[Edges]:
-    """The same edges, `size` at a time, the last ones fewer."""
-    held: list[Edges] = []
-    for chunk in chunks:
-        held.append(chunk)
-        while sum(map(len, held)) >= size:
-            joined = Edges.joined(held)
-            yield joined.take(slice(0, size))
-            held = [joined.take(slice(size, len(joined)))]
-    if sum(map(len, held)):
-        yield Edges.joined(held)

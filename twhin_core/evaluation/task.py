@@ -87,7 +87,7 @@ class RankingTask:
         self.relations = [relation.name for relation in schema.relations]
         self.edges = {name: len(files) for name, files in self._splits.items()}
         _check_memory(config, self.edges[evaluation.split])
-        edges = self._splits[evaluation.split].all()
+        edges = self.held_out_edges()
         self.held = {side: held_out(edges, side) for side in SIDES}
         del edges
         rows = max(schema.tables.values())
@@ -123,9 +123,9 @@ class RankingTask:
         """How many scores a model computes on this rank."""
         return sum(len(chunk.queries) * chunk.candidates.size for side in SIDES for chunk in self.chunks[side])
 
-    def held_out_chunks(self) -> Iterator[Edges]:
-        """The held-out edges in data set order, in chunks."""
-        return self._splits[self._split].chunks()
+    def held_out_edges(self) -> Edges:
+        """The held-out edges in data set order."""
+        return self._splits[self._split].all()
 
     def rank(self, rankers: Mapping[str, Ranker]) -> dict[Side, RankingResult]:
         """Ranks all held-out edges. A collective."""
