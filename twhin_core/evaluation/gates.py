@@ -17,6 +17,7 @@ from twhin_core.errors import UserError
 from twhin_core.evaluation.metrics import (
     ALL,
     ANSWER,
+    AUC_REFERENCE,
     MODEL,
     PREVIOUS,
     QUERY,
@@ -24,8 +25,7 @@ from twhin_core.evaluation.metrics import (
     Metrics,
     buckets,
     names,
-    names_of_all,
-    names_of_answers,
+    prefix,
     split_of,
 )
 
@@ -49,7 +49,7 @@ def check_names(config: Config) -> None:
         if name in relations:
             raise UserError(f"model.relations: {name!r} is the name of {what}; rename that one")
     measured, metrics = config.evaluation.split, names(config.evaluation)
-    known = [f"{measured}.{ALL}.{metric}" for metric in names_of_all(config.evaluation)]
+    known = [f"{measured}.{ALL}.{metric}" for metric in (*metrics, prefix(config.evaluation) + AUC_REFERENCE)]
     known += [f"{measured}.{relation}.{metric}" for relation in relations for metric in metrics]
     known += _of_degrees(config)
     for path in config.evaluation.gates:
@@ -98,7 +98,7 @@ def _of_degrees(config: Config) -> list[str]:
     evaluation = config.evaluation
     return [
         f"{evaluation.split}.{DEGREES}.{kind}.{bucket}.{metric}"
-        for kind, metrics in ((QUERY, names(evaluation)), (ANSWER, names_of_answers(evaluation)))
+        for kind, metrics in ((QUERY, names(evaluation)), (ANSWER, names(evaluation, lists=False)))
         for bucket in buckets(evaluation)
         for metric in metrics
     ]

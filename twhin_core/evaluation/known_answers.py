@@ -54,19 +54,18 @@ class KnownAnswers:
         self._chunk_of = np.full(held.queries, -1)
         for number, queries in enumerate(chunks):
             self._chunk_of[queries] = number
-        self._pairs, self._waiting = [np.empty((0, 2), np.int64)], 0
+        self._pairs = [np.empty((0, 2), np.int64)]
 
     def add(self, query: Ints, answer: Ints, mark: int) -> None:
         mine = self._chunk_of[query] >= 0
         self._pairs.append(np.stack([query[mine], answer[mine] * MARKS + mark], 1))
-        self._waiting += len(self._pairs[-1])
-        if self._waiting >= PAIRS_AT_ONCE:
+        if sum(map(len, self._pairs)) >= PAIRS_AT_ONCE:
             self.flush()
 
     def flush(self) -> None:
         """Appends the added pairs to the files."""
         pairs = np.concatenate(self._pairs)
-        self._pairs, self._waiting = [np.empty((0, 2), np.int64)], 0
+        self._pairs = [pairs[:0]]
         chunk = self._chunk_of[pairs[:, 0]]
         order = np.argsort(chunk, kind="stable")
         pairs, chunk = pairs[order], chunk[order]

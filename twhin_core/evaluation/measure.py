@@ -28,7 +28,6 @@ from twhin_core.evaluation.metrics import (
     Sums,
     bucket_of,
     names,
-    names_of_answers,
     of_buckets,
     of_relations,
     prefix,
@@ -42,7 +41,7 @@ from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import Progress
 from twhin_core.ranking.queries import Ints
 from twhin_core.ranking.ranks import Ranker
-from twhin_core.schema import SIDES, Schema
+from twhin_core.schema import OTHER, SIDES, Schema
 
 if TYPE_CHECKING:
     from twhin_core.checkpoints.checkpoint import Checkpoint
@@ -188,15 +187,13 @@ def _intervals(task: RankingTask, ranking: Ranking, evaluation: Evaluation) -> I
 def _by_degree(
     task: RankingTask, rankings: Mapping[str, Ranking], evaluation: Evaluation
 ) -> dict[str, dict[str, Figures]]:
-    kinds = (
-        (QUERY, task.degree_of_queries(), names(evaluation)),
-        (ANSWER, task.degree_of_answers(), names_of_answers(evaluation)),
-    )
-    buckets = {kind: {side: bucket_of(degree[side], evaluation) for side in SIDES} for kind, degree, _ in kinds}
+    shown = {QUERY: names(evaluation), ANSWER: names(evaluation, lists=False)}
+    bucket = {
+        QUERY: {side: bucket_of(task.degree(side, OTHER[side]), evaluation) for side in SIDES},
+        ANSWER: {side: bucket_of(task.degree(side, side), evaluation) for side in SIDES},
+    }
     return {
-        name: {
-            kind: of_buckets(sum_up(ranking, evaluation, buckets[kind]), shown, evaluation) for kind, _, shown in kinds
-        }
+        name: {kind: of_buckets(sum_up(ranking, evaluation, bucket[kind]), shown[kind], evaluation) for kind in shown}
         for name, ranking in rankings.items()
         if name != RANDOM
     }

@@ -53,25 +53,12 @@ def prefix(evaluation: Evaluation) -> str:
     return "" if evaluation.candidates is None else SAMPLED
 
 
-def names(evaluation: Evaluation) -> list[str]:
-    """The metrics of a relation, in order."""
-    of_lists = [f"{name}@{k}" for name in ("recall", "ndcg") for k in evaluation.recall_at]
-    return [prefix(evaluation) + name for name in (*_of_answers(evaluation), *of_lists, AUC)] + [EDGES]
-
-
-def names_of_all(evaluation: Evaluation) -> list[str]:
-    """The metrics of a model over all relations."""
-    return [*names(evaluation), prefix(evaluation) + AUC_REFERENCE]
-
-
-def names_of_answers(evaluation: Evaluation) -> list[str]:
-    """The metrics that are defined for single answers, and therefore for a degree bucket of answers."""
-    return [prefix(evaluation) + name for name in (*_of_answers(evaluation), AUC)] + [EDGES]
-
-
-def _of_answers(evaluation: Evaluation) -> list[str]:
+def names(evaluation: Evaluation, lists: bool = True) -> list[str]:
+    """The metrics of a relation, in order. `lists`: including recall and ndcg, which single answers do not have."""
     both = [MRR, *(f"hits@{k}" for k in evaluation.hits_at)]
-    return [*both, *(f"{name}_{side}" for side in SIDES for name in both)]
+    of_sides = [f"{name}_{side}" for side in SIDES for name in both]
+    of_lists = [f"{name}@{k}" for name in ("recall", "ndcg") for k in evaluation.recall_at if lists]
+    return [prefix(evaluation) + name for name in (*both, *of_sides, *of_lists, AUC)] + [EDGES]
 
 
 def split_of(metrics: Metrics) -> tuple[str, Figures]:

@@ -133,18 +133,12 @@ class RankingTask:
             side: rank_all(self.held[side], self._known[side], self.chunks[side], rankers, self.ranks) for side in SIDES
         }
 
-    def degree_of_queries(self) -> dict[Side, Ints]:
-        """[H] training edges of the query's node, for each held-out edge."""
-        return {side: self._degree(of, of.node, OTHER[side]) for side, of in self.held.items()}
-
-    def degree_of_answers(self) -> dict[Side, Ints]:
-        """[H] training edges of each held-out answer."""
-        return {side: self._degree(of, of.answer, side) for side, of in self.held.items()}
-
-    def _degree(self, held: HeldOut, node: Ints, side: Side) -> Ints:
-        """[H] training edges of the nodes [H] on one side of held-out edges."""
-        table = np.array([self.schema.table_number(rel, side) for rel in range(len(self.schema.relations))])
-        return self.degrees.of(table[held.rel], node)
+    def degree(self, side: Side, end: Side) -> Ints:
+        """[H] training edges of the node at one end of each held-out edge, in the order of `held[side]`."""
+        held = self.held[side]
+        node = held.answer if end == side else held.node
+        tables = np.array([self.schema.table_number(rel, end) for rel in range(len(self.schema.relations))])
+        return self.degrees.of(tables[held.rel], node)
 
 
 def cut(

@@ -194,13 +194,13 @@ class _Lines:
         """[A] the held-out answers in the order of comparison, as indices into `FilteredQueries.answer`."""
         self.row: Ints = row[order]
         """[A] their rows within their blocks."""
-        self._ends = np.searchsorted(block[order], np.arange(-(-len(queries) // lines_per_block) + 1)).tolist()
         self.tasks = _tasks(block[order], task[order], row[order], lines_per_block)
         """The tasks of each block."""
 
     def of_block(self, block: int) -> slice:
         """The answers of a block."""
-        return slice(self._ends[block], self._ends[block + 1])
+        tasks = self.tasks[block]
+        return slice(tasks[0].answers.start, tasks[-1].answers.stop)
 
 
 def _tasks(block: Ints, task: Ints, row: Ints, most: int) -> list[list[_Task]]:

@@ -1,13 +1,13 @@
-"""The best metrics that any model can reach on a generated network: those of a ranker that knows the planted rates.
+"""The best metrics that any model can reach on a generated network: those of ranking by the planted rates.
 
-An edge exists if at least one interaction was drawn, with probability 1 - exp(-n · rate). Given all other edges, a
-higher rate therefore makes a held-out edge more likely, for either side, and no ranking beats the ranking by rate.
+An edge exists if at least one interaction was drawn, with probability 1 - exp(-n · rate). Given all other edges, the
+probability of a held-out edge therefore increases with its rate, whichever end is asked for, and no ranking is better
+than that by rate.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from twhin_core.synthetic.planted import Floats, Ints, Planted
 
@@ -15,13 +15,13 @@ SAMPLE_SHARE = 0.05
 SAMPLE_LIMIT = 20_000
 HITS_AT = (1, 3, 10)
 RECALL_AT = 20
-BLOCK = 1 << 22  # scores in memory at a time
+BLOCK = 1 << 22  # scores computed at a time
 
 
 def best_metrics(
     relations: list[Planted], edges: list[tuple[Ints, Ints]], rng: np.random.Generator
 ) -> dict[str, dict[str, float]]:
-    """Filtered ranking metrics of the ranker by planted rate, with a random sample of the network's edges as test set.
+    """Filtered metrics of ranking by the planted rates, with a random sample of the network's edges as the test set.
 
     Args:
         relations: the planted relations.
@@ -32,49 +32,35 @@ def best_metrics(
         all other edges; `recall@20`, the mean over queries (lhs, relation) of the share of their sampled tails that is
         in the top 20, ignoring tails of edges outside the sample; `edges`, the size of the sample.
     """
-    total = sum(len(lhs) for lhs, _ in edges)
-    share = min(SAMPLE_SHARE, SAMPLE_LIMIT / total)
+    share = min(SAMPLE_SHARE, SAMPLE_LIMIT / sum(len(lhs) for lhs, _ in edges))
     ranks: dict[str, Floats] = {}
     recalls: dict[str, Floats] = {}
     for planted, (lhs, rhs) in zip(relations, edges, strict=True):
         sampled = np.zeros(len(lhs), bool)
         sampled[rng.choice(len(lhs), max(1, round(share * len(lhs))), replace=False)] = True
-        name = planted.kind.name
-        ranks[name] = np.stack(
-            [
-                _ranks(planted, "rhs", lhs[sampled], rhs[sampled], lhs, rhs),
-                _ranks(planted, "lhs", rhs[sampled], lhs[sampled], rhs, lhs),
-            ]
-        )
-        recalls[name] = _recalls(planted, lhs, rhs, sampled)
-    ranks["all"] = np.concatenate(list(ranks.values()), axis=1)
+        head, tail = lhs[sampled], rhs[sampled]
+        of_sides = _ranks(planted, "rhs", head, tail, lhs, rhs), _ranks(planted, "lhs", tail, head, rhs, lhs)
+        ranks[planted.kind.name] = np.stack(of_sides)
+        places = _ranks(planted, "rhs", head, tail, lhs[~sampled], rhs[~sampled])
+        _, query = np.unique(head, return_inverse=True)
+        recalls[planted.kind.name] = np.bincount(query, places <= RECALL_AT) / np.bincount(query)
+    ranks = {"all": np.concatenate(list(ranks.values()), axis=1), **ranks}
     recalls["all"] = np.concatenate(list(recalls.values()))
-    return {name: _metrics(ranks[name], recalls[name]) for name in ["all", *(p.kind.name for p in relations)]}
-
-
-def _metrics(ranks: Floats, recalls: Floats) -> dict[str, float]:
-    hits = {f"hits@{k}": float((ranks <= k).mean()) for k in HITS_AT}
     return {
-        "mrr": float((1 / ranks).mean()),
-        **hits,
-        f"recall@{RECALL_AT}": float(recalls.mean()),
-        "edges": ranks.shape[1],
+        name: {
+            "mrr": float((1 / of).mean()),
+            **{f"hits@{k}": float((of <= k).mean()) for k in HITS_AT},
+            f"recall@{RECALL_AT}": float(recalls[name].mean()),
+            "edges": of.shape[1],
+        }
+        for name, of in ranks.items()
     }
-
-
-def _recalls(planted: Planted, lhs: Ints, rhs: Ints, sampled: npt.NDArray[np.bool_]) -> Floats:
-    """The recall@20 of each lhs with a sampled edge."""
-    places = _ranks(planted, "rhs", lhs[sampled], rhs[sampled], lhs[~sampled], rhs[~sampled])
-    queries, query = np.unique(lhs[sampled], return_inverse=True)
-    found = np.bincount(query, places <= RECALL_AT, minlength=len(queries))
-    recalls: Floats = found / np.bincount(query)
-    return recalls
 
 
 def _ranks(planted: Planted, side: str, given: Ints, answer: Ints, known_given: Ints, known: Ints) -> Floats:
     """The rank of each answer: 1 + the nodes of `side` with a higher rate + half of those with the same rate.
 
-    Does not count the answer itself, nor the nodes that `known_given` and `known` connect with the query.
+    Neither the answer itself counts nor the `known` nodes whose `known_given` is the query's.
     """
     order = np.argsort(known_given, kind="stable")
     known_given, known = known_given[order], known[order]
