@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from twhin_core.errors import UserError
-from twhin_core.vectors.rows import Ints, Rows, blocks
+from twhin_core.ranking.staging import even_blocks, staged_blocks
+from twhin_core.vectors.rows import Rows
 
 NOT_FINITE = "scores are not finite: the model diverged; lower its learning rates"
 
@@ -41,15 +42,11 @@ SUMMED_BYTES = 1024
 def block_shape(queries: int, candidates: int, device: torch.device) -> Shape:
     """The shape that gives the fewest blocks with the least padding."""
     largest = LARGEST[device.type]
-    width = math.ceil(candidates / math.ceil(candidates / largest.candidates))
+    width = even_blocks(candidates, largest.candidates, 64)
     return Shape(
-        queries=min(largest.queries, _round_up(queries, 16)),
-        candidates=_round_up(width, 64 if width <= SUMMED_BYTES else SUMMED_BYTES),
+        queries=min(largest.queries, math.ceil(queries / 16) * 16),
+        candidates=width if width <= SUMMED_BYTES else even_blocks(candidates, largest.candidates, SUMMED_BYTES),
     )
-
-
-def _round_up(count: int, unit: int) -> int:
-    return math.ceil(count / unit) * unit
 
 
 class Arithmetic:
@@ -93,17 +90,17 @@ class Candidates:
     """Rows of a table as factors: kept if they fit into `memory` bytes, else read again for each pass."""
 
     def __init__(
-        self, rows: Rows, project: Callable[[Tensor], Tensor], arithmetic: Arithmetic, shape: Shape, memory: int
+        self, rows: Rows, project: Callable[[Tensor], Tensor] | None, arithmetic: Arithmetic, shape: Shape, memory: int
     ) -> None:
-        """`project`: [C, dim] → [C, width], on the device of `arithmetic`."""
+        """`project`: [C, dim] → [C, width], on the device of `arithmetic`; None if rows are their own projections."""
         self.size, self.shape, self.arithmetic = rows.size, shape, arithmetic
-        self._rows = rows if arithmetic.device.type == "cpu" else _CopiedRows(rows, arithmetic.device)
-        self._project = project
+        self._rows, self._project = rows, project
         row_bytes = rows.dim * arithmetic.dtype.itemsize
         self._keeps = (rows.size + shape.candidates) * row_bytes <= memory
         self._kept: list[Tensor] | None = None
         block_bytes = min(READ_BYTES, memory // 4) // (rows.dim * 4)  # streaming holds three blocks
-        self._block_rows = max(1, block_bytes // shape.candidates) * shape.candidates
+        most = max(1, block_bytes // shape.candidates) * shape.candidates
+        self._block_rows = even_blocks(rows.size, most, shape.candidates)
         self._are_finite = torch.ones((), dtype=torch.bool, device=arithmetic.device)
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
@@ -117,7 +114,9 @@ class Candidates:
                 yield number * self.shape.candidates, block
             return
         kept = []
-        for first, vectors in blocks(self._rows, self._block_rows):
+        # A projection needs the vectors as they are; without one they can be rounded before they are copied.
+        dtype = self.arithmetic.dtype if self._project is None else torch.float32
+        for first, vectors in staged_blocks(self._rows, self._block_rows, self.arithmetic.device, dtype):
             for start in range(0, len(vectors), self.shape.candidates):
                 block = self.factor(vectors[start : start + self.shape.candidates])
                 if self._keeps:
@@ -132,26 +131,9 @@ class Candidates:
         vectors = vectors.to(self.arithmetic.device)
         self._are_finite &= torch.isfinite(vectors).all()
         padded = torch.nn.functional.pad(vectors, (0, 0, 0, self.shape.candidates - len(vectors)))
-        return self.arithmetic.factor(self._project(padded))
+        return self.arithmetic.factor(padded if self._project is None else self._project(padded))
 
     def check(self) -> None:
         """Raises UserError if a factor had a number that is not finite. Waits for the GPU, so not called per block."""
         if not bool(self._are_finite):
             raise UserError(NOT_FINITE)
-
-
-class _CopiedRows:
-    """Rows copied to a GPU while it computes: by the thread that reads ahead, in a stream of its own."""
-
-    def __init__(self, rows: Rows, device: torch.device) -> None:
-        self._rows, self._device, self._stream = rows, device, torch.cuda.Stream(device)
-        self.size, self.dim = rows.size, rows.dim
-
-    def read(self, start: int, stop: int) -> Tensor:
-        with torch.cuda.stream(self._stream):
-            copied = self._rows.read(start, stop).to(self._device)  # returns when it is done
-        copied.record_stream(torch.cuda.default_stream(self._device))
-        return copied
-
-    def gather(self, rows: Ints) -> Tensor:
-        return self._rows.gather(rows)

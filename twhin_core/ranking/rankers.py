@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from twhin_core.model.comparators import Dot
 from twhin_core.model.scorer import Scorer
 from twhin_core.progress import Progress
 from twhin_core.ranking.candidates import CandidateSet
@@ -68,8 +69,10 @@ class ModelRanker:
             rels = torch.full((1, len(vectors)), int(of.relations[0]), device=vectors.device)
             return self._scorer_on_device.answers(of.side, rels, vectors[None])[0]
 
+        is_plain = isinstance(self._scorer, Scorer) and isinstance(self._scorer.comparator, Dot)
+        is_projected = not (is_plain and self._scorer.shares_candidates(of.side))
         rows = SelectedRows(self._tables[of.table], of.size, of.drawn)
-        factors = Candidates(rows, project, self._arithmetic, shape, self._memory)
+        factors = Candidates(rows, project if is_projected else None, self._arithmetic, shape, self._memory)
         if is_shared:
             self._last = key, factors
         return factors
