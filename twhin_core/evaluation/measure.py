@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from twhin_core import __version__, storage
-from twhin_core.config import Config, Evaluation
+from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.evaluation.baselines import Popularity, rank_at_random
 from twhin_core.evaluation.intervals import Groups, Intervals, intervals
@@ -55,7 +54,7 @@ PLANTED = "raw/planted.json"
 def measure(
     config: Config, root: str, checkpoint: Checkpoint, earlier: Metrics | None = None, ranks: Ranks | None = None
 ) -> Metrics:
-    """Ranks the held-out edges by a checkpoint and by the baselines; all `ranks` must call it.
+    """Ranks the held-out edges by a checkpoint and by the baselines. A collective.
 
     Args:
         earlier: the metrics of another checkpoint of the run, measured in the same way, whose baselines are reused.
@@ -71,12 +70,12 @@ def measure(
         task = RankingTask(config, root, schema, models, ranks or _alone(), folder)
         scorer = checkpoint.scorer(config.model, schema.relations)
         tables = {name: checkpoint.rows(name) for name in schema.tables}
-        rankings = _rank(config, root, task, scorer, tables, folder, previous, with_baselines=earlier is None)
+        rankings = _rank(task, scorer, tables, previous, with_baselines=earlier is None)
         metrics: Metrics = {
-            evaluation.split: _of_model(config, task, scorer, tables, rankings[MODEL]),
-            "intervals": _intervals(task, rankings[MODEL], evaluation),
-            "degrees": _by_degree(task, rankings, evaluation),
-            "baselines": {name: _by_relation(task, of, evaluation) for name, of in rankings.items() if name != MODEL},
+            evaluation.split: _of_model(task, scorer, tables, rankings[MODEL]),
+            "intervals": _intervals(task, rankings[MODEL]),
+            "degrees": _by_degree(task, rankings),
+            "baselines": {name: _by_relation(task, of) for name, of in rankings.items() if name != MODEL},
             "candidates": None,
             "checkpoint": checkpoint.step,
             "config": digest(config),
@@ -103,8 +102,7 @@ def measure_rows(config: Config, root: str, checkpoint: Checkpoint, tables: Mapp
     with scratch() as folder:
         task = RankingTask(config, root, schema, [config.model], _alone(), folder)
         scorer = checkpoint.scorer(config.model, schema.relations)
-        rankings = _rank(config, root, task, scorer, tables, folder)
-        return _of_model(config, task, scorer, tables, rankings[MODEL])
+        return _of_model(task, scorer, tables, _rank(task, scorer, tables)[MODEL])
 
 
 def _alone() -> Ranks:
@@ -125,12 +123,9 @@ def _read_schema(config: Config, root: str, checkpoint: Checkpoint) -> Schema:
 
 
 def _rank(
-    config: Config,
-    root: str,
     task: RankingTask,
     scorer: Scorer,
     tables: Mapping[str, Rows],
-    folder: Path,
     previous: Previous | None = None,
     with_baselines: bool = False,
 ) -> dict[str, Ranking]:
@@ -138,7 +133,8 @@ def _rank(
     from twhin_core.ranking.products import Arithmetic
     from twhin_core.ranking.rankers import ModelRanker
 
-    schema, arithmetic = task.schema, Arithmetic(config.evaluation.precision, task.ranks.device)
+    evaluation, schema = task.config.evaluation, task.schema
+    arithmetic = Arithmetic(evaluation.precision, task.ranks.device)
     models = 1 if previous is None else 2
     memory, scores = task.memory // 4 // models, task.scores() * models
     with Progress("evaluate", scores, "scores", quiet=not task.ranks.is_first) as progress:
@@ -146,47 +142,42 @@ def _rank(
         if with_baselines:
             rankers[POPULARITY] = Popularity(task.ends)
         if previous is not None:
-            matched = previous.match_tables(config, root, schema, folder / PREVIOUS, task.memory // 4)
+            matched = previous.match_tables(task.config, task.root, schema, task.folder / PREVIOUS, task.memory // 4)
             rankers[PREVIOUS] = ModelRanker(previous.scorer(schema), schema, matched, arithmetic, memory, progress)
         results = task.rank(rankers)
-    rankings = {
-        name: Ranking(task.held, results, {side: results[side].ranks[name] for side in SIDES}) for name in rankers
-    }
+    ranks = {name: {side: results[side].ranks[name] for side in SIDES} for name in rankers}
     if with_baselines:
-        seed = config.evaluation.seed
-        by_chance = {side: rank_at_random(task.held[side], results[side], seed) for side in SIDES}
-        rankings[RANDOM] = Ranking(task.held, results, by_chance)
-    return rankings
+        ranks[RANDOM] = {side: rank_at_random(task.held[side], results[side], evaluation.seed) for side in SIDES}
+    return {name: Ranking(task.held, results, of) for name, of in ranks.items()}
 
 
-def _of_model(
-    config: Config, task: RankingTask, scorer: Scorer, tables: Mapping[str, Rows], ranking: Ranking
-) -> Figures:
-    figures = _by_relation(task, ranking, config.evaluation)
-    auc = reference_auc(scorer, tables, task.schema, task.held_out_edges(), config)
-    figures[ALL] |= {prefix(config.evaluation) + AUC_REFERENCE: auc}
+def _of_model(task: RankingTask, scorer: Scorer, tables: Mapping[str, Rows], ranking: Ranking) -> Figures:
+    figures = _by_relation(task, ranking)
+    auc = reference_auc(scorer, tables, task.schema, task.held_out_edges(), task.config)
+    figures[ALL] |= {prefix(task.config.evaluation) + AUC_REFERENCE: auc}
     return figures
 
 
-def _by_relation(task: RankingTask, ranking: Ranking, evaluation: Evaluation) -> Figures:
+def _by_relation(task: RankingTask, ranking: Ranking) -> Figures:
+    evaluation = task.config.evaluation
     sums = sum_up(ranking, evaluation, {side: task.held[side].rel for side in SIDES})
     return of_relations(sums, task.relations, evaluation)
 
 
-def _intervals(task: RankingTask, ranking: Ranking, evaluation: Evaluation) -> Intervals:
-    rel = np.concatenate([task.held[side].rel[task.held[side].first] for side in SIDES])
+def _intervals(task: RankingTask, ranking: Ranking) -> Intervals:
+    evaluation, held = task.config.evaluation, task.held
+    rel = np.concatenate([held[side].rel[held[side].first] for side in SIDES])
     groups = Groups(rel, len(task.relations), evaluation.seed)
 
     def sums(group: Ints) -> Sums:
-        of_sides = zip(SIDES, np.split(group, [task.held["lhs"].queries]), strict=True)
-        return sum_up(ranking, evaluation, {side: of_side[task.held[side].query] for side, of_side in of_sides})
+        of_sides = zip(SIDES, np.split(group, [held["lhs"].queries]), strict=True)
+        return sum_up(ranking, evaluation, {side: of_side[held[side].query] for side, of_side in of_sides})
 
     return intervals(groups, sums(groups.of_all), sums(groups.of_relation), task.relations, evaluation)
 
 
-def _by_degree(
-    task: RankingTask, rankings: Mapping[str, Ranking], evaluation: Evaluation
-) -> dict[str, dict[str, Figures]]:
+def _by_degree(task: RankingTask, rankings: Mapping[str, Ranking]) -> dict[str, dict[str, Figures]]:
+    evaluation = task.config.evaluation
     shown = {QUERY: names(evaluation), ANSWER: names(evaluation, lists=False)}
     bucket = {
         QUERY: {side: bucket_of(task.degree(side, OTHER[side]), evaluation) for side in SIDES},

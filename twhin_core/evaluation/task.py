@@ -76,7 +76,7 @@ class RankingTask:
         """
         evaluation = config.evaluation
         check_candidates(evaluation, schema)
-        self.schema, self.ranks, self._split = schema, ranks, evaluation.split
+        self.config, self.root, self.schema, self.ranks, self.folder = config, root, schema, ranks, folder
         self.memory = sizes.in_bytes(evaluation.memory_limit)
         needed = ("train", evaluation.split)
         self._splits = {
@@ -125,7 +125,7 @@ class RankingTask:
 
     def held_out_edges(self) -> Edges:
         """The held-out edges in data set order."""
-        return self._splits[self._split].all()
+        return self._splits[self.config.evaluation.split].all()
 
     def rank(self, rankers: Mapping[str, Ranker]) -> dict[Side, RankingResult]:
         """Ranks all held-out edges. A collective."""
