@@ -8,7 +8,6 @@ nan, which compares as neither greater nor equal. Nothing is sorted and no score
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +25,6 @@ from twhin_core.vectors.rows import Rows
 
 GATHERED = 16_384
 """Vectors of answers that are read at once."""
-LAYERS = 32
-"""The first 32 answers of each query are compared together with those of other queries, the rest query by query."""
 
 
 @torch.inference_mode()
@@ -57,44 +54,47 @@ def rank(
 
 
 class _Comparison:
-    """The buffers of one pass over the candidates."""
+    """The buffers of one pass over the candidates. Each query is a line of a product of Q lines."""
 
     def __init__(self, queries: FilteredQueries, vectors: Tensor, candidates: Candidates) -> None:
         self._queries, self._candidates, self._arithmetic = queries, candidates, candidates.arithmetic
         lines, width = candidates.shape
-        self._lines = _Lines(queries, lines)
+        blocks, device = -(-len(queries) // lines), self._arithmetic.device
         # [blocks, Q, width], padded with zeros.
-        factors = torch.zeros(-(-len(queries) // lines) * lines, vectors.shape[1], dtype=self._arithmetic.dtype)
-        factors[: len(queries)] = vectors[torch.from_numpy(self._lines.query)]
+        factors = torch.zeros(blocks * lines, vectors.shape[1], dtype=self._arithmetic.dtype)
+        factors[: len(queries)] = vectors
         self._factors = self._arithmetic.factor(factors).unflatten(0, (-1, lines))
-        device = self._arithmetic.device
+        held = np.flatnonzero(queries.edges)
+        is_first = np.diff(queries.query[held], prepend=-1) != 0
+        # Every query has one, so the first answers of a block can be compared with its scores as they are.
+        self._held = held[np.lexsort((~is_first, queries.query[held] // lines))]
+        """[A] the held-out answers, as indices into `FilteredQueries.answer`: block by block, first answers first."""
+        block, row = np.divmod(queries.query[self._held], lines)
+        self._rows = torch.from_numpy(row).to(device)
+        """[A] their lines within their blocks."""
+        self._ends = np.searchsorted(block, np.arange(blocks + 1)).tolist()
+        """Where the answers of each block start, and the last ones end."""
         self._scores = torch.empty(lines, width, device=device)
-        self._comparisons: Tensor | None = None
-        if has_kernel(device):
-            self._rows = torch.from_numpy(self._lines.row).to(device)
-        else:
+        self._has_kernel = has_kernel(device)
+        if not self._has_kernel:
+            self._gathered = torch.empty(lines, width, device=device)
             self._comparisons = torch.empty(2, lines, width, dtype=torch.bool, device=device)
 
     def own_scores(self, answers: Rows) -> npt.NDArray[np.float32]:
         """[K] the scores of the answers that are held out or not removed; 0 for the others."""
         queries, (lines, width) = self._queries, self._candidates.shape
         kept = np.flatnonzero((queries.edges > 0) | ~queries.removed)
-        line = self._lines.of_query[queries.query[kept]]
-        order = np.argsort(line, kind="stable")
-        kept, line = kept[order], line[order]
         scores = np.zeros(len(queries.answer), np.float32)
         for first in range(0, len(kept), GATHERED):
-            of_part = slice(first, first + GATHERED)
-            vectors, row = answers.gather(queries.answer[kept[of_part]]), line[of_part]
-            for block in np.unique(row // lines).tolist():
-                ends = np.searchsorted(row, [block * lines, (block + 1) * lines]).tolist()
-                for start in range(ends[0], ends[1], width):
-                    piece = slice(start, min(start + width, ends[1]))
+            part = kept[first : first + GATHERED]
+            vectors, line = answers.gather(queries.answer[part]), queries.query[part]
+            for block in np.unique(line // lines).tolist():
+                start, stop = np.searchsorted(line, [block * lines, (block + 1) * lines]).tolist()
+                for piece in (slice(at, min(at + width, stop)) for at in range(start, stop, width)):
                     factor = self._candidates.factor(vectors[piece])
                     self._arithmetic.product(self._factors[block], factor, self._scores)
-                    column = torch.arange(piece.stop - piece.start)
-                    own = self._scores[torch.from_numpy(row[piece] - block * lines), column]
-                    scores[kept[of_part][piece]] = own.cpu().numpy()
+                    row, column = torch.from_numpy(line[piece] - block * lines), torch.arange(piece.stop - piece.start)
+                    scores[part[piece]] = self._scores[row, column].cpu().numpy()
         self._candidates.check()
         if not np.isfinite(scores).all():
             raise UserError(NOT_FINITE)
@@ -103,7 +103,7 @@ class _Comparison:
     def count_above(self, scores: npt.NDArray[np.float32], of: CandidateSet, progress: Progress) -> Ints:
         """[K] for held-out answers, twice the negatives that score higher plus those that tie; 0 for the others."""
         device, (lines, width) = self._arithmetic.device, self._candidates.shape
-        own = torch.from_numpy(scores[self._lines.held]).to(device)
+        own = torch.from_numpy(scores[self._held]).to(device)
         above = torch.zeros(len(own), dtype=torch.int64, device=device)
         filtered = self._filtered(of)
         cells = torch.from_numpy(filtered).to(device)
@@ -120,28 +120,37 @@ class _Comparison:
                 self._compare(block, own, above)
             progress.update(len(self._queries) * min(width, self._candidates.size - start))
         counts = np.zeros(len(scores), np.int64)
-        counts[self._lines.held] = above.cpu().numpy()
+        counts[self._held] = above.cpu().numpy()
         return counts
 
     def _compare(self, block: int, own: Tensor, above: Tensor) -> None:
-        """Adds the counts of a block of lines to `above` [A]; `own` [A] are the answers' scores."""
-        if self._comparisons is None:
+        """Adds the counts of a block's answers to `above` [A]; `own` [A] are the answers' scores."""
+        start, stop = self._ends[block : block + 2]
+        if self._has_kernel:
             from twhin_core.ranking.rank_kernels import count_above  # imports Triton
 
-            answers = self._lines.of_block(block)
-            count_above(self._scores, self._rows[answers], own[answers], above[answers])
+            count_above(self._scores, self._rows[start:stop], own[start:stop], above[start:stop])
             return
-        for rows, answers in self._lines.tasks[block]:
-            comparisons = self._comparisons[:, : answers.stop - answers.start]
-            torch.gt(self._scores[rows], own[answers, None], out=comparisons[0])
-            torch.ge(self._scores[rows], own[answers, None], out=comparisons[1])
-            above[answers] += count_true(comparisons).sum(0)
+        lines = len(self._scores)
+        firsts = start + min(lines, len(self._queries) - block * lines)
+        self._compare_rows(self._scores[: firsts - start], own[start:firsts], above[start:firsts])
+        for first in range(firsts, stop, lines):
+            part = slice(first, min(first + lines, stop))
+            rows = torch.index_select(self._scores, 0, self._rows[part], out=self._gathered[: part.stop - first])
+            self._compare_rows(rows, own[part], above[part])
+
+    def _compare_rows(self, scores: Tensor, own: Tensor, above: Tensor) -> None:
+        """Adds the counts of n answers, each compared with its row of `scores` [n, C]."""
+        comparisons = self._comparisons[:, : len(scores)]
+        torch.gt(scores, own[:, None], out=comparisons[0])
+        torch.ge(scores, own[:, None], out=comparisons[1])
+        above += count_true(comparisons).sum(0)
 
     def _filtered(self, of: CandidateSet) -> Ints:
         """The known answers as cells of the score matrix, ascending, numbered in the order of `count_above`."""
         lines, width = self._candidates.shape
         column, known = of.columns(self._queries.answer)
-        block, row = np.divmod(self._lines.of_query[self._queries.query[known]], lines)
+        block, row = np.divmod(self._queries.query[known], lines)
         # In place, because there is one cell for every known answer.
         cells = column // width * len(self._factors) + block
         cells *= lines
@@ -161,56 +170,3 @@ def _slices(cells: Ints, first: int, count: int, size: int) -> Iterator[slice]:
     """For each of `count` blocks of `size` cells, from block `first` on, the slice of the ascending `cells` in it."""
     ends = np.searchsorted(cells, np.arange(first, first + count + 1) * size).tolist()
     yield from map(slice, ends, ends[1:])
-
-
-class _Task(NamedTuple):
-    """One comparison of scores with answers: n rows of a block with n answers, or one row with up to Q answers."""
-
-    rows: slice
-    answers: slice
-
-
-class _Lines:
-    """Assigns queries to the lines of products of Q lines each, those with the most held-out answers first.
-
-    In each product, the queries with an n-th answer are then the first lines, and their n-th answers are compared with
-    the scores of these lines in one operation.
-    """
-
-    def __init__(self, queries: FilteredQueries, lines_per_block: int) -> None:
-        held = np.flatnonzero(queries.edges)
-        query = queries.query[held]
-        counts = np.bincount(query, minlength=len(queries))
-        self.query: Ints = np.argsort(-counts, kind="stable")
-        """[n] the query of each line."""
-        self.of_query = np.empty_like(self.query)
-        """[n] the line of each query."""
-        self.of_query[self.query] = np.arange(len(queries))
-        layer = np.arange(len(held)) - np.searchsorted(query, query)
-        block, row = np.divmod(self.of_query[query], lines_per_block)
-        task = np.where(layer < LAYERS, layer, LAYERS + row)
-        order = np.lexsort((np.where(layer < LAYERS, row, layer), task, block))
-        self.held: Ints = held[order]
-        """[A] the held-out answers in the order of comparison, as indices into `FilteredQueries.answer`."""
-        self.row: Ints = row[order]
-        """[A] their rows within their blocks."""
-        self.tasks = _tasks(block[order], task[order], row[order], lines_per_block)
-        """The tasks of each block."""
-
-    def of_block(self, block: int) -> slice:
-        """The answers of a block."""
-        tasks = self.tasks[block]
-        return slice(tasks[0].answers.start, tasks[-1].answers.stop)
-
-
-def _tasks(block: Ints, task: Ints, row: Ints, most: int) -> list[list[_Task]]:
-    tasks: list[list[_Task]] = [[] for _ in range(int(block[-1]) + 1)]
-    starts = np.flatnonzero((np.diff(block, prepend=-1) != 0) | (np.diff(task, prepend=-1) != 0))
-    for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(block)], strict=True):
-        if task[start] < LAYERS:
-            tasks[block[start]].append(_Task(slice(0, stop - start), slice(start, stop)))
-        else:
-            line = slice(int(row[start]), int(row[start]) + 1)
-            for first in range(start, stop, most):
-                tasks[block[start]].append(_Task(line, slice(first, min(first + most, stop))))
-    return tasks
