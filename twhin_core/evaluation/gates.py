@@ -55,7 +55,7 @@ def check_names(config: Config) -> None:
     for path in config.evaluation.gates:
         split, _, rest = path.partition(".")
         relation, _, metric = rest.rpartition(".")
-        # `*` stands for relations that only prepare will find; `decide` knows them by name.
+        # `*` means relations that only prepare will find; `decide` knows them by name.
         of_degree = relation.startswith(f"{DEGREES}.")
         found_later = "*" in relations and relation and not of_degree and split == measured and metric in metrics
         if path not in known and not found_later:
