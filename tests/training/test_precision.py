@@ -19,6 +19,7 @@ from twhin_core.checkpoints import checkpoint
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.distributed.ranks import process_group
+from twhin_core.model import both_sides
 from twhin_core.schema import Schema
 from twhin_core.training.batches import Batches
 from twhin_core.training.build import build
@@ -71,7 +72,10 @@ def steps(config: Config) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("loss", ["softmax", "bce"])
-def test_amp_computes_the_products_in_bf16_and_leaves_the_weights_in_fp32(loss: str) -> None:
+def test_amp_computes_the_products_in_bf16_and_leaves_the_weights_in_fp32(
+    loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(both_sides, "are_worthwhile", lambda _: False)  # `Products` sees this thread only
     config = make_config(Case("rowwise_adagrad", "row_wise", loss))
     full, half = steps(config), steps(changed(config, runtime__enable_amp=True))
     assert set(full["products"]) == {torch.float32}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,12 +13,13 @@ from torchrec import EmbeddingCollection, EmbeddingConfig
 from torchrec.modules.embedding_configs import DataType
 
 from twhin_core.config import Model
-from twhin_core.model import fused_softmax
+from twhin_core.model import both_sides, fused_softmax
 from twhin_core.model.batch import Batch
 from twhin_core.model.losses import Softmax, make_loss
 from twhin_core.model.regularizer import Regularizer
 from twhin_core.model.relation_prediction import RelationPrediction
 from twhin_core.model.scorer import Scorer
+from twhin_core.model.threads import map_in_threads
 from twhin_core.schema import SIDES, Schema, Side
 
 DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16}
@@ -60,7 +62,11 @@ class Twhin(nn.Module):
         In training, it includes regularization and relation prediction if they are configured.
         """
         rows = self._gather(batch)
-        lhs, rhs = (self._loss(side, batch, rows) for side in SIDES)
+        if both_sides.are_worthwhile(rows[0].device):
+            loss_of = partial(self._loss, batch)
+            lhs, rhs = both_sides.side_losses(loss_of, rows, list(self.scorer.parameters()), 1 / (2 * batch.step_edges))
+        else:
+            lhs, rhs = (self._loss(batch, side, rows) for side in SIDES)
         loss = (lhs + rhs) / (2 * batch.step_edges)
         if self.training and self.extra:
             edges = batch.queries["rhs"]  # each edge has exactly one slot on either side
@@ -88,7 +94,7 @@ class Twhin(nn.Module):
         looked_up = torch.cat(of_tables) if len(of_tables) > 1 else of_tables[0]
         return _Gather.apply(looked_up, batch)  # type: ignore[no-untyped-call, no-any-return]  # untyped in torch
 
-    def _loss(self, side: Side, whole: Batch, rows: Sequence[Tensor]) -> Tensor:
+    def _loss(self, whole: Batch, side: Side, rows: Sequence[Tensor]) -> Tensor:
         """Weighted sum of the losses of the batch's queries for `side`, a scalar. `rows`: those of each gather."""
         batch = whole.queries[side]
         gathers = (batch.node, batch.answer, batch.candidate)
@@ -125,7 +131,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, batch: Batch) -> tuple[Tensor, ...]:
         ctx.batch = batch
-        return tuple(rows.index_select(0, index) for index in batch.gathers)
+        return tuple(map_in_threads(partial(rows.index_select, 0), batch.gathers))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:

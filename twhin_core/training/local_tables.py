@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchrec import JaggedTensor, KeyedJaggedTensor
 
 from twhin_core.config import Model
+from twhin_core.model.threads import map_in_threads
 from twhin_core.schema import Schema
 from twhin_core.training.row_optimizer import RowOptimizer
 
@@ -46,9 +47,13 @@ class LocalTables(nn.Module):
 
     def finish(self, step: int) -> None:
         """Updates the rows last looked up with their gradients. `step` counts from 1."""
-        for table, rows, values in self._looked_up:
+
+        def update(looked_up: tuple[str, Tensor, Tensor]) -> None:
+            table, rows, values = looked_up
             if values.grad is not None:
                 self._optimizers[table].update(rows, values.detach(), values.grad, step)
+
+        map_in_threads(update, self._looked_up)
         self._looked_up = []
 
     def optimizer_state(self) -> dict[str, Tensor]:
