@@ -18,11 +18,12 @@ from tests.training.test_step import SIZES, Case, make_batches, make_config, mak
 from twhin_core.checkpoints import checkpoint
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
-from twhin_core.distributed.ranks import process_group
+from twhin_core.distributed.ranks import alone, process_group
 from twhin_core.model import both_sides
+from twhin_core.progress import log
 from twhin_core.schema import Schema
 from twhin_core.training.batches import Batches
-from twhin_core.training.build import build
+from twhin_core.training.build import build, warn_of_slow_products
 from twhin_core.training.validation import validation_loss
 
 STEPS = 4
@@ -141,3 +142,25 @@ def test_tensorfloat32_sets_the_precision_of_products(enabled: bool, precision: 
         assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize(
+    ("amp", "capabilities", "warns"),
+    [
+        (True, {"architecture": "x86_64", "amx_bf16": False}, True),
+        (True, {"architecture": "x86_64", "amx_bf16": True}, False),
+        (True, {"architecture": "aarch64"}, False),
+        (False, {"architecture": "x86_64", "amx_bf16": False}, False),
+    ],
+)
+def test_bf16_products_that_are_slower_are_pointed_out(
+    amp: bool,
+    capabilities: dict[str, Any],
+    warns: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(log, "propagate", True)
+    warn_of_slow_products(changed(make_config(Case("sgd", "row_wise")), runtime__enable_amp=amp), alone())
+    assert ("runtime.enable_amp: this CPU has no AMX" in caplog.text) == warns

@@ -24,6 +24,7 @@ from twhin_core.model import fused_softmax
 from twhin_core.model.batch import Batch
 from twhin_core.model.device_batch import LaidOutEdges
 from twhin_core.model.twhin import Twhin
+from twhin_core.progress import log
 from twhin_core.schema import Schema
 from twhin_core.training.batches import PreparedBatch
 from twhin_core.training.captured_step import CapturedStep
@@ -139,6 +140,15 @@ def build(config: Config, schema: Schema, ranks: Ranks) -> TrainableModel:
         plan=summarize(config, schema, plan, ranks.world_size),
         amp=config.runtime.enable_amp,
     )
+
+
+def warn_of_slow_products(config: Config, ranks: Ranks) -> None:
+    """Logs that bf16 products would be faster in fp32, on the x86 CPUs that multiply bf16 by vector instructions."""
+    if ranks.device.type != "cpu" or not config.runtime.enable_amp:
+        return
+    cpu = torch.cpu.get_capabilities()
+    if cpu.get("architecture") == "x86_64" and not cpu.get("amx_bf16"):
+        log.warning("runtime.enable_amp: this CPU has no AMX, so bf16 products are slower than fp32; set it to false")
 
 
 def _shard(config: Config, schema: Schema, twhin: Twhin, ranks: Ranks) -> tuple[DistributedModelParallel, ShardingPlan]:

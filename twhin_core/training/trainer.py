@@ -25,7 +25,7 @@ from twhin_core.model.negatives import check_rows
 from twhin_core.progress import Progress, log
 from twhin_core.training import plan
 from twhin_core.training.batches import Batches, PreparedBatch
-from twhin_core.training.build import build
+from twhin_core.training.build import build, warn_of_slow_products
 from twhin_core.training.divergence import STEPS_BETWEEN_CHECKS, LossGuard
 from twhin_core.training.frequencies import count_together
 from twhin_core.training.initialise import normalise_rows
@@ -57,6 +57,7 @@ class Trainer:
         self.position = Position() if self.newest is None else self.newest.marker.position
         self.model = build(until(self._last_step(), config), self.schema, ranks)
         if ranks.is_first:
+            warn_of_slow_products(config, ranks)
             plan.show(self.model.plan)
             plan.write(self.model.plan, root)
         self.description = checkpoint.model_description(config, self.schema)
