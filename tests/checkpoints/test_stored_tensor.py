@@ -48,8 +48,10 @@ def test_rows_and_blocks_equal_the_stored_values(
         torch.arange(4.0),
         torch.randn(4, 8).to(torch.float16),
         torch.randn(6, 10)[:, 2:5],
+        torch.empty(3, 0),
+        torch.empty(0, 4),
     ],
-    ids=["matrices", "number", "vector", "half", "part"],
+    ids=["matrices", "number", "vector", "half", "part", "no columns", "no rows"],
 )
 def test_tensors_of_every_shape_and_type_are_read(tmp_path: Path, value: torch.Tensor) -> None:
     found = stored(tmp_path / "c", value).read_whole()

@@ -307,3 +307,24 @@ def test_a_gate_naming_no_metric_stops_the_export(trained: tuple[Config, str]) -
 def test_without_a_checkpoint_it_says_to_train(small_config: SmallConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no complete checkpoint; run `twhin train` first"):
         export(small_config(), str(tmp_path / "run"))
+
+
+def test_a_model_without_relation_parameters_is_evaluated_and_exported(
+    small_config: SmallConfig, tmp_path: Path
+) -> None:
+    """Unit rows compared as they are: recommended for graphs of a single relation."""
+    unit = {"spherical_adagrad": {"lr": 1.0}}
+    tables = [{"name": name, "embedding_dim": 8, "optimizer": unit} for name in ("user", "tweet")]
+    relations = [
+        {"name": name, "lhs": "user", "rhs": rhs, "operator": "identity"}
+        for name, rhs in (("follow", "user"), ("fav", "tweet"))
+    ]
+    config = small_config(model={"embeddings": {"tables": tables}, "relations": relations})
+    root = str(tmp_path / "run")
+    prepare(config, root)
+    train(config, root)
+    evaluate(config, root)
+    export(config, root)
+    for table in ("user", "tweet"):
+        vectors = np.array(pq.read_table(f"{root}/embeddings/{table}")["embedding"].to_pylist())
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)

@@ -64,7 +64,8 @@ class StoredTensor:
         self.dim = math.prod(self.shape[1:])
         self._dtype = np.dtype(stored.dtype)
         self.dtype = torch.float32 if self._dtype.kind == "f" else torch.int64
-        self._shards = [self._shard(part, folder) for part in stored.parts]
+        # The parameters of the identity have no values.
+        self._shards = [self._shard(part, folder) for part in stored.parts if math.prod(part.sizes)]
 
     def _shard(self, part: StoredPart, folder: str) -> _Shard:
         path, sizes = f"{folder}/{part.path}", part.sizes
