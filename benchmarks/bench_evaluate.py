@@ -149,6 +149,10 @@ class Ranking:
 
     def bare(self, lines: int, width: int) -> float:
         """The seconds of the bare loop with blocks of `lines` queries and `width` candidates."""
+        with self.arithmetic.applied():
+            return self._bare(lines, width)
+
+    def _bare(self, lines: int, width: int) -> float:
         factor = self.arithmetic.factor(self.table)
         started = clock()
         for side in SIDES:

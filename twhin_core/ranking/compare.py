@@ -8,6 +8,7 @@ nan, which compares as neither greater nor equal. Nothing is sorted and no score
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from twhin_core.errors import UserError
 from twhin_core.model.fused_softmax import has_triton
+from twhin_core.model.threads import map_in_threads
 from twhin_core.progress import Progress
 from twhin_core.ranking.candidates import CandidateSet
 from twhin_core.ranking.products import NOT_FINITE, Candidates, count_true
@@ -47,8 +49,9 @@ def rank(
         UserError: a score is not finite, as after the model diverged.
     """
     comparison = _Comparison(queries, vectors, candidates)
-    scores = comparison.own_scores(answers)
-    above = comparison.count_above(scores, of, progress)
+    with candidates.arithmetic.applied():
+        scores = comparison.own_scores(answers)
+        above = comparison.count_above(scores, of, progress)
     held = np.flatnonzero(queries.edges)
     return AnswerRanks(1 + above[held] / 2, list_ranks(queries, scores, 1 + above / 2)[held])
 
@@ -58,7 +61,7 @@ class _Comparison:
 
     def __init__(self, queries: FilteredQueries, vectors: Tensor, candidates: Candidates) -> None:
         self._queries, self._candidates, self._arithmetic = queries, candidates, candidates.arithmetic
-        lines, width = candidates.shape
+        lines = candidates.shape.queries
         blocks, device = -(-len(queries) // lines), self._arithmetic.device
         # [blocks, Q, width], padded with zeros.
         factors = torch.zeros(blocks * lines, vectors.shape[1], dtype=self._arithmetic.dtype)
@@ -74,15 +77,20 @@ class _Comparison:
         """[A] their lines within their blocks."""
         self._ends = np.searchsorted(block, np.arange(blocks + 1)).tolist()
         """Where the answers of each block start, and the last ones end."""
-        self._scores = torch.empty(lines, width, device=device)
-        self._has_kernel = has_kernel(device)
-        if not self._has_kernel:
-            self._gathered = torch.empty(lines, width, device=device)
-            self._comparisons = torch.empty(2, lines, width, dtype=torch.bool, device=device)
+        self._threads = 1 if device.type == "cuda" or has_kernel(device) else torch.get_num_threads()
+        self._buffers = [_Buffers(candidates) for _ in range(self._threads)]
 
     def own_scores(self, answers: Rows) -> npt.NDArray[np.float32]:
         """[K] the scores of the answers that are held out or not removed; 0 for the others."""
-        queries, (lines, width) = self._queries, self._candidates.shape
+        # In a thread like those that score the candidates: the number of a product's threads might change its rounding.
+        scores = map_in_threads(torch.inference_mode()(self._own_scores), [answers], self._threads)[0]
+        self._candidates.check()
+        if not np.isfinite(scores).all():
+            raise UserError(NOT_FINITE)
+        return scores
+
+    def _own_scores(self, answers: Rows) -> npt.NDArray[np.float32]:
+        queries, (lines, width), buffer = self._queries, self._candidates.shape, self._buffers[0].scores
         kept = np.flatnonzero((queries.edges > 0) | ~queries.removed)
         scores = np.zeros(len(queries.answer), np.float32)
         for first in range(0, len(kept), GATHERED):
@@ -92,12 +100,9 @@ class _Comparison:
                 start, stop = np.searchsorted(line, [block * lines, (block + 1) * lines]).tolist()
                 for piece in (slice(at, min(at + width, stop)) for at in range(start, stop, width)):
                     factor = self._candidates.factor(vectors[piece])
-                    self._arithmetic.product(self._factors[block], factor, self._scores)
+                    self._arithmetic.product(self._factors[block], factor, buffer)
                     row, column = torch.from_numpy(line[piece] - block * lines), torch.arange(piece.stop - piece.start)
-                    scores[part[piece]] = self._scores[row, column].cpu().numpy()
-        self._candidates.check()
-        if not np.isfinite(scores).all():
-            raise UserError(NOT_FINITE)
+                    scores[part[piece]] = buffer[row, column].cpu().numpy()
         return scores
 
     def count_above(self, scores: npt.NDArray[np.float32], of: CandidateSet, progress: Progress) -> Ints:
@@ -109,42 +114,59 @@ class _Comparison:
         cells = torch.from_numpy(filtered).to(device)
         for start, factor in self._candidates.blocks():
             first = start // width * len(self._factors)
-            known = _slices(filtered, first, len(self._factors), lines * width)
-            for block, (queries, of_block) in enumerate(zip(self._factors, known, strict=True)):
-                self._arithmetic.product(queries, factor, self._scores)
-                if start + width > self._candidates.size:
-                    self._scores[:, self._candidates.size - start :] = torch.nan  # the padding of the last block
-                if of_block.stop > of_block.start:
-                    within = cells[of_block] - (first + block) * lines * width
-                    self._scores.view(-1).index_fill_(0, within, torch.nan)
-                self._compare(block, own, above)
-            progress.update(len(self._queries) * min(width, self._candidates.size - start))
+            known = list(_slices(filtered, first, len(self._factors), lines * width))
+            padding = max(0, start + width - self._candidates.size)  # of the last block
+            compare = partial(self._compare_blocks, factor, padding, first, known, cells, own, above)
+            map_in_threads(compare, range(self._threads), self._threads)
+            progress.update(len(self._queries) * (width - padding))
         counts = np.zeros(len(scores), np.int64)
         counts[self._held] = above.cpu().numpy()
         return counts
 
-    def _compare(self, block: int, own: Tensor, above: Tensor) -> None:
+    @torch.inference_mode()
+    def _compare_blocks(
+        self,
+        factor: Tensor,
+        padding: int,
+        first: int,
+        known: list[slice],
+        cells: Tensor,
+        own: Tensor,
+        above: Tensor,
+        thread: int,
+    ) -> None:
+        """Compares a thread's share of the queries with a block of candidates.
+
+        Args:
+            padding: how many candidates at the end of the block are none.
+            first: the number of the first block of scores.
+            known: for each block of queries, the slice of `cells` to filter.
+        """
+        buffers = self._buffers[thread]
+        scores = buffers.scores
+        for block in range(thread, len(self._factors), self._threads):
+            self._arithmetic.product(self._factors[block], factor, scores)
+            if padding:
+                scores[:, -padding:] = torch.nan
+            if known[block].stop > known[block].start:
+                scores.view(-1).index_fill_(0, cells[known[block]] - (first + block) * scores.numel(), torch.nan)
+            self._compare(buffers, block, own, above)
+
+    def _compare(self, buffers: _Buffers, block: int, own: Tensor, above: Tensor) -> None:
         """Adds the counts of a block's answers to `above` [A]; `own` [A] are the answers' scores."""
         start, stop = self._ends[block : block + 2]
-        if self._has_kernel:
+        if buffers.has_kernel:
             from twhin_core.ranking.rank_kernels import count_above  # imports Triton
 
-            count_above(self._scores, self._rows[start:stop], own[start:stop], above[start:stop])
+            count_above(buffers.scores, self._rows[start:stop], own[start:stop], above[start:stop])
             return
-        lines = len(self._scores)
+        lines = len(buffers.scores)
         firsts = start + min(lines, len(self._queries) - block * lines)
-        self._compare_rows(self._scores[: firsts - start], own[start:firsts], above[start:firsts])
+        buffers.compare(buffers.scores[: firsts - start], own[start:firsts], above[start:firsts])
         for first in range(firsts, stop, lines):
             part = slice(first, min(first + lines, stop))
-            rows = torch.index_select(self._scores, 0, self._rows[part], out=self._gathered[: part.stop - first])
-            self._compare_rows(rows, own[part], above[part])
-
-    def _compare_rows(self, scores: Tensor, own: Tensor, above: Tensor) -> None:
-        """Adds the counts of n answers, each compared with its row of `scores` [n, C]."""
-        comparisons = self._comparisons[:, : len(scores)]
-        torch.gt(scores, own[:, None], out=comparisons[0])
-        torch.ge(scores, own[:, None], out=comparisons[1])
-        above += count_true(comparisons).sum(0)
+            rows = torch.index_select(buffers.scores, 0, self._rows[part], out=buffers.gathered[: part.stop - first])
+            buffers.compare(rows, own[part], above[part])
 
     def _filtered(self, of: CandidateSet) -> Ints:
         """The known answers as cells of the score matrix, ascending, numbered in the order of `count_above`."""
@@ -159,6 +181,29 @@ class _Comparison:
         cells += column % width
         cells.sort()
         return cells
+
+
+class _Buffers:
+    """What a thread keeps of a block: its scores, those of its further answers, and their comparisons."""
+
+    def __init__(self, candidates: Candidates) -> None:
+        device = candidates.arithmetic.device
+        self.scores = torch.empty(candidates.shape, device=device)
+        self.has_kernel = has_kernel(device)
+        if not self.has_kernel:
+            self.gathered = torch.empty(candidates.shape, device=device)
+            self._comparisons = torch.empty(2, *candidates.shape, dtype=torch.bool, device=device)
+
+    def compare(self, scores: Tensor, own: Tensor, above: Tensor) -> None:
+        """Adds the counts of n answers, each compared with its row of `scores` [n, C]."""
+        comparisons = self._comparisons[:, : len(scores)]
+        if scores.is_cuda:
+            torch.gt(scores, own[:, None], out=comparisons[0])
+            torch.ge(scores, own[:, None], out=comparisons[1])
+        else:  # by numpy, which takes a third to an eighth of torch's time
+            np.greater(scores.numpy(), own.numpy()[:, None], out=comparisons[0].numpy())
+            np.greater_equal(scores.numpy(), own.numpy()[:, None], out=comparisons[1].numpy())
+        above += count_true(comparisons).sum(0)
 
 
 def has_kernel(device: torch.device) -> bool:

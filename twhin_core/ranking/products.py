@@ -6,6 +6,7 @@ shape, which compute every element by the same instructions in the same order.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
@@ -67,14 +68,21 @@ class Arithmetic:
         elif self.device.type == "cuda":
             torch.mm(queries, candidates.T, out_dtype=torch.float32, out=out)
         else:
-            # The factors already are bf16 numbers; this lets the processor use bf16 instructions if it has any.
-            settings: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009 -- torch's stubs do not know it
-            before = settings.fp32_precision
-            settings.fp32_precision = "bf16"
-            try:
-                torch.mm(queries.float(), candidates.float().T, out=out)
-            finally:
-                settings.fp32_precision = before
+            torch.mm(queries.float(), candidates.float().T, out=out)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Lets a CPU use bf16 instructions in `product`, if it has any; in all threads."""
+        if self.dtype == torch.float32 or self.device.type == "cuda":
+            yield
+            return
+        settings: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009 -- torch's stubs do not know it
+        before = settings.fp32_precision
+        settings.fp32_precision = "bf16"  # exact: the factors are bf16 numbers already
+        try:
+            yield
+        finally:
+            settings.fp32_precision = before
 
 
 def count_true(comparisons: Tensor) -> Tensor:
