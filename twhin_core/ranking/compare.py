@@ -2,7 +2,7 @@
 
 Each query is scored once with each candidate, in products of one shape (`products.py`), and its held-out answers are
 compared with a block of scores while the block is in the processor's cache. Scores of known answers are first set to
-nan, which compares as neither greater nor equal. Nothing is sorted and no scores are kept.
+-inf, which is below every answer. No scores are kept.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from twhin_core.model.fused_softmax import has_triton
 from twhin_core.model.threads import map_in_threads
 from twhin_core.progress import Progress
 from twhin_core.ranking.candidates import CandidateSet
+from twhin_core.ranking.many_answers import MANY, ManyAnswers, group_answers
 from twhin_core.ranking.products import NOT_FINITE, Candidates, count_true
 from twhin_core.ranking.queries import FilteredQueries, Ints
 from twhin_core.ranking.ranks import AnswerRanks, list_ranks
@@ -67,17 +68,23 @@ class _Comparison:
         factors = torch.zeros(blocks * lines, vectors.shape[1], dtype=self._arithmetic.dtype)
         factors[: len(queries)] = vectors
         self._factors = self._arithmetic.factor(factors).unflatten(0, (-1, lines))
+        self._is_plain_cpu = device.type == "cpu" and not has_kernel(device)
         held = np.flatnonzero(queries.edges)
-        is_first = np.diff(queries.query[held], prepend=-1) != 0
-        # Every query has one, so the first answers of a block can be compared with its scores as they are.
-        self._held = held[np.lexsort((~is_first, queries.query[held] // lines))]
-        """[A] the held-out answers, as indices into `FilteredQueries.answer`: block by block, first answers first."""
-        block, row = np.divmod(queries.query[self._held], lines)
-        self._rows = torch.from_numpy(row).to(device)
+        # Every query has a first answer, so those of a block can be compared with its scores as they are.
+        is_further = np.diff(queries.query[held], prepend=-1) == 0
+        is_one_of_many = np.bincount(queries.query[held], is_further)[queries.query[held]] >= MANY
+        kind = np.where(is_further & is_one_of_many & self._is_plain_cpu, 2, is_further)
+        order = np.lexsort((kind, queries.query[held] // lines))
+        self._held = held[order]
+        """[A] the held-out answers, as indices into `FilteredQueries.answer`: block by block, and within each the first
+        of every query, further ones, and further ones of queries that have many."""
+        block, self._row = np.divmod(queries.query[self._held], lines)
+        self._rows = torch.from_numpy(self._row).to(device)
         """[A] their lines within their blocks."""
-        self._ends = np.searchsorted(block, np.arange(blocks + 1)).tolist()
-        """Where the answers of each block start, and the last ones end."""
-        self._threads = 1 if device.type == "cuda" or has_kernel(device) else torch.get_num_threads()
+        self._bounds = np.searchsorted(3 * block + kind[order], np.arange(3 * blocks + 1)).tolist()
+        """Where the answers of each block and kind start, and the last ones end."""
+        self._many: list[list[ManyAnswers]] = []
+        self._threads = torch.get_num_threads() if self._is_plain_cpu else 1
         self._buffers = [_Buffers(candidates) for _ in range(self._threads)]
 
     def own_scores(self, answers: Rows) -> npt.NDArray[np.float32]:
@@ -110,6 +117,10 @@ class _Comparison:
         device, (lines, width) = self._arithmetic.device, self._candidates.shape
         own = torch.from_numpy(scores[self._held]).to(device)
         above = torch.zeros(len(own), dtype=torch.int64, device=device)
+        self._many = [
+            group_answers(self._row[start:stop], scores[self._held[start:stop]])
+            for start, stop in zip(self._bounds[2::3], self._bounds[3::3], strict=True)
+        ]
         filtered = self._filtered(of)
         cells = torch.from_numpy(filtered).to(device)
         for start, factor in self._candidates.blocks():
@@ -147,26 +158,27 @@ class _Comparison:
         for block in range(thread, len(self._factors), self._threads):
             self._arithmetic.product(self._factors[block], factor, scores)
             if padding:
-                scores[:, -padding:] = torch.nan
+                scores[:, -padding:] = -torch.inf
             if known[block].stop > known[block].start:
-                scores.view(-1).index_fill_(0, cells[known[block]] - (first + block) * scores.numel(), torch.nan)
+                scores.view(-1).index_fill_(0, cells[known[block]] - (first + block) * scores.numel(), -torch.inf)
             self._compare(buffers, block, own, above)
 
     def _compare(self, buffers: _Buffers, block: int, own: Tensor, above: Tensor) -> None:
         """Adds the counts of a block's answers to `above` [A]; `own` [A] are the answers' scores."""
-        start, stop = self._ends[block : block + 2]
+        start, further, many, stop = self._bounds[3 * block : 3 * block + 4]
         if buffers.has_kernel:
             from twhin_core.ranking.rank_kernels import count_above  # imports Triton
 
             count_above(buffers.scores, self._rows[start:stop], own[start:stop], above[start:stop])
             return
         lines = len(buffers.scores)
-        firsts = start + min(lines, len(self._queries) - block * lines)
-        buffers.compare(buffers.scores[: firsts - start], own[start:firsts], above[start:firsts])
-        for first in range(firsts, stop, lines):
-            part = slice(first, min(first + lines, stop))
+        buffers.compare(buffers.scores[: further - start], own[start:further], above[start:further])
+        for first in range(further, many, lines):
+            part = slice(first, min(first + lines, many))
             rows = torch.index_select(buffers.scores, 0, self._rows[part], out=buffers.gathered[: part.stop - first])
             buffers.compare(rows, own[part], above[part])
+        for group in self._many[block]:
+            group.add_counts(buffers.scores.numpy(), above[many:stop])
 
     def _filtered(self, of: CandidateSet) -> Ints:
         """The known answers as cells of the score matrix, ascending, numbered in the order of `count_above`."""
