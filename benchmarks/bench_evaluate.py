@@ -11,13 +11,14 @@ exactly, from which the time of a million follows, and a million among sampled c
 
 Each ends in one JSON line.
 
-    python -m benchmarks.bench_evaluate speed [--precision bf16] [--repeats 3]
+    python -m benchmarks.bench_evaluate speed [--precision bf16] [--repeats 3] [--busy 3]
     python -m benchmarks.bench_evaluate memory [--rows 5000000] [--exact 4000] [--sampled 1000000] [--candidates 10000]
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -220,10 +221,28 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
         "share_of_bare_speed": round(min(bare) / min(ours), 3),
         "mrr": mrr,
     }
+    if options.busy:
+        with busy(options.busy):
+            beside = [ranking.ours()[1] for _ in range(options.repeats)]
+        cores = len(os.sched_getaffinity(0))
+        result["slowdown_beside_busy"] = round(min(beside) / min(ours), 2)
+        result["slowdown_of_cores_lost"] = (cores + options.busy) / cores
     if not options.no_brute_force:
         result["mrr_brute_force"] = ranking.brute_force()
         assert abs(result["mrr_brute_force"] - mrr) < 1e-6, result
     return result
+
+
+@contextlib.contextmanager
+def busy(processes: int) -> Iterator[None]:
+    """So many processes that do nothing but use a core each."""
+    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
 
 
 def clock() -> float:
@@ -328,6 +347,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     of_speed = commands.add_parser("speed")
     of_speed.add_argument("--repeats", type=int, default=3)
+    of_speed.add_argument("--busy", type=int, default=0, help="measure again beside so many processes that are busy")
     of_speed.add_argument("--no-brute-force", action="store_true")
     of_memory, of_child = commands.add_parser("memory"), commands.add_parser("child")
     of_memory.add_argument("--exact", type=int, default=4000, help="queries to rank exactly")

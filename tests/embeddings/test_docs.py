@@ -47,12 +47,12 @@ def test_the_notebook_example_runs(quickstart: str, capsys: pytest.CaptureFixtur
     near = np.argsort(-cosine(of_users[row], of_users))[1:6]
     assert [one.id for one in names["near"]] == [users[at] for at in near]
     fav = relation(quickstart, "fav")
-    scores = cosine(of_users[row] + fav, of_tweets)
+    scores = of_tweets @ (of_users[row] + fav)  # the quickstart compares by the dot product
     best = np.argsort(-scores)[:5]
     assert [one.id for one in names["favs"]] == [tweets[at] for at in best]
     assert [one.score for one in names["favs"]] == pytest.approx(scores[best].tolist(), abs=1e-5)
     inverse = relation(quickstart, "fav", "inverse")  # the quickstart is reciprocal
-    fans = np.argsort(-cosine(of_tweets[best[0]] + inverse, of_users))[:10]
+    fans = np.argsort(-(of_users @ (of_tweets[best[0]] + inverse)))[:10]
     assert [one.id for one in names["fans"]] == [users[at] for at in fans]
     score, rank, candidates = capsys.readouterr().out.split()
     assert (float(score), float(rank), int(candidates)) == (pytest.approx(scores[best[0]], abs=1e-5), 1, len(tweets))
@@ -66,5 +66,5 @@ def test_the_example_of_the_readme_runs(quickstart: str) -> None:
     names: dict[str, Any] = {}
     exec(compile(example, "README.md", "exec"), names)
     assert (names["vector"].dtype, names["vector"].shape) == (np.float32, (64,))
-    scores = cosine(names["vector"] + relation(quickstart, "fav"), read(quickstart, "tweet")[1])
+    scores = read(quickstart, "tweet")[1] @ (names["vector"] + relation(quickstart, "fav"))
     assert [tweet.score for tweet in names["tweets"]] == pytest.approx(sorted(scores)[:-4:-1], abs=1e-5)

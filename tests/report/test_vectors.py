@@ -68,6 +68,15 @@ def test_lengths_are_of_the_rows() -> None:
     (norms,) = vectors.collect({"user": TensorRows(rows)}, seed=0, unit_length=True)["norms"]
     assert (norms.sampled, norms.median) == (101, pytest.approx(5))
     assert (norms.low, norms.high) == (pytest.approx(0.5), pytest.approx(9.5))
+    assert norms.chart is not None
+
+
+def test_equal_lengths_have_no_histogram() -> None:
+    """As of unit rows: its axis would be of rounding errors alone."""
+    rows = torch.nn.functional.normalize(torch.randn(500, 7))
+    (norms,) = vectors.collect({"user": TensorRows(rows)}, seed=0, unit_length=True)["norms"]
+    assert norms.chart is None
+    assert norms.median == pytest.approx(1)
 
 
 def test_rows_that_are_all_the_same_have_no_projection() -> None:

@@ -32,6 +32,10 @@ STRETCH = 32
 """Length of the runs of adjacent rows that make up a sample; each run is one read."""
 
 
+ROUNDING = 1e-5
+"""What lengths may differ by, relatively, and still be the same."""
+
+
 @dataclass(frozen=True)
 class Norms:
     """The lengths of a table's sampled rows. `color` is the table's position."""
@@ -39,7 +43,8 @@ class Norms:
     table: str
     color: int
     sampled: int
-    chart: Histogram
+    chart: Histogram | None
+    """None if all have the same length, but for rounding."""
     median: float
     low: float
     high: float
@@ -94,7 +99,8 @@ def sample_rows(size: int, count: int, seed: int = 0, stretch: int = STRETCH) ->
 def _norms(table: str, color: int, vectors: Tensor) -> Norms:
     lengths = vectors.norm(dim=1).numpy().astype(np.float64)
     low, median, high = np.quantile(lengths, [0.05, 0.5, 0.95]).tolist()
-    return Norms(table, color, len(lengths), histogram(lengths), median, low, high)
+    chart = None if np.ptp(lengths) <= ROUNDING * median else histogram(lengths)
+    return Norms(table, color, len(lengths), chart, median, low, high)
 
 
 def principal_components(vectors: Tensor) -> tuple[Tensor, tuple[float, float]]:
