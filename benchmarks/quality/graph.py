@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from twhin_core.config import Config
 from twhin_core.data.edges import Edges
-from twhin_core.data.splits import has_split, read_split
+from twhin_core.data.splits import has_split, open_split
 from twhin_core.graph.manifest import read_schema
 from twhin_core.schema import OTHER, SIDES, Schema, Side
 
@@ -35,7 +35,7 @@ class Graph:
     def read(config: Config, root: str) -> Graph:
         schema = read_schema(config, root)
         splits = {
-            split: read_split(config, root, schema, split)
+            split: open_split(config, root, schema, split).all()
             for split in ("train", "validation", "test")
             if has_split(config, root, split)
         }
@@ -59,33 +59,45 @@ class Queries:
         self.known_row, self.known_answer = row[is_query][order], _end(known, side)[is_query][order]
         self.nodes = nodes
 
-    def ranks(self, scores: Scores) -> npt.NDArray[np.int64]:
+    def recall(self, scores: Scores, top: int) -> float:
+        """The mean over queries of the share of their answers among the `top` best candidates that are not known."""
+        hits = np.zeros(len(self.distinct))
+        for start, stop, edges in self._blocks():
+            found, _ = self._scores(scores, start, stop, edges)
+            best = torch.zeros_like(found, dtype=torch.bool).scatter_(1, found.topk(top).indices, value=True).numpy()
+            np.add.at(hits, self.query[edges], best[self.query[edges] - start, self.answer[edges]])
+        return float((hits / np.bincount(self.query)).mean())
+
+    def ranks(self, scores: Scores) -> npt.NDArray[np.float64]:
         """The filtered rank of each test edge's answer, from 1; ties count half."""
         ranks = np.zeros(len(self.query), np.float64)
-        by_query = np.argsort(self.query, kind="stable")
-        for start, stop in itertools.pairwise(self._blocks()):
-            keys = self.distinct[start:stop]
-            found = scores(self.side, int(keys[0] // self.nodes), torch.from_numpy(keys % self.nodes))
-            first, last = np.searchsorted(self.query[by_query], [start, stop])
-            edges = by_query[first:last]
+        for start, stop, edges in self._blocks():
+            found, own = self._scores(scores, start, stop, edges)
             rows, answers = torch.from_numpy(self.query[edges] - start), torch.from_numpy(self.answer[edges])
-            own = found[rows, answers]
-            first, last = np.searchsorted(self.known_row, [start, stop])
-            known = (
-                torch.from_numpy(self.known_row[first:last] - start),
-                torch.from_numpy(self.known_answer[first:last]),
-            )
-            found[known] = -torch.inf
             for part in torch.arange(len(edges)).split(QUERIES_AT_ONCE):
                 mine, others = own[part, None], found[rows[part]]
                 others[torch.arange(len(part)), answers[part]] = -torch.inf
                 ranks[edges[part]] = 1 + (others > mine).sum(1) + 0.5 * (others == mine).sum(1)
         return ranks
 
-    def _blocks(self) -> list[int]:
-        """Bounds of blocks of queries, each of one relation."""
+    def _scores(self, scores: Scores, start: int, stop: int, edges: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """The scores of a block's queries, -inf for known answers, and those of its edges' answers."""
+        keys = self.distinct[start:stop]
+        found = scores(self.side, int(keys[0] // self.nodes), torch.from_numpy(keys % self.nodes))
+        own = found[torch.from_numpy(self.query[edges] - start), torch.from_numpy(self.answer[edges])]
+        first, last = np.searchsorted(self.known_row, [start, stop])
+        row, answer = self.known_row[first:last] - start, self.known_answer[first:last]
+        found[torch.from_numpy(row), torch.from_numpy(answer)] = -torch.inf
+        return found, own
+
+    def _blocks(self) -> Iterator[tuple[int, int, npt.NDArray[np.int64]]]:
+        """Bounds of blocks of queries, each of one relation, and the test edges that belong to them."""
         begin = np.searchsorted(self.distinct, np.arange(self.distinct[-1] // self.nodes + 2) * self.nodes)
-        return sorted({*begin.tolist(), *range(0, len(self.distinct), QUERIES_AT_ONCE)})
+        bounds = sorted({*begin.tolist(), *range(0, len(self.distinct), QUERIES_AT_ONCE)})
+        by_query = np.argsort(self.query, kind="stable")
+        ends = np.searchsorted(self.query[by_query], bounds).tolist()
+        for (start, stop), (first, last) in zip(itertools.pairwise(bounds), itertools.pairwise(ends), strict=True):
+            yield start, stop, by_query[first:last]
 
 
 def _end(edges: Edges, side: Side) -> npt.NDArray[np.int64]:
@@ -98,9 +110,4 @@ def measure(graph: Graph, metric: str) -> Callable[[Scores], float]:
         sides = [Queries(graph, side, graph.known) for side in SIDES]
         return lambda scores: float(np.concatenate([1 / side.ranks(scores) for side in sides]).mean())
     top, queries = int(metric.removeprefix("recall@")), Queries(graph, "rhs", graph.train)
-
-    def recall(scores: Scores) -> float:
-        hits = np.bincount(queries.query, queries.ranks(scores) <= top)
-        return float((hits / np.bincount(queries.query)).mean())
-
-    return recall
+    return lambda scores: queries.recall(scores, top)
