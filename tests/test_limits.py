@@ -123,11 +123,30 @@ print(limits.cores(), torch.get_num_threads(), pyarrow.cpu_count(), threads)
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core leaves nothing to limit")
 def test_a_process_in_a_control_group_has_its_threads() -> None:
-    environment = {name: value for name, value in os.environ.items() if name != limits.THREADS}
+    environment = {name: value for name, value in os.environ.items() if name not in (limits.THREADS, limits.SET_HERE)}
     with control_group(quota=150_000) as group:
         command = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$0" -c "$1"', sys.executable, SHOW]
         ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["1"] * 4
+
+
+PARENT = """
+import subprocess, sys
+from twhin_core import limits
+limits.use_cores()
+CHILD = "import os; from twhin_core import limits; limits.use_cores(64); print(os.environ[limits.THREADS])"
+subprocess.run([sys.executable, "-c", CHILD])
+"""
+
+
+@pytest.mark.parametrize(("stated", "expected"), [(None, "1"), ("3", "3")])
+def test_a_child_divides_the_cores_anew_unless_the_user_chose(stated: str | None, expected: str) -> None:
+    """As `twhin run` starts steps, which start ranks."""
+    environment = {name: value for name, value in os.environ.items() if name not in (limits.THREADS, limits.SET_HERE)}
+    if stated is not None:
+        environment[limits.THREADS] = stated
+    ran = subprocess.run([sys.executable, "-c", PARENT], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ran.stdout.split() == [expected], ran.stderr
 
 
 @pytest.mark.parametrize(("processes", "stated", "expected"), [(1, None, "6"), (4, None, "1"), (4, "5", "5")])
@@ -137,5 +156,6 @@ def test_processes_share_the_cores_unless_the_user_says_otherwise(
     monkeypatch.setattr(limits, "cores", lambda: 6)
     monkeypatch.setattr(limits, "_SET_BY_USER", stated is not None)
     monkeypatch.setenv(limits.THREADS, stated or "?")
+    monkeypatch.setenv(limits.SET_HERE, "?")  # is put back
     limits.use_cores(processes)
     assert os.environ[limits.THREADS] == expected

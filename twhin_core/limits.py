@@ -13,17 +13,20 @@ from pathlib import Path
 THREADS = "OMP_NUM_THREADS"
 """Environment variable that torch, BLAS, faiss and Arrow take their number of threads from when they are loaded."""
 
-_SET_BY_USER = THREADS in os.environ
+SET_HERE = "TWHIN_SET_THREADS"
+"""Environment variable: tells processes started by this one that it was not the user who chose `THREADS`."""
+
+_SET_BY_USER = THREADS in os.environ and SET_HERE not in os.environ
 _ROOT = Path("/")
 
 
 def use_cores(processes: int = 1) -> None:
     """Divides the cores among `processes` of this container, for libraries that are loaded from now on.
 
-    `OMP_NUM_THREADS` in the environment that this process was started with takes precedence.
+    `OMP_NUM_THREADS` in the user's environment takes precedence.
     """
     if not _SET_BY_USER:
-        os.environ[THREADS] = str(max(1, cores() // processes))
+        os.environ |= {THREADS: str(max(1, cores() // processes)), SET_HERE: "1"}
 
 
 def cores(root: Path = _ROOT) -> int:
@@ -33,14 +36,8 @@ def cores(root: Path = _ROOT) -> int:
     """
     available = float(len(os.sched_getaffinity(0)))
     for folder in _control_groups(root, "cpu"):
-        quota, period = (
-            _numbers(folder / "cpu.max")
-            or (
-                *_numbers(folder / "cpu.cfs_quota_us"),
-                *_numbers(folder / "cpu.cfs_period_us"),
-            )
-            or (-1, 1)
-        )
+        of_version_1 = *_numbers(folder / "cpu.cfs_quota_us"), *_numbers(folder / "cpu.cfs_period_us")
+        quota, period = _numbers(folder / "cpu.max") or of_version_1 or (-1, 1)
         if quota > 0:
             available = min(available, quota / period)
     return max(1, int(available))
