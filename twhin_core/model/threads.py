@@ -21,10 +21,11 @@ Result = TypeVar("Result")
 def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item], at_once: int = 2) -> list[Result]:
     """`function` of each item, `at_once` of them at a time if this thread may use several; autograd records none of it.
 
-    A step has two parts that take equally long: the sides of a batch or, often, two tables.
+    A step has two parts that take equally long: the sides of a batch or, often, two tables. Work on a GPU must be taken
+    one at a time, which leaves it in this thread: another would have another current device and stream.
     """
     threads = torch.get_num_threads()
-    if threads == 1:
+    if threads == 1 or at_once == 1:
         return list(map(function, items))
     return list(_pool(threads, at_once).map(function, items))
 

@@ -19,7 +19,6 @@ from twhin_core.model.losses import Softmax, make_loss
 from twhin_core.model.regularizer import Regularizer
 from twhin_core.model.relation_prediction import RelationPrediction
 from twhin_core.model.scorer import Scorer
-from twhin_core.model.threads import map_in_threads
 from twhin_core.schema import SIDES, Schema, Side
 
 DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16}
@@ -131,7 +130,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, batch: Batch) -> tuple[Tensor, ...]:
         ctx.batch = batch
-        return tuple(map_in_threads(partial(rows.index_select, 0), batch.gathers))
+        return tuple(rows.index_select(0, index) for index in batch.gathers)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:

@@ -68,12 +68,13 @@ class _Comparison:
         factors = torch.zeros(blocks * lines, vectors.shape[1], dtype=self._arithmetic.dtype)
         factors[: len(queries)] = vectors
         self._factors = self._arithmetic.factor(factors).unflatten(0, (-1, lines))
-        self._is_plain_cpu = device.type == "cpu" and not has_kernel(device)
+        self._has_kernel = has_kernel(device)
+        in_threads = device.type == "cpu" and not self._has_kernel
         held = np.flatnonzero(queries.edges)
         # Every query has a first answer, so those of a block can be compared with its scores as they are.
         is_further = np.diff(queries.query[held], prepend=-1) == 0
         is_one_of_many = np.bincount(queries.query[held], is_further)[queries.query[held]] >= MANY
-        kind = np.where(is_further & is_one_of_many & self._is_plain_cpu, 2, is_further)
+        kind = np.where(is_further & is_one_of_many & in_threads, 2, is_further)
         order = np.lexsort((kind, queries.query[held] // lines))
         self._held = held[order]
         """[A] the held-out answers, as indices into `FilteredQueries.answer`: block by block, and within each the first
@@ -84,8 +85,8 @@ class _Comparison:
         self._bounds = np.searchsorted(3 * block + kind[order], np.arange(3 * blocks + 1)).tolist()
         """Where the answers of each block and kind start, and the last ones end."""
         self._many: list[list[ManyAnswers]] = []
-        self._threads = torch.get_num_threads() if self._is_plain_cpu else 1
-        self._buffers = [_Buffers(candidates) for _ in range(self._threads)]
+        self._threads = torch.get_num_threads() if in_threads else 1
+        self._buffers = [_Buffers(candidates, self._has_kernel) for _ in range(self._threads)]
 
     def own_scores(self, answers: Rows) -> npt.NDArray[np.float32]:
         """[K] the scores of the answers that are held out or not removed; 0 for the others."""
@@ -166,7 +167,7 @@ class _Comparison:
     def _compare(self, buffers: _Buffers, block: int, own: Tensor, above: Tensor) -> None:
         """Adds the counts of a block's answers to `above` [A]; `own` [A] are the answers' scores."""
         start, further, many, stop = self._bounds[3 * block : 3 * block + 4]
-        if buffers.has_kernel:
+        if self._has_kernel:
             from twhin_core.ranking.rank_kernels import count_above  # imports Triton
 
             count_above(buffers.scores, self._rows[start:stop], own[start:stop], above[start:stop])
@@ -198,11 +199,11 @@ class _Comparison:
 class _Buffers:
     """What a thread keeps of a block: its scores, those of its further answers, and their comparisons."""
 
-    def __init__(self, candidates: Candidates) -> None:
+    def __init__(self, candidates: Candidates, has_kernel: bool) -> None:
+        """`has_kernel`: whether it compares the scores, and nothing else is needed."""
         device = candidates.arithmetic.device
         self.scores = torch.empty(candidates.shape, device=device)
-        self.has_kernel = has_kernel(device)
-        if not self.has_kernel:
+        if not has_kernel:
             self.gathered = torch.empty(candidates.shape, device=device)
             self._comparisons = torch.empty(2, *candidates.shape, dtype=torch.bool, device=device)
 
