@@ -4,7 +4,7 @@ Each trains the same prepared graph with settings of its own, in a process of it
 quality is not part of the time. PyTorch-BigGraph takes part if it is installed (docs/performance.md says how).
 
     python -m benchmarks.bench_quality configs/amazon_book.yaml --metric recall@20 --target 0.1162
-        [--set section.key=value ...] [--every 0.25] [--rivals plain pbg] [--rival-epochs 5] [--out curves.json]
+        [--set section.key=value ...] [--every 0.25] [--others plain pbg] [--other-epochs 5] [--out curves.json]
         [--plot curves.svg]
     python -m benchmarks.bench_quality configs/fb15k_237.yaml --metric mrr --target 0.263 --every 1
 
@@ -31,7 +31,7 @@ from twhin_core.stages.prepare import prepare
 Curve = list[tuple[float, float, float]]
 """Seconds of training, epochs and quality."""
 
-RIVALS = ("plain", "pbg")
+OTHERS = ("plain", "pbg")
 
 
 def curve(name: str, options: argparse.Namespace, root: str, curves: dict[str, Curve]) -> None:
@@ -52,8 +52,8 @@ def points(name: str, options: argparse.Namespace, config: Any, root: str, graph
     if name == "twhin":
         return ours.train(config, root, graph, options.every)
     if name == "plain":
-        return plain.train(graph, config.model.dim, options.rival_epochs, options.every)
-    return pbg.train(graph, config.model.dim, options.rival_epochs)
+        return plain.train(graph, config.model.dim, options.other_epochs, options.every)
+    return pbg.train(graph, config.model.dim, options.other_epochs)
 
 
 def main() -> None:
@@ -63,8 +63,8 @@ def main() -> None:
     parser.add_argument("--target", type=float, required=True)
     parser.add_argument("--set", action="append", default=[], help="section.key=value, changes the config")
     parser.add_argument("--every", type=float, default=0.25, help="epochs between measurements")
-    parser.add_argument("--rivals", nargs="*", choices=RIVALS, default=["plain"])
-    parser.add_argument("--rival-epochs", type=int, default=5)
+    parser.add_argument("--others", nargs="*", choices=OTHERS, default=["plain"])
+    parser.add_argument("--other-epochs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="JSON: a list of (seconds, epochs, quality) for each")
     parser.add_argument("--plot", type=Path, help="SVG")
@@ -73,7 +73,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root, spawn.Manager() as manager:
         prepare(config_file.load(options.config, options.set), root)
         shared = manager.dict()
-        for name in ("twhin", *options.rivals):
+        for name in ("twhin", *options.others):
             process = spawn.Process(target=curve, args=(name, options, root, shared))
             process.start()
             process.join()

@@ -52,7 +52,7 @@ def test_it_runs_at_a_small_size(tmp_path: Path) -> None:
     ]
     command = [
         sys.executable, "-m", "benchmarks.bench_quality", "configs/quickstart.yaml", "--metric", "mrr",
-        "--target", "0", "--rivals", "--every", "1", "--out", str(out), "--plot", str(plot),
+        "--target", "0", "--others", "--every", "1", "--out", str(out), "--plot", str(plot),
         *(word for override in small for word in ("--set", override)),
     ]  # fmt: skip
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)

@@ -56,7 +56,7 @@ def ours(sizes: Sizes, table: torch.Tensor, precision: Precision, device: torch.
         known = {
             side: KnownAnswers(Path(folder, side), held[side], [of.queries for of in chunks[side]]) for side in SIDES
         }
-        collect({name: Split(of) for name, of in splits.items()}, "test", indices, known)  # type: ignore[arg-type]
+        collect({name: Split(of) for name, of in splits.items()}, "test", indices, known)  # type: ignore[arg-type]  # they stand in for files
         scorer = Scorer(config.model, schema.relations)
         rows, arithmetic = {"node": TensorRows(table)}, Arithmetic(precision, device)
         ranker = ModelRanker(scorer, schema, rows, arithmetic, MEMORY, Progress("ranking", 1, "scores", quiet=True))

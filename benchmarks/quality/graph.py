@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ from twhin_core.schema import OTHER, SIDES, Schema, Side
 
 Scores = Callable[[Side, int, Tensor], Tensor]
 """Scores of one relation's queries for a side, whose nodes are int64 [Q], with all nodes of the table: [Q, R]."""
+
+Point = tuple[float, float, Scores]
+"""Seconds of training, epochs, and the model then."""
 
 QUERIES_AT_ONCE = 1000
 
@@ -40,6 +44,24 @@ class Graph:
             if has_split(config, root, split)
         }
         return Graph(schema, splits["train"], splits["test"], Edges.joined(list(splits.values())))
+
+
+def pause(
+    steps: Iterator[object], per_epoch: float, every: float, scores: Callable[[], Scores], taken: float = 0.0
+) -> Iterator[Point]:
+    """Takes the steps, whose work is done as they are iterated; gives the model every so many epochs and at the end.
+
+    `taken`: seconds of training before them.
+    """
+    due, number, measured = every, 0, 0
+    started = time.perf_counter()
+    for number, _ in enumerate(steps, start=1):
+        if number / per_epoch >= due - 1e-9:
+            taken += time.perf_counter() - started
+            yield taken, number / per_epoch, scores()
+            due, measured, started = due + every, number, time.perf_counter()
+    if number > measured:
+        yield taken + time.perf_counter() - started, number / per_epoch, scores()
 
 
 class Queries:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from benchmarks.quality.graph import Graph, Scores
+from benchmarks.quality.graph import Graph, Point, Scores, pause
 from twhin_core.config import Config
 from twhin_core.data.epochs import State
 from twhin_core.data.splits import open_split
@@ -18,9 +18,6 @@ from twhin_core.training.batches import Batches
 from twhin_core.training.build import TrainableModel, build
 from twhin_core.training.frequencies import count_together
 from twhin_core.training.schedules import until
-
-Point = tuple[float, float, Scores]
-"""Seconds of training, epochs, and the model then."""
 
 
 def train(config: Config, root: str, graph: Graph, every: float) -> Iterator[Point]:
@@ -35,15 +32,7 @@ def train(config: Config, root: str, graph: Graph, every: float) -> Iterator[Poi
         taken = time.perf_counter() - started
         model = build(until(last, config), graph.schema, ranks)
         steps = model.steps(batches.epochs(begin, epochs))
-        per_epoch = last / epochs
-        due = every
-        for number in range(1, last + 1):
-            started = time.perf_counter()
-            next(steps)
-            taken += time.perf_counter() - started
-            if number / per_epoch >= due - 1e-9 or number == last:
-                yield taken, number / per_epoch, scores_of(model, graph.schema)
-                due += every
+        yield from pause(steps, last / epochs, every, lambda: scores_of(model, graph.schema), taken)
 
 
 def scores_of(model: TrainableModel, schema: Schema) -> Scores:

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.quality.graph import Graph
-from benchmarks.quality.ours import Point
+from benchmarks.quality.graph import Graph, Point, Scores
 from twhin_core.schema import Side
 
 TRAINED = re.compile(r"Processed \d+ edges in ([\d.]+) s")
@@ -78,7 +77,7 @@ def write(graph: Graph, folder: str, h5py: Any) -> None:
             file[name] = getattr(graph.train, name)[order]
 
 
-def scores_of(graph: Graph, model: Path, epoch: int, h5py: Any) -> Any:
+def scores_of(graph: Graph, model: Path, epoch: int, h5py: Any) -> Scores:
     tables = {}
     for name in graph.schema.tables:
         with h5py.File(model / f"embeddings_{name}_0.v{epoch}.h5") as file:

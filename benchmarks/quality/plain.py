@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from benchmarks.plain_loop import Bipartite, PlainLoop
-from benchmarks.quality.graph import Graph, Scores
-from benchmarks.quality.ours import Point
+from benchmarks.quality.graph import Graph, Point, Scores, pause
 from twhin_core.schema import Side
 
 
@@ -19,17 +17,15 @@ def train(graph: Graph, dim: int, epochs: int, every: float) -> Iterator[Point]:
     lhs, rhs = (torch.from_numpy(ends) for ends in (graph.train.lhs, graph.train.rhs))
     sizes = [graph.schema.tables[graph.schema.table_of(0, side)] for side in ("lhs", "rhs")]
     loop = PlainLoop(Bipartite(lhs, rhs, *sizes), dim, chunk=50, uniform=50)
-    taken, due, step = 0.0, every, 0
     per_epoch = len(lhs) // loop.batch
-    for _ in range(epochs):
-        order = torch.randperm(len(lhs))
-        for start in range(0, per_epoch * loop.batch, loop.batch):
-            started = time.perf_counter()
-            loop.step(order[start : start + loop.batch])
-            taken, step = taken + time.perf_counter() - started, step + 1
-            if step / per_epoch >= due - 1e-9:
-                yield taken, step / per_epoch, scores_of(loop)
-                due += every
+
+    def steps() -> Iterator[float]:
+        for _ in range(epochs):
+            order = torch.randperm(len(lhs))
+            for start in range(0, per_epoch * loop.batch, loop.batch):
+                yield loop.step(order[start : start + loop.batch])
+
+    yield from pause(steps(), per_epoch, every, lambda: scores_of(loop))
 
 
 def scores_of(loop: PlainLoop) -> Scores:

@@ -13,6 +13,7 @@ from torch import Tensor
 from twhin_core.config import Relation, TrainData
 from twhin_core.data.edges import Edges
 from twhin_core.data.frequencies import count_ends
+from twhin_core.model import negative_sampler
 from twhin_core.model.losses import BinaryCrossEntropy, Loss, Softmax
 from twhin_core.model.negative_sampler import NegativeSampler
 from twhin_core.schema import Schema
@@ -26,6 +27,13 @@ EDGES = Edges(
     rhs=np.array([1, 2, 0, 2, 2, 2, 0]),
     weight=np.ones(7, np.float32),
 )
+
+
+@pytest.fixture(params=["dense", "sparse"], autouse=True)
+def counts_kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all nodes, as here where few have none, or for those that occur."""
+    if request.param == "sparse":
+        monkeypatch.setattr(negative_sampler, "ENTRIES_PER_KEY", 0)
 
 
 def make_sampler(**data: Any) -> NegativeSampler:

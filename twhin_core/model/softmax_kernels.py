@@ -30,19 +30,26 @@ def _products(a, b, precision: tl.constexpr):
 
 
 @triton.jit
+def _distance(square, metric: tl.constexpr):
+    """The negated distance, from its square, and its derivative by the inner product."""
+    square = tl.maximum(square, 1e-12)
+    if metric == 1:
+        score = -tl.sqrt(square)
+        slope = -1.0 / score
+    else:
+        score = -square
+        slope = tl.full(square.shape, 2.0, tl.float32)
+    return score, slope
+
+
+@triton.jit
 def _score(product, query_square, candidate_square, metric: tl.constexpr):
     """The unscaled score and its derivative by the inner product."""
     if metric == 0:
         score = product
         slope = tl.full(product.shape, 1.0, tl.float32)
     else:
-        square = tl.maximum(query_square + candidate_square - 2.0 * product, 1e-12)
-        if metric == 1:
-            score = -tl.sqrt(square)
-            slope = -1.0 / score
-        else:
-            score = -square
-            slope = tl.full(product.shape, 2.0, tl.float32)
+        score, slope = _distance(query_square + candidate_square - 2.0 * product, metric)
     return score, slope
 
 
@@ -60,13 +67,7 @@ def _pair(q, a, metric: tl.constexpr):
         score = tl.sum(q * a, 1)
         slope = tl.full(score.shape, 1.0, tl.float32)
     else:
-        square = tl.maximum(tl.sum((q - a) * (q - a), 1), 1e-12)
-        if metric == 1:
-            score = -tl.sqrt(square)
-            slope = -1.0 / score
-        else:
-            score = -square
-            slope = tl.full(square.shape, 2.0, tl.float32)
+        score, slope = _distance(tl.sum((q - a) * (q - a), 1), metric)
     return score, slope
 
 
