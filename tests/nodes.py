@@ -52,7 +52,7 @@ def two_nodes(platform: Platform, *arguments: str | Path) -> Iterator[list[subpr
             [*COMMAND, *map(str, arguments)],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1",
-                 **platform(index, port)},
+                 "PYTHONFAULTHANDLER": "1", **platform(index, port)},
             stderr=subprocess.PIPE, text=True, start_new_session=True,
         )
         for index in range(2)
@@ -73,7 +73,15 @@ def kill(node: subprocess.Popen[str]) -> None:
 
 
 def ends(started: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str]]:
-    """The exit code of each, and what it said."""
+    """The exit code of each, and what it said; a node that hangs says where each of its threads is."""
     deadline = time.monotonic() + SECONDS
-    said = [node.communicate(timeout=deadline - time.monotonic())[1] for node in started]
+    said = [_end(node, deadline) for node in started]
     return [(node.returncode, text) for node, text in zip(started, said, strict=True)]
+
+
+def _end(node: subprocess.Popen[str], deadline: float) -> str:
+    try:
+        return node.communicate(timeout=deadline - time.monotonic())[1]
+    except subprocess.TimeoutExpired:
+        os.killpg(node.pid, signal.SIGABRT)  # Python's fault handler prints the stacks
+        raise AssertionError(f"a node hangs:\n{node.communicate()[1]}") from None
