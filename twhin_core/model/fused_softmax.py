@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import importlib.util
 import shutil
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from twhin_core.model.batch import Queries
 from twhin_core.model.scorer import Scorer
 from twhin_core.schema import Side
+
+if TYPE_CHECKING:
+    from twhin_core.model.batch import Queries  # imports torchrec, and ranking asks this module for Triton
 
 LARGEST_DIM = 256
 """Wider rows do not fit in a multiprocessor's shared memory."""

@@ -42,8 +42,13 @@ class ManyAnswers:
         ordered = scores[self.rows]
         ordered.sort(axis=1)
         ascending = torch.from_numpy(ordered)
-        below = torch.searchsorted(ascending, self.own) + torch.searchsorted(ascending, self.own, right=True)
-        above.index_add_(0, self.answer, 2 * scores.shape[1] - below.view(-1)[self.cell])
+        below = torch.searchsorted(ascending, self.own)
+        last = below.clamp(max=scores.shape[1] - 1)
+        # Few answers tie with a score; for the others, a second search would find the same place.
+        tied = (ascending.gather(1, last) == self.own).any(1)
+        up_to = below.clone()
+        up_to[tied] = torch.searchsorted(ascending[tied], self.own[tied], right=True)
+        above.index_add_(0, self.answer, 2 * scores.shape[1] - (below + up_to).view(-1)[self.cell])
 
 
 def group_answers(row: Ints, own: npt.NDArray[np.float32]) -> list[ManyAnswers]:
