@@ -20,7 +20,7 @@ from twhin_core import limits, storage
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.errors import TwhinError
-from twhin_core.progress import log, show_log
+from twhin_core.progress import log, show_error, show_log
 from twhin_core.stages.report import REPORT
 
 ERROR_FILE = "TWHIN_ERROR_FILE"
@@ -43,11 +43,11 @@ def step() -> Iterator[None]:
     try:
         yield
     except TwhinError as error:
-        if log.isEnabledFor(logging.DEBUG):
-            traceback.print_exc()
         if error_file is None:
-            sys.stderr.write(f"error: {error}\n")
+            show_error(error)
         else:
+            if log.isEnabledFor(logging.DEBUG):
+                traceback.print_exc()
             Path(error_file).write_text(json.dumps({"exit_code": error.exit_code, "message": str(error)}))
         sys.exit(error.exit_code)
 
@@ -60,14 +60,16 @@ def _register_for_signals(folder: Path) -> None:
 
 
 def _end_with_reader() -> None:
-    """Ends this process when its output pipe has lost its reader.
+    """Kills this process when its output pipe has lost its reader, as a kill of `twhin run` would kill a thread of it.
 
     Otherwise a step whose `twhin run` was killed would keep writing under a run root that the next `twhin run` uses.
+    It is no time for a last checkpoint either: the next run would have to wait for it. (The parent's death would be no
+    sign: KFP may put a shell between the two.)
     """
     output = select.poll()
     output.register(sys.stdout.fileno(), 0)  # no events: only the loss of the reader is reported
     output.poll()
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def read_inputs(config: str, run_root: str, run: str, overrides: list[str] | None) -> tuple[Config, str]:

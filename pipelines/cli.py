@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,7 +15,7 @@ from twhin.pipelines import ask, deploy
 from twhin.pipelines.options import ConfigPath, Overrides
 from twhin_core import __version__, limits
 from twhin_core.errors import GateFailed, TwhinError, UserError
-from twhin_core.progress import log, show_log
+from twhin_core.progress import LOG_FORMAT, log, show_error, show_log
 from twhin_core.stages.readers import LOOPBACK
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -55,6 +53,10 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Log more, and show the traceback of every error.")] = False,
+    log_format: Annotated[
+        Literal["text", "json"],
+        typer.Option(envvar=LOG_FORMAT, help="How the log is written to stderr; json is one object per line."),
+    ] = "text",
     _version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_show_version)
     ] = False,
@@ -69,6 +71,7 @@ def options(
     timed out waiting for a checkpoint; 75 stopped by SIGTERM or lost all readers (run the same command again to resume
     from the newest checkpoint); 1 anything else.
     """
+    os.environ[LOG_FORMAT] = log_format  # the processes that this one starts inherit it
     show_log(debug)
 
 
@@ -287,9 +290,7 @@ def main() -> None:
     """Runs the command line. A TwhinError ends it with one line and the error's exit code."""
     limits.use_cores()
     try:
-        app()
+        app(prog_name="twhin")
     except TwhinError as error:
-        if log.isEnabledFor(logging.DEBUG):
-            traceback.print_exc()
-        sys.stderr.write(f"error: {error}\n")
+        show_error(error)
         sys.exit(error.exit_code)

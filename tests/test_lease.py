@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 
-from tests.command_line import assert_refused, twhin
+from tests.command_line import ROOT, assert_refused, twhin
 from tests.conftest import SmallConfig
 from tests.fault_proxy import FaultProxy
 from tests.full_disk import small_files
 from tests.object_store import serve_bucket
 from twhin_core import lease, object_store, storage
 from twhin_core.config import file as config_file
-from twhin_core.errors import StorageRefused, UserError
+from twhin_core.errors import LeaseLost, StorageRefused, TwhinError, UserError
 from twhin_core.run import working
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -155,8 +160,8 @@ def test_a_process_that_lost_its_lease_exits(remote: str, monkeypatch: pytest.Mo
     ended = threading.Event()
     reasons: list[str] = []
 
-    def end(reason: str) -> None:
-        reasons.append(reason)
+    def end(error: TwhinError) -> None:
+        reasons.append(str(error))
         ended.set()
 
     monkeypatch.setattr(lease, "_exit", end)
@@ -165,6 +170,76 @@ def test_a_process_that_lost_its_lease_exits(remote: str, monkeypatch: pytest.Mo
         assert ended.wait(60)
     assert "another run has taken over" in reasons[0]
     assert json.loads(storage.read_text(url))["host"] == "elsewhere", "another's lease is not released"
+
+
+def test_a_lease_outlasts_the_retries_of_a_request() -> None:
+    """So that no outage ends a run that its requests would survive."""
+    assert lease.LONGEST_SILENCE * lease.EXPIRY > object_store.RETRY_TIMEOUT + lease.HEARTBEAT
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_holder_that_cannot_renew_its_lease_ends_before_another_may_take_it(
+    seed: int, remote: str, server: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request of its own may then still be retried: it must not write beside the next holder."""
+    random = Random(seed)
+    monkeypatch.setattr(object_store, "RETRY_TIMEOUT", 20.0)
+    monkeypatch.setattr(lease, "EXPIRY", random.uniform(0.6, 1.5))
+    ended, write, renewed_at = threading.Event(), storage.write_if, [0.0]
+    ends: list[tuple[float, TwhinError]] = []
+
+    def writing(*arguments: Any) -> int | None:
+        sent_at = time.monotonic()
+        written = write(*arguments)
+        renewed_at[0] = sent_at  # nobody can have seen it earlier
+        return written
+
+    def end(error: TwhinError) -> None:
+        ends.append((time.monotonic(), error))
+        ended.set()
+
+    monkeypatch.setattr(storage, "write_if", writing)
+    monkeypatch.setattr(lease, "_exit", end)
+    with lease.hold(remote, "train"):
+        assert not ended.wait(random.uniform(0, 2 * lease.EXPIRY)), "it is renewed"
+        server.is_down, before = True, time.monotonic()
+        try:
+            assert ended.wait(60)
+            last = min(renewed_at[0], before)
+            (ended_at, error), *_ = ends
+            assert ended_at - last < lease.EXPIRY
+        finally:
+            server.is_down = False
+    assert isinstance(error, LeaseLost)
+    assert error.exit_code == 75
+    assert f"{remote}/.leases/train: could not be renewed for" in str(error)
+
+
+REMOVALS: dict[str, Callable[[Path], object]] = {
+    "the root": shutil.rmtree,
+    "the leases": lambda root: shutil.rmtree(root / ".leases"),
+    "the lease": lambda root: (root / ".leases/train").unlink(),
+    "the root, moved": lambda root: root.rename(root.with_name("moved")),
+    "the leases, moved": lambda root: (root / ".leases").rename(root / "moved"),
+    "the lease, replaced": lambda root: storage.write_text(str(root / ".leases/train"), ""),
+    "the root, replaced by a file": lambda root: (shutil.rmtree(root), root.touch()),
+}
+
+
+@pytest.mark.parametrize("removal", REMOVALS)
+def test_a_run_whose_folder_is_removed_ends_before_another_takes_it(removal: str, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    code = f"import time\nfrom twhin_core import lease\nwith lease.hold({str(root)!r}, 'train'): time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (root / ".leases/train").exists() or not (root / ".leases/train").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.1)
+    REMOVALS[removal](root)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert errors == f"error: {root}/.leases/train: was removed while this run was working there; it stops\n"
 
 
 def test_a_config_does_not_change_while_another_stage_is_running(root: str, small_config: SmallConfig) -> None:

@@ -54,6 +54,12 @@ class ReadersLost(TwhinError):
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
+class LeaseLost(TwhinError):
+    """The object store did not answer for so long that another run may work on the root; a retry resumes."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+
 class Preempted(TwhinError):
     """The platform stopped the run after it wrote a checkpoint; a retry resumes from there."""
 

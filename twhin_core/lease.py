@@ -1,9 +1,11 @@
 """Leases that admit one process per stage to a run root, so that two runs on one root do not mix.
 
 On a local disk, a lease is an operating system lock on `<root>/.leases/<stage>`, which is released however its process
-ends. On an object store, it is an object of that name. Its holder renews it every `HEARTBEAT` seconds by writing it on
-the condition that nobody else has. Another process takes it over, on the same condition, once it is released, once its
-holder is known to be dead (on the same machine), or once it has not been renewed for `EXPIRY` seconds.
+ends. Its holder ends if somebody removes that file, and with it the lock. On an object store, the lease is an object of
+that name. Its holder renews it every `HEARTBEAT` seconds by writing it on the condition that nobody else has. Another
+process takes it over, on the same condition, once it is released, once its holder is known to be dead (on the same
+machine), or once it has not been renewed for `EXPIRY` seconds. By then a holder that could not renew it has ended,
+together with the writes that it was retrying, so that two processes never write under one root.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ import fcntl
 import json
 import os
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -21,14 +22,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from twhin_core import storage
-from twhin_core.errors import StorageError, StorageRefused, UserError
-from twhin_core.progress import log
+from twhin_core.errors import LeaseLost, StorageError, StorageRefused, TwhinError, UserError
+from twhin_core.progress import log, show_error
 
 FOLDER = ".leases"
 STAGES = ("run", "prepare", "train", "evaluate", "follow", "export")
 """The leases that are held for long; `publish` and `config` are only held for moments."""
 
-HEARTBEAT, EXPIRY = 10.0, 60.0
+HEARTBEAT, EXPIRY = 10.0, 180.0
+"""Seconds. A holder survives an outage of the object store for as long as it retries a request, and a minute more."""
+LONGEST_SILENCE = 0.9
+"""The part of `EXPIRY` after which a holder that could not renew its lease ends. The rest is for the end to happen."""
+LOOK = 1.0
+"""Seconds between two looks whether the file of a lease is still there."""
 GRACE = 20.0
 """Seconds to wait for a living holder, which may be the end of a previous run."""
 
@@ -43,6 +49,7 @@ def hold(root: str, stage: str, grace: float = GRACE) -> Iterator[None]:
     """
     lease = _lease(root, stage)
     _wait(lease.acquire, lease, root, stage, grace)
+    lease.watch()
     try:
         yield
     finally:
@@ -80,6 +87,7 @@ class _FileLease:
     def __init__(self, path: str) -> None:
         self._path = path
         self._descriptor = -1
+        self._stop = threading.Event()
 
     def acquire(self) -> bool:
         """Takes the lease if it is free."""
@@ -116,9 +124,26 @@ class _FileLease:
     def holder(self) -> str:
         return _holder_name(Path(self._path).read_text())
 
+    def watch(self) -> None:
+        """Ends this process if the file is removed: the lock then keeps nobody out."""
+        held = os.fstat(self._descriptor)
+        threading.Thread(target=self._watch, args=(held,), name="lease", daemon=True).start()
+
     def release(self) -> None:
+        self._stop.set()
         os.truncate(self._descriptor, 0)
         os.close(self._descriptor)
+
+    def _watch(self, held: os.stat_result) -> None:
+        while not self._stop.wait(LOOK):
+            try:
+                is_held = os.path.samestat(os.stat(self._path), held)
+            except (FileNotFoundError, NotADirectoryError):
+                is_held = False
+            except OSError:  # a network disk that does not answer; the next look may tell
+                continue
+            if not is_held and not self._stop.is_set():
+                _exit(UserError(f"{self._path}: was removed while this run was working there; it stops"))
 
 
 class _ObjectLease:
@@ -130,6 +155,7 @@ class _ObjectLease:
         self._generation = 0
         self._stop = threading.Event()
         self._heartbeat = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._renewed_at = 0.0  # when the last renewal that succeeded was sent
         # The content and generation found last, when they were first seen, and whether they ever changed.
         self._found: tuple[str, int] | None = None
         self._found_at = 0.0
@@ -139,11 +165,11 @@ class _ObjectLease:
         if not self.is_free():
             return False
         assert self._found is not None
+        sent_at = time.monotonic()
         generation = storage.write_if(self._url, json.dumps(self._identity), self._found[1])
         if generation is None:
             return False  # another process was faster
-        self._generation = generation
-        self._heartbeat.start()
+        self._generation, self._renewed_at = generation, sent_at
         return True
 
     def is_free(self) -> bool:
@@ -160,6 +186,12 @@ class _ObjectLease:
     def holder(self) -> str:
         return _holder_name(self._found[0] if self._found is not None else "")
 
+    def watch(self) -> None:
+        """Renews the lease until it is released. Ends this process if it is lost, or before it expires."""
+        self._heartbeat.start()
+        # A thread of its own: a renewal may be retried for longer than the lease lasts.
+        threading.Thread(target=self._expire, name="lease", daemon=True).start()
+
     def release(self) -> None:
         self._stop.set()
         self._heartbeat.join()
@@ -169,22 +201,29 @@ class _ObjectLease:
     def _renew(self) -> None:
         while not self._stop.wait(HEARTBEAT):
             self._identity["beat"] = str(int(self._identity["beat"]) + 1)
+            sent_at = time.monotonic()
             try:
                 generation = storage.write_if(self._url, json.dumps(self._identity), self._generation)
             except StorageError as error:
                 log.warning("the lease could not be renewed; retrying: %s", error)
                 continue
             if generation is None:
-                _exit(f"error: {self._url}: another run has taken over this run root; this one stops")
+                _exit(TwhinError(f"{self._url}: another run has taken over this run root; this one stops"))
             else:
-                self._generation = generation
+                self._generation, self._renewed_at = generation, sent_at
+
+    def _expire(self) -> None:
+        while (left := self._renewed_at + LONGEST_SILENCE * EXPIRY - time.monotonic()) > 0:
+            if self._stop.wait(left):
+                return
+        silence = LONGEST_SILENCE * EXPIRY
+        _exit(LeaseLost(f"{self._url}: could not be renewed for {silence:g} s; this run stops; run it again to resume"))
 
 
-def _exit(reason: str) -> None:
-    """Exits at once, as if killed, before anything more is written under the other run's root."""
-    sys.stderr.write(reason + "\n")
-    sys.stderr.flush()
-    os._exit(1)
+def _exit(error: TwhinError) -> None:
+    """Exits at once, as if killed, before anything more is written under a root that may be another run's."""
+    show_error(error)
+    os._exit(error.exit_code)
 
 
 def _identity() -> dict[str, str]:

@@ -2,32 +2,80 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import sys
 import time
+import traceback
 import warnings
+from datetime import datetime
+from types import TracebackType
 
 from tqdm import tqdm
+
+from twhin_core.errors import TwhinError
 
 log = logging.getLogger("twhin")
 
 LOG_INTERVAL = 5.0  # seconds
 
+LOG_FORMAT = "TWHIN_LOG_FORMAT"
+"""Environment variable, which the processes of a run inherit: `text`, or `json` for one JSON object per line."""
+DATE = "%Y-%m-%d %H:%M:%S"
+
 
 def show_log(debug: bool = False) -> None:
-    """Sends the log to stderr. Only entry points call it, never the library."""
-    logging.basicConfig(
-        format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING, stream=sys.stderr, force=True
-    )
+    """Sends the log to stderr, in the format that `TWHIN_LOG_FORMAT` asks for. Only entry points call it."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonFormatter() if _is_json() else logging.Formatter("%(asctime)s %(message)s", DATE))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     log.setLevel(logging.DEBUG if debug else logging.INFO)
+    logging.captureWarnings(_is_json())
+    sys.excepthook = _log_uncaught if _is_json() else sys.__excepthook__
     if not debug:
         # Deprecations and planner hints of torch and torchrec are for developers; a user cannot fix them.
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         for name in ("torch", "torch.fx._symbolic_trace", "torchrec"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        for handler in logging.getLogger().handlers:  # torchrec also writes to the root logger
-            handler.addFilter(lambda record: record.levelno > logging.WARNING or "torchrec" not in record.pathname)
+        # torchrec also writes to the root logger
+        handler.addFilter(lambda record: record.levelno > logging.WARNING or "torchrec" not in record.pathname)
+
+
+def show_error(error: TwhinError) -> None:
+    """Shows what ends this process: one line on stderr, after its traceback if debugging."""
+    is_debugged = log.isEnabledFor(logging.DEBUG) and error.__traceback__ is not None
+    if _is_json():
+        log.error("%s", error, exc_info=error if is_debugged else None)
+        return
+    if is_debugged:
+        traceback.print_exception(error)
+    sys.stderr.write(f"error: {error}\n")
+    sys.stderr.flush()
+
+
+def _is_json() -> bool:
+    return os.environ.get(LOG_FORMAT) == "json"
+
+
+class _JsonFormatter(logging.Formatter):
+    """A line per record, with the fields that Cloud Logging knows; others can be told to read them too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {
+            "time": datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds"),
+            "severity": record.levelname,
+            "message": record.getMessage(),
+            "logger": record.name,
+        }
+        if record.exc_info:
+            fields["stack_trace"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=False)
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    log.critical("%s: %s", kind.__name__, error, exc_info=(kind, error, trace))
 
 
 class Progress:
@@ -39,7 +87,7 @@ class Progress:
         self._quiet = quiet
         self._started = self._printed = time.monotonic()
         self._bar = None
-        if sys.stderr.isatty() and not quiet:
+        if sys.stderr.isatty() and not quiet and not _is_json():
             self._bar = tqdm(desc=name, total=total, initial=done, unit=f" {unit}", unit_scale=True, file=sys.stderr)
 
     def __enter__(self) -> Progress:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from tests.command_line import ROOT
 from twhin.components import step
+from twhin_core import lease
 
 RAISE_USER_ERROR = "raise UserError('edges.parquet: has no column lhs')"
 
@@ -60,6 +62,27 @@ def test_a_step_does_not_outlive_the_local_runner(tmp_path: Path) -> None:
     assert process.stdout.readline() == "started\n"
     process.stdout.close()  # as when the process that reads it is killed
     assert process.wait(timeout=60) != 0
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        "import signal; signal.signal(signal.SIGTERM, lambda *_: None); print('started', flush=True); time.sleep(250)",
+        "print('started', flush=True)\n    while True: pass",
+        "from twhin_core.lease import hold; lease = hold('ROOT', 'train', 0); lease.__enter__();"
+        "print('started', flush=True); time.sleep(250)",
+    ],
+    ids=["as training, which would write a checkpoint first", "without a pause", "with a lease"],
+)
+def test_a_step_does_not_go_on_for_a_while_without_the_local_runner(work: str, tmp_path: Path) -> None:
+    body = work.replace("ROOT", str(tmp_path / "run"))
+    process = start(body, **{step.ERROR_FILE: str(tmp_path / "error.json")})
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    process.stdout.close()
+    assert process.wait(timeout=10) == -signal.SIGKILL
+    with lease.hold(str(tmp_path / "run"), "train", grace=0):
+        pass
 
 
 @pytest.mark.parametrize("stage", ["prepare", "train", "evaluate", "export"])

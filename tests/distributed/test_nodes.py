@@ -40,6 +40,10 @@ def vertex(pool: str, index: int, workers: int = 2, readers: int = 1) -> dict[st
     return {"CLUSTER_SPEC": json.dumps({"cluster": cluster, "environment": "cloud", "task": task, "job": "{}"})}
 
 
+def without(environment: dict[str, str], name: str) -> dict[str, str]:
+    return {other: value for other, value in environment.items() if other != name}
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
@@ -58,6 +62,10 @@ def vertex(pool: str, index: int, workers: int = 2, readers: int = 1) -> dict[st
         (SLURM | {"SLURM_JOB_NODELIST": "host7"}, Nodes(4, 3, 2, "host7", 29734)),
         (SLURM | {"SLURM_JOB_NODELIST": "rack[1,3]-n,b"}, Nodes(4, 3, 2, "rack1-n", 29734)),
         (SLURM | {"SLURM_NNODES": "1", "SLURM_NTASKS": "1"}, Nodes(1, 0, 2)),
+        (without(SLURM, "SLURM_NTASKS") | {"SLURM_NNODES": "1"}, Nodes(1, 0, 2)),  # sbatch without --ntasks
+        (SLURM | {"SLURM_NNODES": "1", "SLURM_NTASKS": ""}, Nodes(1, 0, 2)),
+        (without(SLURM, "SLURM_NTASKS") | {"SLURM_STEP_NUM_TASKS": "4"}, Nodes(4, 3, 2, "gpu03", 29734)),
+        (SLURM | {"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "4"}, Nodes(4, 3, 2, "gpu03", 29734)),
     ],
 )
 def test_nodes_are_read_from_the_environment(environment: dict[str, str], expected: Nodes) -> None:
@@ -74,6 +82,12 @@ def test_nodes_are_read_from_the_environment(environment: dict[str, str], expect
         ({"CLUSTER_SPEC": "{"}, "CLUSTER_SPEC: "),
         ({"CLUSTER_SPEC": '{"cluster": {}}'}, "CLUSTER_SPEC: task: Field required"),
         (SLURM | {"SLURM_NTASKS": "8"}, "SLURM_NTASKS: 8 tasks on 4 nodes; start one per node"),
+        (without(SLURM, "SLURM_NTASKS"), "SLURM_NTASKS: 1 task on 4 nodes; start one per node: srun"),
+        (SLURM | {"SLURM_NTASKS": ""}, "SLURM_NTASKS: 1 task on 4 nodes; start one per node: srun"),
+        (SLURM | {"SLURM_NTASKS": "4(x2)"}, "SLURM_NTASKS: '4(x2)' is not a number"),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_STEP_NUM_TASKS: 2 tasks on 4 nodes; start one per node"),
+        (SLURM | {"SLURM_NNODES": "1", "SLURM_NTASKS": "2"}, "SLURM_NTASKS: 2 tasks on 1 node; start one per node"),
+        (without(SLURM, "SLURM_NNODES"), "SLURM_NNODES: '' is not a number"),
     ],
 )
 def test_an_inconsistent_environment_is_a_user_error(environment: dict[str, str], message: str) -> None:

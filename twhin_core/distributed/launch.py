@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -20,8 +19,9 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from twhin_core import limits
 from twhin_core.distributed.nodes import Nodes, find_nodes
+from twhin_core.distributed.parent import end_with_parent
 from twhin_core.errors import Preempted, TwhinError, UserError
-from twhin_core.progress import log, show_log
+from twhin_core.progress import log, show_error, show_log
 
 RENDEZVOUS_TIMEOUT = 900
 """Seconds to wait for the other machines, which may be scheduled later."""
@@ -93,12 +93,11 @@ def _is_no_exit_barrier_error(record: logging.LogRecord) -> bool:
 def _rank(stage: Callable[..., object], arguments: tuple[Any, ...], debug: bool) -> None:
     """The main function of a rank's process."""
     show_log(debug)
+    end_with_parent()
     try:
         stage(*arguments)
     except TwhinError as error:
-        if debug:
-            traceback.print_exc()
-        sys.stderr.write(f"error: {error}\n")
+        show_error(error)
         sys.exit(error.exit_code)
 
 

@@ -87,9 +87,15 @@ def _of_vertex(environment: Environment) -> Nodes:
 
 
 def _of_slurm(environment: Environment) -> Nodes:
-    count, tasks = _number(environment, "SLURM_NNODES"), _number(environment, "SLURM_NTASKS")
-    if tasks != count:
-        raise UserError(f"SLURM_NTASKS: {tasks} tasks on {count} nodes; start one per node: srun --ntasks-per-node=1")
+    count = _number(environment, "SLURM_NNODES")
+    # Those of srun; sbatch sets a number only if it is asked for some, and itself starts one process.
+    tasks = next((name for name in ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS") if environment.get(name)), "SLURM_NTASKS")
+    started = _number(environment, tasks, default=1)
+    if started != count:
+        raise UserError(
+            f"{tasks}: {started} {'task' if started == 1 else 'tasks'} on {count} {'node' if count == 1 else 'nodes'}; "
+            "start one per node: srun --ntasks-per-node=1"
+        )
     if count == 1:
         return Nodes(ranks_per_node=_one_per_gpu())
     return Nodes(
@@ -145,7 +151,7 @@ def _text(environment: Environment, name: str) -> str:
 
 
 def _number(environment: Environment, name: str, below: int | None = None, default: int | None = None) -> int:
-    text = environment.get(name, "" if default is None else str(default))
+    text = environment.get(name) or ("" if default is None else str(default))
     if not re.fullmatch(r"\d{1,9}", text) or (below is not None and int(text) >= below):
         wanted = "a number" if below is None else f"a number below {below}"
         raise UserError(f"{name}: {text!r} is not {wanted}")
