@@ -316,7 +316,7 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
         return write(config, schema, options)
     marker = Marker(version=__version__, position=Position(step=1), model=model_description(config, schema))
     started = time.perf_counter()
-    metrics = measure(config, folder, Checkpoint(f"{folder}/checkpoint", marker))
+    metrics, *_ = measure(config, folder, Checkpoint(f"{folder}/checkpoint", marker))
     seconds = time.perf_counter() - started
     name = "sampled_auc" if options.candidates else "auc"
     return {

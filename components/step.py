@@ -20,8 +20,9 @@ from twhin_core import limits, storage
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.errors import TwhinError
+from twhin_core.evaluation.result import place
 from twhin_core.progress import log, show_error, show_log
-from twhin_core.stages.report import REPORT
+from twhin_core.stages.report import report_url
 
 ERROR_FILE = "TWHIN_ERROR_FILE"
 """Environment variable: the file through which a step reports an error to `twhin run`. KFP only reports failure."""
@@ -87,10 +88,11 @@ def publish(artifact: Any, url: str, uri: str) -> None:
     artifact.metadata["uri"] = uri
 
 
-def publish_report(artifact: Any, run_root: str) -> None:
+def publish_report(artifact: Any, config: Config, run_root: str) -> None:
     """Fills an HTML artifact with the run's report, or leaves it empty if there is no report."""
-    if storage.exists(storage.join(run_root, REPORT)):
-        publish(artifact, storage.join(run_root, REPORT), uri=storage.join(run_root, "evaluation"))
+    split = config.evaluation.split
+    if storage.exists(url := report_url(run_root, split)):
+        publish(artifact, url, uri=place(run_root, split))
 
 
 def report(metrics: Any, figures: Mapping[str, float], summary: Any, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Commands that query a run: `twhin describe`, `neighbors` and `score`. Each imports what it needs when called."""
+"""Commands that query runs: `twhin describe`, `neighbors`, `score`, `compare`. Each imports only what it needs."""
 
 from __future__ import annotations
 
@@ -7,24 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from twhin.pipelines.options import RunRootPath
-from twhin_core.errors import UserError
+from twhin.pipelines.options import AsJson, RunRootPath
 
 if TYPE_CHECKING:
     from twhin_core.embeddings import Embeddings
 
 
-def describe(run_root: RunRootPath) -> None:
+def describe(run_root: RunRootPath, as_json: AsJson = False) -> None:
     """Print the graph that prepare made: edges per split, degrees per table and relation, rejected rows per reason."""
-    from rich.console import Console
+    from twhin_core.graph.manifest import find_manifest
+    from twhin_core.graph.show import list_graph
+    from twhin_core.output import show
 
-    from twhin_core.graph.manifest import MANIFEST, read_manifest
-    from twhin_core.graph.show import print_graph
-
-    manifest = read_manifest(run_root)
-    if manifest is None:
-        raise UserError(f"{run_root}: there is no finished graph here ({MANIFEST}); run `twhin prepare` first")
-    print_graph(manifest, Console())
+    show(list_graph(find_manifest(run_root)), as_json)
 
 
 def neighbors(
@@ -43,6 +38,7 @@ def neighbors(
     index: Annotated[
         bool, typer.Option("--index", help="Use the exported faiss index instead of comparing all vectors.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print the neighbors of a node, with their scores.
 
@@ -52,13 +48,12 @@ def neighbors(
     """
     embeddings = _load(run_root)
 
-    from rich.console import Console
-
-    from twhin_core.embeddings.show import print_neighbors
+    from twhin_core.embeddings.show import list_neighbors
+    from twhin_core.output import show
 
     found = embeddings[table].neighbors(node, relation, k, side, index)
     by = embeddings[table].describe(relation, side, index)
-    print_neighbors(embeddings, table, node, relation, side, by, found, Console())
+    show([list_neighbors(embeddings, table, node, relation, side, by, found)], as_json)
 
 
 def score(
@@ -66,6 +61,7 @@ def score(
     relation: Annotated[str, typer.Argument(metavar="RELATION", help="The relation of the edge.")],
     lhs: Annotated[str, typer.Argument(metavar="LHS", help="The id of its source.")],
     rhs: Annotated[str, typer.Argument(metavar="RHS", help="The id of its target.")],
+    as_json: AsJson = False,
 ) -> None:
     """Print the model's score of one edge, and the rank of each end among all nodes of its table.
 
@@ -73,11 +69,27 @@ def score(
     """
     embeddings = _load(run_root)
 
-    from rich.console import Console
+    from twhin_core.embeddings.show import list_score
+    from twhin_core.output import show
 
-    from twhin_core.embeddings.show import print_score
+    show([list_score(embeddings, relation, lhs, rhs, embeddings.score(relation, lhs, rhs))], as_json)
 
-    print_score(embeddings, relation, lhs, rhs, embeddings.score(relation, lhs, rhs), Console())
+
+def compare(
+    run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="Run root of the first run.")],
+    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="Run root of the second run.")],
+    split: Annotated[Literal["test", "validation"], typer.Option(help="The held-out edges to compare on.")] = "test",
+    as_json: AsJson = False,
+) -> None:
+    """Print the metrics of two evaluated runs side by side, with the 95 % interval of each difference.
+
+    Both must have ranked the same edges; nodes are matched by their ids. The interval is from a paired bootstrap over
+    the queries: if it does not contain 0, the runs differ by more than the choice of held-out queries explains.
+    """
+    from twhin_core.evaluation.paired import compare, list_comparison
+    from twhin_core.output import show
+
+    show(list_comparison(compare(run_a, run_b, split)), as_json)
 
 
 def _load(run_root: str) -> Embeddings:

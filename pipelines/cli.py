@@ -12,15 +12,16 @@ import typer
 
 from twhin.components.run_root import fill_run_root
 from twhin.pipelines import ask, deploy
-from twhin.pipelines.options import ConfigPath, Overrides
+from twhin.pipelines.options import AsJson, ConfigPath, Overrides, SavedConfigPath
 from twhin_core import __version__, limits
 from twhin_core.errors import GateFailed, TwhinError, UserError
 from twhin_core.progress import LOG_FORMAT, log, show_error, show_log
 from twhin_core.stages.readers import LOOPBACK
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from twhin_core.config import Config
-    from twhin_core.evaluation.metrics import Metrics
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -68,8 +69,8 @@ def options(
     already finished under the run root.
 
     Exit codes: 0 success; 2 a user's mistake, explained in one line; 3 a metric missed its gate; 4 `evaluate --follow`
-    timed out waiting for a checkpoint; 75 stopped by SIGTERM or lost all readers (run the same command again to resume
-    from the newest checkpoint); 1 anything else.
+    timed out waiting for a checkpoint; 75 stopped by SIGTERM, or lost all readers or its lease (run the same command
+    again to resume from the newest checkpoint); 1 anything else.
     """
     os.environ[LOG_FORMAT] = log_format  # the processes that this one starts inherit it
     show_log(debug)
@@ -83,23 +84,26 @@ def run(
         typer.Option(metavar="DIR", help="Folder or gs:// prefix of the run. Default: runs/ and the config's name."),
     ] = None,
     overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run the complete pipeline on this machine and print the results."""
     settings = _load(config, overrides)
     root = fill_run_root(run_root or f"runs/{Path(config).stem}", run="")
 
     from twhin.pipelines import local
-    from twhin_core.evaluation import gates
+    from twhin_core.evaluation import gates, result
     from twhin_core.export import formats
 
     gates.check_names(settings)
     formats.check_installed(settings.export)
     local.run(settings, root, debug=log.isEnabledFor(logging.DEBUG))
-    metrics = _show_results(root)
+    metrics = result.read_metrics(root, settings.evaluation.split)
+    assert metrics is not None
     decision = gates.decide(settings, metrics)
+    exported = {"embeddings": EXPORTED} if decision["passed"] else {}
+    _show_results(settings, root, as_json, exported)
     if not decision["passed"]:
         raise GateFailed(f"nothing was exported: {'; '.join(gates.missed(decision))}")
-    _show("embeddings", root, "embeddings/manifest.json")
 
 
 @app.command()
@@ -151,7 +155,9 @@ def launch_train(
 
 
 @launch_app.command(name="evaluate")
-def launch_evaluate(config: ConfigPath, run_root: RunRoot = None, overrides: Overrides = None) -> None:
+def launch_evaluate(
+    config: SavedConfigPath = None, run_root: RunRoot = None, overrides: Overrides = None, as_json: AsJson = False
+) -> None:
     """`twhin evaluate` with one rank per GPU, on the machines that `twhin launch train` would use."""
     settings, root = _load_run(config, run_root, overrides)
 
@@ -160,7 +166,7 @@ def launch_evaluate(config: ConfigPath, run_root: RunRoot = None, overrides: Ove
 
     launch(evaluate, settings, root)
     if os.environ.get("RANK", "0") == "0":
-        _show_results(root)
+        _show_results(settings, root, as_json)
 
 
 @app.command()
@@ -190,7 +196,7 @@ def serve_edges(
 
 @app.command()
 def evaluate(
-    config: ConfigPath,
+    config: SavedConfigPath = None,
     run_root: RunRoot = None,
     overrides: Overrides = None,
     follow: Annotated[
@@ -201,6 +207,7 @@ def evaluate(
             "checkpoint appears for training.eval_timeout_in_s seconds.",
         ),
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Rank the held-out edges and print the results."""
     settings, root = _load_run(config, run_root, overrides)
@@ -214,18 +221,20 @@ def evaluate(
 
         evaluate(settings, root)
     if os.environ.get("RANK", "0") == "0":  # under torchrun, only the first rank prints
-        _show_results(root)
+        _show_results(settings, root, as_json)
 
 
 @app.command()
-def export(config: ConfigPath, run_root: RunRoot = None, overrides: Overrides = None) -> None:
+def export(
+    config: SavedConfigPath = None, run_root: RunRoot = None, overrides: Overrides = None, as_json: AsJson = False
+) -> None:
     """Write the embeddings with their original ids, if every gate passes."""
     settings, root = _load_run(config, run_root, overrides)
 
     from twhin_core.stages.export import export
 
     export(settings, root)
-    _show("embeddings", root, "embeddings/manifest.json")
+    _show_results(settings, root, as_json, {"embeddings": EXPORTED}, with_metrics=False)
 
 
 @app.command()
@@ -240,6 +249,7 @@ def generate(folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder o
 app.command()(ask.describe)
 app.command()(ask.neighbors)
 app.command()(ask.score)
+app.command()(ask.compare)
 app.command(name="compile")(deploy.compile_pipeline)
 app.command()(deploy.submit)
 app.command()(deploy.doctor)
@@ -251,8 +261,21 @@ def _load(path: str, overrides: list[str] | None) -> Config:
     return config_file.load(path, overrides or ())
 
 
-def _load_run(path: str, run_root: str | None, overrides: list[str] | None) -> tuple[Config, str]:
-    """The config and the run root. Raises UserError if neither names a run root."""
+def _load_run(path: str | None, run_root: str | None, overrides: list[str] | None) -> tuple[Config, str]:
+    """The config and the run root; without a path, the config that was saved there.
+
+    Raises:
+        UserError: neither names a run root, or nothing was saved there.
+    """
+    if path is None:
+        if run_root is None:
+            raise UserError("there is no config: name a file, or a run's own by --run-root")
+        from twhin_core import run as runs
+        from twhin_core import storage
+
+        path = storage.join(run_root, runs.CONFIG)
+        if not storage.exists(path):
+            raise UserError(f"{run_root}: there is no run here ({runs.CONFIG}); name a config")
     config = _load(path, overrides)
     root = run_root or config.training.save_dir
     if root is None:
@@ -260,30 +283,37 @@ def _load_run(path: str, run_root: str | None, overrides: list[str] | None) -> t
     return config, fill_run_root(root, run="")
 
 
-def _show_results(root: str) -> Metrics:
-    from rich.console import Console
+EXPORTED = "embeddings/manifest.json"
 
+
+def _show_results(
+    config: Config, root: str, as_json: bool, exported: Mapping[str, str] | None = None, with_metrics: bool = True
+) -> None:
+    """Prints the metrics, the durations and where the results are. `exported`: paths under the root, by name."""
     from twhin_core import storage
-    from twhin_core.evaluation.result import METRICS, read_metrics
-    from twhin_core.report.summary import print_summary
-    from twhin_core.stages.report import REPORT
+    from twhin_core.durations import list_durations
+    from twhin_core.evaluation.result import metrics_url, read_metrics
+    from twhin_core.output import Cell, Column, Listing, show
+    from twhin_core.report.summary import list_metrics
+    from twhin_core.stages.report import report_url
 
-    metrics = read_metrics(root)
-    assert metrics is not None
-    print_summary(metrics, Console())
-    _show("metrics", root, METRICS)
-    if storage.exists(storage.join(root, REPORT)):  # otherwise the log says why it could not be drawn
-        _show("report", root, REPORT)
-    return metrics
-
-
-def _show(what: str, root: str, path: str) -> None:
-    """Prints where a result is."""
-    from twhin_core import storage
-
-    url = storage.join(root, path)
-    assert storage.exists(url), f"{url} is missing"  # KFP's local runner only warns if it cannot parse a condition
-    typer.echo(f"{what + ':':<12}{url}")
+    split, listings, places = config.evaluation.split, list[Listing](), dict[str, str]()
+    if with_metrics:
+        metrics = read_metrics(root, split)
+        assert metrics is not None
+        listings += list_metrics(metrics)
+        places["metrics"] = metrics_url(root, split)
+        if storage.exists(url := report_url(root, split)):  # otherwise the log says why it could not be drawn
+            places["report"] = url
+    places |= {name: storage.join(root, path) for name, path in (exported or {}).items()}
+    for url in places.values():
+        assert storage.exists(url), f"{url} is missing"  # KFP's local runner only warns if it cannot parse a condition
+    rows: list[list[Cell]] = [[name, url] for name, url in places.items()]
+    listings += [
+        list_durations(root),
+        Listing("files", "results", [Column("result"), Column("url")], rows, as_pairs=True),
+    ]
+    show(listings, as_json)
 
 
 def main() -> None:

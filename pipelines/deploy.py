@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from twhin.components.run_root import fill_run_root
-from twhin.pipelines.options import ConfigPath, Overrides
+from twhin.pipelines.options import AsJson, ConfigPath, Overrides
 from twhin_core.errors import UserError
 
 
@@ -120,12 +120,15 @@ def doctor(
     url: Annotated[
         str | None, typer.Argument(metavar="URL", help="A folder or gs:// prefix that runs will write to.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check versions, devices and, with URL, access to storage. Exits with code 1 if a check fails."""
     from twhin.pipelines.doctor import examine
+    from twhin_core.output import Cell, Column, Listing, show
 
     findings = list(examine(url))
-    for finding in findings:
-        typer.echo(f"{'ok' if finding.passed else 'FAILED':<8}{finding.name:<16}{finding.found}")
+    rows: list[list[Cell]] = [["ok" if one.passed else "FAILED", one.name, one.found] for one in findings]
+    columns = [Column("result"), Column("check"), Column("found")]
+    show([Listing("checks", "what this machine has", columns, rows)], as_json)
     if not all(finding.passed for finding in findings):
         raise typer.Exit(1)

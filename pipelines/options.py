@@ -7,6 +7,13 @@ from typing import Annotated
 import typer
 
 ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="The config of the run, a YAML file or gs:// URL.")]
+SavedConfigPath = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[CONFIG]", help="The config, a YAML file or gs:// URL. Default: the one saved under --run-root."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object in place of tables.")]
 RunRootPath = Annotated[str, typer.Argument(metavar="RUN_ROOT", help="Folder or gs:// prefix of the run.")]
 Overrides = Annotated[
     list[str] | None,

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -33,6 +34,7 @@ def show_log(debug: bool = False) -> None:
     log.setLevel(logging.DEBUG if debug else logging.INFO)
     logging.captureWarnings(_is_json())
     sys.excepthook = _log_uncaught if _is_json() else sys.__excepthook__
+    threading.excepthook = _log_uncaught_in_thread
     if not debug:
         # Deprecations and planner hints of torch and torchrec are for developers; a user cannot fix them.
         warnings.filterwarnings("ignore", category=FutureWarning)
@@ -76,6 +78,18 @@ class _JsonFormatter(logging.Formatter):
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     log.critical("%s: %s", kind.__name__, error, exc_info=(kind, error, trace))
+
+
+def _log_uncaught_in_thread(of: threading.ExceptHookArgs) -> None:
+    # Whoever waits for the thread says what this means, as TensorBoard's writer does of a folder that is gone.
+    is_expected = isinstance(of.exc_value, OSError) and not log.isEnabledFor(logging.DEBUG)
+    if is_expected or _is_json():
+        error = None if is_expected else of.exc_value
+        log.error(
+            "%s in thread %s: %s", of.exc_type.__name__, of.thread and of.thread.name, of.exc_value, exc_info=error
+        )
+    else:
+        threading.__excepthook__(of)
 
 
 class Progress:

@@ -12,17 +12,23 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from twhin_core import __version__, lease, storage
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
-from twhin_core.errors import UserError
+from twhin_core.errors import StorageError, UserError, one_line
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Stage = Callable[Concatenate[Config, str, P], R]
+
+CONFIG = "config.yaml"
 
 # Settings that may change between calls: how the result is evaluated and exported, and which engine builds the graph.
 CHANGEABLE = (
     "test_data", "evaluation", "export", "training.eval_timeout_in_s", "training.readers_timeout_in_s",
     "prepare.engine", "prepare.spark_master", "prepare.memory_limit", "prepare.temp_directory",
 )  # fmt: skip
+
+
+OF_A_CALL = "evaluation.split"
+"""A call's choice of results, which are kept per split: alone, it does not change the saved config."""
 
 
 def stage(name: str) -> Callable[[Stage[P, R]], Stage[P, R]]:
@@ -45,35 +51,62 @@ def working(config: Config, root: str, name: str) -> Iterator[None]:
 
     Raises:
         StorageRefused: the root cannot be written.
-        UserError: another process runs this stage of the root, or as `open_run`.
+        UserError: another process runs this stage of the root, a file of the root is removed while the block reads it,
+            or as `open_run`.
     """
-    with lease.hold(root, name):
+    with lease.hold(root, name), unremoved(root):
         open_run(config, root, name)
         yield
+
+
+@contextlib.contextmanager
+def unremoved(root: str) -> Iterator[None]:
+    """Raises UserError in place of a FileNotFoundError from the block, if it is about a file under `root`."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except FileNotFoundError as error:
+        path = root.removeprefix("gs://").rstrip("/") if storage.is_remote(root) else storage.filesystem(root)[1]
+        if path not in str(error):
+            raise
+        raise UserError(f"{root}: a file was removed while this run was reading it: {one_line(error)}") from error
 
 
 def open_run(config: Config, root: str, name: str = "") -> None:
     """Writes the resolved config to `<root>/config.yaml`, or checks that the root was made with it.
 
     Settings in `CHANGEABLE` may differ. All may differ if the root has no results yet and no stage other than `name`
-    is running. The file then gets the new config.
+    is running. The file then gets the new config, unless nothing but `OF_A_CALL` differs.
 
     Raises:
         UserError: the root was made with another config, or another stage is running with one. Names the first key
             that differs.
     """
-    url = storage.join(root, "config.yaml")
+    url = storage.join(root, CONFIG)
     header = f"# The resolved config of this run. twhin {__version__}, revision {_revision()}\n"
     with contextlib.nullcontext() if storage.is_remote(root) else lease.hold(root, "config"):
         while True:
             text, generation = storage.read_generation(url)
             if text:
                 before = config_file.parse(text, origin=url)
-                if before == config:
+                if {key for key, _, _ in differences(before.model_dump(), config.model_dump())} <= {OF_A_CALL}:
                     return
                 _check_differences(before, config, root, name)
             if storage.write_if(url, header + config_file.to_yaml(config), generation) is not None:
                 return  # else another process was faster, maybe one of the same run: check again
+
+
+def saved_config(root: str) -> Config:
+    """The config that the run at `root` was made with, as its last stage saved it.
+
+    Raises:
+        UserError: there is no run.
+    """
+    url = storage.join(root, CONFIG)
+    if not storage.exists(url):
+        raise UserError(f"{root}: there is no run here ({CONFIG})")
+    return config_file.parse(storage.read_text(url), origin=url)
 
 
 def _check_differences(before: Config, config: Config, root: str, name: str) -> None:

@@ -22,7 +22,7 @@ def evaluate(
     Args:
         config: The config, as YAML.
         run_root: Folder or gs:// prefix of the run.
-        metrics: Figures over all relations; those of each relation are in the report and `evaluation/metrics.json`.
+        metrics: Figures over all relations; those of each relation are in the report and `metrics.json`.
         report: The report, one HTML page.
         summary: Whether the gates passed, and the figures of each relation.
         run: Id of the pipeline run, which replaces `{run}` in `run_root`.
@@ -41,10 +41,11 @@ def evaluate(
     with step.step():
         settings, run_root = step.read_inputs(config, run_root, run, overrides)
         launch(evaluate.evaluate, settings, run_root)
-        found, decision = result.read_metrics(run_root), gates.read_decision(run_root)
+        split = settings.evaluation.split
+        found, decision = result.read_metrics(run_root, split), gates.read_decision(run_root, split)
         assert found is not None
         assert decision is not None
-        step.publish_report(report, run_root)
+        step.publish_report(report, settings, run_root)
         missed = gates.missed(decision)
         text = summaries.evaluation_text(settings, found, missed)
         step.report(metrics, summaries.evaluation_figures(settings, found), summary, text)

@@ -42,5 +42,5 @@ def export(
         made, folder = manifest.read_export_manifest(run_root), storage.join(run_root, "embeddings")
         assert made is not None
         step.publish(embeddings, storage.join(folder, "manifest.json"), uri=folder)
-        step.publish_report(report, run_root)
+        step.publish_report(report, settings, run_root)
         step.report(metrics, summaries.export_figures(made), summary, summaries.export_text(made, folder))

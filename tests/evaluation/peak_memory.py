@@ -60,7 +60,7 @@ def main(folder: Path, rows: int) -> None:
     config = config_of(folder, rows)
     model = model_description(config, read_schema(config, str(folder)))
     marker = Marker(version=__version__, position=Position(step=1), model=model)
-    metrics = measure(config, str(folder), Checkpoint(str(folder / "checkpoint"), marker))
+    metrics, *_ = measure(config, str(folder), Checkpoint(str(folder / "checkpoint"), marker))
     assert metrics["test"]["all"]["edges"] == HELD_OUT
     sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}\n")
 

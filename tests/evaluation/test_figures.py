@@ -16,7 +16,8 @@ from twhin_core.config import Config, Evaluation
 from twhin_core.errors import UserError
 from twhin_core.evaluation.intervals import Groups, intervals
 from twhin_core.evaluation.metrics import Sums, bucket_of, buckets
-from twhin_core.report.summary import print_summary
+from twhin_core.output import print_tables
+from twhin_core.report.summary import list_metrics
 from twhin_core.stages.evaluate import evaluate
 
 TABLES = [("user", "user"), ("user", "tweet")]  # of follow and fav
@@ -143,7 +144,7 @@ def test_sampled_figures_say_so_everywhere(trained: tuple[Config, str], power: f
     assert [name.removeprefix("sampled_") for name in sampled["test"]["all"]] == list(exact["test"]["all"])
     assert sampled["test"]["all"]["sampled_mrr"] > exact["test"]["all"]["mrr"], "fewer negatives"
     output = io.StringIO()
-    print_summary(sampled, Console(file=output, width=200))
+    print_tables(list_metrics(sampled), Console(file=output, width=200))
     assert "15 sampled candidates" in output.getvalue()
     assert Path(root, "evaluation/report.html").read_text().count("sampled_mrr") > 0
 

@@ -114,7 +114,9 @@ def test_a_terminal_gets_a_table(exported: str, ask: Ask) -> None:
     plain, title = ask("neighbors", exported, "user", "u17", "-k", "2")
     shown = re.sub(r"\x1b\[[\d;]*m", "", ran.stdout).splitlines()
     assert shown[0] == title.strip()
-    cells = [[cell.strip() for cell in line.strip("│┃").split("│")] for line in shown if line.startswith("│")]
+    headings, rule, *cells = [line.split() for line in shown[1:] if line.strip()]
+    assert headings == ["user", "score"]
+    assert set("".join(rule)) == {"─"}
     assert cells == lines(plain)
 
 

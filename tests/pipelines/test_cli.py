@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
+import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from tests.command_line import assert_refused, twhin
+from tests.command_line import ROOT, assert_refused, twhin
 from tests.conftest import SmallConfig
 from twhin_core import __version__
+from twhin_core.config import Config
+from twhin_core.config import file as config_file
 
 
 def test_help_names_every_command() -> None:
@@ -125,17 +132,122 @@ def test_describe_prints_what_prepare_made(small_config: SmallConfig, tmp_path: 
     manifest = prepare(small_config(prepare={"sampling": half}), str(root))
     ran = twhin("describe", root)
     assert ran.returncode == 0, ran.stderr
-    lines = [[cell.strip() for cell in line.strip("│").split("│")] for line in ran.stdout.splitlines()]
+    tables = [[row.split("\t") for row in table.splitlines()] for table in ran.stdout.split("\n\n")]
     edges = {split: manifest.splits[split].edges for split in ("train", "validation", "test")}
     total = sum(edges.values())
-    for split, count in edges.items():
-        cold = str(manifest.splits[split].cold_edges)
-        assert [split, str(count), f"{count / total:.1%}", cold, "1"] in lines
+    splits, _, relations, degrees, rejections = tables
+    assert splits[0] == ["split", "edges", "share", "cold_edges", "files"]
+    for (split, count), line in zip(edges.items(), splits[1:], strict=True):
+        assert line == [split, str(count), f"{count / total:.6g}", str(manifest.splits[split].cold_edges), "1"]
     rejected = 600 - total
     assert 100 < rejected < 200  # half of 300
-    assert ["not_sampled", str(rejected), "100.0%"] in lines
+    assert rejections == [["reason", "rows", "share"], ["not_sampled", str(rejected), "1"]]
     follow, fav = manifest.relations
-    assert ["follow", "user → user", *(str(count) for count in follow.edges.values())] in lines
-    degrees = fav.degrees["rhs"]
-    shown = [f"{degrees.mean:.1f}", *map(str, degrees.quantiles.values()), f"{degrees.top_share:.1%}"]
-    assert ["fav", "rhs tweet", str(degrees.nodes), *shown] in lines
+    assert ["follow", "user", "user", *(str(count) for count in follow.edges.values())] in relations
+    of = fav.degrees["rhs"]
+    shown = [f"{of.mean:.6g}", *map(str, of.quantiles.values()), f"{of.top_share:.6g}"]
+    assert ["fav", "rhs", "tweet", str(of.nodes), *shown] in degrees
+    for letter in "│┃━…":
+        assert letter not in ran.stdout
+
+    found = json.loads(twhin("describe", root, "--json").stdout)
+    assert [entry["edges"] for entry in found["splits"]] == list(edges.values())
+    assert found["rejected"] == [{"reason": "not_sampled", "rows": rejected, "share": 1.0}]
+    (of_fav,) = [entry for entry in found["relation_degrees"] if (entry["relation"], entry["side"]) == ("fav", "rhs")]
+    assert (of_fav["mean"], of_fav["top_share"]) == (of.mean, of.top_share)
+
+
+def test_evaluate_and_export_take_the_runs_own_config(trained: tuple[Config, str], tmp_path: Path) -> None:
+    from twhin_core.evaluation.result import read_metrics
+    from twhin_core.stages.evaluate import evaluate
+
+    config, root = trained
+    expected = evaluate(config, root)
+    shutil.rmtree(Path(root, "evaluation"))
+    ran = twhin("evaluate", "--run-root", root, "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert read_metrics(root) == expected
+    found = json.loads(ran.stdout)
+    assert {row["metric"]: row["result"] for row in found["metrics"]}["mrr"] == expected["test"]["all"]["mrr"]
+    assert [row["stage"] for row in found["durations"]] == ["prepare", "train", "evaluate"]
+    assert found["files"][0] == {"result": "metrics", "url": f"{root}/evaluation/metrics.json"}
+    ran = twhin("evaluate", "--run-root", root, "--set", "evaluation.split=validation")
+    assert ran.returncode == 0, ran.stderr
+    assert f"report\t{root}/evaluation/validation/report.html" in ran.stdout.splitlines()
+    assert read_metrics(root) == expected
+    ran = twhin("export", "--run-root", root)
+    assert ran.returncode == 0, ran.stderr
+    assert f"embeddings\t{root}/embeddings/manifest.json" in ran.stdout.splitlines()
+    for command in ("evaluate", "export"):
+        assert_refused(twhin(command), "there is no config: name a file, or a run's own by --run-root")
+        assert_refused(twhin(command, "--run-root", tmp_path / "none"), "none: there is no run here (config.yaml)")
+
+
+def test_the_log_has_dates_or_is_json(small_config: SmallConfig, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(config_file.to_yaml(small_config()))
+    ran = twhin("prepare", path, "--run-root", tmp_path / "text")
+    times = [datetime.strptime(line[:19], "%Y-%m-%d %H:%M:%S") for line in ran.stderr.splitlines()]
+    assert times == sorted(times)
+    assert any(line[19:].startswith(" prepare: took ") for line in ran.stderr.splitlines())
+
+    def parsed(ran: subprocess.CompletedProcess[str]) -> list[dict[str, str]]:
+        lines = [json.loads(line) for line in ran.stderr.splitlines()]
+        assert all(datetime.fromisoformat(line["time"]).tzinfo is not None for line in lines)
+        return lines
+
+    ran = twhin("--log-format", "json", "prepare", path, "--run-root", tmp_path / "json")
+    assert any(line["message"].startswith("prepare: edges: ") for line in parsed(ran))
+    assert {line["severity"] for line in parsed(ran)} == {"INFO"}
+    ran = twhin("train", path, "--run-root", tmp_path / "none", TWHIN_LOG_FORMAT="json")
+    assert ran.returncode == 2
+    *_, last = parsed(ran)
+    assert last["severity"] == "ERROR"
+    assert "there is no finished graph here" in last["message"]
+    assert twhin("--log-format", "xml", "generate", tmp_path).returncode == 2
+
+
+def test_a_bug_is_one_line_of_json_with_its_traceback() -> None:
+    code = "from twhin_core.progress import show_log; show_log(); import warnings; warnings.warn('odd'); {}['ü']"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT,
+        env={**os.environ, "TWHIN_LOG_FORMAT": "json"},
+    )  # fmt: skip
+    warning, bug = (json.loads(line) for line in ran.stderr.splitlines())
+    assert (warning["severity"], bug["severity"]) == ("WARNING", "CRITICAL")
+    assert "odd" in warning["message"]
+    assert bug["message"] == "KeyError: 'ü'"
+    assert bug["stack_trace"].startswith("Traceback")
+
+
+def test_a_file_that_a_thread_misses_is_one_line_and_a_bug_in_it_a_traceback() -> None:
+    code = (
+        "import threading; from twhin_core.progress import show_log; show_log()\n"
+        "for act in (lambda: open('/none'), lambda: {}['ü']):\n"
+        "    thread = threading.Thread(target=act); thread.start(); thread.join()"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    first, *others = ran.stderr.splitlines()
+    assert first.endswith("FileNotFoundError in a thread: [Errno 2] No such file or directory: '/none'")
+    assert others[-1] == "KeyError: 'ü'"
+    assert ran.stderr.count("Traceback") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("twhin ev", ["evaluate"]),
+        ("twhin com", ["compile", "compare"]),
+        ("twhin launch ", ["train", "evaluate"]),
+        ("twhin evaluate --fo", ["--follow"]),
+        ("twhin neighbors --si", ["--side"]),
+        ("twhin submit --target ", ["kubeflow", "vertex"]),
+        ("twhin compare --split v", ["validation"]),
+        ("twhin --log-format ", ["text", "json"]),
+        ("twhin describe --js", ["--json"]),
+        ("twhin nothing", []),
+    ],
+)
+def test_a_shell_completes_commands_options_and_values(words: str, found: list[str]) -> None:
+    ran = twhin(_TWHIN_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(len(words.split(" ")) - 1))
+    assert sorted(ran.stdout.split()) == sorted(found)

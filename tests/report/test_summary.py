@@ -9,7 +9,8 @@ from rich.console import Console
 from tests.conftest import SmallConfig
 from tests.report.made_metrics import made_metrics
 from twhin_core.evaluation.metrics import names
-from twhin_core.report.summary import print_summary
+from twhin_core.output import print_tables
+from twhin_core.report.summary import list_metrics
 
 
 def test_the_terminal_shows_the_result_beside_the_baselines(small_config: SmallConfig) -> None:
@@ -17,7 +18,7 @@ def test_the_terminal_shows_the_result_beside_the_baselines(small_config: SmallC
     metrics = made_metrics(relations, names(small_config().evaluation))
     metrics["intervals"] = {"all": {"mrr": [0.25, 0.35]}, "[bold]0": {"mrr": [0.3, 0.32]}}
     text = io.StringIO()
-    print_summary(metrics, Console(file=text, width=120))
+    print_tables(list_metrics(metrics), Console(file=text, width=120))
     rows = [line.replace("│", " ").split() for line in text.getvalue().splitlines()]
     assert ["mrr", "0.3000", "0.2500–0.3500", "0.2000", "0.1000", "0.9000"] in rows
     assert any(row[:1] == ["recall@20"] and row[-1] == "–" for row in rows)
@@ -31,6 +32,6 @@ def test_a_narrow_terminal_cuts_no_name_and_no_figure(small_config: SmallConfig)
     metrics = made_metrics(relations, names(small_config().evaluation))
     metrics["intervals"] = {relation: {"mrr": [0.25, 0.35]} for relation in ("all", *relations)}
     text = io.StringIO()
-    print_summary(metrics, Console(file=text, width=56))
+    print_tables(list_metrics(metrics), Console(file=text, width=56))
     assert "…" not in text.getvalue()
     assert text.getvalue().count("a") >= 30

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,20 @@ from tests.evaluation.brute_force import BruteForce, Triple
 from twhin_core.checkpoints.checkpoint import newest, remove
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
-from twhin_core.errors import UserError
+from twhin_core.errors import GateFailed, UserError
 from twhin_core.evaluation import measure as measuring
 from twhin_core.evaluation.measure import measure_rows
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.graph.manifest import read_manifest
 from twhin_core.stages.evaluate import evaluate
+from twhin_core.stages.export import export
+from twhin_core.stages.follow import follow
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.train import train
 from twhin_core.vectors.rows import TensorRows
 
 TABLES = [("user", "user"), ("user", "tweet")]  # of follow and fav
+FOLDERS = {"test": "evaluation", "validation": "evaluation/validation"}
 RELATIONS = {"all": None, "follow": 0, "fav": 1}
 
 
@@ -67,7 +71,7 @@ def test_the_metrics_of_a_trained_run_are_those_of_the_definition(trained: tuple
     config, root = trained
     config = changed(config, split=split, memory_limit="1MB")
     metrics = evaluate(config, root)
-    assert json.loads(Path(root, "evaluation/metrics.json").read_text()) == metrics
+    assert json.loads(Path(root, FOLDERS[split], "metrics.json").read_text()) == metrics
     expected = brute_force(config, root, split)
     assert list(metrics[split]) == list(RELATIONS)
     for name, rel in RELATIONS.items():
@@ -135,6 +139,41 @@ def test_other_settings_are_evaluated_anew(trained: tuple[Config, str]) -> None:
     assert "test" not in evaluate(changed(config, split="validation"), root)
     limited = config_file.validate(Config, config.model_dump() | {"test_data": {"limit": 7}}, "limited")
     assert evaluate(limited, root)["test"]["all"]["edges"] == 7
+
+
+@pytest.mark.parametrize("splits", [("test", "validation"), ("validation", "test"), ("test", "validation", "test")])
+@pytest.mark.parametrize("by", [evaluate, follow])
+def test_the_results_of_a_split_stay_when_the_other_is_evaluated(
+    by: Callable[[Config, str], object], splits: tuple[str, ...], trained: tuple[Config, str]
+) -> None:
+    config, root = trained
+    first, *others = splits
+    by(changed(config, split=first), root)
+    names = ("metrics.json", "gates.json", "report.html", "ranks.parquet")
+    before = {name: Path(root, FOLDERS[first], name).read_bytes() for name in names}
+    saved = Path(root, "config.yaml").read_text()
+    for split in others:
+        by(changed(config, split=split), root)
+        assert split in json.loads(Path(root, FOLDERS[split], "metrics.json").read_text())
+        assert all(Path(root, FOLDERS[split], name).exists() for name in names)
+    assert {name: Path(root, FOLDERS[first], name).read_bytes() for name in names} == before
+    assert Path(root, "config.yaml").read_text() == saved, "it is the run's, not the last call's"
+    if by is follow:
+        steps = {split: sorted(path.parent.name for path in Path(root, FOLDERS[split]).glob("[0-9]*/metrics.json"))
+                 for split in splits}  # fmt: skip
+        assert steps["test"] == steps["validation"]
+        assert len(steps["test"]) > 2
+
+
+def test_gates_decide_on_the_metrics_of_their_split(trained: tuple[Config, str]) -> None:
+    config, root = trained
+    evaluate(changed(config, gates={"test.all.mrr": {"min": 2}}), root)
+    evaluate(changed(config, split="validation", gates={"validation.all.mrr": {"min": 0}}), root)
+    passed = {split: json.loads(Path(root, of, "gates.json").read_text())["passed"] for split, of in FOLDERS.items()}
+    assert passed == {"test": False, "validation": True}
+    with pytest.raises(GateFailed, match=r"test\.all\.mrr is"):
+        export(changed(config, gates={"test.all.mrr": {"min": 2}}), root)
+    export(changed(config, split="validation", gates={"validation.all.mrr": {"min": 0}}), root)
 
 
 def test_a_killed_evaluation_is_not_taken_for_whole(trained: tuple[Config, str]) -> None:

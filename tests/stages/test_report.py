@@ -19,8 +19,8 @@ from twhin_core.report import write
 from twhin_core.stages.evaluate import evaluate
 from twhin_core.stages.export import export
 from twhin_core.stages.follow import follow
-from twhin_core.stages.report import REPORT
 
+REPORT = "evaluation/report.html"
 Trained = tuple[Config, str]
 
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from twhin_core import storage
 from twhin_core.checkpoints.checkpoint import NoCheckpoint, at_step, model_description, newest
 from twhin_core.config import Config
-from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
 from twhin_core.export.manifest import ExportManifest, read_export_manifest
 from twhin_core.export.vector_set import TrainedRun
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import open_parquet
+from twhin_core.run import saved_config
 from twhin_core.schema import Schema
 from twhin_core.vectors.ids import Ids, StoredIds
 from twhin_core.vectors.parquet_rows import ParquetRows
@@ -102,10 +102,7 @@ def open_result(root: str) -> Result:
     Raises:
         UserError: there is no run, nothing has been trained, or a manifest is broken.
     """
-    url = storage.join(root, "config.yaml")
-    if not storage.exists(url):
-        raise UserError(f"{root}: there is no run here (config.yaml)")
-    config = config_file.parse(storage.read_text(url), origin=url)
+    config = saved_config(root)
     manifest = read_export_manifest(root)
     schema = read_schema(config, root)
     checkpoint = newest(root) if manifest is None else at_step(root, manifest.checkpoint)

@@ -1,4 +1,4 @@
-"""Gates: bounds that metrics must meet before anything is exported, and the decision, `evaluation/gates.json`.
+"""Gates: bounds that metrics must meet before anything is exported, and the decision, `gates.json`, beside the metrics.
 
 A gate names its metric as `<split>.<relation or all>.<metric>`, such as `test.all.mrr`, or, for nodes in a degree
 bucket, as `<split>.degrees.<query or answer>.<bucket>.<metric>`, such as `test.degrees.query.1-9.mrr`. Names of
@@ -28,8 +28,9 @@ from twhin_core.evaluation.metrics import (
     prefix,
     split_of,
 )
+from twhin_core.evaluation.result import place
+from twhin_core.ranking.queries import Split
 
-DECISION = "evaluation/gates.json"
 DEGREES = "degrees"
 
 Decision = dict[str, Any]
@@ -87,9 +88,13 @@ def missed(decision: Decision) -> list[str]:
     return [gate["reason"] for gate in decision["gates"] if not gate["passed"]]
 
 
-def read_decision(root: str) -> Decision | None:
-    """The decision under the run root, or None if evaluate has not finished."""
-    decision: Decision | None = storage.find_json(storage.join(root, DECISION))
+def decision_url(root: str, split: Split) -> str:
+    return place(root, split, "gates.json")
+
+
+def read_decision(root: str, split: Split = "test") -> Decision | None:
+    """The decision on the metrics of `split`, or None if evaluate has not finished."""
+    decision: Decision | None = storage.find_json(decision_url(root, split))
     return decision
 
 

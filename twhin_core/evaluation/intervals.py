@@ -6,11 +6,14 @@ cost does not grow with their number, queries are dealt to random groups, and th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from twhin_core.config import Evaluation
-from twhin_core.evaluation.metrics import ALL, EDGES, SAMPLED, Sums, names
+from twhin_core.evaluation.metrics import ALL, EDGES, SAMPLED, Ranking, Sums, names, sum_up
 from twhin_core.ranking.queries import Floats, Ints
+from twhin_core.schema import SIDES
 
 MOST_GROUPS = 1000
 """Of a relation's queries, and of all queries."""
@@ -40,34 +43,82 @@ class Groups:
         """The relation of each of these groups."""
 
 
+def sums_by_group(groups: Groups, ranking: Ranking, evaluation: Evaluation) -> tuple[Sums, Sums]:
+    """The sums of a ranking by the groups of all queries, and by those of each relation's."""
+    held = ranking.held
+
+    def sums(group: Ints) -> Sums:
+        of_sides = zip(SIDES, np.split(group, [held["lhs"].queries]), strict=True)
+        return sum_up(ranking, evaluation, {side: of_side[held[side].query] for side, of_side in of_sides})
+
+    return sums(groups.of_all), sums(groups.of_relation)
+
+
+def group_queries(ranking: Ranking, relations: int, seed: int) -> Groups:
+    held = ranking.held
+    return Groups(np.concatenate([held[side].rel[held[side].first] for side in SIDES]), relations, seed)
+
+
 def intervals(
     groups: Groups, of_all: Sums, of_relation: Sums, relations: list[str], evaluation: Evaluation
 ) -> Intervals:
     """The interval of each figure. `of_all` and `of_relation` are sums by the groups."""
+    return _intervals(groups, [(of_all, of_relation)], relations, evaluation)
+
+
+def intervals_of_differences(
+    groups: Groups, first: tuple[Sums, Sums], second: tuple[Sums, Sums], relations: list[str], evaluation: Evaluation
+) -> Intervals:
+    """The interval of each figure's difference, second - first, between two rankings of the same queries.
+
+    Both are resampled together: what is easy or hard about a query does not widen the interval.
+
+    Args:
+        first, second: from `sums_by_group`.
+    """
+    return _intervals(groups, [first, second], relations, evaluation)
+
+
+def _intervals(
+    groups: Groups, rankings: Sequence[tuple[Sums, Sums]], relations: list[str], evaluation: Evaluation
+) -> Intervals:
     generator = np.random.default_rng([evaluation.seed, 3])
     shown = [name for name in names(evaluation) if name != EDGES]
+    keys = [name.removeprefix(SAMPLED) for name in shown]
 
-    def bounds(sums: Sums, of: slice) -> dict[str, list[float]]:
-        keys = [name.removeprefix(SAMPLED) for name in shown]
-        parts = [np.stack([columns[key][of] for key in keys], 1) for columns in (sums.of, sums.over)]
-        low, high = _bounds(parts[0], parts[1], evaluation.bootstrap, generator)
+    def bounds(sums: Sequence[Sums], groups: slice) -> dict[str, list[float]]:
+        parts = [
+            (np.stack([of.of[key][groups] for key in keys], 1), np.stack([of.over[key][groups] for key in keys], 1))
+            for of in sums
+        ]
+        low, high = _bounds(parts, evaluation.bootstrap, generator)
         return {name: [float(low[at]), float(high[at])] for at, name in enumerate(shown)}
 
-    found = {ALL: bounds(of_all, slice(None))}
+    found = {ALL: bounds([of_all for of_all, _ in rankings], slice(None))}
     for rel in np.unique(groups.relation).tolist():
         first, last = np.searchsorted(groups.relation, [rel, rel + 1]).tolist()
-        found[relations[rel]] = bounds(of_relation, slice(first, last))
+        found[relations[rel]] = bounds([of_relation for _, of_relation in rankings], slice(first, last))
     return found
 
 
-def _bounds(of: Floats, over: Floats, resamples: int, generator: np.random.Generator) -> tuple[Floats, Floats]:
-    """The 2.5 and 97.5 % quantiles, each [figures], of the quotient of the sums of both: [groups, figures]."""
-    count = len(of)
+def _bounds(
+    parts: Sequence[tuple[Floats, Floats]], resamples: int, generator: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """The 2.5 and 97.5 % quantiles, each [figures], of a figure or, for two `parts`, of the second minus the first.
+
+    A figure is the quotient of two sums, each from [groups, figures].
+    """
+    count = len(parts[0][0])
     drawn = generator.integers(count, size=(resamples, count)) + np.arange(resamples)[:, None] * count
     times = np.bincount(drawn.ravel(), minlength=resamples * count).reshape(resamples, count).astype(np.float64)
+    figures = [_resampled(times, of, over) for of, over in parts]
+    found = figures[-1] if len(figures) == 1 else figures[1] - figures[0]
+    found[:, np.isnan(found).all(0)] = 0  # like the figure itself if there is nothing to average
+    low, high = np.nanquantile(found, [0.025, 0.975], axis=0)
+    return low, high
+
+
+def _resampled(times: Floats, of: Floats, over: Floats) -> Floats:
     # Not `times @ of`: the last digits of a BLAS product depend on the machine.
     total, part = (np.einsum("rg,gf->rf", times, sums) for sums in (over, of))
-    figures = np.where(total > 0, part / np.where(total > 0, total, 1), np.nan)
-    figures[:, np.isnan(figures).all(0)] = 0  # like the figure itself if there is nothing to average
-    low, high = np.nanquantile(figures, [0.025, 0.975], axis=0)
-    return low, high
+    return np.where(total > 0, part / np.where(total > 0, total, 1), np.nan)

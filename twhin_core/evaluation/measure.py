@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple
 
 from twhin_core import __version__, storage
 from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.evaluation.baselines import Popularity, rank_at_random
-from twhin_core.evaluation.intervals import Groups, Intervals, intervals
+from twhin_core.evaluation.intervals import Intervals, group_queries, intervals, sums_by_group
 from twhin_core.evaluation.metrics import (
     ALL,
     ANSWER,
@@ -24,7 +22,6 @@ from twhin_core.evaluation.metrics import (
     Figures,
     Metrics,
     Ranking,
-    Sums,
     bucket_of,
     names,
     of_buckets,
@@ -38,7 +35,6 @@ from twhin_core.evaluation.result import digest
 from twhin_core.evaluation.task import RankingTask, nodes_only, scratch
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import Progress
-from twhin_core.ranking.queries import Ints
 from twhin_core.ranking.ranks import Ranker
 from twhin_core.schema import OTHER, SIDES, Schema
 
@@ -51,9 +47,19 @@ if TYPE_CHECKING:
 PLANTED = "raw/planted.json"
 
 
+class Measured(NamedTuple):
+    """What `evaluation/` gets."""
+
+    metrics: Metrics
+    ranking: Ranking
+    """The model's."""
+    relations: list[str]
+    """By number."""
+
+
 def measure(
     config: Config, root: str, checkpoint: Checkpoint, earlier: Metrics | None = None, ranks: Ranks | None = None
-) -> Metrics:
+) -> Measured:
     """Ranks the held-out edges by a checkpoint and by the baselines. A collective.
 
     Args:
@@ -89,7 +95,7 @@ def measure(
         metrics["candidates"] = {"count": evaluation.candidates, "power": evaluation.candidates_power}
     if (planted := storage.find_json(storage.join(root, PLANTED))) is not None:
         metrics["planted"] = planted
-    return metrics
+    return Measured(metrics, rankings[MODEL], task.relations)
 
 
 def measure_rows(config: Config, root: str, checkpoint: Checkpoint, tables: Mapping[str, Rows]) -> Figures:
@@ -165,15 +171,9 @@ def _by_relation(task: RankingTask, ranking: Ranking) -> Figures:
 
 
 def _intervals(task: RankingTask, ranking: Ranking) -> Intervals:
-    evaluation, held = task.config.evaluation, task.held
-    rel = np.concatenate([held[side].rel[held[side].first] for side in SIDES])
-    groups = Groups(rel, len(task.relations), evaluation.seed)
-
-    def sums(group: Ints) -> Sums:
-        of_sides = zip(SIDES, np.split(group, [held["lhs"].queries]), strict=True)
-        return sum_up(ranking, evaluation, {side: of_side[held[side].query] for side, of_side in of_sides})
-
-    return intervals(groups, sums(groups.of_all), sums(groups.of_relation), task.relations, evaluation)
+    evaluation = task.config.evaluation
+    groups = group_queries(ranking, len(task.relations), evaluation.seed)
+    return intervals(groups, *sums_by_group(groups, ranking, evaluation), task.relations, evaluation)
 
 
 def _by_degree(task: RankingTask, rankings: Mapping[str, Ranking]) -> dict[str, dict[str, Figures]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from twhin_core.config import Evaluation
-from twhin_core.ranking.queries import Floats, HeldOut, Ints
+from twhin_core.ranking.queries import Floats, HeldOut, Ints, Split
 from twhin_core.ranking.ranks import AnswerRanks
 from twhin_core.schema import SIDES, Side
 
@@ -61,9 +61,9 @@ def names(evaluation: Evaluation, lists: bool = True) -> list[str]:
     return [prefix(evaluation) + name for name in (*both, *of_sides, *of_lists, AUC)] + [EDGES]
 
 
-def split_of(metrics: Metrics) -> tuple[str, Figures]:
+def split_of(metrics: Metrics) -> tuple[Split, Figures]:
     """The name of the evaluated split, and its figures."""
-    split = "test" if "test" in metrics else "validation"
+    split: Split = "test" if "test" in metrics else "validation"
     return split, metrics[split]
 
 

@@ -1,4 +1,4 @@
-"""`evaluation/metrics.json` under a run root, and whether it is up to date."""
+"""Where the results of a split are under a run root, its metrics, and whether they are up to date."""
 
 from __future__ import annotations
 
@@ -9,13 +9,26 @@ from typing import Any
 from twhin_core import storage
 from twhin_core.config import Config
 from twhin_core.evaluation.metrics import ALL, MRR, Metrics, prefix
+from twhin_core.ranking.queries import Split
 
-METRICS = "evaluation/metrics.json"
+
+def folder(split: Split) -> str:
+    """Of the results on `split`, under the run root: those on validation edges do not replace those on test edges."""
+    return "evaluation" if split == "test" else f"evaluation/{split}"
 
 
-def read_metrics(root: str) -> Metrics | None:
-    """The metrics under the run root, or None if evaluate has not finished."""
-    metrics: Metrics | None = storage.find_json(storage.join(root, METRICS))
+def place(root: str, split: Split, *names: str) -> str:
+    """The URL of a result on `split`."""
+    return storage.join(root, folder(split), *names)
+
+
+def metrics_url(root: str, split: Split) -> str:
+    return place(root, split, "metrics.json")
+
+
+def read_metrics(root: str, split: Split = "test") -> Metrics | None:
+    """The metrics on `split` under the run root, or None if evaluate has not finished."""
+    metrics: Metrics | None = storage.find_json(metrics_url(root, split))
     return metrics
 
 

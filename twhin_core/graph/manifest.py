@@ -80,6 +80,14 @@ def read_manifest(root: str) -> Manifest | None:
     return read_as(Manifest, storage.join(root, MANIFEST))
 
 
+def find_manifest(root: str) -> Manifest:
+    """The manifest under the run root. Raises UserError if prepare has not finished."""
+    manifest = read_manifest(root)
+    if manifest is None:
+        raise UserError(f"{root}: there is no finished graph here ({MANIFEST}); run `twhin prepare` first")
+    return manifest
+
+
 def read_as(model: type[M], url: str) -> M | None:
     """The manifest at `url`, or None if there is none. Raises UserError if it does not fit `model`."""
     try:
@@ -98,9 +106,7 @@ def read_schema(config: Config, root: str) -> Schema:
     if config.prepare is None:
         sizes = {table.name: table.num_embeddings for table in config.model.embeddings.tables}
         return Schema({name: size for name, size in sizes.items() if size is not None}, config.model.relations)
-    manifest = read_manifest(root)
-    if manifest is None:
-        raise UserError(f"{root}: there is no finished graph here ({MANIFEST}); run `twhin prepare` first")
+    manifest = find_manifest(root)
     tables = {}
     for entry in manifest.tables:
         stated = config.model.table(entry.name).num_embeddings

@@ -1,18 +1,18 @@
-"""The gate decision, from `evaluation/gates.json`."""
+"""The gate decision, from `gates.json`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from twhin_core.evaluation.gates import read_decision
-from twhin_core.evaluation.metrics import Metrics
+from twhin_core.evaluation.metrics import Metrics, split_of
 
 BOUNDS = {"min": "at least {:g}", "max": "at most {:g}", "max_drop": "at most {:g} below the previous run"}
 
 
 def collect(metrics: Metrics, root: str) -> dict[str, Any] | None:
     """The decision on these metrics, formatted; None if there is none, or no gate is set."""
-    decision = read_decision(root)
+    decision = read_decision(root, split_of(metrics)[0])
     if decision is None or decision["checkpoint"] != metrics["checkpoint"] or not decision["gates"]:
         return None
     gates = [

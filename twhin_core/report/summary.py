@@ -1,15 +1,11 @@
-"""The metrics as tables on a terminal."""
+"""The metrics as tables."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from twhin_core.evaluation.metrics import ALL, EDGES, MRR, SAMPLED, Metrics, split_of
+from twhin_core.output import Cell, Column, Listing
 
 RELATIONS_SHOWN = 10
 
@@ -17,28 +13,34 @@ INTERVAL = "95 %"
 """The heading of the result's intervals."""
 
 
-def print_summary(metrics: Metrics, console: Console) -> None:
-    """Prints each metric over all relations, and the MRR of each relation, next to the baselines.
+def list_metrics(metrics: Metrics) -> list[Listing]:
+    """Each metric over all relations, and the MRR of each relation, next to the baselines.
 
     The title says whether candidates were sampled, as do the names of the metrics.
     """
     split, result = split_of(metrics)
     columns, sampled = compared(metrics), _sampled(metrics)
-    headings = ["result", INTERVAL, *(name for name in columns if name != "result")]
-    overall = _table(f"{split}, {result[ALL][EDGES]:,} edges{sampled}", "metric", headings)
-    for metric in result[ALL]:
-        if metric != EDGES and not metric.endswith(("_lhs", "_rhs")):
-            overall.add_row(metric, *_row(metrics, columns, ALL, metric))
-    console.print(overall)
-    relations, mrr = largest(result, RELATIONS_SHOWN), (SAMPLED if metrics.get("candidates") else "") + MRR
+    figures = [
+        Column("result", ".4f"), Column(INTERVAL, ".4f", keys=("low", "high")),
+        *(Column(name, ".4f", keys=(name.replace(" ", "_"),)) for name in columns if name != "result"),
+    ]  # fmt: skip
+    rows: list[list[Cell]] = [
+        [metric, *_row(metrics, columns, ALL, metric)]
+        for metric in result[ALL]
+        if metric != EDGES and not metric.endswith(("_lhs", "_rhs"))
+    ]
+    title = f"{split}, {result[ALL][EDGES]:,} edges{sampled}"
+    listings = [Listing("metrics", title, [Column("metric"), *figures], rows)]
     if len(result) > 2:
-        count = len(result) - 1
-        shown = "" if len(relations) == count else f", the {len(relations)} largest of {count}"
-        by_relation = _table(f"{mrr} by relation{shown}{sampled}", "relation", [EDGES, *headings])
-        for relation in relations:
-            edges = f"{result[relation][EDGES]:,}"
-            by_relation.add_row(Text(relation), edges, *_row(metrics, columns, relation, mrr))
-        console.print(by_relation)
+        mrr = (SAMPLED if metrics.get("candidates") else "") + MRR
+        of_relations: list[list[Cell]] = [
+            [name, int(result[name][EDGES]), *_row(metrics, columns, name, mrr)]
+            for name in largest(result, len(result))
+        ]
+        headings = [Column("relation"), Column(EDGES, ",d"), *figures]
+        title = f"{mrr} by relation{sampled}"
+        listings.append(Listing("relations", title, headings, of_relations, RELATIONS_SHOWN))
+    return listings
 
 
 def compared(metrics: Metrics) -> dict[str, dict[str, Any]]:
@@ -60,22 +62,8 @@ def _sampled(metrics: Metrics) -> str:
     return "" if not candidates else f", SAMPLED: ranks among {candidates['count']:,} sampled candidates, not among all"
 
 
-def _table(title: str, first: str, headings: list[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    # Fold on a narrow terminal: a truncated name or number would be misread.
-    table.add_column(first, overflow="fold")
-    for heading in headings:
-        table.add_column(heading, justify="right", overflow="fold")
-    return table
-
-
-def _row(metrics: Metrics, columns: dict[str, Any], relation: str, metric: str) -> list[str]:
+def _row(metrics: Metrics, columns: dict[str, Any], relation: str, metric: str) -> list[Cell]:
     """The values of one metric: the result and its interval, then the other columns."""
-    figures = [_figure(of, relation, metric) for of in columns.values()]
+    result, *others = [of.get(relation, {}).get(metric) for of in columns.values()]
     interval = metrics.get("intervals", {}).get(relation, {}).get(metric)
-    return [figures[0], "–" if interval is None else f"{interval[0]:.4f}–{interval[1]:.4f}", *figures[1:]]
-
-
-def _figure(figures: dict[str, Any], relation: str, metric: str) -> str:
-    value = figures.get(relation, {}).get(metric)
-    return "–" if value is None else f"{value:.4f}"
+    return [result, None if interval is None else tuple(interval), *others]

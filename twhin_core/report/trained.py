@@ -1,4 +1,4 @@
-"""What was trained: the model and schedule, the graph, the sharding plan, and versions."""
+"""What was trained: the model and schedule, the graph, the sharding plan, durations, and versions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from twhin_core import storage
 from twhin_core.checkpoints.checkpoint import FINISHED, FOLDER, MARKER
 from twhin_core.config import Config
 from twhin_core.config.optimizer import Optimizer
+from twhin_core.durations import in_words, read_durations
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.graph.manifest import Manifest, read_manifest
 from twhin_core.report.figures import Table
@@ -37,6 +38,7 @@ def collect(metrics: Metrics, config: Config, root: str) -> dict[str, Any]:
         "relations": Table(relations.headings, relations.rows[:ROWS_SHOWN]),
         "relation_count": len(relations.rows),
         "plan": _plan(root),
+        "durations": _durations(root),
         "config": text if len(text) <= CONFIG_SHOWN else "",
     }
 
@@ -85,6 +87,16 @@ def _optimizer(optimizer: Optimizer) -> str:
 def _finished(root: str) -> Pairs:
     finished = storage.find_json(storage.join(root, FINISHED))
     return [("ended", f"after step {finished['step']:,}: {finished['reason']}")] if finished else []
+
+
+def _durations(root: str) -> Table | None:
+    """How long each stage worked until now."""
+    rows = [
+        [stage, in_words(of["seconds"]), of["ended"].replace("T", " ").replace("+00:00", " UTC"), of["machine"],
+         str(of["cores"])]
+        for stage, of in read_durations(root).items()
+    ]  # fmt: skip
+    return Table(["stage", "worked for", "ended", "machine", "cores"], rows) if rows else None
 
 
 def _versions(metrics: Metrics, root: str, config_text: str) -> Pairs:

@@ -12,6 +12,7 @@ from twhin_core.checkpoints.checkpoint import ALL_DONE, FINISHED
 from twhin_core.config import Config
 from twhin_core.config.optimizer import Optimizer
 from twhin_core.evaluation.metrics import ALL, MRR
+from twhin_core.evaluation.result import place
 from twhin_core.report.charts import POINTS_SHOWN, LineChart, line_chart
 from twhin_core.training.schedules import rate, until
 
@@ -76,7 +77,8 @@ def _throughput(lines: list[dict[str, Any]]) -> Panel | None:
 
 def _quality(config: Config, root: str) -> Panel | None:
     """MRR by step, if `twhin evaluate --follow` evaluated several checkpoints."""
-    folder, split, points = storage.join(root, "evaluation"), config.evaluation.split, []
+    split, points = config.evaluation.split, []
+    folder = place(root, split)
     names: set[str] = set()
     for name in storage.list_folders(folder):
         metrics = storage.find_json(storage.join(folder, name, "metrics.json")) if name.isdigit() else None

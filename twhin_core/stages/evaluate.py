@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING
 
 from twhin_core import lease, storage
 from twhin_core.config import Config
-from twhin_core.evaluation.gates import DECISION, check_names, decide, read_decision
+from twhin_core.durations import measured
+from twhin_core.evaluation.gates import check_names, decide, decision_url, read_decision
+from twhin_core.evaluation.kept_ranks import has_ranks, write_ranks
 from twhin_core.evaluation.metrics import Metrics
-from twhin_core.evaluation.result import METRICS, headline, is_current, read_metrics
+from twhin_core.evaluation.result import headline, is_current, metrics_url, read_metrics
 from twhin_core.progress import log
+from twhin_core.ranking.queries import Split
 from twhin_core.run import working
 from twhin_core.stages import report
 
 if TYPE_CHECKING:
     from twhin_core.distributed.ranks import Ranks
+    from twhin_core.evaluation.measure import Measured
 
 
 def evaluate(config: Config, root: str) -> Metrics:
@@ -43,32 +47,44 @@ def _find_or_measure(config: Config, root: str, ranks: Ranks) -> Metrics:
     from twhin_core.evaluation.measure import measure
 
     # Ranks must agree on the checkpoint, and training may add or remove one at any time.
-    checkpoint, metrics = ranks.of_first(lambda: (newest(root), read_metrics(root)))
+    split = config.evaluation.split
+    checkpoint, metrics = ranks.of_first(lambda: (newest(root), _find_results(root, split)))
     if checkpoint is None:
         raise NoCheckpoint(root)
     if metrics is not None and is_current(metrics, config, checkpoint.step):
-        log.info("evaluate: up to date: %s, step %d", storage.join(root, METRICS), checkpoint.step)
-        if ranks.is_first and read_decision(root) != decide(config, metrics):  # the gates have changed
+        log.info("evaluate: up to date: %s, step %d", metrics_url(root, split), checkpoint.step)
+        if ranks.is_first and read_decision(root, split) != decide(config, metrics):  # the gates have changed
             with lease.hold(root, "publish"):
                 _write_decision(config, root, metrics)
     else:
-        metrics = measure(config, root, checkpoint, ranks=ranks)
+        with measured(root, "evaluate") if ranks.is_first else contextlib.nullcontext():
+            found = measure(config, root, checkpoint, ranks=ranks)
+        metrics = found.metrics
         if ranks.is_first:
-            publish(config, root, metrics)
+            publish(config, root, found)
             log.info("evaluate: %s", headline(config, metrics))
     if ranks.is_first:
         report.draw_missing(config, root, checkpoint.step)
     return metrics
 
 
-def publish(config: Config, root: str, metrics: Metrics) -> None:
-    """Writes the gate decision and then the metrics; removes the outdated report."""
+def _find_results(root: str, split: Split) -> Metrics | None:
+    """The metrics on `split`, if the ranks that they are made of are there too."""
+    metrics = read_metrics(root, split)
+    return metrics if metrics is not None and has_ranks(root, metrics) else None
+
+
+def publish(config: Config, root: str, measured: Measured) -> None:
+    """Writes the ranks, the gate decision and then the metrics; removes the outdated report."""
     with lease.hold(root, "publish"):  # `follow` may publish at the same time
-        storage.remove(storage.join(root, METRICS))  # old metrics must not appear with the new decision
-        _write_decision(config, root, metrics)
-        storage.publish_json(storage.join(root, METRICS), metrics)
+        url = metrics_url(root, config.evaluation.split)
+        storage.remove(url)  # old metrics must not appear with the new decision
+        write_ranks(root, measured.metrics, measured.ranking, measured.relations)
+        _write_decision(config, root, measured.metrics)
+        storage.publish_json(url, measured.metrics)
 
 
 def _write_decision(config: Config, root: str, metrics: Metrics) -> None:
-    report.remove(root)  # it shows the previous decision
-    storage.write_json(storage.join(root, DECISION), decide(config, metrics))
+    split = config.evaluation.split
+    report.remove(root, split)  # it shows the previous decision
+    storage.write_json(decision_url(root, split), decide(config, metrics))

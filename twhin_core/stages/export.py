@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from twhin_core import lease, storage
 from twhin_core.config import Config
+from twhin_core.durations import measured
 from twhin_core.errors import GateFailed, UserError
 from twhin_core.evaluation.gates import check_names, decide, missed
-from twhin_core.evaluation.result import METRICS, is_current, read_metrics
+from twhin_core.evaluation.result import is_current, metrics_url, read_metrics
 from twhin_core.export.manifest import MANIFEST, ExportManifest, read_export_manifest
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import log
@@ -45,7 +46,8 @@ def export(config: Config, root: str) -> ExportManifest:
     if manifest is not None and write.is_current(manifest, config, checkpoint.step):
         log.info("export: up to date: %s, step %d", storage.join(root, MANIFEST), checkpoint.step)
     else:
-        manifest = write.write_export(run)
+        with measured(root, "export"):
+            manifest = write.write_export(run)
         _publish(config, root, manifest)
     report.draw_missing(config, root, checkpoint.step)
     return manifest
@@ -54,16 +56,18 @@ def export(config: Config, root: str) -> ExportManifest:
 def _publish(config: Config, root: str, manifest: ExportManifest) -> None:
     """Writes the manifest; removes the report of the same checkpoint, which does not show the export."""
     with lease.hold(root, "publish"):
-        metrics = read_metrics(root)
+        split = config.evaluation.split
+        metrics = read_metrics(root, split)
         if metrics is not None and is_current(metrics, config, manifest.checkpoint):
-            report.remove(root)
+            report.remove(root, split)
         storage.publish_json(storage.join(root, MANIFEST), manifest.model_dump())
 
 
 def _check_gates(config: Config, root: str, step: int) -> None:
     if not config.evaluation.gates:
         return
-    metrics, url = read_metrics(root), storage.join(root, METRICS)
+    split = config.evaluation.split
+    metrics, url = read_metrics(root, split), metrics_url(root, split)
     if metrics is None:
         raise UserError(f"evaluation.gates needs {url}, which does not exist; run `twhin evaluate` first")
     if not is_current(metrics, config, step):

@@ -10,8 +10,9 @@ from twhin_core.config import Config
 from twhin_core.errors import TimedOut, UserError
 from twhin_core.evaluation.gates import check_names
 from twhin_core.evaluation.metrics import Metrics
-from twhin_core.evaluation.result import headline, is_current, read_metrics
+from twhin_core.evaluation.result import headline, is_current, place, read_metrics
 from twhin_core.progress import log
+from twhin_core.ranking.queries import Split
 from twhin_core.run import stage
 from twhin_core.stages import report
 from twhin_core.stages.evaluate import publish
@@ -56,8 +57,8 @@ def follow(config: Config, root: str, poll_s: float = 2.0) -> None:
             time.sleep(poll_s)
 
 
-def metrics_url(root: str, step: int) -> str:
-    return storage.join(root, "evaluation", str(step), "metrics.json")
+def metrics_url(root: str, step: int, split: Split = "test") -> str:
+    return place(root, split, str(step), "metrics.json")
 
 
 def _evaluate(config: Config, root: str, checkpoint: Checkpoint, earlier: Metrics | None) -> Metrics | None:
@@ -67,24 +68,25 @@ def _evaluate(config: Config, root: str, checkpoint: Checkpoint, earlier: Metric
     from twhin_core.checkpoints.checkpoint import MARKER
     from twhin_core.evaluation.measure import measure
 
-    url = metrics_url(root, checkpoint.step)
+    url = metrics_url(root, checkpoint.step, config.evaluation.split)
     if storage.exists(url):
-        found: Metrics = storage.read_json(url)
-        if is_current(found, config, checkpoint.step):
+        done: Metrics = storage.read_json(url)
+        if is_current(done, config, checkpoint.step):
             log.info("evaluate: step %d: already done: %s", checkpoint.step, url)
             report.draw_missing(config, root, checkpoint.step)
-            return found
+            return done
     try:
-        metrics = measure(config, root, checkpoint, earlier)
+        found = measure(config, root, checkpoint, earlier)
     except (OSError, CheckpointException, UserError):
         if storage.exists(storage.join(checkpoint.url, MARKER)):
             raise
         log.info("evaluate: skipped step %d: its checkpoint was removed during evaluation", checkpoint.step)
         return None
+    metrics = found.metrics
     storage.write_json(url, metrics)
-    newest = read_metrics(root)
+    newest = read_metrics(root, config.evaluation.split)
     if newest is None or newest["checkpoint"] <= checkpoint.step:
-        publish(config, root, metrics)
+        publish(config, root, found)
         report.draw_missing(config, root, checkpoint.step)
     log.info("evaluate: step %d: %s", checkpoint.step, headline(config, metrics))
     return metrics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twhin_core import storage
 from twhin_core.config import Config
+from twhin_core.durations import measured
 from twhin_core.errors import UserError
 from twhin_core.graph.build import build_graph
 from twhin_core.graph.manifest import MANIFEST, Manifest, read_manifest
@@ -26,9 +27,10 @@ def prepare(config: Config, root: str) -> Manifest:
     settings = config.prepare
     if settings is None:
         raise UserError("prepare: the config has no such section; add it, or skip this stage")
-    sources = settings.sources
-    if settings.generate is not None:
-        sources = generate(settings.generate, storage.join(root, "raw"))
-    manifest = build_graph(config, sources, root)
+    with measured(root, "prepare"):
+        sources = settings.sources
+        if settings.generate is not None:
+            sources = generate(settings.generate, storage.join(root, "raw"))
+        manifest = build_graph(config, sources, root)
     storage.publish_json(storage.join(root, MANIFEST), manifest.model_dump())
     return manifest

@@ -6,15 +6,18 @@ import logging
 
 from twhin_core import lease, storage
 from twhin_core.config import Config
-from twhin_core.evaluation.result import is_current, read_metrics
+from twhin_core.evaluation.result import is_current, place, read_metrics
 from twhin_core.progress import log
+from twhin_core.ranking.queries import Split
 
-REPORT = "evaluation/report.html"
+
+def report_url(root: str, split: Split) -> str:
+    return place(root, split, "report.html")
 
 
-def remove(root: str) -> None:
+def remove(root: str, split: Split) -> None:
     """Removes an outdated report before new results are published. The caller holds the lease `publish`."""
-    storage.remove(storage.join(root, REPORT))
+    storage.remove(report_url(root, split))
 
 
 def draw_missing(config: Config, root: str, step: int) -> None:
@@ -22,9 +25,9 @@ def draw_missing(config: Config, root: str, step: int) -> None:
 
     A failure is logged in one line, and the next run tries again.
     """
-    url = storage.join(root, REPORT)
+    url = report_url(root, config.evaluation.split)
     with lease.hold(root, "publish"):
-        metrics = read_metrics(root)
+        metrics = read_metrics(root, config.evaluation.split)
         if metrics is None or not is_current(metrics, config, step) or storage.exists(url):
             return
         try:

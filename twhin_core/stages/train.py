@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Sequence
 
 from twhin_core import libraries
 from twhin_core.config import Config
+from twhin_core.durations import measured
 from twhin_core.run import working
 
 
@@ -28,4 +30,9 @@ def train(config: Config, root: str, readers: Sequence[str] = ()) -> None:
 
     with process_group() as ranks, working(config, root, "train") if ranks.is_first else contextlib.nullcontext():
         ranks.wait()  # until the first rank has claimed the root
-        Trainer(config, root, ranks, readers).run()
+        started = time.monotonic()
+        trainer = Trainer(config, root, ranks, readers)
+        with contextlib.ExitStack() as stack:
+            if ranks.is_first and trainer.has_steps_left:
+                stack.enter_context(measured(root, "train", started, resumes=trainer.newest is not None))
+            trainer.run()

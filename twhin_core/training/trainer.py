@@ -98,6 +98,10 @@ class Trainer:
                     break
         self._finish()
 
+    @property
+    def has_steps_left(self) -> bool:
+        return self.position.step < self._last_step() and not self.patience.is_over
+
     def _remaining(self) -> Iterator[tuple[PreparedBatch, Position]]:
         """The batches still to train on, each with the position after it."""
         step = self.position.step

@@ -7,7 +7,7 @@ import numpy as np
 from twhin_core import storage
 from twhin_core.config import Config
 from twhin_core.errors import UserError
-from twhin_core.graph.manifest import read_manifest
+from twhin_core.graph.manifest import find_manifest
 from twhin_core.vectors.ids import Ids, Ints, ListedIds, NumberedIds, StoredIds
 
 
@@ -19,9 +19,7 @@ def open_ids(config: Config, root: str, table: str, rows: int) -> Ids:
     """
     vocab = config.model.table(table).vocab
     if config.prepare is not None:
-        manifest = read_manifest(root)
-        assert manifest is not None, "read_schema has found it"
-        files = next(entry.files for entry in manifest.tables if entry.name == table)
+        files = next(entry.files for entry in find_manifest(root).tables if entry.name == table)
         listed = [(storage.join(root, file.path), file.rows) for file in files]
         return StoredIds(listed, storage.join(root, "graph/vocab", table), by_hash=True)
     if vocab is None:

@@ -1,0 +1,66 @@
+"""What a stage took: of the calls that worked, and over all that train it."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from twhin_core.config import Config
+from twhin_core.durations import in_words, measured, read_durations
+from twhin_core.stages.evaluate import evaluate
+from twhin_core.stages.export import export
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0.0 s"), (0.04, "0.0 s"), (4.25, "4.2 s"), (59.94, "59.9 s"), (60, "1 min 0 s"), (200.4, "3 min 20 s"),
+        (3599.4, "59 min 59 s"), (3600, "1 h 0 min"), (3659, "1 h 0 min"), (18_420, "5 h 7 min"),
+        (1e6, "277 h 46 min"),
+    ],
+)  # fmt: skip
+def test_seconds_are_read_at_a_glance(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words
+
+
+def test_a_stage_records_what_it_worked_and_not_what_it_found_done(trained: tuple[Config, str]) -> None:
+    config, root = trained
+    began = datetime.now(UTC) - timedelta(seconds=1)
+    for stage in (evaluate, export):
+        stage(config, root)
+    before = read_durations(root)
+    assert list(before) == ["prepare", "train", "evaluate", "export"]
+    assert all(0 < of["seconds"] < 60 and of["cores"] > 0 and of["machine"] for of in before.values())
+    assert datetime.fromisoformat(before["export"]["ended"]) >= began.replace(microsecond=0)
+    for stage in (prepare, train, evaluate, export):
+        stage(config, root)
+    assert read_durations(root) == before
+    page = Path(root, "evaluation/report.html").read_text()
+    assert "<h3>Durations</h3>" in page
+    assert in_words(before["train"]["seconds"]) in page
+
+
+def test_resumed_work_adds_up_even_if_it_was_stopped(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    with pytest.raises(KeyError), measured(root, "train"):
+        _work_and_fail()
+    first = read_durations(root)["train"]["seconds"]
+    assert first >= 0.05
+    with measured(root, "train", time.monotonic() - 10, resumes=True):
+        pass
+    assert 10 + first <= read_durations(root)["train"]["seconds"] < 11 + first
+    with measured(root, "train"):
+        pass
+    assert read_durations(root)["train"]["seconds"] < 1
+    assert set(json.loads((tmp_path / "durations/train.json").read_text())) == {"seconds", "ended", "machine", "cores"}
+
+
+def _work_and_fail() -> None:
+    time.sleep(0.05)
+    raise KeyError

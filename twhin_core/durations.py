@@ -1,0 +1,88 @@
+"""How long the stages of a run worked, when they ended and on which machine: `durations/<stage>.json`."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TypedDict
+
+from twhin_core import limits, storage
+from twhin_core.output import Cell, Column, Listing
+from twhin_core.progress import log
+
+FOLDER = "durations"
+STAGES = ("prepare", "train", "evaluate", "export")
+
+
+class Duration(TypedDict):
+    """The work of a stage; calls that find it done do not count."""
+
+    seconds: float
+    ended: str
+    """ISO 8601, UTC."""
+    machine: str
+    """The name of the first rank's machine."""
+    cores: int
+    """CPU cores that it may use."""
+
+
+@contextlib.contextmanager
+def measured(root: str, stage: str, since: float | None = None, resumes: bool = False) -> Iterator[None]:
+    """Records how long the block works, also if it raises, so that a stopped stage can be resumed.
+
+    The caller holds the lease of the stage.
+
+    Args:
+        since: `time.monotonic()` when the work began; by default, now.
+        resumes: whether the block goes on with the work of earlier ones, whose time then counts too.
+    """
+    started = time.monotonic() if since is None else since
+    earlier = _read(root, stage) if resumes else None
+    try:
+        yield
+    finally:
+        seconds = time.monotonic() - started
+        log.info("%s: took %s", stage, in_words(seconds))
+        storage.write_json(
+            _url(root, stage),
+            Duration(
+                seconds=round(seconds + (earlier["seconds"] if earlier is not None else 0.0), 3),
+                ended=datetime.now(UTC).isoformat(timespec="seconds"),
+                machine=platform.node(),
+                cores=limits.cores(),
+            ),
+        )
+
+
+def read_durations(root: str) -> dict[str, Duration]:
+    """The durations of the stages that have worked, in their order."""
+    found = {stage: _read(root, stage) for stage in STAGES}
+    return {stage: duration for stage, duration in found.items() if duration is not None}
+
+
+def list_durations(root: str) -> Listing:
+    rows: list[list[Cell]] = [
+        [stage, of["seconds"], of["ended"], of["machine"], of["cores"]] for stage, of in read_durations(root).items()
+    ]
+    columns = [Column("stage"), Column("seconds", ",.1f"), Column("ended"), Column("machine"), Column("cores", "d")]
+    return Listing("durations", "seconds per stage", columns, rows)
+
+
+def in_words(seconds: float) -> str:
+    """For readers: 4.2 s, 3 min 20 s, 5 h 7 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _read(root: str, stage: str) -> Duration | None:
+    found: Duration | None = storage.find_json(_url(root, stage))
+    return found
+
+
+def _url(root: str, stage: str) -> str:
+    return storage.join(root, FOLDER, f"{stage}.json")
