@@ -9,10 +9,9 @@ SHARED_MEMORY = "/dev/shm"  # noqa: S108 -- a mount point, not a temporary file
 
 
 def configure(task: dsl.PipelineTask, retries: int = 0, shared_memory: bool = False) -> dsl.PipelineTask:
-    """Turns off KFP's cache for a stage's task and sets its retries. Returns the task.
+    """Sets the retries of a stage's task, and turns off KFP's cache if it comes from a file. Returns the task.
 
-    KFP's cache depends on the parameters and the image, but not on the raw files or on whether the results still exist:
-    it would skip a stage whose results were removed. A stage checks by itself what is finished under the run root.
+    A stage that is imported is never cached; `stage.py` says why. A `component.yaml` cannot say so itself.
 
     Args:
         retries: How often the platform restarts a failed task. The stage resumes where it stopped.
