@@ -165,8 +165,10 @@ def test_a_module_is_imported_without_torch(module: str) -> None:
     ],
 )
 def test_a_command_starts_without_slow_libraries(module: str, unneeded: list[str]) -> None:
-    """`twhin --help` and `twhin submit` each start in under half a second, as long as they import none of these; torchrec
-    takes more than a second to import, and evaluation does not need it."""
+    """`twhin --help` and `twhin submit` start in under half a second each, as long as they import none of these.
+
+    torchrec takes more than a second to import, and evaluation does not need it.
+    """
     loaded = f"import sys, {module}; print(*sorted({set(unneeded)} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ran.stdout.split() == []
