@@ -20,6 +20,7 @@ from tests.fault_proxy import KINDS, FaultProxy
 from tests.object_store import serve_bucket
 from twhin_core import object_store, storage
 from twhin_core.errors import StorageError, StorageRefused
+from twhin_core.paths import find_files
 from twhin_core.training.tensorboard import EventFiles
 
 
@@ -52,7 +53,7 @@ def test_objects_survive_a_round_trip(server: FaultProxy, bucket: str) -> None:
     for url, content in contents.items():
         with storage.open_read(url) as file:
             assert file.read() == content
-    assert storage.glob(f"{bucket}/data") == sorted(contents)
+    assert [file.url for file in find_files(f"{bucket}/data")] == sorted(contents)
     assert storage.list_folders(bucket) == ["data"]
     storage.remove(f"{bucket}/data")
     assert not storage.exists(f"{bucket}/data")
@@ -103,7 +104,7 @@ def test_a_bucket_that_does_not_exist(bucket: str) -> None:
     for act in (
         lambda: storage.write_text("gs://nowhere/x", "1"),
         lambda: storage.publish("gs://nowhere/x", "1"),
-        lambda: storage.glob("gs://nowhere/*.parquet"),
+        lambda: find_files("gs://nowhere/*.parquet"),
     ):
         with pytest.raises(StorageRefused, match=r"gs://nowhere/.*: there is no bucket nowhere"):
             act()
@@ -157,7 +158,7 @@ def test_credentials_that_are_missing_or_refused(status: int, said: str, monkeyp
             lambda: storage.exists("gs://bucket/x"),
             lambda: storage.read_text("gs://bucket/x"),
             lambda: storage.list_folders("gs://bucket/x"),
-            lambda: storage.glob("gs://bucket/x/*"),
+            lambda: find_files("gs://bucket/x/*"),
         ):
             with pytest.raises(
                 StorageRefused, match=r"gs://bucket.*: credentials are missing or lack permission"

@@ -12,6 +12,7 @@ import pytest
 from twhin_core import storage
 from twhin_core.checksum import ChecksumWriter
 from twhin_core.errors import UserError
+from twhin_core.paths import find_files
 
 
 def test_text_and_json_survive_a_round_trip(tmp_path: Path) -> None:
@@ -45,24 +46,8 @@ def test_a_file_appears_once_it_is_complete(tmp_path: Path) -> None:
         file.write(b"1")
         assert not storage.exists(str(tmp_path / "x.parquet"))
         with pytest.raises(UserError, match="no file matches"):  # what is written aside is no data
-            storage.glob(str(tmp_path))
-    assert storage.glob(str(tmp_path)) == [str(tmp_path / "x.parquet")]
-
-
-def test_glob(tmp_path: Path) -> None:
-    for name in ("b.csv", "a.csv", "c.tsv", ".hidden.csv", "_SUCCESS", "deep/d.csv"):
-        storage.write_text(str(tmp_path / name), "")
-
-    def names(pattern: str) -> list[str]:
-        return [os.path.relpath(url, tmp_path) for url in storage.glob(str(tmp_path / pattern))]
-
-    assert names("*.csv") == ["a.csv", "b.csv"]
-    assert names("") == ["a.csv", "b.csv", "c.tsv"]
-    assert names("**/*.csv") == ["a.csv", "b.csv", "deep/d.csv"]
-    assert names("a.csv") == ["a.csv"]
-    for nothing in ("*.parquet", "gone/", "gone.csv"):
-        with pytest.raises(UserError, match="no file matches"):
-            names(nothing)
+            find_files(str(tmp_path))
+    assert [file.url for file in find_files(str(tmp_path))] == [str(tmp_path / "x.parquet")]
 
 
 def test_folders_and_removal(tmp_path: Path) -> None:

@@ -90,6 +90,10 @@ class ObjectStore(GCSFileSystem):  # type: ignore[misc] # gcsfs has no types
         # gcsfs's default cache reads a checkpoint's index in tiny requests and leaves tasks behind.
         return super()._open(path, mode, cache_type="readahead", **kwargs)
 
+    async def _glob(self, path: str, **_: Any) -> list[str]:
+        # gcsfs and DuckDB take any path for a pattern, and would read or remove what another name matches.
+        return [path]
+
     def read_generation(self, path: str) -> tuple[bytes, int]:
         """An object's content and generation, from one request; `b""` and 0 if there is no object."""
         bucket, key, _ = self.split_path(path)

@@ -145,5 +145,5 @@ def open_parquet(url: str, buffer_size: int = 0) -> Iterator[pq.ParquetFile]:
             yield file
     except StorageError:
         raise
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"{url}: not a complete Parquet file: {one_line(error)}") from None

@@ -81,28 +81,7 @@ def size(url: str) -> int:
     return int(fs.size(path))
 
 
-def glob(pattern: str) -> list[str]:
-    """The URLs of all files that match, sorted by name. A folder matches the files in it; hidden files never match.
-
-    Raises:
-        UserError: nothing matches.
-    """
-    fs, path = filesystem(pattern)
-    if not any(character in path for character in "*?[") and fs.isdir(path):
-        path = f"{path}/*"
-    try:
-        found = sorted(name for name, entry in fs.glob(path, detail=True).items() if entry["type"] == "file")
-    except FileNotFoundError:  # gcsfs, for a bucket
-        found = []
-    found = [name for name in found if not name.rsplit("/", 1)[-1].startswith((".", "_"))]
-    if not found and is_remote(pattern):
-        _check_bucket(pattern)
-    if not found:
-        raise UserError(f"{pattern}: no file matches")
-    return [f"gs://{name}" for name in found] if is_remote(pattern) else found
-
-
-def _check_bucket(url: str) -> None:
+def check_bucket(url: str) -> None:
     """Raises UserError if the bucket of `url` does not exist."""
     fs, path = filesystem(url)
     bucket = path.partition("/")[0]
@@ -144,9 +123,15 @@ def remove_all_but(url: str, kept: Iterable[str]) -> None:
 
 
 def read_text(url: str) -> str:
+    """A file's content. Raises UserError if it is not UTF-8."""
     fs, path = filesystem(url)
-    # In one request: the object may be replaced between two.
-    return cast(bytes, fs.cat_file(path)).decode()
+    with _read_errors(url):
+        content = cast(bytes, fs.cat_file(path))  # in one request: the object may be replaced between two
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{url}: line {line}: not text in UTF-8; save the file in this encoding") from None
 
 
 def write_text(url: str, text: str) -> None:
@@ -176,7 +161,19 @@ def _as_json(value: Any) -> str:
 
 def open_read(url: str) -> IO[bytes]:
     fs, path = filesystem(url)
-    return cast(IO[bytes], fs.open(path, "rb"))
+    with _read_errors(url):
+        return cast(IO[bytes], fs.open(path, "rb"))
+
+
+@contextlib.contextmanager
+def _read_errors(url: str) -> Iterator[None]:
+    """Turns an OSError of a read into a StorageRefused that names the URL, unless there is no such file."""
+    try:
+        yield
+    except (StorageError, FileNotFoundError):
+        raise
+    except OSError as error:
+        raise StorageRefused(f"{url}: cannot be read: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
@@ -199,7 +196,7 @@ def _write_errors(url: str) -> Iterator[None]:
         raise
     except OSError as error:
         if is_remote(url) and isinstance(error, FileNotFoundError):
-            _check_bucket(url)
+            check_bucket(url)
         raise StorageRefused(f"{url}: cannot be written: {error.strerror or error}") from error
 
 

@@ -283,3 +283,34 @@ def test_variables_become_overrides_for_other_machines(tmp_path: Path, monkeypat
     assert source.text == text
     assert source.overrides[0] == "training.num_epochs=3"
     assert config_file.parse(source.text, overrides=source.overrides) == here
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("prepare: {}\n# Größe\n".encode("latin-1"), "line 2: not text in UTF-8"),
+        ("prepare: {}\n".encode("utf-16"), "line 1: not text in UTF-8"),
+        ("prepare: {}\n".encode("utf-16-le"), "not valid YAML"),
+        ("prepare: {}\n".encode("utf-32"), "line 1: not text in UTF-8"),
+        (b"a: 1\n\n\xc3", "line 3: not text in UTF-8"),
+        (b"\x89PNG\r\n", "line 1: not text in UTF-8"),
+        (b"", "expected a mapping"),
+        (b"\0", "not valid YAML"),
+        (None, "cannot be read: Is a directory"),
+    ],
+)
+def test_a_file_that_is_no_text(tmp_path: Path, data: bytes | None, said: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.mkdir() if data is None else path.write_bytes(data)
+    for read in (config_file.load, config_file.read):
+        with pytest.raises(UserError) as raised:
+            read(str(path))
+        assert str(raised.value).startswith(f"{path}: ")
+        assert said in str(raised.value)
+        assert "\n" not in str(raised.value)
+
+
+def test_a_mark_of_utf_8_is_no_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(b"\xef\xbb\xbf" + (ROOT / "configs/quickstart.yaml").read_bytes())
+    assert config_file.load(str(path)) == config_file.load(str(ROOT / "configs/quickstart.yaml"))

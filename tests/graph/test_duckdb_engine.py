@@ -43,13 +43,27 @@ def test_an_unusable_temp_directory(small_config: SmallConfig, tmp_path: Path) -
             prepare(small_config(prepare={"temp_directory": str(parent)}), str(tmp_path / "run"))
 
 
-def test_a_full_disk(small_config: SmallConfig, tmp_path: Path) -> None:
-    """Limits files to 8 MB in a child process; the database exceeds that first."""
+def test_a_tmpdir_that_does_not_exist(
+    small_config: SmallConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in (tmp_path / "gone", tmp_path / "raw.parquet"):
+        monkeypatch.setenv("TMPDIR", str(place))
+        with pytest.raises(UserError, match=f"^TMPDIR: {place} cannot be written to: [^\n]+$"):
+            prepare(small_config(), str(tmp_path / "run"))
+    prepare(small_config(prepare={"temp_directory": str(tmp_path / "new")}), str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("place", ["temp_directory", "TMPDIR"])
+@pytest.mark.parametrize("kilobytes", [16, 300, 1000, 2000, 8000])
+def test_a_full_disk(small_config: SmallConfig, tmp_path: Path, place: str, kilobytes: int) -> None:
+    """Limits files in a child process; the database exceeds that first, in whatever DuckDB is doing then."""
     write_raw(tmp_path / "raw.parquet", users=3000, tweets=3000, edges=600_000)
+    (tmp_path / "scratch").mkdir()
+    folder = {place: str(tmp_path / "scratch")}
     config = tmp_path / "config.yaml"
-    config.write_text(config_file.to_yaml(small_config(prepare={"temp_directory": str(tmp_path / "scratch")})))
-    with small_files(8 << 20):
-        ran = twhin("prepare", config, "--run-root", tmp_path / "run")
+    config.write_text(config_file.to_yaml(small_config(prepare=folder if place == "temp_directory" else {})))
+    with small_files(kilobytes << 10):
+        ran = twhin("prepare", config, "--run-root", tmp_path / "run", **(folder if place == "TMPDIR" else {}))
     assert_refused(ran, "prepare.temp_directory", str(tmp_path / "scratch"), "is full")
     assert not (tmp_path / "run/graph/manifest.json").exists()
     assert not list((tmp_path / "scratch").iterdir())

@@ -18,13 +18,16 @@ import pytest
 from tests.command_line import ROOT, assert_refused, twhin
 from tests.conftest import SmallConfig, write_raw
 from tests.full_disk import small_files
+from tests.graph.names import NAMES, ON_A_DISK, expected_rows, write_named
 from tests.graph.reading import rejected, rows
+from tests.graph.test_broken_files import PROVOKED
 from twhin_core.config import file as config_file
 from twhin_core.config.prepare import Prepare, Source
 from twhin_core.errors import UserError
 from twhin_core.graph import spark_engine
 from twhin_core.graph.connect import connect
 from twhin_core.graph.manifest import SPLITS, Manifest
+from twhin_core.graph.raw_files import check_sources
 from twhin_core.graph.spark_engine import SparkEngine
 from twhin_core.stages.prepare import prepare
 
@@ -49,7 +52,7 @@ def assert_same_graph(one: Path, other: Path, first: Manifest, second: Manifest,
 
     def without_files(tree: Any) -> Any:
         if isinstance(tree, dict):
-            return {key: without_files(value) for key, value in tree.items() if key != "files"}
+            return {key: without_files(value) for key, value in tree.items() if key not in ("files", "raw_files")}
         return [without_files(value) for value in tree] if isinstance(tree, list) else tree
 
     assert without_files(first.model_dump()) == without_files(second.model_dump())
@@ -233,3 +236,47 @@ def test_a_full_disk(spark_yaml: Callable[..., Path], tmp_path: Path) -> None:
     assert_refused(ran, "prepare.temp_directory", str(tmp_path / "scratch"), "is full")
     assert not (tmp_path / "run/graph/manifest.json").exists()
     assert not list((tmp_path / "scratch").iterdir())
+
+
+# --- names and broken files, as for DuckDB -----------------------------------------------------------------------
+
+
+def test_files_of_every_name(small_config: SmallConfig, tmp_path: Path) -> None:
+    """Also in a temporary folder of such a name, and with columns from the folders' names."""
+    write_named(f"{tmp_path}/raw[1]", NAMES + ON_A_DISK)
+    source = Source(path=f"{tmp_path}/raw[[]1]", relation="r")
+    settings = Prepare(sources=[source], **SPARK, temp_directory=str(tmp_path / "t[m]p {a} b*?"))
+    with connect(settings) as engine:
+        rows = engine.keep("rows", engine.keep("rows", engine.read(check_sources([source]))))
+        found = sorted(rows.select("lhs", "file").to_pyarrow().to_pylist(), key=str)
+    assert found == expected_rows(f"{tmp_path}/raw[1]", NAMES + ON_A_DISK)
+
+
+def test_partition_folders(small_config: SmallConfig, tmp_path: Path) -> None:
+    for day, kind in ((1, "follow"), (2, "fav"), (3, "fav")):
+        folder = tmp_path / f"raw/kind={kind}/day=2023-01-0{day}"
+        folder.mkdir(parents=True)
+        (folder / "part-0.csv").write_text("lhs,rhs\n" + "".join(f"u{i},v{i}-{day}\n" for i in range(40)))
+    sources = [{"path": str(tmp_path / "raw"), "relation_column": "kind", "timestamp": "day"}]
+    split = {"by": "time", "validation": 0.0, "test": 0.34}
+    manifests = [
+        prepare(small_config(prepare={"sources": sources, "split": split, **engine}), str(tmp_path / name))
+        for name, engine in (("duckdb", {}), ("spark", SPARK))
+    ]
+    assert manifests[0].relations[1].edges == {"train": 40, "validation": 0, "test": 40}
+    assert_same_graph(tmp_path / "duckdb", tmp_path / "spark", *manifests)
+
+
+@pytest.mark.parametrize("case", PROVOKED)
+def test_a_provoked_error_has_the_same_message_as_on_duckdb(tmp_path: Path, case: str) -> None:
+    name, data, said = PROVOKED[case]
+    (tmp_path / name).write_bytes(data)
+    source = Source(path=str(tmp_path), relation="r", timestamp="time" if case.startswith("milli") else None)
+    messages = []
+    for settings in (Prepare(sources=[source]), Prepare(sources=[source], **SPARK)):
+        with pytest.raises(UserError) as raised, connect(settings) as engine:
+            engine.keep("rows", engine.read(check_sources([source])))
+        messages.append(str(raised.value))
+    assert messages[0] == messages[1]
+    assert messages[0].startswith(f"{tmp_path}/{name}: ")
+    assert said in messages[0]

@@ -48,11 +48,9 @@ def load(path: str, overrides: Iterable[str] = ()) -> Config:
     """Reads the config at `path` (local or gs://) and applies `overrides`, each `section.key=value`.
 
     Raises:
-        UserError: the file does not exist or is not YAML, a variable is not set, or a key or value is invalid.
+        UserError: the file does not exist or is not YAML in UTF-8, a variable is not set, or a key or value is invalid.
     """
-    if not storage.exists(path):
-        raise UserError(f"{path}: no such config file")
-    return parse(storage.read_text(path), origin=path, overrides=overrides)
+    return parse(_read(path), origin=path, overrides=overrides)
 
 
 def read(path: str, overrides: Iterable[str] = ()) -> ConfigText:
@@ -63,11 +61,18 @@ def read(path: str, overrides: Iterable[str] = ()) -> ConfigText:
     """
     overrides = tuple(overrides)
     load(path, overrides)
-    text = storage.read_text(path)
+    text = _read(path)
     tree = _yaml(text, path)
     for override in overrides:
         _override(tree, override)
     return ConfigText(text, (*overrides, *_expanded(tree, ())))
+
+
+def _read(path: str) -> str:
+    try:
+        return storage.read_text(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file") from None
 
 
 def parse(text: str, origin: str = "config", overrides: Iterable[str] = ()) -> Config:

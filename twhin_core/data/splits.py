@@ -7,6 +7,7 @@ from twhin_core.config import Config, EdgeData
 from twhin_core.data.files import EdgeFiles
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import read_manifest
+from twhin_core.paths import find_files
 from twhin_core.schema import Schema
 
 
@@ -24,7 +25,9 @@ def open_split(config: Config, root: str, schema: Schema, split: str) -> EdgeFil
     prepared = storage.join(root, "graph/edges", split)
     location = data_root or prepared
     offset, limit = (0, None) if data is None else (data.offset, data.limit)
-    files = EdgeFiles(storage.glob(location), schema, offset, limit)
+    files = EdgeFiles(
+        [file.url for file in find_files(location, is_pattern=location != prepared)], schema, offset, limit
+    )
     manifest = read_manifest(root) if location == prepared and (offset, limit) == (0, None) else None
     if manifest is not None and len(files) != manifest.splits[split].edges:
         raise UserError(

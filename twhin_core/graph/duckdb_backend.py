@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+
 import duckdb
 import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
+from ibis.common.exceptions import IbisError
 
 from twhin_core import limits
-from twhin_core.errors import UserError
-from twhin_core.graph.sources import duckdb_line
+from twhin_core.config.prepare import Source
+from twhin_core.errors import TwhinError, UserError, one_line
+from twhin_core.graph.raw_files import RawFile, RawSource
+from twhin_core.graph.sources import read_source
+from twhin_core.graph.text_files import find_fault
 
 ROWS_PER_BATCH = 131_072
-ERRORS = (duckdb.Error, OSError, pa.ArrowException)  # `stream` raises the last two, with DuckDB's message
+READER_MEMORY = "512MB"  # memory limit of DuckDB where it reads one file
+ERRORS = (duckdb.Error, IbisError, OSError, pa.ArrowException, MemoryError)  # `stream` raises Arrow's and OSError
 
 
 def open_backend(database: str, **settings: object) -> Backend:
@@ -33,7 +41,29 @@ def stream(backend: Backend, rows: ir.Table) -> pa.RecordBatchReader:
     return backend.con.sql(backend.compile(rows)).to_arrow_reader(ROWS_PER_BATCH)
 
 
-def unreadable(error: Exception) -> UserError | None:
-    """The UserError for a file that DuckDB could not read, or None if `error` has another cause."""
-    kinds = ("Invalid Input Error", "IO Error")  # errors from `stream` lack DuckDB's exception classes
-    return UserError(duckdb_line(str(error))) if str(error).startswith(kinds) else None
+def read_alone(file: RawFile, source: Source, position: int) -> Iterator[pa.RecordBatch]:
+    """The rows of one file of a source, as `read_source` returns them.
+
+    Raises:
+        UserError: the file is broken. The line names it, whatever DuckDB says.
+    """
+    backend = open_backend(":memory:", memory_limit=READER_MEMORY, threads=1)
+    try:
+        yield from stream(backend, read_source(backend, RawSource(source, [file]), position))
+    except TwhinError:
+        raise
+    except ERRORS as error:
+        fault = None if file.format == "parquet" else find_fault(file.url, file.format)
+        raise UserError(f"{file.url}: {fault or duckdb_line(error)}") from error
+    finally:
+        backend.disconnect()
+
+
+def duckdb_line(error: Exception) -> str:
+    """`line n: problem` from DuckDB's long message about a CSV; the first line of any other message."""
+    message = str(error)
+    line = re.search(r"CSV Error on Line: (\d+)", message)
+    if line is None:
+        return one_line(error)
+    problem = re.split("Possible (?:fixes|Solution)", message)[0].rstrip().splitlines()[-1]
+    return f"line {line.group(1)}: {problem.strip().rstrip('.')}"

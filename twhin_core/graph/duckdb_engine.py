@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Sequence
 
@@ -11,11 +12,11 @@ import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
 from twhin_core.config.prepare import Prepare
-from twhin_core.errors import UserError
-from twhin_core.graph.duckdb_backend import ERRORS, open_backend, stream, unreadable
+from twhin_core.errors import TwhinError, UserError
+from twhin_core.graph.duckdb_backend import ERRORS, duckdb_line, open_backend, read_alone, stream
 from twhin_core.graph.engine import Engine, scratch
 from twhin_core.graph.raw_files import RawSource
-from twhin_core.graph.sources import duckdb_line, read_sources
+from twhin_core.graph.sources import read_sources
 from twhin_core.parquet import FileEntry, write_parts
 
 
@@ -25,8 +26,10 @@ class DuckDBEngine(Engine):
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self._kept: dict[str, int] = {}
+        self.sources: list[RawSource] = []
 
     def read(self, sources: list[RawSource]) -> ir.Table:
+        self.sources = sources
         return read_sources(self.backend, sources)
 
     def keep(self, name: str, rows: ir.Table) -> ir.Table:
@@ -54,19 +57,37 @@ def connect(settings: Prepare) -> Iterator[DuckDBEngine]:
         )
         # Choosing a compression for short-lived tables took a quarter of the time.
         backend.raw_sql("SET force_compression = 'uncompressed'")
+        engine = DuckDBEngine(backend)
         try:
-            yield DuckDBEngine(backend)
+            yield engine
+        except TwhinError:
+            raise
         except ERRORS as error:
-            raise _user_error(error, settings, folder) or error from error
+            raise _explained(error, settings, folder, engine.sources) from error
         finally:
             backend.disconnect()
 
 
-def _user_error(error: Exception, settings: Prepare, folder: str) -> UserError | None:
-    """The UserError that explains `error`, or None if the user cannot fix it."""
-    line = duckdb_line(str(error))
-    if (line.startswith("IO Error") and folder in line) or "max_temp_directory_size" in str(error):
-        return UserError(f"prepare.temp_directory: {os.path.dirname(folder)} is full: {line}")
-    if line.startswith("Out of Memory Error"):
+def _explained(error: Exception, settings: Prepare, folder: str, sources: list[RawSource]) -> UserError:
+    """The UserError for any failure of DuckDB. Names the resource that is short, or else the file that it cannot read.
+
+    DuckDB's messages rarely name the file, and the kind of error says little: a full disk can be any of five.
+    """
+    text, line = str(error), duckdb_line(error)
+    if folder in text or "max_temp_directory_size" in text or os.strerror(errno.ENOSPC) in text:
+        return UserError(f"prepare.temp_directory: {os.path.dirname(folder)} is full or fails: {line}")
+    if "Out of Memory" in text or isinstance(error, MemoryError):
         return UserError(f"prepare.memory_limit: {settings.memory_limit} is too small: {line}")
-    return unreadable(error)
+    return _find_unreadable(sources, text) or UserError(f"prepare: DuckDB failed: {line}")
+
+
+def _find_unreadable(sources: list[RawSource], text: str) -> UserError | None:
+    """The error of the first file that cannot be read alone; those that `text` names come first."""
+    files = [(file, raw.source, position) for position, raw in enumerate(sources) for file in raw.files]
+    for file, source, position in sorted(files, key=lambda entry: entry[0].url not in text):
+        try:
+            for _ in read_alone(file, source, position):
+                pass
+        except UserError as error:
+            return error
+    return None

@@ -44,12 +44,14 @@ class Engine(ABC):
 
 @contextlib.contextmanager
 def scratch(parent: str | None) -> Iterator[str]:
-    """A new folder in `parent`, removed when the block ends."""
+    """A new folder in `parent`, or else in TMPDIR, removed when the block ends."""
+    place = parent or os.environ.get("TMPDIR") or None
     try:
         if parent is not None:
             os.makedirs(parent, exist_ok=True)
-        directory = tempfile.TemporaryDirectory(prefix="twhin-prepare-", dir=parent)
+        directory = tempfile.TemporaryDirectory(prefix="twhin-prepare-", dir=place)
     except OSError as error:
-        raise UserError(f"prepare.temp_directory: {parent} cannot be written to: {error.strerror}") from None
+        key = "TMPDIR" if parent is None else "prepare.temp_directory"
+        raise UserError(f"{key}: {place} cannot be written to: {error.strerror}") from None
     with directory as folder:
         yield folder

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import itertools
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -14,18 +11,16 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from twhin_core import storage
 from twhin_core.config.prepare import Source, TimeWindow
 from twhin_core.errors import UserError
+from twhin_core.graph.folder_columns import FolderColumn, folder_columns
+from twhin_core.graph.text_files import first_rows, is_zipped
 from twhin_core.parquet import open_parquet
+from twhin_core.paths import FoundFile, find_files
 
 FORMATS = ("parquet", "csv", "tsv")
-DELIMITERS = {"csv": ",", "tsv": "\t"}
-QUOTES = {"csv": '"', "tsv": ""}  # TSV fields cannot contain tabs, so there is no quoting, and `"` is a plain character
-
 UUID, BINARY_ID = "extension<arrow.uuid>", "fixed_size_binary[16]"  # Arrow's types for UUIDs
 FIRST_ROWS = 100  # rows of a text file that are checked
-MAX_FIELD_SIZE = 2**24  # generous: ids that are too long are rejected later, with a reason
 MAX_OPEN_FILES = 16  # in parallel, because an object store's latency is high
 
 TimeKind = Literal["integer", "timestamp"]
@@ -33,17 +28,38 @@ TimeKind = Literal["integer", "timestamp"]
 
 @dataclass(frozen=True)
 class RawFile:
-    """A checked file. `columns`: name and Arrow type (`string` in a CSV or TSV), in order."""
+    """A checked file.
 
-    url: str
+    `columns`: name and Arrow type (`string` in a CSV or TSV), in order; `in_path`: the columns that only its folders
+    give, as text.
+    """
+
+    found: FoundFile
     format: str
     columns: tuple[tuple[str, str], ...]
+    in_path: tuple[FolderColumn, ...]
     time: TimeKind | None
+
+    @property
+    def url(self) -> str:
+        return self.found.url
 
     @property
     def layout(self) -> tuple[object, ...]:
         """Files of a source with the same layout are read together."""
-        return self.format, self.columns, self.time, self.url.endswith(".gz")
+        return self.format, self.columns, self.in_path, self.time, self.is_zipped
+
+    @property
+    def is_zipped(self) -> bool:
+        return self.format != "parquet" and is_zipped(self.url)
+
+    def folder_column(self, name: str) -> FolderColumn | None:
+        """The column of this name if only the path gives it."""
+        return next((column for column in self.in_path if column.name == name), None)
+
+    def is_text(self, name: str) -> bool:
+        """Whether a column has fields of a CSV, a TSV or a path, rather than typed values."""
+        return self.format != "parquet" or self.folder_column(name) is not None
 
 
 @dataclass(frozen=True)
@@ -65,7 +81,7 @@ def check_sources(sources: list[Source], window: TimeWindow | None = None) -> li
     with ThreadPoolExecutor(MAX_OPEN_FILES) as pool:
         checked = [
             RawSource(source, list(pool.map(_check_file, files, itertools.repeat(source))))
-            for source, files in [(source, storage.glob(source.path)) for source in sources]
+            for source, files in [(source, find_files(source.path)) for source in sources]
         ]
     for raw in checked:
         _check_ids(raw)
@@ -84,7 +100,7 @@ def _check_ids(raw: RawSource) -> None:
     for name in (raw.source.lhs, raw.source.rhs):
         kinds: dict[str, str] = {}
         for file in raw.files:
-            if file.format == "parquet":
+            if not file.is_text(name):
                 kinds.setdefault(_id_kind(dict(file.columns)[name]), file.url)
         if len(kinds) > 1:
             places = ", ".join(f"{kind} in {url}" for kind, url in sorted(kinds.items()))
@@ -97,12 +113,13 @@ def _id_kind(type_name: str) -> str:
     return "integer" if re.fullmatch(r"u?int\d+", type_name) else "string"
 
 
-def _check_file(url: str, source: Source) -> RawFile:
+def _check_file(found: FoundFile, source: Source) -> RawFile:
+    url = found.url
     suffix = url.removesuffix(".gz").rsplit(".", 1)[-1]
     form = source.format or suffix
     if form not in FORMATS:
         raise UserError(f"{url}: unknown file suffix; set the source's format to one of {', '.join(FORMATS)}")
-    return _check_parquet(url, source) if form == "parquet" else _check_text(url, source, form)
+    return _check_parquet(found, source) if form == "parquet" else _check_text(found, source, form)
 
 
 def _used_columns(source: Source) -> dict[str, str]:
@@ -111,25 +128,32 @@ def _used_columns(source: Source) -> dict[str, str]:
     return {use: name for use, name in names.items() if name is not None}
 
 
-def _check_names(url: str, source: Source, names: list[str]) -> None:
+def _columns_in_path(url: str, source: Source, names: list[str]) -> dict[FolderColumn, str | None]:
+    """Checks that every column that the source names is there once: in the file, or else in its path."""
+    in_path = {column: value for column, value in folder_columns(url).items() if column.name not in names}
+    known = [*names, *(column.name for column in in_path)]
     for use, name in _used_columns(source).items():
-        if names.count(name) != 1:
-            problem = "has more than one column" if name in names else "has no column"
-            raise UserError(f"{url}: {problem} {name!r} ({use}); its columns are {', '.join(names)}")
+        if known.count(name) != 1:
+            problem = "has more than one column" if name in known else "has no column"
+            raise UserError(f"{url}: {problem} {name!r} ({use}); its columns are {', '.join(known)}")
+    return in_path
 
 
-def _check_parquet(url: str, source: Source) -> RawFile:
+def _check_parquet(found: FoundFile, source: Source) -> RawFile:
+    url = found.url
     if source.columns is not None:
         raise UserError(f"{url}: the source's `columns` are only for CSV and TSV; remove them")
     with open_parquet(url) as file:
         schema, metadata = file.schema_arrow, file.metadata
-    _check_names(url, source, schema.names)
-    time: TimeKind | None = None
-    types = {
-        field.name: field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in schema
-    }
+    in_path = _columns_in_path(url, source, schema.names)
+    time = _time_in_path(source, in_path)
+    columns = [
+        (field.name, field.type.value_type if pa.types.is_dictionary(field.type) else field.type) for field in schema
+    ]
     for use, name in _used_columns(source).items():
-        kind = types[name]
+        if name not in schema.names:
+            continue
+        kind = dict(columns)[name]
         integer = pa.types.is_integer(kind)
         text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
         if use == "weight":
@@ -144,7 +168,7 @@ def _check_parquet(url: str, source: Source) -> RawFile:
             good, expected = integer or text or str(kind) in (UUID, BINARY_ID), "a string, an integer or a UUID"
         if not good:
             raise UserError(f"{url}: column {name!r} ({use}) is {kind}, not {expected}")
-    return RawFile(url, "parquet", tuple((name, str(kind)) for name, kind in types.items()), time)
+    return RawFile(found, "parquet", tuple((name, str(kind)) for name, kind in columns), tuple(in_path), time)
 
 
 def _check_milliseconds(url: str, name: str, metadata: pq.FileMetaData) -> None:
@@ -159,31 +183,28 @@ def _check_milliseconds(url: str, name: str, metadata: pq.FileMetaData) -> None:
             raise UserError(f"{url}: column {name!r} (timestamp) has a time out of range in its row group {group}")
 
 
-def _check_text(url: str, source: Source, form: str) -> RawFile:
-    header, *rows = _first_rows(url, form) or [[]]
+def _check_text(found: FoundFile, source: Source, form: str) -> RawFile:
+    url = found.url
+    header, *rows = first_rows(url, form, FIRST_ROWS) or [[]]
     if source.columns is not None:
         header, rows = source.columns, [header, *rows]
     if not header:
         raise UserError(f"{url}: is empty, without even a header line")
-    _check_names(url, source, header)
-    time: TimeKind | None = None
-    if source.timestamp is not None:
+    in_path = _columns_in_path(url, source, header)
+    time = _time_in_path(source, in_path)
+    if source.timestamp in header:
         position = header.index(source.timestamp)
-        values = (row[position].strip() for row in rows if len(row) > position)
-        first = next(filter(None, values), None)
-        if first is not None:
-            time = "integer" if re.fullmatch(r"[-+]?\d+", first) else "timestamp"
-    return RawFile(url, form, tuple((name, "string") for name in header), time)
+        time = _time_kind([row[position] for row in rows if len(row) > position])
+    return RawFile(found, form, tuple((name, "string") for name in header), tuple(in_path), time)
 
 
-def _first_rows(url: str, form: str) -> list[list[str]]:
-    """The first rows of a CSV or TSV."""
-    with storage.open_read(url) as raw, gzip.open(raw) if url.endswith(".gz") else raw as file:
-        csv.field_size_limit(MAX_FIELD_SIZE)
-        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-        quoting = csv.QUOTE_MINIMAL if QUOTES[form] else csv.QUOTE_NONE
-        rows = csv.reader(text, delimiter=DELIMITERS[form], quoting=quoting)  # type: ignore[arg-type] # an int to mypy
-        try:
-            return list(itertools.islice(rows, FIRST_ROWS))
-        except (UnicodeDecodeError, OSError, EOFError, csv.Error) as error:
-            raise UserError(f"{url}: line {rows.line_num + 1}: not a {form.upper()} in UTF-8: {error}") from None
+def _time_in_path(source: Source, in_path: dict[FolderColumn, str | None]) -> TimeKind | None:
+    return _time_kind([value or "" for column, value in in_path.items() if column.name == source.timestamp])
+
+
+def _time_kind(values: list[str]) -> TimeKind | None:
+    """What the first value says about all, or None if there is none."""
+    first = next(filter(None, map(str.strip, values)), None)
+    if first is None:
+        return None
+    return "integer" if re.fullmatch(r"[-+]?\d+", first) else "timestamp"

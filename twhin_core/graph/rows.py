@@ -14,8 +14,9 @@ import numpy as np
 
 from twhin_core.config import Relation
 from twhin_core.config.prepare import Prepare, Source, Split
+from twhin_core.graph.folder_columns import from_folders
 from twhin_core.graph.hashes import below, edge_hash
-from twhin_core.graph.raw_files import BINARY_ID, RawFile
+from twhin_core.graph.raw_files import BINARY_ID, RawFile, TimeKind
 
 MAX_ID_SIZE = 65_536  # bytes in UTF-8
 MIN_SECOND, MAX_SECOND = -62_135_596_800, 253_402_300_799  # the years 1 to 9999, which all engines support
@@ -34,31 +35,33 @@ def hexadecimal(data: bytes) -> str:  # type: ignore[empty-body] # built into th
 def normalize(table: ir.Table, file: RawFile, source: Source, position: int) -> ir.Table:
     """The rows of files with one layout, with the columns listed in `sources.read_source`.
 
-    `table` has the columns of the files (c0, c1 … for text files) and their URL as `twhin_file`.
+    `table` has the columns of the files as c0, c1 … and their URL as `file`.
     """
     names = [name for name, _ in file.columns]
 
     def column(name: str) -> ir.Column:
-        return table[name] if file.format == "parquet" else table[f"c{names.index(name)}"].strip()
+        if in_path := file.folder_column(name):
+            return from_folders(table.file, in_path)
+        return table[f"c{names.index(name)}"]
+
+    def number(name: str) -> ir.Column:
+        return column(name).strip() if file.is_text(name) else column(name)
 
     def text(name: str) -> ir.Column:
-        if file.format != "parquet":
-            return table[f"c{names.index(name)}"].nullif("")
-        if dict(file.columns)[name] == BINARY_ID:
-            return _uuid(table[name])
-        return table[name].cast("string").nullif("")
+        is_binary = dict(file.columns).get(name) == BINARY_ID
+        return _uuid(column(name)) if is_binary else column(name).cast("string").nullif("")
 
     times = {"time": ibis.null("int64"), "bad_time": ibis.literal(False)}
     if source.timestamp is not None:
-        times = _times(column(source.timestamp), file)
+        times = _times(number(source.timestamp), file.time, is_text=file.is_text(source.timestamp))
     return table.select(
         lhs=text(source.lhs),
         relation=text(source.relation_column) if source.relation_column else ibis.literal(source.relation),
         rhs=text(source.rhs),
-        weight=column(source.weight).try_cast("float64") if source.weight else ibis.literal(1.0),
+        weight=number(source.weight).try_cast("float64") if source.weight else ibis.literal(1.0),
         **times,
         split=ibis.literal(source.split, type="string"),
-        file=table.twhin_file,
+        file=table.file,
         source=ibis.literal(position, type="int32"),
     )
 
@@ -70,14 +73,14 @@ def _uuid(data: ir.BinaryColumn) -> ir.StringColumn:
     return functools.reduce(lambda text, part: text + "-" + part, parts)
 
 
-def _times(given: ir.Column, file: RawFile) -> dict[str, ir.Column]:
+def _times(given: ir.Column, kind: TimeKind | None, is_text: bool) -> dict[str, ir.Column]:
     """`time`, in seconds because engines disagree on fractions, and `bad_time`: whether a value is not a time."""
-    if file.time == "integer":
+    if kind == "integer":
         time = given.try_cast("int64")
     else:
         time = given.try_cast("timestamp").truncate("s").epoch_seconds().cast("int64")
         time = time.between(MIN_SECOND, MAX_SECOND).ifelse(time, ibis.null("int64"))
-    missing = given.isnull() if file.format == "parquet" else given.isnull() | (given == "")
+    missing = given.isnull() | (given == "") if is_text else given.isnull()
     return {"time": time, "bad_time": time.isnull() & ~missing}
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import ibis.expr.types as ir
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
-from twhin_core import storage
-from twhin_core.graph.raw_files import DELIMITERS, QUOTES, RawFile, RawSource
+from twhin_core import limits, storage
+from twhin_core.errors import UserError
+from twhin_core.graph.raw_files import RawFile, RawSource
 from twhin_core.graph.rows import normalize
+from twhin_core.graph.text_files import DELIMITERS, QUOTES, verify_zipped
+from twhin_core.paths import MAGIC
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("lhs", "relation", "rhs")]
@@ -37,6 +41,8 @@ def read_source(engine: Backend, raw: RawSource, position: int) -> ir.Table:
         split: null if the source specifies none.
         file, source: the URL of the file and the position.
     """
+    with ThreadPoolExecutor(limits.cores()) as pool:
+        list(pool.map(verify_zipped, [file.url for file in raw.files if file.is_zipped]))
     remote = [file.url for file in raw.files if storage.is_remote(file.url)]
     if remote:
         engine.register_filesystem(storage.filesystem(remote[0])[0])
@@ -50,29 +56,43 @@ def read_source(engine: Backend, raw: RawSource, position: int) -> ir.Table:
     return functools.reduce(lambda one, other: one.union(other), tables)
 
 
-def duckdb_line(message: str) -> str:
-    """`file: line n: problem` from DuckDB's long message about a CSV; the first line of any other message."""
-    line = re.search(r"CSV Error on Line: (\d+)", message)
-    file = re.search(r"^\s*file = (.*)$", message, re.MULTILINE)
-    if line is None or file is None:
-        return message.splitlines()[0]
-    problem = re.split("Possible (?:fixes|Solution)", message)[0].rstrip().splitlines()[-1]
-    return f"{file.group(1).strip()}: line {line.group(1)}: {problem.strip().rstrip('.')}"
-
-
 def _open(engine: Backend, files: list[RawFile], has_header: bool) -> ir.Table:
-    """The columns of files with one layout (c0, c1 … for text files), and their URL as `twhin_file`."""
-    urls = [file.url for file in files]
-    if files[0].format == "parquet":
-        return engine.read_parquet(urls, filename="twhin_file", hive_partitioning=False)
-    return engine.read_csv(
-        urls,
-        columns={f"c{position}": "VARCHAR" for position in range(len(files[0].columns))},
-        filename="twhin_file",
-        hive_partitioning=False,
-        header=has_header,
-        delim=DELIMITERS[files[0].format],
-        quote=QUOTES[files[0].format],
-        escape=QUOTES[files[0].format],
-        compression="gzip" if urls[0].endswith(".gz") else "none",
-    )
+    """The columns of files with one layout as c0, c1 …, and their URL as `file`."""
+    first, urls = files[0], [_literal(file.url) for file in files]
+    names = [f"c{position}" for position in range(len(first.columns))]
+    if first.format == "parquet":
+        url = _unused({name for name, _ in first.columns})
+        table = engine.read_parquet(urls, filename=url, hive_partitioning=False)
+    else:
+        url = "file"
+        table = engine.read_csv(
+            urls,
+            columns=dict.fromkeys(names, "VARCHAR"),
+            filename=url,
+            hive_partitioning=False,
+            auto_detect=False,
+            header=has_header,
+            delim=DELIMITERS[first.format],
+            quote=QUOTES[first.format],
+            escape=QUOTES[first.format],
+            compression="gzip" if first.is_zipped else "none",
+        )
+    # By position: DuckDB renames columns that only differ by case.
+    return table.select(**dict(zip(names, map(table.__getitem__, table.columns), strict=False)), file=table[url])
+
+
+def _unused(names: set[str]) -> str:
+    """A name for the column of URLs that no other column has."""
+    name, taken = "file", {name.lower() for name in names}
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _literal(url: str) -> str:
+    """Escapes a local path, which DuckDB takes for a pattern. `ObjectStore` has none."""
+    if storage.is_remote(url) or not MAGIC.search(url):
+        return url
+    if "\\" in url:  # a separator to DuckDB, and only in a pattern
+        raise UserError(f"{url}: a backslash and one of * ? [ cannot both be in a path; rename the file or folder")
+    return re.sub(r"[*?[]", r"[\g<0>]", url)

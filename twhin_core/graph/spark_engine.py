@@ -24,13 +24,13 @@ from typing import Any
 import ibis.expr.types as ir
 import pyarrow as pa
 
-from twhin_core import storage
-from twhin_core.config.prepare import Prepare
-from twhin_core.errors import UserError
-from twhin_core.graph.duckdb_backend import ERRORS, open_backend, stream, unreadable
+from twhin_core import errors, storage
+from twhin_core.config.prepare import Prepare, Source
+from twhin_core.errors import TwhinError, UserError, one_line
+from twhin_core.graph.duckdb_backend import read_alone
 from twhin_core.graph.engine import Engine, scratch
-from twhin_core.graph.raw_files import RawSource
-from twhin_core.graph.sources import SCHEMA, read_source
+from twhin_core.graph.raw_files import RawFile, RawSource
+from twhin_core.graph.sources import SCHEMA
 from twhin_core.parquet import ROWS_PER_FILE, ROWS_PER_GROUP, FileEntry, part_path, write_part, write_parts
 from twhin_core.sizes import in_bytes
 
@@ -48,7 +48,6 @@ try:
 except ImportError as missing:
     raise UserError(f"prepare.engine: spark needs PySpark (`pip install 'twhin[spark]'`): {missing}") from None
 
-READER_MEMORY = "512MB"  # memory limit of DuckDB in a task that reads a file
 TASKS_PER_CORE = 16
 BYTES_PER_SHUFFLE_PARTITION = 16 << 20  # of raw files, which are compressed
 SQL_TYPES = {"int64": "bigint", "int32": "int", "bool": "boolean"}  # where Arrow's names differ
@@ -67,10 +66,8 @@ class SparkEngine(Engine):
         self._kept: dict[str, int] = {}
 
     def read(self, sources: list[RawSource]) -> ir.Table:
-        pieces = [
-            (position, RawSource(raw.source, [file])) for position, raw in enumerate(sources) for file in raw.files
-        ]
-        self._size_shuffles([file.url for raw in sources for file in raw.files])
+        pieces = [(file, raw.source, position) for position, raw in enumerate(sources) for file in raw.files]
+        self._size_shuffles(sum(file.found.size for file, _, _ in pieces))
         tasks = min(len(pieces), TASKS_PER_CORE * self.session.sparkContext.defaultParallelism)
         numbers = self.session.range(0, len(pieces), numPartitions=tasks)
         columns = ", ".join(f"{field.name} {SQL_TYPES.get(str(field.type), field.type)}" for field in SCHEMA)
@@ -82,7 +79,8 @@ class SparkEngine(Engine):
         view = f"{name}_{number}"
         frame = self._backend.to_frame(rows)
         frame.write.parquet(f"{self._folder}/{view}")
-        self.session.read.schema(frame.schema).parquet(f"{self._folder}/{view}").createOrReplaceTempView(view)
+        kept = re.sub(r"[\[\]{}*?\\]", r"\\\g<0>", f"{self._folder}/{view}")  # Hadoop takes it for a pattern
+        self.session.read.schema(frame.schema).parquet(kept).createOrReplaceTempView(view)
         if number:
             self.session.catalog.dropTempView(f"{name}_{number - 1}")
             self.delete(f"{self._folder}/{name}_{number - 1}")
@@ -108,27 +106,19 @@ class SparkEngine(Engine):
         path = jvm.org.apache.hadoop.fs.Path(url)
         path.getFileSystem(self.session.sparkContext._jsc.hadoopConfiguration()).delete(path, True)
 
-    def _size_shuffles(self, urls: list[str]) -> None:
-        """Starts with enough shuffle partitions: Spark coalesces small ones but never splits large ones."""
-        size = sum(storage.size(url) for url in urls)
+    def _size_shuffles(self, size: int) -> None:
+        """Starts with enough shuffle partitions for `size` bytes: Spark coalesces small ones, splits no large ones."""
         name = "spark.sql.shuffle.partitions"
         if self.session.conf.get(name) == "200":  # Spark's default
             self.session.conf.set(name, max(200, size // BYTES_PER_SHUFFLE_PARTITION))
 
 
-def _read(pieces: list[tuple[int, RawSource]], numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _read(pieces: list[tuple[RawFile, Source, int]], numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Runs in a task: reads the rows of its files."""
     for batch in numbers:
         for number in batch["id"].to_pylist():
-            position, raw = pieces[number]
-            backend = open_backend(":memory:", memory_limit=READER_MEMORY, threads=1)
-            try:
-                for rows in stream(backend, read_source(backend, raw, position)):
-                    yield rows.cast(SCHEMA)
-            except ERRORS as error:
-                raise unreadable(error) or error from None
-            finally:
-                backend.disconnect()
+            for rows in read_alone(*pieces[number]):
+                yield rows.cast(SCHEMA)
 
 
 def _write(schema: pa.Schema, root: str, folder: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -160,8 +150,10 @@ def connect(settings: Prepare) -> Iterator[SparkEngine]:
             if settings.is_cluster:
                 stack.callback(engine.delete, folder)
             yield engine
-        except (PySparkException, Py4JError) as error:
-            raise _user_error(error, settings, folder) or error from error
+        except TwhinError:
+            raise
+        except (PySparkException, Py4JError, OSError, pa.ArrowException) as error:
+            raise _explained(error, settings, folder) from error
 
 
 def _start(settings: Prepare, folder: str) -> SparkSession:
@@ -191,11 +183,12 @@ def _start(settings: Prepare, folder: str) -> SparkSession:
     return session
 
 
-def _user_error(error: Exception, settings: Prepare, folder: str) -> UserError | None:
-    """The UserError that explains `error`, or None if the user cannot fix it."""
+def _explained(error: Exception, settings: Prepare, folder: str) -> TwhinError:
+    """The error for any failure of Spark, in one line."""
     text = str(error)
-    if raised := re.search(r"twhin_core\.errors\.UserError: (.+)", text):  # in a task
-        return UserError(raised[1])
+    if raised := re.search(r"twhin_core\.errors\.(\w+): (.+)", text):  # in a task
+        kind: type[TwhinError] = getattr(errors, raised[1])
+        return kind(raised[2])
     if full := re.search(r"No space left on device|Disk quota exceeded|File too large", text):
         return UserError(f"prepare.temp_directory: {os.path.dirname(folder)} is full: {full[0]}")
     memory = r"Java heap space|GC overhead limit|UNABLE_TO_ACQUIRE_MEMORY|memory \d+ must be at least \d+"
@@ -203,4 +196,5 @@ def _user_error(error: Exception, settings: Prepare, folder: str) -> UserError |
         return UserError(f"prepare.memory_limit: {settings.memory_limit} is too small for Spark: {short[0]}")
     if "JAVA_GATEWAY_EXITED" in text:
         return UserError(f"prepare.engine: Java did not start with a {settings.memory_limit} heap; Spark needs Java 17")
-    return None
+    causes = re.findall(r"Caused by: (.+)", text)
+    return UserError(f"prepare.engine: Spark failed: {causes[-1] if causes else one_line(error)}")

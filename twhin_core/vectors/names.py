@@ -8,6 +8,7 @@ from twhin_core import storage
 from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import find_manifest
+from twhin_core.paths import find_files
 from twhin_core.vectors.ids import Ids, Ints, ListedIds, NumberedIds, StoredIds
 
 
@@ -24,7 +25,7 @@ def open_ids(config: Config, root: str, table: str, rows: int) -> Ids:
         return StoredIds(listed, storage.join(root, "graph/vocab", table), by_hash=True)
     if vocab is None:
         return NumberedIds(rows)
-    ids = ListedIds(storage.glob(vocab), vocab)
+    ids = ListedIds([file.url for file in find_files(vocab)], vocab)
     last = ids.size - 1 if ids.index is None else ids.index[-1]
     if last >= rows:
         raise UserError(f"{vocab}: index {last} is outside the table's {rows} rows")
