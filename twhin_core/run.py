@@ -24,6 +24,7 @@ CONFIG = "config.yaml"
 CHANGEABLE = (
     "test_data", "evaluation", "export", "training.eval_timeout_in_s", "training.readers_timeout_in_s",
     "prepare.engine", "prepare.spark_master", "prepare.memory_limit", "prepare.temp_directory",
+    "prepare.changed_files",
 )  # fmt: skip
 
 

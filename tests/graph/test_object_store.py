@@ -15,6 +15,7 @@ from tests.fault_proxy import FaultProxy
 from tests.object_store import serve_bucket
 from twhin_core import object_store, storage
 from twhin_core.errors import UserError
+from twhin_core.graph.manifest import Manifest
 from twhin_core.stages.prepare import prepare
 
 
@@ -49,16 +50,19 @@ def test_every_format_is_read(
         with storage.open_write(f"gs://bucket/sources/{path.name}") as file:
             file.write(path.read_bytes())
 
-    def made(folder: str, root: str) -> object:
+    def made(folder: str, root: str) -> Manifest:
         listed = [{"path": f"{folder}/*", "relation_column": "relation"}]
-        return prepare(small_config(prepare={"sources": listed}), root)
+        return without_names(prepare(small_config(prepare={"sources": listed}), root))
+
+    def without_names(manifest: Manifest) -> Manifest:
+        return manifest.model_copy(update={"raw_files": []})
 
     before = server.faults.total()
     remote, local = "gs://bucket/run", str(tmp_path / "run")
     manifest = made("gs://bucket/sources", remote)
     assert server.faults.total() - before > 3
     assert manifest == made(str(sources), local)
-    assert manifest == prepare(small_config(), str(tmp_path / "one-file"))
+    assert manifest == without_names(prepare(small_config(), str(tmp_path / "one-file")))
     with pytest.raises(UserError, match=r"gs://bucket/other/\*: no file matches"):
         made("gs://bucket/other", "gs://bucket/another-run")
     with pytest.raises(UserError, match=r"gs://nowhere/\*: there is no bucket nowhere"):

@@ -262,7 +262,9 @@ def test_the_graph_depends_on_the_rows_alone(
 
     monkeypatch.setattr(module, "connect", one_thread)
     again = prepare(small_config(prepare={"sources": [source(str(folder))]}), str(tmp_path / "again"))
-    assert again == once  # checksums of every file included
+    assert again.raw_files != once.raw_files
+    but = {"raw_files": []}
+    assert again.model_copy(update=but) == once.model_copy(update=but)  # checksums of every file included
 
 
 def test_random_splits_have_their_shares_and_are_stable(small_config: SmallConfig, tmp_path: Path) -> None:
@@ -441,6 +443,15 @@ def test_nothing_but_rejected_rows(small_config: SmallConfig, tmp_path: Path) ->
     path = write(tmp_path / "bad.parquet", "lhs relation rhs", ("a", "poke", "b"), (None, "fav", "t"))
     config = small_config(prepare={"sources": [source(path)]})
     assert_refused(config, tmp_path / "run", "no edges are left", "null_id 1", "unknown_relation 1")
+    path = write(
+        tmp_path / "bad.parquet", "lhs relation rhs", ("c", "poke", "d" * 99), (None, "fav", "t"), ("a", "poke", "b")
+    )
+    example = f"for example unknown_relation: lhs 'a', relation 'poke', rhs 'b' in {path}"
+    assert_refused(config, tmp_path / "run", "no edges are left; rejected: null_id 1, unknown_relation 2", example)
+    path = write(tmp_path / "bad.parquet", "lhs relation rhs", ("", "fav", "t" * 99))
+    assert_refused(
+        config, tmp_path / "run", f"for example null_id: lhs null, relation 'fav', rhs '{'t' * 39}…' in {path}"
+    )
 
 
 @pytest.mark.parametrize(

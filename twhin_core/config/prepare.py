@@ -16,7 +16,10 @@ SplitName = Literal["train", "validation", "test"]
 class Source(Section):
     """Raw interactions in one or more files with the same columns."""
 
-    path: str = Field(description="File, folder or glob, local or gs://.")
+    path: str = Field(
+        description="File, folder (with its subfolders) or pattern, local or gs://. Folders named `column=value` are "
+        "columns too."
+    )
     format: Literal["parquet", "csv", "tsv"] | None = Field(
         None,
         description='Default: by file suffix. CSV fields may be quoted with `"`, TSV fields not; `.gz` is unpacked.',
@@ -174,6 +177,10 @@ class Prepare(Section):
     )
     cold_nodes: Literal["keep", "drop"] = Field(
         "keep", description="Whether to keep held-out edges with a node without training edges. They are counted."
+    )
+    changed_files: Literal["refuse", "keep"] = Field(
+        "refuse",
+        description="What to do if a source file changed after this run's graph was built: stop, or keep the graph.",
     )
     engine: Literal["duckdb", "spark"] = Field(
         "duckdb", description="DuckDB on this machine, or Spark on one or many. Both build the same graph."

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ibis.expr.types as ir
+
 from twhin_core import storage
 from twhin_core.config import Config, Relation
 from twhin_core.config.prepare import Prepare, Source, Split
 from twhin_core.errors import UserError
+from twhin_core.graph.changes import entries_of
 from twhin_core.graph.connect import connect
 from twhin_core.graph.manifest import SPLITS, Manifest
-from twhin_core.graph.plan import plan
+from twhin_core.graph.plan import Graph, plan
 from twhin_core.graph.raw_files import RawSource, check_sources
 from twhin_core.graph.write import Counts, count_graph, write_graph
 from twhin_core.progress import log
@@ -37,8 +40,8 @@ def build_graph(config: Config, sources: list[Source], root: str) -> Manifest:
         graph = plan(engine, config, raw, split)
         counts = count_graph(graph)
         _log(counts)
-        _check_counts(config, raw, split, counts)
-        return write_graph(engine, graph, counts, root)
+        _check_counts(config, raw, split, counts, graph)
+        return write_graph(engine, graph, counts, root).model_copy(update={"raw_files": entries_of(raw)})
 
 
 def _split(settings: Prepare, sources: list[RawSource]) -> Split | None:
@@ -57,10 +60,11 @@ def _check_relations(sources: list[Source], relations: list[Relation]) -> None:
             )
 
 
-def _check_counts(config: Config, sources: list[RawSource], split: Split | None, counts: Counts) -> None:
+def _check_counts(config: Config, sources: list[RawSource], split: Split | None, counts: Counts, graph: Graph) -> None:
     edges = {name: sum(counts.edges[name]) for name in SPLITS}
     if not any(edges.values()):
-        raise UserError(f"prepare: no edges are left; rejected: {_listed(counts.rejected)}")
+        example = _example(graph.rejected, max(counts.rejected, key=counts.rejected.__getitem__))
+        raise UserError(f"prepare: no edges are left; rejected: {_listed(counts.rejected)}; for example {example}")
     expected = {"train"} | {raw.source.split for raw in sources}
     if split is not None:
         expected |= {name for name in ("validation", "test") if getattr(split, name) > 0}
@@ -78,6 +82,18 @@ def _check_counts(config: Config, sources: list[RawSource], split: Split | None,
                 f"model.embeddings.tables: {table.name} has num_embeddings {table.num_embeddings} but its vocabulary "
                 f"has {rows}"
             )
+
+
+def _example(rejected: ir.Table, reason: str) -> str:
+    """The first row that was rejected for `reason`."""
+    rows = rejected.filter(rejected.reason == reason).order_by("source", "lhs", "relation", "rhs").limit(1)
+    (row,) = rows.to_pyarrow().to_pylist()
+    ids = ", ".join(f"{name} {_shortened(row[name])}" for name in ("lhs", "relation", "rhs"))
+    return f"{reason}: {ids} in {row['source']}"
+
+
+def _shortened(value: str | None) -> str:
+    return "null" if value is None else repr(value if len(value) <= 40 else f"{value[:39]}…")
 
 
 def _log(counts: Counts) -> None:

@@ -56,6 +56,14 @@ class SplitEntry(BaseModel):
     files: list[FileEntry]
 
 
+class RawFileEntry(BaseModel):
+    """A raw file as prepare found it. `version`: as `paths.FoundFile.version`."""
+
+    path: str
+    size: int
+    version: int
+
+
 class RejectedEntry(BaseModel):
     """The source rows that did not become edges."""
 
@@ -73,6 +81,7 @@ class Manifest(BaseModel):
     relations: list[RelationEntry]
     splits: dict[str, SplitEntry]
     rejected: RejectedEntry
+    raw_files: list[RawFileEntry] = []
 
 
 def read_manifest(root: str) -> Manifest | None:

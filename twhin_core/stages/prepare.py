@@ -7,6 +7,7 @@ from twhin_core.config import Config
 from twhin_core.durations import measured
 from twhin_core.errors import UserError
 from twhin_core.graph.build import build_graph
+from twhin_core.graph.changes import check_unchanged
 from twhin_core.graph.manifest import MANIFEST, Manifest, read_manifest
 from twhin_core.progress import log
 from twhin_core.run import stage
@@ -18,13 +19,15 @@ def prepare(config: Config, root: str) -> Manifest:
     """Builds the graph of the run under `root` unless it is there.
 
     Raises:
-        UserError: the config has no `prepare` section, or as `build_graph`.
+        UserError: the config has no `prepare` section, a raw file changed since the graph was built, or as
+            `build_graph`.
     """
-    manifest = read_manifest(root)
+    manifest, settings = read_manifest(root), config.prepare
     if manifest is not None:
+        if settings is not None:
+            check_unchanged(settings, manifest.raw_files)
         log.info("prepare: already done: %s", storage.join(root, MANIFEST))
         return manifest
-    settings = config.prepare
     if settings is None:
         raise UserError("prepare: the config has no such section; add it, or skip this stage")
     with measured(root, "prepare"):
