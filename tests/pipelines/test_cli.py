@@ -228,7 +228,8 @@ def test_a_file_that_a_thread_misses_is_one_line_and_a_bug_in_it_a_traceback() -
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     first, *others = ran.stderr.splitlines()
-    assert first.endswith("FileNotFoundError in a thread: [Errno 2] No such file or directory: '/none'")
+    missing = "[Errno 2] No such file or directory: '/none'"
+    assert first.endswith(f"FileNotFoundError in thread Thread-1 (<lambda>): {missing}")
     assert others[-1] == "KeyError: 'ü'"
     assert ran.stderr.count("Traceback") == 1
 
