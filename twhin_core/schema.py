@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from twhin_core.config import Relation
 
@@ -26,6 +30,24 @@ class Schema:
         table: str = getattr(self.relations[relation], side)
         return table
 
-    def table_number(self, relation: int, side: str) -> int:
-        """The position of that table in `tables`."""
-        return list(self.tables).index(self.table_of(relation, side))
+    @cached_property
+    def table_numbers(self) -> dict[Side, npt.NDArray[np.int64]]:
+        """By side: [relations] the position in `tables` of each relation's table."""
+        number = {table: position for position, table in enumerate(self.tables)}
+        return {side: np.array([number[getattr(of, side)] for of in self.relations], np.int64) for side in SIDES}
+
+    @cached_property
+    def rows(self) -> dict[Side, npt.NDArray[np.int64]]:
+        """By side: [relations] the number of rows of each relation's table."""
+        sizes = np.array(list(self.tables.values()), np.int64)
+        return {side: sizes[numbers] for side, numbers in self.table_numbers.items()}
+
+    @cached_property
+    def most_rows(self) -> dict[Side, int]:
+        """By side: the number of rows of the largest table there."""
+        return {side: int(rows.max()) for side, rows in self.rows.items()}
+
+    @property
+    def ends(self) -> npt.NDArray[np.int64]:
+        """[2 · relations] the position of the table at each `data.frequencies.end` of a relation."""
+        return np.stack([self.table_numbers[side] for side in SIDES], 1).ravel()

@@ -127,19 +127,23 @@ class PicklerOfPython311(pickle.Pickler):
 
 def test_an_index_written_by_another_python_is_read(trained: Trained) -> None:
     _, root = trained
-    newest = checkpoint.newest(root)
-    assert newest is not None
-    index = Path(newest.url) / ".metadata"
-    before, rows = index.read_bytes(), newest.rows("user").read(0, 5)
+
+    def newest() -> checkpoint.Checkpoint:  # reads its index once
+        found = checkpoint.newest(root)
+        assert found is not None
+        return found
+
+    index = Path(newest().url) / ".metadata"
+    before, rows = index.read_bytes(), newest().rows("user").read(0, 5)
     with index.open("wb") as file:
         PicklerOfPython311(file).dump(pickle.loads(before))
-    assert torch.equal(newest.rows("user").read(0, 5), rows)
+    assert torch.equal(newest().rows("user").read(0, 5), rows)
     index.write_bytes(pickle.dumps(Reduced(getattr, Path, "touch")))
     with pytest.raises(UserError, match="names pathlib"):
-        newest.rows("user").read(0, 1)
+        newest().rows("user").read(0, 1)
     index.write_bytes(pickle.dumps(Reduced(getattr, torch.Size, "__subclasses__")))
     with pytest.raises(UserError, match=r"names getattr\(<class 'tuple'>, '__subclasses__'\)"):
-        newest.rows("user").read(0, 1)
+        newest().rows("user").read(0, 1)
     index.write_bytes(before)
 
 

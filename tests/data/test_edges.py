@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +10,39 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.conftest import SmallConfig
 from twhin_core.config import Config, Relation
 from twhin_core.config import file as config_file
 from twhin_core.data import files
 from twhin_core.data.edges import Edges
+from twhin_core.data.frequencies import end
 from twhin_core.data.splits import open_split
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import read_schema
-from twhin_core.schema import Schema
+from twhin_core.schema import SIDES, Schema
 from twhin_core.stages.prepare import prepare
 
 SCHEMA = Schema(
     {"user": 5, "tweet": 3},
     [Relation(name="follow", lhs="user", rhs="user"), Relation(name="fav", lhs="user", rhs="tweet")],
 )
+
+
+class CountedRelations(list[Relation]):
+    """Counts how often relations are looked at."""
+
+    looks = 0
+
+    def __getitem__(self, key: Any) -> Any:
+        self.looks += 1
+        return super().__getitem__(key)
+
+    def __iter__(self) -> Iterator[Relation]:
+        self.looks += len(self)
+        return super().__iter__()
 
 
 def config_of(pattern: str, **data: Any) -> Config:
@@ -187,3 +205,37 @@ def test_a_prepared_split_that_lost_a_file(small_config: SmallConfig, tmp_path: 
     pq.write_table(edges.slice(0, 100), part)
     with pytest.raises(UserError, match=f"graph/edges/train: 100 edges, but {len(edges)} in the manifest"):
         open_split(config, str(root), read_schema(config, str(root)), "train")
+
+
+def test_row_groups_and_batches_cost_nothing_per_relation(tmp_path: Path) -> None:
+    relations = CountedRelations([Relation(name=f"r{number}", lhs="a", rhs="b") for number in range(1000)])
+    rng, schema = np.random.default_rng(0), Schema({"a": 50, "b": 60}, relations)
+    columns = {
+        "lhs": rng.integers(50, size=4000),
+        "rel": rng.integers(1000, size=4000),
+        "rhs": rng.integers(60, size=4000),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=10)
+    looks = []
+    for count in (10, 4000):
+        before = relations.looks
+        edges = files.EdgeFiles([str(tmp_path / "a.parquet")], schema, limit=count).all()
+        looks.append(relations.looks - before)
+        assert edges.rel.tolist() == columns["rel"][:count].tolist()
+    assert looks[0] <= 2 * len(relations)  # once for each side
+    assert looks[1] == 0
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(*[st.sampled_from(["a", "b", "c"])] * 2), min_size=1, max_size=20))
+def test_a_schema_knows_the_tables_of_its_relations(pairs: list[tuple[str, str]]) -> None:
+    sizes = {"c": 7, "a": 5, "b": 9}
+    relations = [Relation(name=str(rel), lhs=lhs, rhs=rhs) for rel, (lhs, rhs) in enumerate(pairs)]
+    schema = Schema(sizes, relations)
+    for position, side in enumerate(SIDES):
+        tables = [pair[position] for pair in pairs]
+        assert schema.table_numbers[side].tolist() == [list("cab").index(table) for table in tables]
+        assert schema.rows[side].tolist() == [sizes[table] for table in tables]
+        assert schema.most_rows[side] == max(sizes[table] for table in tables)
+        ends = end(np.arange(len(pairs)), side)
+        assert schema.ends[ends].tolist() == schema.table_numbers[side].tolist()

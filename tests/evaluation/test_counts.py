@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter as PlainCounter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +13,10 @@ import pytest
 from twhin_core.config import Evaluation, Relation
 from twhin_core.data import frequencies
 from twhin_core.data.edges import Edges
-from twhin_core.data.frequencies import Counter, StoredFrequencies
+from twhin_core.data.frequencies import Counter, Run, StoredFrequencies
 from twhin_core.errors import UserError
 from twhin_core.ranking.candidates import CandidateSet, Sampler, check_candidates
-from twhin_core.schema import SIDES, Schema
+from twhin_core.schema import Schema
 
 SCHEMA = Schema(
     {"user": 700, "tweet": 900, "lonely": 50},
@@ -30,6 +32,7 @@ SCHEMA = Schema(
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that counts of some hundred nodes go to several files, and are read from them in several blocks."""
     monkeypatch.setattr(frequencies, "BLOCK", 100)
+    monkeypatch.setattr(frequencies, "INDEX_STEP", 7)
 
 
 def draw_edges(count: int) -> Edges:
@@ -44,8 +47,7 @@ def counted(edges: Edges, folder: Path) -> tuple[StoredFrequencies, StoredFreque
     for start in range(0, len(edges), 300):
         counter.add_ends(edges.take(slice(start, start + 300)))
     ends = counter.stored()
-    tables = [SCHEMA.table_number(rel, side) for rel in range(len(SCHEMA.relations)) for side in SIDES]
-    return ends, ends.regrouped(np.array(tables), folder / "degrees", memory=1)
+    return ends, ends.regrouped(SCHEMA.ends, folder / "degrees", memory=1)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -67,6 +69,30 @@ def test_counts_in_files_are_those_of_a_plain_count(tmp_path: Path) -> None:
     assert of_tables.of(np.zeros(700, np.int64), np.arange(700)).tolist() == [users[node] for node in range(700)]
     nodes = np.concatenate([node for node, _ in of_tables.of_group(1)])
     assert nodes.tolist() == sorted(set(edges.rhs[edges.rel == 0].tolist()))
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_group_is_read_without_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups, rng = 500, np.random.default_rng(2)
+    keys = np.unique(rng.integers(groups * 900, size=20_000))
+    counter = Counter(900, tmp_path / "ends", memory=1)
+    counter.add(keys, keys + 1)
+    stored, blocks, read = counter.stored(), frequencies._blocks, 0
+
+    def counting(*arguments: Any) -> Iterator[Run]:
+        nonlocal read
+        for block in blocks(*arguments):
+            read += len(block[0])
+            yield block
+
+    monkeypatch.setattr(frequencies, "_blocks", counting)
+    for group in range(groups):
+        nodes, counts = (np.concatenate(part) for part in zip(*stored.of_group(group), strict=True))
+        mine = keys[keys // 900 == group]
+        assert nodes.tolist() == (mine - group * 900).tolist()
+        assert counts.tolist() == (mine + 1).tolist()
+        assert stored.of(np.full(900, group), np.arange(900)).sum() == (mine + 1).sum()
+    assert read <= 2 * (len(keys) + 2 * 7 * groups)  # not once per group
 
 
 def test_no_edges_count_nothing(tmp_path: Path) -> None:

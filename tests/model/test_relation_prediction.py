@@ -11,6 +11,7 @@ from tests.model.test_operators import DIM, randomised
 from tests.model.test_scorer import make_scorer
 from twhin_core.config import Relation
 from twhin_core.model.relation_prediction import RelationPrediction
+from twhin_core.schema import Side
 
 LHS, RHS = torch.tensor([[1.0, 2, 0, 0]]), torch.tensor([[3.0, 0, 4, 0]])
 RELATIONS = [Relation(name=name, lhs="user", rhs="user") for name in ("follow", "fav")]
@@ -39,6 +40,34 @@ def test_relations_between_other_tables_are_no_candidates() -> None:
     relations = [RELATIONS[0], Relation(name="fav", lhs="user", rhs="tweet")]
     made = RelationPrediction(1.0, relations)(scorer, torch.tensor([0]), torch.tensor([1.0]), LHS, RHS)
     assert made.item() == 0
+
+
+@pytest.mark.parametrize("reciprocal", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_is_the_cross_entropy_of_each_edge_among_the_relations_of_its_tables(seed: int, reciprocal: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    tables = torch.randint(3, (40, 2), generator=generator).tolist()
+    relations = [Relation(name=str(rel), lhs=f"t{lhs}", rhs=f"t{rhs}") for rel, (lhs, rhs) in enumerate(tables)]
+    table = {"embedding_dim": DIM, "optimizer": {"sgd": {"lr": 0.1}}}
+    scorer = make_scorer(
+        reciprocal=reciprocal,
+        embeddings={"tables": [{"name": f"t{number}", **table} for number in range(3)]},
+        relations=[relation.model_dump() for relation in relations],
+    )
+    for parameter in scorer.parameters():
+        parameter.data.normal_(generator=generator)
+    lhs, rhs = torch.randn(2, 25, 4, DIM, generator=generator)
+    rel, weight = torch.randint(40, (25, 4), generator=generator), torch.rand(25, 4, generator=generator)
+    expected = torch.zeros(())
+    for one, factor, x, y in zip(rel.flatten(), weight.flatten(), lhs.view(-1, DIM), rhs.view(-1, DIM), strict=True):
+        same = [other for other in range(40) if tables[other] == tables[int(one)]]
+        sides: list[Side] = ["rhs", "lhs"] if reciprocal else ["rhs"]
+        for side in sides:
+            scores = torch.stack([scorer.edges(side, torch.tensor(other), x, y) for other in same])
+            share = scores.softmax(0)[same.index(int(one))]
+            expected = expected - factor * share.log() / len(sides)
+    made = RelationPrediction(2.0, relations)(scorer, rel, weight, lhs, rhs)
+    torch.testing.assert_close(made, 2 * expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["translation", "diagonal", "complex_diagonal"])

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel
 
 from twhin_core import storage
-from twhin_core.checkpoints.stored_tensor import StoredTensor
+from twhin_core.checkpoints.index import StoredShape
+from twhin_core.checkpoints.stored_tensor import StoredTensor, open_index
 from twhin_core.config import Config, Model, Relation
 from twhin_core.errors import UserError
 from twhin_core.model.scorer import Scorer
@@ -103,15 +105,20 @@ class Checkpoint:
     def step(self) -> int:
         return self.marker.position.step
 
+    @cached_property
+    def _index(self) -> dict[str, StoredShape]:
+        """Read once: it is as long as there are tables."""
+        return open_index(self.url)
+
     def rows(self, table: str) -> StoredTensor:
         """The vectors of a table, float32 [rows, dim], to read block by block."""
-        return StoredTensor(self.url, f"tables.embeddings.{table}.weight")
+        return StoredTensor(self.url, f"tables.embeddings.{table}.weight", self._index)
 
     def scorer(self, model: Model, relations: list[Relation]) -> Scorer:
         """The scorer with the learned parameters of the relations."""
         scorer = Scorer(model, relations)
         for name, parameter in scorer.named_parameters():
-            parameter.data.copy_(StoredTensor(self.url, f"scorer.{name}").read_whole())
+            parameter.data.copy_(StoredTensor(self.url, f"scorer.{name}", self._index).read_whole())
         return scorer
 
     def check_fits(self, model: ModelDescription, weights_only: bool = False) -> None:

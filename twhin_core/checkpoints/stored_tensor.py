@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from twhin_core import storage
-from twhin_core.checkpoints.index import StoredPart, read_index
+from twhin_core.checkpoints.index import StoredPart, StoredShape, read_index
 from twhin_core.errors import UserError
 
 Ints = npt.NDArray[np.int64]
@@ -51,14 +51,14 @@ class StoredTensor:
     `PIECE_BYTES`.
     """
 
-    def __init__(self, url: str, name: str) -> None:
-        """`url`: the checkpoint.
+    def __init__(self, url: str, name: str, index: dict[str, StoredShape] | None = None) -> None:
+        """`url`: the checkpoint; `index`: what `open_index` returned for it. Default: it is read.
 
         Raises:
             UserError: the checkpoint has been removed, or its index contains a name that does not belong in one.
         """
         self._url, (self._fs, folder) = url, storage.filesystem(url)
-        stored = _or_gone(url, lambda: read_index(url))[name]
+        stored = (open_index(url) if index is None else index)[name]
         self.shape = stored.size
         self.size = self.shape[0] if self.shape else 1
         self.dim = math.prod(self.shape[1:])
@@ -180,6 +180,11 @@ class _View(io.RawIOBase):
         buffer[: len(read)] = read
         self._at += len(read)
         return len(read)
+
+
+def open_index(url: str) -> dict[str, StoredShape]:
+    """The tensors of a checkpoint. Raises UserError as `StoredTensor`."""
+    return _or_gone(url, lambda: read_index(url))
 
 
 def _or_gone(url: str, read: Callable[[], T]) -> T:

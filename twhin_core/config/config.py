@@ -120,6 +120,7 @@ class Config(Section):
 
 
 def _check_names(key: str, given: Iterable[str], kind: str, known: list[str]) -> None:
+    names = set(known)
     for name in given:
-        if name not in known:
+        if name not in names:
             raise ValueError(f"{key}: no {kind} named {name!r}; there are {', '.join(sorted(known))}")

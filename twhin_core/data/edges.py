@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twhin_core.errors import UserError
-from twhin_core.schema import Schema
+from twhin_core.schema import SIDES, Schema
 
 NODES_AND_RELATION = ("lhs", "rel", "rhs")
 WEIGHT = "weight"
@@ -98,9 +98,9 @@ def _check(edges: Edges, schema: Schema, url: str, first_row: int) -> None:
     bad = (edges.rel < 0) | (edges.rel >= relations)
     if bad.any():
         refuse(bad, f"rel {edges.rel[bad.argmax()]} is outside the {relations} relations")
-    for side, column in (("lhs", edges.lhs), ("rhs", edges.rhs)):
-        sizes = np.array([schema.tables[schema.table_of(rel, side)] for rel in range(relations)])
-        bad = (column < 0) | (column >= sizes[edges.rel])
+    for side in SIDES:
+        column = getattr(edges, side)
+        bad = (column < 0) | (column >= schema.rows[side][edges.rel])
         if bad.any():
             table = schema.table_of(int(edges.rel[bad.argmax()]), side)
             refuse(bad, f"{side} {column[bad.argmax()]} is outside table {table} of {schema.tables[table]} rows")

@@ -170,11 +170,8 @@ def _bounds(statistics: pq.Statistics | None) -> tuple[Any, Any, int]:
 
 
 def _seem_valid(bounds: dict[str, tuple[Any, Any, int]], schema: Schema) -> bool:
-    sizes = {
-        side: max(schema.tables[schema.table_of(rel, side)] for rel in range(len(schema.relations)))
-        for side in ("lhs", "rhs")
-    }
-    limits: dict[str, float] = {**sizes, "rel": len(schema.relations), WEIGHT: math.inf}
+    sides = schema.most_rows
+    limits = {"lhs": sides["lhs"], "rhs": sides["rhs"], "rel": len(schema.relations), WEIGHT: math.inf}
     return all(
         not nulls and (low is None or (low >= 0 and high < limits[name])) for name, (low, high, nulls) in bounds.items()
     )

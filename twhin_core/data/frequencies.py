@@ -6,6 +6,7 @@ relation (`end`) or, after regrouping, a table.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ Run = tuple[Array, Array]
 
 BLOCK = 1 << 20
 """Number of counts read from a file at once, 16 bytes each."""
+
+INDEX_STEP = 4096
+"""Counts of a file per entry of the index that is kept in memory, 8 bytes each."""
 
 _NOTHING = np.empty(0, np.int64), np.empty(0, np.int64)
 
@@ -62,26 +66,36 @@ class StoredFrequencies:
     def __init__(self, path: Path, rows: int) -> None:
         """`rows`: the size of the largest table."""
         self._path, self.rows = path, rows
+        stored = np.memmap(path, np.int64, "r") if path.stat().st_size else np.empty(0, np.int64)
+        self._index = np.array(stored[:: 2 * INDEX_STEP])
 
     def blocks(self) -> Iterator[Run]:
         """All keys and counts in blocks."""
         yield from _blocks(self._path)
 
+    def between(self, first: int, last: int) -> Iterator[Run]:
+        """The keys in [first, last) and their counts, in blocks; reads little else of the file."""
+        begin = max(int(np.searchsorted(self._index, first, side="right")) - 1, 0) * INDEX_STEP
+        end = int(np.searchsorted(self._index, last)) * INDEX_STEP
+        for keys, counts in _blocks(self._path, begin, end):
+            inside = slice(*np.searchsorted(keys, [first, last]))
+            yield keys[inside], counts[inside]
+
     def of(self, group: Array, node: Array) -> Array:
         """The count of each node in its group, which may be 0."""
         keys, place = np.unique(group * self.rows + node, return_inverse=True)
         counts = np.zeros(len(keys), np.int64)
-        for key, count in self.blocks():
-            inside = slice(*np.searchsorted(keys, [key[0], key[-1] + 1]))
-            at = np.searchsorted(key, keys[inside])
-            counts[inside] = np.where(key[at] == keys[inside], count[at], 0)
+        for key, count in self.between(keys[0], keys[-1] + 1) if len(keys) else ():
+            if len(key):
+                inside = slice(*np.searchsorted(keys, [key[0], key[-1] + 1]))
+                at = np.searchsorted(key, keys[inside])
+                counts[inside] = np.where(key[at] == keys[inside], count[at], 0)
         return counts[place]
 
     def of_group(self, group: int) -> Iterator[Run]:
         """(node, count) of all nodes of a group in ascending order, in blocks."""
-        for keys, counts in self.blocks():
-            inside = slice(*np.searchsorted(keys, [group * self.rows, (group + 1) * self.rows]))
-            yield keys[inside] - group * self.rows, counts[inside]
+        for keys, counts in self.between(group * self.rows, (group + 1) * self.rows):
+            yield keys - group * self.rows, counts
 
     def regrouped(self, group: Array, folder: Path, memory: int) -> StoredFrequencies:
         """Like `Frequencies.regrouped`, with a `Counter` in `folder`."""
@@ -178,9 +192,13 @@ def _merge(runs: list[Run]) -> Run:
     return sum_by_key(np.concatenate([keys for keys, _ in runs]), np.concatenate([counts for _, counts in runs]))
 
 
-def _blocks(path: Path) -> Iterator[Run]:
+def _blocks(path: Path, begin: int = 0, end: int | None = None) -> Iterator[Run]:
+    """The counts [begin, end) of a file, by default all."""
     with path.open("rb") as file:
-        while len(block := np.fromfile(file, np.int64, 2 * BLOCK)):
+        file.seek(16 * begin)
+        left = sys.maxsize if end is None else end - begin
+        while len(block := np.fromfile(file, np.int64, 2 * min(BLOCK, left))):
+            left -= len(block) // 2
             yield block[::2], block[1::2]
 
 

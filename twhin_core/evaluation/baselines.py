@@ -7,7 +7,7 @@ import numpy as np
 from twhin_core.data.frequencies import StoredFrequencies, end, sum_by_key
 from twhin_core.evaluation.task import RankingResult
 from twhin_core.ranking.candidates import CandidateSet
-from twhin_core.ranking.queries import FilteredQueries, HeldOut, Ints
+from twhin_core.ranking.queries import FilteredQueries, HeldOut, Ints, split_by
 from twhin_core.ranking.ranks import AnswerRanks, RankQueries, count_in_groups, list_ranks, order_in_groups
 
 MOST_EDGES = 1 << 40
@@ -46,8 +46,7 @@ class Popularity:
     def _among_all(self, candidates: CandidateSet, group: Ints, score: Ints) -> tuple[Ints, Ints]:
         """How many candidates, known answers included, have more edges than each score, and how many the same."""
         more, equal = np.empty_like(score), np.empty_like(score)
-        for each in np.unique(group).tolist():
-            mine = group == each
+        for each, mine in split_by(group):
             edges, nodes = self._histogram(candidates, each)
             up_to = np.concatenate([[0], nodes.cumsum()])
             left, right = (np.searchsorted(edges, score[mine], side=which) for which in ("left", "right"))
@@ -60,9 +59,13 @@ class Popularity:
         if candidates.drawn is None:
             first, last = np.searchsorted(self._edges, [group * MOST_EDGES, (group + 1) * MOST_EDGES])
             return self._edges[first:last] - group * MOST_EDGES, self._nodes[first:last]
-        edges = self._ends.of(np.full(candidates.size, group), candidates.drawn)
-        values, nodes = np.unique(edges[edges > 0], return_counts=True)
-        return values, nodes
+        edges, nodes = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for node, count in self._ends.of_group(group):
+            first, last = (np.searchsorted(candidates.drawn, node, side=which) for which in ("left", "right"))
+            among = np.flatnonzero(last > first)
+            edges.append(count[among])
+            nodes.append((last - first)[among])
+        return sum_by_key(np.concatenate(edges), np.concatenate(nodes))
 
 
 def rank_at_random(held: HeldOut, result: RankingResult, seed: int) -> AnswerRanks:

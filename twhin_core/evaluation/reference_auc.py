@@ -16,6 +16,7 @@ import numpy as np
 
 from twhin_core.config import Config
 from twhin_core.data.edges import Edges
+from twhin_core.ranking.queries import split_by
 from twhin_core.schema import OTHER, SIDES, Schema
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ def _scores(
     vectors = {side: gather_vectors(tables, schema, side, batch.rel, getattr(batch, side)) for side in SIDES}
     positive, negative = [], []
     with torch.inference_mode():
-        for each in np.unique(batch.rel).tolist():
-            of = torch.from_numpy(np.flatnonzero(batch.rel == each))
+        for each, edges in split_by(batch.rel):
+            of = torch.from_numpy(edges)
             rels, ends = torch.full((1, len(of)), each), {side: vectors[side][of][None] for side in SIDES}
             for side in SIDES:
                 drawn = torch.from_numpy(np.resize(generator.permutation(len(of)), negatives))

@@ -22,7 +22,7 @@ from twhin_core.evaluation import known_answers
 from twhin_core.evaluation.known_answers import KnownAnswers, QueryIndex
 from twhin_core.graph.manifest import SPLITS, read_manifest, read_schema
 from twhin_core.ranking.candidates import CandidateSet, Sampler, candidate_sets, check_candidates
-from twhin_core.ranking.queries import Floats, HeldOut, Ints, held_out
+from twhin_core.ranking.queries import Floats, HeldOut, Ints, held_out, split_by
 from twhin_core.ranking.ranks import AnswerRanks, Ranker, RankQueries
 from twhin_core.schema import OTHER, SIDES, Schema, Side
 
@@ -56,6 +56,8 @@ class Chunk:
     candidates: CandidateSet
     queries: Ints
     """Their numbers, ascending."""
+    total: int
+    """How many queries have these candidates, in all chunks of all ranks."""
 
 
 class RankingTask:
@@ -94,8 +96,7 @@ class RankingTask:
         indices = {side: QueryIndex(of, rows) for side, of in self.held.items()}
         counts = {side: np.zeros(of.queries, np.int64) for side, of in self.held.items()}
         self.ends = self._count(indices, counts, Counter(rows, folder / "ends", self.memory // 4))
-        tables = [schema.table_number(rel, side) for rel in range(len(schema.relations)) for side in SIDES]
-        self.degrees = self.ends.regrouped(np.array(tables), folder / "degrees", self.memory // 4)
+        self.degrees = self.ends.regrouped(schema.ends, folder / "degrees", self.memory // 4)
         sampler = Sampler(evaluation, schema, self.degrees)
         dim = max(model.dim for model in models) + 3  # what a comparator or an earlier version adds
         self.chunks: dict[Side, list[Chunk]] = {}
@@ -137,8 +138,7 @@ class RankingTask:
         """[H] training edges of the node at one end of each held-out edge, in the order of `held[side]`."""
         held = self.held[side]
         node = held.answer if end == side else held.node
-        tables = np.array([self.schema.table_number(rel, end) for rel in range(len(self.schema.relations))])
-        return self.degrees.of(tables[held.rel], node)
+        return self.degrees.of(self.schema.table_numbers[end][held.rel], node)
 
 
 def cut(
@@ -161,11 +161,14 @@ def cut(
             f"evaluation.memory_limit: too small for the {known[largest]:,} edges of relation {relation} at node "
             f"{held.node[at]} of its {OTHER[held.side]}, which are one query; raise it"
         )
+    set_of = np.empty(len(schema.relations), np.int64)
+    for number, of in enumerate(sets):
+        set_of[of.relations] = number
     found = []
-    for of in sets:
-        mine = np.flatnonzero(np.isin(held.rel[held.first], of.relations))[ranks.rank :: ranks.world_size]
-        number = np.cumsum(cost[mine]) // (memory // 2)
-        found += [Chunk(of, mine[number == each]) for each in np.unique(number)]
+    for number, queries in split_by(set_of[held.rel[held.first]]):
+        mine = queries[ranks.rank :: ranks.world_size]
+        parts = split_by(np.cumsum(cost[mine]) // (memory // 2))
+        found += [Chunk(sets[number], mine[part], len(queries)) for _, part in parts]
     return found
 
 
@@ -184,11 +187,10 @@ def rank_all(
     for number, chunk in enumerate(chunks):
         if chunk.candidates is not of_set:
             of_set = chunk.candidates
-            total = int(np.isin(held.rel[held.first], of_set.relations).sum())
             of_rankers = {}  # first, to free their memory
-            of_rankers = {name: ranker.among(of_set, total) for name, ranker in rankers.items()}
+            of_rankers = {name: ranker.among(of_set, chunk.total) for name, ranker in rankers.items()}
         queries = known.take(number)
-        mine = np.flatnonzero(np.isin(held.query, chunk.queries))
+        mine = held.answers_of(chunk.queries)
         answers = np.flatnonzero(queries.edges)
         query = queries.query[answers]
         neither = (queries.edges == 0) & ~queries.removed

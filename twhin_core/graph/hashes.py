@@ -21,5 +21,11 @@ def edge_hash(rows: ir.Table, seed: int, use: Literal["order", "sample"]) -> ir.
 
 def below(digits: ir.StringValue, share: float) -> ir.BooleanValue:
     """Whether a hash is in the lowest `share` of all hashes."""
-    bound = round(share * 16**DIGITS)
-    return ibis.literal(True) if bound == 16**DIGITS else digits < f"{bound:0{DIGITS}x}"
+    limit = bound(share)
+    return ibis.literal(True) if limit is None else digits < limit
+
+
+def bound(share: float) -> str | None:
+    """The digits that follow the lowest `share` of all hashes; None if none do."""
+    number = round(share * 16**DIGITS)
+    return None if number == 16**DIGITS else f"{number:0{DIGITS}x}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import TypeVar
 
@@ -86,7 +87,17 @@ class Manifest(BaseModel):
 
 def read_manifest(root: str) -> Manifest | None:
     """The manifest under the run root, or None if prepare has not finished."""
-    return read_as(Manifest, storage.join(root, MANIFEST))
+    url = storage.join(root, MANIFEST)
+    try:
+        return _parse(storage.read_text(url), url)
+    except FileNotFoundError:
+        return None
+
+
+@functools.lru_cache(maxsize=2)
+def _parse(text: str, url: str) -> Manifest:
+    """Kept, because a stage asks for the manifest once for every table."""
+    return _as(Manifest, text, url)
 
 
 def find_manifest(root: str) -> Manifest:
@@ -100,8 +111,14 @@ def find_manifest(root: str) -> Manifest:
 def read_as(model: type[M], url: str) -> M | None:
     """The manifest at `url`, or None if there is none. Raises UserError if it does not fit `model`."""
     try:
-        tree = storage.find_json(url)
-        return None if tree is None else model.model_validate(tree)
+        return _as(model, storage.read_text(url), url)
+    except FileNotFoundError:
+        return None
+
+
+def _as(model: type[M], text: str, url: str) -> M:
+    try:
+        return model.model_validate(json.loads(text))
     except (ValidationError, json.JSONDecodeError) as error:
         raise UserError(f"{url}: not a manifest of this version: {one_line(error)}") from None
 

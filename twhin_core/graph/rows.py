@@ -15,7 +15,7 @@ import numpy as np
 from twhin_core.config import Relation
 from twhin_core.config.prepare import Prepare, Source, Split
 from twhin_core.graph.folder_columns import from_folders
-from twhin_core.graph.hashes import below, edge_hash
+from twhin_core.graph.hashes import bound, edge_hash
 from twhin_core.graph.raw_files import BINARY_ID, RawFile, TimeKind
 
 MAX_ID_SIZE = 65_536  # bytes in UTF-8
@@ -108,8 +108,10 @@ def with_reasons(rows: ir.Table, relations: list[Relation], settings: Prepare, s
             "rel": np.arange(len(relations), dtype=np.int32),
             "lhs_table": [relation.lhs for relation in relations],
             "rhs_table": [relation.rhs for relation in relations],
+            # A column rather than a condition per relation, of which there may be thousands.
+            "sample": [bound(settings.sampling.get(relation.name, 1.0)) for relation in relations],
         },
-        schema={"name": "string", "rel": "int32", "lhs_table": "string", "rhs_table": "string"},
+        schema={"name": "string", "rel": "int32", "lhs_table": "string", "rhs_table": "string", "sample": "string"},
     )
     rows = rows.left_join(known, rows.relation == known.name).drop("name")
     fp32 = np.finfo(np.float32)
@@ -133,7 +135,7 @@ def with_reasons(rows: ir.Table, relations: list[Relation], settings: Prepare, s
         reasons.append((rows.time >= end, "outside_window"))
     if settings.self_loops == "drop":
         reasons.append(((rows.lhs == rows.rhs) & (rows.lhs_table == rows.rhs_table), "self_loop"))
-    for relation, share in settings.sampling.items():
+    if settings.sampling:
         digits = edge_hash(rows, 0 if split is None else split.seed, "sample")
-        reasons.append(((rows.relation == relation) & ~below(digits, share), "not_sampled"))
-    return rows.mutate(reason=ibis.cases(*reasons).cast("string")).drop("bad_time")
+        reasons.append(((digits >= rows["sample"]).fill_null(False), "not_sampled"))
+    return rows.mutate(reason=ibis.cases(*reasons).cast("string")).drop("bad_time", "sample")

@@ -117,9 +117,8 @@ class BaseMaker:
         self._sampler = NegativeSampler(schema, data, frequencies, device)
         self._tables = list(schema.tables)
         self._size = torch.tensor(list(schema.tables.values()), device=device)
-        relations = range(len(schema.relations))
         self._table: dict[Side, Tensor] = {
-            side: torch.tensor([schema.table_number(rel, side) for rel in relations], device=device) for side in SIDES
+            side: torch.from_numpy(schema.table_numbers[side]).to(device) for side in SIDES
         }
         self._by_table = {
             side: not data.in_batch_negatives and relations_share_candidates(model, side) for side in SIDES

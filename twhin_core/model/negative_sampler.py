@@ -18,7 +18,7 @@ from torch import Tensor
 from twhin_core.config import TrainData
 from twhin_core.data.frequencies import Frequencies
 from twhin_core.model.negatives import draw
-from twhin_core.schema import SIDES, Schema, Side
+from twhin_core.schema import Schema, Side
 
 
 class NegativeSampler:
@@ -39,8 +39,7 @@ class NegativeSampler:
                 # At least 1, because a held-out edge may have a relation without training edges.
                 self._edges = torch.from_numpy(frequencies.totals(2 * len(schema.relations)).clip(min=1)).to(device)
             if data.global_negatives_power:
-                tables = [schema.table_number(rel, side) for rel in range(len(schema.relations)) for side in SIDES]
-                degrees = frequencies.regrouped(np.array(tables, np.int64))
+                degrees = frequencies.regrouped(schema.ends)
                 self._degrees = DegreeDistribution(degrees, data.global_negatives_power, len(schema.tables), device)
 
     def draw(self, table: Tensor, generator: torch.Generator) -> Tensor:

@@ -192,11 +192,16 @@ class RelationOperators(nn.Module):
         super().__init__()
         names = [relation.operator for relation in relations]
         self._kinds = [kind for kind in OPERATORS if kind in names] + sorted(set(names) - set(OPERATORS))
-        within = [names[:rel].count(name) for rel, name in enumerate(names)]
-        self.register_buffer("_kind", torch.tensor([self._kinds.index(name) for name in names]), persistent=False)
+        counts = dict.fromkeys(self._kinds, 0)
+        within = []
+        for name in names:
+            within.append(counts[name])
+            counts[name] += 1
+        number = {kind: position for position, kind in enumerate(self._kinds)}
+        self.register_buffer("_kind", torch.tensor([number[name] for name in names]), persistent=False)
         self.register_buffer("_within", torch.tensor(within), persistent=False)
-        for kind in self._kinds:
-            self.register_parameter(kind, nn.Parameter(find(kind).initial(names.count(kind), dim)))
+        for kind, count in counts.items():
+            self.register_parameter(kind, nn.Parameter(find(kind).initial(count, dim)))
 
     def forward(self, rel: Tensor, vectors: Tensor) -> Tensor:
         """operator_rel(x): rel [...] and vectors [..., dim] → [..., dim]."""
@@ -216,13 +221,14 @@ class RelationOperators(nn.Module):
         """Σ_i |x_i|^power over the coordinates that operator_rel sees: rel [...] and vectors [..., dim] → [...]."""
         return self._by_kind(rel, vectors, vectors[..., 0], lambda kind: lambda _, __, rows: kind.powers(rows, power))
 
-    def scores(self, vectors: Tensor, others: Tensor) -> Tensor:
-        """⟨operator_rel(x), y⟩ for every relation, up to a constant: x and y [..., dim] → [..., relations].
+    def scores(self, vectors: Tensor, others: Tensor, relations: Tensor | None = None) -> Tensor:
+        """⟨operator_rel(x), y⟩ up to a constant: x and y [..., dim] → [..., n], for `relations` [n] or for all.
 
         All relations must have the same kind of operator.
         """
         (kind,) = self._kinds
-        return find(kind).features(vectors, others) @ self.get_parameter(kind).T
+        parameters = self.get_parameter(kind)
+        return find(kind).features(vectors, others) @ (parameters if relations is None else parameters[relations]).T
 
     def cost(self, weight: Tensor, power: int) -> Tensor:
         """Σ_rel weight_rel · Σ_i |θ_rel,i|^power over all relations' parameters: weight [relations] → a scalar."""

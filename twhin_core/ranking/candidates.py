@@ -12,7 +12,7 @@ from twhin_core.config import Evaluation, Model
 from twhin_core.data.frequencies import StoredFrequencies
 from twhin_core.errors import UserError
 from twhin_core.ranking.queries import FilteredQueries, Ints
-from twhin_core.schema import SIDES, Schema, Side
+from twhin_core.schema import Schema, Side
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,12 @@ def candidate_sets(models: Sequence[Model], schema: Schema, side: Side) -> list[
 
 def check_candidates(evaluation: Evaluation, schema: Schema) -> None:
     """Raises UserError if `evaluation.candidates` exceeds the rows of a table."""
-    for rel, relation in enumerate(schema.relations):
-        for side in SIDES:
-            table = schema.table_of(rel, side)
+    if evaluation.candidates is None:
+        return
+    for relation in schema.relations:
+        for table in (relation.lhs, relation.rhs):
             rows = schema.tables[table]
-            if evaluation.candidates is not None and evaluation.candidates > rows:
+            if evaluation.candidates > rows:
                 raise UserError(
                     f"evaluation.candidates: {evaluation.candidates:,} are more than the {rows:,} nodes of table "
                     f"{table}, an end of relation {relation.name}; leave it out to rank among all"

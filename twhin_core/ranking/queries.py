@@ -5,6 +5,7 @@ A query's `node` is the end it is given; its `answer` is a node on the `side` it
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,6 +49,12 @@ class HeldOut:
         """Q."""
         return len(self.first)
 
+    def answers_of(self, queries: Ints) -> Ints:
+        """The indices of the answers of these queries, query by query."""
+        count = np.append(self.first[1:], len(self))[queries] - self.first[queries]
+        before = count.cumsum() - count
+        return np.arange(count.sum()) + np.repeat(self.first[queries] - before, count)
+
 
 def held_out(edges: Edges, side: Side) -> HeldOut:
     """`edges` as answers to queries for `side`."""
@@ -65,6 +72,13 @@ def held_out(edges: Edges, side: Side) -> HeldOut:
 def ends(edges: Edges, side: Side) -> tuple[Ints, Ints]:
     """(node, answer) of each edge as a query for `side`."""
     return getattr(edges, OTHER[side]), getattr(edges, side)
+
+
+def split_by(label: Ints) -> Iterator[tuple[int, Ints]]:
+    """Each label that occurs, ascending, with the indices at which it does. `label` [n] is sorted once."""
+    order = np.argsort(label, kind="stable")
+    found, first = np.unique(label[order], return_index=True)
+    return zip(found.tolist(), np.split(order, first[1:]), strict=True) if len(label) else iter(())
 
 
 @dataclass(frozen=True)

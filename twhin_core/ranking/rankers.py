@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from twhin_core.ranking.candidates import CandidateSet
 from twhin_core.ranking.compare import rank
 from twhin_core.ranking.matched import MatchedScorer
 from twhin_core.ranking.products import Arithmetic, Candidates, Shape, block_shape
-from twhin_core.ranking.queries import FilteredQueries, Ints
+from twhin_core.ranking.queries import FilteredQueries, Ints, split_by
 from twhin_core.ranking.ranks import AnswerRanks, RankQueries
 from twhin_core.schema import OTHER, Schema, Side
 from twhin_core.vectors.rows import Rows, SelectedRows
@@ -80,9 +79,8 @@ class ModelRanker:
 
 def gather_vectors(tables: Mapping[str, Rows], schema: Schema, side: Side, rel: Ints, node: Ints) -> Tensor:
     """The vectors of the nodes on one side of edges: relations [n] and rows [n] → float32 [n, dim]."""
-    table_of = np.array([schema.table_of(number, side) for number in range(len(schema.relations))])[rel]
+    names = list(schema.tables)
     vectors = torch.empty(len(node), next(iter(tables.values())).dim)
-    for table in np.unique(table_of).tolist():
-        edges = np.flatnonzero(table_of == table)
-        vectors[torch.from_numpy(edges)] = tables[table].gather(node[edges])
+    for table, edges in split_by(schema.table_numbers[side][rel]):
+        vectors[torch.from_numpy(edges)] = tables[names[table]].gather(node[edges])
     return vectors
