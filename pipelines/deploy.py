@@ -107,6 +107,7 @@ def submit(
         assert project is not None
         assert region is not None
         platform = Vertex(project, region)
+    request = submitting.with_short_parameters(request)
     made = platform.start(request) if cron is None else platform.schedule(request)
     typer.echo(f"{'run:' if cron is None else 'recurring:':<12}{platform.link(made, is_schedule=cron is not None)}")
     root = request.parameters["run_root"]

@@ -43,9 +43,11 @@ def run(config: Config, run_root: str, debug: bool = False) -> None:
         folder = scratch if storage.is_remote(run_root) else storage.filesystem(run_root)[1]
         local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=f"{folder}/kfp")
         variables = {step.ERROR_FILE: str(error_file), step.DEBUG: "1" if debug else "0"}
+        config_copy = Path(scratch) / "config.yaml"  # a config can be longer than an argument of a process
+        config_copy.write_text(config_file.to_line(config))
         with _environment(variables), _step_output_only(), _sigterm_forwarded(Path(scratch)):
             try:
-                pipeline.build()(config=config_file.to_line(config), run_root=run_root, overrides=[])
+                pipeline.build()(config=str(config_copy), run_root=run_root, overrides=[])
             except RuntimeError as failure:  # KFP does not say why a step failed
                 if not error_file.exists() and (Path(scratch) / step.STOP_FILE).exists():
                     raise Preempted("SIGTERM: stopped; run it again to resume") from None

@@ -30,7 +30,7 @@ def build(start: Start = start_locally) -> GraphComponent:
         """Raw interactions in, entity embeddings out.
 
         Args:
-            config: The config, as YAML.
+            config: The config, as YAML, or the path or gs:// URL of a YAML file.
             run_root: Folder or gs:// prefix of the run. The id of the pipeline run replaces `{run}` in it.
             overrides: Values of the config to change, each `section.key=value`.
         """

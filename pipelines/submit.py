@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import posixpath
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +24,8 @@ from twhin_core.errors import GateFailed, TwhinError, UserError
 from twhin_core.evaluation import gates
 from twhin_core.progress import log
 
+LONGEST_PARAMETERS = 10_000
+"""Bytes of all parameters of a run, as JSON, that Kubeflow Pipelines accepts by default (kubeflow/pipelines#12510)."""
 POLL_S = 15.0
 """Seconds between two requests for the state of a run."""
 TIMEOUT_S = 600.0
@@ -123,6 +127,30 @@ def read(
     parameters = {"config": text, "overrides": overrides, "run_root": root}
     name = name or f"twhin {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
     return Request(path, documents, parameters, name, service_account, cron)
+
+
+def with_short_parameters(request: Request) -> Request:
+    """The request with its config in a file beside the runs, if the parameters are longer than all servers accept.
+
+    Only a bucket can be written from here; for a run root on a volume, a warning says what may happen.
+    """
+    parameters = request.parameters
+    size = len(json.dumps(parameters).encode())
+    if size <= LONGEST_PARAMETERS:
+        return request
+    root, text = parameters["run_root"], parameters["config"]
+    if not storage.is_remote(root):
+        log.warning(
+            "submit: the config makes parameters of %s bytes, and Kubeflow Pipelines refuses more than %s unless it "
+            "is configured otherwise; with a gs:// run root, a file would hold the config; relations that share "
+            "their tables need only one entry, `*`",
+            f"{size:,}", f"{LONGEST_PARAMETERS:,}",
+        )  # fmt: skip
+        return request
+    folder = root.partition(RUN)[0].rpartition("/")[0] if RUN in root else root
+    url = storage.join(folder, f"submitted/{hashlib.sha256(text.encode()).hexdigest()[:16]}.yaml")
+    storage.write_text(url, text)
+    return replace(request, parameters={**parameters, "config": url})
 
 
 def wait(platform: Platform, run: str) -> None:

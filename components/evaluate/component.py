@@ -20,7 +20,7 @@ def evaluate(
     """Ranks the held-out edges, with one rank per GPU, and checks the gates.
 
     Args:
-        config: The config, as YAML.
+        config: The config, as YAML, or the path or gs:// URL of a YAML file.
         run_root: Folder or gs:// prefix of the run.
         metrics: Figures over all relations; those of each relation are in the report and `metrics.json`.
         report: The report, one HTML page.

@@ -21,7 +21,7 @@ def train(
     """Learns the embeddings through a TrainJob of Kubeflow Trainer, resuming from the newest checkpoint.
 
     Args:
-        config: The config, as YAML.
+        config: The config, as YAML, or the path or gs:// URL of a YAML file.
         run_root: Folder or gs:// prefix of the run, visible to all machines.
         manifests: The TrainJob to create and follow, then the objects that it owns.
         run: Id of the pipeline run, shared by its retries, which replaces `{run}` in `run_root`.

@@ -14,6 +14,8 @@ import pytest
 from tests.command_line import ROOT
 from twhin.components import step
 from twhin_core import lease
+from twhin_core.config import file as config_file
+from twhin_core.errors import UserError
 
 RAISE_USER_ERROR = "raise UserError('edges.parquet: has no column lhs')"
 
@@ -95,3 +97,14 @@ def test_every_component_takes_the_config_and_the_run_root_and_may_take_the_run(
         "run": ("String", True),
         "overrides": ("List[String]", True),
     }
+
+
+def test_a_config_is_text_or_a_file(tmp_path: Path) -> None:
+    path = ROOT / "configs/quickstart.yaml"
+    (tmp_path / "copy.yml").write_text(path.read_text())
+    expected = config_file.load(str(path), ["training.seed=3"])
+    line = config_file.to_line(config_file.load(str(path)))
+    for given in (path.read_text(), line, str(path), f"{tmp_path}/copy.yml"):
+        assert step.read_inputs(given, "root", "", ["training.seed=3"]) == (expected, "root")
+    with pytest.raises(UserError, match=r"missing\.yaml: no such config file"):
+        step.read_inputs(f"{tmp_path}/missing.yaml", "root", "", None)

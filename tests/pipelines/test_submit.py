@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import sys
@@ -16,13 +17,16 @@ from kfp.client import KF_PIPELINES_SA_TOKEN_ENV
 
 from tests import golden, platform_server
 from tests.command_line import ROOT
+from tests.object_store import serve_bucket
 from tests.platform_server import PlatformServer
+from twhin.components import step
 from twhin.pipelines import cli, resources, submit, vertex_client
 from twhin.pipelines.compile import compile_pipeline
 from twhin.pipelines.kubeflow_client import TOKEN, Kubeflow
 from twhin.pipelines.resources import Target
 from twhin.pipelines.submit import RunFailed, Unreachable
 from twhin.pipelines.vertex_client import Vertex
+from twhin_core import storage
 from twhin_core.config import file as config_file
 from twhin_core.errors import GateFailed, UserError
 
@@ -335,3 +339,52 @@ def test_a_run_root_on_the_shared_volume(tmp_path: Path) -> None:
     assert submit.read(path, "kubeflow", "/runs/mine").parameters["run_root"] == "/runs/mine"
     with pytest.raises(UserError, match=r"--run-root /run/mine: is not on the volume, which is mounted at /runs"):
         submit.read(path, "kubeflow", "/run/mine")
+
+
+def request_of(relations: int, run_root: str) -> submit.Request:
+    """A run whose config lists so many relations."""
+    names = "".join(f"    - {{name: rel_{number}, lhs: user, rhs: user}}\n" for number in range(relations))
+    text = f"""
+train_data: {{data_root: edges, per_replica_batch_size: 10, global_negatives: 1}}
+model:
+  embeddings: {{tables: [{{name: user, num_embeddings: 9, embedding_dim: 4, optimizer: {{sgd: {{lr: 0.1}}}}}}]}}
+  translation_optimizer: {{sgd: {{lr: 0.1}}}}
+  relations:
+{names}"""
+    return submit.Request("compiled.yaml", [], {"config": text, "overrides": [], "run_root": run_root}, "run")
+
+
+@pytest.mark.parametrize(
+    ("run_root", "folder"),
+    [
+        ("gs://bucket/run", "gs://bucket/run"),
+        ("gs://bucket/runs/{run}", "gs://bucket/runs"),
+        ("gs://bucket/runs/a-{run}/b", "gs://bucket/runs"),
+        ("gs://bucket/{run}", "gs://bucket"),
+    ],
+)
+def test_a_config_too_long_for_a_parameter_travels_as_a_file(
+    run_root: str, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short, long = (request_of(relations, run_root) for relations in (10, 300))
+    with serve_bucket() as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        assert submit.with_short_parameters(short) is short
+        sent = submit.with_short_parameters(long)
+        url = sent.parameters["config"]
+        assert url.startswith(f"{folder}/submitted/")
+        assert storage.read_text(url) == long.parameters["config"]
+        assert sent.parameters == {**long.parameters, "config": url}
+        assert len(json.dumps(sent.parameters)) < 1000
+        expected = config_file.parse(long.parameters["config"])
+        assert step.read_inputs(url, "gs://bucket/run", "", None)[0] == expected
+
+
+def test_a_config_too_long_for_a_parameter_is_said_where_no_bucket_is_at_hand(caplog: pytest.LogCaptureFixture) -> None:
+    for relations, lines in ((10, 0), (300, 1)):
+        caplog.clear()
+        request = request_of(relations, "/volume/run")
+        assert submit.with_short_parameters(request) is request
+        assert len(caplog.messages) == lines
+    assert "refuses more than 10,000" in caplog.text
+    assert "`*`" in caplog.text
