@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from twhin.pipelines.options import AsJson, RunRootPath
+from twhin_core.progress import log
 
 if TYPE_CHECKING:
     from twhin_core.embeddings import Embeddings
@@ -16,10 +17,14 @@ if TYPE_CHECKING:
 def describe(run_root: RunRootPath, as_json: AsJson = False) -> None:
     """Print the graph that prepare made: edges per split, degrees per table and relation, rejected rows per reason."""
     from twhin_core.graph.manifest import find_manifest
+    from twhin_core.graph.reverses import describe_reversed
     from twhin_core.graph.show import list_graph
     from twhin_core.output import show
 
-    show(list_graph(find_manifest(run_root)), as_json)
+    manifest = find_manifest(run_root)
+    show(list_graph(manifest), as_json)
+    for line in describe_reversed(manifest):
+        log.warning("describe: %s", line)
 
 
 def neighbors(

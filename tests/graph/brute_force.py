@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -42,12 +42,13 @@ class Expected:
         return dict(sorted((+reasons).items()))
 
 
-def expect(rows: list[Row], options: dict[str, Any]) -> Expected:
+def expect(rows: list[Row], options: dict[str, Any], symmetric: Collection[str] = ()) -> Expected:
     """`options` are those of the config's section `prepare`, all of them given but `split` where rows have one."""
     result = Expected()
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         row = row._replace(lhs=row.lhs or None, relation=row.relation or None, rhs=row.rhs or None)
+        row = _with_ordered_ends(row) if row.relation in symmetric else row
         if reason := _unsound(row, options):
             result.rejected[row.lhs, row.relation, row.rhs, reason] += 1
         else:
@@ -72,9 +73,10 @@ def expect(rows: list[Row], options: dict[str, Any]) -> Expected:
             result.rejected[*edge, "cold_node"] += 1
             del edges[edge]
         cold = set()
-    seed = (options["split"] or {}).get("seed", 0)
+    order = _order_with_reverses(edges, splits, cold, (options["split"] or {}).get("seed", 0), symmetric)
+    trained = _degrees([edge for edge in edges if splits[edge] == "train"])
     for split in SPLITS:
-        chosen = sorted((edge for edge in edges if splits[edge] == split), key=lambda edge: _digest(edge, seed))
+        chosen = sorted((edge for edge in edges if splits[edge] == split), key=order.__getitem__)
         result.edges[split] = {edge: edges[edge].weight or 0.0 for edge in chosen}
         result.cold[split] = sum(splits[edge] == split for edge in cold)
     for table in ("user", "tweet"):
@@ -82,6 +84,31 @@ def expect(rows: list[Row], options: dict[str, Any]) -> Expected:
         ordered = sorted(names, key=lambda name: hashlib.md5(name.encode()).hexdigest())
         result.nodes[table] = {name: trained[table, name] for name in ordered}
     return result
+
+
+def _order_with_reverses(
+    edges: dict[tuple[str, str, str], Row],
+    splits: dict[tuple[str, str, str], str],
+    cold: set[tuple[str, str, str]],
+    seed: int,
+    symmetric: Collection[str],
+) -> dict[tuple[str, str, str], str]:
+    """What edges are sorted by; adds the reverses of symmetric edges everywhere."""
+    order = {edge: _digest(edge, seed)[:12] for edge in edges}
+    if symmetric:
+        order = {edge: hashlib.md5(f"0{digits}".encode()).hexdigest() for edge, digits in order.items()}
+    for edge in [edge for edge in edges if edge[1] in symmetric and edge[0] != edge[2]]:
+        reverse = edge[2], edge[1], edge[0]
+        edges[reverse], splits[reverse] = edges[edge], splits[edge]
+        order[reverse] = hashlib.md5(f"1{_digest(edge, seed)[:12]}".encode()).hexdigest()
+        cold |= {reverse} if edge in cold else set()
+    return order
+
+
+def _with_ordered_ends(row: Row) -> Row:
+    if row.lhs is None or row.rhs is None:
+        return row
+    return row._replace(lhs=min(row.lhs, row.rhs), rhs=max(row.lhs, row.rhs))
 
 
 def _unsound(row: Row, options: dict[str, Any]) -> str | None:

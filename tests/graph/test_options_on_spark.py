@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import SmallConfig
 from tests.graph.brute_force import SPLITS, Row, expect
-from tests.graph.test_properties import assert_graph, config_of, write
+from tests.graph.test_properties import assert_graph, assert_reversed, config_of, write
 from twhin_core.stages.prepare import prepare
 
 SPARK = {"engine": "spark", "spark_master": "local[2]"}
@@ -61,10 +61,16 @@ def some_rows(options: dict[str, Any]) -> list[Row]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("options", [{**NONE, **case} for case in CASES.values()], ids=CASES)
-def test_spark_follows_the_rules(small_config: SmallConfig, tmp_path: Path, options: dict[str, Any]) -> None:
+def test_spark_follows_the_rules(
+    small_config: SmallConfig, tmp_path: Path, options: dict[str, Any], symmetric: bool
+) -> None:
     rows = some_rows(options)
     sources = write(rows, tmp_path / "raw", "parquet", files=2)
-    manifest = prepare(config_of(small_config, sources, {**options, **SPARK}), str(tmp_path / "run"))
+    config = config_of(small_config, sources, {**options, **SPARK}, symmetric)
+    manifest = prepare(config, str(tmp_path / "run"))
     assert set(manifest.rejected.by_reason) >= {"null_id", "unknown_relation"}
-    assert_graph(tmp_path / "run", manifest, expect(rows, options))
+    expected = expect(rows, options, ["follow"] if symmetric else [])
+    assert_graph(tmp_path / "run", manifest, expected)
+    assert_reversed(manifest, expected, symmetric)

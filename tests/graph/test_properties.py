@@ -115,9 +115,16 @@ def write(rows: list[Row], folder: Path, form: str, files: int) -> list[dict[str
     return sources
 
 
-def config_of(small_config: SmallConfig, sources: list[dict[str, Any]], options: dict[str, Any]) -> Config:
+def config_of(
+    small_config: SmallConfig, sources: list[dict[str, Any]], options: dict[str, Any], symmetric: bool = False
+) -> Config:
     weight = {} if options["repeats"] == "count" else {"weight": "weight"}
-    return small_config(prepare={"sources": [{**source, **weight} for source in sources], **options})
+    relations = [
+        {"name": "follow", "lhs": "user", "rhs": "user", "symmetric": symmetric},
+        {"name": "fav", "lhs": "user", "rhs": "tweet"},
+    ]
+    prepare = {"sources": [{**source, **weight} for source in sources], **options}
+    return small_config(prepare=prepare, model={"relations": relations})
 
 
 def is_refused(expected: Expected, rows: list[Row], options: dict[str, Any]) -> bool:
@@ -144,6 +151,22 @@ def assert_graph(root: Path, manifest: Manifest, expected: Expected) -> None:
         ]
 
 
+def assert_reversed(manifest: Manifest, expected: Expected, symmetric: bool) -> None:
+    """The manifest counts the held-out edges whose reverse is in train."""
+    for entry in manifest.relations:
+        found = {
+            split: sum(
+                (rhs, rel, lhs) in expected.edges["train"]
+                for lhs, rel, rhs in expected.edges[split]
+                if rel == entry.name
+            )
+            for split in ("validation", "test")
+        }
+        asked = entry.name == "follow" and not symmetric
+        assert entry.reversed == ({split: count for split, count in found.items() if count} if asked else {})
+        assert entry.name != "follow" or not symmetric or not any(found.values())  # that is what it is for
+
+
 @contextlib.contextmanager
 def one_thread(prepared: Prepare) -> Iterator[DuckDBEngine]:
     from twhin_core.graph.connect import connect
@@ -161,14 +184,15 @@ def some(examples: int, derandomize: bool) -> settings:
 
 
 CASE = {"case": cases(), "form": st.sampled_from(["parquet", "csv"]), "order": st.randoms(use_true_random=False)}
+CASE["symmetric"] = st.booleans()
 
 
 @some(15, derandomize=True)
 @given(**CASE)
 def test_prepare_follows_the_rules_for_any_files(
-    small_config: SmallConfig, case: tuple[list[Row], dict[str, Any]], form: str, order: Any
+    small_config: SmallConfig, case: tuple[list[Row], dict[str, Any]], form: str, order: Any, symmetric: bool
 ) -> None:
-    check(small_config, case, form, order)
+    check(small_config, case, form, order, symmetric)
 
 
 @pytest.mark.slow
@@ -176,32 +200,38 @@ def test_prepare_follows_the_rules_for_any_files(
 @some(300, derandomize=False)
 @given(**CASE)
 def test_prepare_follows_the_rules_in_many_cases(
-    small_config: SmallConfig, case: tuple[list[Row], dict[str, Any]], form: str, order: Any
+    small_config: SmallConfig, case: tuple[list[Row], dict[str, Any]], form: str, order: Any, symmetric: bool
 ) -> None:
-    check(small_config, case, form, order)
+    check(small_config, case, form, order, symmetric)
 
 
-def check(small_config: SmallConfig, case: tuple[list[Row], dict[str, Any]], form: str, order: Any) -> None:
+def check(
+    small_config: SmallConfig, case: tuple[list[Row], dict[str, Any]], form: str, order: Any, symmetric: bool
+) -> None:
     """One run agrees with `brute_force`, and so does one on shuffled rows, in other files and with one thread."""
     rows, options = case
-    expected = expect(rows, options)
+    expected = expect(rows, options, ["follow"] if symmetric else [])
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         sources = write(rows, root / "raw", form, files=1)
         try:
-            manifest = prepare(config_of(small_config, sources, options), str(root / "run"))
+            manifest = prepare(config_of(small_config, sources, options, symmetric), str(root / "run"))
         except UserError:
             assert is_refused(expected, rows, options)
             return
         assert not is_refused(expected, rows, options)
-        assert sum(entry.edges for entry in manifest.splits.values()) + manifest.rejected.rows == len(rows)
+        written = [edge for split in SPLITS for edge in reading.edges(root / "run", manifest, split)]
+        pairs = {(min(lhs, rhs), rel, max(lhs, rhs)) if symmetric and rel == "follow" else (lhs, rel, rhs)
+                 for lhs, rel, rhs in written}  # fmt: skip
+        assert len(pairs) + manifest.rejected.rows == len(rows)
+        assert_reversed(manifest, expected, symmetric)
         assert_graph(root / "run", manifest, expected)
 
         order.shuffle(rows)
         sources = write(rows, root / "shuffled", form, files=3)
         order.shuffle(sources)
         with mock.patch.object(module, "connect", one_thread):
-            again = prepare(config_of(small_config, sources, options), str(root / "again"))
+            again = prepare(config_of(small_config, sources, options, symmetric), str(root / "again"))
         assert again.rejected.by_reason == manifest.rejected.by_reason
         assert Counter(reading.rejected(root / "again")) == +expected.rejected
         same = {"rejected": None, "raw_files": None}  # which name the files

@@ -54,6 +54,10 @@ class Config(Section):
                 raise ValueError(f"{key}: is required without a prepare section")
         if any(relation.name == "*" for relation in self.model.relations):
             raise ValueError("model.relations: `*` needs a prepare section to find the relations")
+        for position, relation in enumerate(self.model.relations):
+            if relation.symmetric:
+                key = f"model.relations.{position}.symmetric"
+                raise ValueError(f"{key}: has no effect without a prepare section; remove it")
         return self
 
     @model_validator(mode="after")

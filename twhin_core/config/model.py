@@ -98,6 +98,17 @@ class Relation(Section):
         "entry point in the group `twhin.operators`.",
     )
     weight: float = Field(1.0, gt=0, description="(ours) Multiplies the weights of its edges in the loss.")
+    symmetric: bool = Field(
+        False,
+        description="(ours) For relations without direction, such as friendship. `prepare` treats a pair and its "
+        "reverse as one edge, which it puts in one split and writes in both directions. Needs both ends in one table.",
+    )
+
+    @model_validator(mode="after")
+    def _check_symmetry(self) -> Relation:
+        if self.symmetric and self.lhs != self.rhs:
+            raise ValueError(f"symmetric: needs both ends in one table, not {self.lhs} and {self.rhs}")
+        return self
 
 
 class Regularization(Section):

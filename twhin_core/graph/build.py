@@ -13,6 +13,7 @@ from twhin_core.graph.connect import connect
 from twhin_core.graph.manifest import SPLITS, Manifest
 from twhin_core.graph.plan import Graph, plan
 from twhin_core.graph.raw_files import RawSource, check_sources
+from twhin_core.graph.reverses import describe_reversed
 from twhin_core.graph.write import Counts, count_graph, write_graph
 from twhin_core.progress import log
 
@@ -41,7 +42,10 @@ def build_graph(config: Config, sources: list[Source], root: str) -> Manifest:
         counts = count_graph(graph)
         _log(counts)
         _check_counts(config, raw, split, counts, graph)
-        return write_graph(engine, graph, counts, root).model_copy(update={"raw_files": entries_of(raw)})
+        manifest = write_graph(engine, graph, counts, root).model_copy(update={"raw_files": entries_of(raw)})
+    for line in describe_reversed(manifest):
+        log.warning("prepare: %s", line)
+    return manifest
 
 
 def _split(settings: Prepare, sources: list[RawSource]) -> Split | None:

@@ -6,7 +6,7 @@ import functools
 import json
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from twhin_core import storage
 from twhin_core.config import Config, Relation
@@ -43,10 +43,15 @@ class TableEntry(BaseModel):
 
 
 class RelationEntry(Relation):
-    """A relation with its number of edges per split and its degrees per side. Entries are in the order of ids."""
+    """A relation with its number of edges per split and its degrees per side. Entries are in the order of ids.
+
+    `reversed`: for each held-out split, how many of its edges have their reverse in train; splits with none are left
+    out, as are relations between two tables and symmetric ones.
+    """
 
     edges: dict[str, int]
     degrees: dict[str, DegreeEntry]
+    reversed: dict[str, int] = Field(default_factory=dict)
 
 
 class SplitEntry(BaseModel):
@@ -143,6 +148,7 @@ def read_schema(config: Config, root: str) -> Schema:
             )
         tables[entry.name] = stated or entry.num_embeddings
     relations = [
-        Relation.model_validate(entry.model_dump(exclude={"edges", "degrees"})) for entry in manifest.relations
+        Relation.model_validate(entry.model_dump(exclude={"edges", "degrees", "reversed"}))
+        for entry in manifest.relations
     ]
     return Schema(tables, relations)

@@ -18,6 +18,7 @@ from twhin_core.graph.degrees import at, count_degrees, find_low_degree_nodes, w
 from twhin_core.graph.edges import EDGE, collapse, encode, find_repeats, rejected_rows, renumber
 from twhin_core.graph.engine import Engine
 from twhin_core.graph.raw_files import RawSource
+from twhin_core.graph.reverses import with_reverses
 from twhin_core.graph.rows import find_relations, with_reasons
 from twhin_core.graph.splits import with_splits
 from twhin_core.graph.vocabulary import find_nodes, number_nodes
@@ -75,6 +76,10 @@ def plan(engine: Engine, config: Config, sources: list[RawSource], split: Split 
         dropped.append(cold.mutate(reason=ibis.literal("cold_node")))
         edges, degrees = without(edges, cold_nodes), degrees.filter(degrees.degree > 0)
         cold = cold.limit(0)
+    if any(relation.symmetric for relation in relations):  # a pair was one edge until here
+        edges, cold = (with_reverses(of, relations) for of in (edges, cold))
+        edges = engine.keep("reverses", edges)
+        degrees = engine.keep("all_degrees", count_degrees(edges))
 
     vocabulary = nodes.inner_join(degrees, ["table", "index"]).select("table", "index", "id", "degree")
     if settings.min_degree or settings.cold_nodes == "drop" or settings.repeats == "sum":  # these may remove nodes

@@ -17,6 +17,7 @@ from twhin_core.config.prepare import Prepare, Source, Split
 from twhin_core.graph.folder_columns import from_folders
 from twhin_core.graph.hashes import bound, edge_hash
 from twhin_core.graph.raw_files import BINARY_ID, RawFile, TimeKind
+from twhin_core.graph.reverses import with_ordered_ends
 
 MAX_ID_SIZE = 65_536  # bytes in UTF-8
 MIN_SECOND, MAX_SECOND = -62_135_596_800, 253_402_300_799  # the years 1 to 9999, which all engines support
@@ -100,6 +101,7 @@ def find_relations(rows: ir.Table, relations: list[Relation]) -> list[Relation]:
 def with_reasons(rows: ir.Table, relations: list[Relation], settings: Prepare, split: Split | None) -> ir.Table:
     """Adds rel: int32, lhs_table, rhs_table and `reason`: the first reason to reject the row, or null.
 
+    The ends of rows of symmetric relations are in order, which makes a pair and its reverse the same edge.
     docs/prepare.md explains the reasons.
     """
     known = ibis.memtable(
@@ -110,10 +112,14 @@ def with_reasons(rows: ir.Table, relations: list[Relation], settings: Prepare, s
             "rhs_table": [relation.rhs for relation in relations],
             # A column rather than a condition per relation, of which there may be thousands.
             "sample": [bound(settings.sampling.get(relation.name, 1.0)) for relation in relations],
+            "symmetric": [relation.symmetric for relation in relations],
         },
-        schema={"name": "string", "rel": "int32", "lhs_table": "string", "rhs_table": "string", "sample": "string"},
+        schema={"name": "string", "rel": "int32", "lhs_table": "string", "rhs_table": "string", "sample": "string"}
+        | {"symmetric": "boolean"},
     )
     rows = rows.left_join(known, rows.relation == known.name).drop("name")
+    if any(relation.symmetric for relation in relations):
+        rows = with_ordered_ends(rows)
     fp32 = np.finfo(np.float32)
     # The statistics of Parquet files ignore NaN. Relying on them, DuckDB optimizes away range checks and `isnan`, but
     # not this comparison.
@@ -138,4 +144,4 @@ def with_reasons(rows: ir.Table, relations: list[Relation], settings: Prepare, s
     if settings.sampling:
         digits = edge_hash(rows, 0 if split is None else split.seed, "sample")
         reasons.append(((digits >= rows["sample"]).fill_null(False), "not_sampled"))
-    return rows.mutate(reason=ibis.cases(*reasons).cast("string")).drop("bad_time", "sample")
+    return rows.mutate(reason=ibis.cases(*reasons).cast("string")).drop("bad_time", "sample", "symmetric")

@@ -11,6 +11,7 @@ from twhin_core import __version__
 from twhin_core.graph.engine import Engine
 from twhin_core.graph.manifest import SPLITS, Manifest, RejectedEntry, RelationEntry, SplitEntry, TableEntry
 from twhin_core.graph.plan import Graph
+from twhin_core.graph.reverses import count_reversed
 from twhin_core.graph.statistics import relation_degrees, table_degrees
 from twhin_core.parquet import FileEntry
 
@@ -81,6 +82,7 @@ def write_graph(engine: Engine, graph: Graph, counts: Counts, root: str) -> Mani
         for split in SPLITS
     }
     rejected_files = engine.write(graph.rejected, REJECTED_SCHEMA.names, REJECTED_SCHEMA, root, "graph/rejected")
+    reversed_ = count_reversed(graph.edges, graph.relations)
     return Manifest(
         version=__version__,
         weighted=graph.weighted,
@@ -90,6 +92,7 @@ def write_graph(engine: Engine, graph: Graph, counts: Counts, root: str) -> Mani
                 **relation.model_dump(),
                 edges={split: counts.edges[split][rel] for split in SPLITS},
                 degrees=of_relation,
+                reversed=reversed_.get(rel, {}),
             )
             for rel, (relation, of_relation) in enumerate(zip(graph.relations, relation_degrees(graph), strict=True))
         ],

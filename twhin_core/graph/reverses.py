@@ -1,0 +1,69 @@
+"""The reverses of edges: both directions of symmetric relations, and reverses in another split.
+
+Ibis expressions over encoded edges (see `edges`), which all engines evaluate identically.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import ibis
+import ibis.expr.types as ir
+import numpy as np
+
+from twhin_core.config import Relation
+from twhin_core.graph.edges import EDGE
+from twhin_core.graph.hashes import DIGITS
+from twhin_core.graph.manifest import Manifest
+
+SUSPICIOUS_SHARE = 0.1
+"""Share of a relation's test edges with their reverse in train from which on prepare and `describe` say so."""
+
+
+def with_ordered_ends(rows: ir.Table) -> ir.Table:
+    """Swaps lhs and rhs where the row's relation is `symmetric` and lhs is greater, so that both directions agree."""
+    swapped = (rows.symmetric & (rows.lhs > rows.rhs)).fill_null(False)
+    return rows.mutate(lhs=swapped.ifelse(rows.rhs, rows.lhs), rhs=swapped.ifelse(rows.lhs, rows.rhs))
+
+
+def with_reverses(edges: ir.Table, relations: list[Relation]) -> ir.Table:
+    """Adds the reverse of each edge of a symmetric relation, in the same split. The edges must have ordered ends.
+
+    All hashes are replaced, since an edge and its reverse must not be neighbors in the order of edges.
+    """
+    chosen = _ids(rel for rel, relation in enumerate(relations) if relation.symmetric)
+    mirrored = edges.filter(edges.lhs != edges.rhs).semi_join(chosen, "rel")
+    reverse = mirrored.mutate(lhs=mirrored.rhs, rhs=mirrored.lhs, hash=_rehashed(mirrored, "1"))
+    return edges.mutate(hash=_rehashed(edges, "0")).union(reverse.select(*edges.columns))
+
+
+def count_reversed(edges: ir.Table, relations: list[Relation]) -> dict[int, dict[str, int]]:
+    """By relation and split: the held-out edges whose reverse is in train. Only relations that have some."""
+    asked = [rel for rel, of in enumerate(relations) if of.lhs == of.rhs and not of.symmetric]
+    found: dict[int, dict[str, int]] = {}
+    if asked:
+        edges = edges.semi_join(_ids(asked), "rel")
+        reverses = edges.filter(edges.split == "train").select("rel", lhs="rhs", rhs="lhs")
+        held_out = edges.filter(edges.split != "train").semi_join(reverses, EDGE)
+        for row in held_out.group_by("rel", "split").agg(count=held_out.count()).to_pyarrow().to_pylist():
+            found.setdefault(row["rel"], {})[row["split"]] = row["count"]
+    return found
+
+
+def describe_reversed(manifest: Manifest) -> Iterator[str]:
+    """A line for each relation of whose test edges many have their reverse in train, with what to write."""
+    for entry in manifest.relations:
+        count, edges = entry.reversed.get("test", 0), entry.edges["test"]
+        if count and count >= SUSPICIOUS_SHARE * edges:
+            yield (
+                f"{count:,} of {edges:,} test edges of {entry.name} have their reverse in train; if {entry.name} has "
+                "no direction, these are known answers: set `symmetric: true` at its entry in model.relations"
+            )
+
+
+def _ids(rels: Iterator[int] | list[int]) -> ir.Table:
+    return ibis.memtable({"rel": np.fromiter(rels, np.int32)}, schema={"rel": "int32"})
+
+
+def _rehashed(edges: ir.Table, direction: str) -> ir.StringValue:
+    return (ibis.literal(direction) + edges["hash"]).hexdigest("md5").substr(0, DIGITS)
