@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.training import dense
@@ -14,12 +16,14 @@ from tests.training.surgery import merge, plain_queries
 from tests.training.test_step import SIZES, Case, make_batches, make_config, whole_weights
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
+from twhin_core.config.optimizer import Optimizer
 from twhin_core.distributed.ranks import process_group
 from twhin_core.errors import UserError
 from twhin_core.schema import Schema
 from twhin_core.training import build as build_module
 from twhin_core.training.build import TrainableModel, build
 from twhin_core.training.local_model import LocalModel
+from twhin_core.training.row_optimizer import RowOptimizer
 
 STEPS = 4
 # The same first rate in both tables: they must not share it later on.
@@ -136,3 +140,62 @@ def test_adam_has_no_kernel_for_shards_on_cpus(monkeypatch: pytest.MonkeyPatch) 
         pytest.raises(UserError, match="user has adam, which on CPUs needs fp32 tables and a single"),
     ):
         build(config, Schema(SIZES, config.model.relations), ranks)
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-60])
+@pytest.mark.parametrize("optimizer", ["adagrad", "rowwise_adagrad"])
+def test_without_eps_a_gradient_of_0_changes_nothing(optimizer: str, eps: float, kind: str) -> None:
+    """With every vector 0, so is every gradient of a dot product, of tables and relations; 1e-60 is 0 in float32."""
+    tree = make_config(Case("adagrad", kind)).model_dump()
+    for table in tree["model"]["embeddings"]["tables"]:
+        table["optimizer"] = {optimizer: {"lr": 0.1, "eps": eps}}
+    tree["model"]["translation_optimizer"] = {"adagrad": {"lr": 0.2, "eps": eps}}
+    config = config_file.validate(Config, tree, "test")
+    with process_group() as ranks:
+        model = build(config, Schema(SIZES, config.model.relations), ranks)
+        for name, value in model.state().items():
+            if name.startswith("tables."):
+                for part in local_tensors(value):
+                    part.zero_()
+        for step in range(2):
+            model.step(merge(make_batches(config, step)[1]))
+        after = whole_weights(model)
+    for name, value in after.items():
+        assert not np.any(value), name  # NaN counts as any
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    name=st.sampled_from(["adagrad", "rowwise_adagrad", "spherical_adagrad", "adam"]),
+    exponents=st.lists(st.integers(-30, 6), min_size=1, max_size=8),
+    seed=st.integers(0, 1000),
+)
+def test_without_eps_the_first_step_is_the_rate_whatever_the_gradient(
+    name: str, exponents: list[int], seed: int
+) -> None:
+    """A law of all these optimizers: only the direction of a first gradient counts; a gradient of 0 has none.
+
+    A gradient whose square is 0 in float32 may count as 0, but no step is longer than the rate.
+    """
+    rate, dim, generator = 0.25, 4, torch.Generator().manual_seed(seed)
+    settings_of = {"lr": rate, "eps": 1e-60 if name == "adam" else 0.0}
+    optimizer = config_file.validate(Optimizer, {name: settings_of}, "test")
+    weight = torch.nn.functional.normalize(torch.randn(len(exponents) + 1, dim, generator=generator))
+    before, rows = weight.clone(), torch.arange(len(weight))
+    direction = torch.randn(weight.shape, generator=generator)
+    if name == "spherical_adagrad":
+        direction -= (direction * weight).sum(1, keepdim=True) * weight
+    direction = torch.nn.functional.normalize(direction)
+    scale = torch.tensor([10.0**exponent for exponent in exponents] + [0.0])[:, None]
+    RowOptimizer("table", optimizer, weight, None).update(rows, weight[rows], scale * direction, step=1)
+    assert torch.equal(weight[-1], before[-1]) or name == "spherical_adagrad"
+    torch.testing.assert_close(weight[-1], before[-1], rtol=0, atol=1e-6)
+    if name == "rowwise_adagrad":
+        expected = before - rate * dim**0.5 * direction
+    elif name == "spherical_adagrad":
+        expected = torch.nn.functional.normalize(before - rate * direction)
+    else:
+        expected = before - rate * direction.sign()
+    large = scale.squeeze(1) >= 1e-15
+    torch.testing.assert_close(weight[large], expected[large], rtol=1e-3, atol=1e-4)
+    assert ((weight - before).norm(dim=1) <= 1.01 * rate * dim**0.5).all()

@@ -63,3 +63,17 @@ def test_rows_are_updated_as_on_a_cpu(kind: str, lengths: list[int], dim: int, h
     torch.testing.assert_close(found.cpu(), weight, rtol=1e-4, atol=1e-5)
     for ours, theirs in zip(found_state, state, strict=True):
         torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_eps_a_gradient_of_0_changes_nothing(kind: str) -> None:
+    weight = torch.nn.functional.normalize(torch.randn(ROWS, 4, generator=torch.Generator().manual_seed(1)))
+    optimizer = config_file.validate(Optimizer, {kind: {"lr": 0.3}}, "test")
+    state = [torch.zeros(shape, device=DEVICE) for shape in state_shapes(optimizer, ROWS, 4)]
+    found = weight.to(DEVICE, copy=True)
+    rows = torch.tensor([0, 3, 3, 5], device=DEVICE)
+    gradients = [(rows, [torch.zeros(4, 4, device=DEVICE)])]
+    rates = torch.tensor([0.3, 0.2, 0.1], device=DEVICE)
+    update_rows(kind, gradients, found, state, rates, 0.0, (0.8, 0.9))
+    torch.testing.assert_close(found.cpu(), weight, rtol=1e-6, atol=0)
+    assert not any(of.any() for of in state)

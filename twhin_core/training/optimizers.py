@@ -21,7 +21,7 @@ from twhin_core.config import Config
 from twhin_core.config.optimizer import Optimizer
 from twhin_core.model.twhin import Twhin
 from twhin_core.training.local_model import LocalModel
-from twhin_core.training.row_optimizer import RowOptimizer
+from twhin_core.training.row_optimizer import RowOptimizer, positive_eps
 from twhin_core.training.schedules import rate
 
 CLASSES: dict[str, type[torch.optim.Optimizer]] = {
@@ -49,7 +49,7 @@ def fuse(config: Config, twhin: Twhin) -> None:
     """
     for table in config.model.embeddings.tables:
         if table.sharding != "data_parallel":
-            arguments = table.optimizer.choice.model_dump()
+            arguments = _arguments(table.optimizer)
             arguments["lr"] = float(_distinct_optimizers(config).index(table.optimizer))
             if table.optimizer.name == "adam":
                 arguments["beta1"], arguments["beta2"] = arguments.pop("betas")
@@ -57,6 +57,14 @@ def fuse(config: Config, twhin: Twhin) -> None:
                 arguments |= {"max_norm": 1.0, "eps": arguments["eps"] / math.sqrt(table.embedding_dim)}
             weight = twhin.tables.embeddings[table.name].weight
             apply_optimizer_in_backward(FUSED[table.optimizer.name], [weight], arguments)
+
+
+def _arguments(optimizer: Optimizer) -> dict[str, Any]:
+    """The optimizer's settings as the kernels and torch take them."""
+    arguments: dict[str, Any] = optimizer.choice.model_dump()
+    if "eps" in arguments:
+        arguments["eps"] = positive_eps(arguments["eps"])
+    return arguments
 
 
 def _distinct_optimizers(config: Config) -> list[Optimizer]:
@@ -182,8 +190,7 @@ class ReplicatedTable:
 
 
 def _relation_optimizer(optimizer: Optimizer, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    arguments: dict[str, Any] = optimizer.choice.model_dump()
-    made = CLASSES[optimizer.name](parameters, **arguments)
+    made = CLASSES[optimizer.name](parameters, **_arguments(optimizer))
     # Adam creates its state in its first step, but checkpoints need it before; these are the same initial values.
     if isinstance(made, torch.optim.Adam):
         for parameter in parameters:

@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from twhin_core.training.row_optimizer import positive_eps
+
 KINDS = ("sgd", "adagrad", "rowwise_adagrad", "adam", "spherical_adagrad")
 """The optimizers, by the kernel's number for each."""
 
@@ -140,7 +142,7 @@ def update_rows(
     _update[(count,)](
         sorted_rows, order, *pieces, *pieces[:1] * missing, *seconds, *pieces[:1] * (MOST_SHARED - len(seconds)),
         *[*ends, *[0] * missing][:-1], ends[len(seconds) - 1] if seconds else 0,
-        weight, first_state, second_state, rates, eps, *betas, count, dim,
+        weight, first_state, second_state, rates, positive_eps(eps), *betas, count, dim,
         kind=KINDS.index(kind), pieces=len(pieces), shared=len(seconds), BN=GRADIENTS_AT_ONCE,
         BD=triton.next_power_of_2(dim), num_warps=1,
     )  # fmt: skip

@@ -17,6 +17,18 @@ STATE_NAMES = {
 }
 """The fused kernels' names for the parts of each optimizer's state."""
 
+SMALLEST_EPS = 2.0**-63
+"""The root of float32's smallest normal number."""
+
+
+def positive_eps(eps: float) -> float:
+    """`eps` as the kernels take it: never 0, so that a state of 0 divides a gradient of 0 to 0 and not to NaN.
+
+    `SMALLEST_EPS` changes no other quotient: the square of a gradient below it is 0 in float32, and every other state
+    has a root that absorbs it.
+    """
+    return max(eps, SMALLEST_EPS)
+
 
 def state_shapes(optimizer: Optimizer, rows: int, columns: int) -> list[tuple[int, ...]]:
     """The shapes of those parts for a table [rows, columns]."""
@@ -34,6 +46,7 @@ class RowOptimizer:
             shapes = state_shapes(optimizer, *weight.shape)
             state = [torch.zeros(shape, device=weight.device) for shape in shapes]
         self._state = state
+        self._eps = positive_eps(optimizer.choice.model_dump().get("eps", 0.0))
 
     @torch.no_grad()
     def update(self, rows: Tensor, values: Tensor, gradient: Tensor, step: int) -> None:
@@ -64,7 +77,7 @@ class RowOptimizer:
         else:
             squares.addcmul_(gradient, gradient)
         total.index_copy_(0, rows, squares)
-        root = squares.sqrt_().add_(self._optimizer.choice.model_dump()["eps"])
+        root = squares.sqrt_().add_(self._eps)
         values.addcdiv_(gradient, root.unsqueeze(1) if total.dim() == 1 else root, value=-lr)
 
     def _spherical_adagrad(self, rows: Tensor, values: Tensor, gradient: Tensor, lr: float) -> None:
@@ -73,7 +86,7 @@ class RowOptimizer:
         tangent = torch.addcmul(gradient, along, values, value=-1)
         squares = total.index_select(0, rows).add_(tangent.square().sum(1))
         total.index_copy_(0, rows, squares)
-        root = squares.sqrt_().add_(self._optimizer.choice.model_dump()["eps"])
+        root = squares.sqrt_().add_(self._eps)
         values.addcdiv_(tangent, root.unsqueeze(1), value=-lr)
         values.div_(torch.linalg.vector_norm(values, dim=1, keepdim=True))
 
@@ -85,7 +98,7 @@ class RowOptimizer:
             moved = moment.index_select(0, rows).lerp_(target, 1 - beta)
             moment.index_copy_(0, rows, moved)
             moments.append(moved / (1 - beta**step))
-        values.addcdiv_(moments[0], moments[1].sqrt_().add_(settings.eps), value=-lr)
+        values.addcdiv_(moments[0], moments[1].sqrt_().add_(self._eps), value=-lr)
 
     def state(self) -> dict[str, Tensor]:
         """The state under the fused kernels' names, so that checkpoints fit both."""
