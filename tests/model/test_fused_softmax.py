@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -65,6 +67,26 @@ def test_values_and_gradients_equal_those_of_the_definition(
         assert ours.grad is not None
         assert theirs.grad is not None
         torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-3, atol=1e-3 * scale)
+
+
+@pytest.mark.parametrize("metric", ["l2", "squared_l2"])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
+def test_points_that_coincide_do_not_move_each_other(metric: str, scale: float) -> None:
+    """The distance has no direction there; of a candidate elsewhere, the gradient is as if it were alone."""
+    query = torch.full((1, 1, 8), 3.0, device=DEVICE)
+    answer, other = query.clone(), query + torch.eye(8, device=DEVICE)[:1]
+    vectors = query.requires_grad_(), answer.requires_grad_(), torch.cat([query.detach(), other], 1).requires_grad_()
+    ids = torch.tensor([[0]], device=DEVICE), torch.tensor([[1, 2]], device=DEVICE)
+    SoftmaxLosses.apply(*vectors, ids, None, None, None, scale, METRICS[metric], torch.float32).sum().backward()
+    # Shares of the answer and its twin are 1 each, that of the other e^-scale; its distance is 1 along the first axis.
+    share = math.exp(-scale) / (2 + math.exp(-scale))
+    away = scale * share * (1 if metric == "l2" else 2)
+    expected = torch.zeros(1, 1, 8)
+    expected[..., 0] = away
+    torch.testing.assert_close(vectors[0].grad.cpu(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(vectors[1].grad.cpu(), torch.zeros(1, 1, 8), rtol=0, atol=1e-4)
+    both = torch.cat([torch.zeros(1, 1, 8), -expected], 1)
+    torch.testing.assert_close(vectors[2].grad.cpu(), both, rtol=1e-4, atol=1e-4)
 
 
 def test_a_loss_near_0_keeps_its_precision() -> None:

@@ -259,17 +259,20 @@ class RelationOperators(nn.Module):
     def _by_kind(
         self, rel: Tensor, vectors: Tensor, like: Tensor, method: Callable[[Operator], Callable[..., Tensor]]
     ) -> Tensor:
-        """Applies a method of each relation's operator; the result is shaped like `like`."""
+        """Applies a method of each relation's operator; the result has the shape and dtype of `like`.
+
+        Under autocast, operators that multiply matrices return its dtype.
+        """
         within = self.get_buffer("_within")[rel]
         if len(self._kinds) == 1:
             (kind,) = self._kinds
-            return method(find(kind))(self.get_parameter(kind), within, vectors)
+            return method(find(kind))(self.get_parameter(kind), within, vectors).to(like.dtype)
         kinds, within = self.get_buffer("_kind")[rel].flatten(), within.flatten()
         vectors, result = vectors.reshape(-1, vectors.shape[-1]), torch.zeros_like(like).flatten(0, rel.dim() - 1)
         for number, kind in enumerate(self._kinds):
             rows = (kinds == number).nonzero().squeeze(1)
             part = method(find(kind))(self.get_parameter(kind), within[rows], vectors[rows])
-            result = result.index_copy(0, rows, part)
+            result = result.index_copy(0, rows, part.to(like.dtype))
         return result.view_as(like)
 
 

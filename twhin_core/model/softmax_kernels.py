@@ -31,11 +31,11 @@ def _products(a, b, precision: tl.constexpr):
 
 @triton.jit
 def _distance(square, metric: tl.constexpr):
-    """The negated distance, from its square, and its derivative by the inner product."""
+    """The negated distance, from its square, and its derivative by the inner product; of equal points, 0."""
     square = tl.maximum(square, 1e-12)
     if metric == 1:
         score = -tl.sqrt(square)
-        slope = -1.0 / score
+        slope = tl.where(square > 1e-12, -1.0 / score, 0.0)
     else:
         score = -square
         slope = tl.full(square.shape, 2.0, tl.float32)
@@ -114,7 +114,7 @@ def forward_kernel(
         kept = tl.exp2(largest - base)
         total = total * kept + tl.sum(share, 1)
         if metric != 0:
-            share = share * slope
+            share = (share * slope).to(v.dtype).to(tl.float32)  # as the product below sums it, lest they not cancel
             slope_total = slope_total * kept + tl.sum(share, 1)
         weighted = weighted * kept[:, None] + tl.dot(share.to(v.dtype), v, input_precision=precision)
         largest = above
@@ -178,7 +178,7 @@ def backward_kernel(
         counts = (own[None, :] != v_id[:, None]) & in_rows[None, :] & in_others[:, None]
         share = tl.where(counts, tl.exp2(x), 0.0) * q_gradient[None, :]
         if metric != 0:
-            share = share * slope
+            share = (share * slope).to(q.dtype).to(tl.float32)
             slope_total += tl.sum(share, 1)
         weighted += tl.dot(share.to(q.dtype), q, input_precision=precision)
     of = (part.to(tl.int64) * tl.num_programs(1) + chunk) * K + other
