@@ -49,7 +49,8 @@ def measure(vector_set: VectorSet, is_distance: bool, search: Search) -> tuple[f
 def make_queries(vector_set: VectorSet) -> Tensor:
     """Random nodes with the operators of the relations that end at the table applied: float32 [Q, dim].
 
-    If no relation ends at the table, the queries are its own vectors.
+    If no relation ends at the table, the queries are its own vectors. Rows without an id have not been trained and are
+    no queries.
     """
     import torch
 
@@ -61,7 +62,7 @@ def make_queries(vector_set: VectorSet) -> Tensor:
     chosen = rng.permutation(np.resize(rels, QUERIES))
     parts = []
     for rel in np.unique(chosen).tolist():
-        lhs = run.checkpoint.rows(run.schema.relations[rel].lhs)
+        lhs = run.rows(run.schema.relations[rel].lhs)
         given = lhs.gather(rng.integers(lhs.size, size=int((chosen == rel).sum())))
         with torch.no_grad():
             parts.append(scorer.operator(torch.full((len(given),), rel), given))
