@@ -185,17 +185,6 @@ def test_a_killed_evaluation_is_not_taken_for_whole(trained: tuple[Config, str])
     assert report.exists()
 
 
-def test_the_planted_optimum_stands_beside_the_result(trained: tuple[Config, str]) -> None:
-    config, root = trained
-    planted = {"all": {"mrr": 0.4321, "edges": 10}, "fav": {"mrr": 0.5432, "edges": 5}}
-    Path(root, "raw").mkdir()
-    Path(root, "raw/planted.json").write_text(json.dumps(planted))
-    assert evaluate(config, root)["planted"] == planted
-    page = Path(root, "evaluation/report.html").read_text()
-    assert "0.4321" in page
-    assert "planted optimum" in page
-
-
 def test_without_a_checkpoint_it_says_to_train(small_config: SmallConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no complete checkpoint; run `twhin train` first"):
         evaluate(small_config(), str(tmp_path / "run"))

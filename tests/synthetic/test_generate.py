@@ -1,8 +1,7 @@
-"""The generated network's properties, and its optimum by brute force."""
+"""The generated network's properties."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,7 @@ from tests.conftest import SmallConfig
 from twhin_core.config.prepare import Generate
 from twhin_core.stages.prepare import prepare
 from twhin_core.synthetic.generate import generate
-from twhin_core.synthetic.optimum import best_metrics
-from twhin_core.synthetic.planted import KINDS, Planted, plant
+from twhin_core.synthetic.planted import KINDS, plant
 
 SMALL = Generate(users=300, tweets=400, communities=10, edges_per_user=30, seed=5)
 
@@ -40,10 +38,8 @@ def test_a_seed_reproduces_the_network(tmp_path: Path) -> None:
     other = SMALL.model_copy(update={"seed": 6})
     for name, settings in (("one", SMALL), ("two", SMALL), ("other", other)):
         generate(settings, str(tmp_path / name))
-    edges, planted = "edges/part-00000.parquet", "planted.json"
-    for file in (edges, planted):
-        content = {name: (tmp_path / name / file).read_bytes() for name in ("one", "two", "other")}
-        assert content["one"] == content["two"] != content["other"]
+    content = {name: (tmp_path / name / "edges/part-00000.parquet").read_bytes() for name in ("one", "two", "other")}
+    assert content["one"] == content["two"] != content["other"]
 
 
 def test_pairs_are_drawn_at_their_rates() -> None:
@@ -87,79 +83,6 @@ def test_most_interactions_stay_in_the_community() -> None:
         assert planted.kind.within - 0.08 < inside < planted.kind.within + 0.03
 
 
-def test_the_optimum_equals_a_plain_ranking() -> None:
-    rng = np.random.default_rng(7)
-    relations = plant(SMALL, rng)
-    edges = [planted.draw(2500, rng) for planted in relations]
-    sample_seed = 11
-    found = best_metrics(relations, edges, np.random.default_rng(sample_seed))
-
-    sampler = np.random.default_rng(sample_seed)
-    total = sum(len(lhs) for lhs, _ in edges)
-    reciprocals: dict[str, list[float]] = {"all": []}
-    hits: list[bool] = []
-    recalls: dict[str, list[float]] = {"all": []}
-    for planted, (lhs, rhs) in zip(relations, edges, strict=True):
-        name = planted.kind.name
-        reciprocals[name], recalls[name] = [], []
-        picked = sampler.choice(len(lhs), round(min(0.05, 20_000 / total) * len(lhs)), replace=False)
-        true = set(zip(lhs.tolist(), rhs.tolist(), strict=True))
-        held_out = {(int(lhs[i]), int(rhs[i])) for i in picked}
-        nodes = range(len(planted.popularity))
-        rate = planted.rates(np.arange(SMALL.users)[:, None], np.arange(len(planted.popularity))[None])
-        for s, t in held_out:
-            tails = [rate[s, other] for other in nodes if (s, other) not in true]
-            heads = [rate[other, t] for other in range(SMALL.users) if (other, t) not in true]
-            for negatives in (tails, heads):
-                rank = (
-                    1
-                    + sum(negative > rate[s, t] for negative in negatives)
-                    + sum(negative == rate[s, t] for negative in negatives) / 2
-                )
-                reciprocals[name].append(1 / rank)
-                hits.append(rank <= 10)
-        for s in {s for s, _ in held_out}:
-            order = sorted((t for t in nodes if (s, t) not in true - held_out), key=lambda t: -rate[s, t])
-            mine = {t for of, t in held_out if of == s}
-            recalls[name].append(len(mine & set(order[:20])) / len(mine))
-        reciprocals["all"] += reciprocals[name]
-        recalls["all"] += recalls[name]
-    for name, values in reciprocals.items():
-        assert found[name]["mrr"] == pytest.approx(np.mean(values))
-        assert found[name]["recall@20"] == pytest.approx(np.mean(recalls[name]))
-        assert found[name]["edges"] == len(values) // 2
-    assert found["all"]["hits@10"] == pytest.approx(np.mean(hits))
-
-
-def test_ties_get_the_mean_rank() -> None:
-    # One community, all alike: 4 other tails make rank 1 + 4/2, 3 other heads rank 1 + 3/2.
-    alike = Planted(
-        KINDS[1], np.full(4, 1 / 4), np.zeros(4, np.int64), np.zeros(5, np.int64), np.full(5, 1 / 5), np.ones(1)
-    )
-    found = best_metrics([alike], [(np.array([0]), np.array([0]))], np.random.default_rng(0))
-    assert found["all"]["mrr"] == pytest.approx((1 / 3 + 1 / 2.5) / 2)
-    assert found["all"]["hits@1"] == 0
-    assert found["all"]["hits@3"] == 1
-
-
-def test_popularity_is_far_from_the_optimum() -> None:
-    rng = np.random.default_rng(0)
-    settings = Generate(users=1000, tweets=1500, communities=25, edges_per_user=40)
-    relations = plant(settings, rng)
-    edges = [planted.draw(round(40_000 * planted.kind.share), rng) for planted in relations]
-    best = best_metrics(relations, edges, rng)
-    for planted, (lhs, rhs) in zip(relations, edges, strict=True):
-        tail_degree, head_degree = np.bincount(rhs), np.bincount(lhs)
-        true = np.zeros((len(head_degree), len(tail_degree)), bool)
-        true[lhs, rhs] = True
-        reciprocal = []
-        for s, t in zip(lhs[:300], rhs[:300], strict=True):
-            for degree, own, known in ((tail_degree, t, true[s]), (head_degree, s, true[:, t])):
-                negatives = degree[~known]
-                reciprocal.append(1 / (1 + (negatives > degree[own]).sum() + (negatives == degree[own]).sum() / 2))
-        assert best[planted.kind.name]["mrr"] > 3 * np.mean(reciprocal)
-
-
 def test_prepare_generates_the_network_into_the_run(small_config: SmallConfig, tmp_path: Path) -> None:
     relations = [{"name": kind.name, "lhs": "user", "rhs": kind.rhs} for kind in KINDS]
     config = small_config(prepare={"sources": [], "generate": SMALL.model_dump()}, model={"relations": relations})
@@ -167,6 +90,3 @@ def test_prepare_generates_the_network_into_the_run(small_config: SmallConfig, t
     rows = pq.read_table(tmp_path / "run/raw/edges").num_rows
     assert sum(entry.edges for entry in manifest.splits.values()) == rows
     assert manifest.rejected.rows == 0
-    planted = json.loads((tmp_path / "run/raw/planted.json").read_text())
-    assert list(planted) == ["all", "follow", "fav", "reply", "retweet"]
-    assert set(planted["all"]) == {"mrr", "hits@1", "hits@3", "hits@10", "recall@20", "edges"}

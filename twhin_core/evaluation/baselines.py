@@ -8,7 +8,7 @@ from twhin_core.data.frequencies import StoredFrequencies, end, sum_by_key
 from twhin_core.evaluation.task import RankingResult
 from twhin_core.ranking.candidates import CandidateSet
 from twhin_core.ranking.queries import FilteredQueries, HeldOut, Ints, split_by
-from twhin_core.ranking.ranks import AnswerRanks, RankQueries, count_in_groups, list_ranks, order_in_groups
+from twhin_core.ranking.ranks import AnswerRanks, RankQueries, Values, count_in_groups, list_ranks, order_in_groups
 
 MOST_EDGES = 1 << 40
 """The most edges of a node, so that a group and a number of edges fit into one int64."""
@@ -36,12 +36,7 @@ class Popularity:
         group = end(queries.rel, queries.side)[queries.query]
         score = self._ends.of(group, queries.answer)
         held = np.flatnonzero(queries.edges)
-        more, equal = self._among_all(candidates, group[held], score[held])
-        _, known = candidates.columns(queries.answer)
-        of_known = count_in_groups(queries.query[held], score[held], queries.query[known], score[known])
-        rank = np.zeros(len(score))
-        rank[held] = 1 + (more - of_known[0]) + (equal - of_known[1]) / 2
-        return AnswerRanks(rank[held], list_ranks(queries, score, rank)[held])
+        return rank_by_counts(candidates, queries, score, *self._among_all(candidates, group[held], score[held]))
 
     def _among_all(self, candidates: CandidateSet, group: Ints, score: Ints) -> tuple[Ints, Ints]:
         """How many candidates, known answers included, have more edges than each score, and how many the same."""
@@ -66,6 +61,24 @@ class Popularity:
             edges.append(count[among])
             nodes.append((last - first)[among])
         return sum_by_key(np.concatenate(edges), np.concatenate(nodes))
+
+
+def rank_by_counts(
+    candidates: CandidateSet, queries: FilteredQueries, score: Values, more: Ints, equal: Ints
+) -> AnswerRanks:
+    """The ranks of held-out answers, from how many candidates score higher.
+
+    Args:
+        score: [K], of all known answers.
+        more: [H] how many candidates, known answers included, score higher than each held-out answer.
+        equal: [H] how many score the same.
+    """
+    held = np.flatnonzero(queries.edges)
+    _, known = candidates.columns(queries.answer)
+    of_known = count_in_groups(queries.query[held], score[held], queries.query[known], score[known])
+    rank = np.zeros(len(score))
+    rank[held] = 1 + (more - of_known[0]) + (equal - of_known[1]) / 2
+    return AnswerRanks(rank[held], list_ranks(queries, score, rank)[held])
 
 
 def rank_at_random(held: HeldOut, result: RankingResult, seed: int) -> AnswerRanks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from twhin_core import __version__, storage
+from twhin_core import __version__
 from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.evaluation.baselines import Popularity, rank_at_random
@@ -15,6 +15,7 @@ from twhin_core.evaluation.metrics import (
     ANSWER,
     AUC_REFERENCE,
     MODEL,
+    PLANTED,
     POPULARITY,
     PREVIOUS,
     QUERY,
@@ -29,6 +30,7 @@ from twhin_core.evaluation.metrics import (
     prefix,
     sum_up,
 )
+from twhin_core.evaluation.planted import PlantedRates, node_numbers
 from twhin_core.evaluation.previous import Previous
 from twhin_core.evaluation.reference_auc import reference_auc
 from twhin_core.evaluation.result import digest
@@ -43,8 +45,6 @@ if TYPE_CHECKING:
     from twhin_core.distributed.ranks import Ranks
     from twhin_core.model.scorer import Scorer
     from twhin_core.vectors.rows import Rows
-
-PLANTED = "raw/planted.json"
 
 
 class Measured(NamedTuple):
@@ -81,20 +81,22 @@ def measure(
             evaluation.split: _of_model(task, scorer, tables, rankings[MODEL]),
             "intervals": _intervals(task, rankings[MODEL]),
             "degrees": _by_degree(task, rankings),
-            "baselines": {name: _by_relation(task, of) for name, of in rankings.items() if name != MODEL},
+            "baselines": {
+                name: _by_relation(task, of) for name, of in rankings.items() if name not in (MODEL, PLANTED)
+            },
             "candidates": None,
             "checkpoint": checkpoint.step,
             "config": digest(config),
             "graph": {"tables": schema.tables, "edges": task.edges},
             "version": __version__,
         }
+        if PLANTED in rankings:
+            metrics[PLANTED] = _by_relation(task, rankings[PLANTED])
     if earlier is not None:
         metrics["degrees"] = earlier["degrees"] | metrics["degrees"]
-        metrics["baselines"] = earlier["baselines"]
+        metrics |= {name: earlier[name] for name in ("baselines", PLANTED) if name in earlier}
     if evaluation.candidates is not None:
         metrics["candidates"] = {"count": evaluation.candidates, "power": evaluation.candidates_power}
-    if (planted := storage.find_json(storage.join(root, PLANTED))) is not None:
-        metrics["planted"] = planted
     return Measured(metrics, rankings[MODEL], task.relations)
 
 
@@ -147,6 +149,8 @@ def _rank(
         rankers: dict[str, Ranker] = {MODEL: ModelRanker(scorer, schema, tables, arithmetic, memory, progress)}
         if with_baselines:
             rankers[POPULARITY] = Popularity(task.ends)
+            if task.config.prepare is not None and (settings := task.config.prepare.generate) is not None:
+                rankers[PLANTED] = PlantedRates(settings, schema, node_numbers(task.config, task.root, schema))
         if previous is not None:
             matched = previous.match_tables(task.config, task.root, schema, task.folder / PREVIOUS, task.memory // 4)
             rankers[PREVIOUS] = ModelRanker(previous.scorer(schema), schema, matched, arithmetic, memory, progress)
@@ -186,5 +190,5 @@ def _by_degree(task: RankingTask, rankings: Mapping[str, Ranking]) -> dict[str, 
     return {
         name: {kind: of_buckets(sum_up(ranking, evaluation, bucket[kind]), shown[kind], evaluation) for kind in shown}
         for name, ranking in rankings.items()
-        if name != RANDOM
+        if name not in (RANDOM, PLANTED)
     }

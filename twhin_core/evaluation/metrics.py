@@ -44,6 +44,8 @@ AUC_REFERENCE = "auc_reference"
 """Only of `all`, and only of models: see `reference_auc.py`."""
 SAMPLED = "sampled_"
 MODEL, POPULARITY, RANDOM, PREVIOUS = "model", "popularity", "random", "previous"
+PLANTED = "planted"
+"""The ranking of a generated network by what was planted in it, which no model can beat."""
 QUERY, ANSWER = "query", "answer"
 """Whose degree: that of the query's node, or of the answer."""
 

@@ -12,7 +12,6 @@ from twhin_core import storage
 from twhin_core.config.prepare import Generate, Source
 from twhin_core.parquet import ROWS_PER_GROUP, write_parts
 from twhin_core.progress import log
-from twhin_core.synthetic.optimum import best_metrics
 from twhin_core.synthetic.planted import Ints, Planted, plant
 
 START, SECONDS = 1_700_000_000, 30 * 86_400  # interactions over one month
@@ -22,7 +21,7 @@ SCHEMA = pa.schema(
 
 
 def generate(settings: Generate, root: str) -> list[Source]:
-    """Writes a network to `<root>/edges/`, and the optimal metrics (`optimum.best_metrics`) to `<root>/planted.json`.
+    """Writes a network to `<root>/edges/`.
 
     Users follow users, and fav, reply to and retweet tweets, mostly in their own community. The files contain each edge
     once, in random order, with the columns lhs, relation, rhs (ids like `user:12`) and time.
@@ -36,8 +35,13 @@ def generate(settings: Generate, root: str) -> list[Source]:
     edges = [planted.draw(round(interactions * planted.kind.share), rng) for planted in relations]
     files = write_parts(_batches(relations, edges, rng), SCHEMA, root, "edges")
     log.info("generate: %s edges under %s", f"{sum(file.rows for file in files):,}", root)
-    storage.write_json(storage.join(root, "planted.json"), best_metrics(relations, edges, rng))
     return [Source(path=storage.join(root, "edges"), relation_column="relation", timestamp="time")]
+
+
+def numbers(ids: pa.Array) -> Ints:
+    """The numbers of nodes in the network, from ids like `user:12`."""
+    found: Ints = pc.cast(pc.replace_substring_regex(ids, "^[^:]*:", ""), pa.int64()).to_numpy(zero_copy_only=False)
+    return found
 
 
 def _batches(
