@@ -18,6 +18,14 @@ class UserError(TwhinError):
     exit_code = 2
 
 
+class Diverged(UserError):
+    """Training made numbers that are not finite."""
+
+    def __init__(self, what: str, advice: str = "lower the learning rates") -> None:
+        super().__init__(f"{what}; {advice}")
+        self.what = what
+
+
 class NotFound(UserError, KeyError):
     """Nothing has this name."""
 

@@ -27,7 +27,7 @@ from twhin_core.checkpoints.checkpoint import FOLDER, MARKER, Marker, ModelDescr
 from twhin_core.checkpoints.index import INDEX
 from twhin_core.checkpoints.io import location
 from twhin_core.distributed.ranks import Ranks
-from twhin_core.errors import UserError, one_line
+from twhin_core.errors import Diverged, UserError, one_line
 from twhin_core.progress import log
 
 State = Mapping[str, Tensor | ShardedTensor]
@@ -64,7 +64,7 @@ class CheckpointWriter:
         A failed checkpoint is logged in one line and removed.
 
         Raises:
-            UserError: the weights are not finite.
+            Diverged: the weights are not finite.
         """
         running, self._running = self._running, None
         if running is not None:
@@ -75,7 +75,7 @@ class CheckpointWriter:
                 self._is_complete = False
                 reason = next(error for error, _ in failure.failures.values())
                 if isinstance(reason, NotFiniteError):
-                    raise UserError(f"step {self._step} made {reason}; lower the learning rates") from None
+                    raise Diverged(f"step {self._step} made {reason}") from None
                 if self._ranks.is_first:
                     log.error("train: the checkpoint of step %d could not be written: %s", self._step, one_line(reason))
         return self._is_complete

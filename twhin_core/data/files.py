@@ -62,19 +62,21 @@ class EdgeFiles:
         self._cursors: dict[int, _Cursor] = {}
         self.slices: list[RowGroupSlice] = []
         self.weighted = False
+        self._heaviest: list[float] = []  # per slice, what the footer says of its row group
         digest = hashlib.sha256()
         skip, left = offset, limit
         for url, footer in self._footers(urls):
             digest.update(url.rsplit("/", 1)[-1].encode())
             self.weighted |= footer.is_weighted
             first_row = 0
-            for group, (rows, summary, seems_valid) in enumerate(footer.groups):
+            for group, (rows, heaviest, summary, seems_valid) in enumerate(footer.groups):
                 start = min(skip, rows)
                 stop = rows if left is None else min(rows, start + left)
                 skip -= start
                 left = left if left is None else left - (stop - start)
                 if start < stop:
                     self.slices.append(RowGroupSlice(url, group, first_row, start, stop))
+                    self._heaviest.append(heaviest)
                     digest.update(f"{start} {stop} {summary}".encode())
                     if not seems_valid:
                         # Raises for an invalid edge of the slice, but not for one in the other rows of the group.
@@ -134,6 +136,19 @@ class EdgeFiles:
         """All edges in data set order."""
         return self.load([SliceRange(number, 0, length) for number, length in enumerate(self.lengths.tolist())])
 
+    def heaviest(self) -> Edges | None:
+        """The edge of the largest weight, alone; None if edges have no weights. Reads a row group, rarely more."""
+        found: Edges | None = None
+        if self.weighted:
+            for number in np.argsort(np.negative(self._heaviest), kind="stable").tolist():
+                if found is not None and found.weight[0] >= self._heaviest[number]:
+                    break
+                for edges in self._read(SliceRange(number, 0, int(self.lengths[number]))):
+                    at = int(edges.weight.argmax())
+                    if found is None or edges.weight[at] > found.weight[0]:
+                        found = edges.take(slice(at, at + 1))
+        return found
+
     def _read(self, part: SliceRange) -> Iterator[Edges]:
         """The edges of a range. Continues decoding a partially read slice if the range starts where it stopped."""
         group_slice = self.slices[part.number]
@@ -151,15 +166,18 @@ class _Footer:
 
     def __init__(self, file: pq.ParquetFile, schema: Schema) -> None:
         self.is_weighted = WEIGHT in file.schema_arrow.names
-        self.groups: list[tuple[int, str, bool]] = []
-        """Per row group: its rows, a summary that tells it apart, and whether all its edges seem valid."""
+        self.groups: list[tuple[int, float, str, bool]] = []
+        """Per row group: its rows, its largest weight (inf if unknown), a summary that tells it apart, and whether all
+        its edges seem valid."""
         for number in range(file.metadata.num_row_groups):
             group = file.metadata.row_group(number)
             columns = [group.column(position) for position in range(group.num_columns)]
             used = [column for column in columns if column.path_in_schema in (*NODES_AND_RELATION, WEIGHT)]
             sizes = " ".join(f"{column.total_uncompressed_size} {column.total_compressed_size}" for column in used)
             bounds = {column.path_in_schema: _bounds(column.statistics) for column in used}
-            self.groups.append((group.num_rows, f"{sizes} {bounds}", _seem_valid(bounds, schema)))
+            _, heaviest, _ = bounds.get(WEIGHT, (None, 1.0, 0))
+            heaviest = math.inf if heaviest is None else float(heaviest)
+            self.groups.append((group.num_rows, heaviest, f"{sizes} {bounds}", _seem_valid(bounds, schema)))
 
 
 def _bounds(statistics: pq.Statistics | None) -> tuple[Any, Any, int]:

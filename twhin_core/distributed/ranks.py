@@ -56,6 +56,22 @@ class Ranks:
         found: T = made[0]
         return found
 
+    def of_all(self, value: T) -> list[T]:
+        """The values of all ranks, in their order. A collective."""
+        if self.world_size == 1:
+            return [value]
+        found: list[Any] = [None] * self.world_size
+        dist.all_gather_object(found, value)
+        return found
+
+    def smallest(self, value: int) -> int:
+        """The smallest of the ranks' numbers. A collective."""
+        if self.world_size == 1:
+            return value
+        least = torch.tensor(value, device=self.device)
+        dist.all_reduce(least, dist.ReduceOp.MIN)
+        return int(least)
+
     def sum(self, value: torch.Tensor) -> float:
         """The sum of a scalar tensor over all ranks. A collective."""
         value = value.detach().clone()

@@ -19,14 +19,14 @@ from twhin_core.data.remote import Remote
 from twhin_core.data.splits import has_split, open_split
 from twhin_core.distributed.preemption import Preemption
 from twhin_core.distributed.ranks import Ranks
-from twhin_core.errors import CheckpointFailed, Preempted, UserError
+from twhin_core.errors import CheckpointFailed, Diverged, Preempted, UserError
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.negatives import check_rows
 from twhin_core.progress import Progress, log
 from twhin_core.training import plan
 from twhin_core.training.batches import Batches, PreparedBatch
 from twhin_core.training.build import build, warn_of_slow_products
-from twhin_core.training.divergence import STEPS_BETWEEN_CHECKS, LossGuard
+from twhin_core.training.divergence import STEPS_BETWEEN_CHECKS, LossGuard, advice
 from twhin_core.training.frequencies import count_together
 from twhin_core.training.initialise import normalise_rows
 from twhin_core.training.metrics_log import Interval, MetricsLog, peak_memory
@@ -67,10 +67,18 @@ class Trainer:
 
     def run(self) -> None:
         """Trains to the end and leaves a checkpoint of the last step."""
+        try:
+            self._run()
+        except Diverged as error:
+            if (of_weights := advice(self.edges, self.schema)) is not None:
+                raise Diverged(error.what, of_weights) from None
+            raise
+
+    def _run(self) -> None:
         training, interval = self.training, Interval(self.ranks)
         if self.ranks.is_first:
             storage.remove(storage.join(self.root, FINISHED))
-        guard = LossGuard(self._relations_after, STEPS_BETWEEN_CHECKS[self.ranks.device.type])
+        guard = LossGuard(self._relations_after, STEPS_BETWEEN_CHECKS[self.ranks.device.type], self.ranks)
         writer = CheckpointWriter(self.root, self.description, training.checkpoint_max_to_keep, self.ranks)
         with (
             Preemption(self.ranks) as preemption, writer, self.metrics, self._progress() as progress,
