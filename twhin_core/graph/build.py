@@ -14,6 +14,7 @@ from twhin_core.graph.manifest import SPLITS, Manifest
 from twhin_core.graph.plan import Graph, plan
 from twhin_core.graph.raw_files import RawSource, check_sources
 from twhin_core.graph.reverses import describe_reversed
+from twhin_core.graph.weights import warn_of_skew
 from twhin_core.graph.write import Counts, count_graph, write_graph
 from twhin_core.progress import log
 
@@ -45,6 +46,7 @@ def build_graph(config: Config, sources: list[Source], root: str) -> Manifest:
         manifest = write_graph(engine, graph, counts, root).model_copy(update={"raw_files": entries_of(raw)})
     for line in describe_reversed(manifest):
         log.warning("prepare: %s", line)
+    warn_of_skew(manifest.relations)
     return manifest
 
 

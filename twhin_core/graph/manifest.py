@@ -42,16 +42,31 @@ class TableEntry(BaseModel):
     files: list[FileEntry]
 
 
+class WeightEntry(BaseModel):
+    """The distribution of the weights of a relation's training edges.
+
+    `top_share`: the share of their sum that belongs to the `top_edges` heaviest, 0.1 % of all.
+    """
+
+    mean: float
+    max: float
+    top_edges: int
+    top_share: float
+
+
 class RelationEntry(Relation):
     """A relation with its number of edges per split and its degrees per side. Entries are in the order of ids.
 
     `reversed`: for each held-out split, how many of its edges have their reverse in train; splits with none are left
     out, as are relations between two tables and symmetric ones.
+
+    `weights` is None if edges have no weights, or the relation has no training edges.
     """
 
     edges: dict[str, int]
     degrees: dict[str, DegreeEntry]
     reversed: dict[str, int] = Field(default_factory=dict)
+    weights: WeightEntry | None = None
 
 
 class SplitEntry(BaseModel):
@@ -147,8 +162,6 @@ def read_schema(config: Config, root: str) -> Schema:
                 f"{entry.num_embeddings}"
             )
         tables[entry.name] = stated or entry.num_embeddings
-    relations = [
-        Relation.model_validate(entry.model_dump(exclude={"edges", "degrees", "reversed"}))
-        for entry in manifest.relations
-    ]
+    described = {"edges", "degrees", "reversed", "weights"}
+    relations = [Relation.model_validate(entry.model_dump(exclude=described)) for entry in manifest.relations]
     return Schema(tables, relations)

@@ -13,6 +13,7 @@ from twhin_core.graph.manifest import SPLITS, Manifest, RejectedEntry, RelationE
 from twhin_core.graph.plan import Graph
 from twhin_core.graph.reverses import count_reversed
 from twhin_core.graph.statistics import relation_degrees, table_degrees
+from twhin_core.graph.weights import relation_weights
 from twhin_core.parquet import FileEntry
 
 VOCABULARY_SCHEMA = pa.schema([("index", pa.int64()), ("id", pa.string()), ("degree", pa.int64())])
@@ -91,10 +92,13 @@ def write_graph(engine: Engine, graph: Graph, counts: Counts, root: str) -> Mani
             RelationEntry(
                 **relation.model_dump(),
                 edges={split: counts.edges[split][rel] for split in SPLITS},
-                degrees=of_relation,
+                degrees=degrees_of,
                 reversed=reversed_.get(rel, {}),
+                weights=weights_of,
             )
-            for rel, (relation, of_relation) in enumerate(zip(graph.relations, relation_degrees(graph), strict=True))
+            for rel, (relation, degrees_of, weights_of) in enumerate(
+                zip(graph.relations, relation_degrees(graph), relation_weights(graph), strict=True)
+            )
         ],
         splits=splits,
         rejected=RejectedEntry(rows=sum(counts.rejected.values()), by_reason=counts.rejected, files=rejected_files),
