@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jinja2
@@ -25,6 +26,28 @@ def write_report(url: str, metrics: Metrics, config: Config, root: str) -> None:
     Reads the gate decision, the training log, the plan, the checkpoint's vectors and the export from `root`. Omits a
     section whose files are missing.
     """
+    page = (
+        _templates()
+        .get_template("report.html")
+        .render(
+            root=root,
+            name=root.rstrip("/").rsplit("/", 1)[-1],
+            step=metrics["checkpoint"],
+            figures=figures.collect(metrics, config.evaluation),
+            decision=decision.collect(metrics, root),
+            panels=training.panels(config, root),
+            trained=trained.collect(metrics, config, root),
+            exported=exports.collect(metrics, root),
+            charts=charts,
+            **_of_vectors(metrics, config, root),
+        )
+    )
+    storage.write_text(url, page)
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    """Cached, since it keeps the templates that it has compiled, which takes as long as the rest of a small report."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("twhin_core.report", "templates"),
         autoescape=True,
@@ -34,19 +57,7 @@ def write_report(url: str, metrics: Metrics, config: Config, root: str) -> None:
     )
     environment.filters["short"] = _short
     environment.tests["short"] = lambda name: _short(name) == name
-    page = environment.get_template("report.html").render(
-        root=root,
-        name=root.rstrip("/").rsplit("/", 1)[-1],
-        step=metrics["checkpoint"],
-        figures=figures.collect(metrics, config.evaluation),
-        decision=decision.collect(metrics, root),
-        panels=training.panels(config, root),
-        trained=trained.collect(metrics, config, root),
-        exported=exports.collect(metrics, root),
-        charts=charts,
-        **_of_vectors(metrics, config, root),
-    )
-    storage.write_text(url, page)
+    return environment
 
 
 def _of_vectors(metrics: Metrics, config: Config, root: str) -> dict[str, Any]:
