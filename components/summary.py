@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from twhin_core import storage
 from twhin_core.checkpoints.checkpoint import FINISHED
+from twhin_core.checksum import unseal_lines
 from twhin_core.config import Config
 from twhin_core.evaluation.metrics import ALL, Metrics
 from twhin_core.export.manifest import ExportManifest
@@ -51,8 +51,9 @@ def graph_text(manifest: Manifest) -> str:
 def training_figures(root: str) -> Figures:
     """The last step and epoch, and the last logged value of each figure in `TRAINED`."""
     last: dict[str, Any] = {}
-    for line in storage.read_text(storage.join(root, "training/metrics.jsonl")).splitlines():
-        last |= json.loads(line)
+    url = storage.join(root, "training/metrics.jsonl")
+    for line in unseal_lines(storage.read_bytes(url), url):
+        last |= line
     finished = storage.read_json(storage.join(root, FINISHED))
     return {
         "step": finished["step"],

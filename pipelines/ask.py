@@ -1,4 +1,4 @@
-"""Commands that query runs: `twhin describe`, `neighbors`, `score`, `compare`. Each imports only what it needs."""
+"""Commands that query runs: `describe`, `verify`, `neighbors`, `score`, `compare`. Each imports only what it needs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from twhin.pipelines.options import AsJson, RunRootPath
+from twhin_core.errors import UserError
 from twhin_core.progress import log
 
 if TYPE_CHECKING:
@@ -25,6 +26,23 @@ def describe(run_root: RunRootPath, as_json: AsJson = False) -> None:
     show(list_graph(manifest), as_json)
     for line in describe_reversed(manifest):
         log.warning("describe: %s", line)
+
+
+def verify(run_root: RunRootPath, as_json: AsJson = False) -> None:
+    """Compare everything that a run holds with its checksums, and print what is whole.
+
+    Reads every file. Exits with code 2 if one is missing or has changed since it was written.
+    """
+    from twhin_core.output import Column, Listing, show
+    from twhin_core.stages.verify import verify
+
+    parts = verify(run_root)
+    columns = [Column("part"), Column("files", ",d"), Column("state")]
+    show([Listing("parts", f"files of {run_root}", columns, [[of.name, of.files, of.state] for of in parts])], as_json)
+    faults = [fault for part in parts for fault in part.faults]
+    if faults:
+        count = f"{len(faults)} files are" if len(faults) > 1 else "1 file is"
+        raise UserError(f"{run_root}: {count} not whole, the first: {faults[0]}")
 
 
 def neighbors(

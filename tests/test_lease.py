@@ -293,3 +293,19 @@ def test_a_second_run_is_refused_in_one_line(tmp_path: Path) -> None:
         ran = twhin("run", "configs/quickstart.yaml", "--run-root", root)
         assert_refused(ran, root, "another run is active here: run, process", "use another --run-root")
     assert not (tmp_path / "graph").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"\0" * 100, b"\xff\xfe", b"[]", b"null", b"{}", b'{"pid": "7"}', b'{"pid": 7}', b'"pid"', b"1"],
+)
+def test_a_damaged_lease_is_that_of_an_unknown_process(
+    root: str, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "EXPIRY", 0.3)
+    url = storage.join(root, ".leases/train")
+    with storage.open_write(url) as file:
+        file.write(content)
+    assert lease._holder_name(content.decode(errors="replace")) == "an unknown process"
+    with lease.hold(root, "train", grace=5):
+        pass

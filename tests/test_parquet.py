@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from twhin_core import parquet
 from twhin_core.errors import UserError
-from twhin_core.parquet import FileEntry, open_parquet, write_parts
+from twhin_core.parquet import FileEntry, open_parquet, read_batches, read_row_groups, write_parts
 
 SCHEMA = pa.schema([("n", pa.int64()), ("text", pa.string())])
 
@@ -98,3 +99,34 @@ def test_an_incomplete_file(tmp_path: Path) -> None:
             pass
     with pytest.raises(UserError, match="gone"), open_parquet(str(tmp_path / "gone.parquet")):
         pass
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_changed_part_of_a_file_is_refused_or_read_as_written(tmp_path: Path, seed: int) -> None:
+    """Thirty changes each: one bit, or a range of rubbish, anywhere in the file."""
+    (entry,) = write_parts(batches(3000), SCHEMA, str(tmp_path), "parts")
+    file, path = entry.under(str(tmp_path)), tmp_path / entry.path
+    content, rng, refused = path.read_bytes(), np.random.default_rng(seed), 0
+
+    def decode(opened: pq.ParquetFile, group: int) -> list[pa.RecordBatch]:
+        return list(read_batches(opened, group, SCHEMA.names, 700))
+
+    def read() -> pa.Table:
+        groups = read_row_groups([file], lambda *_: True, decode)
+        return pa.Table.from_batches([batch for _, group in groups for batch in group])
+
+    expected = pa.Table.from_batches(batches(3000))
+    assert read().equals(expected)
+    for _ in range(30):
+        changed, at = bytearray(content), int(rng.integers(len(content)))
+        if rng.random() < 0.5:
+            changed[at] ^= 1 << int(rng.integers(8))
+        else:
+            changed[at : at + 8] = rng.bytes(len(changed[at : at + 8]))
+        path.write_bytes(changed)
+        parquet._read_footer.cache_clear()
+        try:
+            assert read().equals(expected)
+        except UserError:
+            refused += 1
+    assert refused > 20, "most of a file are its pages and its footer"

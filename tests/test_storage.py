@@ -73,10 +73,24 @@ def test_other_schemes_are_refused() -> None:
         storage.exists("s3://bucket/x")
 
 
+def bitwise_crc32c(content: bytes) -> int:
+    """CRC-32C by its definition (RFC 3720), one bit at a time."""
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
 def test_the_checksum_covers_everything_written() -> None:
     file = io.BytesIO()
     writer = ChecksumWriter(file)
     for part in (b"one", memoryview(b"two"), b""):
         writer.write(part)
     assert file.getvalue() == b"onetwo"
-    assert writer.hexdigest() == hashlib.sha256(b"onetwo").hexdigest()
+    assert writer.checksums() == {
+        "size": 6,
+        "sha256": hashlib.sha256(b"onetwo").hexdigest(),
+        "crc32c": f"{bitwise_crc32c(b'onetwo'):08x}",
+    }

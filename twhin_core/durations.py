@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TypedDict
 
 from twhin_core import limits, storage
+from twhin_core.errors import Damaged
 from twhin_core.output import Cell, Column, Listing
 from twhin_core.progress import log
 
@@ -80,7 +81,11 @@ def in_words(seconds: float) -> str:
 
 
 def _read(root: str, stage: str) -> Duration | None:
-    found: Duration | None = storage.find_json(_url(root, stage))
+    try:
+        found: Duration | None = storage.find_json(_url(root, stage))
+    except Damaged as error:
+        log.warning("%s: its time starts anew: %s", stage, error)
+        return None
     return found
 
 

@@ -40,6 +40,17 @@ class StorageRefused(UserError, StorageError):
     """A file or object could not be read or written for lack of a bucket, disk space, credentials or permission."""
 
 
+class Damaged(UserError):
+    """A file of a run does not hold what was written to it, or is missing."""
+
+
+def damaged(url: str, reason: str) -> Damaged:
+    return Damaged(
+        f"{url}: {reason}; restore it from a copy, or remove what its stage wrote and run that stage again "
+        "(`twhin verify` lists what is whole)"
+    )
+
+
 class GateFailed(TwhinError):
     """A metric missed its gate: the run worked, but its result is not good enough."""
 

@@ -122,7 +122,7 @@ class _FileLease:
         return True
 
     def holder(self) -> str:
-        return _holder_name(Path(self._path).read_text())
+        return _holder_name(Path(self._path).read_text(errors="replace"))
 
     def watch(self) -> None:
         """Ends this process if the file is removed: the lock then keeps nobody out."""
@@ -239,18 +239,32 @@ def _holder_name(text: str) -> str:
     """The holder named in the text of a lease."""
     if not text:
         return "nobody"
-    identity: dict[str, str] = json.loads(text)
-    return f"process {identity['pid']} on {identity['host']}"
+    identity = _read_identity(text)
+    return f"process {identity['pid']} on {identity['host']}" if identity else "an unknown process"
 
 
 def _is_alive(text: str) -> bool | None:
-    """Whether the holder named in the text of a lease is alive; None if it runs on another machine or container."""
+    """Whether the holder named in the text of a lease is alive.
+
+    None if it runs on another machine or container, or if the text is damaged: such a lease expires.
+    """
     if not text:
         return False
-    identity: dict[str, str] = json.loads(text)
-    if identity["machine"] != _machine():
+    identity = _read_identity(text)
+    if identity is None or identity["machine"] != _machine():
         return None
     return _started(int(identity["pid"])) == identity["started"]
+
+
+def _read_identity(text: str) -> dict[str, str] | None:
+    """The holder as `_identity` describes it, or None if the text of the lease is damaged."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    fields = _identity().keys()
+    is_whole = isinstance(found, dict) and all(isinstance(found.get(name), str) for name in fields)
+    return found if is_whole and found["pid"].isdecimal() else None
 
 
 def _machine() -> str:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import operator
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from twhin_core import storage
-from twhin_core.checksum import ChecksumWriter
-from twhin_core.errors import StorageError, UserError, one_line
+from twhin_core.checksum import ChecksumWriter, crc32c, sha256
+from twhin_core.errors import TwhinError, UserError, damaged, one_line
 
 T = TypeVar("T")
 
@@ -25,12 +26,65 @@ VECTOR_BYTES_PER_GROUP = 16 << 20
 """Limits the rows of a row group with long vectors, because readers and writers hold a row group in memory."""
 
 
+PIECE_BYTES = 4 << 20
+"""Bytes that are read at once for a checksum."""
+
+
+FOOTERS_HELD = 64
+"""Parsed footers that are kept: a file is opened for each row group that is read."""
+
+
+class Footer(NamedTuple):
+    """The end of a Parquet file, which says where everything else is. The pages have checksums of their own."""
+
+    size: int
+    crc32c: str
+
+
+class StoredFile(NamedTuple):
+    """A Parquet file with its number of rows and, if it is known, its footer."""
+
+    url: str
+    rows: int
+    footer: Footer | None = None
+
+
 class FileEntry(BaseModel):
-    """A manifest's entry for a file; `path` is relative to the run root."""
+    """A manifest's entry for a file; `path` is relative to the run root.
+
+    Entries of versions up to 0.1 have a SHA-256 only, and their files are read without a check.
+    """
 
     path: str
     rows: int
     sha256: str
+    size: int | None = None
+    """In bytes."""
+    crc32c: str | None = None
+    footer: tuple[int, str] | None = None
+    """The size and the CRC-32C of a Parquet file's footer."""
+
+    def under(self, root: str) -> StoredFile:
+        """The file under a run root."""
+        footer = None if self.footer is None else Footer(*self.footer)
+        return StoredFile(storage.join(root, self.path), self.rows, footer)
+
+    def check(self, root: str) -> None:
+        """Reads the whole file. Raises Damaged if it is missing or has changed."""
+        url = storage.join(root, self.path)
+        try:
+            with storage.open_read(url) as file:
+                parts = iter(lambda: file.read(PIECE_BYTES), b"")
+                found = sha256(parts) if self.crc32c is None else crc32c(parts)
+        except FileNotFoundError:
+            raise damaged(url, "is missing") from None
+        if found != (self.crc32c or self.sha256):
+            raise damaged(url, "does not match its checksum")
+
+    def is_there(self, root: str) -> bool:
+        """Whether the file exists with its size, if that is known."""
+        url = storage.join(root, self.path)
+        return storage.exists(url) and self.size in (None, storage.size(url))
 
 
 def write_parts(
@@ -81,11 +135,14 @@ def _write_file(groups: Iterable[tuple[int, pa.Table]], schema: pa.Schema, root:
     rows = 0
     with storage.open_write(storage.join(root, path)) as file:
         checksum = ChecksumWriter(file)
-        with pq.ParquetWriter(pa.PythonFile(checksum, mode="w"), schema, **encoding(schema)) as writer:
+        output = pa.PythonFile(checksum, mode="w")
+        with pq.ParquetWriter(output, schema, write_page_checksum=True, **encoding(schema)) as writer:
             for _, group in groups:
                 writer.write_table(group)
                 rows += group.num_rows
-    return FileEntry(path=path, rows=rows, sha256=checksum.hexdigest())
+            footer = checksum.keep()
+    size = sum(map(len, footer))
+    return FileEntry(path=path, rows=rows, footer=(size, crc32c(footer)), **checksum.checksums())
 
 
 def _row_groups(
@@ -108,21 +165,21 @@ def _row_groups(
 
 
 def read_row_groups(
-    files: Sequence[tuple[str, int]],
+    files: Sequence[StoredFile],
     wanted: Callable[[int, int], bool],
     read: Callable[[pq.ParquetFile, int], T],
     buffer_size: int = 0,
 ) -> Iterator[tuple[int, T]]:
     """(first row, `read(file, group)`) of every row group for whose rows [first, end) `wanted` is true.
 
-    Rows count through all `files`, each a URL with its row count. Raises as `open_parquet`.
+    Rows count through all `files`. Raises as `open_parquet`.
     """
     end = 0
-    for url, rows in files:
+    for url, rows, footer in files:
         first, end = end, end + rows
         if not wanted(first, end):
             continue
-        with open_parquet(url, buffer_size) as file:
+        with open_parquet(url, buffer_size, footer) as file:
             for group in range(file.num_row_groups):
                 count = file.metadata.row_group(group).num_rows
                 if wanted(first, first + count):
@@ -130,20 +187,48 @@ def read_row_groups(
                 first += count
 
 
+def read_batches(file: pq.ParquetFile, group: int, columns: list[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
+    """The rows of a row group, at most `batch_rows` at a time. Raises ArrowInvalid for another number of rows."""
+    rows = 0
+    for batch in file.iter_batches(batch_rows, [group], columns, use_threads=False):
+        rows += batch.num_rows
+        yield batch
+    expected = file.metadata.row_group(group).num_rows
+    if rows != expected:
+        raise pa.ArrowInvalid(f"row group {group} has {rows} rows instead of {expected}")
+
+
 @contextlib.contextmanager
-def open_parquet(url: str, buffer_size: int = 0) -> Iterator[pq.ParquetFile]:
+def open_parquet(url: str, buffer_size: int = 0, footer: Footer | None = None) -> Iterator[pq.ParquetFile]:
     """The Parquet file at `url`.
 
-    With a `buffer_size`, columns are read that many bytes at a time instead of a row group at a time.
+    With a `buffer_size`, columns are read that many bytes at a time instead of a row group at a time. Pages that have
+    a checksum are compared with it as they are read.
 
     Raises:
         UserError: also from the block: the file, or a part of it that is read, is truncated or not Parquet.
+        Damaged: the file is missing or does not end with `footer`.
     """
     fs, path = storage.arrow_filesystem(url)
     try:
-        with pq.ParquetFile(path, filesystem=fs, buffer_size=buffer_size) as file:
+        metadata = None if footer is None else _read_footer(url, footer)
+        with pq.ParquetFile(
+            path, metadata=metadata, filesystem=fs, buffer_size=buffer_size, page_checksum_verification=True
+        ) as file:
             yield file
-    except StorageError:
+    except TwhinError:
         raise
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{url}: not a complete Parquet file: {one_line(error)}") from None
+
+
+@functools.lru_cache(FOOTERS_HELD)
+def _read_footer(url: str, footer: Footer) -> pq.FileMetaData:
+    fs, path = storage.filesystem(url)
+    try:
+        end = fs.cat_file(path, start=-footer.size)
+    except FileNotFoundError:
+        raise damaged(url, "is missing") from None
+    if crc32c([end]) != footer.crc32c:
+        raise damaged(url, "its end does not match its checksum")
+    return pq.read_metadata(pa.BufferReader(end))

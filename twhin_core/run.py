@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from twhin_core import __version__, lease, storage
+from twhin_core.checksum import crc32c
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
-from twhin_core.errors import StorageError, UserError, one_line
+from twhin_core.errors import StorageError, UserError, damaged, one_line
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Stage = Callable[Concatenate[Config, str, P], R]
 
 CONFIG = "config.yaml"
+SEAL = "# crc32c "
+"""The start of the second line of `config.yaml`: the checksum of the lines after it."""
 
 # Settings that may change between calls: how the result is evaluated and exported, and which engine builds the graph.
 CHANGEABLE = (
@@ -86,28 +89,43 @@ def open_run(config: Config, root: str, name: str = "") -> None:
     """
     url = storage.join(root, CONFIG)
     header = f"# The resolved config of this run. twhin {__version__}, revision {_revision()}\n"
+    body = config_file.to_yaml(config)
+    content = f"{header}{SEAL}{crc32c([body.encode()])}\n{body}"
     with contextlib.nullcontext() if storage.is_remote(root) else lease.hold(root, "config"):
         while True:
             text, generation = storage.read_generation(url)
             if text:
-                before = config_file.parse(text, origin=url)
+                before = _parse(text, url)
                 if {key for key, _, _ in differences(before.model_dump(), config.model_dump())} <= {OF_A_CALL}:
                     return
                 _check_differences(before, config, root, name)
-            if storage.write_if(url, header + config_file.to_yaml(config), generation) is not None:
+            if storage.write_if(url, content, generation) is not None:
                 return  # else another process was faster, maybe one of the same run: check again
+
+
+def check_is_run(root: str) -> None:
+    """Raises UserError if there is no run at `root`."""
+    if not storage.exists(storage.join(root, CONFIG)):
+        raise UserError(f"{root}: there is no run here ({CONFIG})")
 
 
 def saved_config(root: str) -> Config:
     """The config that the run at `root` was made with, as its last stage saved it.
 
     Raises:
-        UserError: there is no run.
+        UserError: there is no run, or its config has changed since it was saved.
     """
+    check_is_run(root)
     url = storage.join(root, CONFIG)
-    if not storage.exists(url):
-        raise UserError(f"{root}: there is no run here ({CONFIG})")
-    return config_file.parse(storage.read_text(url), origin=url)
+    return _parse(storage.read_bytes(url).decode(errors="replace"), url)
+
+
+def _parse(text: str, url: str) -> Config:
+    lines = text.splitlines(keepends=True)
+    is_sealed = len(lines) > 1 and lines[1].startswith(SEAL)
+    if is_sealed and lines[1].removeprefix(SEAL).strip() != crc32c(["".join(lines[2:]).encode()]):
+        raise damaged(url, "its content does not match its checksum; if you edited it, remove its second line")
+    return config_file.parse(text, origin=url)
 
 
 def _check_differences(before: Config, config: Config, root: str, name: str) -> None:

@@ -21,7 +21,8 @@ os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 import fsspec
 
-from twhin_core.errors import StorageError, StorageRefused, UserError
+from twhin_core import checksum
+from twhin_core.errors import StorageError, StorageRefused, UserError, damaged, one_line
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -122,11 +123,16 @@ def remove_all_but(url: str, kept: Iterable[str]) -> None:
                 os.rmdir(folder)
 
 
-def read_text(url: str) -> str:
-    """A file's content. Raises UserError if it is not UTF-8."""
+def read_bytes(url: str) -> bytes:
+    """A file's content."""
     fs, path = filesystem(url)
     with _read_errors(url):
-        content = cast(bytes, fs.cat_file(path))  # in one request: the object may be replaced between two
+        return cast(bytes, fs.cat_file(path))  # in one request: the object may be replaced between two
+
+
+def read_text(url: str) -> str:
+    """A file's content. Raises UserError if it is not UTF-8."""
+    content = read_bytes(url)
     try:
         return content.decode()
     except UnicodeDecodeError as error:
@@ -140,7 +146,16 @@ def write_text(url: str, text: str) -> None:
 
 
 def read_json(url: str) -> Any:
-    return json.loads(read_text(url))
+    """The value that `write_json` or `publish_json` was given. Raises Damaged if the file has changed since."""
+    return parse_json(read_bytes(url), url)
+
+
+def parse_json(content: bytes, url: str) -> Any:
+    """Like `read_json`, from the content of the file."""
+    try:
+        return checksum.unseal(json.loads(content.decode()), url)
+    except ValueError as error:  # text that is not UTF-8 or not JSON
+        raise damaged(url, f"cannot be read as JSON: {one_line(error)}") from None
 
 
 def find_json(url: str) -> Any:
@@ -156,7 +171,7 @@ def write_json(url: str, value: Any) -> None:
 
 
 def _as_json(value: Any) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(checksum.seal(value), indent=1, ensure_ascii=False) + "\n"
 
 
 def open_read(url: str) -> IO[bytes]:
@@ -237,11 +252,11 @@ def read_generation(url: str) -> tuple[str, int]:
     if is_remote(url):
         store: ObjectStore = fs
         content, generation = store.read_generation(path)
-        return content.decode(), generation
+        return content.decode(errors="replace"), generation
     try:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
-            return file.read().decode(), status.st_mtime_ns ^ status.st_ino << 64
+            return file.read().decode(errors="replace"), status.st_mtime_ns ^ status.st_ino << 64
     except FileNotFoundError:
         return "", 0
 

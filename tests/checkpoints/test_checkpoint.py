@@ -113,6 +113,7 @@ def test_an_index_that_names_a_function_is_not_unpickled(trained: Trained, tmp_p
             return Path.touch, (tmp_path / "touched",)  # type: ignore[return-value]
 
     (Path(newest.url) / ".metadata").write_bytes(pickle.dumps(Malicious()))
+    newest.marker.files.clear()  # who writes an index can write its checksum too
     with pytest.raises(UserError, match="names pathlib"):
         newest.rows("user").read(0, 1)
     assert not (tmp_path / "touched").exists()
@@ -131,6 +132,7 @@ def test_an_index_written_by_another_python_is_read(trained: Trained) -> None:
     def newest() -> checkpoint.Checkpoint:  # reads its index once
         found = checkpoint.newest(root)
         assert found is not None
+        found.marker.files.clear()  # of the index that is replaced
         return found
 
     index = Path(newest().url) / ".metadata"

@@ -207,7 +207,7 @@ def test_train_starts_a_rank_a_gpu_under_kfp(prepared: tuple[Path, str], tmp_pat
 
 def test_without_a_report_evaluate_gives_its_decision(call: Callable[..., Any], trained: tuple[Config, str]) -> None:
     config, root = trained
-    Path(root, "training/metrics.jsonl").write_text("not JSON")  # which the report cannot draw
+    Path(root, "training/metrics.jsonl").write_text('{"step": 1, "loss": "high"}')  # which the report cannot draw
     passed, artifacts = call(evaluate, config, root)
     assert passed
     assert "test.all.mrr" in artifacts["metrics"].metadata

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import SmallConfig
+from twhin_core import storage
 from twhin_core.config import Config, Relation
 from twhin_core.config import file as config_file
 from twhin_core.data import files
@@ -203,6 +204,13 @@ def test_a_prepared_split_that_lost_a_file(small_config: SmallConfig, tmp_path: 
     (part,) = (root / "graph/edges/train").glob("*.parquet")
     edges = pq.read_table(part)
     pq.write_table(edges.slice(0, 100), part)
+    with pytest.raises(UserError, match=f"^{part}: its end does not match its checksum"):
+        open_split(config, str(root), read_schema(config, str(root)), "train")
+    manifest = storage.read_json(f"{root}/graph/manifest.json")
+    for split in manifest["splits"].values():
+        for file in split["files"]:
+            file["footer"] = None  # as in version 0.1
+    storage.write_json(f"{root}/graph/manifest.json", manifest)
     with pytest.raises(UserError, match=f"graph/edges/train: 100 edges, but {len(edges)} in the manifest"):
         open_split(config, str(root), read_schema(config, str(root)), "train")
 

@@ -14,6 +14,7 @@ import torch
 
 from tests.conftest import SmallConfig
 from tests.evaluation.brute_force import BruteForce, Triple
+from twhin_core import storage
 from twhin_core.checkpoints.checkpoint import newest, remove
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
@@ -71,7 +72,7 @@ def test_the_metrics_of_a_trained_run_are_those_of_the_definition(trained: tuple
     config, root = trained
     config = changed(config, split=split, memory_limit="1MB")
     metrics = evaluate(config, root)
-    assert json.loads(Path(root, FOLDERS[split], "metrics.json").read_text()) == metrics
+    assert storage.read_json(f"{root}/{FOLDERS[split]}/metrics.json") == metrics
     expected = brute_force(config, root, split)
     assert list(metrics[split]) == list(RELATIONS)
     for name, rel in RELATIONS.items():
@@ -126,7 +127,7 @@ def test_other_vectors_of_a_checkpoint_can_be_measured(trained: tuple[Config, st
 def test_another_checkpoint_is_evaluated_anew(trained: tuple[Config, str]) -> None:
     config, root = trained
     last = evaluate(config, root)
-    Path(newest(root).url, "complete.json").unlink()
+    remove(newest(root))
     before = evaluate(config, root)
     assert before["checkpoint"] < last["checkpoint"]
     assert before["test"] != last["test"]
@@ -230,15 +231,23 @@ def test_a_checkpoint_that_is_being_written_is_not_read(trained: tuple[Config, s
     config, root = trained
     last = newest(root)
     Path(last.url, "complete.json").unlink()
+    Path(root, "training/finished.json").unlink()
     assert evaluate(config, root)["checkpoint"] < last.step
+
+
+def test_a_finished_run_whose_last_checkpoint_has_lost_its_marker_is_refused(trained: tuple[Config, str]) -> None:
+    config, root = trained
+    Path(newest(root).url, "complete.json").unlink()
+    with pytest.raises(UserError, match=r"checkpoints/16/complete\.json: is missing"):
+        evaluate(config, root)
 
 
 def test_the_decision_of_the_gates_is_written_and_follows_the_gates(trained: tuple[Config, str]) -> None:
     config, root = trained
     evaluate(config, root)
     decision = Path(root, "evaluation/gates.json")
-    assert json.loads(decision.read_text()) == {"passed": True, "checkpoint": newest(root).step, "gates": []}
+    assert storage.read_json(str(decision)) == {"passed": True, "checkpoint": newest(root).step, "gates": []}
     evaluate(changed(config, gates={"test.all.mrr": {"min": 2}}), root)
-    written = json.loads(decision.read_text())
+    written = storage.read_json(str(decision))
     assert not written["passed"]
     assert written["gates"][0]["reason"].endswith("below its gate of at least 2")

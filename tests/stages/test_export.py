@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import SmallConfig
 from tests.export.exporting import changed, export_as, vocabulary
-from twhin_core.checkpoints.checkpoint import newest
+from twhin_core.checkpoints.checkpoint import newest, remove
 from twhin_core.config import Config
 from twhin_core.errors import GateFailed, UserError
 from twhin_core.export import formats, vector_set, write
@@ -134,7 +134,7 @@ def test_exported_again_it_finds_its_files(trained: tuple[Config, str], caplog: 
 def test_another_checkpoint_is_exported_anew(trained: tuple[Config, str]) -> None:
     config, root = trained
     last = export(config, root)
-    Path(newest(root).url, "complete.json").unlink()
+    remove(newest(root))
     before = export(config, root)
     assert before.checkpoint < last.checkpoint
     vectors = np.array(pq.read_table(Path(root, "embeddings/user"))["embedding"].to_pylist(), np.float32)
@@ -222,7 +222,7 @@ def test_what_is_finished_of_other_settings_or_another_checkpoint_is_written_ane
     lengths = np.linalg.norm(np.load(f"{root}/embeddings/npy/user.npy"), axis=1)
     np.testing.assert_allclose(lengths, 1, rtol=1e-6)
     Path(root, "embeddings/manifest.json").unlink()
-    Path(newest(root).url, "complete.json").unlink()
+    remove(newest(root))
     export_as(trained, "npy", "parquet", normalize=True)
     vectors = newest(root).rows("user").read(0, 40).numpy()
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -293,7 +293,7 @@ def test_gates_need_metrics_of_this_checkpoint_and_measure(trained: tuple[Config
     evaluate(gated, root)
     with pytest.raises(UserError, match="or from other evaluation settings; run `twhin evaluate` again"):
         export(changed(gated, "evaluation", hits_at=[7]), root)
-    Path(newest(root).url, "complete.json").unlink()
+    remove(newest(root))
     with pytest.raises(UserError, match=r"is not from the newest checkpoint \(step \d+\)"):
         export(gated, root)
 

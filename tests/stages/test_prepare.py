@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import shutil
 from collections import Counter
@@ -19,6 +18,7 @@ import pytest
 
 from tests.conftest import SmallConfig
 from tests.graph.reading import edges, ids, rejected, rows
+from twhin_core import storage
 from twhin_core.config.prepare import Prepare
 from twhin_core.errors import UserError
 from twhin_core.graph import build as module
@@ -386,7 +386,7 @@ def test_half_written_output_is_replaced(
         file.path for entry in (*manifest.tables, *manifest.splits.values(), manifest.rejected) for file in entry.files
     }
     assert files - {".leases/prepare", ".leases/config"} == {"config.yaml", "graph/manifest.json", *listed}
-    assert json.loads((root / "graph/manifest.json").read_text()) == manifest.model_dump()
+    assert storage.read_json(f"{root}/graph/manifest.json") == manifest.model_dump(mode="json")
 
 
 # --- mistakes ----------------------------------------------------------------------------------------------------

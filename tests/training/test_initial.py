@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.conftest import SmallConfig
+from twhin_core import storage
 from twhin_core.checkpoints import checkpoint
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
@@ -84,7 +85,9 @@ def test_another_optimizer_or_comparator_may_go_on_with_them(trained: Trained, t
 def test_each_difference_is_named(trained: Trained, small_config: SmallConfig, tmp_path: Path) -> None:
     _, first = trained
     for marker in Path(first).glob("checkpoints/*/complete.json"):
-        marker.write_text(marker.read_text().replace('"tweet": 30', '"tweet": 30, "ad": 7'))
+        tree = storage.read_json(str(marker))
+        tree["model"]["tables"]["ad"] = 7
+        storage.write_json(str(marker), tree)
     tables = [{"name": name, "embedding_dim": 12, "optimizer": {"sgd": {"lr": 0.1}}} for name in ("user", "tweet")]
     tables[0]["num_embeddings"] = 50
     relations = [{"name": name, "lhs": "user", "rhs": rhs} for name, rhs in (("fav", "tweet"), ("follow", "user"))]

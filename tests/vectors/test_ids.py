@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import SmallConfig
 from twhin_core.errors import NotFound, UserError
+from twhin_core.parquet import StoredFile
 from twhin_core.stages.prepare import prepare
 from twhin_core.vectors import ids as module
 from twhin_core.vectors.ids import StoredIds, find_or_refuse, similar_ids
@@ -28,7 +29,7 @@ def stored(folder: Path, names: list[str], rows_per_file: int = 10_000, by_hash:
             {"index": pa.array(range(start, start + len(part)), pa.int64()), "id": pa.array(part, pa.string())}
         )
         pq.write_table(table, folder / f"part-{number}.parquet", row_group_size=7)
-        files.append((str(folder / f"part-{number}.parquet"), len(part)))
+        files.append(StoredFile(str(folder / f"part-{number}.parquet"), len(part)))
     return StoredIds(files, str(folder), by_hash)
 
 

@@ -14,16 +14,17 @@ from typing import Any
 from pydantic import BaseModel
 
 from twhin_core import storage
-from twhin_core.checkpoints.index import StoredShape
-from twhin_core.checkpoints.stored_tensor import StoredTensor, open_index
+from twhin_core.checkpoints.blocks import MARKER, or_gone
+from twhin_core.checkpoints.index import INDEX, StoredShape, read_index
+from twhin_core.checkpoints.stored_tensor import StoredTensor
 from twhin_core.config import Config, Model, Relation
-from twhin_core.errors import UserError
+from twhin_core.errors import TwhinError, UserError, damaged
+from twhin_core.graph.manifest import read_as
 from twhin_core.model.scorer import Scorer
 from twhin_core.run import differences
 from twhin_core.schema import Schema
 
 FOLDER = "checkpoints"
-MARKER = "complete.json"
 FINISHED = "training/finished.json"
 """Written after the last checkpoint: the last step, and the reason why it was the last."""
 
@@ -85,6 +86,8 @@ class Marker(BaseModel):
     version: str
     position: Position
     model: ModelDescription
+    files: dict[str, str] = {}
+    """The digest of each file's checksums (see `blocks`); none in version 0.1, whose files are read without a check."""
 
 
 class NoCheckpoint(UserError):
@@ -108,17 +111,20 @@ class Checkpoint:
     @cached_property
     def _index(self) -> dict[str, StoredShape]:
         """Read once: it is as long as there are tables."""
-        return open_index(self.url)
+        return or_gone(self.url, lambda: read_index(self.url, self.marker.files))
 
     def rows(self, table: str) -> StoredTensor:
         """The vectors of a table, float32 [rows, dim], to read block by block."""
-        return StoredTensor(self.url, f"tables.embeddings.{table}.weight", self._index)
+        return self._stored(f"tables.embeddings.{table}.weight")
+
+    def _stored(self, name: str) -> StoredTensor:
+        return StoredTensor(self.url, name, self.marker.files, self._index)
 
     def scorer(self, model: Model, relations: list[Relation]) -> Scorer:
         """The scorer with the learned parameters of the relations."""
         scorer = Scorer(model, relations)
         for name, parameter in scorer.named_parameters():
-            parameter.data.copy_(StoredTensor(self.url, f"scorer.{name}", self._index).read_whole())
+            parameter.data.copy_(self._stored(f"scorer.{name}").read_whole())
         return scorer
 
     def check_fits(self, model: ModelDescription, weights_only: bool = False) -> None:
@@ -149,6 +155,20 @@ def newest(root: str) -> Checkpoint | None:
     return _newest_in(storage.join(root, FOLDER))
 
 
+def last(root: str) -> Checkpoint | None:
+    """The newest complete checkpoint under the run root.
+
+    Raises:
+        Damaged: training has finished, and its last checkpoint is there but for its marker.
+    """
+    found, finished = newest(root), storage.find_json(storage.join(root, FINISHED))
+    if finished is not None and (found is None or found.step < finished["step"]):
+        place = storage.join(root, FOLDER, str(finished["step"]))
+        if storage.exists(storage.join(place, INDEX)):
+            raise damaged(storage.join(place, MARKER), f"is missing, although {FINISHED} names this checkpoint")
+    return found
+
+
 def at_step(root: str, step: int) -> Checkpoint | None:
     """The complete checkpoint of a step, or None if there is none."""
     return _read(storage.join(root, FOLDER, str(step)))
@@ -169,13 +189,25 @@ def remove(checkpoint: Checkpoint) -> None:
 
 
 def load(checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:
-    """Loads a checkpoint, written by any number of ranks, into the tensors of `state`, in place."""
+    """Loads a checkpoint, written by any number of ranks, into the tensors of `state`, in place.
+
+    Raises:
+        UserError: the checkpoint is damaged, or its index contains a name that does not belong in one.
+    """
     # Takes a second to import, and reading rows does not need it.
     import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
 
     from twhin_core.checkpoints.io import make_reader
 
-    dcp.load(dict(state), storage_reader=make_reader(checkpoint.url))
+    try:
+        reader = or_gone(checkpoint.url, lambda: make_reader(checkpoint.url, checkpoint.marker.files))
+        dcp.load(dict(state), storage_reader=reader)
+    except CheckpointException as failure:
+        for error, _ in failure.failures.values():
+            if isinstance(error, TwhinError):
+                raise error from None
+        raise
 
 
 def load_initial(url: str, state: Mapping[str, Any], model: ModelDescription) -> Checkpoint:
@@ -203,7 +235,5 @@ def _newest_in(folder: str) -> Checkpoint | None:
 
 def _read(url: str) -> Checkpoint | None:
     """The checkpoint at `url`, or None if it is incomplete or was just removed."""
-    try:
-        return Checkpoint(url, Marker.model_validate(storage.read_json(storage.join(url, MARKER))))
-    except FileNotFoundError:
-        return None
+    marker = read_as(Marker, storage.join(url, MARKER))
+    return None if marker is None else Checkpoint(url, marker)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from twhin_core import storage
-from twhin_core.errors import UserError
+from twhin_core.checkpoints.blocks import Digests, checksums, digest
+from twhin_core.errors import TwhinError, UserError, damaged, one_line
 
 INDEX = ".metadata"
 
@@ -106,14 +107,27 @@ class _PlainUnpickler(IndexUnpickler):
         return plain.get(name, _Record)
 
 
-def read_index(url: str) -> dict[str, StoredShape]:
-    """The tensors of the checkpoint at `url`, by name.
+def load_index(url: str, digests: Digests, unpickler: type[IndexUnpickler]) -> Any:
+    """The index of the checkpoint at `url`.
 
     Raises:
-        UserError: the index contains a name that does not belong in one.
+        UserError: it is damaged or contains a name that does not belong in one.
     """
-    with storage.open_read(storage.join(url, INDEX)) as file:
-        index = _PlainUnpickler(io.BytesIO(file.read())).load()
+    place = storage.join(url, INDEX)
+    content = storage.read_bytes(place)
+    if INDEX in digests and digest(checksums(io.BytesIO(content))) != digests[INDEX]:
+        raise damaged(place, "does not match its checksum")
+    try:
+        return unpickler(io.BytesIO(content)).load()
+    except TwhinError:
+        raise
+    except Exception as error:  # noqa: BLE001 -- a pickle without a checksum that has changed can raise any
+        raise damaged(place, f"cannot be read: {one_line(error)}") from None
+
+
+def read_index(url: str, digests: Digests) -> dict[str, StoredShape]:
+    """The tensors of the checkpoint at `url`, by name. Raises as `load_index`."""
+    index = load_index(url, digests, _PlainUnpickler)
     assert isinstance(index, _Record)
     locations = {
         (key.state["fqn"], key.state.get("offset")): value.state for key, value in index.state["storage_data"].items()

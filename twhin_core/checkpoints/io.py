@@ -1,23 +1,54 @@
-"""Reads torch.distributed.checkpoint from local folders and gs://, unpickling nothing but the index."""
+"""Reads torch.distributed.checkpoint from local folders and gs://, unpickling nothing but the index.
+
+Computes the checksums of the files that it writes, and compares them with what it reads.
+"""
 
 from __future__ import annotations
 
-import io
+import contextlib
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
+from torch.distributed.checkpoint._fsspec_filesystem import FileSystem, FsspecReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
 from twhin_core import storage
-from twhin_core.checkpoints.index import INDEX, IndexUnpickler
+from twhin_core.checkpoints.blocks import SUFFIX, BlockReader, BlockWriter, Digests, open_blocks, or_gone
+from twhin_core.checkpoints.index import IndexUnpickler, load_index
+
+
+class CheckedFiles(FileSystem):
+    """torch's view of the files of a checkpoint, with their checksums."""
+
+    def __init__(self, url: str, digests: Digests) -> None:
+        """`digests`: of the files to read."""
+        super().__init__()
+        self.fs, self._url, self._digests = storage.filesystem(url)[0], url, digests
+
+    @contextlib.contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[Any]:
+        name = os.path.basename(os.fspath(path))
+        if mode == "wb":
+            with super().create_stream(path, mode) as file:
+                writer = BlockWriter(file)
+                yield writer
+            with storage.open_write(storage.join(self._url, name + SUFFIX)) as beside:
+                beside.write(writer.checksums())
+        else:
+            blocks = or_gone(self._url, lambda: open_blocks(self._url, name, self._digests))
+            with super().create_stream(path, mode) as file:
+                yield file if blocks is None else BlockReader(file, blocks)
 
 
 class _Reader(FsspecReader):
     """torch's reader, given an index that `IndexUnpickler` has read."""
 
-    def __init__(self, index: Metadata, path: str, **options: Any) -> None:
+    def __init__(self, index: Metadata, url: str, digests: Digests) -> None:
+        path, options = location(url)
         super().__init__(path, **options)
+        self.fs: Any = CheckedFiles(url, digests)
         self._index = index
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
@@ -30,15 +61,13 @@ def location(url: str) -> tuple[str, dict[str, Any]]:
     return f"gs://{path}" if storage.is_remote(url) else path, storage.options(url)
 
 
-def make_reader(url: str) -> FsspecReader:
+def make_reader(url: str, digests: Digests) -> FsspecReader:
     """torch's reader of the checkpoint at `url`.
 
     Raises:
-        UserError: the index contains a name that does not belong in one.
+        UserError: the index is damaged or contains a name that does not belong in one.
     """
-    path, options = location(url)
     # Not in read_metadata, whose errors torch wraps in a traceback per rank.
-    with storage.open_read(storage.join(url, INDEX)) as file:
-        index = IndexUnpickler(io.BytesIO(file.read())).load()
+    index = load_index(url, digests, IndexUnpickler)
     assert isinstance(index, Metadata)
-    return _Reader(index, path, **options)
+    return _Reader(index, url, digests)

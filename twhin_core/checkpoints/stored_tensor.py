@@ -11,9 +11,9 @@ import itertools
 import math
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +21,10 @@ import torch
 from torch import Tensor
 
 from twhin_core import storage
+from twhin_core.checkpoints.blocks import BlockReader, Blocks, Digests, open_blocks, or_gone
 from twhin_core.checkpoints.index import StoredPart, StoredShape, read_index
-from twhin_core.errors import UserError
 
 Ints = npt.NDArray[np.int64]
-T = TypeVar("T")
 
 PIECE_BYTES = 16 << 20
 """The maximum size of a request."""
@@ -42,6 +41,7 @@ class _Shard:
     first_row: int
     rows: int
     columns: slice
+    blocks: Blocks | None
 
 
 class StoredTensor:
@@ -51,14 +51,22 @@ class StoredTensor:
     `PIECE_BYTES`.
     """
 
-    def __init__(self, url: str, name: str, index: dict[str, StoredShape] | None = None) -> None:
-        """`url`: the checkpoint; `index`: what `open_index` returned for it. Default: it is read.
+    def __init__(
+        self, url: str, name: str, digests: Digests | None = None, index: Mapping[str, StoredShape] | None = None
+    ) -> None:
+        """
+        Args:
+            url: the checkpoint.
+            digests: of its files, from its marker. What is read from a file without one is not checked.
+            index: what `read_index` returned for it. Default: it is read.
 
         Raises:
-            UserError: the checkpoint has been removed, or its index contains a name that does not belong in one.
+            UserError: the checkpoint has been removed or is damaged, or its index contains a name that does not belong
+                in one.
         """
         self._url, (self._fs, folder) = url, storage.filesystem(url)
-        stored = (open_index(url) if index is None else index)[name]
+        self._digests = digests or {}
+        stored = (or_gone(url, lambda: read_index(url, self._digests)) if index is None else index)[name]
         self.shape = stored.size
         self.size = self.shape[0] if self.shape else 1
         self.dim = math.prod(self.shape[1:])
@@ -71,12 +79,14 @@ class StoredTensor:
         path, sizes = f"{folder}/{part.path}", part.sizes
         size = math.prod(sizes) * self._dtype.itemsize
         first_column = part.offsets[1] if len(sizes) == 2 else 0
+        blocks = or_gone(self._url, lambda: open_blocks(self._url, part.path, self._digests))
         return _Shard(
             path=path,
-            start=_or_gone(self._url, lambda: _start_of_values(self._fs, path, part, size)),
+            start=or_gone(self._url, lambda: _start_of_values(self._fs, path, part, size, blocks)),
             first_row=part.offsets[0] if sizes else 0,
             rows=sizes[0] if sizes else 1,
             columns=slice(first_column, first_column + math.prod(sizes[1:])),
+            blocks=blocks,
         )
 
     def read(self, start: int, stop: int) -> Tensor:
@@ -125,10 +135,14 @@ class StoredTensor:
     def _read_runs(self, shard: _Shard, first: Ints, last: Ints) -> npt.NDArray[Any]:
         """The rows of a shard in the runs [first, last), concatenated."""
         starts, ends = (shard.start + at * self._row_bytes(shard) for at in (first, last))
+        begins, stops = (starts, ends) if shard.blocks is None else shard.blocks.around(starts, ends)
         paths = [shard.path] * len(first)
-        parts = _or_gone(
-            self._url, lambda: self._fs.cat_ranges(paths, starts.tolist(), ends.tolist(), on_error="raise")
-        )
+        read = or_gone(self._url, lambda: self._fs.cat_ranges(paths, begins.tolist(), stops.tolist(), on_error="raise"))
+        if shard.blocks is not None:
+            for begin, part in zip(begins.tolist(), read, strict=True):
+                shard.blocks.check(begin, part)
+        inside = zip(read, (starts - begins).tolist(), (ends - begins).tolist(), strict=True)
+        parts = [memoryview(part)[start:end] for part, start, end in inside]
         content = parts[0] if len(parts) == 1 else b"".join(parts)
         return np.frombuffer(content, self._dtype).reshape(-1, shard.columns.stop - shard.columns.start)
 
@@ -142,10 +156,10 @@ def _pieces(rows: Ints, row_bytes: int) -> Iterator[slice]:
         yield slice(start, stop)
 
 
-def _start_of_values(fs: Any, path: str, part: StoredPart, size: int) -> int:
+def _start_of_values(fs: Any, path: str, part: StoredPart, size: int, blocks: Blocks | None) -> int:
     """The byte offset in a file at which the values of a tensor part start, `size` bytes long."""
     with fs.open(path, "rb") as file:
-        view = _View(file, part.start, part.length)
+        view = _View(file if blocks is None else BlockReader(file, blocks), part.start, part.length)
         with zipfile.ZipFile(view) as archive:
             entry = next(entry for entry in archive.infolist() if entry.filename.endswith("/data/0"))
         assert entry.compress_type == zipfile.ZIP_STORED
@@ -158,7 +172,7 @@ def _start_of_values(fs: Any, path: str, part: StoredPart, size: int) -> int:
 class _View(io.RawIOBase):
     """The bytes [offset, offset + length) of a file, as a file object."""
 
-    def __init__(self, file: IO[bytes], offset: int, length: int) -> None:
+    def __init__(self, file: IO[bytes] | BlockReader, offset: int, length: int) -> None:
         self._file, self._offset, self._length, self._at = file, offset, length, 0
 
     def readable(self) -> bool:
@@ -176,21 +190,7 @@ class _View(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         self._file.seek(self._offset + self._at)
-        read = self._file.read(max(0, min(len(buffer), self._length - self._at)))
+        read = self._file.read(max(0, min(len(buffer), self._length - self._at))) or b""
         buffer[: len(read)] = read
         self._at += len(read)
         return len(read)
-
-
-def open_index(url: str) -> dict[str, StoredShape]:
-    """The tensors of a checkpoint. Raises UserError as `StoredTensor`."""
-    return _or_gone(url, lambda: read_index(url))
-
-
-def _or_gone(url: str, read: Callable[[], T]) -> T:
-    try:
-        return read()
-    except FileNotFoundError:
-        raise UserError(
-            f"{url}: this checkpoint was removed while it was being read; run it again to read the newest"
-        ) from None

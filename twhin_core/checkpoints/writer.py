@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import pickle
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -16,16 +18,17 @@ from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import CURRENT_DCP_VERSION
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import SavePlan
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.remote_device import _remote_device
 
 from twhin_core import __version__, storage
 from twhin_core.checkpoints import checkpoint
-from twhin_core.checkpoints.checkpoint import FOLDER, MARKER, Marker, ModelDescription, Position
+from twhin_core.checkpoints.blocks import MARKER, SUFFIX, Digests, checksums, digest
+from twhin_core.checkpoints.checkpoint import FOLDER, Marker, ModelDescription, Position
 from twhin_core.checkpoints.index import INDEX
-from twhin_core.checkpoints.io import location
+from twhin_core.checkpoints.io import CheckedFiles, location
 from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import Diverged, UserError, one_line
 from twhin_core.progress import log
@@ -100,10 +103,13 @@ class CheckpointWriter:
     def _write(self, state: State, position: Position) -> None:
         """In the thread: writes every rank's part, then the marker, then removes older checkpoints."""
         url = storage.join(self._root, FOLDER, str(position.step))
-        marker = Marker(version=__version__, position=position, model=self._model).model_dump_json(indent=1) + "\n"
+
+        def publish(files: Digests) -> None:
+            marker = Marker(version=__version__, position=position, model=self._model, files=dict(files))
+            storage.publish_json(storage.join(url, MARKER), marker.model_dump())
 
         # Created in the thread that uses it: fsspec keeps one connection per thread.
-        writer = _Writer(url, lambda: storage.publish(storage.join(url, MARKER), marker))
+        writer = _Writer(url, publish)
         try:
             dcp.save(dict(state), storage_writer=writer, planner=_FinitePlanner(), process_group=self._group)
         except CheckpointException:
@@ -120,17 +126,18 @@ class NotFiniteError(ValueError):
 
 
 class _Writer(FsspecWriter):
-    """torch's writer, which calls `finally_do` once the parts of all ranks and the index are durable.
+    """torch's writer, which calls `publish` once the parts of all ranks and the index are durable.
 
-    Like any failure of a writer, one of `finally_do` raises CheckpointException on every rank.
+    Like any failure of a writer, one of `publish` raises CheckpointException on every rank.
     """
 
-    def __init__(self, url: str, finally_do: Callable[[], None]) -> None:
+    def __init__(self, url: str, publish: Callable[[Digests], None]) -> None:
+        """`publish`: takes the digest of each file."""
         path, options = location(url)
         # Objects are durable once written; for them, torch would sync all local disks.
         super().__init__(path, sync_files=not storage.is_remote(url), **options)
-        self._index_url = storage.join(url, INDEX)
-        self._finally_do = finally_do
+        self.fs: Any = CheckedFiles(url, {})
+        self._url, self._publish = url, publish
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Called on the coordinator only. Like torch's own, but writes the index directly under its final name.
@@ -139,10 +146,13 @@ class _Writer(FsspecWriter):
         """
         metadata.version = CURRENT_DCP_VERSION
         metadata.storage_data = {written.index: written.storage_data for part in results for written in part}
-        metadata.storage_meta = self.storage_meta()
-        with storage.open_write(self._index_url) as file:
-            pickle.dump(metadata, file)
-        self._finally_do()
+        metadata.storage_meta = StorageMeta()  # torch's has a random id, and equal checkpoints have equal checksums
+        names = {written.storage_data.relative_path for part in results for written in part}
+        files = {name: digest(storage.read_bytes(storage.join(self._url, name + SUFFIX))) for name in sorted(names)}
+        index = pickle.dumps(metadata)
+        with storage.open_write(storage.join(self._url, INDEX)) as file:
+            file.write(index)
+        self._publish({INDEX: digest(checksums(io.BytesIO(index))), **files})
 
 
 class _FinitePlanner(DefaultSavePlanner):

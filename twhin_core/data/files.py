@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from twhin_core import storage
 from twhin_core.data.edges import NODES_AND_RELATION, WEIGHT, Edges, check_columns, from_batch
-from twhin_core.parquet import open_parquet
+from twhin_core.parquet import Footer, open_parquet, read_batches
 from twhin_core.schema import Schema
 
 ROWS_PER_BATCH = 131_072
@@ -34,6 +34,7 @@ class RowGroupSlice(NamedTuple):
     first_row: int
     start: int
     stop: int
+    footer: Footer | None = None
 
 
 class SliceRange(NamedTuple):
@@ -50,14 +51,25 @@ class EdgeFiles:
     Files and row groups may have any size, and integers any width. Only the footers' metadata is kept in memory.
     """
 
-    def __init__(self, urls: Sequence[str], schema: Schema, offset: int = 0, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        schema: Schema,
+        offset: int = 0,
+        limit: int | None = None,
+        footers: Mapping[str, Footer] | None = None,
+    ) -> None:
         """Reads the footers of the files that contain the edges.
 
+        Args:
+            footers: those that are known, by URL.
+
         Raises:
+            Damaged: a file does not have the footer that is known.
             UserError: a file is not Parquet, lacks a column, or has an invalid edge according to the footer's
                 statistics. All edges are validated when they are read.
         """
-        self._schema = schema
+        self._schema, self._known = schema, footers or {}
         self._threads = 16 if any(map(storage.is_remote, urls)) else 2  # remote reads are bound by latency
         self._cursors: dict[int, _Cursor] = {}
         self.slices: list[RowGroupSlice] = []
@@ -75,7 +87,7 @@ class EdgeFiles:
                 skip -= start
                 left = left if left is None else left - (stop - start)
                 if start < stop:
-                    self.slices.append(RowGroupSlice(url, group, first_row, start, stop))
+                    self.slices.append(RowGroupSlice(url, group, first_row, start, stop, self._known.get(url)))
                     self._heaviest.append(heaviest)
                     digest.update(f"{start} {stop} {summary}".encode())
                     if not seems_valid:
@@ -99,7 +111,7 @@ class EdgeFiles:
                 yield from zip(batch, pool.map(self._read_footer, batch), strict=True)
 
     def _read_footer(self, url: str) -> _Footer:
-        with open_parquet(url) as file:
+        with open_parquet(url, footer=self._known.get(url)) as file:
             check_columns(file.schema_arrow, url)
             return _Footer(file, self._schema)
 
@@ -219,6 +231,6 @@ class _Cursor:
 
 
 def _decode(group_slice: RowGroupSlice) -> Iterator[pa.RecordBatch]:
-    with open_parquet(group_slice.url, READ_BYTES) as file:
+    with open_parquet(group_slice.url, READ_BYTES, group_slice.footer) as file:
         columns = [name for name in (*NODES_AND_RELATION, WEIGHT) if name in file.schema_arrow.names]
-        yield from file.iter_batches(ROWS_PER_BATCH, [group_slice.group], columns, use_threads=False)
+        yield from read_batches(file, group_slice.group, columns, ROWS_PER_BATCH)

@@ -25,11 +25,15 @@ def open_split(config: Config, root: str, schema: Schema, split: str) -> EdgeFil
     prepared = storage.join(root, "graph/edges", split)
     location = data_root or prepared
     offset, limit = (0, None) if data is None else (data.offset, data.limit)
-    files = EdgeFiles(
-        [file.url for file in find_files(location, is_pattern=location != prepared)], schema, offset, limit
-    )
-    manifest = read_manifest(root) if location == prepared and (offset, limit) == (0, None) else None
-    if manifest is not None and len(files) != manifest.splits[split].edges:
+    manifest = read_manifest(root) if location == prepared else None
+    if manifest is None:
+        urls = [file.url for file in find_files(location, is_pattern=location != prepared)]
+        files = EdgeFiles(urls, schema, offset, limit)
+    else:
+        listed = [entry.under(root) for entry in manifest.splits[split].files]
+        footers = {file.url: file.footer for file in listed if file.footer is not None}
+        files = EdgeFiles([file.url for file in listed], schema, offset, limit, footers)
+    if manifest is not None and (offset, limit) == (0, None) and len(files) != manifest.splits[split].edges:
         raise UserError(
             f"{location}: {len(files)} edges, but {manifest.splits[split].edges} in the manifest of the graph"
         )

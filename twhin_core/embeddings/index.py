@@ -15,6 +15,7 @@ from twhin_core.errors import UserError, one_line
 from twhin_core.export import faiss_library
 from twhin_core.export.manifest import ExportManifest, FormatExport
 from twhin_core.model.scorer import Scorer
+from twhin_core.parquet import FileEntry
 from twhin_core.vectors.names import name_rows, open_ids
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Index:
     """The exported index of a query's candidates."""
 
     url: str
+    file: FileEntry
     kind: str
     """`flat`, `hnsw` or `ivf_pq`."""
     recall: float
@@ -57,6 +59,7 @@ def open_index(result: Result, query: Query) -> Index:
     is_model_score = query.rel is not None and normalized == (manifest.comparator == "cos")
     return Index(
         storage.join(result.root, file.path),
+        file,
         entry.figures["kind"],
         entry.figures["recall@10"],
         f"the model's score ({manifest.comparator})" if is_model_score else _measure(manifest, entry),
@@ -88,6 +91,7 @@ def search(result: Result, query: Query, position: int, name: str, k: int) -> li
             given, offset = _project(result.scored.scorer(), query, given)
     if entry.normalized:
         given = torch.nn.functional.normalize(given)
+    entry.file.check(result.root)  # faiss does not: a wrong link in an index ends the process
     index = _read(entry.url)
     values, rows = (found[0] for found in index.search(given.numpy(), k + 1))
     values, rows = values[rows >= 0], rows[rows >= 0]

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from twhin_core import storage
-from twhin_core.checkpoints.checkpoint import NoCheckpoint, at_step, model_description, newest
+from twhin_core.checkpoints.checkpoint import NoCheckpoint, at_step, last, model_description
 from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.export.manifest import ExportManifest, read_export_manifest
 from twhin_core.export.vector_set import TrainedRun
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.scorer import Scorer
-from twhin_core.parquet import open_parquet
+from twhin_core.parquet import StoredFile, open_parquet
 from twhin_core.run import saved_config
 from twhin_core.schema import Schema
 from twhin_core.vectors.ids import Ids, StoredIds
@@ -41,15 +41,15 @@ class ExportedVectors:
     def tables(self) -> Sequence[str]:
         return [table.name for table in self.manifest.tables]
 
-    def files(self, table: str) -> list[tuple[str, int]]:
-        """The URL and number of rows of each Parquet file of a table. Raises UserError if it was not exported."""
+    def files(self, table: str) -> list[StoredFile]:
+        """The Parquet files of a table. Raises UserError if it was not exported."""
         entry = next((entry for entry in self.manifest.tables if entry.name == table), None)
         if entry is None:
             raise UserError(
                 f"{self.root}: table {table} was not exported (export.tables), and the checkpoint of step {self.step} "
                 "no longer exists"
             )
-        return [(storage.join(self.root, file.path), file.rows) for file in entry.files]
+        return [file.under(self.root) for file in entry.files]
 
     def ids(self, table: str) -> Ids:
         folder = storage.join(self.root, "embeddings", table)
@@ -67,8 +67,8 @@ class ExportedVectors:
                 f"checkpoint of step {self.step} no longer exists"
             )
         scorer = Scorer(self.config.model, self.schema.relations)
-        url = storage.join(self.root, self.manifest.relations.path)
-        with open_parquet(url) as file:
+        url, _, footer = self.manifest.relations.under(self.root)
+        with open_parquet(url, footer=footer) as file:
             columns: dict[str, list[list[float]]] = file.read().to_pydict()
         for operators, column in ((scorer.operator, "embedding"), (scorer.inverse, "inverse")):
             if operators is not None:
@@ -105,7 +105,7 @@ def open_result(root: str) -> Result:
     config = saved_config(root)
     manifest = read_export_manifest(root)
     schema = read_schema(config, root)
-    checkpoint = newest(root) if manifest is None else at_step(root, manifest.checkpoint)
+    checkpoint = last(root) if manifest is None else at_step(root, manifest.checkpoint)
     exported = trained = None
     if manifest is not None and all(table.files for table in manifest.tables):
         exported = ExportedVectors(config, root, schema, manifest)

@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from twhin_core import storage
 from twhin_core.config import Config
-from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import read_schema
+from twhin_core.run import saved_config
 from twhin_core.schema import Schema
 from twhin_core.vectors.ids import SCHEMA, Ids
 from twhin_core.vectors.names import open_ids
@@ -33,13 +33,13 @@ class Previous:
 
     def __init__(self, root: str) -> None:
         """Raises UserError if `root` is not a run root or has no complete checkpoint."""
-        from twhin_core.checkpoints.checkpoint import model_description, newest
+        from twhin_core.checkpoints.checkpoint import last, model_description
 
         self.root, url = root, storage.join(root, "config.yaml")
         if not storage.exists(url):
             raise UserError(f"evaluation.previous: {root} is not a run root: it has no config.yaml")
-        self.config = config_file.parse(storage.read_text(url), origin=url)
-        checkpoint = newest(root)
+        self.config = saved_config(root)
+        checkpoint = last(root)
         if checkpoint is None:
             raise UserError(f"evaluation.previous: there is no complete checkpoint at {root}")
         self.checkpoint = checkpoint

@@ -34,16 +34,20 @@ def compare(run: TrainedRun, exports: dict[str, FormatExport]) -> dict[str, Figu
         exact = metrics[config.evaluation.split]
     else:
         exact = measure_rows(config, root, run.checkpoint, tables)
-    decoded_tables = {name: _decoded(run, name, rows) if name in exports else rows for name, rows in tables.items()}
+    decoded_tables = {
+        name: _decoded(run, exports[name], rows) if name in exports else rows for name, rows in tables.items()
+    }
     decoded = measure_rows(config, root, run.checkpoint, decoded_tables)
     mrr = prefix(config.evaluation) + MRR
     log.info("export: %s with pq %.4f, with exact vectors %.4f", mrr, decoded[ALL][mrr], exact[ALL][mrr])
     return {"exact": exact, "decoded": decoded}
 
 
-def _decoded(run: TrainedRun, table: str, rows: Rows) -> Rows:
-    with storage.open_read(storage.join(run.root, codebooks_path(table))) as file:
-        codebooks = np.load(io.BytesIO(file.read()))
+def _decoded(run: TrainedRun, export: FormatExport, rows: Rows) -> Rows:
+    table = export.table
+    (entry,) = (file for file in export.files if file.path == codebooks_path(table))
+    entry.check(run.root)
+    codebooks = np.load(io.BytesIO(storage.read_bytes(storage.join(run.root, entry.path))))
     if run.config.export.normalize:
         rows = unit_rows(rows, lambda row: f"export: {table}: the vector in row {row}")
     return decoded_rows(rows, codebooks)

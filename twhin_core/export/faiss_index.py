@@ -62,7 +62,7 @@ def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
     with storage.open_write(storage.join(vector_set.run.root, path)) as file:
         checksum = ChecksumWriter(file)
         faiss.write_index(index, faiss.PyCallbackIOWriter(checksum.write))
-        entry = FileEntry(path=path, rows=vector_set.size, sha256=checksum.hexdigest())
+        entry = FileEntry(path=path, rows=vector_set.size, **checksum.checksums())
 
     def search(queries: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         found: npt.NDArray[np.int64] = index.search(queries, K)[1]

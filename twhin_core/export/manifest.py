@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from twhin_core import storage
+from twhin_core.errors import Damaged
 from twhin_core.graph.manifest import read_as
 from twhin_core.parquet import FileEntry
 
@@ -63,6 +64,11 @@ class ExportManifest(BaseModel):
     pq_metrics: dict[str, dict[str, dict[str, float]]] | None = None
     """Test metrics by kind of vectors (exact, decoded from pq), relation or `all`, and metric."""
 
+    @property
+    def files(self) -> list[FileEntry]:
+        """All files of the export."""
+        return [self.relations, *(file for of in self.formats.values() for one in of.values() for file in one.files)]
+
 
 class Finished(BaseModel):
     """The record of a format and table whose files are complete."""
@@ -79,12 +85,11 @@ def read_export_manifest(root: str) -> ExportManifest | None:
 
 def read_finished(root: str, format_name: str, name: str, made_from: str) -> FormatExport | None:
     """The files of a format and name, or None if they are not finished, made from something else, or incomplete."""
-    tree = storage.find_json(storage.join(root, record_path(format_name, name)))
     try:
-        record = Finished.model_validate(tree)
-    except ValidationError:  # no record, or one of another version
+        record = Finished.model_validate(storage.find_json(storage.join(root, record_path(format_name, name))))
+    except (ValidationError, Damaged):  # no record, or one of another version, or a damaged one
         return None
-    is_complete = all(storage.exists(storage.join(root, file.path)) for file in record.export.files)
+    is_complete = all(file.is_there(root) for file in record.export.files)
     return record.export if is_complete and record.made_from == made_from else None
 
 

@@ -34,7 +34,7 @@ def write_array(root: str, path: str, shape: tuple[int, ...], blocks: Iterable[n
         checksum.write(header.getvalue())
         for block in blocks:
             checksum.write(block)
-        return FileEntry(path=path, rows=shape[0], sha256=checksum.hexdigest())
+        return FileEntry(path=path, rows=shape[0], **checksum.checksums())
 
 
 def write_ids(vector_set: VectorSet, folder: str) -> FileEntry:

@@ -5,13 +5,12 @@ The projector loads all its data into the browser, hence a large table is reduce
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 from google.protobuf import text_format
 from tensorboard.plugins.projector import ProjectorConfig
 
 from twhin_core import storage
+from twhin_core.checksum import ChecksumWriter
 from twhin_core.config.export import Projector
 from twhin_core.export.manifest import FOLDER, FormatExport
 from twhin_core.export.vector_set import VectorSet
@@ -64,5 +63,7 @@ def _config(shown: str, shape: tuple[int, ...]) -> str:
 
 
 def _write(root: str, path: str, text: str, rows: int) -> FileEntry:
-    storage.write_text(storage.join(root, path), text)
-    return FileEntry(path=path, rows=rows, sha256=hashlib.sha256(text.encode()).hexdigest())
+    with storage.open_write(storage.join(root, path)) as file:
+        checksum = ChecksumWriter(file)
+        checksum.write(text.encode())
+        return FileEntry(path=path, rows=rows, **checksum.checksums())

@@ -52,7 +52,7 @@ def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
                 for _, block in part:
                     checksum.write(_lines(database, block))
                     rows += len(block)
-                files.append(FileEntry(path=path, rows=rows, sha256=checksum.hexdigest()))
+                files.append(FileEntry(path=path, rows=rows, **checksum.checksums()))
     return FormatExport(table=vector_set.table, rows=vector_set.size, files=files)
 
 

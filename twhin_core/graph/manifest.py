@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from typing import TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
@@ -109,15 +108,15 @@ def read_manifest(root: str) -> Manifest | None:
     """The manifest under the run root, or None if prepare has not finished."""
     url = storage.join(root, MANIFEST)
     try:
-        return _parse(storage.read_text(url), url)
+        return _parse(storage.read_bytes(url), url)
     except FileNotFoundError:
         return None
 
 
 @functools.lru_cache(maxsize=2)
-def _parse(text: str, url: str) -> Manifest:
+def _parse(content: bytes, url: str) -> Manifest:
     """Kept, because a stage asks for the manifest once for every table."""
-    return _as(Manifest, text, url)
+    return _as(Manifest, content, url)
 
 
 def find_manifest(root: str) -> Manifest:
@@ -129,17 +128,17 @@ def find_manifest(root: str) -> Manifest:
 
 
 def read_as(model: type[M], url: str) -> M | None:
-    """The manifest at `url`, or None if there is none. Raises UserError if it does not fit `model`."""
+    """The manifest at `url`, or None if there is none. Raises UserError if it is damaged or does not fit `model`."""
     try:
-        return _as(model, storage.read_text(url), url)
+        return _as(model, storage.read_bytes(url), url)
     except FileNotFoundError:
         return None
 
 
-def _as(model: type[M], text: str, url: str) -> M:
+def _as(model: type[M], content: bytes, url: str) -> M:
     try:
-        return model.model_validate(json.loads(text))
-    except (ValidationError, json.JSONDecodeError) as error:
+        return model.model_validate(storage.parse_json(content, url))
+    except ValidationError as error:
         raise UserError(f"{url}: not a manifest of this version: {one_line(error)}") from None
 
 

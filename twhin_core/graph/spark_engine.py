@@ -51,7 +51,7 @@ except ImportError as missing:
 TASKS_PER_CORE = 16
 BYTES_PER_SHUFFLE_PARTITION = 16 << 20  # of raw files, which are compressed
 SQL_TYPES = {"int64": "bigint", "int32": "int", "bool": "boolean"}  # where Arrow's names differ
-ENTRY = "path string, rows long, sha256 string"  # the fields of `FileEntry`
+ENTRY = "entry string"  # a `FileEntry` as JSON
 
 
 class SparkEngine(Engine):
@@ -98,7 +98,7 @@ class SparkEngine(Engine):
         by = [F.col(name).asc_nulls_last() for name in order]
         sorted_ = frame.repartitionByRange(parts, *by).sortWithinPartitions(*by).select(*schema.names)
         entries = sorted_.mapInArrow(functools.partial(_write, schema, root, folder), ENTRY).collect()
-        return sorted((FileEntry(**entry.asDict()) for entry in entries), key=lambda entry: entry.path)
+        return sorted((FileEntry.model_validate_json(row.entry) for row in entries), key=lambda entry: entry.path)
 
     def delete(self, url: str) -> None:
         """Removes a folder through Hadoop's file system API."""
@@ -130,7 +130,7 @@ def _write(schema: pa.Schema, root: str, folder: str, batches: Iterator[pa.Recor
     assert context is not None
     rows = (batch.cast(schema) for batch in itertools.chain([first], batches))
     entry = write_part(rows, schema, root, part_path(folder, context.partitionId()))
-    yield pa.RecordBatch.from_pylist([entry.model_dump()])
+    yield pa.RecordBatch.from_pylist([{"entry": entry.model_dump_json()}])
 
 
 @contextlib.contextmanager

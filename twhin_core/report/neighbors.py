@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from twhin_core import storage
 from twhin_core.config import Config
 from twhin_core.graph.manifest import Manifest, read_manifest
 from twhin_core.model.scorer import Scorer
@@ -133,7 +132,8 @@ def _choose(root: str, table: str, size: int, manifest: Manifest | None) -> list
     if not files:
         positions = np.linspace(0, size - 1, min(size, 2 * NODES_PER_KIND)).astype(int)
         return [(int(position), None) for position in positions]
-    with open_parquet(storage.join(root, files[0].path)) as file:
+    url, _, footer = files[0].under(root)
+    with open_parquet(url, footer=footer) as file:
         batch = next(file.iter_batches(NAMES_READ, columns=["index", "degree"]))
     index, degree = batch["index"].to_numpy(), batch["degree"].to_numpy()
     order = np.argsort(-degree, kind="stable")

@@ -7,12 +7,15 @@ from importlib import metadata
 from typing import Any
 
 from twhin_core import storage
-from twhin_core.checkpoints.checkpoint import FINISHED, FOLDER, MARKER
+from twhin_core.checkpoints.blocks import MARKER
+from twhin_core.checkpoints.checkpoint import FINISHED, FOLDER
 from twhin_core.config import Config
 from twhin_core.config.optimizer import Optimizer
 from twhin_core.durations import in_words, read_durations
+from twhin_core.errors import Damaged
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.graph.manifest import Manifest, read_manifest
+from twhin_core.progress import log
 from twhin_core.report.figures import Table
 
 PLAN = "training/plan.json"
@@ -144,9 +147,15 @@ def _relations(config: Config, manifest: Manifest | None) -> Table:
 
 
 def _plan(root: str) -> Table | None:
-    """The sharding of each table, with the largest part of any rank."""
-    plan = storage.find_json(storage.join(root, PLAN))
+    """The sharding of each table, with the largest part of any rank; None if the plan is missing or damaged."""
+    try:
+        plan = storage.find_json(storage.join(root, PLAN))
+    except Damaged as error:
+        log.warning("report: shows no plan: %s", error)
+        return None
     if plan is None:
+        if storage.exists(storage.join(root, FINISHED)):
+            log.warning("report: shows no plan: %s is missing", storage.join(root, PLAN))
         return None
     rows = []
     for table in plan:

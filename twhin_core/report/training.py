@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from dataclasses import dataclass
 from typing import Any
 
 from twhin_core import storage
 from twhin_core.checkpoints.checkpoint import ALL_DONE, FINISHED
+from twhin_core.checksum import unseal_lines
 from twhin_core.config import Config
 from twhin_core.config.optimizer import Optimizer
 from twhin_core.evaluation.metrics import ALL, MRR
 from twhin_core.evaluation.result import place
+from twhin_core.progress import log
 from twhin_core.report.charts import POINTS_SHOWN, LineChart, line_chart
 from twhin_core.training.schedules import rate, until
 
@@ -37,7 +38,9 @@ class Panel:
 def panels(config: Config, root: str) -> list[Panel]:
     """The charts of training for which there is data; none if the run was trained elsewhere."""
     url = storage.join(root, LOG)
-    lines = [json.loads(line) for line in storage.read_text(url).splitlines()] if storage.exists(url) else []
+    lines = unseal_lines(storage.read_bytes(url), url) if storage.exists(url) else []
+    if not lines and storage.exists(storage.join(root, FINISHED)):
+        log.warning("report: shows no curves of training: %s is missing or empty", url)
     steps = max((line["step"] for line in lines), default=0)
     losses = {
         "first": ("training", _points(lines, "loss")),

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from twhin_core import lease, storage
 from twhin_core.config import Config
 from twhin_core.durations import measured
-from twhin_core.evaluation.gates import check_names, decide, decision_url, read_decision
+from twhin_core.errors import Damaged
+from twhin_core.evaluation.gates import Decision, check_names, decide, decision_url, read_decision
 from twhin_core.evaluation.kept_ranks import has_ranks, write_ranks
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.evaluation.result import headline, is_current, metrics_url, read_metrics
@@ -43,17 +44,17 @@ def evaluate(config: Config, root: str) -> Metrics:
 
 
 def _find_or_measure(config: Config, root: str, ranks: Ranks) -> Metrics:
-    from twhin_core.checkpoints.checkpoint import NoCheckpoint, newest
+    from twhin_core.checkpoints.checkpoint import NoCheckpoint, last
     from twhin_core.evaluation.measure import measure
 
     # Ranks must agree on the checkpoint, and training may add or remove one at any time.
     split = config.evaluation.split
-    checkpoint, metrics = ranks.of_first(lambda: (newest(root), _find_results(root, split)))
+    checkpoint, metrics = ranks.of_first(lambda: (last(root), _find_results(root, split)))
     if checkpoint is None:
         raise NoCheckpoint(root)
     if metrics is not None and is_current(metrics, config, checkpoint.step):
         log.info("evaluate: up to date: %s, step %d", metrics_url(root, split), checkpoint.step)
-        if ranks.is_first and read_decision(root, split) != decide(config, metrics):  # the gates have changed
+        if ranks.is_first and not _is_decided(root, split, decide(config, metrics)):  # the gates have changed
             with lease.hold(root, "publish"):
                 _write_decision(config, root, metrics)
     else:
@@ -72,6 +73,14 @@ def _find_results(root: str, split: Split) -> Metrics | None:
     """The metrics on `split`, if the ranks that they are made of are there too."""
     metrics = read_metrics(root, split)
     return metrics if metrics is not None and has_ranks(root, metrics) else None
+
+
+def _is_decided(root: str, split: Split, decision: Decision) -> bool:
+    """Whether `decision` has been written. A damaged one is written again."""
+    try:
+        return read_decision(root, split) == decision
+    except Damaged:
+        return False
 
 
 def publish(config: Config, root: str, measured: Measured) -> None:

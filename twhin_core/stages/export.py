@@ -26,12 +26,12 @@ def export(config: Config, root: str) -> ExportManifest:
         UserError: there is no checkpoint; gates are set but this checkpoint has no metrics; `embeddings/` belongs to
             another run; a format does not support a table; or a vocabulary is broken.
     """
-    from twhin_core.checkpoints.checkpoint import NoCheckpoint, model_description, newest
+    from twhin_core.checkpoints.checkpoint import NoCheckpoint, last, model_description
     from twhin_core.export import write
     from twhin_core.export.vector_set import TrainedRun
 
     check_names(config)
-    checkpoint = newest(root)
+    checkpoint = last(root)
     if checkpoint is None:
         raise NoCheckpoint(root)
     schema = read_schema(config, root)
@@ -43,7 +43,8 @@ def export(config: Config, root: str) -> ExportManifest:
         raise UserError(
             f"{storage.join(root, MANIFEST)} belongs to another run; remove these embeddings or use another --run-root"
         )
-    if manifest is not None and write.is_current(manifest, config, checkpoint.step):
+    is_current = manifest is not None and write.is_current(manifest, config, checkpoint.step)
+    if manifest is not None and is_current and all(file.is_there(root) for file in manifest.files):
         log.info("export: up to date: %s, step %d", storage.join(root, MANIFEST), checkpoint.step)
     else:
         with measured(root, "export"):

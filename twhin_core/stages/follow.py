@@ -65,7 +65,7 @@ def _evaluate(config: Config, root: str, checkpoint: Checkpoint, earlier: Metric
     """Evaluates a checkpoint unless it is done or gone. `earlier`: metrics whose baselines are reused."""
     from torch.distributed.checkpoint.api import CheckpointException
 
-    from twhin_core.checkpoints.checkpoint import MARKER
+    from twhin_core.checkpoints.blocks import MARKER
     from twhin_core.evaluation.measure import measure
 
     url = metrics_url(root, checkpoint.step, config.evaluation.split)

@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 
 from twhin_core import storage
+from twhin_core.checksum import seal_line, unseal_lines
 from twhin_core.distributed.ranks import Ranks
 from twhin_core.progress import log
 from twhin_core.training.tensorboard import EventFiles
@@ -22,24 +23,29 @@ T = TypeVar("T")
 
 
 class MetricsLog:
-    """One JSON object per line, ordered by step, and the same figures as TensorBoard scalars.
+    """One JSON object per line with its checksum, ordered by step, and the same figures as TensorBoard scalars.
 
     Every rank keeps the lines; the first rank writes them. The file is rewritten each time, because an object store
     cannot append.
     """
 
     def __init__(self, root: str, step: int, ranks: Ranks) -> None:
-        """Continues the log of a run that is at `step`; drops the lines of later steps, which a killed run lost."""
+        """Continues the log of a run that is at `step`; drops the lines of later steps, which a killed run lost.
+
+        Lines that are not whole are left out, with a warning.
+        """
         self._url = storage.join(root, "training/metrics.jsonl")
         self._lines: list[str] = []
         if storage.exists(self._url):
-            lines = storage.read_text(self._url).splitlines()
-            self._lines = [line for line in lines if json.loads(line)["step"] <= step]
+            lines = unseal_lines(storage.read_bytes(self._url), self._url)
+            self._lines = [seal_line(line) for line in lines if line["step"] <= step]
+        elif step and ranks.is_first:
+            log.warning("train: %s is missing: the figures of the steps before %d are lost", self._url, step + 1)
         self._events = EventFiles(root, step) if ranks.is_first else None
         self._written = time.monotonic()
 
     def add(self, step: int, epoch: int, **figures: float) -> None:
-        self._lines.append(json.dumps({"step": step, "epoch": epoch, **figures}))
+        self._lines.append(seal_line({"step": step, "epoch": epoch, **figures}))
         if self._events is not None:
             self._events.add(step, {"epoch": epoch, **figures})
         if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:

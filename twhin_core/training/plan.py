@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 
@@ -156,8 +155,7 @@ def show(plan: list[TablePlan]) -> None:
 
 def write(plan: list[TablePlan], root: str) -> None:
     """Writes `plan` to `<root>/training/plan.json`."""
-    text = json.dumps([asdict(table) for table in plan], indent=1)
-    storage.write_text(storage.join(root, "training/plan.json"), text + "\n")
+    storage.write_json(storage.join(root, "training/plan.json"), [asdict(table) for table in plan])
 
 
 def _bytes(table: Table, rows: int, columns: int) -> int:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twhin_core.errors import NotFound, UserError
-from twhin_core.parquet import open_parquet, read_row_groups
+from twhin_core.parquet import Footer, StoredFile, open_parquet, read_row_groups
 
 Ints = npt.NDArray[np.int64]
 
@@ -56,16 +56,15 @@ class StoredIds:
 
     index = None
 
-    def __init__(self, files: Sequence[tuple[str, int]], origin: str, by_hash: bool) -> None:
+    def __init__(self, files: Sequence[StoredFile], origin: str, by_hash: bool) -> None:
         """
         Args:
-            files: the URL and the row count of each file.
             origin: the name of the files in error messages.
             by_hash: whether the ids are ordered by MD5, as prepare orders nodes. `find` then only searches near the
                 position that the hash suggests.
         """
         self._files, self._origin, self._by_hash = files, origin, by_hash
-        self.size = sum(rows for _, rows in files)
+        self.size = sum(file.rows for file in files)
 
     def find(self, name: str) -> int | None:
         name = _encodable(name)
@@ -103,8 +102,8 @@ class StoredIds:
 
     def batches(self, batch_rows: int) -> Iterator[pa.RecordBatch]:
         before = -1
-        for url, _ in self._files:
-            for batch in read_file(url, batch_rows):
+        for url, _, footer in self._files:
+            for batch in read_file(url, batch_rows, footer):
                 before = _check_order(batch, before, self._origin)
                 yield batch
 
@@ -200,13 +199,13 @@ def _encodable(name: str) -> str:
     return name.encode(errors="replace").decode()
 
 
-def read_file(url: str, batch_rows: int) -> Iterator[pa.RecordBatch]:
+def read_file(url: str, batch_rows: int, footer: Footer | None = None) -> Iterator[pa.RecordBatch]:
     """Reads batches (index: int64, id: string) of a Parquet file, whose index may be any integer and its id any type.
 
     Raises:
         UserError: the file is broken, lacks a column or has an index of another type, or a row has no index or id.
     """
-    with open_parquet(url) as file:
+    with open_parquet(url, footer=footer) as file:
         names = file.schema_arrow.names
         for name in SCHEMA.names:
             if name not in names:

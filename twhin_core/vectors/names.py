@@ -21,7 +21,7 @@ def open_ids(config: Config, root: str, table: str, rows: int) -> Ids:
     vocab = config.model.table(table).vocab
     if config.prepare is not None:
         files = next(entry.files for entry in find_manifest(root).tables if entry.name == table)
-        listed = [(storage.join(root, file.path), file.rows) for file in files]
+        listed = [file.under(root) for file in files]
         return StoredIds(listed, storage.join(root, "graph/vocab", table), by_hash=True)
     if vocab is None:
         return NumberedIds(rows)

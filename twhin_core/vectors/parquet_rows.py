@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from twhin_core.parquet import read_row_groups
+from twhin_core.parquet import StoredFile, read_batches, read_row_groups
 
 Floats = npt.NDArray[np.float32]
 
@@ -24,10 +24,9 @@ class ParquetRows:
     Keeps the last row group in memory, since the next rows are likely in it.
     """
 
-    def __init__(self, files: Sequence[tuple[str, int]], dim: int) -> None:
-        """`files`: the URL and the row count of each file."""
+    def __init__(self, files: Sequence[StoredFile], dim: int) -> None:
         self._files, self.dim = files, dim
-        self.size = sum(rows for _, rows in files)
+        self.size = sum(file.rows for file in files)
         self._first, self._vectors = 0, np.empty((0, dim), np.float32)
         self._buffer = self._vectors
 
@@ -70,7 +69,7 @@ class ParquetRows:
         if len(self._buffer) < count:
             self._buffer = np.empty((count, self.dim), np.float32)
         row = 0
-        for batch in file.iter_batches(BATCH_ROWS, [group], [COLUMN]):
+        for batch in read_batches(file, group, [COLUMN], BATCH_ROWS):
             self._buffer[row : row + len(batch)] = batch[COLUMN].flatten().to_numpy().reshape(-1, self.dim)
             row += len(batch)
         return self._buffer[:count]
