@@ -385,7 +385,12 @@ def test_half_written_output_is_replaced(
     listed = {
         file.path for entry in (*manifest.tables, *manifest.splits.values(), manifest.rejected) for file in entry.files
     }
-    assert files - {".leases/prepare", ".leases/config"} == {"config.yaml", "graph/manifest.json", *listed}
+    assert files - {".leases/prepare", ".leases/config"} == {
+        "config.yaml",
+        "durations/prepare.json",
+        "graph/manifest.json",
+        *listed,
+    }
     assert storage.read_json(f"{root}/graph/manifest.json") == manifest.model_dump(mode="json")
 
 
