@@ -119,7 +119,9 @@ def _unsound(row: Row, options: dict[str, Any]) -> str | None:
         return "unknown_relation"
     if row.weight is None or not 0 < row.weight < math.inf:
         return "invalid_weight"
-    if row.time is None and (window is not None or (split is not None and split["by"] != "hash")):
+    if row.time is None and (
+        window is not None or (split is not None and split["by"] != "hash" and _is_split(row.relation, split))
+    ):
         return "null_timestamp"
     if window is not None and not window["start"] <= row.time < window["end"]:
         return "outside_window"
@@ -154,6 +156,15 @@ def _splits(edges: dict[tuple[str, str, str], Row], options: dict[str, Any]) -> 
     split = options["split"]
     if split is None:
         return {edge: row.split or "" for edge, row in edges.items()}
+    others = {edge: "train" for edge in edges if not _is_split(edge[1], split)}
+    return others | _splits_of_all({edge: row for edge, row in edges.items() if edge not in others}, split)
+
+
+def _is_split(relation: str, split: dict[str, Any]) -> bool:
+    return split.get("relations") is None or relation in split["relations"]
+
+
+def _splits_of_all(edges: dict[tuple[str, str, str], Row], split: dict[str, Any]) -> dict[tuple[str, str, str], str]:
     if split["by"] == "hash":
         return {edge: _by_share(int(_digest(edge, split["seed"])[:12], 16) / 2**48, split) for edge in edges}
     if split["by"] == "time":

@@ -32,12 +32,15 @@ CASES: dict[str, dict[str, Any]] = {
         "min_degree": {"user": 4, "tweet": 3},
         "split": {"by": "last", "validation": 1.0, "test": 1.0, "seed": 2},
     },
+    "last of some": {
+        "split": {"by": "last", "validation": 1.0, "test": 1.0, "seed": 2, "relations": ["fav"]},
+    },
     "time": {
         "repeats": "last",
         "sampling": {"fav": 0.8},
         "min_degree": {"tweet": 3},
         "min_degree_rounds": 1,
-        "split": {"by": "time", "validation": 0.2, "test": 0.1, "seed": 0},
+        "split": {"by": "time", "validation": 0.2, "test": 0.1, "seed": 0, "relations": ["follow"]},
         "cold_nodes": "drop",
     },
 }

@@ -50,10 +50,12 @@ ROWS = st.builds(
     split=st.none(),
 )
 SHARES = st.sampled_from([0.0, 0.1, 0.25, 0.4])
+RELATIONS = st.sampled_from([None, None, ["fav"], ["follow"], ["fav", "follow"]])
 SPLITTING = st.one_of(
     st.none(),
     st.fixed_dictionaries(
         {"by": st.sampled_from(["hash", "time"]), "validation": SHARES, "test": SHARES, "seed": st.integers(0, 3)}
+        | {"relations": RELATIONS}
     ),
     st.fixed_dictionaries(
         {
@@ -61,6 +63,7 @@ SPLITTING = st.one_of(
             "validation": st.integers(0, 2).map(float),
             "test": st.integers(0, 2).map(float),
             "seed": st.integers(0, 3),
+            "relations": RELATIONS,
         }
     ),
 )

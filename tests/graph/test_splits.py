@@ -29,7 +29,7 @@ def test_the_latest_edges_are_found_exactly(low: int, high: int) -> None:
     split = Split(by="time", validation=0.25, test=0.1)
     with connect(SETTINGS) as engine:
         edges = engine.keep("edges", ibis.memtable({"time": times, "split": ["train"] * len(times)}))
-        found = with_splits(edges, split).to_pyarrow()
+        found = with_splits(edges, split, []).to_pyarrow()
     for time, of in zip(found["time"].to_pylist(), found["split"].to_pylist(), strict=True):
         no_earlier = int((times >= time).sum())
         assert of == ("test" if no_earlier <= 40 else "validation" if no_earlier <= 140 else "train")

@@ -95,6 +95,8 @@ class Config(Section):
             _check_names("prepare.min_degree", self.prepare.min_degree, "table", tables)
             if "*" not in relations:
                 _check_names("prepare.sampling", self.prepare.sampling, "relation", relations)
+                split = self.prepare.split
+                _check_names("prepare.split.relations", (split and split.relations) or [], "relation", relations)
         return self
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
 
 from twhin_core import sizes
 from twhin_core.config.section import Section
@@ -69,6 +69,12 @@ class Split(Section):
             raise ValueError("validation and test together must be below 1, to leave edges to train on")
         return self
 
+    relations: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="Hold out edges of these relations alone, as if the graph had no others, which all stay in train. "
+        "Only these then need times. Default: all relations.",
+    )
 
 class Generate(Section):
     """A generated Twitter-like network (see `twhin generate`) for trying things out."""
@@ -231,11 +237,14 @@ class Prepare(Section):
     @model_validator(mode="after")
     def _check_columns(self) -> Prepare:
         timed = [source.timestamp is not None for source in self.sources]
-        if not all(timed):
-            if self.split is not None and self.split.by != "hash":
-                raise ValueError(f"split.by: {self.split.by} needs a timestamp column in every source")
-            if self.time_window is not None:
-                raise ValueError("time_window: needs a timestamp column in every source")
+        if not all(timed) and self.time_window is not None:
+            raise ValueError("time_window: needs a timestamp column in every source")
+        if self.split is not None and self.split.by != "hash":
+            chosen = self.split.relations
+            for source in self.sources:
+                if source.timestamp is None and (chosen is None or source.relation in chosen):
+                    of = "" if chosen is None else f" of {source.relation}"
+                    raise ValueError(f"split.by: {self.split.by} needs a timestamp column in every source{of}")
         if self.repeats == "last" and self.sources and not any(timed):
             raise ValueError("repeats: last needs a timestamp column in some source")
         for position, source in enumerate(self.sources):

@@ -6,6 +6,7 @@ Each `keep` evaluates the expressions before it. The rows stay in the engine.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import ibis
@@ -51,7 +52,8 @@ def plan(engine: Engine, config: Config, sources: list[RawSource], split: Split 
     assert settings is not None
     raw = engine.read(sources)
     relations = find_relations(raw, config.model.relations)
-    _check_sampling(settings.sampling, relations)
+    _check_names("prepare.sampling", settings.sampling, relations)
+    _check_names("prepare.split.relations", (split and split.relations) or [], relations)
     rows = engine.keep("rows", with_reasons(raw, relations, settings, split))
     _check_rows(rows, sources)
 
@@ -68,7 +70,7 @@ def plan(engine: Engine, config: Config, sources: list[RawSource], split: Split 
         dropped.append(at(edges, low_degree).mutate(reason=ibis.literal("low_degree")))
         edges = without(edges, low_degree)
 
-    edges = engine.keep("split", with_splits(edges, split))
+    edges = engine.keep("split", with_splits(edges, split, relations))
     degrees = engine.keep("degrees", count_degrees(edges))
     cold_nodes = degrees.filter(degrees.degree == 0)
     cold = engine.keep("cold", at(edges.filter(edges.split != "train"), cold_nodes))
@@ -101,11 +103,11 @@ def plan(engine: Engine, config: Config, sources: list[RawSource], split: Split 
     )
 
 
-def _check_sampling(sampling: dict[str, float], relations: list[Relation]) -> None:
+def _check_names(key: str, given: Iterable[str], relations: list[Relation]) -> None:
     names = {relation.name for relation in relations}
-    for name in sampling:
+    for name in given:
         if name not in names:
-            raise UserError(f"prepare.sampling: no row has the relation {name!r}")
+            raise UserError(f"{key}: no row has the relation {name!r}")
 
 
 def _check_rows(rows: ir.Table, sources: list[RawSource]) -> None:

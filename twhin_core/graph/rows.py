@@ -133,7 +133,9 @@ def with_reasons(rows: ir.Table, relations: list[Relation], settings: Prepare, s
         (rows.bad_time, "invalid_timestamp"),
     ]
     if settings.time_window is not None or (split is not None and split.by != "hash"):
-        reasons.append((rows.time.isnull(), "null_timestamp"))
+        chosen = split.relations if settings.time_window is None and split is not None else None
+        needs_time = ibis.literal(True) if chosen is None else rows.relation.isin(chosen)
+        reasons.append((rows.time.isnull() & needs_time, "null_timestamp"))
     start, end = (None, None) if settings.time_window is None else settings.time_window.bounds
     if start is not None:
         reasons.append((rows.time < start, "outside_window"))

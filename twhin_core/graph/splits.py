@@ -8,16 +8,28 @@ from __future__ import annotations
 import ibis
 import ibis.expr.types as ir
 
+from twhin_core.config import Relation
 from twhin_core.config.prepare import Split
 from twhin_core.graph.hashes import below
 
 PROBES = 15  # values that a pass counts at; each pass narrows the range to a sixteenth
 
 
-def with_splits(edges: ir.Table, split: Split | None) -> ir.Table:
-    """Sets the column `split` by hash, by time or to the last edges of each lhs. None keeps the sources' splits."""
+def with_splits(edges: ir.Table, split: Split | None, relations: list[Relation]) -> ir.Table:
+    """Sets the column `split` by hash, by time or to the last edges of each lhs. None keeps the sources' splits.
+
+    `relations` in the order of ids.
+    """
     if split is None:
         return edges
+    if split.relations is None:
+        return _with_splits(edges, split)
+    chosen = edges.rel.isin([rel for rel, relation in enumerate(relations) if relation.name in split.relations])
+    others = edges.filter(~chosen).mutate(split=ibis.literal("train"))
+    return _with_splits(edges.filter(chosen), split).select(*edges.columns).union(others.select(*edges.columns))
+
+
+def _with_splits(edges: ir.Table, split: Split) -> ir.Table:
     if split.by == "last":
         return _last_of_lhs(edges, int(split.validation), int(split.test))
     shares = split.test, split.test + split.validation
