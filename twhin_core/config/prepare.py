@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
 
-from twhin_core import sizes
+from twhin_core import conditions, sizes
 from twhin_core.config.section import Section
 
 SplitName = Literal["train", "validation", "test"]
@@ -35,12 +35,24 @@ class Source(Section):
     timestamp: str | None = Field(
         None, description="Column of the edge's time: an integer, or a timestamp or date, compared to the second."
     )
+    where: str | None = Field(
+        None,
+        description="Keep only rows for which this is true: `rating >= 4 and kind in ('view', 'buy')`. docs/prepare.md "
+        "has the grammar.",
+    )
     split: SplitName | None = Field(None, description="The split of all edges. Set it for every source or for none.")
 
     @model_validator(mode="after")
     def _check_relation(self) -> Source:
         self.exactly_one("relation", "relation_column")
         return self
+
+    @field_validator("where")
+    @classmethod
+    def _check_where(cls, where: str | None) -> str | None:
+        if where is not None:
+            conditions.parse(where)
+        return where
 
 
 class Split(Section):
@@ -57,6 +69,12 @@ class Split(Section):
     test: float = Field(
         0.05, ge=0, description="Share of edges in the test split; with `last`, the number of edges per lhs."
     )
+    relations: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="Hold out edges of these relations alone, as if the graph had no others, which all stay in train. "
+        "Only these then need times. Default: all relations.",
+    )
     seed: int = Field(0, ge=0, description="Seeds the random split, the sample and the order of edges.")
 
     @model_validator(mode="after")
@@ -69,12 +87,6 @@ class Split(Section):
             raise ValueError("validation and test together must be below 1, to leave edges to train on")
         return self
 
-    relations: list[str] | None = Field(
-        None,
-        min_length=1,
-        description="Hold out edges of these relations alone, as if the graph had no others, which all stay in train. "
-        "Only these then need times. Default: all relations.",
-    )
 
 class Generate(Section):
     """A generated Twitter-like network (see `twhin generate`) for trying things out."""

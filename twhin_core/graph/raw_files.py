@@ -11,8 +11,10 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from twhin_core.conditions import Compare, IsNull, comparisons, parse
 from twhin_core.config.prepare import Source, TimeWindow
 from twhin_core.errors import UserError
+from twhin_core.graph.filters import check_comparison
 from twhin_core.graph.folder_columns import FolderColumn, folder_columns
 from twhin_core.graph.text_files import first_rows, is_zipped
 from twhin_core.parquet import open_parquet
@@ -56,6 +58,10 @@ class RawFile:
     def folder_column(self, name: str) -> FolderColumn | None:
         """The column of this name if only the path gives it."""
         return next((column for column in self.in_path if column.name == name), None)
+
+    def kind(self, name: str) -> str:
+        """The Arrow type of a column."""
+        return "string" if self.is_text(name) else dict(self.columns)[name]
 
     def is_text(self, name: str) -> bool:
         """Whether a column has fields of a CSV, a TSV or a path, rather than typed values."""
@@ -122,17 +128,24 @@ def _check_file(found: FoundFile, source: Source) -> RawFile:
     return _check_parquet(found, source) if form == "parquet" else _check_text(found, source, form)
 
 
-def _used_columns(source: Source) -> dict[str, str]:
-    """The columns that a source names, by their use."""
-    names = {use: getattr(source, use) for use in ("lhs", "rhs", "relation_column", "weight", "timestamp")}
-    return {use: name for use, name in names.items() if name is not None}
+def _used_columns(source: Source) -> list[tuple[str, str]]:
+    """The columns that a source names, each with its use."""
+    names = [(use, getattr(source, use)) for use in ("lhs", "rhs", "relation_column", "weight", "timestamp")]
+    return [
+        *((use, name) for use, name in names if name is not None),
+        *(("where", leaf.column) for leaf in _leaves(source)),
+    ]
+
+
+def _leaves(source: Source) -> list[Compare | IsNull]:
+    return [] if source.where is None else list(comparisons(parse(source.where)))
 
 
 def _columns_in_path(url: str, source: Source, names: list[str]) -> dict[FolderColumn, str | None]:
     """Checks that every column that the source names is there once: in the file, or else in its path."""
     in_path = {column: value for column, value in folder_columns(url).items() if column.name not in names}
     known = [*names, *(column.name for column in in_path)]
-    for use, name in _used_columns(source).items():
+    for use, name in _used_columns(source):
         if known.count(name) != 1:
             problem = "has more than one column" if name in known else "has no column"
             raise UserError(f"{url}: {problem} {name!r} ({use}); its columns are {', '.join(known)}")
@@ -150,7 +163,7 @@ def _check_parquet(found: FoundFile, source: Source) -> RawFile:
     columns = [
         (field.name, field.type.value_type if pa.types.is_dictionary(field.type) else field.type) for field in schema
     ]
-    for use, name in _used_columns(source).items():
+    for use, name in _used_columns(source):
         if name not in schema.names:
             continue
         kind = dict(columns)[name]
@@ -164,11 +177,15 @@ def _check_parquet(found: FoundFile, source: Source) -> RawFile:
             _check_milliseconds(url, name, metadata)
         elif use == "relation_column":
             good, expected = integer or text, "a string or an integer"
+        elif use == "where":
+            continue
         else:
             good, expected = integer or text or str(kind) in (UUID, BINARY_ID), "a string, an integer or a UUID"
         if not good:
             raise UserError(f"{url}: column {name!r} ({use}) is {kind}, not {expected}")
-    return RawFile(found, "parquet", tuple((name, str(kind)) for name, kind in columns), tuple(in_path), time)
+    return _filterable(
+        RawFile(found, "parquet", tuple((name, str(kind)) for name, kind in columns), tuple(in_path), time), source
+    )
 
 
 def _check_milliseconds(url: str, name: str, metadata: pq.FileMetaData) -> None:
@@ -195,7 +212,17 @@ def _check_text(found: FoundFile, source: Source, form: str) -> RawFile:
     if source.timestamp in header:
         position = header.index(source.timestamp)
         time = _time_kind([row[position] for row in rows if len(row) > position])
-    return RawFile(found, form, tuple((name, "string") for name in header), tuple(in_path), time)
+    return _filterable(RawFile(found, form, tuple((name, "string") for name in header), tuple(in_path), time), source)
+
+
+def _filterable(file: RawFile, source: Source) -> RawFile:
+    """Raises UserError if the source's `where` does not fit the types of the file."""
+    for leaf in _leaves(source):
+        try:
+            check_comparison(leaf, file.kind(leaf.column))
+        except ValueError as error:
+            raise UserError(f"{file.url}: {error} (where)") from None
+    return file
 
 
 def _time_in_path(source: Source, in_path: dict[FolderColumn, str | None]) -> TimeKind | None:

@@ -12,8 +12,10 @@ import ibis
 import ibis.expr.types as ir
 import numpy as np
 
+from twhin_core.conditions import parse
 from twhin_core.config import Relation
 from twhin_core.config.prepare import Prepare, Source, Split
+from twhin_core.graph.filters import keeps
 from twhin_core.graph.folder_columns import from_folders
 from twhin_core.graph.hashes import bound, edge_hash
 from twhin_core.graph.raw_files import BINARY_ID, RawFile, TimeKind
@@ -52,6 +54,10 @@ def normalize(table: ir.Table, file: RawFile, source: Source, position: int) -> 
         is_binary = dict(file.columns).get(name) == BINARY_ID
         return _uuid(column(name)) if is_binary else column(name).cast("string").nullif("")
 
+    def value(name: str) -> ir.Column:
+        return column(name).nullif("") if file.is_text(name) else column(name)
+
+    kept = ibis.literal(True) if source.where is None else keeps(parse(source.where), value, file.kind)
     times = {"time": ibis.null("int64"), "bad_time": ibis.literal(False)}
     if source.timestamp is not None:
         times = _times(number(source.timestamp), file.time, is_text=file.is_text(source.timestamp))
@@ -61,6 +67,7 @@ def normalize(table: ir.Table, file: RawFile, source: Source, position: int) -> 
         rhs=text(source.rhs),
         weight=number(source.weight).try_cast("float64") if source.weight else ibis.literal(1.0),
         **times,
+        filtered=~kept,
         split=ibis.literal(source.split, type="string"),
         file=table.file,
         source=ibis.literal(position, type="int32"),
@@ -126,6 +133,7 @@ def with_reasons(rows: ir.Table, relations: list[Relation], settings: Prepare, s
     finite = rows.weight * 0.0 == 0.0
     positive = rows.weight.between(float(fp32.smallest_normal), float(fp32.max)) & finite
     reasons = [
+        (rows.filtered, "filtered"),
         (rows.lhs.isnull() | rows.rhs.isnull(), "null_id"),
         ((bit_length(rows.lhs) > 8 * MAX_ID_SIZE) | (bit_length(rows.rhs) > 8 * MAX_ID_SIZE), "long_id"),
         (rows.rel.isnull(), "unknown_relation"),
@@ -146,4 +154,4 @@ def with_reasons(rows: ir.Table, relations: list[Relation], settings: Prepare, s
     if settings.sampling:
         digits = edge_hash(rows, 0 if split is None else split.seed, "sample")
         reasons.append(((digits >= rows["sample"]).fill_null(False), "not_sampled"))
-    return rows.mutate(reason=ibis.cases(*reasons).cast("string")).drop("bad_time", "sample", "symmetric")
+    return rows.mutate(reason=ibis.cases(*reasons).cast("string")).drop("bad_time", "filtered", "sample", "symmetric")

@@ -19,8 +19,8 @@ from twhin_core.paths import MAGIC
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("lhs", "relation", "rhs")]
-    + [("weight", pa.float64()), ("time", pa.int64()), ("bad_time", pa.bool_()), ("split", pa.string())]
-    + [("file", pa.string()), ("source", pa.int32())]
+    + [("weight", pa.float64()), ("time", pa.int64()), ("bad_time", pa.bool_()), ("filtered", pa.bool_())]
+    + [("split", pa.string()), ("file", pa.string()), ("source", pa.int32())]
 )
 
 
@@ -38,6 +38,7 @@ def read_source(engine: Backend, raw: RawSource, position: int) -> ir.Table:
         weight: 1 if the source has no weights; null if missing or not a number.
         time: the integer, or seconds since 1970; null if missing or invalid, or if the source has no times.
         bad_time: whether there is an invalid time.
+        filtered: whether `where` leaves the row out.
         split: null if the source specifies none.
         file, source: the URL of the file and the position.
     """
