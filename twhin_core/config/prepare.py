@@ -27,6 +27,11 @@ class Source(Section):
     columns: list[str] | None = Field(None, description="Column names of CSV or TSV files without a header line.")
     lhs: str = Field("lhs", description="Column of the edge's source id: string, integer or UUID.")
     rhs: str = Field("rhs", description="Column of the edge's target id: string, integer or UUID.")
+    lists: dict[str, Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="The column, lhs or rhs, whose fields hold several ids, with what separates these: "
+        "`{genres: '|'}`. Each id becomes an edge. Parquet lists need no entry.",
+    )
     relation: str | None = Field(None, description="The relation of all edges; alternatively, set `relation_column`.")
     relation_column: str | None = Field(None, description="Column of the edge's relation.")
     weight: str | None = Field(
@@ -45,6 +50,15 @@ class Source(Section):
     @model_validator(mode="after")
     def _check_relation(self) -> Source:
         self.exactly_one("relation", "relation_column")
+        return self
+
+    @model_validator(mode="after")
+    def _check_lists(self) -> Source:
+        for name in self.lists:
+            if name not in (self.lhs, self.rhs):
+                raise ValueError(f"lists: {name!r} is neither the column lhs nor rhs")
+        if len(self.lists) > 1:
+            raise ValueError("lists: only one of lhs and rhs may hold several ids")
         return self
 
     @field_validator("where")

@@ -22,6 +22,7 @@ from twhin_core.paths import FoundFile, find_files
 
 FORMATS = ("parquet", "csv", "tsv")
 UUID, BINARY_ID = "extension<arrow.uuid>", "fixed_size_binary[16]"  # Arrow's types for UUIDs
+LIST = re.compile(r"(?:large_|fixed_size_)?list<\w+: (.*?)(?: not null)?>(?:\[\d+\])?$")  # and the type of its elements
 FIRST_ROWS = 100  # rows of a text file that are checked
 MAX_OPEN_FILES = 16  # in parallel, because an object store's latency is high
 
@@ -62,6 +63,10 @@ class RawFile:
     def kind(self, name: str) -> str:
         """The Arrow type of a column."""
         return "string" if self.is_text(name) else dict(self.columns)[name]
+
+    def is_list(self, name: str) -> bool:
+        """Whether a Parquet column holds lists."""
+        return LIST.match(self.kind(name)) is not None
 
     def is_text(self, name: str) -> bool:
         """Whether a column has fields of a CSV, a TSV or a path, rather than typed values."""
@@ -114,6 +119,7 @@ def _check_ids(raw: RawSource) -> None:
 
 
 def _id_kind(type_name: str) -> str:
+    type_name = LIST.sub(r"\1", type_name)
     if type_name in (UUID, BINARY_ID):
         return "UUID"
     return "integer" if re.fullmatch(r"u?int\d+", type_name) else "string"
@@ -160,32 +166,45 @@ def _check_parquet(found: FoundFile, source: Source) -> RawFile:
         schema, metadata = file.schema_arrow, file.metadata
     in_path = _columns_in_path(url, source, schema.names)
     time = _time_in_path(source, in_path)
-    columns = [
-        (field.name, field.type.value_type if pa.types.is_dictionary(field.type) else field.type) for field in schema
-    ]
+    columns = [(field.name, _value_type(field.type)) for field in schema]
     for use, name in _used_columns(source):
-        if name not in schema.names:
+        if name not in schema.names or use == "where":
             continue
         kind = dict(columns)[name]
-        integer = pa.types.is_integer(kind)
-        text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-        if use == "weight":
-            good, expected = integer or pa.types.is_floating(kind) or pa.types.is_decimal(kind), "a number"
-        elif use == "timestamp":
-            good, expected = integer or pa.types.is_timestamp(kind) or pa.types.is_date(kind), "a time, date or integer"
-            time = "integer" if integer else "timestamp"
+        _check_type(url, use, name, kind)
+        if use == "timestamp":
+            time = "integer" if pa.types.is_integer(kind) else "timestamp"
             _check_milliseconds(url, name, metadata)
-        elif use == "relation_column":
-            good, expected = integer or text, "a string or an integer"
-        elif use == "where":
-            continue
-        else:
-            good, expected = integer or text or str(kind) in (UUID, BINARY_ID), "a string, an integer or a UUID"
-        if not good:
-            raise UserError(f"{url}: column {name!r} ({use}) is {kind}, not {expected}")
-    return _filterable(
-        RawFile(found, "parquet", tuple((name, str(kind)) for name, kind in columns), tuple(in_path), time), source
-    )
+    file = RawFile(found, "parquet", tuple((name, str(kind)) for name, kind in columns), tuple(in_path), time)
+    if all(name in source.lists or file.is_list(name) for name in (source.lhs, source.rhs)):
+        raise UserError(f"{url}: the columns {source.lhs!r} and {source.rhs!r} both hold lists; only one may")
+    return _filterable(file, source)
+
+
+def _check_type(url: str, use: str, name: str, kind: pa.DataType) -> None:
+    """Refuses a column whose type its use does not allow."""
+    integer = pa.types.is_integer(kind)
+    if use == "weight":
+        good, expected = integer or pa.types.is_floating(kind) or pa.types.is_decimal(kind), "a number"
+    elif use == "timestamp":
+        good, expected = integer or pa.types.is_timestamp(kind) or pa.types.is_date(kind), "a time, date or integer"
+    elif use == "relation_column":
+        good, expected = integer or _is_text(kind), "a string or an integer"
+    elif LIST.match(str(kind)):
+        kind = _value_type(kind.value_type)
+        good, expected = pa.types.is_integer(kind) or _is_text(kind), "a list of strings or integers"
+    else:
+        good, expected = integer or _is_text(kind) or str(kind) in (UUID, BINARY_ID), "a string, an integer or a UUID"
+    if not good:
+        raise UserError(f"{url}: column {name!r} ({use}) is {kind}, not {expected}")
+
+
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def _check_milliseconds(url: str, name: str, metadata: pq.FileMetaData) -> None:

@@ -52,19 +52,30 @@ def normalize(table: ir.Table, file: RawFile, source: Source, position: int) -> 
 
     def text(name: str) -> ir.Column:
         is_binary = dict(file.columns).get(name) == BINARY_ID
-        return _uuid(column(name)) if is_binary else column(name).cast("string").nullif("")
+        return _uuid(column(name)) if is_binary else column(name).cast("string")
 
     def value(name: str) -> ir.Column:
         return column(name).nullif("") if file.is_text(name) else column(name)
+
+    def ids(name: str) -> ir.Column:
+        if file.is_list(name):
+            found = column(name).cast("array<string>")
+        elif name in source.lists:
+            found = text(name).split(source.lists[name])
+        else:
+            return text(name)
+        # A row without ids stays a row, to be rejected and counted.
+        none = found.isnull() | (found.length() == 0)
+        return none.ifelse(ibis.literal([None], type="array<string>"), found).unnest()
 
     kept = ibis.literal(True) if source.where is None else keeps(parse(source.where), value, file.kind)
     times = {"time": ibis.null("int64"), "bad_time": ibis.literal(False)}
     if source.timestamp is not None:
         times = _times(number(source.timestamp), file.time, is_text=file.is_text(source.timestamp))
-    return table.select(
-        lhs=text(source.lhs),
+    rows = table.select(
+        lhs=ids(source.lhs),
         relation=text(source.relation_column) if source.relation_column else ibis.literal(source.relation),
-        rhs=text(source.rhs),
+        rhs=ids(source.rhs),
         weight=number(source.weight).try_cast("float64") if source.weight else ibis.literal(1.0),
         **times,
         filtered=~kept,
@@ -72,6 +83,7 @@ def normalize(table: ir.Table, file: RawFile, source: Source, position: int) -> 
         file=table.file,
         source=ibis.literal(position, type="int32"),
     )
+    return rows.mutate(lhs=rows.lhs.nullif(""), rhs=rows.rhs.nullif(""))
 
 
 def _uuid(data: ir.BinaryColumn) -> ir.StringColumn:
