@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,6 +100,32 @@ def test_the_same_graph_as_duckdb(small_config: SmallConfig, tmp_path: Path) -> 
     spark = small_config(prepare={"sources": messy(tmp_path, 4000), **SPARK})
     manifest = prepare(config, str(tmp_path / "duckdb"))
     assert manifest.rejected.rows > 500
+    assert_same_graph(tmp_path / "duckdb", tmp_path / "spark", manifest, prepare(spark, str(tmp_path / "spark")))
+
+
+def test_the_options_of_a_source(small_config: SmallConfig, tmp_path: Path) -> None:
+    """Filters, lists and weights; follows have no times and stay in train. As DuckDB, and as counted here."""
+    rng = random.Random(9)
+    favs = [(f"u{rng.randrange(30)}", rng.choices(range(40), k=3), rng.randrange(1, 6), at) for at in range(300)]
+    lines = [f"{user},{'|'.join(map(str, tweets))},{stars},{at}" for user, tweets, stars, at in favs]
+    (tmp_path / "favs.csv").write_text("\n".join(["user,tweets,stars,at", *lines]))
+    follows = [(f"u{one}", [f"u{other}" for other in rng.sample(range(30), 4)], rng.random()) for one in range(30)]
+    names, followed, plays = (list(column) for column in zip(*follows, strict=True))
+    pq.write_table(pa.table({"lhs": names, "rhs": followed, "plays": plays}), tmp_path / "follows.parquet")
+    weight = {"transform": "log1p", "normalize": "relation", "clip": 1.5}
+    sources: list[dict[str, Any]] = [
+        {"path": str(tmp_path / "favs.csv"), "lhs": "user", "rhs": "tweets", "lists": {"tweets": "|"}, "relation": "fav",
+         "timestamp": "at", "where": "stars >= 4 or stars = 1", "weight": {"column": "stars", **weight}},
+        {"path": str(tmp_path / "follows.parquet"), "relation": "follow", "weight": {"column": "plays", **weight}},
+    ]  # fmt: skip
+    split = {"by": "last", "validation": 1, "test": 1, "relations": ["fav"]}
+    config = small_config(prepare={"sources": sources, "split": split, "repeats": "sum"})
+    spark = small_config(prepare={"sources": sources, "split": split, "repeats": "sum", **SPARK})
+    manifest = prepare(config, str(tmp_path / "duckdb"))
+    edges = {(user, tweet) for user, tweets, stars, _ in favs for tweet in tweets if stars >= 4 or stars == 1}
+    assert sum(manifest.relations[1].edges.values()) == len(edges)
+    assert manifest.relations[0].edges == {"train": 30 * 4, "validation": 0, "test": 0}
+    assert manifest.rejected.by_reason["filtered"] == 3 * sum(stars in (2, 3) for _, _, stars, _ in favs)
     assert_same_graph(tmp_path / "duckdb", tmp_path / "spark", manifest, prepare(spark, str(tmp_path / "spark")))
 
 

@@ -13,6 +13,29 @@ from twhin_core.config.section import Section
 SplitName = Literal["train", "validation", "test"]
 
 
+class Weight(Section):
+    """The weight of a source's edges, made from a column by `transform`, `normalize` and `clip`, in this order."""
+
+    column: str = Field(description="A number > 0.")
+    transform: Literal["log1p", "sqrt", "none"] = Field(
+        "none", description="Applied to each value; `log1p`: the natural logarithm of 1 + the value."
+    )
+    normalize: Literal["relation", "none"] = Field(
+        "none", description="`relation`: divide by the mean over the relation's rows, so that it is 1."
+    )
+    clip: float | None = Field(None, gt=0, description="Maximum weight. Default: none.")
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the transformed values are the weights."""
+        return self.normalize == "none" and self.clip is None
+
+
+def _as_weight(value: Any) -> Any:
+    """`plays` is short for `{column: plays}`."""
+    return {"column": value} if isinstance(value, str) else value
+
+
 class Source(Section):
     """Raw interactions in one or more files with the same columns."""
 
@@ -34,8 +57,10 @@ class Source(Section):
     )
     relation: str | None = Field(None, description="The relation of all edges; alternatively, set `relation_column`.")
     relation_column: str | None = Field(None, description="Column of the edge's relation.")
-    weight: str | None = Field(
-        None, description="Column of the edge's weight, a number > 0. Default: every edge has 1."
+    weight: Annotated[Weight | None, BeforeValidator(_as_weight)] = Field(
+        None,
+        description="Column of the edge's weight, a number > 0, or a mapping with the column and what to do with it. "
+        "Default: every edge has 1.",
     )
     timestamp: str | None = Field(
         None, description="Column of the edge's time: an integer, or a timestamp or date, compared to the second."

@@ -16,6 +16,7 @@ from twhin_core.config import Config, Relation
 from twhin_core.config.prepare import Split
 from twhin_core.errors import UserError
 from twhin_core.graph.degrees import at, count_degrees, find_low_degree_nodes, without
+from twhin_core.graph.edge_weights import normalized
 from twhin_core.graph.edges import EDGE, collapse, encode, find_repeats, rejected_rows, renumber
 from twhin_core.graph.engine import Engine
 from twhin_core.graph.raw_files import RawSource
@@ -58,6 +59,8 @@ def plan(engine: Engine, config: Config, sources: list[RawSource], split: Split 
     _check_rows(rows, sources)
 
     valid = rows.filter(rows.reason.isnull())
+    weights = {position: raw.source.weight for position, raw in enumerate(sources) if raw.source.weight}
+    valid = normalized(valid, weights)
     nodes = engine.keep("nodes", number_nodes(find_nodes(valid)))
     encoded = engine.keep("encoded", encode(valid, nodes, seed=0 if split is None else split.seed))
     repeats = engine.keep("repeats", find_repeats(encoded))

@@ -136,7 +136,8 @@ def _check_file(found: FoundFile, source: Source) -> RawFile:
 
 def _used_columns(source: Source) -> list[tuple[str, str]]:
     """The columns that a source names, each with its use."""
-    names = [(use, getattr(source, use)) for use in ("lhs", "rhs", "relation_column", "weight", "timestamp")]
+    names = [(use, getattr(source, use)) for use in ("lhs", "rhs", "relation_column", "timestamp")]
+    names.append(("weight", source.weight.column if source.weight else None))
     return [
         *((use, name) for use, name in names if name is not None),
         *(("where", leaf.column) for leaf in _leaves(source)),

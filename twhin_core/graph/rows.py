@@ -15,6 +15,7 @@ import numpy as np
 from twhin_core.conditions import parse
 from twhin_core.config import Relation
 from twhin_core.config.prepare import Prepare, Source, Split
+from twhin_core.graph.edge_weights import transformed
 from twhin_core.graph.filters import keeps
 from twhin_core.graph.folder_columns import from_folders
 from twhin_core.graph.hashes import bound, edge_hash
@@ -76,7 +77,7 @@ def normalize(table: ir.Table, file: RawFile, source: Source, position: int) -> 
         lhs=ids(source.lhs),
         relation=text(source.relation_column) if source.relation_column else ibis.literal(source.relation),
         rhs=ids(source.rhs),
-        weight=number(source.weight).try_cast("float64") if source.weight else ibis.literal(1.0),
+        weight=ibis.literal(1.0) if source.weight is None else transformed(number(source.weight.column), source.weight),
         **times,
         filtered=~kept,
         split=ibis.literal(source.split, type="string"),

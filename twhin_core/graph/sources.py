@@ -35,7 +35,7 @@ def read_source(engine: Backend, raw: RawSource, position: int) -> ir.Table:
 
     The columns, with the types of `SCHEMA`:
         lhs, relation, rhs: null if missing or empty.
-        weight: 1 if the source has no weights; null if missing or not a number.
+        weight: 1 if the source has no weights; null if missing or not a number; transformed, not yet normalized.
         time: the integer, or seconds since 1970; null if missing or invalid, or if the source has no times.
         bad_time: whether there is an invalid time.
         filtered: whether `where` leaves the row out.
