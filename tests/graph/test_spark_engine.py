@@ -114,8 +114,9 @@ def test_the_options_of_a_source(small_config: SmallConfig, tmp_path: Path) -> N
     pq.write_table(pa.table({"lhs": names, "rhs": followed, "plays": plays}), tmp_path / "follows.parquet")
     weight = {"transform": "log1p", "normalize": "relation", "clip": 1.5}
     sources: list[dict[str, Any]] = [
-        {"path": str(tmp_path / "favs.csv"), "lhs": "user", "rhs": "tweets", "lists": {"tweets": "|"}, "relation": "fav",
-         "timestamp": "at", "where": "stars >= 4 or stars = 1", "weight": {"column": "stars", **weight}},
+        {"path": str(tmp_path / "favs.csv"), "lhs": "user", "rhs": "tweets", "relation": "fav",
+         "lists": {"tweets": "|"}, "timestamp": "at", "where": "stars >= 4 or stars = 1",
+         "weight": {"column": "stars", **weight}},
         {"path": str(tmp_path / "follows.parquet"), "relation": "follow", "weight": {"column": "plays", **weight}},
     ]  # fmt: skip
     split = {"by": "last", "validation": 1, "test": 1, "relations": ["fav"]}

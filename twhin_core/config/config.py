@@ -93,6 +93,7 @@ class Config(Section):
         _check_names("export.tables", self.export.tables or [], "table", tables)
         if self.prepare is not None:
             _check_names("prepare.min_degree", self.prepare.min_degree, "table", tables)
+            _check_names("prepare.labels", [labels.table for labels in self.prepare.labels], "table", tables)
             if "*" not in relations:
                 _check_names("prepare.sampling", self.prepare.sampling, "relation", relations)
                 split = self.prepare.split

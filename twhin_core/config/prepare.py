@@ -94,6 +94,24 @@ class Source(Section):
         return where
 
 
+class Labels(Section):
+    """Names of nodes for people, such as titles. They change nothing but what is shown."""
+
+    table: str = Field(description="The table of the nodes.")
+    path: str = Field(description="As the `path` of a source.")
+    format: Literal["parquet", "csv", "tsv"] | None = Field(None, description="As the `format` of a source.")
+    columns: list[str] | None = Field(None, description="As the `columns` of a source.")
+    id: str = Field("id", description="Column of the node's id.")
+    label: str = Field("label", description="Column of its label: string or integer.")
+
+    @property
+    def source(self) -> Source:
+        """The files as a source of edges from ids to labels."""
+        return Source(
+            path=self.path, format=self.format, columns=self.columns, lhs=self.id, rhs=self.label, relation=self.table
+        )
+
+
 class Split(Section):
     """How edges are held out if the sources do not specify their splits."""
 
@@ -206,6 +224,9 @@ class Prepare(Section):
         None,
         description="Generate a network under `<run_root>/raw` instead. Needs the tables user and tweet, and the "
         "network's relations.",
+    )
+    labels: list[Labels] = Field(
+        default_factory=list, description="Labels of nodes, which `twhin neighbors` and the report show."
     )
     time_window: TimeWindow | None = Field(None, description="Keep the edges of this time window. Default: all.")
     self_loops: Literal["keep", "drop"] = Field(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +11,9 @@ from twhin_core.embeddings.result import Result, open_result
 from twhin_core.embeddings.search import NodeRank, Query, find_rank, relation_named
 from twhin_core.embeddings.table import TableEmbeddings
 from twhin_core.errors import NotFound, suggest
+from twhin_core.graph.manifest import read_manifest
 from twhin_core.vectors.ids import find_or_refuse
+from twhin_core.vectors.labels import has_labels, read_labels
 
 
 class EdgeScore(NamedTuple):
@@ -72,6 +74,11 @@ class Embeddings(Mapping[str, TableEmbeddings]):
         if table not in self._tables:
             self._tables[table] = TableEmbeddings(table, self._result)
         return self._tables[table]
+
+    def labels(self, table: str, names: Sequence[str]) -> dict[str, str] | None:
+        """The labels of those nodes that have one, by id; None if prepare got no labels for the table."""
+        manifest = read_manifest(self._result.root) if self._result.config.prepare is not None else None
+        return read_labels(manifest, self._result.root, table, names) if has_labels(manifest, table) else None
 
     def score(self, relation: str, lhs: str, rhs: str) -> EdgeScore:
         """The model's score of an edge, and the rank of each end among all nodes of its table.

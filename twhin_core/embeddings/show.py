@@ -22,7 +22,7 @@ def list_neighbors(
     by: str,
     neighbors: Sequence[Neighbor],
 ) -> Listing:
-    """The ids and scores returned by `embeddings[table].neighbors(node, relation, …)`.
+    """What `embeddings[table].neighbors(node, relation, …)` returned, with labels if prepare got some for the table.
 
     Args:
         by: as returned by `describe`.
@@ -34,8 +34,15 @@ def list_neighbors(
         given = f"{table} {printable(node)}"
         question = f"(?, {relation}, {given})" if side == "lhs" else f"({given}, {relation}, ?)"
     title = f"{question}: the best {len(neighbors):,} {by}"
+    columns, named = (
+        [Column(candidates, keys=("id",)), SCORE],
+        embeddings.labels(candidates, [of.id for of in neighbors]),
+    )
     rows: list[list[Cell]] = [[neighbor.id, neighbor.score] for neighbor in neighbors]
-    return Listing("neighbors", title, [Column(candidates, keys=("id",)), SCORE], rows, has_header=False)
+    if named is not None:
+        columns.append(Column("label"))
+        rows = [[*row, named.get(neighbor.id)] for row, neighbor in zip(rows, neighbors, strict=True)]
+    return Listing("neighbors", title, columns, rows, has_header=False)
 
 
 def list_score(embeddings: Embeddings, relation: str, lhs: str, rhs: str, score: EdgeScore) -> Listing:

@@ -36,14 +36,15 @@ def build_graph(config: Config, sources: list[Source], root: str) -> Manifest:
     assert settings is not None
     _check_relations(sources, config.model.relations)
     raw = check_sources(sources, settings.time_window)
+    labels = check_sources([of.source for of in settings.labels], None)
     split = _split(settings, raw)
     storage.remove(storage.join(root, "graph"))  # an interrupted run may have left files
     with connect(settings) as engine:
-        graph = plan(engine, config, raw, split)
+        graph = plan(engine, config, raw, labels, split)
         counts = count_graph(graph)
         _log(counts)
         _check_counts(config, raw, split, counts, graph)
-        manifest = write_graph(engine, graph, counts, root).model_copy(update={"raw_files": entries_of(raw)})
+        manifest = write_graph(engine, graph, counts, root).model_copy(update={"raw_files": entries_of(raw + labels)})
     for line in describe_reversed(manifest):
         log.warning("prepare: %s", line)
     warn_of_skew(manifest.relations)

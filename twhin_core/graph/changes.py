@@ -25,7 +25,8 @@ def check_unchanged(settings: Prepare, before: list[RawFileEntry]) -> None:
     """
     if settings.changed_files == "keep" or not settings.sources:
         return
-    now = {file.url: _entry(file) for source in settings.sources for file in _find(source.path)}
+    paths = [*(source.path for source in settings.sources), *(labels.path for labels in settings.labels)]
+    now = {file.url: _entry(file) for path in paths for file in _find(path)}
     changed = [entry for entry in before if now.get(entry.path, entry) != entry]
     if changed:
         first, more = changed[0], f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""

@@ -33,12 +33,13 @@ class DegreeEntry(BaseModel):
 
 
 class TableEntry(BaseModel):
-    """The vocabulary of a table; its nodes have the indices 0 … num_embeddings - 1."""
+    """The vocabulary of a table; its nodes have the indices 0 … num_embeddings - 1. `labels`: those of some nodes."""
 
     name: str
     num_embeddings: int
     degrees: DegreeEntry
     files: list[FileEntry]
+    labels: list[FileEntry] = []
 
 
 class WeightEntry(BaseModel):

@@ -23,7 +23,7 @@ from twhin_core.graph.raw_files import RawSource
 from twhin_core.graph.reverses import with_reverses
 from twhin_core.graph.rows import find_relations, with_reasons
 from twhin_core.graph.splits import with_splits
-from twhin_core.graph.vocabulary import find_nodes, number_nodes
+from twhin_core.graph.vocabulary import find_labels, find_nodes, number_nodes
 from twhin_core.progress import log
 
 DROPPED = ("lhs_table", "lhs", "rel", "rhs_table", "rhs", "file", "reason")
@@ -34,8 +34,8 @@ class Graph:
     """The graph as tables of the engine.
 
     `vocabulary`: table, index, id, degree; `edges`: lhs, rel, rhs, weight, split, hash; `cold`: the held-out edges with
-    a node without training edges; `rejected`: as `edges.rejected_rows` returns it; `tables` in the order of the config,
-    `relations` in the order of their ids.
+    a node without training edges; `rejected`: as `edges.rejected_rows` returns it; `labels`: index, id, label of the
+    nodes with one, by table; `tables` in the order of the config, `relations` in the order of their ids.
     """
 
     tables: list[str]
@@ -45,9 +45,12 @@ class Graph:
     edges: ir.Table
     cold: ir.Table
     rejected: ir.Table
+    labels: dict[str, ir.Table]
 
 
-def plan(engine: Engine, config: Config, sources: list[RawSource], split: Split | None) -> Graph:
+def plan(
+    engine: Engine, config: Config, sources: list[RawSource], labels: list[RawSource], split: Split | None
+) -> Graph:
     """Builds the graph from the sources. `split` is how to hold out edges; None if the sources specify their splits."""
     settings = config.prepare
     assert settings is not None
@@ -90,11 +93,12 @@ def plan(engine: Engine, config: Config, sources: list[RawSource], split: Split 
     if settings.min_degree or settings.cold_nodes == "drop" or settings.repeats == "sum":  # these may remove nodes
         vocabulary = engine.keep("vocabulary", number_nodes(vocabulary.rename(before="index")))
         edges = engine.keep("renumbered", renumber(edges, vocabulary))
+    vocabulary = engine.keep("vocabulary", vocabulary)
     return Graph(
         tables=[table.name for table in config.model.embeddings.tables],
         relations=relations,
         weighted=settings.repeats in ("count", "sum") or any(raw.source.weight is not None for raw in sources),
-        vocabulary=engine.keep("vocabulary", vocabulary),
+        vocabulary=vocabulary,
         edges=edges.mutate(weight=edges.weight.cast("float32")),
         cold=cold,
         rejected=rejected_rows(
@@ -103,7 +107,16 @@ def plan(engine: Engine, config: Config, sources: list[RawSource], split: Split 
             nodes,
             relations,
         ),
+        labels=_labels(engine, labels, vocabulary),
     )
+
+
+def _labels(engine: Engine, sources: list[RawSource], vocabulary: ir.Table) -> dict[str, ir.Table]:
+    if not sources:
+        return {}
+    found = engine.keep("labels", find_labels(vocabulary, engine.read(sources)))
+    tables = {raw.source.relation for raw in sources if raw.source.relation is not None}
+    return {table: found.filter(found.table == table) for table in tables}
 
 
 def _check_names(key: str, given: Iterable[str], relations: list[Relation]) -> None:

@@ -34,3 +34,12 @@ def number_nodes(nodes: ir.Table) -> ir.Table:
 
     numbered = nodes.join(buckets, ["table", "bucket"])
     return numbered.select(*columns, (numbered.starts_at + numbered.within_bucket).cast("int64").name("index"))
+
+
+def find_labels(vocabulary: ir.Table, rows: ir.Table) -> ir.Table:
+    """The labels of nodes: table, index, id, label. `rows` from id (lhs) to label (rhs), with the table as relation.
+
+    Of several labels of a node, it takes the least.
+    """
+    given = rows.filter(rows.rhs.notnull()).group_by(table="relation", id="lhs").agg(label=rows.rhs.min())
+    return vocabulary.inner_join(given, ["table", "id"]).select("table", "index", "id", "label")

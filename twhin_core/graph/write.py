@@ -19,6 +19,7 @@ from twhin_core.parquet import FileEntry
 VOCABULARY_SCHEMA = pa.schema([("index", pa.int64()), ("id", pa.string()), ("degree", pa.int64())])
 EDGES_SCHEMA = pa.schema([("lhs", pa.int64()), ("rel", pa.int32()), ("rhs", pa.int64())])
 WEIGHT_FIELD = pa.field("weight", pa.float32())
+LABELS_SCHEMA = pa.schema([("index", pa.int64()), ("id", pa.string()), ("label", pa.string())])
 REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("source", "lhs", "relation", "rhs", "reason")])
 
 
@@ -71,6 +72,7 @@ def write_graph(engine: Engine, graph: Graph, counts: Counts, root: str) -> Mani
                 root,
                 f"graph/vocab/{table}",
             ),
+            labels=_write_labels(engine, graph, table, root) if table in graph.labels else [],
         )
         for table in graph.tables
     ]
@@ -103,6 +105,10 @@ def write_graph(engine: Engine, graph: Graph, counts: Counts, root: str) -> Mani
         splits=splits,
         rejected=RejectedEntry(rows=sum(counts.rejected.values()), by_reason=counts.rejected, files=rejected_files),
     )
+
+
+def _write_labels(engine: Engine, graph: Graph, table: str, root: str) -> list[FileEntry]:
+    return engine.write(graph.labels[table], ["index"], LABELS_SCHEMA, root, f"graph/labels/{table}")
 
 
 def _write_split(engine: Engine, graph: Graph, split: str, root: str) -> list[FileEntry]:

@@ -14,6 +14,7 @@ from twhin_core.parquet import open_parquet
 from twhin_core.report.vectors import TABLES_SHOWN, sample_rows
 from twhin_core.schema import Schema
 from twhin_core.vectors.ids import Ids
+from twhin_core.vectors.labels import read_labels
 from twhin_core.vectors.names import open_ids
 from twhin_core.vectors.rows import Ints, Rows, SelectedRows
 from twhin_core.vectors.top_k import Score, answers, similar, top_k
@@ -59,9 +60,13 @@ class Node:
 
 @dataclass(frozen=True)
 class Neighbors:
-    """Nodes by table. `sampled` lists the tables of which only `SEARCHED` rows were searched."""
+    """Nodes by table. `sampled` lists the tables of which only `SEARCHED` rows were searched.
+
+    `labels`: by table and id, of the nodes that have one.
+    """
 
     tables: list[tuple[str, list[Node]]]
+    labels: dict[str, dict[str, str]]
     sampled: list[str]
     k: int
     searched: int
@@ -123,7 +128,16 @@ def collect(config: Config, root: str, schema: Schema, tables: dict[str, Rows], 
         ]
         found.append((table.name, nodes))
     sampled = [name for name, table in named.items() if len(table.searched) < table.ids.size]
-    return Neighbors(found, sampled, K, SEARCHED)
+    return Neighbors(found, _labels(found, manifest, root), sampled, K, SEARCHED)
+
+
+def _labels(found: list[tuple[str, list[Node]]], manifest: Manifest | None, root: str) -> dict[str, dict[str, str]]:
+    names: dict[str, list[str]] = {}
+    for table, nodes in found:
+        names.setdefault(table, []).extend(node.name for node in nodes)
+        for near in (near for node in nodes for near in node.lists):
+            names.setdefault(near.table, []).extend(name for name, _ in near.nodes)
+    return {table: read_labels(manifest, root, table, of) for table, of in names.items()}
 
 
 def _choose(root: str, table: str, size: int, manifest: Manifest | None) -> list[tuple[int, int | None]]:

@@ -68,23 +68,12 @@ class StoredIds:
 
     def find(self, name: str) -> int | None:
         name = _encodable(name)
-        start, stop = self._window(name) if self._by_hash else (0, self.size)
+        start, stop = hash_window(name, self.size) if self._by_hash else (0, self.size)
         for first, ids in self._read(lambda first, end: first < stop and start < end):
             place = pc.index(ids, _scalar(name)).as_py()
             if place >= 0:
                 return int(first + place)
         return None
-
-    def _window(self, name: str) -> tuple[int, int]:
-        """Positions [start, stop) outside of which the id cannot be.
-
-        The number of n hashes that are below a share p of the hash space has the mean np and the standard deviation
-        √(np(1 - p)) ≤ √n / 2. The window reaches eight standard deviations to either side.
-        """
-        digest = hashlib.md5(name.encode(), usedforsecurity=False).digest()
-        expected = int.from_bytes(digest) * self.size >> 128
-        reach = 4 * math.isqrt(self.size) + 4
-        return expected - reach, expected + reach
 
     def at(self, positions: Ints) -> list[str]:
         wanted = np.unique(positions)
@@ -106,6 +95,18 @@ class StoredIds:
             for batch in read_file(url, batch_rows, footer):
                 before = _check_order(batch, before, self._origin)
                 yield batch
+
+
+def hash_window(name: str, size: int) -> tuple[int, int]:
+    """Positions [start, stop) outside of which an id cannot be among `size` ids in the order of their MD5.
+
+    The number of n hashes that are below a share p of the hash space has the mean np and the standard deviation
+    √(np(1 - p)) ≤ √n / 2. The window reaches eight standard deviations to either side.
+    """
+    digest = hashlib.md5(name.encode(), usedforsecurity=False).digest()
+    expected = int.from_bytes(digest) * size >> 128
+    reach = 4 * math.isqrt(size) + 4
+    return expected - reach, expected + reach
 
 
 class ListedIds:

@@ -1,0 +1,100 @@
+"""Labels of nodes: what prepare writes, and who shows them."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import twhin
+from tests.conftest import SmallConfig
+from tests.graph.reading import ids, rows
+from twhin_core.config import Config
+from twhin_core.embeddings import Embeddings
+from twhin_core.errors import UserError
+from twhin_core.graph.manifest import read_schema
+from twhin_core.report.neighbors import Node
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
+from twhin_core.vectors.labels import read_labels
+
+
+def titles() -> dict[str, str]:
+    """Of most tweets, t0 to t29, and of others that are in no edge."""
+    return {f"t{at}": f"Title, {at} é" for at in range(45) if at % 4}
+
+
+def labeled(small_config: SmallConfig, folder: Path, **sections: object) -> Config:
+    given = [*titles().items(), ("t1", "Title, 0"), ("t2", ""), ("t0", "")]  # the lesser of two; a missing one
+    random.Random(2).shuffle(given)
+    (folder / "titles.csv").write_text("\n".join(["key,title", *(f'{key},"{title}"' for key, title in given)]))
+    labels = {"table": "tweet", "path": str(folder / "titles.csv"), "id": "key", "label": "title"}
+    return small_config(prepare={"labels": [labels]}, **sections)
+
+
+def expected(root: Path) -> dict[str, str]:
+    known = set(ids(root, "tweet"))
+    return {key: title for key, title in {**titles(), "t1": "Title, 0"}.items() if key in known}
+
+
+def test_they_are_written_in_the_order_of_the_vocabulary(small_config: SmallConfig, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    manifest = prepare(labeled(small_config, tmp_path), str(root))
+    found = rows(root / "graph/labels/tweet")
+    assert {row["id"]: row["label"] for row in found} == expected(root)
+    names = ids(root, "tweet")
+    assert [names[row["index"]] for row in found] == [row["id"] for row in found]
+    assert [row["index"] for row in found] == sorted(row["index"] for row in found)
+    assert read_labels(manifest, str(root), "tweet", names) == expected(root)
+    assert read_labels(manifest, str(root), "tweet", ["t0", "t3", "nobody", "t3"]) == {"t3": "Title, 3 é"}
+    assert read_labels(manifest, str(root), "user", ["u1"]) == {}
+    assert str(tmp_path / "titles.csv") in {entry.path for entry in manifest.raw_files}
+
+
+def test_neighbors_and_the_report_show_them(small_config: SmallConfig, tmp_path: Path) -> None:
+    from twhin_core.checkpoints.checkpoint import newest
+    from twhin_core.report import neighbors
+    from twhin_core.vectors.rows import SelectedRows
+
+    config, root = labeled(small_config, tmp_path, training={"num_epochs": 1}), tmp_path / "run"
+    prepare(config, str(root))
+    train(config, str(root))
+    answer = json.loads(twhin("neighbors", str(root), "user", "u3", "--relation", "fav", "--json").stdout)
+    titled = expected(root)
+    assert len(answer["neighbors"]) == 10
+    assert all(row["label"] == titled.get(row["id"]) for row in answer["neighbors"])
+    users = json.loads(twhin("neighbors", str(root), "user", "u3", "--json").stdout)
+    assert all(set(row) == {"id", "score"} for row in users["neighbors"])
+    assert Embeddings.load(root).labels("user", ["u1"]) is None
+
+    schema, checkpoint = read_schema(config, str(root)), newest(str(root))
+    assert checkpoint is not None
+    tables = {name: SelectedRows(checkpoint.rows(name), size) for name, size in schema.tables.items()}
+    near = neighbors.collect(config, str(root), schema, tables, checkpoint.scorer(config.model, schema.relations))
+    shown = {name for table, nodes in near.tables for node in nodes for name in _names(table, node)}
+    assert near.labels["tweet"] == {name: titled[name] for table, name in shown if table == "tweet" and name in titled}
+
+
+def _names(table: str, node: Node) -> list[tuple[str, str]]:
+    return [(table, node.name), *((near.table, name) for near in node.lists for name, _ in near.nodes)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"table": "tweets"}, "prepare.labels: no table named 'tweets'"),
+        ({"label": "name"}, "has no column 'name'"),
+        ({"path": "nothing.csv"}, "nothing.csv"),
+    ],
+)
+def test_a_mistake_is_found_before_work(
+    small_config: SmallConfig, tmp_path: Path, change: dict[str, str], message: str
+) -> None:
+    (tmp_path / "titles.csv").write_text("id,title\nt1,x\n")
+    given = {"table": "tweet", "path": str(tmp_path / "titles.csv"), "label": "title", **change}
+    with pytest.raises(UserError) as found:
+        prepare(small_config(prepare={"labels": [given]}), str(tmp_path / "run"))
+    assert message in str(found.value)
+    assert not (tmp_path / "run/graph").exists()
