@@ -56,7 +56,9 @@ def neighbors(
     k: Annotated[int, typer.Option("-k", metavar="N", help="How many to print.")] = 10,
     side: Annotated[
         Literal["lhs", "rhs"] | None,
-        typer.Option(help="The end of the relation to ask for. Default: rhs."),
+        typer.Option(
+            help="The end of the relation to ask for: rhs (the default) for a node at its lhs, lhs for one at its rhs."
+        ),
     ] = None,
     index: Annotated[
         bool, typer.Option("--index", help="Use the exported faiss index instead of comparing all vectors.")

@@ -91,10 +91,10 @@ def run(
     root = fill_run_root(run_root or f"runs/{Path(config).stem}", run="")
 
     from twhin.pipelines import local
-    from twhin_core.evaluation import gates, result
+    from twhin_core.evaluation import checks, gates, result
     from twhin_core.export import formats
 
-    gates.check_names(settings)
+    checks.check_pipeline(settings)
     formats.check_installed(settings.export)
     local.run(settings, root, debug=log.isEnabledFor(logging.DEBUG))
     metrics = result.read_metrics(root, settings.evaluation.split)

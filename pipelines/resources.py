@@ -9,14 +9,15 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from twhin.components.image import IMAGE
 from twhin.pipelines.machines import GpuType
 from twhin_core import __version__, storage
 from twhin_core.config import file as config_file
+from twhin_core.config.numbers import Few
 from twhin_core.config.section import Section
+from twhin_core.config.yaml_reader import read_yaml
 from twhin_core.errors import UserError
 
 Target = Literal["kubeflow", "vertex"]
@@ -37,8 +38,8 @@ def _of_this_version(image: str) -> str:
 
 
 Image = Annotated[str, Field(min_length=1), AfterValidator(_of_this_version)]
-Cores = Annotated[str, Field(pattern=r"^\d+(\.\d+)?m?$")]
-Bytes = Annotated[str, Field(pattern=r"^\d+([EPTGMK]i?)?$")]
+Cores = Annotated[str, Field(pattern=r"^\d+(\.\d+)?m?$", max_length=20)]
+Bytes = Annotated[str, Field(pattern=r"^\d+([EPTGMK]i?)?$", max_length=20)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 Path = Annotated[str, Field(pattern=r"^/[^:]+$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
@@ -52,7 +53,7 @@ class Accelerator(Section):
         description="Kubeflow: `nvidia.com/gpu`, on nodes with GKE's label for that type unless `node_selector` is "
         "set. Vertex AI: the accelerator type, which together with `count` determines the machine types."
     )
-    count: PositiveInt = Field(1, description="GPUs per machine.")
+    count: Few = Field(1, description="GPUs per machine.")
 
 
 class Toleration(Section):
@@ -76,10 +77,10 @@ class Stage(Section):
     )
     image: Image | None = Field(None, description="Image of this stage. Default: the `image` of the file.")
     spot: bool = Field(False, description="Use spot machines: GKE's label and taint, or Vertex AI's strategy `SPOT`.")
-    retries: NonNegativeInt = Field(
-        3, description="Retries, after 1, 2, 4 … minutes. Training resumes from its newest checkpoint."
+    retries: int = Field(
+        3, ge=0, le=1000, description="Retries, after 1, 2, 4 … minutes. Training resumes from its newest checkpoint."
     )
-    timeout: Annotated[str, Field(pattern=r"^[1-9]\d*[smhd]$")] | None = Field(
+    timeout: Annotated[str, Field(pattern=r"^[1-9]\d*[smhd]$", max_length=10)] | None = Field(
         None, description='Time limit of one attempt, such as "12h".'
     )
     node_selector: dict[str, str] | None = Field(None, description="Labels of the nodes to run on. Kubeflow only.")
@@ -108,7 +109,7 @@ class RankedStage(Stage):
 class Readers(Section):
     """Processes on separate machines that read the training edges for the trainers."""
 
-    count: PositiveInt = Field(description="Number of machines, with one process each.")
+    count: Few = Field(description="Number of machines, with one process each.")
     cpu: Cores = Field(description="Cores per machine.")
     memory: Bytes = Field(
         description="Memory per machine. A reader holds three windows of `train_data.shuffle_buffer` edges."
@@ -122,7 +123,7 @@ class Readers(Section):
 class TrainStage(RankedStage):
     """Training, the only stage that can use several machines."""
 
-    nodes: PositiveInt = Field(1, description="Number of training machines, each with the GPUs above.")
+    nodes: Few = Field(1, description="Number of training machines, each with the GPUs above.")
     readers: Readers | None = Field(None, description="Reader processes. Default: none, the trainers read edges.")
 
     @property
@@ -192,8 +193,4 @@ def load(path: str) -> Resources:
     """Reads a resources file. Raises UserError if it is missing, or has an unknown key or an invalid value."""
     if not storage.exists(path):
         raise UserError(f"{path}: no such resources file")
-    try:
-        tree = yaml.safe_load(storage.read_text(path))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    return config_file.validate(Resources, tree, path)
+    return config_file.validate(Resources, read_yaml(storage.read_text(path), path), path)

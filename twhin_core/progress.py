@@ -53,7 +53,8 @@ def show_error(error: TwhinError) -> None:
         return
     if is_debugged:
         traceback.print_exception(error)
-    sys.stderr.write(f"error: {error}\n")
+    line = " ".join(str(error).splitlines())  # names from the data may have line breaks
+    sys.stderr.write(f"error: {line}\n")
     sys.stderr.flush()
 
 

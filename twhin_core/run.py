@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,8 @@ CHANGEABLE = (
 
 OF_A_CALL = "evaluation.split"
 """A call's choice of results, which are kept per split: alone, it does not change the saved config."""
+# Without a checkpoint, only what the graph was made from must stay; `num_embeddings` is compared with the vocabulary.
+MADE_THE_GRAPH = re.compile(r"prepare|model\.relations|model\.embeddings\.tables(\.\d+(\.name)?)?$")
 
 
 def stage(name: str) -> Callable[[Stage[P, R]], Stage[P, R]]:
@@ -80,8 +83,9 @@ def unremoved(root: str) -> Iterator[None]:
 def open_run(config: Config, root: str, name: str = "") -> None:
     """Writes the resolved config to `<root>/config.yaml`, or checks that the root was made with it.
 
-    Settings in `CHANGEABLE` may differ. All may differ if the root has no results yet and no stage other than `name`
-    is running. The file then gets the new config, unless nothing but `OF_A_CALL` differs.
+    Settings in `CHANGEABLE` may differ. So may those that only training depends on, if there is no checkpoint yet, and
+    all, if there is no graph either, as long as no stage other than `name` is running. The file then gets the new
+    config, unless nothing but `OF_A_CALL` differs.
 
     Raises:
         UserError: the root was made with another config, or another stage is running with one. Names the first key
@@ -129,23 +133,22 @@ def _parse(text: str, url: str) -> Config:
 
 
 def _check_differences(before: Config, config: Config, root: str, name: str) -> None:
-    for key, old, new in differences(before.model_dump(), config.model_dump()):
-        if f"{key}.".startswith(tuple(f"{part}." for part in CHANGEABLE)):
-            continue
-        if _has_results(root):
+    changed = [
+        change
+        for change in differences(before.model_dump(), config.model_dump())
+        if not f"{change[0]}.".startswith(tuple(f"{part}." for part in CHANGEABLE))
+    ]
+    if not changed:
+        return
+    has_graph = storage.exists(storage.join(root, "graph/manifest.json"))
+    is_trained = bool(storage.list_folders(storage.join(root, "checkpoints")))
+    for key, old, new in changed:
+        if is_trained or (has_graph and MADE_THE_GRAPH.match(key)):
             raise UserError(
                 f"{root}: this run root was made with another config: {key} was {old!r} and is {new!r}; "
                 "use another --run-root"
             )
-        lease.check_alone(root, name)
-        return
-
-
-def _has_results(root: str) -> bool:
-    """Whether `root` has a graph or checkpoints."""
-    return storage.exists(storage.join(root, "graph/manifest.json")) or bool(
-        storage.list_folders(storage.join(root, "checkpoints"))
-    )
+    lease.check_alone(root, name)
 
 
 def differences(old: Any, new: Any, missing: object = None, key: str = "") -> list[tuple[str, Any, Any]]:

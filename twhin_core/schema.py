@@ -25,6 +25,11 @@ class Schema:
     tables: dict[str, int]
     relations: list[Relation]
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the relations."""
+        return [relation.name for relation in self.relations]
+
     def table_of(self, relation: int, side: str) -> str:
         """The table of one side (`lhs` or `rhs`) of a relation id."""
         table: str = getattr(self.relations[relation], side)

@@ -89,6 +89,7 @@ def test_neighbors_are_a_sort_of_the_table_by_cosine(exported: str, kept: bool) 
     for name in ("u0", "u17", ids[0], ids[-1]):
         scores = cosine(vectors[ids.index(name)], vectors)
         assert_sorted(users.neighbors(name, k=1000), ids, scores, leave_out=name)
+        assert users.neighbors(name, k=10**400) == users.neighbors(name, k=1000)
         nearest = users.neighbors(name, k=3)
         assert [one.id for one in nearest] == [ids[at] for at in np.argsort(-scores)[1:4]]
 

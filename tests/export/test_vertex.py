@@ -14,7 +14,7 @@ from tests.conftest import SmallConfig
 from tests.export.exporting import export_as, vocabulary, weights
 from twhin_core.config import Config
 from twhin_core.errors import UserError
-from twhin_core.export import vector_set, vertex
+from twhin_core.export import fits, vector_set
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.train import train
 
@@ -70,6 +70,6 @@ def test_ids_of_any_characters_survive(small_config: SmallConfig, tmp_path: Path
 def test_more_files_than_a_batch_may_have_are_refused(
     trained: tuple[Config, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vertex, "MOST_FILES", 5)
+    monkeypatch.setattr(fits, "MOST_FILES", 5)
     with pytest.raises(UserError, match=r"export\.rows_per_file: user would need 6 files.*set it to 8 or more"):
         export_as(trained, "vertex-vector-search", rows_per_file=7)

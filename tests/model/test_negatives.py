@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from tests.conftest import SmallConfig
 from twhin_core.config import Relation
-from twhin_core.errors import UserError
-from twhin_core.model.negatives import Negatives, check_rows, draw, draw_edges, lay_out_chunks
+from twhin_core.data.edges import Edges
+from twhin_core.model.batch import BatchMaker
+from twhin_core.model.losses import Softmax
+from twhin_core.model.negatives import Negatives, draw, draw_edges, lay_out_chunks, note_small_tables
 from twhin_core.schema import Schema
 
 
@@ -79,14 +82,42 @@ def test_draws_reach_beyond_the_precision_of_float32() -> None:
 
 
 @pytest.mark.parametrize("section", ["train_data", "validation_data"])
-def test_more_negatives_than_rows_are_refused(section: str, small_config: SmallConfig) -> None:
+def test_a_table_of_fewer_rows_than_negatives_is_noted(
+    section: str, small_config: SmallConfig, caplog: pytest.LogCaptureFixture
+) -> None:
     data = {"per_replica_batch_size": 64, "global_negatives": 31}
-    config, schema = small_config(**{section: data}), Schema({"user": 40, "tweet": 30}, [FAV])
-    with pytest.raises(UserError) as refused:
-        check_rows(schema, config)
-    assert str(refused.value) == f"{section}.global_negatives: 31 is more than the 30 rows of tweet"
-    check_rows(Schema({"user": 40, "tweet": 31}, [FAV]), config)
-    check_rows(Schema({"user": 40, "tweet": 31, "unused": 1}, [FAV]), config)
+    config = small_config(**{section: data})
+    with caplog.at_level("INFO"):
+        note_small_tables(Schema({"user": 40, "tweet": 31, "unused": 1}, [FAV]), config)
+        assert not caplog.messages
+        note_small_tables(Schema({"user": 40, "tweet": 30, "unused": 1}, [FAV]), config)
+    assert caplog.messages == [
+        f"{section}.global_negatives: 31 is more than the rows of some tables, whose negatives count as many as they "
+        "have rows: tweet 30"
+    ]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_many_draws_of_a_small_table_weigh_as_its_rows_do(seed: int, small_config: SmallConfig) -> None:
+    """With ever more draws, the softmax among them becomes that among the rows, whatever `global_negatives` is."""
+    rng = np.random.default_rng(seed)
+    rows, wanted = int(rng.integers(2, 9)), int(10 ** rng.uniform(2, 6))
+    schema = Schema({"movie": 20_000, "genre": rows}, [Relation(name="has", lhs="movie", rhs="genre")])
+    config = small_config(train_data={"global_negatives": wanted, "chunk_size": 1})
+    data, model = config.train_data, config.model
+    answer = int(rng.integers(rows))
+    edges = Edges(np.array([3]), np.array([0]), np.array([answer]), np.ones(1, np.float32))
+    batch = BatchMaker(schema, model, data).make(edges, 1, torch.Generator().manual_seed(seed))
+    queries = batch.queries["rhs"]
+    drawn = batch.ids(queries.candidate)
+    assert len(drawn) == min(wanted, 20_000)
+    of_rows = torch.from_numpy(rng.normal(size=rows)).float()
+    scores = torch.cat([of_rows[answer : answer + 1], of_rows[drawn]]).view(1, 1, -1)
+    loss = Softmax(1.0)(scores, queries.masked, queries.log_weight)
+    expected = -of_rows.log_softmax(0)[answer]
+    deviation = 4 * (rows / len(drawn)) ** 0.5
+    assert loss.item() == pytest.approx(expected.item(), abs=deviation)
+    assert batch.queries["lhs"].log_weight.tolist() == [0], "a large table is as before"
 
 
 FAV = Relation(name="fav", lhs="user", rhs="tweet")

@@ -60,6 +60,8 @@ class PlainModel:
     """λ of an edge's nodes, λ of its relation, and the power of the absolute values that are summed."""
     full: bool = False
     """Whether the negatives together weigh as much as all rows of their table."""
+    at_most: tuple[int, int] | None = None
+    """N in-batch and M global negatives, if a table may have fewer than M rows, which then count as so many."""
     is_complex: bool = False
     """Whether the coordinates are complex numbers, the real halves first."""
 
@@ -74,12 +76,22 @@ class PlainModel:
             if query.has_self and self._is_within(query) and query.lhs != query.rhs:
                 scores.append(self._score(query, query.lhs if query.side == "rhs" else query.rhs))
                 corrections.append(0.0)
-            if self.full:
-                table = self.relation_tables[query.rel][0 if query.side == "lhs" else 1]
-                rows_per_negative = len(self.tables[table]) / len(query.negatives)
-                corrections[1:] = [correction - math.log(rows_per_negative) for correction in corrections[1:]]
+            if weight := self._weight(query):
+                corrections[1:] = [
+                    correction - math.log(weight / len(query.negatives)) for correction in corrections[1:]
+                ]
             total = total + query.weight * (self._loss(scores, corrections) + self._penalty(query))
         return total / len(queries)
+
+    def _weight(self, query: PlainQuery) -> int | None:
+        """What the negatives together weigh in a softmax; None for as many as there are."""
+        rows = len(self.tables[self.relation_tables[query.rel][0 if query.side == "lhs" else 1]])
+        if self.full:
+            return rows
+        if self.at_most is None or self.loss != "softmax":
+            return None
+        in_batch, uniform = self.at_most
+        return in_batch + min(uniform, rows)
 
     def _is_within(self, query: PlainQuery) -> bool:
         lhs_table, rhs_table = self.relation_tables[query.rel]

@@ -19,7 +19,6 @@ WIDE = f"[{TABLE.format('user')}, {TABLE.format('tweet')}]"
 HUGE = "{name: user, embedding_dim: 8, num_embeddings: 10000000000000, optimizer: {sgd: {lr: 0.1}}}"
 
 MISTAKES = {
-    "more negatives than rows": (["train_data.global_negatives=31"], "train_data.global_negatives: 31 is more than"),
     "a chunk beyond the batch": (["train_data.chunk_size=65"], "train_data.chunk_size: 65 exceeds per_replica_batch"),
     "no kernel for the type": ([f"model.embeddings.tables.0={ADAM}"], "model.embeddings.tables: user has adam, which"),
     "a table beyond the memory": ([f"model.embeddings.tables.0={HUGE}"], "model.embeddings.tables: the tables need"),

@@ -94,6 +94,10 @@ CASES = [
     Case("adagrad", "table_wise", "softmax", "cos", has_self=True, in_batch=0),
     Case("sgd", "row_wise", "bce", reciprocal=True, has_self=True, in_batch=0),
     Case("sgd", "row_wise", full=True, in_batch=0),
+    Case("rowwise_adagrad", "row_wise", uniform=30),
+    Case("adagrad", "table_wise", "softmax", "cos", uniform=30, in_batch=0, logq=True, power=0.75, reciprocal=True),
+    Case("sgd", "row_wise", "bce", uniform=30, logq=True, has_self=True),
+    Case("sgd", "row_wise", uniform=400, full=True),
     Case("rowwise_adagrad", "table_wise", "softmax", "cos", full=True, has_self=True, logq=True, reciprocal=True),
     Case("spherical_adagrad", "row_wise", operator="translation", comparator="cos", logq=True, reciprocal=True),
     Case("spherical_adagrad", "table_wise", operator="diagonal"),
@@ -249,6 +253,7 @@ def plain_model(case: Case, before: dict[str, Tensor]) -> dense.PlainModel:
         favour=favour(case),
         penalty=case.penalty,
         full=case.full,
+        at_most=(case.in_batch, case.uniform),
         is_complex=case.operator == "complex_diagonal",
     )
 

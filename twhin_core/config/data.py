@@ -4,39 +4,38 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
+from twhin_core.config.numbers import BatchSize, Count, CountOrNone, Exponent, Location, Negatives
 from twhin_core.config.section import Section
 
 
 class EdgeData(Section):
     """A set of edges."""
 
-    data_root: str | None = Field(
+    data_root: Location | None = Field(
         None,
         description="Glob of Parquet files with columns lhs, rel, rhs (vocabulary indices) and optionally weight; "
         "local or gs://. Default: the split that `prepare` wrote under the run root.",
     )
-    limit: PositiveInt | None = Field(None, description="Use at most this many edges, in data set order.")
-    offset: int = Field(0, ge=0, description="Skip this many edges first, in data set order.")
+    limit: Count | None = Field(None, description="Use at most this many edges, in data set order.")
+    offset: CountOrNone = Field(0, description="Skip this many edges first, in data set order.")
 
 
 class TrainData(EdgeData):
     """Edges to train on, and how their negatives are sampled."""
 
-    per_replica_batch_size: PositiveInt = Field(description="Positive edges per step and rank.")
-    in_batch_negatives: int = Field(
-        0, ge=0, description="Negatives per positive and side, drawn from the batch's edges of the same relation."
+    per_replica_batch_size: BatchSize = Field(description="Positive edges per step and rank.")
+    in_batch_negatives: Negatives = Field(
+        0, description="Negatives per positive and side, drawn from the batch's edges of the same relation."
     )
-    global_negatives: int = Field(
+    global_negatives: Negatives = Field(
         0,
-        ge=0,
-        description="Negatives per positive and side, drawn from the relation's table, which must have at least this "
-        "many rows. Sampling is uniform unless `global_negatives_power` is set.",
+        description="Negatives per positive and side, drawn from the relation's table. In a table of fewer rows "
+        "they count as many as it has rows. Sampling is uniform unless `global_negatives_power` is set.",
     )
-    global_negatives_power: float = Field(
+    global_negatives_power: Exponent = Field(
         0.0,
-        ge=0,
         description="(ours) Sample global negatives in proportion to (training degree of the node)^this. 0: uniformly, "
         "including nodes without edges; 0.75: as word2vec samples words; 1: in proportion to degree.",
     )
@@ -58,7 +57,7 @@ class TrainData(EdgeData):
         "softmax over the table. Without it, a likely answer soon beats the few sampled negatives and its gradient "
         "vanishes. Only for the loss softmax.",
     )
-    chunk_size: PositiveInt | None = Field(
+    chunk_size: BatchSize | None = Field(
         None,
         description="(ours) Number of positives that share negatives, so that their scores are one matrix product. At "
         "most the batch size. Default: the batch size, up to 1000.",

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from twhin_core import sizes
+from twhin_core.config.numbers import BatchSize, Count, Drop, Exponent, Few, Figure, Location, Memory, Seed
 from twhin_core.config.section import Section
 
 
 class Gate(Section):
     """Bounds on one metric."""
 
-    min: float | None = Field(None, description="Smallest value that passes.")
-    max: float | None = Field(None, description="Largest value that passes.")
-    max_drop: float | None = Field(
-        None, ge=0, description="Largest drop below the value of `evaluation.previous` that passes."
+    min: Figure | None = Field(None, description="Smallest value that passes.")
+    max: Figure | None = Field(None, description="Largest value that passes.")
+    max_drop: Drop | None = Field(
+        None, description="Largest drop below the value of `evaluation.previous` that passes."
     )
 
     @model_validator(mode="after")
@@ -30,41 +30,40 @@ class Evaluation(Section):
     """Filtered ranking of held-out edges, exact or among sampled candidates."""
 
     split: Literal["test", "validation"] = Field("test", description="The held-out edges to rank.")
-    hits_at: list[PositiveInt] = Field([1, 3, 10], min_length=1, description="The values of k for hits@k.")
-    recall_at: list[PositiveInt] = Field(
-        [10, 20, 50], min_length=1, description="The values of k for recall@k and ndcg@k."
+    hits_at: list[Few] = Field([1, 3, 10], min_length=1, max_length=100, description="The values of k for hits@k.")
+    recall_at: list[Few] = Field(
+        [10, 20, 50], min_length=1, max_length=100, description="The values of k for recall@k and ndcg@k."
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="Multiply vectors as they are, or rounded to bf16. Products are summed in fp32 either way."
     )
-    memory_limit: str = Field(
+    memory_limit: Memory = Field(
         "4GB",
-        pattern=sizes.PATTERN,
         description="Memory for evaluation, excluding the libraries: half for held-out edges, a quarter for candidates "
         "and a quarter for the queries ranked at once. A table that fits into its quarter is read once; a larger one "
         "is streamed for each chunk of queries.",
     )
-    candidates: PositiveInt | None = Field(
+    candidates: BatchSize | None = Field(
         None,
         description="Rank each answer among this many sampled nodes of its table instead of all, for tables too large "
         "to rank exactly. The metrics' names then start with `sampled_`.",
     )
-    candidates_power: float = Field(
+    candidates_power: Exponent = Field(
         0.0,
-        ge=0,
         description="Sample candidates in proportion to (training degree of the node)^this; 0 samples uniformly.",
     )
-    degree_buckets: list[PositiveInt] = Field(
+    degree_buckets: list[Count] = Field(
         [1, 10, 100, 1000],
         min_length=1,
+        max_length=100,
         description="Also report metrics by training degree of the query's node and of the answer, in buckets that "
         "start at these degrees.",
     )
-    bootstrap: int = Field(300, ge=20, description="Number of bootstrap resamples for the 95 % intervals.")
-    previous: str | None = Field(
+    bootstrap: Few = Field(300, ge=20, le=100_000, description="Number of bootstrap resamples for the 95 % intervals.")
+    previous: Location | None = Field(
         None, description="Run root of an earlier version; its newest checkpoint ranks the same edges for comparison."
     )
-    seed: int = Field(0, ge=0, description="Seeds the random baseline, the sampled candidates and the bootstrap.")
+    seed: Seed = Field(0, description="Seeds the random baseline, the sampled candidates and the bootstrap.")
     gates: dict[str, Gate] = Field(
         default_factory=dict,
         description="Bounds that metrics must meet before export: `test.all.mrr: {min: 0.1}`, "

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from twhin_core import plugins
+from twhin_core.config.numbers import Count, Few
 from twhin_core.config.section import Section
 
 FORMATS = ("parquet", "npy", "faiss", "pq", "vertex-vector-search", "tensorboard-projector")
@@ -30,19 +31,19 @@ FOLDERS: dict[Format, str] = {
 class Hnsw(Section):
     """Settings of an HNSW index (Malkov & Yashunin, 2018): a neighbor graph over uncompressed vectors."""
 
-    links: PositiveInt = Field(32, description="Neighbors per node. More improve recall, at 8 bytes per row each.")
-    ef_construction: PositiveInt = Field(80, description="Candidates kept while inserting a row.")
-    ef_search: PositiveInt = Field(64, description="Candidates kept during a search; saved with the index.")
+    links: Few = Field(
+        32, ge=2, le=512, description="Neighbors per node. More improve recall, at 8 bytes per row each."
+    )
+    ef_construction: Few = Field(80, description="Candidates kept while inserting a row.")
+    ef_search: Few = Field(64, description="Candidates kept during a search; saved with the index.")
 
 
 class IvfPq(Section):
     """Settings of an IVF-PQ index (Jégou et al., 2011): product-quantized vectors in lists, a few of them searched."""
 
-    lists: PositiveInt | None = Field(
-        None, description="Number of lists. Default: 4·√rows, or rows / 39 if that is smaller."
-    )
-    probes: PositiveInt = Field(32, description="Lists read per search; saved with the index.")
-    subspaces: PositiveInt | None = Field(
+    lists: Few | None = Field(None, description="Number of lists. Default: 4·√rows, or rows / 39 if that is smaller.")
+    probes: Few = Field(32, description="Lists read per search; saved with the index.")
+    subspaces: Few | None = Field(
         None,
         description="Number of subspaces, and so of bytes per vector. Must divide the dimension. Default: a quarter of "
         "the dimension.",
@@ -74,7 +75,7 @@ class Faiss(Section):
 class Pq(Section):
     """Product quantization: a vector becomes one byte or half a byte per subspace."""
 
-    subspaces: PositiveInt | None = Field(
+    subspaces: Few | None = Field(
         None,
         description="Number of subspaces; must divide the dimension. Default: an eighth of the dimension, or a quarter "
         "if 8 does not divide it.",
@@ -85,7 +86,7 @@ class Pq(Section):
 class Projector(Section):
     """Settings of the files for TensorBoard's projector."""
 
-    rows: PositiveInt = Field(10_000, description="Maximum rows per table; larger tables are sampled.")
+    rows: Few = Field(10_000, description="Maximum rows per table; larger tables are sampled.")
 
 
 class Export(Section):
@@ -98,7 +99,7 @@ class Export(Section):
         description="Formats of each table: `parquet`, `npy`, `faiss`, `pq`, `vertex-vector-search`, "
         "`tensorboard-projector`, or the name of an entry point in the group `twhin.export_formats`.",
     )
-    rows_per_file: PositiveInt = Field(
+    rows_per_file: Count = Field(
         1_000_000, description="Rows per file of the formats that write several: parquet, pq, vertex-vector-search."
     )
     normalize: bool = Field(False, description="Scale vectors to length 1, so that dot products are cosines.")

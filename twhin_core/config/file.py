@@ -6,18 +6,21 @@ import difflib
 import json
 import os
 import re
+import reprlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from twhin_core import storage
-from twhin_core.config import Config
+from twhin_core.config import Config, yaml_reader
+from twhin_core.config.yaml_reader import read_yaml
 from twhin_core.errors import UserError
 
 T = TypeVar("T", bound=BaseModel)
 VARIABLE = re.compile(r"\$\{(\w+)\}")
+SHORT = reprlib.Repr()
+SHORT.maxstring = SHORT.maxother = 200
 
 
 class ConfigText(NamedTuple):
@@ -26,22 +29,6 @@ class ConfigText(NamedTuple):
     text: str
     overrides: tuple[str, ...] = ()
     """Each `section.key=value`."""
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's YAML 1.1, except that `1e-3` is a number, as in YAML 1.2, and a repeated key is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if repeated := sorted({key for key in keys if keys.count(key) > 1}):
-            raise yaml.constructor.ConstructorError(None, None, f"repeated key {repeated[0]!r}", node.start_mark)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
 
 
 def load(path: str, overrides: Iterable[str] = ()) -> Config:
@@ -62,7 +49,7 @@ def read(path: str, overrides: Iterable[str] = ()) -> ConfigText:
     overrides = tuple(overrides)
     load(path, overrides)
     text = _read(path)
-    tree = _yaml(text, path)
+    tree = read_yaml(text, path)
     for override in overrides:
         _override(tree, override)
     return ConfigText(text, (*overrides, *_expanded(tree, ())))
@@ -77,7 +64,7 @@ def _read(path: str) -> str:
 
 def parse(text: str, origin: str = "config", overrides: Iterable[str] = ()) -> Config:
     """Like `load`, from YAML text; `origin` names it in errors."""
-    tree = _yaml(text, origin)
+    tree = read_yaml(text, origin)
     if not isinstance(tree, dict):
         raise UserError(f"{origin}: expected a mapping of sections, got {type(tree).__name__}")
     for override in overrides:
@@ -90,25 +77,17 @@ def validate(schema: type[T], tree: Any, origin: str) -> T:
     try:
         return schema.model_validate(tree)
     except ValidationError as error:
-        raise UserError(f"{origin}: {_one_line(error, schema)}") from None
+        raise UserError(f"{origin}: {_in_one_line(_message(error, schema), 1000)}") from None
 
 
 def to_yaml(config: Config) -> str:
     """The resolved config with all defaults; `parse` restores it."""
-    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    return text
+    return yaml_reader.to_yaml(config.model_dump(mode="json"))
 
 
 def to_line(config: Config) -> str:
     """The values that the user set, as one line of JSON, which is also YAML; `parse` restores the config."""
     return json.dumps(config.model_dump(mode="json", exclude_unset=True), ensure_ascii=False)
-
-
-def _yaml(text: str, origin: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)  # noqa: S506 -- _Loader is a SafeLoader
-    except yaml.YAMLError as error:
-        raise UserError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def _expand(value: Any, origin: str) -> Any:
@@ -146,22 +125,29 @@ def _expanded(value: Any, path: tuple[str, ...]) -> Iterator[str]:
 def _override(tree: dict[str, Any], override: str) -> None:
     """Applies one `section.key=value` in place; the value is YAML, and list entries are addressed by position."""
     path, separator, text = override.partition("=")
+    origin = _in_one_line(f"--set {override}", 200)
     if not separator or not path:
-        raise UserError(f"--set {override}: expected section.key=value")
+        raise UserError(f"{origin}: expected section.key=value")
     *parents, last = path.split(".")
     node: Any = tree
     try:
         for key in parents:
             node = node[int(key)] if isinstance(node, list) else node.setdefault(key, {})
             if node is None:
-                raise UserError(f"--set {override}: {key} is null and has no keys")
-        value = _yaml(text, f"--set {override}")
+                raise UserError(f"{origin}: {key} is null and has no keys")
+        value = read_yaml(text, origin)
         node[int(last) if isinstance(node, list) else last] = value
     except (TypeError, ValueError, IndexError, AttributeError):
-        raise UserError(f"--set {override}: there is no key {path}") from None
+        raise UserError(f"{origin}: there is no key {_in_one_line(path, 200)}") from None
 
 
-def _one_line(error: ValidationError, schema: type[BaseModel]) -> str:
+def _in_one_line(text: str, most: int) -> str:
+    """A message that quotes the config: on one line, cut to `most` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[:most]} …"
+
+
+def _message(error: ValidationError, schema: type[BaseModel]) -> str:
     errors = error.errors(include_url=False)
     # A misspelt key often explains a missing one.
     first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
@@ -173,7 +159,7 @@ def _one_line(error: ValidationError, schema: type[BaseModel]) -> str:
     elif first["type"] == "missing":
         message = "is required"
     else:
-        message = f"{first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
+        message = f"{first['msg'][0].lower()}{first['msg'][1:]}, got {SHORT.repr(first['input'])}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if re.match(r"[a-z_][\w.]*: ", message):  # a section's validator, which names the key within the section
         return ".".join(filter(None, (place, message))) + more

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from twhin_core import plugins
+from twhin_core.config.numbers import Count, Few, Location, Name, Scale, Strength
 from twhin_core.config.optimizer import Optimizer
 from twhin_core.config.section import Section
 
@@ -18,12 +19,16 @@ Operator = Annotated[str, AfterValidator(lambda name: plugins.check_name(plugins
 class Table(Section):
     """An embedding table, for one type of node."""
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_-]+$", description="Unique; letters, digits, `_` and `-`.")
-    num_embeddings: PositiveInt | None = Field(
+    name: str = Field(
+        min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_-]+$", description="Unique; letters, digits, `_` and `-`."
+    )
+    num_embeddings: Count | None = Field(
         None, description="Number of rows. Default: the size of the vocabulary that `prepare` made."
     )
-    embedding_dim: PositiveInt = Field(
-        multiple_of=4, description="Number of columns; equal in all tables. The kernels need a multiple of 4."
+    embedding_dim: Few = Field(
+        le=16_384,
+        multiple_of=4,
+        description="Number of columns; equal in all tables. The kernels need a multiple of 4.",
     )
     data_type: Literal["fp32", "fp16"] = Field(
         "fp32", description="Type of the weights. `fp16` halves their memory; optimizer state stays fp32."
@@ -35,7 +40,7 @@ class Table(Section):
         "between table_wise and row_wise by the ranks' memory. A single CPU process does not shard.",
     )
     optimizer: Optimizer = Field(description="Runs inside the backward pass, row by row.")
-    vocab: str | None = Field(
+    vocab: Location | None = Field(
         None,
         description="Folder of Parquet files (index: int64, id) with the rows' ids, for tables that `prepare` does not "
         "make. Default: each row's index is its id.",
@@ -69,7 +74,7 @@ class Table(Section):
 class Embeddings(Section):
     """The embedding tables."""
 
-    tables: list[Table] = Field(min_length=1, description="One entry per type of node.")
+    tables: list[Table] = Field(min_length=1, max_length=10_000, description="One entry per type of node.")
 
     @model_validator(mode="after")
     def _check_tables(self) -> Embeddings:
@@ -85,8 +90,7 @@ class Embeddings(Section):
 class Relation(Section):
     """A type of edge."""
 
-    name: str = Field(
-        min_length=1,
+    name: Name = Field(
         description="Unique. `*` matches every value of the source's relation column that has no entry of its own.",
     )
     lhs: str = Field(description="Table of the edge's source.")
@@ -97,7 +101,7 @@ class Relation(Section):
         "θ ∘ x as complex numbers (real parts in the first half); `linear`: A·x; `affine`: A·x + b; or the name of an "
         "entry point in the group `twhin.operators`.",
     )
-    weight: float = Field(1.0, gt=0, description="(ours) Multiplies the weights of its edges in the loss.")
+    weight: Scale = Field(1.0, description="(ours) Multiplies the weights of its edges in the loss.")
     symmetric: bool = Field(
         False,
         description="(ours) For relations without direction, such as friendship. `prepare` treats a pair and its "
@@ -114,8 +118,8 @@ class Relation(Section):
 class Regularization(Section):
     """A penalty λ·Σ|x|^power on the two nodes and the relation of every positive edge."""
 
-    tables: float = Field(0.0, ge=0, description="λ for the vectors of an edge's nodes.")
-    relations: float = Field(0.0, ge=0, description="λ for the parameters of an edge's relation.")
+    tables: Strength = Field(0.0, description="λ for the vectors of an edge's nodes.")
+    relations: Strength = Field(0.0, description="λ for the parameters of an edge's relation.")
     power: Literal[2, 3] = Field(
         3,
         description="2: squared L2 norm; 3: N3, the cubed L3 norm (Lacroix et al., 2018). With complex_diagonal, |x| "
@@ -133,7 +137,9 @@ class Model(Section):
     """Tables, relations, scoring and the loss."""
 
     embeddings: Embeddings = Field(description="The embedding tables.")
-    relations: list[Relation] = Field(min_length=1, description="In the order of the ids in the edges' `rel` column.")
+    relations: list[Relation] = Field(
+        min_length=1, max_length=50_000, description="In the order of the ids in the edges' `rel` column."
+    )
     translation_optimizer: Optimizer = Field(description="Optimizer of the relations' parameters.")
     comparator: Literal["dot", "cos", "l2", "squared_l2"] = Field(
         "dot", description="(ours) Similarity of two vectors. Distances are negated, so that closer means higher."
@@ -144,22 +150,21 @@ class Model(Section):
         "`softmax`: cross-entropy of the positive among its negatives; `ranking`: every negative must score at least "
         "`margin` below the positive.",
     )
-    margin: float = Field(0.1, gt=0, description="(ours) Margin of the ranking loss.")
-    temperature: float = Field(1.0, gt=0, description="(ours) Divides the scores before the softmax.")
+    margin: Scale = Field(0.1, description="(ours) Margin of the ranking loss.")
+    temperature: Scale = Field(1.0, description="(ours) Divides the scores before the softmax.")
     reciprocal: bool = Field(
         False,
         description="(ours) Give each relation a separate inverse for head queries (?, r, t). With the dot product, "
         "heads are otherwise ranked independently of the relation.",
     )
-    init_std: float = Field(
-        0.01, gt=0, description="(ours) Standard deviation of the tables' initial weights; relations start at zero."
+    init_std: Scale = Field(
+        0.01, description="(ours) Standard deviation of the tables' initial weights; relations start at zero."
     )
     regularization: Regularization | None = Field(
         None, description="(ours) A penalty on large weights, against overfitting. Default: none."
     )
-    relation_prediction: float = Field(
+    relation_prediction: Strength = Field(
         0.0,
-        ge=0,
         description="(ours) Weight of an auxiliary objective: predicting an edge's relation from its nodes (Chen et "
         "al., 2021). For graphs with many relations. Needs the dot product and one operator for all relations: "
         "translation, diagonal or complex_diagonal.",

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
+from twhin_core.config.numbers import Count, Decay, Epsilon, Rate, Strength
 from twhin_core.config.section import Section
-
-Rate = Annotated[float, Field(gt=0)]
 
 
 class LinearRampToConstant(Section):
     """learning_rate·n / num_ramp_steps at step n, then constant."""
 
     learning_rate: Rate = Field(description="The rate from step `num_ramp_steps` on.")
-    num_ramp_steps: PositiveInt = Field(description="Steps of the ramp.")
+    num_ramp_steps: Count = Field(description="Steps of the ramp.")
 
 
 class LinearRampToCosine(Section):
     """A linear ramp to `learning_rate`, a half cosine down to `final_learning_rate`, then constant."""
 
     learning_rate: Rate = Field(description="The peak rate, at step `num_ramp_steps`.")
-    final_learning_rate: float = Field(ge=0, description="The rate from step `final_num_steps` on.")
-    num_ramp_steps: PositiveInt = Field(description="Steps of the ramp.")
-    final_num_steps: PositiveInt | None = Field(
+    final_learning_rate: Strength = Field(description="The rate from step `final_num_steps` on.")
+    num_ramp_steps: Count = Field(description="Steps of the ramp.")
+    final_num_steps: Count | None = Field(
         None,
         description="The step at which the cosine ends, counted from the first step. Default: the last step of "
         "training, from `training.num_epochs` and `num_train_steps`.",
@@ -43,7 +41,7 @@ class LinearRampToCosine(Section):
 class PiecewiseConstant(Section):
     """One rate up to each boundary, and one after the last."""
 
-    learning_rate_boundaries: list[PositiveInt] = Field(
+    learning_rate_boundaries: list[Count] = Field(
         min_length=1, description="The last step of each rate except the final one, in ascending order."
     )
     learning_rate_values: list[Rate] = Field(description="The rates, one more than there are boundaries.")
@@ -96,17 +94,17 @@ class Adam(Section):
     """Kingma & Ba, 2015. Only updates the rows that a step looks up. Not available on several CPU ranks."""
 
     lr: Rate = Field(description="Learning rate.")
-    betas: tuple[float, float] = Field(
+    betas: tuple[Decay, Decay] = Field(
         (0.9, 0.999), strict=False, description="Decay rates of the first and second moments."
     )
-    eps: float = Field(1e-8, gt=0, description="Added to the square root of the second moment.")
+    eps: Epsilon = Field(1e-8, gt=0, description="Added to the square root of the second moment.")
 
 
 class Adagrad(Section):
     """Duchi et al., 2011: one accumulator per element."""
 
     lr: Rate = Field(description="Learning rate.")
-    eps: float = Field(1e-8, ge=0, description="Added to the square root of the accumulator.")
+    eps: Epsilon = Field(1e-8, description="Added to the square root of the accumulator.")
 
 
 class RowwiseAdagrad(Adagrad):
@@ -117,7 +115,7 @@ class SphericalAdagrad(Section):
     """Row-wise Adagrad on the unit sphere (Bécigneul & Ganea, 2019): rows have length 1 and turn by angles."""
 
     lr: Rate = Field(description="Learning rate: the angle, in radians, by which a row turns in its first step.")
-    eps: float = Field(1e-8, ge=0, description="Added to the root of the accumulator.")
+    eps: Epsilon = Field(1e-8, description="Added to the root of the accumulator.")
 
 
 OPTIMIZERS = ("sgd", "adam", "adagrad", "rowwise_adagrad", "spherical_adagrad")

@@ -5,25 +5,27 @@ from __future__ import annotations
 import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from twhin_core import conditions, sizes
+from twhin_core import conditions
+from twhin_core.config.numbers import Count, Few, Location, Memory, Name, Scale, Seed, Strength, Time
 from twhin_core.config.section import Section
 
 SplitName = Literal["train", "validation", "test"]
+MOST_GENERATED = 10**8
 
 
 class Weight(Section):
     """The weight of a source's edges, made from a column by `transform`, `normalize` and `clip`, in this order."""
 
-    column: str = Field(description="A number > 0.")
+    column: Name = Field(description="A number > 0.")
     transform: Literal["log1p", "sqrt", "none"] = Field(
         "none", description="Applied to each value; `log1p`: the natural logarithm of 1 + the value."
     )
     normalize: Literal["relation", "none"] = Field(
         "none", description="`relation`: divide by the mean over the relation's rows, so that it is 1."
     )
-    clip: float | None = Field(None, gt=0, description="Maximum weight. Default: none.")
+    clip: Scale | None = Field(None, description="Maximum weight. Default: none.")
 
     @property
     def is_final(self) -> bool:
@@ -39,7 +41,7 @@ def _as_weight(value: Any) -> Any:
 class Source(Section):
     """Raw interactions in one or more files with the same columns."""
 
-    path: str = Field(
+    path: Location = Field(
         description="File, folder (with its subfolders) or pattern, local or gs://. Folders named `column=value` are "
         "columns too."
     )
@@ -47,26 +49,27 @@ class Source(Section):
         None,
         description='Default: by file suffix. CSV fields may be quoted with `"`, TSV fields not; `.gz` is unpacked.',
     )
-    columns: list[str] | None = Field(None, description="Column names of CSV or TSV files without a header line.")
-    lhs: str = Field("lhs", description="Column of the edge's source id: string, integer or UUID.")
-    rhs: str = Field("rhs", description="Column of the edge's target id: string, integer or UUID.")
-    lists: dict[str, Annotated[str, Field(min_length=1)]] = Field(
+    columns: list[Name] | None = Field(None, description="Column names of CSV or TSV files without a header line.")
+    lhs: Name = Field("lhs", description="Column of the edge's source id: string, integer or UUID.")
+    rhs: Name = Field("rhs", description="Column of the edge's target id: string, integer or UUID.")
+    lists: dict[Name, Name] = Field(
         default_factory=dict,
         description="The column, lhs or rhs, whose fields hold several ids, with what separates these: "
         "`{genres: '|'}`. Each id becomes an edge. Parquet lists need no entry.",
     )
-    relation: str | None = Field(None, description="The relation of all edges; alternatively, set `relation_column`.")
-    relation_column: str | None = Field(None, description="Column of the edge's relation.")
+    relation: Name | None = Field(None, description="The relation of all edges; alternatively, set `relation_column`.")
+    relation_column: Name | None = Field(None, description="Column of the edge's relation.")
     weight: Annotated[Weight | None, BeforeValidator(_as_weight)] = Field(
         None,
         description="Column of the edge's weight, a number > 0, or a mapping with the column and what to do with it. "
         "Default: every edge has 1.",
     )
-    timestamp: str | None = Field(
+    timestamp: Name | None = Field(
         None, description="Column of the edge's time: an integer, or a timestamp or date, compared to the second."
     )
     where: str | None = Field(
         None,
+        max_length=10_000,
         description="Keep only rows for which this is true: `rating >= 4 and kind in ('view', 'buy')`. docs/prepare.md "
         "has the grammar.",
     )
@@ -97,12 +100,12 @@ class Source(Section):
 class Labels(Section):
     """Names of nodes for people, such as titles. They change nothing but what is shown."""
 
-    table: str = Field(description="The table of the nodes.")
-    path: str = Field(description="As the `path` of a source.")
+    table: Name = Field(description="The table of the nodes.")
+    path: Location = Field(description="As the `path` of a source.")
     format: Literal["parquet", "csv", "tsv"] | None = Field(None, description="As the `format` of a source.")
-    columns: list[str] | None = Field(None, description="As the `columns` of a source.")
-    id: str = Field("id", description="Column of the node's id.")
-    label: str = Field("label", description="Column of its label: string or integer.")
+    columns: list[Name] | None = Field(None, description="As the `columns` of a source.")
+    id: Name = Field("id", description="Column of the node's id.")
+    label: Name = Field("label", description="Column of its label: string or integer.")
 
     @property
     def source(self) -> Source:
@@ -120,19 +123,19 @@ class Split(Section):
         description="`hash`: a random sample, the same in every run; `time`: the latest edges of the graph; `last`: "
         "the latest edges of each lhs, but never its earliest one.",
     )
-    validation: float = Field(
-        0.05, ge=0, description="Share of edges in the validation split; with `last`, the number of edges per lhs."
+    validation: Strength = Field(
+        0.05, description="Share of edges in the validation split; with `last`, the number of edges per lhs."
     )
-    test: float = Field(
-        0.05, ge=0, description="Share of edges in the test split; with `last`, the number of edges per lhs."
+    test: Strength = Field(
+        0.05, description="Share of edges in the test split; with `last`, the number of edges per lhs."
     )
-    relations: list[str] | None = Field(
+    relations: list[Name] | None = Field(
         None,
         min_length=1,
         description="Hold out edges of these relations alone, as if the graph had no others, which all stay in train. "
         "Only these then need times. Default: all relations.",
     )
-    seed: int = Field(0, ge=0, description="Seeds the random split, the sample and the order of edges.")
+    seed: Seed = Field(0, description="Seeds the random split, the sample and the order of edges.")
 
     @model_validator(mode="after")
     def _check_shares(self) -> Split:
@@ -148,18 +151,23 @@ class Split(Section):
 class Generate(Section):
     """A generated Twitter-like network (see `twhin generate`) for trying things out."""
 
-    users: PositiveInt = Field(8000, description="Nodes in the table `user`.")
-    tweets: PositiveInt = Field(12000, description="Nodes in the table `tweet`.")
-    communities: PositiveInt = Field(100, description="Planted communities, which mostly interact among themselves.")
-    edges_per_user: PositiveInt = Field(
+    users: Count = Field(8000, le=10**7, description="Nodes in the table `user`.")
+    tweets: Count = Field(12000, le=10**7, description="Nodes in the table `tweet`.")
+    communities: Few = Field(100, description="Planted communities, which mostly interact among themselves.")
+    edges_per_user: Few = Field(
         48, description="Mean interactions per user over all relations; repeated ones become one edge."
     )
-    seed: int = Field(0, ge=0, description="Seeds the network.")
+    seed: Seed = Field(0, description="Seeds the network.")
 
     @model_validator(mode="after")
     def _check_communities(self) -> Generate:
         if self.communities > min(self.users, self.tweets):
             raise ValueError("communities: must not exceed the number of users or tweets")
+        if self.users * self.edges_per_user > MOST_GENERATED:
+            raise ValueError(
+                f"edges_per_user: {self.edges_per_user:,} for {self.users:,} users are more than {MOST_GENERATED:,} "
+                "interactions, which are generated in memory; lower either"
+            )
         return self
 
 
@@ -168,7 +176,7 @@ def _as_text(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime.date) else value
 
 
-Bound = Annotated[int | str | None, BeforeValidator(_as_text)]
+Bound = Annotated[Time | str | None, BeforeValidator(_as_text)]
 
 
 class TimeWindow(Section):
@@ -242,12 +250,12 @@ class Prepare(Section):
         description="Rows with the same lhs, relation and rhs become one edge. `first` keeps the earliest, `last` the "
         "latest; `count` and `sum` keep the earliest, weighted by the number of rows or the sum of their weights.",
     )
-    min_degree: dict[str, PositiveInt] = Field(
+    min_degree: dict[str, Count] = Field(
         default_factory=dict,
         description="Minimum number of edges per node over all relations and splits, by table: `{user: 5}`. Nodes with "
         "fewer are removed along with their edges, repeatedly, since that takes edges from other nodes.",
     )
-    min_degree_rounds: PositiveInt | None = Field(
+    min_degree_rounds: Count | None = Field(
         None, description="Maximum number of repetitions. Default: until every node has enough edges."
     )
     split: Split | None = Field(
@@ -265,16 +273,16 @@ class Prepare(Section):
     )
     spark_master: str | None = Field(
         None,
+        max_length=1000,
         pattern=r"^(local(\[.+\])?|spark://.+|k8s://.+|yarn)$",
         description="URL of the Spark master: `local[4]` for four local threads, `spark://…`, `k8s://…` or `yarn`. "
         "Default: `local[*]`. Only for `engine: spark`.",
     )
-    memory_limit: str = Field(
+    memory_limit: Memory = Field(
         "4GB",
-        pattern=sizes.PATTERN,
         description="Memory of the engine; for Spark, the heap of the driver and each executor. The rest is spilled.",
     )
-    temp_directory: str | None = Field(
+    temp_directory: Location | None = Field(
         None,
         description="Parent of a temporary folder for intermediate tables and spilled data. Default: TMPDIR. A Spark "
         "cluster needs one that all executors can access.",

@@ -139,7 +139,8 @@ def _read_file(environment: Mapping[str, str], name: str) -> bytes:
 def parse_address(text: str, what: str) -> tuple[str, int]:
     """Parses `HOST:PORT`, with an IPv6 host in brackets. Raises UserError, which names `what`."""
     host, _, port = text.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535 or "/" in host or " " in text:
+    is_port = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535
+    if not host or not is_port or "/" in host or " " in text:
         raise UserError(f"{what}: {text!r} is not HOST:PORT")
     return host, int(port)
 

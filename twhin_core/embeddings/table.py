@@ -68,8 +68,9 @@ class TableEmbeddings:
         Args:
             relation: rank the nodes at its other end by the model's score. Default: rank the nodes of this table by
                 cosine.
-            side: the end of the relation to ask for: `rhs` (the default) if the relation starts at this table, `lhs`
-                if it ends here.
+            k: if larger than the number of candidates, all of them.
+            side: the end of the relation to ask for: `rhs` (the default) for a relation that starts at this table;
+                `lhs`, which must be set, for one that only ends here.
             index: use the exported faiss index, which ranks by inner product, by cosine with `export.normalize`, or by
                 distance.
 
@@ -80,6 +81,7 @@ class TableEmbeddings:
             raise UserError(f"k: {k} is less than 1")
         query = make_query(self._result.schema, self.name, relation, side)
         position = find_or_refuse(self._ids, self.name, name)
+        k = min(k, self._result.schema.tables[query.candidates])
         if index:
             from twhin_core.embeddings.index import search  # imports faiss, which is optional
 

@@ -8,7 +8,7 @@ relations may contain dots; those of splits, buckets and metrics do not.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from twhin_core import storage
@@ -38,29 +38,40 @@ Decision = dict[str, Any]
 `previous` is null if there is no earlier version to compare with, or if it has no such figure."""
 
 
-def check_names(config: Config) -> None:
+def check_names(config: Config, found: Iterable[str] | None = None) -> None:
     """Checks before any work that every gate can name a metric.
+
+    Args:
+        found: the names of the graph's relations, once they are known; the config may have `*` instead.
 
     Raises:
         UserError: a gate names a split, relation, bucket or metric that there will not be, or a relation is named
             `all` or `degrees`.
     """
-    relations = [relation.name for relation in config.model.relations]
+    listed = {relation.name for relation in config.model.relations}
+    relations = listed if found is None else set(found)
     for name, what in ((ALL, "the figures over all relations"), (DEGREES, "the figures by degree")):
         if name in relations:
-            raise UserError(f"model.relations: {name!r} is the name of {what}; rename that one")
-    measured, metrics = config.evaluation.split, names(config.evaluation)
-    known = [f"{measured}.{ALL}.{metric}" for metric in (*metrics, prefix(config.evaluation) + AUC_REFERENCE)]
-    known += [f"{measured}.{relation}.{metric}" for relation in relations for metric in metrics]
-    known += _of_degrees(config)
+            where = "model.relations" if name in listed else "prepare.sources: a relation in the data"
+            raise UserError(f"{where}: {name!r} is the name of {what}; rename that one")
     for path in config.evaluation.gates:
-        split, _, rest = path.partition(".")
-        relation, _, metric = rest.rpartition(".")
-        # `*` means relations that only prepare will find; `decide` knows them by name.
-        of_degree = relation.startswith(f"{DEGREES}.")
-        found_later = "*" in relations and relation and not of_degree and split == measured and metric in metrics
-        if path not in known and not found_later:
-            raise _no_metric(path, known)
+        _check_path(path, config, relations)
+
+
+def _check_path(path: str, config: Config, relations: Collection[str]) -> None:
+    """Raises UserError if a gate names no metric. A `*` among the relations stands for any that prepare may find."""
+    measured, metrics = config.evaluation.split, names(config.evaluation)
+    split, _, rest = path.partition(".")
+    relation, _, metric = rest.rpartition(".")
+    is_known = relation in relations or ("*" in relations and relation and not relation.startswith(f"{DEGREES}."))
+    if split == measured and metric in metrics and is_known:
+        return
+    known = [f"{measured}.{ALL}.{metric}" for metric in (*metrics, prefix(config.evaluation) + AUC_REFERENCE)]
+    known += _of_degrees(config)
+    if path not in known:
+        near = difflib.get_close_matches(relation, relations, n=20) or list(relations)[:20]
+        known += [f"{measured}.{relation}.{metric}" for relation in near for metric in metrics]
+        raise _no_metric(path, known)
 
 
 def decide(config: Config, metrics: Metrics) -> Decision:
@@ -74,10 +85,10 @@ def decide(config: Config, metrics: Metrics) -> Decision:
         if value is not None:
             misses = _misses(gate, value, previous)
             reason = f"{path} is {value:.6g}, {' and '.join(misses) or 'within its bounds'}"
-        elif path in _of_degrees(config):
-            misses = [reason := f"{path} has no value: no held-out edge is in that bucket"]
         else:
-            raise _no_metric(path, figures)
+            _check_path(path, config, {relation.name for relation in config.model.relations} | result.keys())
+            what = "is in that bucket" if path in _of_degrees(config) else "has that relation"
+            misses = [reason := f"{path} has no value: no held-out edge {what}"]
         entry = {"metric": path, "value": value, "previous": previous, "bounds": gate.model_dump(exclude_none=True)}
         gates.append({**entry, "passed": not misses, "reason": reason})
     return {"passed": all(gate["passed"] for gate in gates), "checkpoint": metrics["checkpoint"], "gates": gates}

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from twhin_core import __version__
 from twhin_core.config import Config
-from twhin_core.errors import UserError
 from twhin_core.evaluation.baselines import Popularity, rank_at_random
+from twhin_core.evaluation.gates import check_names
 from twhin_core.evaluation.intervals import Intervals, group_queries, intervals, sums_by_group
 from twhin_core.evaluation.metrics import (
     ALL,
@@ -125,8 +125,7 @@ def _read_schema(config: Config, root: str, checkpoint: Checkpoint) -> Schema:
 
     schema = read_schema(config, root)
     checkpoint.check_fits(model_description(config, schema))
-    if ALL in [relation.name for relation in schema.relations]:
-        raise UserError(f"model.relations: {ALL!r} is the name of the figures over all relations; rename that one")
+    check_names(config, schema.names)
     return nodes_only(schema, root)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twhin_core import sizes
-from twhin_core.config import Config, Model
+from twhin_core.config import Config, EdgeData, Model
 from twhin_core.data.edges import Edges
 from twhin_core.data.frequencies import Counter, StoredFrequencies
 from twhin_core.data.splits import has_split, open_split
@@ -223,6 +223,22 @@ def check_graph(config: Config, root: str) -> None:
     schema = nodes_only(read_schema(config, root), root)
     check_candidates(config.evaluation, schema)
     _check_memory(config, len(open_split(config, root, schema, config.evaluation.split)))
+
+
+def check_ranking(config: Config, nodes: Schema, edges: Mapping[str, int]) -> None:
+    """Checks before a graph is written, by its `nodes` and its `edges` per split, that it can be ranked as configured.
+
+    Raises:
+        UserError: more candidates are to be drawn than a table has rows, or the held-out edges exceed the memory.
+    """
+    check_candidates(config.evaluation, nodes)
+    split = config.evaluation.split
+    data: EdgeData | None = getattr(config, f"{split}_data")
+    if data is None:
+        _check_memory(config, edges[split])
+    elif data.data_root is None:
+        left = max(0, edges[split] - data.offset)
+        _check_memory(config, left if data.limit is None else min(left, data.limit))
 
 
 def _check_memory(config: Config, held_out_edges: int) -> None:

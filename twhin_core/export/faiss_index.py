@@ -8,7 +8,6 @@ It ranks as the comparator does: by inner product for `dot`, by inner product of
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,9 @@ import numpy.typing as npt
 
 from twhin_core import storage
 from twhin_core.checksum import ChecksumWriter
-from twhin_core.config.export import Faiss, Hnsw, IndexKind, IvfPq
-from twhin_core.errors import UserError
+from twhin_core.config.export import Faiss, Hnsw, IvfPq
 from twhin_core.export import faiss_library
+from twhin_core.export.fits import index_kind, index_lists
 from twhin_core.export.manifest import FOLDER, FormatExport
 from twhin_core.export.npy import write_ids
 from twhin_core.export.recall import K, measure
@@ -26,24 +25,8 @@ from twhin_core.export.vector_set import VectorSet, normalized
 from twhin_core.parquet import FileEntry
 from twhin_core.progress import Progress
 
-CENTROIDS = 256
-"""Centroids per subspace of ivf_pq, for codes of one byte."""
 TRAINED_ON, TRAINED_ON_PER_LIST = 65_536, 64
 """Sample size for learning the centroids: the larger of the first, and the second for each list."""
-
-
-def check(vector_set: VectorSet) -> None:
-    """Raises UserError if the table has too few rows for its index kind, or faiss is not installed."""
-    faiss_library.load()
-    if _kind(vector_set) != "ivf_pq":
-        return
-    lists = _lists(vector_set)
-    for what, centroids in (("lists", lists), ("centroids per subspace", CENTROIDS)):
-        if centroids > vector_set.size:
-            raise UserError(
-                f"export.faiss: ivf_pq with {centroids} {what} needs at least as many rows, but {vector_set.name} has "
-                f"{vector_set.size}; choose another kind for it: `tables: {{{vector_set.name}: flat}}`"
-            )
 
 
 def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
@@ -70,7 +53,7 @@ def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
 
     share, queries = measure(vector_set, is_distance(vector_set), search)
     figures = {
-        "kind": _kind(vector_set),
+        "kind": index_kind(vector_set.run.config.export, vector_set.name),
         "metric": "l2" if is_distance(vector_set) else "cosine" if has_units else "inner_product",
         f"recall@{K}": round(share, 4),
         "queries": queries,
@@ -90,19 +73,9 @@ def _options(vector_set: VectorSet) -> Faiss:
     return vector_set.run.config.export.faiss or Faiss()
 
 
-def _kind(vector_set: VectorSet) -> IndexKind:
-    options = _options(vector_set)
-    return options.tables.get(vector_set.name, options.kind)
-
-
-def _lists(vector_set: VectorSet) -> int:
-    configured = (_options(vector_set).ivf_pq or IvfPq()).lists
-    return configured or max(1, min(4 * math.isqrt(vector_set.size), vector_set.size // 39))
-
-
 def _empty(faiss: Any, vector_set: VectorSet) -> Any:
     """An empty index, trained if its kind requires it."""
-    dim, kind, options = vector_set.dim, _kind(vector_set), _options(vector_set)
+    dim, kind, options = vector_set.dim, index_kind(vector_set.run.config.export, vector_set.name), _options(vector_set)
     metric = faiss.METRIC_L2 if is_distance(vector_set) else faiss.METRIC_INNER_PRODUCT
     if kind == "ivf_pq":
         return _trained_ivf_pq(faiss, vector_set, options.ivf_pq or IvfPq(), metric)
@@ -116,7 +89,7 @@ def _empty(faiss: Any, vector_set: VectorSet) -> Any:
 
 
 def _trained_ivf_pq(faiss: Any, vector_set: VectorSet, options: IvfPq, metric: int) -> Any:
-    dim, lists = vector_set.dim, _lists(vector_set)
+    dim, lists = vector_set.dim, index_lists(vector_set.run.config.export, vector_set.size)
     index = faiss.IndexIVFPQ(faiss.IndexFlat(dim, metric), dim, lists, options.subspaces or dim // 4, 8, metric)
     index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1  # do not warn about small tables
     index.train(vector_set.rows.gather(vector_set.sample(max(TRAINED_ON, TRAINED_ON_PER_LIST * lists))).numpy())

@@ -24,16 +24,14 @@ class BuiltIn(NamedTuple):
     """Writes the files of one vector set."""
     settings: set[str]
     """The keys of `export` that the files depend on, besides `normalize`."""
-    check: Callable[[VectorSet], None] | None = None
-    """Raises UserError, before anything is written, if the format cannot hold a vector set."""
 
 
 FORMATS: dict[Format, BuiltIn] = {
     "parquet": BuiltIn(parquet.write, {"rows_per_file"}),
     "npy": BuiltIn(npy.write, set()),
-    "faiss": BuiltIn(faiss_index.write, {"faiss"}, faiss_index.check),
-    "pq": BuiltIn(product_quantization.write, {"rows_per_file", "pq"}, product_quantization.check),
-    "vertex-vector-search": BuiltIn(vertex.write, {"rows_per_file"}, vertex.check),
+    "faiss": BuiltIn(faiss_index.write, {"faiss"}),
+    "pq": BuiltIn(product_quantization.write, {"rows_per_file", "pq"}),
+    "vertex-vector-search": BuiltIn(vertex.write, {"rows_per_file"}),
     "tensorboard-projector": BuiltIn(projector.write, {"projector"}),
 }
 
@@ -52,12 +50,6 @@ def writer(name: Format) -> Writer:
         return FORMATS[name].write
     write: Writer = plugins.load(plugins.EXPORT_FORMATS, name)
     return write
-
-
-def check(name: Format, vector_set: VectorSet) -> None:
-    """Raises UserError if the format cannot hold the vector set."""
-    if name in FORMATS and (checks := FORMATS[name].check) is not None:
-        checks(vector_set)
 
 
 def takes(name: Format, vector_set: VectorSet) -> bool:

@@ -14,7 +14,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from twhin_core.config.export import Pq
-from twhin_core.errors import UserError
 from twhin_core.export import faiss_library
 from twhin_core.export.manifest import FOLDER, FormatExport
 from twhin_core.export.npy import write_array
@@ -25,17 +24,6 @@ from twhin_core.vectors.rows import MappedRows, Rows
 
 TRAINED_ON = 65_536
 """Sample size for learning the centroids."""
-
-
-def check(vector_set: VectorSet) -> None:
-    """Raises UserError if the table has fewer rows than there are centroids, or faiss is not installed."""
-    faiss_library.load()
-    bits = _options(vector_set).bits
-    if vector_set.size < 2**bits:
-        raise UserError(
-            f"export.pq.bits: {bits} bits need {2**bits} rows, but {vector_set.name} has {vector_set.size}; use fewer "
-            "bits, or leave the table out of export.tables"
-        )
 
 
 def write(vector_set: VectorSet, progress: Progress) -> FormatExport:

@@ -14,6 +14,7 @@ from twhin_core.checkpoints.checkpoint import Checkpoint
 from twhin_core.config import Config
 from twhin_core.data.prefetch import Ahead
 from twhin_core.errors import UserError
+from twhin_core.export.fits import check_query_side
 from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import VECTOR_BYTES_PER_GROUP
 from twhin_core.progress import Progress
@@ -125,10 +126,8 @@ def _open(run: TrainedRun, table: str) -> VectorSet:
 def _open_queries(run: TrainedRun, relation: str) -> VectorSet:
     import torch
 
-    names = [relation.name for relation in run.schema.relations]
-    if relation not in names:
-        raise UserError(f"export.query_side: no relation named {relation!r}; there are {', '.join(names)}")
-    rel, scorer = names.index(relation), run.scorer()
+    check_query_side(run.config.export, run.schema.names)
+    rel, scorer = run.schema.names.index(relation), run.scorer()
 
     @torch.no_grad()
     def project(vectors: Tensor, _: Ints) -> Tensor:

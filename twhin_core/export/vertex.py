@@ -8,7 +8,6 @@ https://cloud.google.com/vertex-ai/docs/vector-search/setup/format-structure
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 
 import duckdb
@@ -16,27 +15,14 @@ import pyarrow as pa
 
 from twhin_core import storage
 from twhin_core.checksum import ChecksumWriter
-from twhin_core.errors import UserError
 from twhin_core.export.manifest import FOLDER, FormatExport
 from twhin_core.export.vector_set import VectorSet
 from twhin_core.parquet import FileEntry
 from twhin_core.progress import Progress
 from twhin_core.vectors.named import Block
 
-MOST_FILES = 5_000
-
 # DuckDB's text for a list of floats is JSON, with the fewest digits that round-trip.
 LINES = """SELECT '{"id": ' || to_json(id) || ', "embedding": ' || embedding::VARCHAR || '}' || chr(10) FROM block"""
-
-
-def check(vector_set: VectorSet) -> None:
-    """Raises UserError if the export would need more files than a batch may have."""
-    files = math.ceil(vector_set.size / vector_set.run.config.export.rows_per_file)
-    if files > MOST_FILES:
-        raise UserError(
-            f"export.rows_per_file: {vector_set.name} would need {files:,} files, but Vertex AI takes at most "
-            f"{MOST_FILES:,}; set it to {math.ceil(vector_set.size / MOST_FILES)} or more"
-        )
 
 
 def write(vector_set: VectorSet, progress: Progress) -> FormatExport:

@@ -11,7 +11,8 @@ from twhin_core import __version__, storage
 from twhin_core.config import Config
 from twhin_core.config.export import Format
 from twhin_core.export.compare import compare
-from twhin_core.export.formats import check, digest, takes, writer
+from twhin_core.export.fits import check
+from twhin_core.export.formats import check_installed, digest, takes, writer
 from twhin_core.export.manifest import (
     FOLDER,
     MANIFEST,
@@ -46,8 +47,9 @@ def write_export(run: TrainedRun) -> ExportManifest:
     jobs = [
         (name, vector_set) for name in config.export.formats for vector_set in vector_sets if takes(name, vector_set)
     ]
+    check_installed(config.export)
     for name, vector_set in jobs:
-        check(name, vector_set)
+        check(name, config.export, vector_set.name, vector_set.size)
     storage.remove(storage.join(run.root, MANIFEST))  # first: without a manifest, no file counts as exported
     made_from = {name: f"{identity}-{run.checkpoint.step}-{digest(name, config.export)}" for name, _ in jobs}
     finished = {

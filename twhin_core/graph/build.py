@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import ibis.expr.types as ir
 
 from twhin_core import storage
@@ -17,9 +20,19 @@ from twhin_core.graph.reverses import describe_reversed
 from twhin_core.graph.weights import warn_of_skew
 from twhin_core.graph.write import Counts, count_graph, write_graph
 from twhin_core.progress import log
+from twhin_core.schema import Schema
 
 
-def build_graph(config: Config, sources: list[Source], root: str) -> Manifest:
+class Checks(NamedTuple):
+    """What later stages refuse, as functions that raise UserError."""
+
+    relations: Callable[[list[str]], None]
+    """By the names of the relations, before the graph is planned."""
+    sizes: Callable[[Schema, dict[str, int]], None]
+    """By the nodes of each table and the edges of each split, before anything is written."""
+
+
+def build_graph(config: Config, sources: list[Source], root: str, checks: Checks) -> Manifest:
     """Writes the vocabulary, the edges and the rejected rows of `sources` under `<root>/graph/`.
 
     The result only depends on the rows of the sources, not on the order of files or the number of threads. Every row
@@ -30,7 +43,7 @@ def build_graph(config: Config, sources: list[Source], root: str) -> Manifest:
 
     Raises:
         UserError: a source cannot be read or is empty, a relation is not in the config, a vocabulary exceeds its
-            table's `num_embeddings`, or a table or split is empty.
+            table's `num_embeddings`, a table or split is empty, or as `checks`.
     """
     settings = config.prepare
     assert settings is not None
@@ -40,10 +53,11 @@ def build_graph(config: Config, sources: list[Source], root: str) -> Manifest:
     split = _split(settings, raw)
     storage.remove(storage.join(root, "graph"))  # an interrupted run may have left files
     with connect(settings) as engine:
-        graph = plan(engine, config, raw, labels, split)
+        graph = plan(engine, config, raw, labels, split, checks.relations)
         counts = count_graph(graph)
         _log(counts)
         _check_counts(config, raw, split, counts, graph)
+        checks.sizes(Schema(counts.nodes, graph.relations), {split: sum(counts.edges[split]) for split in SPLITS})
         manifest = write_graph(engine, graph, counts, root).model_copy(update={"raw_files": entries_of(raw + labels)})
     for line in describe_reversed(manifest):
         log.warning("prepare: %s", line)

@@ -6,7 +6,7 @@ Each `keep` evaluates the expressions before it. The rows stay in the engine.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import ibis
@@ -49,13 +49,24 @@ class Graph:
 
 
 def plan(
-    engine: Engine, config: Config, sources: list[RawSource], labels: list[RawSource], split: Split | None
+    engine: Engine,
+    config: Config,
+    sources: list[RawSource],
+    labels: list[RawSource],
+    split: Split | None,
+    check_relations: Callable[[list[str]], None],
 ) -> Graph:
-    """Builds the graph from the sources. `split` is how to hold out edges; None if the sources specify their splits."""
+    """Builds the graph from the sources.
+
+    Args:
+        split: how to hold out edges; None if the sources specify their splits.
+        check_relations: called with the names of the relations as soon as they are known; may raise.
+    """
     settings = config.prepare
     assert settings is not None
     raw = engine.read(sources)
     relations = find_relations(raw, config.model.relations)
+    check_relations([relation.name for relation in relations])
     _check_names("prepare.sampling", settings.sampling, relations)
     _check_names("prepare.split.relations", (split and split.relations) or [], relations)
     rows = engine.keep("rows", with_reasons(raw, relations, settings, split))

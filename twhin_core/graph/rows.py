@@ -15,6 +15,7 @@ import numpy as np
 from twhin_core.conditions import parse
 from twhin_core.config import Relation
 from twhin_core.config.prepare import Prepare, Source, Split
+from twhin_core.errors import UserError
 from twhin_core.graph.edge_weights import transformed
 from twhin_core.graph.filters import keeps
 from twhin_core.graph.folder_columns import from_folders
@@ -106,10 +107,18 @@ def _times(given: ir.Column, kind: TimeKind | None, is_text: bool) -> dict[str, 
 
 
 def find_relations(rows: ir.Table, relations: list[Relation]) -> list[Relation]:
-    """The relations in the order of their ids. `*` is replaced with all values without an entry, sorted by name."""
+    """The relations in the order of their ids. `*` is replaced with all values without an entry, sorted by name.
+
+    Raises:
+        UserError: a value is itself `*`.
+    """
     if all(relation.name != "*" for relation in relations):
         return relations
     values = rows.filter(rows.relation.notnull()).select("relation").distinct().to_pyarrow()["relation"].to_pylist()
+    if "*" in values:
+        raise UserError(
+            "prepare.sources: a relation in the data: '*' is the name of all relations without an entry; rename it"
+        )
     others = sorted(set(values) - {relation.name for relation in relations})
     found = []
     for relation in relations:

@@ -19,7 +19,14 @@ from twhin_core.config import Model, TrainData
 from twhin_core.data.edges import Edges
 from twhin_core.data.frequencies import Frequencies
 from twhin_core.model.negative_sampler import NegativeSampler
-from twhin_core.model.negatives import ChunkLayout, Negatives, draw_edges, lay_out_chunks
+from twhin_core.model.negatives import (
+    ChunkLayout,
+    Negatives,
+    at_most_all_rows,
+    draw_edges,
+    lay_out_chunks,
+    weight_of_negatives,
+)
 from twhin_core.model.scorer import relations_share_candidates
 from twhin_core.model.sorting import sort_by_index, unique
 from twhin_core.schema import OTHER, SIDES, Schema, Side
@@ -48,7 +55,7 @@ class Queries:
     answer_correction: Tensor | None = None
     """float32 [C, L]: logQ correction of the true answer."""
     log_weight: Tensor | None = None
-    """float32 [C]: log of the number of table rows that each negative represents; None without full_softmax."""
+    """float32 [C]: log of each negative's weight (see `negatives.weight_of_negatives`); None means weight 1."""
     has_self: bool = False
     """Whether each query's own node is one more negative; its score follows that of the true answer."""
     self_masked: Tensor | None = None
@@ -113,10 +120,12 @@ class BaseMaker:
         device: torch.device | None = None,
     ) -> None:
         """`frequencies`: of the training edges, as `NegativeSampler` needs them."""
-        self._data = data
+        self._data = data = at_most_all_rows(schema, data)
         self._sampler = NegativeSampler(schema, data, frequencies, device)
         self._tables = list(schema.tables)
         self._size = torch.tensor(list(schema.tables.values()), device=device)
+        weights = weight_of_negatives(schema, model, data)
+        self._weight_of_negatives = None if weights is None else torch.tensor(weights, device=device)
         self._table: dict[Side, Tensor] = {
             side: torch.from_numpy(schema.table_numbers[side]).to(device) for side in SIDES
         }
@@ -126,7 +135,7 @@ class BaseMaker:
 
     def _log_weight(self, table: Tensor, candidates: int) -> Tensor | None:
         """`table`: int64 [C], of the chunks' answers."""
-        return (self._size[table] / candidates).log() if self._data.full_softmax else None
+        return None if self._weight_of_negatives is None else (self._weight_of_negatives[table] / candidates).log()
 
     def _is_no_negative(self, chunks: ChunkLayout, rel: Tensor, node: dict[Side, Tensor]) -> Tensor:
         """Where a query's own node does not count as its negative: bool [C, L]."""

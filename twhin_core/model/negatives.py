@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from twhin_core.config import Config
-from twhin_core.errors import UserError
+from twhin_core.config import Config, Model, TrainData
 from twhin_core.model.sorting import stable_argsort
+from twhin_core.progress import log
 from twhin_core.schema import Schema
 
 
@@ -137,12 +137,42 @@ def draw_edges(chunks: ChunkLayout, count: int, generator: torch.Generator) -> T
     return chunks.order[chunks.first[:, None] + draw(chunks.count, count, generator)]
 
 
-def check_rows(schema: Schema, config: Config) -> None:
-    """Raises UserError if a table has fewer rows than `global_negatives`."""
+def used_rows(schema: Schema) -> dict[str, int]:
+    """The rows of each table that a relation has at an end."""
+    ends = {end for relation in schema.relations for end in (relation.lhs, relation.rhs)}
+    return {table: rows for table, rows in schema.tables.items() if table in ends}
+
+
+def at_most_all_rows(schema: Schema, data: TrainData) -> TrainData:
+    """The settings with at most as many global negatives as the largest table has rows."""
+    most = max(schema.most_rows.values())
+    return data if data.global_negatives <= most else data.model_copy(update={"global_negatives": most})
+
+
+def weight_of_negatives(schema: Schema, model: Model, data: TrainData) -> list[int] | None:
+    """How many candidates a chunk's negatives together weigh as, by table; None if each weighs 1.
+
+    All rows of the table with full_softmax. Otherwise this clamps `global_negatives` to the rows of a small table: more
+    draws than rows repeat rows, and the softmax, which sums over negatives, must not count the repetitions. The other
+    losses take their mean.
+    """
+    rows = list(schema.tables.values())
+    if data.full_softmax:
+        return rows
+    if model.loss != "softmax" or data.global_negatives <= min(used_rows(schema).values()):
+        return None
+    return [data.in_batch_negatives + min(data.global_negatives, size) for size in rows]
+
+
+def note_small_tables(schema: Schema, config: Config) -> None:
+    """Logs which tables have fewer rows than `global_negatives`."""
     for section, data in (("train_data", config.train_data), ("validation_data", config.validation_data)):
-        for table in {table: None for relation in schema.relations for table in (relation.lhs, relation.rhs)}:
-            rows = schema.tables[table]
-            if data is not None and data.global_negatives > rows:
-                raise UserError(
-                    f"{section}.global_negatives: {data.global_negatives} is more than the {rows} rows of {table}"
-                )
+        if data is None:
+            continue
+        small = [f"{table} {rows:,}" for table, rows in used_rows(schema).items() if rows < data.global_negatives]
+        if small:
+            shown = ", ".join(small[:10]) + (f" and {len(small) - 10} more" if len(small) > 10 else "")
+            log.info(
+                "%s.global_negatives: %s is more than the rows of some tables, whose negatives count as many as they "
+                "have rows: %s", section, f"{data.global_negatives:,}", shown,
+            )  # fmt: skip

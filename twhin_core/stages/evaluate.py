@@ -13,6 +13,7 @@ from twhin_core.evaluation.gates import Decision, check_names, decide, decision_
 from twhin_core.evaluation.kept_ranks import has_ranks, write_ranks
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.evaluation.result import headline, is_current, metrics_url, read_metrics
+from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import log
 from twhin_core.ranking.queries import Split
 from twhin_core.run import working
@@ -52,6 +53,7 @@ def _find_or_measure(config: Config, root: str, ranks: Ranks) -> Metrics:
     checkpoint, metrics = ranks.of_first(lambda: (last(root), _find_results(root, split)))
     if checkpoint is None:
         raise NoCheckpoint(root)
+    check_names(config, read_schema(config, root).names)
     if metrics is not None and is_current(metrics, config, checkpoint.step):
         log.info("evaluate: up to date: %s, step %d", metrics_url(root, split), checkpoint.step)
         if ranks.is_first and not _is_decided(root, split, decide(config, metrics)):  # the gates have changed

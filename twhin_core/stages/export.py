@@ -35,6 +35,7 @@ def export(config: Config, root: str) -> ExportManifest:
     if checkpoint is None:
         raise NoCheckpoint(root)
     schema = read_schema(config, root)
+    check_names(config, schema.names)
     checkpoint.check_fits(model_description(config, schema))
     _check_gates(config, root, checkpoint.step)
     run = TrainedRun(config, root, checkpoint, schema)

@@ -2,38 +2,58 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from twhin_core import storage
 from twhin_core.config import Config
+from twhin_core.config.prepare import Prepare
 from twhin_core.durations import measured
 from twhin_core.errors import UserError
-from twhin_core.graph.build import build_graph
+from twhin_core.evaluation.gates import check_names
+from twhin_core.evaluation.task import nodes_only
+from twhin_core.graph.build import Checks, build_graph
 from twhin_core.graph.changes import check_unchanged
-from twhin_core.graph.manifest import MANIFEST, Manifest, read_manifest
+from twhin_core.graph.manifest import MANIFEST, Manifest, read_manifest, read_schema
 from twhin_core.progress import log
-from twhin_core.run import stage
+from twhin_core.run import working
+from twhin_core.stages.refusals import check_relations, check_sizes
 from twhin_core.synthetic.generate import generate
 
 
-@stage("prepare")
 def prepare(config: Config, root: str) -> Manifest:
     """Builds the graph of the run under `root` unless it is there.
 
     Raises:
-        UserError: the config has no `prepare` section, a raw file changed since the graph was built, or as
-            `build_graph`.
+        UserError: the config has no `prepare` section; a later stage would refuse the config, the relations or the
+            sizes of the tables; a raw file changed since the graph was built; or as `build_graph`.
     """
-    manifest, settings = read_manifest(root), config.prepare
-    if manifest is not None:
-        if settings is not None:
-            check_unchanged(settings, manifest.raw_files)
-        log.info("prepare: already done: %s", storage.join(root, MANIFEST))
-        return manifest
+    settings = config.prepare
     if settings is None:
         raise UserError("prepare: the config has no such section; add it, or skip this stage")
-    with measured(root, "prepare"):
-        sources = settings.sources
-        if settings.generate is not None:
-            sources = generate(settings.generate, storage.join(root, "raw"))
-        manifest = build_graph(config, sources, root)
+    check_names(config)  # before the config claims the root
+    with working(config, root, "prepare"):
+        manifest = read_manifest(root)
+        if manifest is not None:
+            check_unchanged(settings, manifest.raw_files)
+            _check(config, root, manifest)
+            log.info("prepare: already done: %s", storage.join(root, MANIFEST))
+            return manifest
+        with measured(root, "prepare"):
+            return _build(config, settings, root)
+
+
+def _build(config: Config, settings: Prepare, root: str) -> Manifest:
+    sources = settings.sources
+    if settings.generate is not None:
+        sources = generate(settings.generate, storage.join(root, "raw"))
+    checks = Checks(partial(check_relations, config), partial(check_sizes, config))
+    manifest = build_graph(config, sources, root, checks)
     storage.publish_json(storage.join(root, MANIFEST), manifest.model_dump())
     return manifest
+
+
+def _check(config: Config, root: str, manifest: Manifest) -> None:
+    """As while building: how to evaluate and to export may have changed since."""
+    schema = read_schema(config, root)
+    check_relations(config, schema.names)
+    check_sizes(config, nodes_only(schema, root), {name: entry.edges for name, entry in manifest.splits.items()})

@@ -21,7 +21,7 @@ from twhin_core.distributed.preemption import Preemption
 from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import CheckpointFailed, Diverged, Preempted, UserError
 from twhin_core.graph.manifest import read_schema
-from twhin_core.model.negatives import check_rows
+from twhin_core.model.negatives import note_small_tables
 from twhin_core.progress import Progress, log
 from twhin_core.training import plan
 from twhin_core.training.batches import Batches, PreparedBatch
@@ -47,7 +47,8 @@ class Trainer:
     def __init__(self, config: Config, root: str, ranks: Ranks, readers: Sequence[str] = ()) -> None:
         self.config, self.training, self.root, self.ranks = config, config.training, root, ranks
         self.schema = read_schema(config, root)
-        check_rows(self.schema, config)
+        if ranks.is_first:
+            note_small_tables(self.schema, config)
         self.edges = open_split(config, root, self.schema, "train")
         self.frequencies = self._count_frequencies()
         self.source = self._connect(readers)

@@ -1,0 +1,60 @@
+"""The ranges of the config's numbers and texts.
+
+Each bound is far beyond sensible values and within what the code can hold, so that a number of too many digits is
+refused in one line instead of overflowing, exhausting the memory or running forever.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from twhin_core import sizes
+
+INT64 = 2**63
+
+Count = Annotated[int, Field(gt=0, le=10**15)]
+"""Of rows, edges or steps."""
+CountOrNone = Annotated[int, Field(ge=0, le=10**15)]
+"""A count that may be zero."""
+BatchSize = Annotated[int, Field(gt=0, le=10**8)]
+"""Of edges in memory at once."""
+Negatives = Annotated[int, Field(ge=0, le=10**6)]
+"""Per positive and side: columns of a score matrix."""
+Few = Annotated[int, Field(gt=0, le=10**6)]
+"""Of what is listed, repeated or held per row: ranks, rounds, resamples, links."""
+Seconds = Annotated[int, Field(gt=0, le=10**8)]
+Seed = Annotated[int, Field(ge=0, lt=INT64)]
+Time = Annotated[int, Field(ge=-INT64, lt=INT64)]
+"""In the unit of the data."""
+
+Rate = Annotated[float, Field(ge=1e-12, le=1e6)]
+"""A learning rate."""
+Scale = Annotated[float, Field(ge=1e-9, le=1e6)]
+"""A positive factor or width. Its inverse fits into fp32 too."""
+Strength = Annotated[float, Field(ge=0, le=1e6)]
+"""A factor that is off at 0."""
+Exponent = Annotated[float, Field(ge=0, le=10)]
+"""Of a degree: 10^15 to the tenth fits into fp64."""
+Epsilon = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Drop = Annotated[float, Field(ge=0, le=1e15)]
+"""Of a metric."""
+Figure = Annotated[float, Field(ge=-1e15, le=1e15)]
+"""A metric, which may be a number of edges."""
+
+Location = Annotated[str, Field(min_length=1, max_length=4096)]
+"""A path or URL."""
+Name = Annotated[str, Field(min_length=1, max_length=1000)]
+"""Of a column or relation."""
+
+
+def _in_range(size: str) -> str:
+    if not 1000 <= sizes.in_bytes(size) <= 2**50:
+        raise ValueError("must be between 1KB and 1024TiB")
+    return size
+
+
+Memory = Annotated[str, Field(pattern=sizes.PATTERN, max_length=30), AfterValidator(_in_range)]
+"""An amount of memory, such as `4GB`."""
