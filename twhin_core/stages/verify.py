@@ -91,6 +91,8 @@ def _graph(root: str) -> Iterator[tuple[str, Check]]:
         return
     for table in manifest.tables:
         yield from _files(root, f"graph/vocab/{table.name}", table.files)
+        if table.labels:
+            yield from _files(root, f"graph/labels/{table.name}", table.labels)
     for name, split in manifest.splits.items():
         yield from _files(root, f"graph/edges/{name}", split.files)
     yield from _files(root, "graph/rejected", manifest.rejected.files)
