@@ -62,6 +62,6 @@ def warn_of_skew(relations: list[RelationEntry]) -> None:
         heaviest = "the heaviest edge" if weights.top_edges == 1 else f"the {weights.top_edges:,} heaviest edges"
         log.warning(
             "prepare: weights of %s: %.0f%% of their sum is that of %s of %s, up to %g at a mean of %g, which decides "
-            "the loss. Write the logarithm of 1 + the weight to the column, or leave `weight` out of the source",
+            "the loss. Take the logarithms, with `transform: log1p` in the source's `weight`, or leave `weight` out",
             entry.name, 100 * weights.top_share, heaviest, f"{edges:,}", weights.max, weights.mean,
         )  # fmt: skip
