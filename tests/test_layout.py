@@ -15,8 +15,8 @@ from tests.command_line import ROOT
 
 # A module or folder of twhin_core imports only from those before it here.
 LAYERS = [
-    "errors", "limits", "plugins", "sizes", "output", "progress", "checksum", "object_store", "storage", "paths",
-    "parquet", "config", "schema", "lease", "run", "durations", "libraries",
+    "errors", "limits", "plugins", "sizes", "conditions", "output", "progress", "checksum", "object_store", "storage",
+    "paths", "parquet", "config", "schema", "lease", "run", "durations", "libraries",
     "synthetic", "graph", "data", "model", "vectors", "distributed", "checkpoints", "ranking", "training", "evaluation",
     "export", "embeddings", "report", "stages",
 ]  # fmt: skip
