@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.graph.test_sources import read, refused
-from twhin_core.config.prepare import Prepare, Source
+from twhin_core.config.prepare import Prepare
+from twhin_core.config.sources import Source
 from twhin_core.errors import UserError
 from twhin_core.graph.connect import connect
 from twhin_core.graph.raw_files import check_sources

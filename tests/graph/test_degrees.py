@@ -7,7 +7,8 @@ from typing import Any
 import ibis
 import pytest
 
-from twhin_core.config.prepare import Prepare, Source
+from twhin_core.config.prepare import Prepare
+from twhin_core.config.sources import Source
 from twhin_core.graph.connect import connect
 from twhin_core.graph.degrees import at, count_degrees, find_low_degree_nodes, without
 

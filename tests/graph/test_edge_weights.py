@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import SmallConfig
 from tests.graph import reading
 from twhin_core.config import Config
-from twhin_core.config.prepare import Source, Weight
+from twhin_core.config.sources import Source, Weight
 from twhin_core.errors import UserError
 from twhin_core.stages.prepare import prepare
 

@@ -19,7 +19,8 @@ from tests.conftest import SmallConfig
 from tests.graph.reading import edges
 from tests.graph.test_sources import refused
 from twhin_core import conditions
-from twhin_core.config.prepare import Prepare, Source
+from twhin_core.config.prepare import Prepare
+from twhin_core.config.sources import Source
 from twhin_core.errors import UserError
 from twhin_core.graph.duckdb_backend import read_alone
 from twhin_core.graph.raw_files import check_sources

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.graph.test_sources import refused
-from twhin_core.config.prepare import Source
+from twhin_core.config.sources import Source
 from twhin_core.errors import UserError
 from twhin_core.graph.duckdb_backend import read_alone
 from twhin_core.graph.raw_files import check_sources

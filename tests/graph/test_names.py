@@ -13,7 +13,8 @@ from tests.graph.names import NAMES, ON_A_DISK, expected_rows, write_named
 from tests.graph.test_sources import read, refused
 from tests.object_store import serve_bucket
 from twhin_core import object_store
-from twhin_core.config.prepare import Prepare, Source
+from twhin_core.config.prepare import Prepare
+from twhin_core.config.sources import Source
 from twhin_core.graph.connect import connect
 from twhin_core.graph.raw_files import check_sources
 

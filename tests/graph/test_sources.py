@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from twhin_core.config.prepare import Prepare, Source, TimeWindow
+from twhin_core.config.prepare import Prepare, TimeWindow
+from twhin_core.config.sources import Source
 from twhin_core.errors import UserError
 from twhin_core.graph.connect import connect
 from twhin_core.graph.raw_files import check_sources

@@ -23,7 +23,8 @@ from tests.graph.names import NAMES, ON_A_DISK, expected_rows, write_named
 from tests.graph.reading import rejected, rows
 from tests.graph.test_broken_files import PROVOKED
 from twhin_core.config import file as config_file
-from twhin_core.config.prepare import Prepare, Source
+from twhin_core.config.prepare import Prepare
+from twhin_core.config.sources import Source
 from twhin_core.errors import UserError
 from twhin_core.graph import spark_engine
 from twhin_core.graph.connect import connect

@@ -12,7 +12,8 @@ import pytest
 
 from tests.conftest import SmallConfig
 from tests.graph.reading import ids, rows
-from twhin_core.config.prepare import Prepare, Source, Split
+from twhin_core.config.prepare import Prepare, Split
+from twhin_core.config.sources import Source
 from twhin_core.graph.connect import connect
 from twhin_core.graph.splits import with_splits
 from twhin_core.stages.prepare import prepare

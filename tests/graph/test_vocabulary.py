@@ -7,7 +7,8 @@ import hashlib
 import ibis
 import numpy as np
 
-from twhin_core.config.prepare import Prepare, Source
+from twhin_core.config.prepare import Prepare
+from twhin_core.config.sources import Source
 from twhin_core.graph.connect import connect
 from twhin_core.graph.vocabulary import find_nodes, number_nodes
 

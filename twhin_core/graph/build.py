@@ -9,7 +9,8 @@ import ibis.expr.types as ir
 
 from twhin_core import storage
 from twhin_core.config import Config, Relation
-from twhin_core.config.prepare import Prepare, Source, Split
+from twhin_core.config.prepare import Prepare, Split
+from twhin_core.config.sources import Source
 from twhin_core.errors import UserError
 from twhin_core.graph.changes import entries_of
 from twhin_core.graph.connect import connect

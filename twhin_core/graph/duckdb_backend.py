@@ -13,7 +13,7 @@ from ibis.backends.duckdb import Backend
 from ibis.common.exceptions import IbisError
 
 from twhin_core import limits
-from twhin_core.config.prepare import Source
+from twhin_core.config.sources import Source
 from twhin_core.errors import TwhinError, UserError, one_line
 from twhin_core.graph.raw_files import RawFile, RawSource
 from twhin_core.graph.sources import read_source

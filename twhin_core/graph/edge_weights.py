@@ -12,7 +12,7 @@ import ibis
 import ibis.expr.types as ir
 import numpy as np
 
-from twhin_core.config.prepare import Weight
+from twhin_core.config.sources import Weight
 
 UNITS = 2**60  # units per largest weight: weights are summed as integers, so that their order does not matter
 SMALLEST = float(np.finfo(np.float32).smallest_normal)

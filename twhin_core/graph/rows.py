@@ -14,7 +14,8 @@ import numpy as np
 
 from twhin_core.conditions import parse
 from twhin_core.config import Relation
-from twhin_core.config.prepare import Prepare, Source, Split
+from twhin_core.config.prepare import Prepare, Split
+from twhin_core.config.sources import Source
 from twhin_core.errors import UserError
 from twhin_core.graph.edge_weights import transformed
 from twhin_core.graph.filters import keeps

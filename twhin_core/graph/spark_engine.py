@@ -25,7 +25,8 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from twhin_core import errors, storage
-from twhin_core.config.prepare import Prepare, Source
+from twhin_core.config.prepare import Prepare
+from twhin_core.config.sources import Source
 from twhin_core.errors import TwhinError, UserError, one_line
 from twhin_core.graph.duckdb_backend import read_alone
 from twhin_core.graph.engine import Engine, scratch
