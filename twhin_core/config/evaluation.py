@@ -59,7 +59,7 @@ class Evaluation(Section):
         description="Also report metrics by training degree of the query's node and of the answer, in buckets that "
         "start at these degrees.",
     )
-    bootstrap: Few = Field(300, ge=20, le=100_000, description="Number of bootstrap resamples for the 95 % intervals.")
+    bootstrap: int = Field(300, ge=20, le=100_000, description="Number of bootstrap resamples for the 95 % intervals.")
     previous: Location | None = Field(
         None, description="Run root of an earlier version; its newest checkpoint ranks the same edges for comparison."
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from twhin_core import plugins
-from twhin_core.config.numbers import Count, Few, Location, Name, Scale, Strength
+from twhin_core.config.numbers import Count, Location, Name, Scale, Strength
 from twhin_core.config.optimizer import Optimizer
 from twhin_core.config.section import Section
 
@@ -25,7 +25,8 @@ class Table(Section):
     num_embeddings: Count | None = Field(
         None, description="Number of rows. Default: the size of the vocabulary that `prepare` made."
     )
-    embedding_dim: Few = Field(
+    embedding_dim: int = Field(
+        gt=0,
         le=16_384,
         multiple_of=4,
         description="Number of columns; equal in all tables. The kernels need a multiple of 4.",

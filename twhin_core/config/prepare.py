@@ -50,8 +50,8 @@ class Split(Section):
 class Generate(Section):
     """A generated Twitter-like network (see `twhin generate`) for trying things out."""
 
-    users: Count = Field(8000, le=10**7, description="Nodes in the table `user`.")
-    tweets: Count = Field(12000, le=10**7, description="Nodes in the table `tweet`.")
+    users: Few = Field(8000, description="Nodes in the table `user`.")
+    tweets: Few = Field(12000, description="Nodes in the table `tweet`.")
     communities: Few = Field(100, description="Planted communities, which mostly interact among themselves.")
     edges_per_user: Few = Field(
         48, description="Mean interactions per user over all relations; repeated ones become one edge."
