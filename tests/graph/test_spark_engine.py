@@ -121,14 +121,20 @@ def test_the_options_of_a_source(small_config: SmallConfig, tmp_path: Path) -> N
         {"path": str(tmp_path / "follows.parquet"), "relation": "follow", "weight": {"column": "plays", **weight}},
     ]  # fmt: skip
     split = {"by": "last", "validation": 1, "test": 1, "relations": ["fav"]}
-    config = small_config(prepare={"sources": sources, "split": split, "repeats": "sum"})
-    spark = small_config(prepare={"sources": sources, "split": split, "repeats": "sum", **SPARK})
+    (tmp_path / "titles.csv").write_text("id,label\n" + "".join(f"{at},Title {at}\n" for at in range(0, 60, 2)))
+    labels = [{"table": "tweet", "path": str(tmp_path / "titles.csv")}]
+    options: dict[str, Any] = {"sources": sources, "split": split, "repeats": "sum", "labels": labels}
+    config, spark = small_config(prepare=options), small_config(prepare={**options, **SPARK})
     manifest = prepare(config, str(tmp_path / "duckdb"))
     edges = {(user, tweet) for user, tweets, stars, _ in favs for tweet in tweets if stars >= 4 or stars == 1}
     assert sum(manifest.relations[1].edges.values()) == len(edges)
     assert manifest.relations[0].edges == {"train": 30 * 4, "validation": 0, "test": 0}
     assert manifest.rejected.by_reason["filtered"] == 3 * sum(stars in (2, 3) for _, _, stars, _ in favs)
     assert_same_graph(tmp_path / "duckdb", tmp_path / "spark", manifest, prepare(spark, str(tmp_path / "spark")))
+    found = rows(tmp_path / "spark/graph/labels/tweet")
+    known = {tweet for _, tweet in edges if tweet % 2 == 0}
+    assert {row["id"]: row["label"] for row in found} == {str(tweet): f"Title {tweet}" for tweet in known}
+    assert found == rows(tmp_path / "duckdb/graph/labels/tweet")
 
 
 @pytest.mark.slow
