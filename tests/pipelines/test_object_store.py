@@ -64,6 +64,7 @@ def results(root: str) -> dict[str, Any]:
         path: storage.read_json(storage.join(root, path))
         for path in ("graph/manifest.json", "evaluation/metrics.json", "embeddings/manifest.json", checkpoint.FINISHED)
     }
+    del found["graph/manifest.json"]["raw_files"]
     found["steps"] = [entry.step for entry in checkpoint.complete(root)]
     lines = [json.loads(line) for line in storage.read_text(storage.join(root, "training/metrics.jsonl")).splitlines()]
     found["losses"] = [line[name] for line in lines for name in ("loss", "validation_loss") if name in line]

@@ -67,7 +67,6 @@ class Source(Section):
     )
     where: str | None = Field(
         None,
-        max_length=10_000,
         description="Keep only rows for which this is true: `rating >= 4 and kind in ('view', 'buy')`. docs/prepare.md "
         "has the grammar.",
     )

@@ -117,13 +117,14 @@ def _digest(config: Config) -> str:
 
 
 def identify(run: TrainedRun) -> str:
-    """Digest of the settings and the graph that the vectors were learned from."""
+    """Digest of the settings and the graph that the vectors were learned from, wherever its raw files were."""
     config = run.config
+    graph = storage.read_json(storage.join(run.root, GRAPH)) if config.prepare is not None else {}
     learned_from = {
         "model": config.model.model_dump(),
         "train_data": config.train_data.model_dump(),
         "training": config.training.model_dump(include={"seed", "initial_checkpoint_dir"}),
-        "graph": storage.read_json(storage.join(run.root, GRAPH)) if config.prepare is not None else None,
+        "graph": {key: value for key, value in graph.items() if key != "raw_files"},
     }
     return hashlib.sha256(json.dumps(learned_from, sort_keys=True).encode()).hexdigest()[:16]
 
