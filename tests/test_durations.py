@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from twhin_core import storage
 from twhin_core.config import Config
 from twhin_core.durations import in_words, measured, read_durations
 from twhin_core.stages.evaluate import evaluate
@@ -58,7 +58,7 @@ def test_resumed_work_adds_up_even_if_it_was_stopped(tmp_path: Path) -> None:
     with measured(root, "train"):
         pass
     assert read_durations(root)["train"]["seconds"] < 1
-    assert set(json.loads((tmp_path / "durations/train.json").read_text())) == {"seconds", "ended", "machine", "cores"}
+    assert set(storage.read_json(f"{root}/durations/train.json")) == {"seconds", "ended", "machine", "cores"}
 
 
 def _work_and_fail() -> None:

@@ -28,14 +28,17 @@ from twhin_core.training.divergence import LossGuard, advice
 TABLES = ("user", "tweet")
 
 
-def poisoned(small_config: SmallConfig, tmp_path: Path) -> Config:
-    """One edge, the only one of its relation, weighs so much that its loss has no float32; batches hold one edge."""
+def poisoned(small_config: SmallConfig, tmp_path: Path, others: float = 1.0, **sections: Any) -> Config:
+    """One edge, the only one of its relation, weighs so much that its loss has no float32; batches hold one edge.
+
+    `others`: the weight of the other edges.
+    """
     odd = 50
     raw = {
         "lhs": [f"u{n % 40}" for n in range(90)],
         "rhs": [f"t{n % 30}" for n in range(90)],
         "relation": ["poison" if n == odd else "fav" for n in range(90)],
-        "weight": [3e38 if n == odd else 1.0 for n in range(90)],
+        "weight": [3e38 if n == odd else others for n in range(90)],
     }
     path = tmp_path / "weighted.parquet"
     pq.write_table(pa.table(raw), path)
@@ -43,9 +46,9 @@ def poisoned(small_config: SmallConfig, tmp_path: Path) -> Config:
     relations = [{"name": name, "lhs": "user", "rhs": "tweet"} for name in ("fav", "poison")]
     return small_config(
         prepare={"sources": [source], "split": None},
-        model={"relations": relations},
+        model={"relations": relations, **sections.get("model", {})},
         train_data={"per_replica_batch_size": 1, "chunk_size": 1},
-        training={"checkpoint_every_n": 1, "seed": 3},
+        training={"checkpoint_every_n": 1, "seed": 3, **sections.get("training", {})},
     )
 
 
@@ -90,9 +93,11 @@ def test_all_ranks_end_after_the_step_that_one_of_them_finds(small_config: Small
 
 def test_weights_that_are_not_finite_are_never_a_checkpoint(small_config: SmallConfig, tmp_path: Path) -> None:
     """The loss of the first step is sound, the weights that it leaves are not."""
-    table = {"embedding_dim": 8, "optimizer": {"sgd": {"lr": 1e38}}}
+    table = {"embedding_dim": 8, "optimizer": {"sgd": {"lr": 1e6}}}
     tables = [{"name": name, **table} for name in ("user", "tweet")]
-    config = small_config(model={"embeddings": {"tables": tables}, "init_std": 1e4}, training={"num_train_steps": 1})
+    config = poisoned(
+        small_config, tmp_path, others=1e36, model={"embeddings": {"tables": tables}}, training={"num_train_steps": 1}
+    )
     root = str(tmp_path / "run")
     prepare(config, root)
     with pytest.raises(UserError, match=r"step 1 made values in tables\.embeddings\.\w+\.weight that are not finite; "):
@@ -144,7 +149,7 @@ WEIGHTS = {
     "one in the middle": ([*[1.0] * 3, 12_345.0, *[1.0] * 5], [1.0, 1.0], "an edge of the relation r1 weighs 12345, "),
     "all": ([1e20] * 9, [1.0, 1.0], "weighs 1e+20, "),
     "the largest of several": ([1e5, 1e7, 1e6, *[1.0] * 6], [1.0, 1.0], "an edge of the relation r1 weighs 1e+07, "),
-    "a relation": (None, [1.0, 1e12], "model.relations: r1 has the weight 1e+12, "),
+    "a relation": (None, [1.0, 1e6], "model.relations: r1 has the weight 1e+06, "),
     "an edge before a relation": ([1e9, *[1.0] * 8], [1e6, 1.0], "an edge of the relation r0 weighs 1e+09, "),
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import SmallConfig
+from twhin_core import storage
 from twhin_core.checkpoints import checkpoint
 from twhin_core.checkpoints.checkpoint import FINISHED
 from twhin_core.config import EarlyStopping
@@ -64,7 +65,7 @@ def test_training_ends_when_the_validation_loss_no_longer_falls(small_config: Sm
     newest = checkpoint.newest(str(root))
     assert newest is not None
     assert newest.step == end, "the last step has a checkpoint, whatever the interval"
-    finished = json.loads((root / FINISHED).read_text())
+    finished = storage.read_json(str(root / FINISHED))
     assert finished == {"step": end, "reason": f"the validation loss has not fallen since step {best}"}
 
     train(config, str(root))
