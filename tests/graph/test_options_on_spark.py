@@ -40,7 +40,7 @@ CASES: dict[str, dict[str, Any]] = {
         "sampling": {"fav": 0.8},
         "min_degree": {"tweet": 3},
         "min_degree_rounds": 1,
-        "split": {"by": "time", "validation": 0.2, "test": 0.1, "seed": 0, "relations": ["follow"]},
+        "split": {"by": "time", "validation": 0.2, "test": 0.3, "seed": 0, "relations": ["follow"]},
         "cold_nodes": "drop",
     },
 }
