@@ -48,7 +48,7 @@ class Blocks:
 
     def check(self, start: int, content: bytes) -> None:
         """Raises Damaged if `content`, a range of whole blocks from byte `start` on, differs from what was written."""
-        found = np.frombuffer(_crcs(content), "<u4")
+        found = np.array(_crcs(content), "<u4")
         expected = self._crcs[start // BLOCK :][: len(found)]
         if not np.array_equal(found, expected):
             at = start + BLOCK * int((found[: len(expected)] != expected).argmax())
@@ -92,11 +92,11 @@ def or_gone(url: str, read: Callable[[], T]) -> T:
 
 def checksums(file: IO[bytes]) -> bytes:
     """The content of the `.crc32c` file of a file, which is read."""
-    size, crcs = 0, b""
+    size, crcs = 0, list[int]()
     while content := file.read(PIECE):
         size += len(content)
         crcs += _crcs(content)
-    return size.to_bytes(8, "little") + crcs
+    return _packed(size, crcs)
 
 
 def digest(checksums: bytes) -> str:
@@ -104,9 +104,14 @@ def digest(checksums: bytes) -> str:
     return hashlib.sha256(checksums).hexdigest()
 
 
-def _crcs(content: bytes) -> bytes:
-    values = [google_crc32c.value(content[at : at + BLOCK]) for at in range(0, len(content), BLOCK)]
-    return np.array(values, "<u4").tobytes()
+def _crcs(content: bytes) -> list[int]:
+    """The CRC-32C of each block."""
+    return [google_crc32c.value(content[at : at + BLOCK]) for at in range(0, len(content), BLOCK)]
+
+
+def _packed(size: int, crcs: list[int]) -> bytes:
+    """The content of a `.crc32c` file."""
+    return size.to_bytes(8, "little") + np.array(crcs, "<u4").tobytes()
 
 
 class BlockWriter(io.RawIOBase):
@@ -134,7 +139,7 @@ class BlockWriter(io.RawIOBase):
     def checksums(self) -> bytes:
         """The content of the `.crc32c` file, once everything is written."""
         rest = [self._crc] if self._size % BLOCK else []
-        return self._size.to_bytes(8, "little") + np.array(self._crcs + rest, "<u4").tobytes()
+        return _packed(self._size, self._crcs + rest)
 
     def writable(self) -> bool:
         return True
@@ -152,12 +157,11 @@ class BlockWriter(io.RawIOBase):
         super().close()
 
 
-class BlockReader(io.RawIOBase):
-    """Reads `file` and checks each block that it reads."""
+class RangeReader(io.RawIOBase):
+    """A file object of `size` bytes to read at any position. A subclass reads from `self._at` on, and moves it on."""
 
-    def __init__(self, file: Any, blocks: Blocks) -> None:
-        self._file, self._blocks, self._at = file, blocks, 0
-        self._start, self._held = 0, b""
+    def __init__(self, size: int) -> None:
+        self._size, self._at = size, 0
 
     def readable(self) -> bool:
         return True
@@ -169,13 +173,22 @@ class BlockReader(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._blocks.size}[whence]
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         return self._at
+
+
+class BlockReader(RangeReader):
+    """Reads `file` and checks each block that it reads."""
+
+    def __init__(self, file: Any, blocks: Blocks) -> None:
+        super().__init__(blocks.size)
+        self._file, self._blocks = file, blocks
+        self._start, self._held = 0, b""
 
     def readinto(self, buffer: Any) -> int:
         """Fills the buffer, except at the end of the file."""
         view, done = memoryview(buffer).cast("B"), 0
-        while done < len(view) and self._at < self._blocks.size:
+        while done < len(view) and self._at < self._size:
             if not self._start <= self._at < self._start + len(self._held):
                 self._hold(len(view) - done)
             piece = memoryview(self._held)[self._at - self._start :][: len(view) - done]

@@ -6,10 +6,8 @@ row-major order; torch itself can only load complete shards.
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
-import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ import torch
 from torch import Tensor
 
 from twhin_core import storage
-from twhin_core.checkpoints.blocks import BlockReader, Blocks, Digests, open_blocks, or_gone
+from twhin_core.checkpoints.blocks import BlockReader, Blocks, Digests, RangeReader, open_blocks, or_gone
 from twhin_core.checkpoints.index import StoredPart, StoredShape, read_index
 
 Ints = npt.NDArray[np.int64]
@@ -169,28 +167,16 @@ def _start_of_values(fs: Any, path: str, part: StoredPart, size: int, blocks: Bl
     return int(part.start + entry.header_offset + 30 + name + extra)
 
 
-class _View(io.RawIOBase):
+class _View(RangeReader):
     """The bytes [offset, offset + length) of a file, as a file object."""
 
     def __init__(self, file: IO[bytes] | BlockReader, offset: int, length: int) -> None:
-        self._file, self._offset, self._length, self._at = file, offset, length, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._length}[whence]
-        return self._at
+        super().__init__(length)
+        self._file, self._offset = file, offset
 
     def readinto(self, buffer: Any) -> int:
         self._file.seek(self._offset + self._at)
-        read = self._file.read(max(0, min(len(buffer), self._length - self._at))) or b""
+        read = self._file.read(max(0, min(len(buffer), self._size - self._at))) or b""
         buffer[: len(read)] = read
         self._at += len(read)
         return len(read)
