@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from pyarrow import csv
 
 from benchmarks.pipeline import ours, pbg
-from benchmarks.pipeline.ranks import Vectors, mean_reciprocal_rank
+from benchmarks.pipeline.ranks import Vectors, mean_reciprocal_rank, names
 
 Run = Callable[[Path, argparse.Namespace], tuple[tuple[float, float], Vectors]]
 """Runs a system in a folder; gives the seconds of importing and of training, and the vectors."""
@@ -43,7 +43,7 @@ HELD_OUT = 10_000
 
 
 def make_raw(folder: Path, nodes: int, edges: int) -> None:
-    """`train.tsv` and `test.tsv`: a user and whom they follow in each line, popular ones by Zipf's law.
+    """`train.tsv` and `test.tsv`: a user and whom they follow in each line.
 
     Every user of test.tsv is almost surely in train.tsv; edges with others are left out when ranks are taken.
     """
@@ -56,13 +56,13 @@ def make_raw(folder: Path, nodes: int, edges: int) -> None:
                 community = lhs % (nodes // COMMUNITY)  # popular users are spread over all of them
                 within = skewed(rng, COMMUNITY, size) * (nodes // COMMUNITY) + community
                 rhs = np.where(rng.random(size) < WITHIN, within, skewed(rng, nodes, size))
-                columns = [pc.binary_join_element_wise("u", pa.array(end).cast("string"), "") for end in (lhs, rhs)]
+                columns = [names(lhs), names(rhs)]
                 options = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
                 csv.write_csv(pa.table(columns, names=["lhs", "rhs"]), file, options)
 
 
-def skewed(rng: np.random.Generator, count: int, size: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Numbers below `count`, of which small ones are drawn more often."""
+def skewed(rng: np.random.Generator, count: int, size: int) -> npt.NDArray[np.int64]:
+    """Numbers n below `count`, the smaller the more often: with a density of 1 / √n."""
     return (count * rng.random(size) ** 2).astype(np.int64)
 
 

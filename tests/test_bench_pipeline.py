@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,10 @@ def test_ranks_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Who u0 follows: ⟨(1, 1), ·⟩ is 3 for u1, 4 for u2, 5 for u3, drawn twice: the fourth; u1 itself is not counted.
     # Who follows u1: ⟨· + (0, 1), (2, 1)⟩ is 3 for u0, 9 for u2, 6 for u3, drawn twice, 6 for u1: the fifth.
     assert ranks.mean_reciprocal_rank(vectors, tmp_path, nodes=4) == pytest.approx((1 / 4 + 1 / 5) / 2)
+    # With the shift at the rhs: ⟨(1, 0), · + (0, 1)⟩ is 2 for u1, 4 for u2, 0 for u3: the second.
+    # ⟨·, (2, 2)⟩ is 2 for u0, 8 for u2, 10 for u3, drawn twice, 6 for u1: the fifth.
+    vectors = replace(vectors, shifts_rhs=True)
+    assert ranks.mean_reciprocal_rank(vectors, tmp_path, nodes=4) == pytest.approx((1 / 2 + 1 / 5) / 2)
 
 
 class Drawn:

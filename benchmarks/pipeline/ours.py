@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from benchmarks.pipeline.ranks import Vectors, peak_mib
+from benchmarks.pipeline.ranks import DIM, Vectors, peak_mib
 from twhin_core.checkpoints import checkpoint
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
@@ -24,7 +24,7 @@ model:
   embeddings:
     tables:
       - name: user
-        embedding_dim: 64
+        embedding_dim: %(dim)d
         optimizer:
           spherical_adagrad: {lr: 2.0}
           learning_rate:
@@ -48,7 +48,7 @@ train_data:
 def run(folder: Path, options: argparse.Namespace) -> tuple[tuple[float, float], Vectors]:
     """Seconds of preparing and of training, and the vectors."""
     root = folder / "run"
-    (folder / "config.yaml").write_text(CONFIG % {"folder": folder})
+    (folder / "config.yaml").write_text(CONFIG % {"folder": folder, "dim": DIM})
     config = config_file.load(str(folder / "config.yaml"), options.set)
     began = time.perf_counter()
     prepare(config, str(root))
