@@ -21,8 +21,9 @@ def describe(run_root: RunRootPath, as_json: AsJson = False) -> None:
     from twhin_core.graph.reverses import describe_reversed
     from twhin_core.graph.show import list_graph
     from twhin_core.output import show
+    from twhin_core.published import find_root
 
-    manifest = find_manifest(run_root)
+    manifest = find_manifest(find_root(run_root))
     show(list_graph(manifest), as_json)
     for line in describe_reversed(manifest):
         log.warning("describe: %s", line)
@@ -34,8 +35,10 @@ def verify(run_root: RunRootPath, as_json: AsJson = False) -> None:
     Reads every file. Exits with code 2 if one is missing or has changed since it was written.
     """
     from twhin_core.output import Column, Listing, show
+    from twhin_core.published import find_root
     from twhin_core.stages.verify import verify
 
+    run_root = find_root(run_root)
     parts = verify(run_root)
     columns = [Column("part"), Column("files", ",d"), Column("state")]
     show([Listing("parts", f"files of {run_root}", columns, [[of.name, of.files, of.state] for of in parts])], as_json)
@@ -113,8 +116,9 @@ def compare(
     """
     from twhin_core.evaluation.paired import compare, list_comparison
     from twhin_core.output import show
+    from twhin_core.published import find_root
 
-    show(list_comparison(compare(run_a, run_b, split)), as_json)
+    show(list_comparison(compare(find_root(run_a), find_root(run_b), split)), as_json)
 
 
 def _load(run_root: str) -> Embeddings:

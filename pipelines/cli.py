@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from twhin.components.run_root import fill_run_root
-from twhin.pipelines import ask, deploy
+from twhin.pipelines import ask, deploy, series
 from twhin.pipelines.options import AsJson, ConfigPath, Overrides, SavedConfigPath
 from twhin_core import __version__, limits
 from twhin_core.errors import GateFailed, TwhinError, UserError
@@ -251,6 +251,9 @@ app.command()(ask.neighbors)
 app.command()(ask.score)
 app.command()(ask.compare)
 app.command()(ask.verify)
+app.command()(series.versions)
+app.command()(series.publish)
+app.command()(series.rollback)
 app.command(name="compile")(deploy.compile_pipeline)
 app.command()(deploy.submit)
 app.command()(deploy.doctor)

@@ -14,7 +14,13 @@ SavedConfigPath = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object in place of tables.")]
-RunRootPath = Annotated[str, typer.Argument(metavar="RUN_ROOT", help="Folder or gs:// prefix of the run.")]
+RunRootPath = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN_ROOT", help="Folder or gs:// prefix of the run, or of a series: then its published version."
+    ),
+]
+SeriesPath = Annotated[str, typer.Argument(metavar="SERIES", help="Folder or gs:// prefix of the series.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a value of the config. Repeatable."),

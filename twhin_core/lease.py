@@ -56,10 +56,10 @@ def hold(root: str, stage: str, grace: float = GRACE) -> Iterator[None]:
         lease.release()
 
 
-def check_alone(root: str, stage: str) -> None:
-    """Raises UserError if a living process holds the lease of a stage other than `stage` under `root`."""
+def check_alone(root: str, *own: str) -> None:
+    """Raises UserError if a living process holds the lease of a stage under `root` that is not one of `own`."""
     for other in STAGES:
-        if other not in (stage, "run"):
+        if other not in own:
             lease = _lease(root, other)
             _wait(lease.is_free, lease, root, other, 0)
 

@@ -148,7 +148,7 @@ def _check_differences(before: Config, config: Config, root: str, name: str) -> 
                 f"{root}: this run root was made with another config: {key} was {old!r} and is {new!r}; "
                 "use another --run-root"
             )
-    lease.check_alone(root, name)
+    lease.check_alone(root, name, "run")
 
 
 def differences(old: Any, new: Any, missing: object = None, key: str = "") -> list[tuple[str, Any, Any]]:

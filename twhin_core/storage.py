@@ -167,10 +167,11 @@ def find_json(url: str) -> Any:
 
 
 def write_json(url: str, value: Any) -> None:
-    write_text(url, _as_json(value))
+    write_text(url, as_json(value))
 
 
-def _as_json(value: Any) -> str:
+def as_json(value: Any) -> str:
+    """The content that `write_json` writes."""
     return json.dumps(checksum.seal(value), indent=1, ensure_ascii=False) + "\n"
 
 
@@ -292,4 +293,4 @@ def publish(url: str, text: str) -> None:
 
 
 def publish_json(url: str, value: Any) -> None:
-    publish(url, _as_json(value))
+    publish(url, as_json(value))

@@ -12,6 +12,8 @@ from twhin_core.embeddings.search import NodeRank, Query, find_rank, relation_na
 from twhin_core.embeddings.table import TableEmbeddings
 from twhin_core.errors import NotFound, suggest
 from twhin_core.graph.manifest import read_manifest
+from twhin_core.published import find_root, is_version
+from twhin_core.series.reading import Reading
 from twhin_core.vectors.ids import find_or_refuse
 from twhin_core.vectors.labels import has_labels, read_labels
 
@@ -28,20 +30,29 @@ class EdgeScore(NamedTuple):
 class Embeddings(Mapping[str, TableEmbeddings]):
     """The embeddings of a run, by table: `Embeddings.load(run_root)["user"]["id"]`."""
 
-    def __init__(self, result: Result) -> None:
-        self._result = result
+    def __init__(self, result: Result, reading: Reading | None = None) -> None:
+        self._result, self._reading = result, reading
         self._tables: dict[str, TableEmbeddings] = {}
 
     @classmethod
     def load(cls, run_root: str | Path) -> Embeddings:
         """Opens the export under a run root, local or gs://, or its newest checkpoint if nothing was exported.
 
-        Reads manifests now and vectors on demand. Scores are from the same step as the vectors.
+        Of a series, opens the published version, and keeps it from being removed until `close` is called or nothing
+        refers to these embeddings and their tables any more. Reads manifests now and vectors on demand. Scores are from
+        the same step as the vectors.
 
         Raises:
-            UserError: there is no run, or nothing has been trained.
+            UserError: there is no run, nothing has been trained, or no version of the series is published.
         """
-        return cls(open_result(str(run_root)))
+        root = find_root(str(run_root))
+        reading = Reading(root) if is_version(root) else None
+        return cls(open_result(root), reading)
+
+    def close(self) -> None:
+        """Lets a version of a series be removed. Nothing can be read afterwards that has not been read before."""
+        if self._reading is not None:
+            self._reading.close()
 
     @property
     def step(self) -> int:
@@ -72,7 +83,7 @@ class Embeddings(Mapping[str, TableEmbeddings]):
         if table not in self._result.vectors.tables:
             raise NotFound(f"no table named {table!r}; {suggest(table, self)}")
         if table not in self._tables:
-            self._tables[table] = TableEmbeddings(table, self._result)
+            self._tables[table] = TableEmbeddings(table, self._result, self._reading)
         return self._tables[table]
 
     def labels(self, table: str, names: Sequence[str]) -> dict[str, str] | None:

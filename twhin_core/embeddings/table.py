@@ -36,8 +36,9 @@ class TableEmbeddings:
     yields the ids in the order of their index.
     """
 
-    def __init__(self, name: str, result: Result) -> None:
-        self.name, self._result = name, result
+    def __init__(self, name: str, result: Result, reading: object = None) -> None:
+        """`reading` keeps a version of a series from being removed as long as this object lives."""
+        self.name, self._result, self._reading = name, result, reading
         self._ids, self._rows = result.vectors.ids(name), result.vectors.rows(name)
         self.dim = self._rows.dim
 

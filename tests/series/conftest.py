@@ -1,0 +1,36 @@
+"""A series with three exported versions, each with vectors of its own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from twhin_core.config import Config
+from twhin_core.stages.evaluate import evaluate
+from twhin_core.stages.export import export
+
+Series = Callable[[], str]
+
+
+@pytest.fixture(scope="session")
+def exported_once() -> list[str]:
+    """What `series` copies from."""
+    return []
+
+
+@pytest.fixture
+def series(
+    trained: tuple[Config, str], exported_once: list[str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """Versions 1, 2 and 10, exported and not published; each test has a copy of its own."""
+    if not exported_once:
+        config, root = trained
+        evaluate(config, root)
+        export(config, root)
+        exported_once.append(str(shutil.copytree(root, tmp_path_factory.mktemp("exported") / "run")))
+    for version in ("1", "2", "10"):
+        shutil.copytree(exported_once[0], tmp_path / "series" / "versions" / version)
+    return str(tmp_path / "series")

@@ -1,0 +1,106 @@
+"""Which version of a series is published: `<series>/current.json`.
+
+    <series>/versions/<id>/   a run root each
+    <series>/current.json     the published version; replaced as a whole, so that readers see one version or the other
+
+A series may be a local folder or a gs:// prefix.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from twhin_core import storage
+from twhin_core.checksum import crc32c
+from twhin_core.errors import UserError, damaged, one_line
+from twhin_core.run import CONFIG
+
+CURRENT = "current.json"
+VERSIONS = "versions"
+
+
+class Entry(BaseModel):
+    """One change of the published version."""
+
+    version: str
+    when: str
+    """ISO 8601, UTC."""
+    action: Literal["publish", "rollback"]
+
+
+class Current(BaseModel):
+    """`current.json`."""
+
+    version: str
+    when: str
+    """When it was published or rolled back to: ISO 8601, UTC."""
+    gates: dict[str, Any] | None
+    """The decision that let it pass, as in its `gates.json`."""
+    checksums: dict[str, str]
+    """CRC-32C of each manifest under its run root, which in turn holds the checksums of all other files."""
+    history: list[Entry]
+    """Every change, the newest last."""
+
+
+def is_series(path: str) -> bool:
+    """Whether `path` is a series rather than a run root."""
+    return not storage.exists(storage.join(path, CONFIG)) and (
+        storage.exists(storage.join(path, CURRENT)) or bool(storage.list_folders(storage.join(path, VERSIONS)))
+    )
+
+
+def read_current(series: str) -> Current | None:
+    """The published version, or None if there is none yet."""
+    return read_generation(series)[0]
+
+
+def read_generation(series: str) -> tuple[Current | None, int]:
+    """Like `read_current`, with the generation that `storage.write_if` takes."""
+    url = storage.join(series, CURRENT)
+    text, generation = storage.read_generation(url)
+    if not text:
+        return None, generation
+    try:
+        return Current.model_validate(storage.parse_json(text.encode(), url)), generation
+    except ValidationError as error:
+        raise damaged(url, f"does not say which version is published: {one_line(error)}") from None
+
+
+def root_of(series: str, version: str) -> str:
+    """The run root of a version."""
+    return storage.join(series, VERSIONS, version)
+
+
+def find_current(series: str) -> str:
+    """The run root of the published version.
+
+    Raises:
+        UserError: no version is published, or its manifests have changed since.
+    """
+    current = read_current(series)
+    if current is None:
+        raise UserError(f"{series}: no version of this series is published; `twhin versions` says why")
+    root = root_of(series, current.version)
+    for path, checksum in current.checksums.items():
+        url = storage.join(root, path)
+        if not storage.exists(url):
+            raise damaged(url, "is missing, although this version is published")
+        if crc32c([storage.read_bytes(url)]) != checksum:
+            raise damaged(url, "has changed since this version was published; publish it again if that was intended")
+    return root
+
+
+def is_version(root: str) -> bool:
+    """Whether the run root is a version of a series."""
+    return root.rstrip("/").rsplit("/", 2)[-2:-1] == [VERSIONS]
+
+
+def find_root(path: str) -> str:
+    """The run root that `path` stands for: itself, or the published version of a series.
+
+    Raises:
+        UserError: as `find_current`.
+    """
+    return find_current(path) if is_series(path) else path

@@ -1,0 +1,1 @@
+"""A line of versions of one model, of which one is published."""
