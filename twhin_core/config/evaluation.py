@@ -26,6 +26,13 @@ class Gate(Section):
         return self
 
 
+class Drift(Section):
+    """What is compared with `evaluation.previous`, for those who use the vectors of both versions."""
+
+    nodes: Few = Field(1000, description="Nodes sampled per table, and held-out queries and edges per relation.")
+    k: Few = Field(10, le=1000, description="Length of the lists of neighbors and answers that are compared.")
+
+
 class Evaluation(Section):
     """Filtered ranking of held-out edges, exact or among sampled candidates."""
 
@@ -63,6 +70,7 @@ class Evaluation(Section):
     previous: Location | None = Field(
         None, description="Run root of an earlier version; its newest checkpoint ranks the same edges for comparison."
     )
+    drift: Drift = Field(Drift(), description="How the drift from `evaluation.previous` is measured.")
     seed: Seed = Field(0, description="Seeds the random baseline, the sampled candidates and the bootstrap.")
     gates: dict[str, Gate] = Field(
         default_factory=dict,

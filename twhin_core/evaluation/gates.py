@@ -1,7 +1,8 @@
 """Gates: bounds that metrics must meet before anything is exported, and the decision, `gates.json`, beside the metrics.
 
 A gate names its metric as `<split>.<relation or all>.<metric>`, such as `test.all.mrr`, or, for nodes in a degree
-bucket, as `<split>.degrees.<query or answer>.<bucket>.<metric>`, such as `test.degrees.query.1-9.mrr`. Names of
+bucket, as `<split>.degrees.<query or answer>.<bucket>.<metric>`, such as `test.degrees.query.1-9.mrr`. What is measured
+against an earlier version is `drift.<table or relation>.<metric>`, such as `drift.user.neighbors@10`. Names of
 relations may contain dots; those of splits, buckets and metrics do not.
 """
 
@@ -14,10 +15,12 @@ from typing import Any
 from twhin_core import storage
 from twhin_core.config import Config, Gate
 from twhin_core.errors import UserError
+from twhin_core.evaluation.drift import metric_names
 from twhin_core.evaluation.metrics import (
     ALL,
     ANSWER,
     AUC_REFERENCE,
+    DRIFT,
     MODEL,
     PREVIOUS,
     QUERY,
@@ -63,6 +66,9 @@ def _check_path(path: str, config: Config, relations: Collection[str]) -> None:
     measured, metrics = config.evaluation.split, names(config.evaluation)
     split, _, rest = path.partition(".")
     relation, _, metric = rest.rpartition(".")
+    if split == DRIFT:
+        _check_drift(path, relation, metric, config, relations)
+        return
     is_known = relation in relations or ("*" in relations and relation and not relation.startswith(f"{DEGREES}."))
     if split == measured and metric in metrics and is_known:
         return
@@ -74,10 +80,23 @@ def _check_path(path: str, config: Config, relations: Collection[str]) -> None:
         raise _no_metric(path, known)
 
 
+def _check_drift(path: str, name: str, metric: str, config: Config, relations: Collection[str]) -> None:
+    """Raises UserError if a gate on drift names no figure. A `*` among the relations stands for any."""
+    if config.evaluation.previous is None:
+        raise UserError(f"evaluation.gates: {path} needs evaluation.previous, the run to compare with")
+    of_tables, of_relations = metric_names(config.evaluation)
+    tables = [table.name for table in config.model.embeddings.tables]
+    if (name in tables and metric in of_tables) or ((name in relations or "*" in relations) and metric in of_relations):
+        return
+    known = [f"{DRIFT}.{table}.{of}" for table in tables for of in of_tables]
+    known += [f"{DRIFT}.{relation}.{of}" for relation in list(relations)[:20] for of in of_relations]
+    raise _no_metric(path, known)
+
+
 def decide(config: Config, metrics: Metrics) -> Decision:
     """Judges `metrics` by the gates of the config. Raises UserError if a gate names no metric."""
     (split, result), degrees = split_of(metrics), metrics.get("degrees", {})
-    figures = _paths(split, result, degrees.get(MODEL, {}))
+    figures = _paths(split, result, degrees.get(MODEL, {})) | _of_drift(metrics)
     before = _paths(split, metrics["baselines"].get(PREVIOUS, {}), degrees.get(PREVIOUS, {}))
     gates = []
     for path, gate in config.evaluation.gates.items():
@@ -87,11 +106,16 @@ def decide(config: Config, metrics: Metrics) -> Decision:
             reason = f"{path} is {value:.6g}, {' and '.join(misses) or 'within its bounds'}"
         else:
             _check_path(path, config, {relation.name for relation in config.model.relations} | result.keys())
-            what = "is in that bucket" if path in _of_degrees(config) else "has that relation"
-            misses = [reason := f"{path} has no value: no held-out edge {what}"]
+            misses = [reason := f"{path} has no value: {_why_none(path, config)}"]
         entry = {"metric": path, "value": value, "previous": previous, "bounds": gate.model_dump(exclude_none=True)}
         gates.append({**entry, "passed": not misses, "reason": reason})
     return {"passed": all(gate["passed"] for gate in gates), "checkpoint": metrics["checkpoint"], "gates": gates}
+
+
+def _why_none(path: str, config: Config) -> str:
+    if path.startswith(f"{DRIFT}."):
+        return "the earlier version has too little of it"
+    return f"no held-out edge {'is in that bucket' if path in _of_degrees(config) else 'has that relation'}"
 
 
 def missed(decision: Decision) -> list[str]:
@@ -140,6 +164,18 @@ def _paths(split: str, by_relation: Figures, by_degree: dict[str, Figures]) -> d
     return {
         f"{split}.{group}.{metric}": float(value)
         for group, figures in groups.items()
+        for metric, value in figures.items()
+    }
+
+
+def _of_drift(metrics: Metrics) -> dict[str, float]:
+    """The figures of drift that a gate can name, by path."""
+    found = metrics.get(DRIFT, {"tables": {}, "relations": {}})
+    of = {name: figures[ALL] for name, figures in found["tables"].items()}, found["relations"]
+    return {
+        f"{DRIFT}.{name}.{metric}": float(value)
+        for named in of
+        for name, figures in named.items()
         for metric, value in figures.items()
     }
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from twhin_core import __version__
 from twhin_core.config import Config
 from twhin_core.evaluation.baselines import Popularity, rank_at_random
+from twhin_core.evaluation.drift import measure_drift
 from twhin_core.evaluation.gates import check_names
 from twhin_core.evaluation.intervals import Intervals, group_queries, intervals, sums_by_group
 from twhin_core.evaluation.metrics import (
     ALL,
     ANSWER,
     AUC_REFERENCE,
+    DRIFT,
     MODEL,
     PLANTED,
     POPULARITY,
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from twhin_core.checkpoints.checkpoint import Checkpoint
     from twhin_core.distributed.ranks import Ranks
     from twhin_core.model.scorer import Scorer
+    from twhin_core.ranking.matched import MatchedRows
     from twhin_core.vectors.rows import Rows
 
 
@@ -76,7 +80,12 @@ def measure(
         task = RankingTask(config, root, schema, models, ranks or _alone(), folder)
         scorer = checkpoint.scorer(config.model, schema.relations)
         tables = {name: checkpoint.rows(name) for name in schema.tables}
-        rankings = _rank(task, scorer, tables, previous, with_baselines=earlier is None)
+        matched = (
+            None
+            if previous is None
+            else previous.match_tables(config, root, schema, folder / PREVIOUS, task.memory // 4)
+        )
+        rankings = _rank(task, scorer, tables, previous, matched, with_baselines=earlier is None)
         metrics: Metrics = {
             evaluation.split: _of_model(task, scorer, tables, rankings[MODEL]),
             "intervals": _intervals(task, rankings[MODEL]),
@@ -92,9 +101,12 @@ def measure(
         }
         if PLANTED in rankings:
             metrics[PLANTED] = _by_relation(task, rankings[PLANTED])
+        if previous is not None and matched is not None:
+            rows = {name: of.earlier for name, of in matched.items() if of.earlier is not None}
+            metrics[DRIFT] = task.ranks.of_first(partial(measure_drift, task, scorer, tables, previous, rows))
     if earlier is not None:
         metrics["degrees"] = earlier["degrees"] | metrics["degrees"]
-        metrics |= {name: earlier[name] for name in ("baselines", PLANTED) if name in earlier}
+        metrics |= {name: earlier[name] for name in ("baselines", PLANTED, DRIFT) if name in earlier}
     if evaluation.candidates is not None:
         metrics["candidates"] = {"count": evaluation.candidates, "power": evaluation.candidates_power}
     return Measured(metrics, rankings[MODEL], task.relations)
@@ -134,6 +146,7 @@ def _rank(
     scorer: Scorer,
     tables: Mapping[str, Rows],
     previous: Previous | None = None,
+    matched: Mapping[str, MatchedRows] | None = None,
     with_baselines: bool = False,
 ) -> dict[str, Ranking]:
     """The ranks of all held-out edges by the model, an earlier version and the baselines, by name."""
@@ -150,8 +163,7 @@ def _rank(
             rankers[POPULARITY] = Popularity(task.ends)
             if task.config.prepare is not None and (settings := task.config.prepare.generate) is not None:
                 rankers[PLANTED] = PlantedRates(settings, schema, node_numbers(task.config, task.root, schema))
-        if previous is not None:
-            matched = previous.match_tables(task.config, task.root, schema, task.folder / PREVIOUS, task.memory // 4)
+        if previous is not None and matched is not None:
             rankers[PREVIOUS] = ModelRanker(previous.scorer(schema), schema, matched, arithmetic, memory, progress)
         results = task.rank(rankers)
     ranks = {name: {side: results[side].ranks[name] for side in SIDES} for name in rankers}

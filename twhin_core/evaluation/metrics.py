@@ -27,6 +27,7 @@ Metrics = dict[str, Any]
      "intervals": {"all": {"mrr": [low, high], …}, "<relation>": {…}},    95 %, over queries, of the model's figures
      "degrees": {"model": {"query": {"0": {…}, "1-9": {…}}, "answer": {…}}, "popularity": {…}},
      "baselines": {"popularity": {"all": {…}, "<relation>": {…}}, "random": {…}, "previous": {…}},
+     "drift": {"tables": {…}, "relations": {…}},    from evaluation.previous: see `drift.py`
      "candidates": {"count": 1000, "power": 0.0},    null if ranks are among all nodes
      "planted": {"all": {…}, …},            for a generated network: the best figures that any model can reach
      "checkpoint": 1000,                    the step evaluated
@@ -44,6 +45,8 @@ AUC_REFERENCE = "auc_reference"
 """Only of `all`, and only of models: see `reference_auc.py`."""
 SAMPLED = "sampled_"
 MODEL, POPULARITY, RANDOM, PREVIOUS = "model", "popularity", "random", "previous"
+DRIFT = "drift"
+"""What `evaluation.drift` measures, if there is an earlier version."""
 PLANTED = "planted"
 """The ranking of a generated network by what was planted in it, which no model can beat."""
 QUERY, ANSWER = "query", "answer"

@@ -20,8 +20,7 @@ from twhin_core.vectors.ids import SCHEMA, Ids
 from twhin_core.vectors.names import open_ids
 
 if TYPE_CHECKING:
-    from twhin_core.ranking.matched import MatchedScorer
-    from twhin_core.vectors.rows import Rows
+    from twhin_core.ranking.matched import MatchedRows, MatchedScorer
 
 NAMES_AT_ONCE = 131_072
 LEAST_MEGABYTES = 128
@@ -57,7 +56,9 @@ class Previous:
         scorer = self.checkpoint.scorer(self.config.model, self.schema.relations)
         return MatchedScorer(scorer, torch.tensor(numbers))
 
-    def match_tables(self, config: Config, root: str, schema: Schema, folder: Path, memory: int) -> dict[str, Rows]:
+    def match_tables(
+        self, config: Config, root: str, schema: Schema, folder: Path, memory: int
+    ) -> dict[str, MatchedRows]:
         """The earlier vectors of this run's nodes, by table, as `MatchedRows`.
 
         Args:
@@ -70,7 +71,7 @@ class Previous:
         from twhin_core.ranking.matched import MatchedRows
 
         folder.mkdir()
-        tables: dict[str, Rows] = {}
+        tables: dict[str, MatchedRows] = {}
         for number, (table, size) in enumerate(schema.tables.items()):
             path, rows = folder / str(number), None
             if table in self.schema.tables:

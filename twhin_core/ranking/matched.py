@@ -31,14 +31,19 @@ class MatchedRows:
         """
         self._rows, self._path, self.size, self.dim = rows, path, size, dim + 1
 
+    @property
+    def earlier(self) -> Ints | None:
+        """int64 [size] the earlier row of each row, or -1; None if the earlier version has no such table."""
+        return None if self._rows is None else np.memmap(self._path, np.int64, "r")
+
     def read(self, start: int, stop: int) -> Tensor:
         return self.gather(np.arange(start, stop))
 
     def gather(self, rows: Ints) -> Tensor:
         vectors = torch.zeros(len(rows), self.dim)
         vectors[:, -1] = 1
-        if self._rows is not None:
-            earlier = np.asarray(np.memmap(self._path, np.int64, "r")[rows])
+        if self._rows is not None and (all_earlier := self.earlier) is not None:
+            earlier = np.asarray(all_earlier[rows])
             known = np.flatnonzero(earlier >= 0)
             found = torch.from_numpy(known)
             vectors[found, :-1] = self._rows.gather(earlier[known])
