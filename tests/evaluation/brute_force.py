@@ -44,29 +44,32 @@ class BruteForce:
                 figures[f"hits@{k}{suffix}"] = sum(rank <= k for rank, _ in of) / len(of)
         both = ranks["lhs"] + ranks["rhs"]
         figures["auc"] = sum(1 - (rank - 1) / negatives if negatives else 0.5 for rank, negatives in both) / len(both)
-        return figures | self._whole_sets(held, recall_at)
+        heads, tails = (self._whole_sets(side, held, recall_at) for side in ("lhs", "rhs"))
+        figures |= {f"{name}_lhs": value for name, value in heads.items()}
+        figures |= {f"{name}_rhs": value for name, value in tails.items()}
+        return figures | tails
 
-    def _whole_sets(self, held: list[Triple], recall_at: list[int]) -> dict[str, float]:
-        held_tails: dict[tuple[int, int], set[Triple]] = defaultdict(set)
+    def _whole_sets(self, side: str, held: list[Triple], recall_at: list[int]) -> dict[str, float]:
+        answers_of: dict[tuple[int, int], set[Triple]] = defaultdict(set)
         for edge in held:
             if edge not in self.removed:
-                held_tails[edge[:2]].add(edge)
+                answers_of[edge[:2] if side == "rhs" else edge[1:]].add(edge)
         recall: dict[int, list[float]] = {k: [] for k in recall_at}
         ndcg: dict[int, list[float]] = {k: [] for k in recall_at}
-        for tails in held_tails.values():
-            places = self._places(tails)
+        for answers in answers_of.values():
+            places = self._places(side, answers)
             for k in recall_at:
-                recall[k].append(sum(place <= k for place in places) / len(tails))
+                recall[k].append(sum(place <= k for place in places) / len(answers))
                 gain = sum(1 / math.log2(1 + place) for place in places if place <= k)
-                ndcg[k].append(gain / sum(1 / math.log2(1 + place) for place in range(1, 1 + min(k, len(tails)))))
+                ndcg[k].append(gain / sum(1 / math.log2(1 + place) for place in range(1, 1 + min(k, len(answers)))))
         figures = {f"recall@{k}": sum(of) / max(len(of), 1) for k, of in recall.items()}
         return figures | {f"ndcg@{k}": sum(of) / max(len(of), 1) for k, of in ndcg.items()}
 
-    def _places(self, tails: set[Triple]) -> list[float]:
-        candidates = [edge for edge in self._candidates("rhs", next(iter(tails))) if edge not in self.removed]
-        wrong = [self.score("rhs", edge) for edge in candidates if edge not in tails]
+    def _places(self, side: str, tails: set[Triple]) -> list[float]:
+        candidates = [edge for edge in self._candidates(side, next(iter(tails))) if edge not in self.removed]
+        wrong = [self.score(side, edge) for edge in candidates if edge not in tails]
         places = []
-        for held_before, own in enumerate(sorted((self.score("rhs", tail) for tail in tails), reverse=True)):
+        for held_before, own in enumerate(sorted((self.score(side, tail) for tail in tails), reverse=True)):
             in_front = sum(other > own for other in wrong) + sum(other == own for other in wrong) / 2
             places.append(1 + held_before + in_front)
         return places

@@ -122,7 +122,8 @@ def test_every_figure_has_an_interval_around_it(trained: tuple[Config, str]) -> 
         assert list(metrics["intervals"][relation]) == [name for name in figures if name not in whole]
         for name, (low, high) in metrics["intervals"][relation].items():
             assert low <= figures[name] <= high, (relation, name)
-            assert high - low < 0.5
+            of_few = name.startswith(("recall", "ndcg")) and name.endswith("_lhs")  # 12 tweets are asked about
+            assert high - low < (0.6 if of_few else 0.5)
     low, high = metrics["intervals"]["all"]["mrr"]
     assert high > low
 

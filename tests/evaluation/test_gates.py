@@ -148,10 +148,47 @@ def test_names_are_checked_by_the_config_alone(small_config: SmallConfig, path: 
 
 @pytest.mark.parametrize("path", [
     "test.all.mrr", "test.fav.hits@3_lhs", "test.follow.recall@20", "test.all.auc", "test.degrees.answer.1000+.mrr_rhs",
-    "test.degrees.query.0.recall@10",
+    "test.degrees.query.0.recall@10", "test.fav.recall@50_lhs", "test.all.ndcg@10_rhs",
 ])  # fmt: skip
 def test_names_of_metrics_to_come_pass(small_config: SmallConfig, path: str) -> None:
     check_names(small_config(evaluation={"gates": {path: {"min": 0}}}))
+
+
+@pytest.mark.parametrize(
+    ("drop", "difference", "reason"),
+    [
+        (0.01, -0.005, None), (0.01, 0.2, None), (0.01, -0.01, None), (0, 0.0, None),
+        (0.01, -0.015, "0.015 below the previous 0.1; at most 0.01 is allowed"),
+        (0, -0.001, "0.001 below the previous 0.1; at most 0 is allowed"),
+    ],
+)  # fmt: skip
+def test_a_drop_is_that_of_the_relations_that_both_runs_have(
+    small_config: SmallConfig, drop: float, difference: float, reason: str | None
+) -> None:
+    """Not of .08 and .1, which are means over different relations."""
+    config = small_config(evaluation={"gates": {"test.all.mrr": {"max_drop": drop}}, "previous": "runs/before"})
+    decision = decide(config, METRICS | {"differences": {"all": {"mrr": [difference, -1, 1]}}})
+    assert missed(decision) == ([] if reason is None else [f"test.all.mrr is 0.08, {reason}"])
+
+
+@pytest.mark.parametrize(
+    "name", ["mrr", "mrr_lhs", "hits@3_rhs", "recall@20", "recall@20_lhs", "ndcg@50_rhs", "auc", "hits@10"]
+)
+def test_any_metric_may_be_the_headline(small_config: SmallConfig, name: str) -> None:
+    check_names(small_config(evaluation={"headline": name}))
+    check_names(small_config(evaluation={"headline": name, "candidates": 5}))
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("mmr", "mrr"), ("mrr_rsh", "mrr_rhs"), ("hits@11", "hits@10"), ("recall@21_lhs", "recall@20_lhs"),
+        ("sampled_mrr", "mrr"), ("edges", "there are mrr"), ("all.mrr", "mrr"), ("auc_reference", "there are mrr"),
+    ],
+)  # fmt: skip
+def test_a_headline_that_is_no_metric_is_refused(small_config: SmallConfig, name: str, near: str) -> None:
+    with pytest.raises(UserError, match=f"evaluation.headline: '{name}' is no metric; .*{near}"):
+        check_names(small_config(evaluation={"headline": name}))
 
 
 def test_relations_that_prepare_will_find_pass(small_config: SmallConfig) -> None:

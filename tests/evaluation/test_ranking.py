@@ -300,8 +300,11 @@ def test_figures_of_a_graph_of_five_nodes_by_hand() -> None:
     tail_mrr, head_mrr = (sum(1 / rank for rank in ranks) / 3 for ranks in (tails, heads))
     # Sets of tails. (0, ?): 1 and 4 are removed, left are 2 (.8), 0 (.7), 3 (.5): places 1 and 3 of the two held out.
     #                (1, ?): place 2.5 of one.
+    # Sets of heads. None is removed, and each query has one: places 2, 2.5 and 2.
     second, third = 1 / math.log2(3), 1 / math.log2(4)
     assert found["to"] == found["all"]
+    for name in ("recall@1", "recall@2", "recall@3", "ndcg@1", "ndcg@2", "ndcg@3"):
+        assert found["all"].pop(f"{name}_rhs") == found["all"][name]
     assert found["all"] == pytest.approx(
         {
             "mrr": (tail_mrr + head_mrr) / 2,
@@ -319,6 +322,12 @@ def test_figures_of_a_graph_of_five_nodes_by_hand() -> None:
             "ndcg@1": (1 + 0) / 2,
             "ndcg@2": (1 / (1 + second) + 0) / 2,
             "ndcg@3": ((1 + third) / (1 + second) + 1 / math.log2(3.5)) / 2,
+            "recall@1_lhs": 0,
+            "recall@2_lhs": 2 / 3,
+            "recall@3_lhs": 1,
+            "ndcg@1_lhs": 0,
+            "ndcg@2_lhs": 2 * second / 3,
+            "ndcg@3_lhs": (2 * second + 1 / math.log2(3.5)) / 3,
             # Tails: 1 of 1 outscored, 0 of 1, 2.5 of 4; heads: 3 of 4, 2.5 of 4, 3 of 4.
             "auc": (1 + 0 + 2.5 / 4 + 3 / 4 + 2.5 / 4 + 3 / 4) / 6,
             "edges": 3,

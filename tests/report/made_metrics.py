@@ -15,6 +15,7 @@ def made_metrics(relations: list[str], of: list[str], planted: bool = True, **mo
     metrics: Metrics = {
         "test": _figures(relations, of, 0.3),
         "baselines": {"popularity": _figures(relations, of, 0.2), "random": _figures(relations, of, 0.1)},
+        "headline": of[0],
         "checkpoint": 4321,
         "config": "0",
         "graph": {"tables": {"user": 40, "tweet": 30}, "edges": {"train": 480, "test": 60}},

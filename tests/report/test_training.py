@@ -80,8 +80,8 @@ def test_rankings_of_several_checkpoints_make_a_curve(small_config: SmallConfig,
     for step, mrr in ((20, 0.5), (10, 0.25)):
         folder = tmp_path / "evaluation" / str(step)
         folder.mkdir(parents=True)
-        (folder / "metrics.json").write_text(json.dumps({"test": {"all": {"mrr": mrr}}}))
+        (folder / "metrics.json").write_text(json.dumps({"test": {"all": {"mrr_rhs": mrr, "mrr": 0.7}}}))
     quality = by_title(panels(small_config(), str(tmp_path)))["Ranking by checkpoint"]
-    assert quality.legend == [("second", "test mrr", "0.5")]
-    (folder / "metrics.json").write_text(json.dumps({"test": {"all": {"sampled_mrr": 0.9}}}))
+    assert quality.legend == [("second", "test mrr_rhs", "0.5")]
+    (folder / "metrics.json").write_text(json.dumps({"test": {"all": {"sampled_mrr_rhs": 0.9}}}))
     assert panels(small_config(), str(tmp_path)) == []  # exact and sampled figures are no curve

@@ -63,6 +63,28 @@ def test_every_checkpoint_is_evaluated_and_the_newest_is_the_result(trained: Tra
     assert evaluate(config, root) == published
 
 
+def test_every_checkpoint_is_compared_with_the_previous_run(trained: Trained, tmp_path: Path) -> None:
+    config, root = trained
+    previous = str(shutil.copytree(root, tmp_path / "before"))
+    tree = config.model_dump()
+    tree["evaluation"]["previous"] = previous
+    config = config_file.validate(Config, tree, "compared")
+    follow(config, root)
+    each = [storage.read_json(metrics_url(root, step)) for step in steps(root)]
+    assert len(each) > 2
+    for metrics in each:
+        before = metrics["baselines"]["previous"]
+        assert before == each[0]["baselines"]["previous"]
+        for relation, of in metrics["differences"].items():
+            for name, (difference, low, high) in of.items():
+                now = metrics["test"][relation][name]
+                assert difference == pytest.approx(now - before[relation][name], abs=1e-12)
+                assert low <= difference <= high
+    assert len({json.dumps([metrics["differences"], metrics["drift"]]) for metrics in each}) == len(each)
+    shutil.rmtree(Path(root) / "evaluation")
+    assert evaluate(config, root) == each[-1]
+
+
 def test_one_that_is_done_is_not_done_again(trained: Trained) -> None:
     config, root = trained
     follow(config, root)

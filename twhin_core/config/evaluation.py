@@ -41,6 +41,13 @@ class Evaluation(Section):
     recall_at: list[Few] = Field(
         [10, 20, 50], min_length=1, max_length=100, description="The values of k for recall@k and ndcg@k."
     )
+    headline: str = Field(
+        "mrr_rhs",
+        min_length=1,
+        max_length=40,
+        description="The figure that the log, the summary and the report put first: `mrr_rhs` if what you retrieve is "
+        "the rhs, `mrr_lhs` for the lhs, `mrr` for both; or another metric, such as `recall@20` or `hits@10_rhs`.",
+    )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="Multiply vectors as they are, or rounded to bf16. Products are summed in fp32 either way."
     )

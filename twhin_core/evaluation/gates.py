@@ -14,7 +14,7 @@ from typing import Any
 
 from twhin_core import storage
 from twhin_core.config import Config, Gate
-from twhin_core.errors import UserError
+from twhin_core.errors import UserError, suggest
 from twhin_core.evaluation.drift import metric_names
 from twhin_core.evaluation.metrics import (
     ALL,
@@ -24,9 +24,11 @@ from twhin_core.evaluation.metrics import (
     MODEL,
     PREVIOUS,
     QUERY,
+    SAMPLED,
     Figures,
     Metrics,
     buckets,
+    headline_name,
     names,
     prefix,
     split_of,
@@ -42,14 +44,14 @@ Decision = dict[str, Any]
 
 
 def check_names(config: Config, found: Iterable[str] | None = None) -> None:
-    """Checks before any work that every gate can name a metric.
+    """Checks before any work that the headline and every gate can name a metric.
 
     Args:
         found: the names of the graph's relations, once they are known; the config may have `*` instead.
 
     Raises:
-        UserError: a gate names a split, relation, bucket or metric that there will not be, or a relation is named
-            `all` or `degrees`.
+        UserError: the headline or a gate names a split, relation, bucket or metric that there will not be, or a
+            relation is named `all` or `degrees`.
     """
     listed = {relation.name for relation in config.model.relations}
     relations = listed if found is None else set(found)
@@ -57,6 +59,10 @@ def check_names(config: Config, found: Iterable[str] | None = None) -> None:
         if name in relations:
             where = "model.relations" if name in listed else "prepare.sources: a relation in the data"
             raise UserError(f"{where}: {name!r} is the name of {what}; rename that one")
+    if headline_name(config.evaluation) not in (figures := names(config.evaluation)[:-1]):
+        name = config.evaluation.headline
+        stated = [figure.removeprefix(SAMPLED) for figure in figures]
+        raise UserError(f"evaluation.headline: {name!r} is no metric; {suggest(name, stated)}")
     for path in config.evaluation.gates:
         _check_path(path, config, relations)
 
@@ -98,11 +104,17 @@ def decide(config: Config, metrics: Metrics) -> Decision:
     (split, result), degrees = split_of(metrics), metrics.get("degrees", {})
     figures = _paths(split, result, degrees.get(MODEL, {})) | _of_drift(metrics)
     before = _paths(split, metrics["baselines"].get(PREVIOUS, {}), degrees.get(PREVIOUS, {}))
+    differences = {
+        f"{split}.{relation}.{name}": values[0]
+        for relation, of in metrics.get("differences", {}).items()
+        for name, values in of.items()
+    }
     gates = []
     for path, gate in config.evaluation.gates.items():
         value, previous = figures.get(path), before.get(path)
         if value is not None:
-            misses = _misses(gate, value, previous)
+            drop = None if previous is None else -differences.get(path, value - previous)
+            misses = _misses(gate, value, previous, drop)
             reason = f"{path} is {value:.6g}, {' and '.join(misses) or 'within its bounds'}"
         else:
             _check_path(path, config, {relation.name for relation in config.model.relations} | result.keys())
@@ -144,15 +156,16 @@ def _of_degrees(config: Config) -> list[str]:
     ]
 
 
-def _misses(gate: Gate, value: float, previous: float | None) -> list[str]:
+def _misses(gate: Gate, value: float, previous: float | None, drop: float | None) -> list[str]:
+    """`drop`: how far the value is below the previous one, of the relations that both runs have."""
     misses = []
     if gate.min is not None and not value >= gate.min:
         misses.append(f"{gate.min - value:.3g} below its gate of at least {gate.min:g}")
     if gate.max is not None and not value <= gate.max:
         misses.append(f"{value - gate.max:.3g} above its gate of at most {gate.max:g}")
     # Without a figure of the earlier version there is nothing to be worse than.
-    if gate.max_drop is not None and previous is not None and not value >= previous - gate.max_drop:
-        misses.append(f"{previous - value:.3g} below the previous {previous:.6g}; at most {gate.max_drop:g} is allowed")
+    if gate.max_drop is not None and drop is not None and not drop <= gate.max_drop:
+        misses.append(f"{drop:.3g} below the previous {previous:.6g}; at most {gate.max_drop:g} is allowed")
     return misses
 
 

@@ -11,11 +11,18 @@ from twhin_core.config import Config
 from twhin_core.evaluation.baselines import Popularity, rank_at_random
 from twhin_core.evaluation.drift import measure_drift
 from twhin_core.evaluation.gates import check_names
-from twhin_core.evaluation.intervals import Intervals, group_queries, intervals, sums_by_group
+from twhin_core.evaluation.intervals import (
+    Intervals,
+    group_queries,
+    intervals,
+    intervals_of_differences,
+    sums_by_group,
+)
 from twhin_core.evaluation.metrics import (
     ALL,
     ANSWER,
     AUC_REFERENCE,
+    DIFFERENCES,
     DRIFT,
     MODEL,
     PLANTED,
@@ -23,10 +30,12 @@ from twhin_core.evaluation.metrics import (
     PREVIOUS,
     QUERY,
     RANDOM,
+    Differences,
     Figures,
     Metrics,
     Ranking,
     bucket_of,
+    headline_name,
     names,
     of_buckets,
     of_relations,
@@ -40,6 +49,7 @@ from twhin_core.evaluation.result import digest
 from twhin_core.evaluation.task import RankingTask, nodes_only, scratch
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import Progress
+from twhin_core.ranking.queries import Ints
 from twhin_core.ranking.ranks import Ranker
 from twhin_core.schema import OTHER, SIDES, Schema
 
@@ -59,25 +69,35 @@ class Measured(NamedTuple):
     """The model's."""
     relations: list[str]
     """By number."""
+    before: Ranking | None
+    """That of the earlier version, if there is one."""
 
 
 def measure(
-    config: Config, root: str, checkpoint: Checkpoint, earlier: Metrics | None = None, ranks: Ranks | None = None
+    config: Config,
+    root: str,
+    checkpoint: Checkpoint,
+    earlier: Metrics | None = None,
+    before: Ranking | None = None,
+    ranks: Ranks | None = None,
 ) -> Measured:
     """Ranks the held-out edges by a checkpoint and by the baselines. A collective.
 
     Args:
         earlier: the metrics of another checkpoint of the run, measured in the same way, whose baselines are reused.
+        before: the ranking of the earlier version that was measured with them; without it, that version ranks again.
 
     Raises:
         UserError: the checkpoint is of another model, the split has no edges, or more candidates are to be drawn than
             a table has rows.
     """
     evaluation, schema = config.evaluation, _read_schema(config, root, checkpoint)
-    previous = Previous(evaluation.previous) if evaluation.previous is not None and earlier is None else None
+    previous = None if evaluation.previous is None else Previous(evaluation.previous, schema)
     with scratch() as folder:
         models = [config.model] if previous is None else [config.model, previous.config.model]
         task = RankingTask(config, root, schema, models, ranks or _alone(), folder)
+        if previous is not None:
+            previous.check_relations(task.held["rhs"].rel)
         scorer = checkpoint.scorer(config.model, schema.relations)
         tables = {name: checkpoint.rows(name) for name in schema.tables}
         matched = (
@@ -85,14 +105,17 @@ def measure(
             if previous is None
             else previous.match_tables(config, root, schema, folder / PREVIOUS, task.memory // 4)
         )
-        rankings = _rank(task, scorer, tables, previous, matched, with_baselines=earlier is None)
+        rankings = _rank(task, scorer, tables, None if before else previous, matched, with_baselines=earlier is None)
+        if before is not None:
+            rankings[PREVIOUS] = before
         metrics: Metrics = {
             evaluation.split: _of_model(task, scorer, tables, rankings[MODEL]),
             "intervals": _intervals(task, rankings[MODEL]),
             "degrees": _by_degree(task, rankings),
             "baselines": {
-                name: _by_relation(task, of) for name, of in rankings.items() if name not in (MODEL, PLANTED)
+                name: _by_relation(task, of) for name, of in rankings.items() if name not in (MODEL, PLANTED, PREVIOUS)
             },
+            "headline": headline_name(evaluation),
             "candidates": None,
             "checkpoint": checkpoint.step,
             "config": digest(config),
@@ -101,15 +124,16 @@ def measure(
         }
         if PLANTED in rankings:
             metrics[PLANTED] = _by_relation(task, rankings[PLANTED])
+        if earlier is not None:
+            metrics["degrees"] = earlier["degrees"] | metrics["degrees"]
+            metrics |= {name: earlier[name] for name in ("baselines", PLANTED) if name in earlier}
         if previous is not None and matched is not None:
+            metrics["baselines"][PREVIOUS], metrics[DIFFERENCES] = _compare(task, rankings, previous.known)
             rows = {name: of.earlier for name, of in matched.items() if of.earlier is not None}
             metrics[DRIFT] = task.ranks.of_first(partial(measure_drift, task, scorer, tables, previous, rows))
-    if earlier is not None:
-        metrics["degrees"] = earlier["degrees"] | metrics["degrees"]
-        metrics |= {name: earlier[name] for name in ("baselines", PLANTED, DRIFT) if name in earlier}
     if evaluation.candidates is not None:
         metrics["candidates"] = {"count": evaluation.candidates, "power": evaluation.candidates_power}
-    return Measured(metrics, rankings[MODEL], task.relations)
+    return Measured(metrics, rankings[MODEL], task.relations, rankings.get(PREVIOUS))
 
 
 def measure_rows(config: Config, root: str, checkpoint: Checkpoint, tables: Mapping[str, Rows]) -> Figures:
@@ -164,7 +188,7 @@ def _rank(
             if task.config.prepare is not None and (settings := task.config.prepare.generate) is not None:
                 rankers[PLANTED] = PlantedRates(settings, schema, node_numbers(task.config, task.root, schema))
         if previous is not None and matched is not None:
-            rankers[PREVIOUS] = ModelRanker(previous.scorer(schema), schema, matched, arithmetic, memory, progress)
+            rankers[PREVIOUS] = ModelRanker(previous.scorer(), schema, matched, arithmetic, memory, progress)
         results = task.rank(rankers)
     ranks = {name: {side: results[side].ranks[name] for side in SIDES} for name in rankers}
     if with_baselines:
@@ -181,7 +205,7 @@ def _of_model(task: RankingTask, scorer: Scorer, tables: Mapping[str, Rows], ran
 
 def _by_relation(task: RankingTask, ranking: Ranking) -> Figures:
     evaluation = task.config.evaluation
-    sums = sum_up(ranking, evaluation, {side: task.held[side].rel for side in SIDES})
+    sums = sum_up(ranking, evaluation, {side: ranking.held[side].rel for side in SIDES})
     return of_relations(sums, task.relations, evaluation)
 
 
@@ -189,6 +213,21 @@ def _intervals(task: RankingTask, ranking: Ranking) -> Intervals:
     evaluation = task.config.evaluation
     groups = group_queries(ranking, len(task.relations), evaluation.seed)
     return intervals(groups, *sums_by_group(groups, ranking, evaluation), task.relations, evaluation)
+
+
+def _compare(task: RankingTask, rankings: Mapping[str, Ranking], known: Ints) -> tuple[Figures, Differences]:
+    """The earlier version's figures of the relations `known` to both, and how much higher the model's are."""
+    evaluation, relations = task.config.evaluation, task.relations
+    before, now = (rankings[name].of_relations(known) for name in (PREVIOUS, MODEL))
+    groups = group_queries(now, len(relations), evaluation.seed)
+    sums = [sums_by_group(groups, ranking, evaluation) for ranking in (before, now)]
+    bounds = intervals_of_differences(groups, sums[0], sums[1], relations, evaluation)
+    figures = [_by_relation(task, ranking) for ranking in (before, now)]
+    differences = {
+        relation: {name: [figures[1][relation][name] - figures[0][relation][name], *of[name]] for name in of}
+        for relation, of in bounds.items()
+    }
+    return figures[0], differences
 
 
 def _by_degree(task: RankingTask, rankings: Mapping[str, Ranking]) -> dict[str, dict[str, Figures]]:

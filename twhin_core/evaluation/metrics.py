@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Figures = dict[str, dict[str, float]]
 """Figures by relation (or `all`) and name."""
 
+Differences = dict[str, dict[str, list[float]]]
+"""[difference, low, high] by relation (or `all`) and name."""
+
 Metrics = dict[str, Any]
 """`evaluation/metrics.json`, in this shape:
 
@@ -28,6 +31,10 @@ Metrics = dict[str, Any]
      "degrees": {"model": {"query": {"0": {…}, "1-9": {…}}, "answer": {…}}, "popularity": {…}},
      "baselines": {"popularity": {"all": {…}, "<relation>": {…}}, "random": {…}, "previous": {…}},
      "drift": {"tables": {…}, "relations": {…}},    from evaluation.previous: see `drift.py`
+     "differences": {"all": {"mrr": [difference, low, high], …}, "<relation>": {…}},
+                                            this run - the previous one, with its 95 % interval, if there is one;
+                                            like its figures, of the relations that both have
+     "headline": "mrr_rhs",                 the figure that `evaluation.headline` names
      "candidates": {"count": 1000, "power": 0.0},    null if ranks are among all nodes
      "planted": {"all": {…}, …},            for a generated network: the best figures that any model can reach
      "checkpoint": 1000,                    the step evaluated
@@ -47,6 +54,8 @@ SAMPLED = "sampled_"
 MODEL, POPULARITY, RANDOM, PREVIOUS = "model", "popularity", "random", "previous"
 DRIFT = "drift"
 """What `evaluation.drift` measures, if there is an earlier version."""
+DIFFERENCES = "differences"
+"""Of this run's figures and those of an earlier one."""
 PLANTED = "planted"
 """The ranking of a generated network by what was planted in it, which no model can beat."""
 QUERY, ANSWER = "query", "answer"
@@ -63,7 +72,13 @@ def names(evaluation: Evaluation, lists: bool = True) -> list[str]:
     both = [MRR, *(f"hits@{k}" for k in evaluation.hits_at)]
     of_sides = [f"{name}_{side}" for side in SIDES for name in both]
     of_lists = [f"{name}@{k}" for name in ("recall", "ndcg") for k in evaluation.recall_at if lists]
-    return [prefix(evaluation) + name for name in (*both, *of_sides, *of_lists, AUC)] + [EDGES]
+    lists_of_sides = [f"{name}_{side}" for side in SIDES for name in of_lists]
+    return [prefix(evaluation) + name for name in (*both, *of_sides, *of_lists, *lists_of_sides, AUC)] + [EDGES]
+
+
+def headline_name(evaluation: Evaluation) -> str:
+    """The name of the main figure."""
+    return prefix(evaluation) + evaluation.headline
 
 
 def split_of(metrics: Metrics) -> tuple[Split, Figures]:
@@ -91,6 +106,16 @@ class Ranking:
     held: Mapping[Side, HeldOut]
     results: Mapping[Side, RankingResult]
     ranks: Mapping[Side, AnswerRanks]
+
+    def of_relations(self, rels: Ints) -> Ranking:
+        """The edges of these relations alone."""
+        held, results, ranks = dict(self.held), dict(self.results), dict(self.ranks)
+        for side in SIDES:
+            kept = np.flatnonzero(np.isin(self.held[side].rel, rels))
+            held[side] = self.held[side].take(kept)
+            results[side] = self.results[side].take(kept)
+            ranks[side] = self.ranks[side].take(kept)
+        return Ranking(held, results, ranks)
 
     def values(self, side: Side, hits_at: list[int]) -> dict[str, Floats]:
         """[H] the reciprocal rank, the hits and the AUC of each held-out edge."""
@@ -138,10 +163,12 @@ def sum_up(ranking: Ranking, evaluation: Evaluation, label: Mapping[Side, Ints])
             of = _sum(label[side], values * edges, size)
             for key in (name, f"{name}_{side}"):
                 sums.add(key, of, over)
-    tails = ranking.held["rhs"]
-    of_queries = label["rhs"][tails.first]
-    for name, values, has_list in _of_lists(tails, ranking.ranks["rhs"], evaluation.recall_at):
-        sums.add(name, _sum(of_queries, values, size), _sum(of_queries, has_list, size))
+        held = ranking.held[side]
+        of_queries = label[side][held.first]
+        for name, values, has_list in _of_lists(held, ranking.ranks[side], evaluation.recall_at):
+            of, over = _sum(of_queries, values, size), _sum(of_queries, has_list, size)
+            for key in (name, f"{name}_{side}") if side == "rhs" else (f"{name}_{side}",):
+                sums.add(key, of, over)
     return sums
 
 
@@ -151,6 +178,7 @@ def of_relations(sums: Sums, relations: list[str], evaluation: Evaluation) -> Fi
     - `mrr`, `hits@k`: mean over edges of 1/rank and of rank ≤ k, filtered, over both sides; `_lhs` and `_rhs` of the
       queries for that side alone.
     - `recall@k`: mean over queries (lhs, rel, ?) of the share of their held-out answers with a list rank of at most k.
+      It is the same as `recall@k_rhs`; `recall@k_lhs` is that of the queries (?, rel, rhs). So is ndcg.
     - `ndcg@k`: mean over the same queries of the discounted gain of these answers, divided by that of
       min(k, held out) answers at the top; gain 1, discount 1/log2(1 + list rank) (Järvelin and Kekäläinen, 2002).
       A query whose held-out answers are all removed does not count for recall and ndcg; 0 if there is no other.

@@ -8,7 +8,7 @@ from typing import Any
 
 from twhin_core import storage
 from twhin_core.config import Config
-from twhin_core.evaluation.metrics import ALL, MRR, Metrics, prefix
+from twhin_core.evaluation.metrics import ALL, Metrics, split_of
 from twhin_core.ranking.queries import Split
 
 
@@ -37,16 +37,16 @@ def is_current(metrics: Metrics, config: Config, step: int) -> bool:
     return bool(metrics["checkpoint"] == step and metrics["config"] == digest(config))
 
 
-def headline(config: Config, metrics: Metrics) -> str:
+def headline(metrics: Metrics) -> str:
     """The main figure, for a log line."""
-    split, name = config.evaluation.split, prefix(config.evaluation) + MRR
-    return f"{split} {name} {metrics[split][ALL][name]:.4f}"
+    (split, result), name = split_of(metrics), metrics["headline"]
+    return f"{split} {name} {result[ALL][name]:.4f}"
 
 
 def digest(config: Config) -> str:
     """A digest of the settings that change the metrics and may differ between runs on one root."""
     settings: dict[str, Any] = {
-        "evaluation": config.evaluation.model_dump(exclude={"gates", "memory_limit"}),
+        "evaluation": config.evaluation.model_dump(exclude={"gates", "headline", "memory_limit"}),
         "test_data": config.test_data.model_dump() if config.test_data else None,
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

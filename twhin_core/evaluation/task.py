@@ -48,6 +48,10 @@ class RankingResult:
     ranks: dict[str, AnswerRanks]
     """By name of the ranker."""
 
+    def take(self, answers: Ints) -> RankingResult:
+        ranks = {name: of.take(answers) for name, of in self.ranks.items()}
+        return RankingResult(self.negatives[answers], self.others[answers], self.removed[answers], ranks)
+
 
 @dataclass(frozen=True)
 class Chunk:

@@ -49,6 +49,13 @@ class HeldOut:
         """Q."""
         return len(self.first)
 
+    def take(self, answers: Ints) -> HeldOut:
+        """These answers alone, ascending, with queries numbered anew."""
+        query = self.query[answers]
+        is_first = np.diff(query, prepend=-1) != 0
+        columns = self.rel[answers], self.node[answers], self.answer[answers], self.edges[answers]
+        return HeldOut(self.side, *columns, is_first.cumsum() - 1, np.flatnonzero(is_first))
+
     def answers_of(self, queries: Ints) -> Ints:
         """The indices of the answers of these queries, query by query."""
         count = np.append(self.first[1:], len(self))[queries] - self.first[queries]

@@ -28,6 +28,9 @@ class AnswerRanks:
     """[H] rank in the list that recall and ndcg use, which has all candidates that are not removed; nan if the answer
     itself is removed. A tie with a negative counts half; tied held-out answers of a query take successive ranks."""
 
+    def take(self, answers: Ints) -> AnswerRanks:
+        return AnswerRanks(self.rank[answers], self.list_rank[answers])
+
 
 RankQueries = Callable[[FilteredQueries], AnswerRanks]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twhin_core.evaluation.metrics import ALL, EDGES, MRR, SAMPLED, Metrics, split_of
+from twhin_core.evaluation.metrics import ALL, EDGES, Metrics, split_of
 from twhin_core.output import Cell, Column, Listing
 
 RELATIONS_SHOWN = 10
@@ -14,7 +14,7 @@ INTERVAL = "95 %"
 
 
 def list_metrics(metrics: Metrics) -> list[Listing]:
-    """Each metric over all relations, and the MRR of each relation, next to the baselines.
+    """Each metric over all relations, and the headline of each relation, next to the baselines.
 
     The title says whether candidates were sampled, as do the names of the metrics.
     """
@@ -24,21 +24,18 @@ def list_metrics(metrics: Metrics) -> list[Listing]:
         Column("result", ".4f"), Column(INTERVAL, ".4f", keys=("low", "high")),
         *(Column(name, ".4f", keys=(name.replace(" ", "_"),)) for name in columns if name != "result"),
     ]  # fmt: skip
-    rows: list[list[Cell]] = [
-        [metric, *_row(metrics, columns, ALL, metric)]
-        for metric in result[ALL]
-        if metric != EDGES and not metric.endswith(("_lhs", "_rhs"))
-    ]
+    main = metrics["headline"]
+    both = [name for name in result[ALL] if name != EDGES and not name.endswith(("_lhs", "_rhs"))]
+    rows: list[list[Cell]] = [[metric, *_row(metrics, columns, ALL, metric)] for metric in dict.fromkeys([main, *both])]
     title = f"{split}, {result[ALL][EDGES]:,} edges{sampled}"
     listings = [Listing("metrics", title, [Column("metric"), *figures], rows)]
     if len(result) > 2:
-        mrr = (SAMPLED if metrics.get("candidates") else "") + MRR
         of_relations: list[list[Cell]] = [
-            [name, int(result[name][EDGES]), *_row(metrics, columns, name, mrr)]
+            [name, int(result[name][EDGES]), *_row(metrics, columns, name, main)]
             for name in largest(result, len(result))
         ]
         headings = [Column("relation"), Column(EDGES, ",d"), *figures]
-        title = f"{mrr} by relation{sampled}"
+        title = f"{main} by relation{sampled}"
         listings.append(Listing("relations", title, headings, of_relations, RELATIONS_SHOWN))
     return listings
 

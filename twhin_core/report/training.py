@@ -11,7 +11,7 @@ from twhin_core.checkpoints.checkpoint import ALL_DONE, FINISHED
 from twhin_core.checksum import unseal_lines
 from twhin_core.config import Config
 from twhin_core.config.optimizer import Optimizer
-from twhin_core.evaluation.metrics import ALL, MRR
+from twhin_core.evaluation.metrics import ALL, SAMPLED
 from twhin_core.evaluation.result import place
 from twhin_core.progress import log
 from twhin_core.report.charts import POINTS_SHOWN, LineChart, line_chart
@@ -56,9 +56,9 @@ def _points(lines: list[dict[str, Any]], key: str) -> Points:
 
 
 def _panel(title: str, curves: dict[str, tuple[str, Points]], from_zero: bool = False, note: str = "") -> Panel | None:
-    """A panel of `curves`: series → (label, points). Omits curves without points."""
+    """A panel of `curves`: series → (label, points), without those that have no points; None if none has two."""
     chart = line_chart({series: points for series, (_, points) in curves.items()}, from_zero)
-    if chart is None:
+    if chart is None or all(len(points) < 2 for _, points in curves.values()):
         return None
     legend = [(curve.series, curves[curve.series][0], _number(curve.last)) for curve in chart.curves]
     return Panel(title, chart, legend, note)
@@ -79,14 +79,14 @@ def _throughput(lines: list[dict[str, Any]]) -> Panel | None:
 
 
 def _quality(config: Config, root: str) -> Panel | None:
-    """MRR by step, if `twhin evaluate --follow` evaluated several checkpoints."""
-    split, points = config.evaluation.split, []
+    """The headline by step, if `twhin evaluate --follow` evaluated several checkpoints."""
+    split, headline, points = config.evaluation.split, config.evaluation.headline, []
     folder = place(root, split)
     names: set[str] = set()
     for name in storage.list_folders(folder):
         metrics = storage.find_json(storage.join(folder, name, "metrics.json")) if name.isdigit() else None
         figures = (metrics or {}).get(split, {}).get(ALL, {})
-        for metric in (MRR, f"sampled_{MRR}"):
+        for metric in (headline, f"{SAMPLED}{headline}"):
             if metric in figures:
                 names.add(metric)
                 points.append((float(name), figures[metric]))

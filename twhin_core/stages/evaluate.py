@@ -11,7 +11,7 @@ from twhin_core.durations import measured
 from twhin_core.errors import Damaged
 from twhin_core.evaluation.gates import Decision, check_names, decide, decision_url, read_decision
 from twhin_core.evaluation.kept_ranks import has_ranks, write_ranks
-from twhin_core.evaluation.metrics import Metrics
+from twhin_core.evaluation.metrics import Metrics, headline_name
 from twhin_core.evaluation.result import headline, is_current, metrics_url, read_metrics
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import log
@@ -56,16 +56,17 @@ def _find_or_measure(config: Config, root: str, ranks: Ranks) -> Metrics:
     check_names(config, read_schema(config, root).names)
     if metrics is not None and is_current(metrics, config, checkpoint.step):
         log.info("evaluate: up to date: %s, step %d", metrics_url(root, split), checkpoint.step)
-        if ranks.is_first and not _is_decided(root, split, decide(config, metrics)):  # the gates have changed
-            with lease.hold(root, "publish"):
-                _write_decision(config, root, metrics)
+        stated = metrics | {"headline": headline_name(config.evaluation)}
+        if ranks.is_first:
+            _update(config, root, metrics, stated)
+        metrics = stated
     else:
         with measured(root, "evaluate") if ranks.is_first else contextlib.nullcontext():
             found = measure(config, root, checkpoint, ranks=ranks)
         metrics = found.metrics
         if ranks.is_first:
             publish(config, root, found)
-            log.info("evaluate: %s", headline(config, metrics))
+            log.info("evaluate: %s", headline(metrics))
     if ranks.is_first:
         report.draw_missing(config, root, checkpoint.step)
     return metrics
@@ -75,6 +76,17 @@ def _find_results(root: str, split: Split) -> Metrics | None:
     """The metrics on `split`, if the ranks that they are made of are there too."""
     metrics = read_metrics(root, split)
     return metrics if metrics is not None and has_ranks(root, metrics) else None
+
+
+def _update(config: Config, root: str, metrics: Metrics, stated: Metrics) -> None:
+    """Publishes the metrics as `stated` now, and the decision, if the headline or the gates have changed."""
+    split = config.evaluation.split
+    if stated != metrics:
+        with lease.hold(root, "publish"):
+            _publish(config, root, stated)
+    elif not _is_decided(root, split, decide(config, metrics)):
+        with lease.hold(root, "publish"):
+            _write_decision(config, root, metrics)
 
 
 def _is_decided(root: str, split: Split, decision: Decision) -> bool:
@@ -88,11 +100,16 @@ def _is_decided(root: str, split: Split, decision: Decision) -> bool:
 def publish(config: Config, root: str, measured: Measured) -> None:
     """Writes the ranks, the gate decision and then the metrics; removes the outdated report."""
     with lease.hold(root, "publish"):  # `follow` may publish at the same time
-        url = metrics_url(root, config.evaluation.split)
-        storage.remove(url)  # old metrics must not appear with the new decision
+        storage.remove(metrics_url(root, config.evaluation.split))  # they must not appear with the new ranks
         write_ranks(root, measured.metrics, measured.ranking, measured.relations)
-        _write_decision(config, root, measured.metrics)
-        storage.publish_json(url, measured.metrics)
+        _publish(config, root, measured.metrics)
+
+
+def _publish(config: Config, root: str, metrics: Metrics) -> None:
+    url = metrics_url(root, config.evaluation.split)
+    storage.remove(url)  # old metrics must not appear with the new decision
+    _write_decision(config, root, metrics)
+    storage.publish_json(url, metrics)
 
 
 def _write_decision(config: Config, root: str, metrics: Metrics) -> None:

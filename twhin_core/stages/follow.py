@@ -9,7 +9,7 @@ from twhin_core import storage
 from twhin_core.config import Config
 from twhin_core.errors import TimedOut, UserError
 from twhin_core.evaluation.gates import check_names
-from twhin_core.evaluation.metrics import Metrics
+from twhin_core.evaluation.metrics import Metrics, Ranking
 from twhin_core.evaluation.result import headline, is_current, place, read_metrics
 from twhin_core.progress import log
 from twhin_core.ranking.queries import Split
@@ -19,6 +19,9 @@ from twhin_core.stages.evaluate import publish
 
 if TYPE_CHECKING:
     from twhin_core.checkpoints.checkpoint import Checkpoint
+
+Earlier = tuple[Metrics, "Ranking | None"]
+"""The metrics of another checkpoint, and the ranking of `evaluation.previous`: what need not be measured again."""
 
 
 @stage("follow")
@@ -37,7 +40,7 @@ def follow(config: Config, root: str, poll_s: float = 2.0) -> None:
     check_names(config)
     timeout, last_new = config.training.eval_timeout_in_s, time.monotonic()
     seen: set[int] = set()
-    earlier: Metrics | None = None
+    earlier: Earlier | None = None
     while True:
         # Checked first, so that the last checkpoint is already listed below.
         is_finished = storage.exists(storage.join(root, FINISHED))
@@ -61,8 +64,8 @@ def metrics_url(root: str, step: int, split: Split = "test") -> str:
     return place(root, split, str(step), "metrics.json")
 
 
-def _evaluate(config: Config, root: str, checkpoint: Checkpoint, earlier: Metrics | None) -> Metrics | None:
-    """Evaluates a checkpoint unless it is done or gone. `earlier`: metrics whose baselines are reused."""
+def _evaluate(config: Config, root: str, checkpoint: Checkpoint, earlier: Earlier | None) -> Earlier | None:
+    """Evaluates a checkpoint unless it is done or gone."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     from twhin_core.checkpoints.blocks import MARKER
@@ -74,9 +77,9 @@ def _evaluate(config: Config, root: str, checkpoint: Checkpoint, earlier: Metric
         if is_current(done, config, checkpoint.step):
             log.info("evaluate: step %d: already done: %s", checkpoint.step, url)
             report.draw_missing(config, root, checkpoint.step)
-            return done
+            return done, None
     try:
-        found = measure(config, root, checkpoint, earlier)
+        found = measure(config, root, checkpoint, *(earlier or ()))
     except (OSError, CheckpointException, UserError):
         if storage.exists(storage.join(checkpoint.url, MARKER)):
             raise
@@ -88,5 +91,5 @@ def _evaluate(config: Config, root: str, checkpoint: Checkpoint, earlier: Metric
     if newest is None or newest["checkpoint"] <= checkpoint.step:
         publish(config, root, found)
         report.draw_missing(config, root, checkpoint.step)
-    log.info("evaluate: step %d: %s", checkpoint.step, headline(config, metrics))
-    return metrics
+    log.info("evaluate: step %d: %s", checkpoint.step, headline(metrics))
+    return metrics, found.before
