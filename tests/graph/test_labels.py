@@ -14,8 +14,10 @@ from tests.graph.reading import ids, rows
 from twhin_core.config import Config
 from twhin_core.embeddings import Embeddings
 from twhin_core.errors import UserError
+from twhin_core.export import projector
 from twhin_core.graph.manifest import read_schema
 from twhin_core.report.neighbors import Node
+from twhin_core.stages.export import export
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.train import train
 from twhin_core.vectors.labels import read_labels
@@ -75,6 +77,30 @@ def test_neighbors_and_the_report_show_them(small_config: SmallConfig, tmp_path:
     near = neighbors.collect(config, str(root), schema, tables, checkpoint.scorer(config.model, schema.relations))
     shown = {name for table, nodes in near.tables for node in nodes for name in _names(table, node)}
     assert near.labels["tweet"] == {name: titled[name] for table, name in shown if table == "tweet" and name in titled}
+
+
+def test_the_projector_has_them_beside_the_ids(small_config: SmallConfig, tmp_path: Path) -> None:
+    formats = {"export": {"formats": ["tensorboard-projector"]}, "training": {"num_epochs": 1}}
+    config, root = labeled(small_config, tmp_path, **formats), tmp_path / "run"
+    for stage in (prepare, train, export):
+        stage(config, str(root))
+    folder = root / "embeddings/projector"
+    titled = expected(root)
+    lines = [f"{name}\t{titled.get(name, name)}" for name in ids(root, "tweet")]
+    assert (folder / "tweet/metadata.tsv").read_text().splitlines() == ["id\tlabel", *lines]
+    assert (folder / "user/metadata.tsv").read_text().splitlines() == ids(root, "user"), "one column has no header"
+    assert len((folder / "tweet/vectors.tsv").read_text().splitlines()) == len(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("plain", "plain"), ("a\tb", "a b"), ("a\nb", "a b"), ("a\r\nb", "a b"), ("  a  b ", "a b"), ("", "''"),
+        ("\t", "'\\t'"), ("é 👩\u200d👧", "é 👩\u200d👧"), ("a\x0bb", "a b"), ("a\u2028b", "a b"),
+    ],
+)  # fmt: skip
+def test_no_field_of_the_projector_breaks_a_line(text: str, field: str) -> None:
+    assert projector._field(text) == field
 
 
 def _names(table: str, node: Node) -> list[tuple[str, str]]:

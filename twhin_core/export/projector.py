@@ -14,8 +14,10 @@ from twhin_core.checksum import ChecksumWriter
 from twhin_core.config.export import Projector
 from twhin_core.export.manifest import FOLDER, FormatExport
 from twhin_core.export.vector_set import VectorSet
+from twhin_core.graph.manifest import read_manifest
 from twhin_core.parquet import FileEntry
 from twhin_core.progress import Progress
+from twhin_core.vectors.labels import has_labels, read_labels
 from twhin_core.vectors.rows import Ints
 
 
@@ -31,7 +33,7 @@ def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
     texts = {
         # As float32, which prints fewer digits than the same number as a Python float.
         "vectors.tsv": "".join("\t".join(map(str, row)) + "\n" for row in vectors.astype(np.str_)),
-        "metadata.tsv": "".join(f"{name}\n" for name in _labels(vector_set, positions)),
+        "metadata.tsv": _metadata(vector_set, positions),
         "projector_config.pbtxt": _config(shown, vectors.shape),
     }
     folder = f"{FOLDER}/projector/{vector_set.name}"
@@ -41,15 +43,34 @@ def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
     return FormatExport(table=vector_set.table, rows=len(positions), files=files, figures=figures)
 
 
-def _labels(vector_set: VectorSet, positions: Ints) -> list[str]:
-    """The ids of the rows at `positions`, with tabs and newlines, which delimit fields and rows, replaced by spaces."""
-    labels: list[str] = []
+def _metadata(vector_set: VectorSet, positions: Ints) -> str:
+    """A line per row at `positions`: its id, and its label if the table has labels; then a header names the columns.
+
+    The projector takes the first line of a file with a single column for a row.
+    """
+    names, run = _names(vector_set, positions), vector_set.run
+    manifest = read_manifest(run.root) if run.config.prepare is not None else None
+    if not has_labels(manifest, vector_set.table):
+        return "".join(f"{_field(name)}\n" for name in names)
+    labels = read_labels(manifest, run.root, vector_set.table, names)
+    rows = [f"{_field(name)}\t{_field(labels.get(name, name))}\n" for name in names]
+    return "".join(["id\tlabel\n", *rows])
+
+
+def _field(text: str) -> str:
+    """The text with tabs and newlines, which delimit fields and rows, replaced by spaces."""
+    return " ".join(text.split()) or repr(text)
+
+
+def _names(vector_set: VectorSet, positions: Ints) -> list[str]:
+    """The ids of the rows at `positions`."""
+    found: list[str] = []
     start = 0
     for names in vector_set.names():
         inside = positions[np.searchsorted(positions, start) : np.searchsorted(positions, start + len(names))] - start
-        labels += names["id"].take(inside).to_pylist()
+        found += names["id"].take(inside).to_pylist()
         start += len(names)
-    return [" ".join(label.split()) or repr(label) for label in labels]
+    return found
 
 
 def _config(shown: str, shape: tuple[int, ...]) -> str:
