@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from twhin_core import storage
+from twhin_core import limits, storage
 from twhin_core.config import Config
-from twhin_core.durations import in_words, measured, read_durations
+from twhin_core.durations import describe_gpus, describe_memory, in_words, measured, read_durations
 from twhin_core.stages.evaluate import evaluate
 from twhin_core.stages.export import export
 from twhin_core.stages.prepare import prepare
@@ -58,7 +58,32 @@ def test_resumed_work_adds_up_even_if_it_was_stopped(tmp_path: Path) -> None:
     with measured(root, "train"):
         pass
     assert read_durations(root)["train"]["seconds"] < 1
-    assert set(storage.read_json(f"{root}/durations/train.json")) == {"seconds", "ended", "machine", "cores"}
+    assert set(storage.read_json(f"{root}/durations/train.json")) == {
+        "seconds", "ended", "machine", "cores", "memory", "gpus",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("gpus", "words"),
+    [
+        ([], ""), (["NVIDIA H200"], "NVIDIA H200"), (["NVIDIA H200"] * 8, "8 × NVIDIA H200"),
+        (["NVIDIA L4", "NVIDIA H200", "NVIDIA L4"], "2 × NVIDIA L4, NVIDIA H200"),
+    ],
+)  # fmt: skip
+def test_the_machine_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: list[str], words: str) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: bool(gpus))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: len(gpus))
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda number: gpus[number])
+    with measured(str(tmp_path), "train"):
+        pass
+    found = read_durations(str(tmp_path))["train"]
+    assert (found["gpus"], found["memory"], describe_gpus(found)) == (gpus, limits.memory(), words)
+
+
+def test_a_record_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    storage.write_json(f"{tmp_path}/durations/train.json", {"seconds": 1, "ended": "", "machine": "m", "cores": 2})
+    found = read_durations(str(tmp_path))["train"]
+    assert (describe_memory(found), describe_gpus(found)) == ("", "")
 
 
 def _work_and_fail() -> None:

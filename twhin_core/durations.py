@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TypedDict
@@ -13,6 +15,7 @@ from twhin_core import limits, storage
 from twhin_core.errors import Damaged
 from twhin_core.output import Cell, Column, Listing
 from twhin_core.progress import log
+from twhin_core.sizes import readable
 
 FOLDER = "durations"
 STAGES = ("prepare", "train", "evaluate", "export")
@@ -28,6 +31,10 @@ class Duration(TypedDict):
     """The name of the first rank's machine."""
     cores: int
     """CPU cores that it may use."""
+    memory: int
+    """Bytes that it may use."""
+    gpus: list[str]
+    """The names of its GPUs, as far as the stage could use them."""
 
 
 @contextlib.contextmanager
@@ -54,6 +61,8 @@ def measured(root: str, stage: str, since: float | None = None, resumes: bool = 
                 ended=datetime.now(UTC).isoformat(timespec="seconds"),
                 machine=platform.node(),
                 cores=limits.cores(),
+                memory=limits.memory(),
+                gpus=_gpus(),
             ),
         )
 
@@ -66,9 +75,13 @@ def read_durations(root: str) -> dict[str, Duration]:
 
 def list_durations(root: str) -> Listing:
     rows: list[list[Cell]] = [
-        [stage, of["seconds"], of["ended"], of["machine"], of["cores"]] for stage, of in read_durations(root).items()
+        [stage, of["seconds"], of["ended"], of["machine"], of["cores"], describe_memory(of), describe_gpus(of)]
+        for stage, of in read_durations(root).items()
     ]
-    columns = [Column("stage"), Column("seconds", ",.1f"), Column("ended"), Column("machine"), Column("cores", "d")]
+    columns = [
+        Column("stage"), Column("seconds", ",.1f"), Column("ended"), Column("machine"), Column("cores", "d"),
+        Column("memory"), Column("GPUs", keys=("gpus",)),
+    ]  # fmt: skip
     return Listing("durations", "seconds per stage", columns, rows)
 
 
@@ -78,6 +91,25 @@ def in_words(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def describe_memory(of: Duration) -> str:
+    """In words; empty in a record of an earlier version."""
+    return readable(of["memory"]) if "memory" in of else ""
+
+
+def describe_gpus(of: Duration) -> str:
+    """Such as `8 × NVIDIA H200`; empty if the stage had none."""
+    found = Counter(of.get("gpus", []))
+    return ", ".join(name if count == 1 else f"{count} × {name}" for name, count in found.items())
+
+
+def _gpus() -> list[str]:
+    """The GPUs of this process. Without torch in it there are none that it could use."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
 def _read(root: str, stage: str) -> Duration | None:

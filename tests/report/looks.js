@@ -32,6 +32,13 @@ for (const element of document.body.querySelectorAll("*:not(svg *)")) {
   }
 }
 
+// A table says that it scrolls if, and only if, it does.
+for (const box of document.querySelectorAll(".wide")) {
+  const says = parseFloat(getComputedStyle(box, "::before").height) > 0;
+  const does = scrolls(box) && box.scrollWidth > box.clientWidth;
+  if (says !== does) say(box, says ? "says that it scrolls" : "does not say that it scrolls");
+}
+
 // Charts: marks of some size inside the viewBox, no two texts over each other, none outside.
 for (const svg of document.querySelectorAll("svg")) {
   if (!isShown(svg)) continue;
@@ -99,7 +106,7 @@ for (const element of document.body.querySelectorAll("*")) {
   if (element.matches("svg rect"))
     check(element, style(element).stroke === "none" ? style(element).fill : style(element).stroke, 3);
   if (element.matches("svg polyline, svg .points, svg .dots")) check(element, style(element).stroke, 3);
-  if (element.matches(".legend i")) {
+  if (element.matches(".legend i, .edge")) {
     const { borderTopWidth, borderTopColor, backgroundColor } = style(element);
     check(element, parseFloat(borderTopWidth) ? borderTopColor : backgroundColor, 3, element.parentElement);
   }

@@ -8,7 +8,10 @@ VOID = {"meta", "line", "rect", "circle", "polyline", "path", "wbr"}
 
 
 class Page(HTMLParser):
-    """Tags, texts (but of the head) and attributes in order, and the rows of tables. Every tag must be closed."""
+    """Tags, texts (but of the head) and attributes in order, and the rows of tables. Every tag must be closed.
+
+    The numbers of footnotes are kept apart: (text before it, number).
+    """
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -19,6 +22,7 @@ class Page(HTMLParser):
         self.texts: list[str] = []
         self.attributes: list[tuple[str, str]] = []
         self.rows: list[list[str]] = []
+        self.footnotes: list[tuple[str, str]] = []
         self.feed(source)
         self.close()
         assert self.open == []
@@ -39,6 +43,9 @@ class Page(HTMLParser):
             assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
+        if "sup" in self.open:
+            self.footnotes.append((self.texts[-1], data))
+            return
         if "td" in self.open or "th" in self.open:
             self.rows[-1][-1] += data
         if self.goes_on:

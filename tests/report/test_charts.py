@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from twhin_core.report.axes import compact, round_steps
-from twhin_core.report.charts import HEIGHT, WIDTH, bar_chart, histogram, line_chart
+from twhin_core.report.charts import HEIGHT, WIDTH, bar_chart, histograms, line_chart
 
 
 def test_bars_are_as_long_as_their_values() -> None:
@@ -68,7 +68,7 @@ def test_a_curve_of_any_values_has_a_grid_around_it(values: list[float]) -> None
 
 
 def test_columns_of_a_histogram_are_as_high_as_their_counts() -> None:
-    chart = histogram(np.array([1.0] * 10 + [2.0] * 5 + [4.0]))
+    (chart,) = histograms([np.array([1.0] * 10 + [2.0] * 5 + [4.0])])
     heights = [height for *_, height in chart.columns]
     assert heights == pytest.approx([heights[0], heights[0] / 2, heights[0] / 10])
     by_label = {tick.label: tick.at for tick in chart.across}
@@ -76,9 +76,35 @@ def test_columns_of_a_histogram_are_as_high_as_their_counts() -> None:
         assert x - 1.5 <= by_label[value] <= x + width + 1.5
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_histograms_share_an_axis(seed: int) -> None:
+    """Each column holds as many of its sample's values as its height says, at the same places in every chart."""
+    rng = np.random.default_rng(seed)
+    samples = [rng.normal(*rng.uniform([-5, 0.01], [5, 3]), rng.integers(2, 4000)) for _ in range(rng.integers(1, 6))]
+    charts = histograms(samples)
+    assert len({tuple(chart.across) for chart in charts}) == 1
+    left, right = charts[0].across[0], charts[0].across[-1]
+    per_unit = (float(right.label) - float(left.label)) / (right.at - left.at)
+    for chart, sample in zip(charts, samples, strict=True):
+        highest = max(height for *_, height in chart.columns)
+        tops = [(x, width, height) for x, _, width, height in chart.columns]
+        counts = [
+            ((sample >= float(left.label) + (x - left.at) * per_unit - 1e-9)
+             & (sample < float(left.label) + (x - left.at + width * 1.3) * per_unit)).sum()
+            for x, width, _ in tops
+        ]  # fmt: skip
+        assert max(counts) >= max(1, len(sample) // 90)
+        assert len(chart.columns) <= len(sample)
+        assert min(x for x, *_ in tops) >= left.at - 1e-9
+        assert all(0 < height <= highest for *_, height in tops)
+        middle = float(left.label) + (np.average([x + width / 2 for x, width, _ in tops], weights=[h for *_, h in tops])
+                                      - left.at) * per_unit  # fmt: skip
+        assert middle == pytest.approx(sample.mean(), abs=per_unit * (right.at - left.at) / 30)
+
+
 @pytest.mark.parametrize("value", [0.0, 0.29999999999999, 1e-30, 7e12])
 def test_equal_values_make_one_column(value: float) -> None:
-    chart = histogram(np.full(50, value))
+    (chart,) = histograms([np.full(50, value)])
     assert len(chart.columns) == 1
     x, y, width, height = chart.columns[0]
     assert 0 <= x < x + width <= WIDTH

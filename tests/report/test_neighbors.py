@@ -15,7 +15,7 @@ from twhin_core.checkpoints.checkpoint import Checkpoint, newest
 from twhin_core.config import Config
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.scorer import Scorer
-from twhin_core.report import neighbors
+from twhin_core.report import known, neighbors
 from twhin_core.report.neighbors import Neighbors
 from twhin_core.vectors.rows import Rows, TensorRows
 
@@ -121,3 +121,36 @@ def test_rows_that_a_vocabulary_does_not_name_are_no_neighbors(tmp_path: Path) -
         own = int(node.name[1:])
         others = sorted(set(index.tolist()) - {own}, key=lambda row: -float(unit[own] @ unit[row]))
         assert [name for name, _ in node.lists[0].nodes] == [f"n{row}" for row in others]
+
+
+def test_answers_that_are_edges_are_marked_by_their_split(
+    trained: tuple[Config, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, root = trained
+    schema = read_schema(config, root)
+    found = found_in(config, root)[0]
+    edges = {
+        (row["rel"], row["lhs"], row["rhs"]): split
+        for split in ("test", "validation", "train")
+        for row in pq.read_table(Path(root, "graph/edges", split)).to_pylist()
+    }
+    asked = [
+        (near.of, schema.names.index(near.of), node.row, vocabulary(root, near.table)[name][0])
+        for _, nodes in found.tables
+        for node in nodes
+        for near in node.lists
+        if near.of
+        for name, _ in near.nodes
+    ]
+    assert len(asked) > 20
+    expected = {(of, lhs, rhs): edges[rel, lhs, rhs] for of, rel, lhs, rhs in asked if (rel, lhs, rhs) in edges}
+    assert known.collect(config, root, schema, found.tables) == expected
+    assert "train" in expected.values()
+    assert len(expected) < len(asked)
+    monkeypatch.setattr(known, "MOST_EDGES", 599)
+    assert known.collect(config, root, schema, found.tables) is None
+
+
+def test_without_relations_nothing_is_marked(trained: tuple[Config, str]) -> None:
+    config, root = trained
+    assert known.collect(config, root, read_schema(config, root), []) == {}

@@ -118,3 +118,25 @@ def test_rows_that_are_no_nodes_are_not_seen() -> None:
     table = SelectedRows(TensorRows(torch.eye(8)), 5)
     assert (table.size, table.dim) == (5, 8)
     assert torch.equal(table.gather(np.array([4, 0])), torch.eye(8)[[4, 0]])
+
+
+@pytest.mark.parametrize(
+    ("dim", "spread", "is_drawn"),
+    [(64, 1.0, False), (40, 1.0, False), (8, 1.0, True), (2, 1.0, True), (64, 4.0, True), (200, 1.0, False)],
+)
+def test_a_projection_of_next_to_nothing_is_not_drawn(dim: int, spread: float, is_drawn: bool) -> None:
+    """Two of n equal directions carry 2/n of the variance; a first one, four times as wide, carries 16/(n + 15)."""
+    rows = torch.randn(4000, dim, generator=torch.Generator().manual_seed(dim))
+    rows[:, 0] *= spread
+    plane = vectors.collect({"user": TensorRows(rows)}, seed=0, unit_length=False)["projection"]
+    assert plane is not None
+    assert sum(plane.shares) == pytest.approx((spread**2 + 1) / (dim - 1 + spread**2), rel=0.5)
+    assert plane.is_drawn == is_drawn
+
+
+def test_tables_of_one_length_are_named_together() -> None:
+    unit = torch.nn.functional.normalize(torch.randn(50, 7), dim=1)
+    tables: dict[str, Rows] = {
+        "a": TensorRows(unit), "b": TensorRows(torch.randn(50, 7)), "c": TensorRows(unit[:9]), "d": TensorRows(2 * unit)
+    }  # fmt: skip
+    assert vectors.collect(tables, seed=0, unit_length=False)["constant"] == {"1": ["a", "c"], "2": ["d"]}

@@ -7,16 +7,23 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import SmallConfig
 from tests.report.made_metrics import BUCKETS, made_metrics, with_everything
 from tests.report.page import Page
-from twhin_core import __version__
+from twhin_core import __version__, limits
 from twhin_core.config import Config
+from twhin_core.durations import read_durations
+from twhin_core.evaluation import measure as measuring
 from twhin_core.evaluation.metrics import Metrics, names
+from twhin_core.report import vectors
 from twhin_core.report.write import write_report
+from twhin_core.sizes import readable
 from twhin_core.stages.evaluate import evaluate
+from twhin_core.stages.prepare import prepare
 
 NASTY = '<script>alert("1")</script>&.x'
 
@@ -175,3 +182,142 @@ def test_a_broken_vocabulary_costs_the_neighbors_but_not_the_figures(trained: tu
     assert f"{metrics['test']['all']['mrr']:.4f}" in page.texts
     assert "Vectors" in page.texts
     assert "Nearest neighbors" not in page.texts
+
+
+SIDED = ["mrr_rhs", "mrr_lhs", "hits@3_rhs", "recall@20_lhs", "ndcg@10_rhs"]
+
+
+@pytest.mark.parametrize("headline", ["mrr", "hits@1", "recall@50", "auc", *SIDED])
+def test_the_headline_comes_first_everywhere(
+    small_config: SmallConfig, metrics: Metrics, tmp_path: Path, headline: str
+) -> None:
+    page = report(small_config(), metrics | {"headline": headline}, tmp_path)
+    value = f"{metrics['test']['all'][headline]:.4f}"
+    assert page.texts.index(headline) == page.texts.index(value) - 1  # the first tile
+    first = page.rows[page.rows.index(["metric", "this run", "popularity", "random", "planted optimum"]) + 1]
+    assert first[:2] == [headline, value]
+    assert f"{headline} by relation" in page.texts
+    assert next(row for row in page.rows if row[0] == "relation")[2] == headline
+    side = headline[-4:] if headline in SIDED else ""
+    assert f"hits@10{side} by the number of training edges" in page.text or "By degree" not in page.text
+
+
+def test_recall_and_ndcg_are_shown_by_the_side(small_config: SmallConfig, metrics: Metrics, tmp_path: Path) -> None:
+    page = report(small_config(), metrics, tmp_path)
+    for stem in ("recall@10", "recall@20", "recall@50", "ndcg@10", "ndcg@20", "ndcg@50"):
+        columns = (metrics["test"]["all"], metrics["baselines"]["popularity"]["all"])
+        assert [stem, *(f"{of[f'{stem}_{side}']:.4f}" for side in ("rhs", "lhs") for of in columns)] in page.rows
+
+
+@pytest.mark.parametrize("is_sampled", [False, True])
+@pytest.mark.parametrize("is_planted", [False, True])
+@pytest.mark.parametrize("has_previous", [False, True])
+def test_what_is_easily_misread_has_a_footnote(
+    small_config: SmallConfig, tmp_path: Path, is_sampled: bool, is_planted: bool, has_previous: bool
+) -> None:
+    prefix = "sampled_" if is_sampled else ""
+    of = [prefix + name for name in [*names(small_config().evaluation)[:-1], "auc_reference"]]
+    candidates = {"candidates": {"count": 10, "power": 0.0}} if is_sampled else {}
+    metrics = made_metrics(["follow", "fav"], of, planted=False, **candidates)
+    if is_planted:
+        metrics["planted"] = {"all": {of[0]: 0.9, "edges": 9}}
+    if has_previous:
+        metrics = with_everything(metrics)
+    page = report(small_config(), metrics, tmp_path)
+    noted = {name for name, _ in page.footnotes}
+    plain = {"popularity", "random"} | ({"planted optimum"} if is_planted else set())
+    plain |= {"previous run"} if has_previous else set()
+    expected = plain | {
+        name
+        for name in of
+        if is_sampled or name.startswith(("recall", "ndcg", "auc"))
+        if not name.endswith(("_lhs", "_rhs"))  # they are in tables that say the side
+    }
+    assert noted - {"sampled_mrr_rhs", "sampled_mrr_lhs", "sampled_hits@10_rhs"} == expected
+    numbers = {number for _, number in page.footnotes}
+    assert numbers == {str(at) for at in range(1, len(numbers) + 1)}
+    ids = [value for name, value in page.attributes if name == "id" and value.startswith("note-")]
+    assert ids == [f"note-{at}" for at in range(1, len(ids) + 1)]
+    assert numbers <= {value.removeprefix("note-") for value in ids}
+    assert f"Trust {of[0]} first" in page.texts
+
+
+def test_changes_are_of_the_relations_that_both_runs_have(
+    small_config: SmallConfig, metrics: Metrics, tmp_path: Path
+) -> None:
+    metrics = with_everything(metrics)
+    before = {of: metrics["baselines"]["previous"][of] for of in ("all", "fav")}
+    metrics["baselines"]["previous"] = before
+    metrics["differences"] = {
+        of: {name: [0.0123, -0.01, 0.5] for name in figures if name != "edges"} for of, figures in before.items()
+    }
+    page = report(small_config(), metrics, tmp_path)
+    assert "Both runs have 1 of the 2 relations" in page.text
+    assert ["metric", "this run", "95\u00a0% interval", "popularity", "random", "planted optimum"] in page.rows
+    for name in ("mrr", "hits@10", "recall@20", "auc"):
+        value = before["all"][name]
+        row = [name, f"{value:.4f}", f"{value + 0.0123:.4f}", "+0.0123", "-0.0100 – +0.5000"]
+        assert row in page.rows
+    bars = [text for text in page.texts if text == f"{before['fav']['mrr']:.3f}"]
+    assert len(bars) == 1
+    assert "previous run" in page.texts
+    both = metrics | {"differences": metrics["differences"] | {"follow": metrics["differences"]["fav"]}}
+    both["baselines"] = metrics["baselines"] | {"previous": before | {"follow": before["fav"]}}
+    page = report(small_config(), both, tmp_path)
+    assert "of the 2 relations" not in page.text
+    value = before["fav"]["mrr"]
+    for relation in ("follow", "fav"):
+        assert [relation, f"{value:.4f}", f"{value + 0.0123:.4f}", "+0.0123", "-0.0100 – +0.5000"] in page.rows
+
+
+def test_rejected_rows_are_counted_by_their_reasons(
+    small_config: SmallConfig, metrics: Metrics, tmp_path: Path
+) -> None:
+    config = small_config()
+    raw = pq.read_table(tmp_path / "raw.parquet")
+    broken = pa.table({"lhs": [None] * 3, "relation": ["fav"] * 3, "rhs": ["t1"] * 3}, schema=raw.schema)
+    pq.write_table(pa.concat_tables([raw, raw.slice(0, 17), broken]), tmp_path / "raw.parquet")
+    prepare(config, str(tmp_path))
+    page = report(config, metrics, tmp_path)
+    assert "20 raw rows did not become edges" in page.text
+    assert ["duplicate", "17", "85.0%"] in page.rows
+    assert ["null_id", "3", "15.0%"] in page.rows
+    prepared, machine = read_durations(str(tmp_path))["prepare"], limits.memory()
+    row = next(row for row in page.rows if row[0] == "prepare")
+    assert row[2:] == [prepared["ended"][:16].replace("T", " ") + " UTC", prepared["machine"], str(limits.cores()),
+                       readable(machine), "–"]  # fmt: skip
+
+
+def test_the_page_says_when_and_where_it_was_evaluated(trained: tuple[Config, str]) -> None:
+    config, root = trained
+    evaluate(config, root)
+    page = Page(Path(root, "evaluation/report.html").read_text())
+    of = read_durations(root)["evaluate"]
+    cores = f"{of['cores']} core{'s' if of['cores'] > 1 else ''}"
+    day = of["ended"][:16].replace("T", " ")
+    assert f"Evaluated {day} UTC on {of['machine']} ({cores}, {readable(of['memory'])}, no GPU)" in page.text
+    assert "None: every raw row became an edge." in page.texts
+
+
+def test_a_projection_of_little_variance_is_one_line(
+    trained: tuple[Config, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, root = trained
+    monkeypatch.setattr(vectors, "LEAST_SHARE", 1.1)
+    page = report(config, evaluate(config, root), Path(root))
+    assert re.search(r"The first two principal components carry only [\d.]+% of the variance", page.text)
+    assert "Two principal components" not in page.texts
+
+
+def test_another_headline_draws_the_report_again_without_ranking(
+    trained: tuple[Config, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, root = trained
+    first = evaluate(config, root)
+    monkeypatch.setattr(measuring, "measure", None)
+    for headline in ("recall@20_lhs", "mrr", "mrr_rhs"):
+        evaluation = config.evaluation.model_copy(update={"headline": headline})
+        assert evaluate(config.model_copy(update={"evaluation": evaluation}), root) == first | {"headline": headline}
+        page = Page(Path(root, "evaluation/report.html").read_text())
+        assert f"Trust {headline} first" in page.texts
+        assert json.loads(Path(root, "evaluation/metrics.json").read_text())["headline"] == headline

@@ -23,7 +23,7 @@ POINTS_SHOWN = 300
 DOTS_SHOWN = 40
 """Curves with more points have no dots."""
 
-BINS = 30
+BINS, MOST_BINS = 30, 90
 
 
 @dataclass(frozen=True)
@@ -153,14 +153,26 @@ def dots(places: Sequence[tuple[float, float]]) -> str:
     return "".join("M{:.1f} {:.1f}h0".format(*place) for place in places)
 
 
-def histogram(values: npt.NDArray[np.float64], height: float = 120) -> Histogram:
-    """Counts of `values` in `BINS` equal bins over a range with round bounds."""
-    grid = round_steps(float(values.min()), float(values.max()), most=5)
-    counts, _ = np.histogram(values.clip(grid[0], grid[-1]), BINS, (grid[0], grid[-1]))
+def histograms(samples: Sequence[npt.NDArray[np.float64]], height: float = 120) -> list[Histogram]:
+    """Counts of each sample in equal bins over one range with round bounds, so that samples can be compared.
+
+    There are `BINS` bins, or up to `MOST_BINS` if a sample covers only a part of the range. Each histogram is as high
+    as its highest column.
+    """
+    if not samples:
+        return []
+    grid = round_steps(min(float(of.min()) for of in samples), max(float(of.max()) for of in samples), most=5)
+    spread = min(float(np.quantile(of, 0.95) - np.quantile(of, 0.05)) for of in samples)
+    bins = int(np.clip(10 * (grid[-1] - grid[0]) / max(spread, 1e-300), BINS, MOST_BINS))
+    return [_histogram(of, grid, bins, height) for of in samples]
+
+
+def _histogram(values: npt.NDArray[np.float64], grid: list[float], bins: int, height: float) -> Histogram:
+    counts, _ = np.histogram(values.clip(grid[0], grid[-1]), bins, (grid[0], grid[-1]))
     left, right, bottom = 12.0, WIDTH - 12.0, height - 22
-    width, scale = (right - left) / BINS, (bottom - 4) / counts.max()
+    width, scale = (right - left) / bins, (bottom - 4) / counts.max()
     columns = [
-        (left + width * position, bottom - count * scale, width - 1, count * scale)
+        (left + width * position, bottom - count * scale, width - min(1, width / 6), count * scale)
         for position, count in enumerate(counts.tolist())
         if count
     ]

@@ -7,7 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from twhin_core.config import Evaluation
-from twhin_core.evaluation.metrics import ALL, EDGES, MODEL, MRR, POPULARITY, PREVIOUS, SAMPLED, Metrics, split_of
+from twhin_core.evaluation.metrics import (
+    ALL,
+    AUC,
+    DIFFERENCES,
+    EDGES,
+    MODEL,
+    MRR,
+    POPULARITY,
+    PREVIOUS,
+    SAMPLED,
+    Metrics,
+    split_of,
+)
+from twhin_core.report import notes
 from twhin_core.report.charts import BarChart, bar_chart
 from twhin_core.report.summary import compared, largest
 
@@ -15,6 +28,8 @@ RELATIONS_SHOWN = 20
 
 SIDED = ("_lhs", "_rhs")
 """Suffixes of metrics that cover the queries for one side only."""
+
+HEADINGS = {"result": "this run", PREVIOUS: notes.PREVIOUS}
 
 Interval = tuple[float, float] | None
 
@@ -42,21 +57,28 @@ def collect(metrics: Metrics, evaluation: Evaluation) -> dict[str, Any]:
     split, result = split_of(metrics)
     prefix = SAMPLED if metrics.get("candidates") else ""
     names = [name for name in result[ALL] if name != EDGES]
-    chosen = [prefix + name for name in _chosen(evaluation) if prefix + name in names]
-    shown = largest(result, RELATIONS_SHOWN)
-    main, found = prefix + MRR, f"{prefix}hits@{evaluation.hits_at[-1]}"
+    main, shown = metrics["headline"], largest(result, RELATIONS_SHOWN)
+    side = next((suffix for suffix in SIDED if main.endswith(suffix)), "")
+    chosen = [name for name in dict.fromkeys([main, *_chosen(evaluation, prefix, side)]) if name in names]
+    listed = list(dict.fromkeys([main, *(name for name in names if not name.endswith(SIDED))]))
+    found = f"{prefix}hits@{evaluation.hits_at[-1]}{side}"
     series = [("result", "this run"), (POPULARITY, "popularity")]
-    previous = [(PREVIOUS, "previous run")] if PREVIOUS in metrics["baselines"] else []
+    previous = [(PREVIOUS, HEADINGS[PREVIOUS])] if PREVIOUS in metrics["baselines"] else []
     planted = [("planted", "planted optimum")] if main in metrics.get("planted", {}).get(ALL, {}) else []
     return {
         "split": split,
         "edges": int(result[ALL][EDGES]),
         "sampled": _candidates(metrics.get("candidates")),
-        "tiles": [_tile(metrics, name) for name in chosen if not name.endswith(SIDED)],
-        "overall": _overall(metrics, [name for name in names if not name.endswith(SIDED)]),
+        "tiles": [_tile(metrics, name) for name in chosen if name not in _not_on_tiles(main, prefix)],
+        "overall": (overall := _overall(metrics, listed)),
         "by_side": _by_side(metrics, [name for name in names if name.endswith(SIDED)]),
         "has_intervals": bool(metrics.get("intervals")),
         "main": main,
+        "side": side.removeprefix("_"),
+        "notes": (noted := notes.collect(headed := [*overall.headings, *(name for _, name in previous), *names])),
+        "marks": notes.marks(noted, headed),
+        "column_marks": notes.marks(noted, overall.headings),
+        "changes": _changes(metrics, main, listed),
         "relations": _relations(metrics, shown, main, [name for name, _ in [*series, *previous]]),
         "relation_series": [*series, *previous, *planted],
         "relation_table": _relation_table(result, shown, chosen),
@@ -69,10 +91,15 @@ def collect(metrics: Metrics, evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _chosen(evaluation: Evaluation) -> list[str]:
-    """The metrics shown as tiles and in the tables by relation and degree."""
-    recall = f"recall@{evaluation.recall_at[len(evaluation.recall_at) // 2]}"
-    return [MRR, f"{MRR}_lhs", f"{MRR}_rhs", f"hits@{evaluation.hits_at[-1]}", recall, "auc"]
+def _chosen(evaluation: Evaluation, prefix: str, side: str) -> list[str]:
+    """The metrics shown as tiles and in the tables by relation and degree, for the side of the headline."""
+    recall = f"recall@{evaluation.recall_at[len(evaluation.recall_at) // 2]}{side if side == '_lhs' else ''}"
+    stems = [MRR, f"{MRR}_lhs", f"{MRR}_rhs", f"hits@{evaluation.hits_at[-1]}{side}", recall, AUC]
+    return [prefix + stem for stem in stems]
+
+
+def _not_on_tiles(main: str, prefix: str) -> set[str]:
+    return {prefix + stem for stem in (f"{MRR}_lhs", f"{MRR}_rhs", AUC)} - {main}
 
 
 def _candidates(candidates: dict[str, Any] | None) -> str:
@@ -90,7 +117,11 @@ def _tile(metrics: Metrics, name: str) -> Tile:
         name=name,
         value=_text(split_of(metrics)[1][ALL][name]),
         interval=_interval_text(_interval(metrics, ALL, name)),
-        compared=[(heading, _text(of[ALL][name])) for heading, of in columns.items() if name in of.get(ALL, {})],
+        compared=[
+            (HEADINGS.get(heading, heading), _text(of[ALL][name]))
+            for heading, of in columns.items()
+            if name in of.get(ALL, {})
+        ],
     )
 
 
@@ -103,16 +134,40 @@ def _overall(metrics: Metrics, names: list[str]) -> Table:
         if intervals:
             texts.insert(1, _interval_text(_interval(metrics, ALL, name)) or "–")
         rows.append([name, *texts])
-    headings = ["this run" if heading == "result" else heading for heading in columns]
+    headings = [HEADINGS.get(heading, heading) for heading in columns]
     if intervals:
         headings.insert(1, "95\u00a0% interval")
     return Table(["metric", *headings], rows)
 
 
+def _changes(metrics: Metrics, main: str, names: Sequence[str]) -> dict[str, Any] | None:
+    """How much higher this run's figures are than the previous one's, of the relations that both have."""
+    before: dict[str, Any] = metrics["baselines"].get(PREVIOUS, {})
+    changes = metrics.get(DIFFERENCES)
+    if not changes:
+        return None
+
+    def row(title: str, relation: str, name: str) -> list[str]:
+        value, (change, low, high) = before[relation][name], changes[relation][name]
+        return [title, _text(value), _text(value + change), f"{change:+.4f}", f"{low:+.4f} – {high:+.4f}"]
+
+    headings = [HEADINGS[PREVIOUS], HEADINGS["result"], "change", "95\u00a0% interval of the change"]
+    relations = [of for of in largest(split_of(metrics)[1], RELATIONS_SHOWN) if of in changes]
+    return {
+        "count": len(before) - 1,
+        "overall": Table(["metric", *headings], [row(name, ALL, name) for name in names if name in changes[ALL]]),
+        "relations": Table(["relation", *headings], [row(of, of, main) for of in relations]),
+    }
+
+
 def _columns(metrics: Metrics) -> dict[str, dict[str, Any]]:
-    """The columns that share a metric with the result."""
-    names = set(split_of(metrics)[1][ALL]) - {EDGES}
-    return {heading: of for heading, of in compared(metrics).items() if names & set(of.get(ALL, {}))}
+    """The columns that share a metric with the result, and are of the same relations."""
+    result = split_of(metrics)[1]
+    names = set(result[ALL]) - {EDGES}
+    columns = {heading: of for heading, of in compared(metrics).items() if names & set(of.get(ALL, {}))}
+    if set(columns.get(PREVIOUS, result)) != set(result):
+        del columns[PREVIOUS]
+    return columns
 
 
 def _by_side(metrics: Metrics, names: list[str]) -> Table:
@@ -123,7 +178,7 @@ def _by_side(metrics: Metrics, names: list[str]) -> Table:
         [stem, *(_text(of.get(ALL, {}).get(f"{stem}_{side}")) for side in ("rhs", "lhs") for of in columns.values())]
         for stem in stems
     ]
-    return Table(["metric", "for the rhs", "popularity", "for the lhs", "popularity"], rows)
+    return Table(["metric", "for the rhs", POPULARITY, "for the lhs", POPULARITY], rows)
 
 
 def _relations(metrics: Metrics, shown: list[str], main: str, series: Sequence[str]) -> BarChart:
@@ -151,12 +206,14 @@ def _degree_charts(metrics: Metrics, name: str) -> list[tuple[str, BarChart]]:
     series = {"result": MODEL, **{of: of for of in (POPULARITY, PREVIOUS) if of in degrees}}
     charts = []
     for whose in ("query", "answer"):
-        buckets: dict[str, Any] = degrees.get(MODEL, {}).get(whose, {})
+        every: dict[str, Any] = degrees.get(MODEL, {}).get(whose, {})
+        buckets = {bucket: figures for bucket, figures in every.items() if name in figures}
         if not buckets:
             continue
         chart = bar_chart(
             names=list(buckets),
-            notes=[f"{figures[EDGES]:,} edges" for figures in buckets.values()],
+            # Queries are counted for both sides together.
+            notes=["" if name.endswith(SIDED) else f"{figures[EDGES]:,} queries" for figures in buckets.values()],
             series={
                 label: [degrees[of].get(whose, {}).get(bucket, {}).get(name) for bucket in buckets]
                 for label, of in series.items()
@@ -173,7 +230,7 @@ def _degree_table(metrics: Metrics, chosen: list[str]) -> Table | None:
         for whose in ("query", "answer")
         for bucket, figures in model.get(whose, {}).items()
     ]
-    return Table(["degree of the", EDGES, *chosen], rows) if rows else None
+    return Table(["degree of the", "queries of both sides", *chosen], rows) if rows else None
 
 
 def _interval(metrics: Metrics, relation: str, name: str) -> Interval:

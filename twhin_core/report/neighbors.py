@@ -46,6 +46,8 @@ class Near:
     """The name of the relation, or empty for neighbors within the table."""
     table: str
     nodes: list[tuple[str, float]]
+    rows: list[int]
+    """Of the nodes in their table."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Node:
     """A node and its neighbors."""
 
     name: str
+    row: int
+    """In its table."""
     degree: int | None
     """Its number of training edges, if known."""
     lists: list[Near]
@@ -78,14 +82,14 @@ class _Table:
     def __init__(self, name: str, ids: Ids, rows: Rows) -> None:
         self.name, self.ids, self.rows = name, ids, rows
         self.searched = sample_rows(ids.size, SEARCHED, stretch=STRETCH)
-        self.candidates = SelectedRows(rows, len(self.searched), self._rows_at(self.searched))
+        self.candidates = SelectedRows(rows, len(self.searched), self.rows_at(self.searched))
 
-    def _rows_at(self, positions: Ints) -> Ints:
+    def rows_at(self, positions: Ints) -> Ints:
         # A vocabulary that prepare did not make may lack ids for some rows.
         return positions if self.ids.index is None else self.ids.index[positions]
 
     def vectors(self, positions: Ints) -> Tensor:
-        return self.rows.gather(self._rows_at(positions))
+        return self.rows.gather(self.rows_at(positions))
 
     def near(self, of: str, score: Score, own: Ints, is_own: bool) -> list[Near]:
         """The best candidates for each of the nodes `own`; `is_own`: those are nodes of this table, to be excluded."""
@@ -98,7 +102,7 @@ class _Table:
         scores, places = top_k(score, len(own), self.candidates, K, exclude)
         positions = self.searched[places.numpy()]
         return [
-            Near(of, self.name, list(zip(self.ids.at(found), best, strict=True)))
+            Near(of, self.name, list(zip(self.ids.at(found), best, strict=True)), self.rows_at(found).tolist())
             for found, best in zip(positions, scores.tolist(), strict=True)
         ]
 
@@ -123,8 +127,10 @@ def collect(config: Config, root: str, schema: Schema, tables: dict[str, Rows], 
             of, score = schema.relations[rel], answers(scorer, "rhs", rel, given)
             lists.append(named[of.rhs].near(of.name, score, own, is_own=of.rhs == table.name))
         nodes = [
-            Node(name, degree, list(near))
-            for name, (_, degree), *near in zip(table.ids.at(own), chosen, *lists, strict=True)
+            Node(name, row, degree, list(near))
+            for name, row, (_, degree), *near in zip(
+                table.ids.at(own), table.rows_at(own).tolist(), chosen, *lists, strict=True
+            )
         ]
         found.append((table.name, nodes))
     sampled = [name for name, table in named.items() if len(table.searched) < table.ids.size]

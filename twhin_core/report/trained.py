@@ -11,7 +11,7 @@ from twhin_core.checkpoints.blocks import MARKER
 from twhin_core.checkpoints.checkpoint import FINISHED, FOLDER
 from twhin_core.config import Config
 from twhin_core.config.optimizer import Optimizer
-from twhin_core.durations import in_words, read_durations
+from twhin_core.durations import Duration, describe_gpus, describe_memory, in_words, read_durations
 from twhin_core.errors import Damaged
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.graph.manifest import Manifest, read_manifest
@@ -36,6 +36,9 @@ def collect(metrics: Metrics, config: Config, root: str) -> dict[str, Any]:
     return {
         "model": _model(config) + _finished(root),
         "versions": _versions(metrics, root, text),
+        "rejected": _rejected(manifest),
+        "rejected_rows": 0 if manifest is None else manifest.rejected.rows,
+        "is_prepared": manifest is not None,
         "splits": [(f"{name} edges", f"{edges:,}") for name, edges in metrics["graph"]["edges"].items()],
         "tables": _tables(metrics, config, manifest),
         "relations": Table(relations.headings, relations.rows[:ROWS_SHOWN]),
@@ -93,13 +96,36 @@ def _finished(root: str) -> Pairs:
 
 
 def _durations(root: str) -> Table | None:
-    """How long each stage worked until now."""
+    """How long each stage worked until now, and where."""
     rows = [
-        [stage, in_words(of["seconds"]), of["ended"].replace("T", " ").replace("+00:00", " UTC"), of["machine"],
-         str(of["cores"])]
+        [stage, in_words(of["seconds"]), time_in_words(of), of["machine"], str(of["cores"]),
+         describe_memory(of) or "–", describe_gpus(of) or "–"]
         for stage, of in read_durations(root).items()
     ]  # fmt: skip
-    return Table(["stage", "worked for", "ended", "machine", "cores"], rows) if rows else None
+    return Table(["stage", "worked for", "ended", "machine", "cores", "memory", "GPU"], rows) if rows else None
+
+
+def evaluated(root: str) -> str:
+    """When and where the run was evaluated; empty if that is unknown."""
+    of = read_durations(root).get("evaluate")
+    if of is None:
+        return ""
+    cores = f"{of['cores']:,} core{'s' if of['cores'] > 1 else ''}"
+    machine = ", ".join(filter(None, (cores, describe_memory(of), describe_gpus(of) or "no GPU")))
+    return f"Evaluated {time_in_words(of)} on {of['machine']} ({machine})"
+
+
+def time_in_words(of: Duration) -> str:
+    return f"{of['ended'][:16].replace('T', ' ')} UTC"
+
+
+def _rejected(manifest: Manifest | None) -> Table | None:
+    """The raw rows that did not become edges, by reason."""
+    if manifest is None or not manifest.rejected.rows:
+        return None
+    total, reasons = manifest.rejected.rows, manifest.rejected.by_reason.items()
+    rows = [[reason, f"{count:,}", f"{count / total:.1%}"] for reason, count in sorted(reasons, key=lambda of: -of[1])]
+    return Table(["reason", "rows", "share of the rejected"], rows)
 
 
 def _versions(metrics: Metrics, root: str, config_text: str) -> Pairs:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from twhin_core.report.axes import Tick, compact, round_steps
-from twhin_core.report.charts import WIDTH, Histogram, dots, histogram
+from twhin_core.report.charts import WIDTH, Histogram, dots, histograms
 from twhin_core.vectors.rows import Ints, Rows
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ ROUNDING = 1e-5
 """What lengths may differ by, relatively, and still be the same."""
 
 
+LEAST_SHARE = 0.1
+"""Of the variance, that a projection must carry to be drawn."""
+
+
 @dataclass(frozen=True)
 class Norms:
     """The lengths of a table's sampled rows. `color` is the table's position."""
@@ -53,7 +57,10 @@ class Norms:
 
 @dataclass(frozen=True)
 class Projection:
-    """The sampled rows on their first two principal components."""
+    """The sampled rows on their first two principal components.
+
+    Nothing is drawn if these carry less than `LEAST_SHARE` of the variance.
+    """
 
     tables: list[tuple[str, int]]
     """Names and point counts."""
@@ -65,6 +72,10 @@ class Projection:
     shares: tuple[float, float]
     """The share of the variance that each component explains."""
     unit_length: bool
+
+    @property
+    def is_drawn(self) -> bool:
+        return sum(self.shares) >= LEAST_SHARE
 
 
 def collect(tables: dict[str, Rows], seed: int, unit_length: bool) -> dict[str, Any]:
@@ -81,7 +92,8 @@ def collect(tables: dict[str, Rows], seed: int, unit_length: bool) -> dict[str, 
         name: tables[name].gather(sample_rows(tables[name].size, SAMPLE, seed)) for name in tables if name in largest
     }
     return {
-        "norms": [_norms(name, color, vectors) for color, (name, vectors) in enumerate(samples.items())],
+        "norms": (norms := _norms(samples)),
+        "constant": _constant(norms),
         "projection": _project(samples, unit_length),
         "sample": SAMPLE,
     }
@@ -96,11 +108,24 @@ def sample_rows(size: int, count: int, seed: int = 0, stretch: int = STRETCH) ->
     return rows
 
 
-def _norms(table: str, color: int, vectors: Tensor) -> Norms:
-    lengths = vectors.norm(dim=1).numpy().astype(np.float64)
-    low, median, high = np.quantile(lengths, [0.05, 0.5, 0.95]).tolist()
-    chart = None if np.ptp(lengths) <= ROUNDING * median else histogram(lengths)
-    return Norms(table, color, len(lengths), chart, median, low, high)
+def _norms(samples: dict[str, Tensor]) -> list[Norms]:
+    """The lengths of every table, with histograms on one axis."""
+    lengths = {name: vectors.norm(dim=1).numpy().astype(np.float64) for name, vectors in samples.items()}
+    vary = {name: of for name, of in lengths.items() if np.ptp(of) > ROUNDING * np.median(of)}
+    charts = dict(zip(vary, histograms(list(vary.values())), strict=True))
+    return [
+        Norms(name, color, len(of), charts.get(name), *(float(np.quantile(of, share)) for share in (0.5, 0.05, 0.95)))
+        for color, (name, of) in enumerate(lengths.items())
+    ]
+
+
+def _constant(norms: list[Norms]) -> dict[str, list[str]]:
+    """The tables whose rows all have the same length, by that length."""
+    found: dict[str, list[str]] = {}
+    for of in norms:
+        if of.chart is None:
+            found.setdefault(f"{of.median:.3g}", []).append(of.table)
+    return found
 
 
 def principal_components(vectors: Tensor) -> tuple[Tensor, tuple[float, float]]:

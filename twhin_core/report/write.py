@@ -14,7 +14,7 @@ from twhin_core.errors import UserError
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import log
-from twhin_core.report import charts, decision, exports, figures, neighbors, trained, training, vectors
+from twhin_core.report import charts, decision, exports, figures, known, neighbors, trained, training, vectors
 from twhin_core.vectors.rows import Rows, SelectedRows
 
 LONGEST_NAME = 120
@@ -36,6 +36,7 @@ def write_report(url: str, metrics: Metrics, config: Config, root: str) -> None:
             figures=figures.collect(metrics, config.evaluation),
             decision=decision.collect(metrics, root),
             panels=training.panels(config, root),
+            evaluated=trained.evaluated(root),
             trained=trained.collect(metrics, config, root),
             exported=exports.collect(metrics, root),
             charts=charts,
@@ -62,7 +63,7 @@ def _templates() -> jinja2.Environment:
 
 def _of_vectors(metrics: Metrics, config: Config, root: str) -> dict[str, Any]:
     """The sections that read the checkpoint of these metrics; None for each that is unavailable."""
-    parts: dict[str, Any] = {"vectors": None, "near": None}
+    parts: dict[str, Any] = {"vectors": None, "near": None, "known": None}
     checkpoint = at_step(root, metrics["checkpoint"])
     if checkpoint is None:
         return parts
@@ -74,7 +75,8 @@ def _of_vectors(metrics: Metrics, config: Config, root: str) -> dict[str, Any]:
         parts["vectors"] = vectors.collect(tables, config.evaluation.seed, unit_length=config.model.comparator == "cos")
         schema = read_schema(config, root)
         scorer = checkpoint.scorer(config.model, schema.relations)
-        parts["near"] = neighbors.collect(config, root, schema, tables, scorer)
+        parts["near"] = near = neighbors.collect(config, root, schema, tables, scorer)
+        parts["known"] = known.collect(config, root, schema, near.tables)
     except UserError as error:  # training has removed the checkpoint, or a vocabulary is broken
         log.warning("evaluate: the report lacks the sections on vectors: %s", error)
     return parts
