@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.command_line import twhin
 from tests.conftest import SmallConfig
 from twhin_core.graph.manifest import Manifest
 from twhin_core.graph.weights import RANGES_PER_OCTAVE, summarize
@@ -54,6 +56,7 @@ def test_the_share_of_the_heaviest_edges_is_that_of_a_sort(
 def prepared(small_config: SmallConfig, folder: Path, weights: dict[str, Any], **settings: Any) -> Manifest:
     """One relation for each list of weights, all in training; None for a relation of a source without weights."""
     sources = []
+    folder.mkdir(exist_ok=True)
     for name, of in weights.items():
         count = 300 if of is None else len(of)
         columns = {"lhs": [f"u{n}" for n in range(count)], "rhs": [f"t{n % 40}" for n in range(count)]}
@@ -113,6 +116,21 @@ def test_weights_that_decide_the_loss_are_pointed_out(
         assert expected is not None
         assert expected in line
         assert "logarithm" in line
+
+
+def test_describe_shows_them(small_config: SmallConfig, tmp_path: Path) -> None:
+    weights = {"likes": [1.0, 2.0, 4.0, 9.0], "sees": None, "hears": [1.0] * 1998 + [222.0, 223.0]}
+    prepared(small_config, tmp_path, weights)
+    found = json.loads(twhin("describe", tmp_path / "run", "--json").stdout)["weights"]
+    assert found == [  # the relations with the most edges first; the heaviest 0.1 % of 2,000 edges are two
+        {"relation": "hears", "edges": 2000, "mean": 1.222, "max": 223.0, "top_edges": 2, "top_share": 0.1822},
+        {"relation": "sees", "edges": 300, "mean": 1.0, "max": 1.0, "top_edges": 1, "top_share": 0.003333},
+        {"relation": "likes", "edges": 4, "mean": 4.0, "max": 9.0, "top_edges": 1, "top_share": 0.5625},
+    ]  # fmt: skip
+    lines = twhin("describe", tmp_path / "run").stdout
+    assert "relation\tedges\tmean\tmax\ttop_edges\ttop_share\nhears\t2000\t1.222\t223\t2\t0.1822\n" in lines
+    prepared(small_config, tmp_path / "without", {"sees": None})
+    assert "weights" not in json.loads(twhin("describe", tmp_path / "without/run", "--json").stdout)
 
 
 def test_each_relation_has_its_own_statistics(small_config: SmallConfig, tmp_path: Path) -> None:

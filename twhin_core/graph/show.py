@@ -15,8 +15,9 @@ DEGREES = [
 
 
 def list_graph(manifest: Manifest) -> list[Listing]:
-    """The splits, the tables, the relations with the most edges first, and the rejected rows, with their counts."""
-    return [_splits(manifest), _tables(manifest), *_relations(manifest), _rejected(manifest)]
+    """The splits, the tables, the relations with the most edges first, their weights, and the rejected rows."""
+    weights = [_weights(manifest)] if manifest.weighted else []
+    return [_splits(manifest), _tables(manifest), *_relations(manifest), *weights, _rejected(manifest)]
 
 
 def _splits(manifest: Manifest) -> Listing:
@@ -56,6 +57,20 @@ def _relations(manifest: Manifest) -> tuple[Listing, Listing]:
             [Column("relation"), Column("side"), Column("table"), *DEGREES], degrees, 2 * RELATIONS_SHOWN,
         ),
     )  # fmt: skip
+
+
+def _weights(manifest: Manifest) -> Listing:
+    largest = sorted(manifest.relations, key=_edges, reverse=True)
+    rows: list[list[Cell]] = [
+        [of.name, of.edges["train"], of.weights.mean, of.weights.max, of.weights.top_edges, of.weights.top_share]
+        for of in largest
+        if of.weights is not None
+    ]
+    columns = [
+        Column("relation"), Column("edges", ",d"), Column("mean", ".4g"), Column("max", ".4g"),
+        Column("heaviest 0.1%", ",d", keys=("top_edges",)), Column("their share", ".1%", keys=("top_share",)),
+    ]  # fmt: skip
+    return Listing("weights", "training weights by relation", columns, rows, RELATIONS_SHOWN)
 
 
 def _rejected(manifest: Manifest) -> Listing:
