@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+from datetime import date
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.command_line import twhin
@@ -111,7 +115,6 @@ def _names(table: str, node: Node) -> list[tuple[str, str]]:
     ("change", "message"),
     [
         ({"table": "tweets"}, "prepare.labels: no table named 'tweets'"),
-        ({"label": "name"}, "has no column 'name'"),
         ({"path": "nothing.csv"}, "nothing.csv"),
     ],
 )
@@ -124,3 +127,47 @@ def test_a_mistake_is_found_before_work(
         prepare(small_config(prepare={"labels": [given]}), str(tmp_path / "run"))
     assert message in str(found.value)
     assert not (tmp_path / "run/graph").exists()
+
+
+COLUMNS: dict[str, tuple[dict[str, list[Any]], dict[str, str], str]] = {
+    # The columns of a file, the entry's own keys, and what is said after the name of the file.
+    "no such label": ({"id": ["t1"], "title": ["x"]}, {"label": "name"}, "has no column 'name' (K.label); its columns"),
+    "no such id": ({"id": ["t1"], "title": ["x"]}, {"label": "title", "id": "key"}, "has no column 'key' (K.id); its "),
+    "the default label": ({"id": ["t1"], "title": ["x"]}, {}, "has no column 'label' (K.label); its columns are id, "),
+    "the default id": ({"key": ["t1"], "label": ["x"]}, {}, "has no column 'id' (K.id); its columns are key, label"),
+    "neither": ({"a": ["t1"], "b": ["x"]}, {}, "has no column 'id' (K.id); its columns are a, b"),
+    "an id of numbers": (
+        {"id": [1.5], "label": ["x"]},
+        {},
+        "column 'id' (K.id) is double, not a string, an integer",
+    ),
+    "an id of dates": ({"id": [date(2024, 1, 2)], "label": ["x"]}, {}, "column 'id' (K.id) is date32[day], not a "),
+    "a label of numbers": ({"id": ["t1"], "label": [1.5]}, {}, "column 'label' (K.label) is double, not a string, an "),
+    "a label of truth": ({"id": ["t1"], "label": [True]}, {}, "column 'label' (K.label) is bool, not a string, an int"),
+    "labels of numbers": ({"id": ["t1"], "label": [[1.5]]}, {}, "column 'label' (K.label) is double, not a list of "),
+}
+
+
+@pytest.mark.parametrize("position", [0, 1])
+@pytest.mark.parametrize(("columns", "keys", "message"), COLUMNS.values(), ids=COLUMNS)
+def test_a_wrong_column_is_named_by_its_key(
+    small_config: SmallConfig, tmp_path: Path, columns: dict[str, list[Any]], keys: dict[str, str], message: str,
+    position: int,
+) -> None:  # fmt: skip
+    path, good = str(tmp_path / "titles.parquet"), str(tmp_path / "good.csv")
+    pq.write_table(pa.table(columns), path)
+    Path(good).write_text("id,label\nu1,x\n")
+    labels = [{"table": "user", "path": good}, {"table": "tweet", "path": path, **keys}][1 - position :]
+    with pytest.raises(UserError) as found:
+        prepare(small_config(prepare={"labels": labels}), str(tmp_path / "run"))
+    assert str(found.value).startswith(f"{path}: {message.replace('K', f'prepare.labels.{position}')}")
+
+
+@pytest.mark.parametrize(("header", "named"), [("key,label", "id"), ("id,title", "label"), ("", "id")])
+def test_a_wrong_column_of_a_csv_is_named_by_its_key(
+    small_config: SmallConfig, tmp_path: Path, header: str, named: str
+) -> None:
+    (tmp_path / "titles.csv").write_text(f"{header or 'a,b'}\nt1,x\n")
+    labels = [{"table": "tweet", "path": str(tmp_path / "titles.csv")}]
+    with pytest.raises(UserError, match=rf"titles\.csv: has no column '{named}' \(prepare\.labels\.0\.{named}\)"):
+        prepare(small_config(prepare={"labels": labels}), str(tmp_path / "run"))

@@ -72,6 +72,10 @@ class Source(Section):
     )
     split: SplitName | None = Field(None, description="The split of all edges. Set it for every source or for none.")
 
+    def use(self, field: str) -> str:
+        """What messages call the column that `field` names."""
+        return field
+
     @model_validator(mode="after")
     def _check_relation(self) -> Source:
         self.exactly_one("relation", "relation_column")
@@ -94,6 +98,15 @@ class Source(Section):
         return where
 
 
+class LabelSource(Source):
+    """Labels as edges from ids to labels. `position`: of the entry in `prepare.labels`."""
+
+    position: int
+
+    def use(self, field: str) -> str:
+        return f"prepare.labels.{self.position}.{'id' if field == 'lhs' else 'label'}"
+
+
 class Labels(Section):
     """Names of nodes for people, such as titles. They change nothing but what is shown."""
 
@@ -104,9 +117,9 @@ class Labels(Section):
     id: Name = Field("id", description="Column of the node's id.")
     label: Name = Field("label", description="Column of its label: string or integer.")
 
-    @property
-    def source(self) -> Source:
-        """The files as a source of edges from ids to labels."""
-        return Source(
-            path=self.path, format=self.format, columns=self.columns, lhs=self.id, rhs=self.label, relation=self.table
-        )
+    def as_source(self, position: int) -> LabelSource:
+        """The files as a source of the engine."""
+        return LabelSource(
+            path=self.path, format=self.format, columns=self.columns, lhs=self.id, rhs=self.label, relation=self.table,
+            position=position,
+        )  # fmt: skip

@@ -50,7 +50,7 @@ def build_graph(config: Config, sources: list[Source], root: str, checks: Checks
     assert settings is not None
     _check_relations(sources, config.model.relations)
     raw = check_sources(sources, settings.time_window)
-    labels = check_sources([of.source for of in settings.labels], None)
+    labels = check_sources([of.as_source(position) for position, of in enumerate(settings.labels)])
     split = _split(settings, raw)
     storage.remove(storage.join(root, "graph"))  # an interrupted run may have left files
     with connect(settings) as engine:

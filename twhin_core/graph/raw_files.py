@@ -136,8 +136,9 @@ def _check_file(found: FoundFile, source: Source) -> RawFile:
 
 
 def _used_columns(source: Source) -> list[tuple[str, str]]:
-    """The columns that a source names, each with its use."""
-    names = [(use, getattr(source, use)) for use in ("lhs", "rhs", "relation_column", "timestamp")]
+    """The columns that a source names, each with its use, for messages and `_check_type`."""
+    names = [(source.use(end), getattr(source, end)) for end in ("lhs", "rhs")]
+    names += [(use, getattr(source, use)) for use in ("relation_column", "timestamp")]
     names.append(("weight", source.weight.column if source.weight else None))
     return [
         *((use, name) for use, name in names if name is not None),
