@@ -24,18 +24,23 @@ CONFIG = "config.yaml"
 SEAL = "# crc32c "
 """The start of the second line of `config.yaml`: the checksum of the lines after it."""
 
-# Settings that may change between calls: how the result is evaluated and exported, and which engine builds the graph.
+# Settings that may change between calls: how the result is evaluated and exported, what training logs and keeps, and
+# which engine builds the graph.
 CHANGEABLE = (
-    "test_data", "evaluation", "export", "training.eval_timeout_in_s", "training.readers_timeout_in_s",
-    "prepare.engine", "prepare.spark_master", "prepare.memory_limit", "prepare.temp_directory",
-    "prepare.changed_files",
+    "test_data", "evaluation", "export", "training.save_dir", "training.train_log_every_n",
+    "training.checkpoint_every_n", "training.checkpoint_max_to_keep", "training.eval_timeout_in_s",
+    "training.readers_timeout_in_s", "prepare.engine", "prepare.spark_master", "prepare.memory_limit",
+    "prepare.temp_directory", "prepare.changed_files",
 )  # fmt: skip
-
+EXTENDABLE = ("training.num_epochs", "training.num_train_steps")
+"""Settings that may be raised, unless a learning rate falls until the last step."""
 
 OF_A_CALL = "evaluation.split"
 """A call's choice of results, which are kept per split: alone, it does not change the saved config."""
 # Without a checkpoint, only what the graph was made from must stay; `num_embeddings` is compared with the vocabulary.
-MADE_THE_GRAPH = re.compile(r"prepare|model\.relations|model\.embeddings\.tables(\.\d+(\.name)?)?$")
+MADE_THE_GRAPH = re.compile(
+    r"prepare|model\.relations(?!\.\d+\.(operator|weight)$)|model\.embeddings\.tables(\.\d+(\.name)?)?$"
+)
 
 
 def stage(name: str) -> Callable[[Stage[P, R]], Stage[P, R]]:
@@ -74,8 +79,7 @@ def unremoved(root: str) -> Iterator[None]:
     except StorageError:
         raise
     except FileNotFoundError as error:
-        path = root.removeprefix("gs://").rstrip("/") if storage.is_remote(root) else storage.filesystem(root)[1]
-        if path not in str(error):
+        if storage.filesystem(root)[1] not in str(error):
             raise
         raise UserError(f"{root}: a file was removed while this run was reading it: {one_line(error)}") from error
 
@@ -83,9 +87,9 @@ def unremoved(root: str) -> Iterator[None]:
 def open_run(config: Config, root: str, name: str = "") -> None:
     """Writes the resolved config to `<root>/config.yaml`, or checks that the root was made with it.
 
-    Settings in `CHANGEABLE` may differ. So may those that only training depends on, if there is no checkpoint yet, and
-    all, if there is no graph either, as long as no stage other than `name` is running. The file then gets the new
-    config, unless nothing but `OF_A_CALL` differs.
+    Settings in `CHANGEABLE` may differ, and those in `EXTENDABLE` may be raised. So may those that only training
+    depends on, if there is no checkpoint yet, and all, if there is no graph either, as long as no stage other than
+    `name` is running. The file then gets the new config, unless nothing but `OF_A_CALL` differs.
 
     Raises:
         UserError: the root was made with another config, or another stage is running with one. Names the first key
@@ -132,23 +136,41 @@ def _parse(text: str, url: str) -> Config:
     return config_file.parse(text, origin=url)
 
 
+def check_same_graph(config: Config, root: str) -> None:
+    """Checks that the run at `root` made its graph from what `config` says. Raises UserError with the first difference.
+
+    `prepare.graph` may differ: either may use the graph of the other, or of a third.
+    """
+    for key, old, new in _changes(saved_config(root), config):
+        if key != "prepare.graph" and MADE_THE_GRAPH.match(key):
+            raise UserError(f"the graph of {root} was made with another config: {key} was {old!r} and is {new!r}")
+
+
+def _changes(before: Config, config: Config) -> list[tuple[str, Any, Any]]:
+    """The differences in settings that are not `CHANGEABLE`."""
+    free = tuple(f"{part}." for part in CHANGEABLE)
+    return [of for of in differences(before.model_dump(), config.model_dump()) if not f"{of[0]}.".startswith(free)]
+
+
 def _check_differences(before: Config, config: Config, root: str, name: str) -> None:
-    changed = [
-        change
-        for change in differences(before.model_dump(), config.model_dump())
-        if not f"{change[0]}.".startswith(tuple(f"{part}." for part in CHANGEABLE))
-    ]
+    changed = _changes(before, config)
     if not changed:
         return
     has_graph = storage.exists(storage.join(root, "graph/manifest.json"))
     is_trained = bool(storage.list_folders(storage.join(root, "checkpoints")))
     for key, old, new in changed:
-        if is_trained or (has_graph and MADE_THE_GRAPH.match(key)):
+        if (is_trained and not _extends(key, old, new, config)) or (has_graph and MADE_THE_GRAPH.match(key)):
             raise UserError(
                 f"{root}: this run root was made with another config: {key} was {old!r} and is {new!r}; "
                 "use another --run-root"
             )
     lease.check_alone(root, name, "run")
+
+
+def _extends(key: str, old: Any, new: Any, config: Config) -> bool:
+    """Whether a change of `key` only trains for longer: what was trained so far would have been the same."""
+    is_longer = new is None or (old is not None and old < new)
+    return key in EXTENDABLE and is_longer and not any(of.ends_with_training for of in config.model.optimizers)
 
 
 def differences(old: Any, new: Any, missing: object = None, key: str = "") -> list[tuple[str, Any, Any]]:

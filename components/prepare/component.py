@@ -48,6 +48,7 @@ def prepare(
             Path(summary.path).write_text(f"# Graph\n\nAlready prepared: `{settings.train_data.data_root}`\n")
             return
         made = prepare.prepare(settings, run_root)
-        publish(graph, storage.join(run_root, manifest.MANIFEST), uri=storage.join(run_root, "graph"))
+        holder = made.holder(run_root)
+        publish(graph, storage.join(holder, manifest.MANIFEST), uri=storage.join(holder, "graph"))
         report(metrics, summaries.graph_figures(made), summary, summaries.graph_text(made))
         check_graph(settings, run_root)  # evaluate would fail too, but only after the cost of training

@@ -224,5 +224,10 @@ class Model(Section):
     def dim(self) -> int:
         return self.embeddings.tables[0].embedding_dim
 
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """Those of the relations and of each table."""
+        return [self.translation_optimizer, *(table.optimizer for table in self.embeddings.tables)]
+
     def table(self, name: str) -> Table:
         return next(table for table in self.embeddings.tables if table.name == name)

@@ -154,6 +154,12 @@ class Optimizer(Section):
         return next(name for name in OPTIMIZERS if getattr(self, name) is not None)
 
     @property
+    def ends_with_training(self) -> bool:
+        """Whether the rate falls until the last step, so that it depends on how long training is."""
+        cosine = None if self.learning_rate is None else self.learning_rate.linear_ramp_to_cosine
+        return cosine is not None and cosine.final_num_steps is None
+
+    @property
     def choice(self) -> Sgd | Adam | Adagrad | RowwiseAdagrad | SphericalAdagrad:
         choice: Sgd | Adam | Adagrad | RowwiseAdagrad | SphericalAdagrad = getattr(self, self.name)
         return choice

@@ -132,6 +132,11 @@ class Prepare(Section):
         description="Generate a network under `<run_root>/raw` instead. Needs the tables user and tweet, and the "
         "network's relations.",
     )
+    graph: Location | None = Field(
+        None,
+        description="Run root whose graph to use, without copying it, instead of building one. The configs must agree "
+        "in everything that makes the graph; see docs/prepare.md.",
+    )
     labels: list[Labels] = Field(
         default_factory=list, description="Labels of nodes, which `twhin neighbors` and the report show."
     )

@@ -22,15 +22,17 @@ def open_split(config: Config, root: str, schema: Schema, split: str) -> EdgeFil
     data_root = None if data is None else data.data_root
     if data_root is None and config.prepare is None:
         raise UserError(f"{split}_data.data_root: is required to read {split} edges without a prepare section")
-    prepared = storage.join(root, "graph/edges", split)
+    graph = read_manifest(root)
+    holder = root if graph is None else graph.holder(root)
+    prepared = storage.join(holder, "graph/edges", split)
     location = data_root or prepared
     offset, limit = (0, None) if data is None else (data.offset, data.limit)
-    manifest = read_manifest(root) if location == prepared else None
+    manifest = graph if location == prepared else None
     if manifest is None:
         urls = [file.url for file in find_files(location, is_pattern=location != prepared)]
         files = EdgeFiles(urls, schema, offset, limit)
     else:
-        listed = [entry.under(root) for entry in manifest.splits[split].files]
+        listed = [entry.under(holder) for entry in manifest.splits[split].files]
         footers = {file.url: file.footer for file in listed if file.footer is not None}
         files = EdgeFiles([file.url for file in listed], schema, offset, limit, footers)
     if manifest is not None and (offset, limit) == (0, None) and len(files) != manifest.splits[split].edges:

@@ -25,6 +25,7 @@ from twhin_core.export.manifest import (
 )
 from twhin_core.export.vector_set import TrainedRun, VectorSet, open_vector_sets
 from twhin_core.graph.manifest import MANIFEST as GRAPH
+from twhin_core.graph.manifest import find_manifest
 from twhin_core.model.operators import RelationOperators
 from twhin_core.parquet import FileEntry, write_part
 from twhin_core.progress import Progress, log
@@ -119,7 +120,11 @@ def _digest(config: Config) -> str:
 def identify(run: TrainedRun) -> str:
     """Digest of the settings and the graph that the vectors were learned from, wherever its raw files were."""
     config = run.config
-    graph = storage.read_json(storage.join(run.root, GRAPH)) if config.prepare is not None else {}
+    graph = {}
+    if config.prepare is not None:
+        graph = storage.read_json(storage.join(find_manifest(run.root).holder(run.root), GRAPH))
+        for entry, relation in zip(graph["relations"], run.schema.relations, strict=True):
+            entry |= {"operator": relation.operator, "weight": relation.weight}  # not those of the run that built it
     learned_from = {
         "model": config.model.model_dump(),
         "train_data": config.train_data.model_dump(),

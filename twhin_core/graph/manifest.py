@@ -8,6 +8,7 @@ from typing import TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from twhin_core import storage
+from twhin_core.checksum import crc32c
 from twhin_core.config import Config, Relation
 from twhin_core.errors import UserError, one_line
 from twhin_core.parquet import FileEntry
@@ -94,7 +95,7 @@ class RejectedEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """`graph/manifest.json`."""
+    """`graph/manifest.json` of a run that built its graph. Paths of files are relative to `holder`."""
 
     version: str
     weighted: bool
@@ -103,25 +104,76 @@ class Manifest(BaseModel):
     splits: dict[str, SplitEntry]
     rejected: RejectedEntry
     raw_files: list[RawFileEntry] = []
+    shared_by: str | None = Field(None, exclude=True)
+    """The run root that holds the graph, if it is another run's."""
+
+    def holder(self, root: str) -> str:
+        """The run root that holds the files of the graph that the run at `root` uses."""
+        return self.shared_by or root
+
+
+class SharedGraph(BaseModel):
+    """`graph/manifest.json` of a run that uses another's graph."""
+
+    shared_by: str
+    """That run's root: an absolute path or gs:// prefix."""
+    manifest: str
+    """The CRC-32C of its manifest, which holds the checksums of everything else."""
 
 
 def read_manifest(root: str) -> Manifest | None:
-    """The manifest under the run root, or None if prepare has not finished."""
+    """The manifest of the run's graph, its own or another run's, or None if prepare has not finished.
+
+    Raises:
+        UserError: the other run's graph has been removed or replaced since.
+    """
     url = storage.join(root, MANIFEST)
     try:
-        return _parse(storage.read_bytes(url), url)
+        found = _parse(storage.read_bytes(url), url)
     except FileNotFoundError:
         return None
+    return _follow(found, root) if isinstance(found, SharedGraph) else found
 
 
-@functools.lru_cache(maxsize=2)
-def _parse(content: bytes, url: str) -> Manifest:
+def _follow(shared: SharedGraph, root: str) -> Manifest:
+    url = storage.join(shared.shared_by, MANIFEST)
+    try:
+        content = storage.read_bytes(url)
+    except FileNotFoundError:
+        raise UserError(f"{root}: uses the graph of {shared.shared_by}, which has been removed ({url})") from None
+    if crc32c([content]) != shared.manifest:
+        raise UserError(
+            f"{root}: uses the graph of {shared.shared_by}, which has been prepared anew since; use another --run-root"
+        )
+    found = _parse(content, url)
+    assert isinstance(found, Manifest), "a shared graph is always that of the run that built it"
+    return found.model_copy(update={"shared_by": shared.shared_by})
+
+
+def share(of: str, root: str) -> None:
+    """Makes the finished graph of the run at `of` that of the run at `root`, which completes it.
+
+    If `of` uses another run's graph itself, then `root` uses that one.
+    """
+    holder = find_manifest(of).holder(of)
+    if not storage.is_remote(holder):
+        holder = storage.filesystem(holder)[1]  # found from any working folder
+    content = storage.read_bytes(storage.join(holder, MANIFEST))
+    shared = SharedGraph(shared_by=holder, manifest=crc32c([content]))
+    storage.publish_json(storage.join(root, MANIFEST), shared.model_dump())
+
+
+@functools.lru_cache(maxsize=4)
+def _parse(content: bytes, url: str) -> Manifest | SharedGraph:
     """Kept, because a stage asks for the manifest once for every table."""
-    return _as(Manifest, content, url)
+    tree = storage.parse_json(content, url)
+    if isinstance(tree, dict) and "shared_by" in tree:
+        return _as(SharedGraph, tree, url)
+    return _as(Manifest, tree, url)
 
 
 def find_manifest(root: str) -> Manifest:
-    """The manifest under the run root. Raises UserError if prepare has not finished."""
+    """Like `read_manifest`, but raises UserError if prepare has not finished."""
     manifest = read_manifest(root)
     if manifest is None:
         raise UserError(f"{root}: there is no finished graph here ({MANIFEST}); run `twhin prepare` first")
@@ -131,14 +183,14 @@ def find_manifest(root: str) -> Manifest:
 def read_as(model: type[M], url: str) -> M | None:
     """The manifest at `url`, or None if there is none. Raises UserError if it is damaged or does not fit `model`."""
     try:
-        return _as(model, storage.read_bytes(url), url)
+        return _as(model, storage.read_json(url), url)
     except FileNotFoundError:
         return None
 
 
-def _as(model: type[M], content: bytes, url: str) -> M:
+def _as(model: type[M], tree: object, url: str) -> M:
     try:
-        return model.model_validate(storage.parse_json(content, url))
+        return model.model_validate(tree)
     except ValidationError as error:
         raise UserError(f"{url}: not a manifest of this version: {one_line(error)}") from None
 
@@ -162,6 +214,11 @@ def read_schema(config: Config, root: str) -> Schema:
                 f"{entry.num_embeddings}"
             )
         tables[entry.name] = stated or entry.num_embeddings
-    described = {"edges", "degrees", "reversed", "weights"}
-    relations = [Relation.model_validate(entry.model_dump(exclude=described)) for entry in manifest.relations]
-    return Schema(tables, relations)
+    return Schema(tables, relations_of(config, manifest))
+
+
+def relations_of(config: Config, manifest: Manifest) -> list[Relation]:
+    """The graph's relations in the order of their ids, with the operators and weights of the config."""
+    given = {relation.name: relation for relation in config.model.relations}
+    names = [entry.name for entry in manifest.relations]
+    return [given.get(name) or given["*"].model_copy(update={"name": name}) for name in names]

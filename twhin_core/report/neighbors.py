@@ -149,10 +149,10 @@ def _labels(found: list[tuple[str, list[Node]]], manifest: Manifest | None, root
 def _choose(root: str, table: str, size: int, manifest: Manifest | None) -> list[tuple[int, int | None]]:
     """Positions and degrees of nodes of high and median degree, or of any nodes if degrees are unknown."""
     files = next((entry.files for entry in manifest.tables if entry.name == table), []) if manifest else []
-    if not files:
+    if manifest is None or not files:
         positions = np.linspace(0, size - 1, min(size, 2 * NODES_PER_KIND)).astype(int)
         return [(int(position), None) for position in positions]
-    url, _, footer = files[0].under(root)
+    url, _, footer = files[0].under(manifest.holder(root))
     with open_parquet(url, footer=footer) as file:
         batch = next(file.iter_batches(NAMES_READ, columns=["index", "degree"]))
     index, degree = batch["index"].to_numpy(), batch["degree"].to_numpy()

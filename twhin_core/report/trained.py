@@ -9,12 +9,12 @@ from typing import Any
 from twhin_core import storage
 from twhin_core.checkpoints.blocks import MARKER
 from twhin_core.checkpoints.checkpoint import FINISHED, FOLDER
-from twhin_core.config import Config
+from twhin_core.config import Config, Relation
 from twhin_core.config.optimizer import Optimizer
 from twhin_core.durations import Duration, describe_gpus, describe_memory, in_words, read_durations
 from twhin_core.errors import Damaged
 from twhin_core.evaluation.metrics import Metrics
-from twhin_core.graph.manifest import Manifest, read_manifest
+from twhin_core.graph.manifest import Manifest, read_manifest, relations_of
 from twhin_core.progress import log
 from twhin_core.report.figures import Table
 
@@ -161,15 +161,16 @@ def _tables(metrics: Metrics, config: Config, manifest: Manifest | None) -> Tabl
 def _relations(config: Config, manifest: Manifest | None) -> Table:
     """The relations, by training edges if known, most first."""
     if manifest is None:
-        rows = [[of.name, f"{of.lhs} → {of.rhs}", of.operator, f"{of.weight:g}"] for of in config.model.relations]
-        return Table(["relation", "tables", "operator", "weight"], rows)
+        return Table(["relation", "tables", "operator", "weight"], [_relation(of) for of in config.model.relations])
     splits = list(manifest.splits)
-    entries = sorted(manifest.relations, key=lambda of: -of.edges.get("train", 0))
-    rows = [
-        [of.name, f"{of.lhs} → {of.rhs}", of.operator, f"{of.weight:g}", *(f"{of.edges.get(s, 0):,}" for s in splits)]
-        for of in entries
-    ]
+    entries = list(zip(relations_of(config, manifest), manifest.relations, strict=True))
+    entries.sort(key=lambda entry: -entry[1].edges.get("train", 0))
+    rows = [[*_relation(of), *(f"{counted.edges.get(split, 0):,}" for split in splits)] for of, counted in entries]
     return Table(["relation", "tables", "operator", "weight", *splits], rows)
+
+
+def _relation(of: Relation) -> list[str]:
+    return [of.name, f"{of.lhs} → {of.rhs}", of.operator, f"{of.weight:g}"]
 
 
 def _plan(root: str) -> Table | None:

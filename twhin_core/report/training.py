@@ -10,7 +10,6 @@ from twhin_core import storage
 from twhin_core.checkpoints.checkpoint import ALL_DONE, FINISHED
 from twhin_core.checksum import unseal_lines
 from twhin_core.config import Config
-from twhin_core.config.optimizer import Optimizer
 from twhin_core.evaluation.metrics import ALL, SAMPLED
 from twhin_core.evaluation.result import place
 from twhin_core.progress import log
@@ -105,7 +104,7 @@ def _rates(config: Config, root: str, steps: int) -> Panel | None:
         config = until(finished["step"], config)
     optimizers = {table.name: table.optimizer for table in config.model.embeddings.tables}
     optimizers["relations"] = config.model.translation_optimizer
-    if not steps or any(_is_open(optimizer) for optimizer in optimizers.values()):
+    if not steps or any(optimizer.ends_with_training for optimizer in optimizers.values()):
         return None
     at = sorted({max(1, round(steps * part / POINTS_SHOWN)) for part in range(POINTS_SHOWN + 1)})
     curves: dict[tuple[float, ...], list[str]] = {}
@@ -116,11 +115,6 @@ def _rates(config: Config, root: str, steps: int) -> Panel | None:
     named = [(_names(of), list(zip(map(float, at), rates, strict=True))) for rates, of in curves.items()]
     note = f"{len(named) - len(SERIES)} more schedules are not shown." if len(named) > len(SERIES) else ""
     return _panel("Learning rate", dict(zip(SERIES, named, strict=False)), from_zero=True, note=note)
-
-
-def _is_open(optimizer: Optimizer) -> bool:
-    cosine = None if optimizer.learning_rate is None else optimizer.learning_rate.linear_ramp_to_cosine
-    return cosine is not None and cosine.final_num_steps is None
 
 
 def _names(names: list[str]) -> str:

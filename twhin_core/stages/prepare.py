@@ -13,19 +13,20 @@ from twhin_core.evaluation.gates import check_names
 from twhin_core.evaluation.task import nodes_only
 from twhin_core.graph.build import Checks, build_graph
 from twhin_core.graph.changes import check_unchanged
-from twhin_core.graph.manifest import MANIFEST, Manifest, read_manifest, read_schema
+from twhin_core.graph.manifest import MANIFEST, Manifest, find_manifest, read_manifest, read_schema, share
 from twhin_core.progress import log
-from twhin_core.run import working
+from twhin_core.run import check_same_graph, working
 from twhin_core.stages.refusals import check_relations, check_sizes
 from twhin_core.synthetic.generate import generate
 
 
 def prepare(config: Config, root: str) -> Manifest:
-    """Builds the graph of the run under `root` unless it is there.
+    """Builds the graph of the run under `root`, or makes another run's its own, unless it has one.
 
     Raises:
         UserError: the config has no `prepare` section; a later stage would refuse the config, the relations or the
-            sizes of the tables; a raw file changed since the graph was built; or as `build_graph`.
+            sizes of the tables; a raw file changed since the graph was built; the run of `prepare.graph` has no graph,
+            or made it from something else; or as `build_graph`.
     """
     settings = config.prepare
     if settings is None:
@@ -38,6 +39,8 @@ def prepare(config: Config, root: str) -> Manifest:
             _check(config, root, manifest)
             log.info("prepare: already done: %s", storage.join(root, MANIFEST))
             return manifest
+        if settings.graph is not None:
+            return _share(config, settings, settings.graph, root)
         with measured(root, "prepare"):
             return _build(config, settings, root)
 
@@ -49,6 +52,20 @@ def _build(config: Config, settings: Prepare, root: str) -> Manifest:
     checks = Checks(partial(check_relations, config), partial(check_sizes, config))
     manifest = build_graph(config, sources, root, checks)
     storage.publish_json(storage.join(root, MANIFEST), manifest.model_dump())
+    return manifest
+
+
+def _share(config: Config, settings: Prepare, of: str, root: str) -> Manifest:
+    try:
+        manifest = find_manifest(of)
+        check_same_graph(config, of)
+    except UserError as error:
+        raise UserError(f"prepare.graph: {error}") from None
+    check_unchanged(settings, manifest.raw_files)
+    _check(config, of, manifest)
+    share(of, root)
+    manifest = find_manifest(root)
+    log.info("prepare: uses the graph of %s", manifest.shared_by)
     return manifest
 
 

@@ -89,13 +89,14 @@ def _graph(root: str) -> Iterator[tuple[str, Check]]:
     manifest = _or_none(partial(read_manifest, root))
     if manifest is None:
         return
+    holder = manifest.holder(root)
     for table in manifest.tables:
-        yield from _files(root, f"graph/vocab/{table.name}", table.files)
+        yield from _files(holder, f"graph/vocab/{table.name}", table.files)
         if table.labels:
-            yield from _files(root, f"graph/labels/{table.name}", table.labels)
+            yield from _files(holder, f"graph/labels/{table.name}", table.labels)
     for name, split in manifest.splits.items():
-        yield from _files(root, f"graph/edges/{name}", split.files)
-    yield from _files(root, "graph/rejected", manifest.rejected.files)
+        yield from _files(holder, f"graph/edges/{name}", split.files)
+    yield from _files(holder, "graph/rejected", manifest.rejected.files)
 
 
 def _checkpoints(root: str) -> Iterator[tuple[str, Check | None]]:

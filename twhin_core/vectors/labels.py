@@ -21,11 +21,13 @@ def read_labels(manifest: Manifest | None, root: str, table: str, names: Sequenc
 
     `manifest` is that of the run's graph, or None if prepare did not make it.
     """
-    files = [] if manifest is None else next(entry.labels for entry in manifest.tables if entry.name == table)
+    if manifest is None:
+        return {}
+    files = next(entry.labels for entry in manifest.tables if entry.name == table)
     size = sum(file.rows for file in files)
     windows = [hash_window(name, size) for name in names]
     groups = read_row_groups(
-        [file.under(root) for file in files],
+        [file.under(manifest.holder(root)) for file in files],
         lambda first, end: any(first < stop and start < end for start, stop in windows),
         lambda file, group: file.read_row_group(group, ["id", "label"]),
     )

@@ -20,9 +20,11 @@ def open_ids(config: Config, root: str, table: str, rows: int) -> Ids:
     """
     vocab = config.model.table(table).vocab
     if config.prepare is not None:
-        files = next(entry.files for entry in find_manifest(root).tables if entry.name == table)
-        listed = [file.under(root) for file in files]
-        return StoredIds(listed, storage.join(root, "graph/vocab", table), by_hash=True)
+        manifest = find_manifest(root)
+        holder = manifest.holder(root)
+        files = next(entry.files for entry in manifest.tables if entry.name == table)
+        listed = [file.under(holder) for file in files]
+        return StoredIds(listed, storage.join(holder, "graph/vocab", table), by_hash=True)
     if vocab is None:
         return NumberedIds(rows)
     ids = ListedIds([file.url for file in find_files(vocab)], vocab)
