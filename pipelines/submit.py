@@ -21,7 +21,7 @@ from twhin.pipelines.run_root import check_shared
 from twhin_core import storage
 from twhin_core.config import file as config_file
 from twhin_core.errors import GateFailed, TwhinError, UserError
-from twhin_core.evaluation import gates
+from twhin_core.evaluation import checks
 from twhin_core.progress import log
 
 LONGEST_PARAMETERS = 10_000
@@ -97,7 +97,8 @@ def read(
 
     Raises:
         UserError: the file is missing, not a compiled pipeline, or compiled for another target; an override is invalid;
-            or the run root is missing, not shared by the machines, or shared by the runs of `cron`.
+            the run would have no edges to evaluate on; the run root is missing or shared by the runs of `cron`; or the
+            machines do not share it, or `prepare.graph`.
     """
     documents = _read_documents(path)
     compiled_for = "vertex" if len(documents) == 1 else "kubeflow"  # its second document has the pods' settings
@@ -115,11 +116,13 @@ def read(
             f"{path}: not made by `twhin compile`: it lacks the parameters config, overrides or run_root"
         ) from None
     config = config_file.parse(text, f"{path}: config", overrides)
-    gates.check_names(config)
+    checks.check_pipeline(config)
     if root is None:
         raise UserError(f"there is no run root: set --run-root, or compile {path} with it")
-    if not storage.is_remote(root):
-        check_shared(root, target, _shared_mounts(documents), has_nodes=_has_nodes(documents))
+    graph = None if config.prepare is None else config.prepare.graph
+    for key, place in (("--run-root", root), ("prepare.graph", graph)):
+        if place is not None and not storage.is_remote(place):
+            check_shared(place, target, _shared_mounts(documents), _has_nodes(documents), key)
     if cron is not None and RUN not in root:
         raise UserError(
             f"--run-root {root}: all runs of --cron would share it and find the work already done; add {RUN} to it"

@@ -76,7 +76,7 @@ def test_kubeflow_gets_the_compiled_pipeline_and_the_runs_own_values(
     assert given["run_root"] == ROOT_URL
     default = golden.documents(Path(path))[0]["root"]["inputDefinitions"]["parameters"]["config"]["defaultValue"]
     assert given["config"] == default
-    assert given["overrides"] == ["training.num_epochs=7"]
+    assert given["overrides"] == [golden.TEST_DATA, "training.num_epochs=7"]
     assert capsys.readouterr().out.splitlines() == [
         f"run:        {server.url}/#/runs/details/run-1",
         f"run root:   {ROOT_URL}",
@@ -97,6 +97,36 @@ def test_vertex_gets_the_compiled_pipeline_and_the_runs_own_values(
     assert body["pipelineSpec"]["deploymentSpec"] == golden.documents(Path(VERTEX))[0]["deploymentSpec"]
     link = f"https://console.cloud.google.com/vertex-ai/locations/europe-west4/pipelines/runs/{job}?project=my-project"
     assert link in capsys.readouterr().out
+
+
+NOT_GIVEN = ["test_data=null", "validation_data=null"]
+EMPTY = "evaluation.split: the {0} split has no edges; hold some out in prepare.split, or set {0}_data.data_root"
+NOTHING = "{0}_data.data_root: is required to evaluate on {0} edges without a prepare section"
+
+
+@pytest.mark.parametrize("target", ["kubeflow", "vertex"])
+@pytest.mark.parametrize(
+    ("values", "split", "message"),
+    [
+        ([], "test", NOTHING),
+        ([], "validation", NOTHING),
+        (["prepare={generate: {}, split: {test: 0.0}}"], "test", EMPTY),
+        (["prepare={generate: {}, split: {validation: 0.0}}"], "validation", EMPTY),
+        (["prepare={generate: {}, split: {by: last, test: 0, validation: 1}}"], "test", EMPTY),
+        (["prepare={generate: {}, split: {by: last, test: 1, validation: 0}}"], "validation", EMPTY),
+        (["prepare={sources: [{path: a, relation: follow, split: train}]}"], "test", EMPTY),
+        (["prepare={sources: [{path: a, relation: follow, split: test}]}"], "validation", EMPTY),
+    ],
+)
+def test_a_run_without_edges_to_evaluate_on_is_not_submitted(
+    server: PlatformServer, target: Target, values: list[str], split: str, message: str
+) -> None:
+    values = [*NOT_GIVEN, *values, f"evaluation.split={split}"]
+    with pytest.raises(UserError) as refused:
+        run(server, target, *(part for value in values for part in ("--set", value)))
+    assert str(refused.value) == message.format(split)
+    assert not server.made
+    assert not server.experiments
 
 
 @pytest.mark.parametrize("target", ["kubeflow", "vertex"])
@@ -316,7 +346,7 @@ def test_refused_before_anything_is_sent(
 def test_a_pipeline_without_gpus_is_of_one_target_too(tmp_path: Path) -> None:
     needs = resources.load(str(ROOT / "configs/resources/cpu-small.yaml"))
     path = str(tmp_path / "pipeline.yaml")
-    compile_pipeline(config_file.read(str(ROOT / "configs/local.yaml")), needs, "vertex", path)
+    compile_pipeline(golden.source(), needs, "vertex", path)
     with pytest.raises(UserError, match="is compiled for vertex: compile it with --target kubeflow"):
         submit.read(path, "kubeflow", ROOT_URL)
 
@@ -333,12 +363,15 @@ def test_a_run_root_on_the_shared_volume(tmp_path: Path) -> None:
     needs = resources.load(str(ROOT / "configs/resources/cpu-small.yaml"))
     needs = needs.model_validate({**needs.model_dump(), "volume": {"claim": "runs", "mount": "/runs"}})
     path = str(tmp_path / "pipeline.yaml")
-    config = config_file.read(str(ROOT / "configs/local.yaml"))
-    compile_pipeline(config, needs, "kubeflow", path, "/runs/default")
+    compile_pipeline(golden.source(), needs, "kubeflow", path, "/runs/default")
     assert submit.read(path, "kubeflow").parameters["run_root"] == "/runs/default"
     assert submit.read(path, "kubeflow", "/runs/mine").parameters["run_root"] == "/runs/mine"
     with pytest.raises(UserError, match=r"--run-root /run/mine: is not on the volume, which is mounted at /runs"):
         submit.read(path, "kubeflow", "/run/mine")
+    for graph in ("/runs/graph", "gs://bucket/graph"):
+        submit.read(path, "kubeflow", overrides=[f"prepare={{generate: {{}}, graph: '{graph}'}}"])
+    with pytest.raises(UserError, match=r"^prepare\.graph /run/graph: is not on the volume, which is mounted at /runs"):
+        submit.read(path, "kubeflow", overrides=["prepare={generate: {}, graph: /run/graph}"])
 
 
 def request_of(relations: int, run_root: str) -> submit.Request:
