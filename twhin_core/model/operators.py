@@ -221,14 +221,14 @@ class RelationOperators(nn.Module):
         """Σ_i |x_i|^power over the coordinates that operator_rel sees: rel [...] and vectors [..., dim] → [...]."""
         return self._by_kind(rel, vectors, vectors[..., 0], lambda kind: lambda _, __, rows: kind.powers(rows, power))
 
-    def scores(self, vectors: Tensor, others: Tensor, relations: Tensor | None = None) -> Tensor:
-        """⟨operator_rel(x), y⟩ up to a constant: x and y [..., dim] → [..., n], for `relations` [n] or for all.
+    def factors(self, vectors: Tensor, others: Tensor, relations: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """φ and θ with φ @ θᵀ = ⟨operator_rel(x), y⟩ up to a constant, for distinct `relations` [n] or for all.
 
-        All relations must have the same kind of operator.
+        x and y [..., dim] → φ [..., dim] and θ [n, dim]. All relations must have the same kind of operator.
         """
         (kind,) = self._kinds
-        parameters = self.get_parameter(kind)
-        return find(kind).features(vectors, others) @ (parameters if relations is None else parameters[relations]).T
+        theta = self.get_parameter(kind)
+        return find(kind).features(vectors, others), theta if relations is None else theta.index_select(0, relations)
 
     def cost(self, weight: Tensor, power: int) -> Tensor:
         """Σ_rel weight_rel · Σ_i |θ_rel,i|^power over all relations' parameters: weight [relations] → a scalar."""

@@ -28,27 +28,31 @@ class RelationPrediction:
             same.append(rel)
         self._pair, self._within = torch.tensor(pair, device=device), torch.tensor(within, device=device)
         self._relations = [torch.tensor(same, device=device) for same in of_pair.values()]
+        self._has_others = torch.tensor([len(of_pair[of.lhs, of.rhs]) > 1 for of in relations], device=device)
 
     def __call__(self, scorer: Scorer, rel: Tensor, weight: Tensor, lhs: Tensor, rhs: Tensor) -> Tensor:
         """The weighted sum over edges, a scalar: rel and weight [...], lhs and rhs [..., dim]."""
         rel, weight, lhs, rhs = rel.flatten(), weight.flatten(), lhs.flatten(0, -2), rhs.flatten(0, -2)
         if len(self._relations) == 1:
-            return self._weight * self._sum(scorer, None, rel, weight, lhs, rhs)
-        # Only relations between the same tables are scored: with many pairs of tables, a small part of all.
-        order = self._pair[rel].argsort(stable=True)
-        pairs, counts = self._pair[rel[order]].unique_consecutive(return_counts=True)
-        parts = [
-            self._sum(scorer, self._relations[pair], rel[edges], weight[edges], lhs[edges], rhs[edges])
-            for pair, edges in zip(pairs.tolist(), order.split(counts.tolist()), strict=True)
-        ]
-        return self._weight * torch.stack(parts).sum()
-
-    def _sum(
-        self, scorer: Scorer, relations: Tensor | None, rel: Tensor, weight: Tensor, lhs: Tensor, rhs: Tensor
-    ) -> Tensor:
-        """The sum over edges between the same two tables, whose relations are `relations`, or all if None."""
-        scores = [scorer.operator.scores(lhs, rhs, relations)]
-        if scorer.inverse is not None:
-            scores.append(scorer.inverse.scores(rhs, lhs, relations))
-        losses = [F.cross_entropy(one.float(), self._within[rel], reduction="none") for one in scores]
-        return (torch.stack(losses).mean(0) * weight).sum()
+            relations, edges, candidates = None, [len(rel)], [len(self._pair)]
+        else:
+            # Only relations between the same tables are scored: with many pairs of tables, a small part of all. A
+            # relation that is alone there is certain, and so costs nothing.
+            order = self._has_others[rel].nonzero().squeeze(1)
+            if not len(order):
+                return lhs.new_zeros(())
+            order = order[self._pair[rel[order]].argsort(stable=True)]
+            pairs, counts = self._pair[rel[order]].unique_consecutive(return_counts=True)
+            of_pairs = [self._relations[pair] for pair in pairs.tolist()]
+            relations, edges, candidates = torch.cat(of_pairs), counts.tolist(), [len(of) for of in of_pairs]
+            rel, weight, lhs, rhs = (of.index_select(0, order) for of in (rel, weight, lhs, rhs))
+        # Divided after they are read, so that the gradients of all pairs are written once.
+        wanted = self._within[rel].split(edges)
+        sides = [(scorer.operator, lhs, rhs)] + ([] if scorer.inverse is None else [(scorer.inverse, rhs, lhs)])
+        losses = []
+        for operators, given, asked in sides:
+            features, parameters = operators.factors(given, asked, relations)
+            parts = zip(features.split(edges), parameters.split(candidates), wanted, strict=True)
+            of_pair = [F.cross_entropy((one @ all_.T).float(), at, reduction="none") for one, all_, at in parts]
+            losses.append(torch.cat(of_pair))
+        return self._weight * (torch.stack(losses).mean(0) * weight).sum()
