@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -9,7 +10,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from twhin_core.config import Relation
+from twhin_core.config import Model, Relation
+from twhin_core.errors import UserError
 
 Side = Literal["lhs", "rhs"]
 """The side that a query asks for: `rhs` for (lhs, rel, ?), `lhs` for (?, rel, rhs)."""
@@ -53,6 +55,22 @@ class Schema:
         return {side: int(rows.max()) for side, rows in self.rows.items()}
 
     @property
+    def rows_of_ends(self) -> npt.NDArray[np.int64]:
+        """[2 · relations] the number of rows of the table at each `data.frequencies.end` of a relation."""
+        return np.stack([self.rows[side] for side in SIDES], 1).ravel()
+
+    @property
     def ends(self) -> npt.NDArray[np.int64]:
         """[2 · relations] the position of the table at each `data.frequencies.end` of a relation."""
         return np.stack([self.table_numbers[side] for side in SIDES], 1).ravel()
+
+
+def check_prior(model: Model, edges: Mapping[str, int]) -> None:
+    """Raises UserError if there is a prior and a relation has no training edges. `edges`: their number by relation."""
+    empty = [name for name, count in edges.items() if not count]
+    if model.prior is not None and empty:
+        found = empty[0] if len(empty) == 1 else f"{empty[0]} and {len(empty) - 1} more"
+        raise UserError(
+            f"model.prior: no training edges, of which candidates could have a share, in relation {found}; remove the "
+            "prior or the relation"
+        )

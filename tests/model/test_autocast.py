@@ -108,7 +108,7 @@ def test_the_fused_loss_of_an_answer_against_itself_is_log_2(comparator: str, fa
     batch = Queries(node=0, answer=1, candidate=2, rel=zeros, weight=torch.ones(10, 1, device="cuda"), masked=None)
     with torch.autocast("cuda", torch.bfloat16):
         losses = fused_softmax.softmax_losses(
-            scorer, comparator, "rhs", batch, (nodes, answers, candidates), (zeros, zeros + 1), 1.0
+            scorer, comparator, "rhs", batch, (nodes, answers, candidates), (zeros, zeros + 1), None, 1.0
         )
     left = 1e-5 * (1 + far) ** 2
     left = left if comparator == "squared_l2" else left**0.5

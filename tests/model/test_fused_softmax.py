@@ -51,6 +51,9 @@ def test_values_and_gradients_equal_those_of_the_definition(
     vectors = tuple(drawn(chunks, of, dim).requires_grad_() for of in (length, length, count))
     ids = tuple(torch.randint(nodes, (chunks, of), generator=generator).to(DEVICE) for of in (length, count))
     shifts = drawn(chunks, count) if has_shift else None, drawn(chunks, length) if has_answer_shift else None
+    for shift in shifts if metric == "dot" else ():  # as those of a learned prior, which needs dot or cos
+        if shift is not None:
+            shift.requires_grad_()
     extra = None
     if has_extra:
         extra = drawn(chunks, length)
@@ -60,13 +63,19 @@ def test_values_and_gradients_equal_those_of_the_definition(
     gradient = drawn(chunks, length)
     found.backward(gradient)
     exact = [of.detach().double().requires_grad_() for of in (*vectors, *([] if extra is None else [extra]))]
-    expected = in_float64(tuple(exact[:3]), ids, shifts, exact[3] if has_extra else None, scale, metric)  # type: ignore[arg-type]
+    wide = [None if of is None else of.detach().double().requires_grad_() for of in shifts]
+    expected = in_float64(tuple(exact[:3]), ids, tuple(wide), exact[3] if has_extra else None, scale, metric)  # type: ignore[arg-type]
     expected.backward(gradient.double())
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-3)
     for ours, theirs in zip((*vectors, *([] if extra is None else [extra])), exact, strict=True):
         assert ours.grad is not None
         assert theirs.grad is not None
         torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-3, atol=1e-3 * scale)
+    for ours, theirs in zip(shifts, wide, strict=True):
+        if ours is not None and theirs is not None and ours.requires_grad:
+            assert ours.grad is not None
+            assert theirs.grad is not None
+            torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("metric", ["l2", "squared_l2"])

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from twhin_core.model.losses import BinaryCrossEntropy, Loss, Ranking, Softmax
+from twhin_core.model.losses import BinaryCrossEntropy, Correction, Loss, Ranking, Softmax
 
 
 def loss_of(loss: Loss, positive: float, negatives: list[float], masked: tuple[int, ...] = ()) -> float:
@@ -68,6 +68,27 @@ def test_gradients_equal_finite_differences(loss: Loss) -> None:
         step[place] = 1e-6
         slope = (total(scores.detach() + step.view(2, 4)) - total(scores.detach() - step.view(2, 4))) / 2e-6
         assert scores.grad.flatten()[place].item() == pytest.approx(slope.item(), abs=1e-8)
+
+
+@pytest.mark.parametrize("has_own", [False, True])
+@pytest.mark.parametrize("loss", [BinaryCrossEntropy(), Softmax(0.7), Ranking(0.9)], ids=["bce", "softmax", "ranking"])
+def test_a_correction_is_subtracted_from_logits_and_has_its_gradient(loss: Loss, has_own: bool) -> None:
+    """As if the scores had been lower by so much in the first place, which autograd then tells apart."""
+    generator = torch.Generator().manual_seed(1)
+    parts = [torch.randn(2, columns, dtype=torch.float64, generator=generator) for columns in (3, 4, 3)]
+    scores = torch.randn(2, 3, 5 + has_own, dtype=torch.float64, generator=generator)
+    masked, weight = torch.tensor([2, 9]), torch.rand(2, 3, dtype=torch.float64, generator=generator)
+    ours, theirs = ([of.clone().requires_grad_() for of in parts[: 2 + has_own]] for _ in range(2))
+    found = loss(scores.clone(), masked, None, Correction(*ours))
+    of_answers, of_candidates, *own = theirs
+    columns = [of_answers[..., None], *(of[..., None] for of in own), of_candidates[:, None].expand(-1, 3, -1)]
+    expected = loss(scores - loss.temperature * torch.cat(columns, -1), masked)
+    torch.testing.assert_close(found, expected)
+    (found * weight).sum().backward()
+    (expected * weight).sum().backward()
+    for one, other in zip(ours, theirs, strict=True):
+        assert other.grad.abs().max() > 0
+        torch.testing.assert_close(one.grad, other.grad)
 
 
 def test_a_masked_negative_has_a_gradient_of_zero() -> None:

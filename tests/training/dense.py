@@ -62,6 +62,13 @@ class PlainModel:
     """Whether the negatives together weigh as much as all rows of their table."""
     at_most: tuple[int, int] | None = None
     """N in-batch and M global negatives, if a table may have fewer than M rows, which then count as so many."""
+    prior: Tensor | None = None
+    """The weights of the prior by relation and side, lhs before rhs."""
+    log_share: Callable[[str, int, int], float] = lambda *_: 0.0
+    """log p of a node as a candidate for a side of a relation's edges."""
+    learns_prior: bool = False
+    """By Adagrad, lr 0.005."""
+    prior_squares: Tensor | float = 0.0
     is_complex: bool = False
     """Whether the coordinates are complex numbers, the real halves first."""
 
@@ -114,9 +121,13 @@ class PlainModel:
         lhs_table, rhs_table = (self.tables[name] for name in self.relation_tables[query.rel])
         s = lhs_table[node if query.side == "lhs" else query.lhs]
         t = rhs_table[node if query.side == "rhs" else query.rhs]
+        prior = torch.zeros(())
+        if self.prior is not None:
+            weight = self.prior[query.rel, 0 if query.side == "lhs" else 1]
+            prior = weight * self.temperature * self.log_share(query.side, query.rel, node)
         if query.side == "lhs" and self.inverse is not None:
-            return self._compare(self.operate(self.inverse[query.rel], t), s)
-        return self._compare(self.operate(self.relations[query.rel], s), t)
+            return self._compare(self.operate(self.inverse[query.rel], t), s) + prior
+        return self._compare(self.operate(self.relations[query.rel], s), t) + prior
 
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
         product = (a * b).sum()
@@ -135,6 +146,8 @@ class PlainModel:
         """Trains on `queries`: tables by `update`, relations by plain gradient descent."""
         relations = [self.relations] + ([self.inverse] if self.inverse is not None else [])
         parameters = [*self.tables.values(), *(relation for relation in relations if relation.numel())]
+        if self.prior is not None and self.learns_prior:
+            parameters.append(self.prior)
         for parameter in parameters:
             parameter.requires_grad_(True)
         loss = self.loss_of(queries)
@@ -142,8 +155,13 @@ class PlainModel:
         with torch.no_grad():
             for place, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
                 assert gradient.abs().sum() > 0, "every parameter must learn"
-                is_relation = place >= len(self.tables)
-                change = lr_relations * gradient if is_relation else update.change(place, gradient, parameter)
+                if parameter is self.prior:
+                    self.prior_squares = self.prior_squares + gradient.square()
+                    change = 0.005 * gradient / (self.prior_squares.sqrt() + 1e-10)
+                elif place >= len(self.tables):
+                    change = lr_relations * gradient
+                else:
+                    change = update.change(place, gradient, parameter)
                 parameter.copy_(parameter - change)
         return float(loss.detach())
 

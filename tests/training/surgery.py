@@ -88,12 +88,15 @@ def rows_of(batch: Batch) -> list[Row]:
     return list(zip(tables, batch.lookups.values().tolist(), strict=True))
 
 
+PRIORS = ("log_share", "answer_log_share", "self_log_share")
+
+
 def _merge_queries(
     queries: list[Queries], batches: list[Batch], indices: list[Tensor], gathers: list[Tensor]
 ) -> Queries:
     """The merged queries of one side; adds their gathers, of the merged rows at `indices`, to `gathers`."""
     longest = max(one.rel.shape[1] for one in queries)
-    names = ("rel", "weight", "masked", "correction", "answer_correction", "log_weight")
+    names = ("rel", "weight", "masked", "correction", "answer_correction", "log_weight", *PRIORS)
     merged: dict[str, list[Tensor]] = {name: [] for name in names}
     gathered: dict[str, list[Tensor]] = {"node": [], "answer": [], "candidate": []}
     first_slot = 0
@@ -113,6 +116,9 @@ def _merge_queries(
         if one.correction is not None and one.answer_correction is not None:
             merged["correction"].append(one.correction)
             merged["answer_correction"].append(F.pad(one.answer_correction, (0, padding)))
+        for name in PRIORS:
+            if (log_share := getattr(one, name)) is not None:
+                merged[name].append(log_share if name == "log_share" else F.pad(log_share, (0, padding)))
         if one.log_weight is not None:
             merged["log_weight"].append(one.log_weight)
         first_slot += chunks * longest

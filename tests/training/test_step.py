@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ class Case:
     has_self: bool = False
     full: bool = False
     penalty: tuple[float, float, int] = (0.0, 0.0, 3)
+    prior: str | float | None = None
+    prior_sides: tuple[str, ...] = ("rhs", "lhs")
 
 
 SHARDINGS = ("data_parallel", "table_wise", "row_wise", "column_wise")
@@ -102,6 +105,12 @@ CASES = [
     Case("spherical_adagrad", "row_wise", operator="translation", comparator="cos", logq=True, reciprocal=True),
     Case("spherical_adagrad", "table_wise", operator="diagonal"),
     Case("spherical_adagrad", "data_parallel,row_wise", "bce"),
+    Case("rowwise_adagrad", "row_wise", "softmax", "cos", prior="learned"),
+    Case("spherical_adagrad", "table_wise", comparator="cos", logq=True, prior="learned", prior_sides=("rhs",)),
+    Case("adagrad", "row_wise", "bce", logq=True, power=0.75, has_self=True, prior="learned"),
+    Case("sgd", "row_wise", reciprocal=True, has_self=True, in_batch=0, prior="learned"),
+    Case("sgd", "data_parallel", "softmax", "cos", operator="linear", full=True, prior=0.5, prior_sides=("lhs",)),
+    Case("rowwise_adagrad", "table_wise", "bce", uniform=0, prior=2),
 ]
 
 
@@ -130,6 +139,7 @@ def make_config(case: Case) -> Config:
             "reciprocal": case.reciprocal,
             "init_std": 0.01 if case.optimizer == "spherical_adagrad" else 0.5,
             "regularization": make_penalty(case),
+            "prior": None if case.prior is None else {"weight": case.prior, "sides": list(case.prior_sides)},
         },
         "train_data": {
             "data_root": "unused",
@@ -202,6 +212,25 @@ def favour(case: Case) -> Callable[[str, int, int], float]:
     return cache(likelier)
 
 
+def log_share(side: str, rel: int, node: int) -> float:
+    """log p of a node relative to a uniform draw, by direct counting; every node has one edge more than it has."""
+    edges = [edge for part in chain.from_iterable(map(make_edges, range(STEPS))) for edge in _listed(part)]
+    nodes = [edge[side] for edge in edges if edge["rel"] == rel]
+    rows = SIZES[(("user", "user"), ("user", "tweet"), ("tweet", "user"))[rel][side == "rhs"]]
+    return math.log((nodes.count(node) + 1) / (len(nodes) + rows) * rows)
+
+
+def _listed(edges: Edges) -> list[dict[str, int]]:
+    columns = zip(edges.lhs.tolist(), edges.rel.tolist(), edges.rhs.tolist(), strict=True)
+    return [{"lhs": lhs, "rel": rel, "rhs": rhs} for lhs, rel, rhs in columns]
+
+
+def prior_weights(case: Case, before: dict[str, Tensor]) -> Tensor | None:
+    if case.prior == "learned":
+        return before["scorer.prior"].clone()
+    return None if case.prior is None else torch.full((3, 2), float(case.prior))
+
+
 def some_steps(case: Case, whole: bool, ranks: Ranks) -> dict[str, Any]:
     """The losses, and the full weights before and after. `whole`: one rank takes both ranks' batches."""
     config = make_config(case)
@@ -254,6 +283,9 @@ def plain_model(case: Case, before: dict[str, Tensor]) -> dense.PlainModel:
         penalty=case.penalty,
         full=case.full,
         at_most=(case.in_batch, case.uniform),
+        prior=prior_weights(case, before),
+        log_share=cache(lambda side, *of: log_share(side, *of) if side in case.prior_sides else 0.0),
+        learns_prior=case.prior == "learned",
         is_complex=case.operator == "complex_diagonal",
     )
 
@@ -285,6 +317,9 @@ def test_two_ranks_equal_one_and_dense_steps(index: int, results: list[tuple[dic
     expected[f"scorer.operator.{case.operator}"] = plain.relations
     if plain.inverse is not None:
         expected[f"scorer.inverse.{case.operator}"] = plain.inverse
+    if case.prior == "learned":
+        assert plain.prior is not None
+        expected["scorer.prior"] = plain.prior
     assert set(two["after"]) == set(expected)
     assert two["losses"] == pytest.approx(losses, rel=1e-4)
     assert one["losses"] == pytest.approx(losses, rel=1e-4)

@@ -18,11 +18,14 @@ from twhin_core.checkpoints.blocks import MARKER, or_gone
 from twhin_core.checkpoints.index import INDEX, StoredShape, read_index
 from twhin_core.checkpoints.stored_tensor import StoredTensor
 from twhin_core.config import Config, Model, Relation
+from twhin_core.config.model import Prior as PriorSettings
+from twhin_core.data.frequencies import Frequencies
 from twhin_core.errors import TwhinError, UserError, damaged
 from twhin_core.graph.manifest import read_as
 from twhin_core.model.scorer import Scorer
 from twhin_core.run import differences
 from twhin_core.schema import Schema
+from twhin_core.vectors.prior import Prior
 
 FOLDER = "checkpoints"
 FINISHED = "training/finished.json"
@@ -38,6 +41,13 @@ OPTIMIZER = "optimizer."
 """The prefix of optimizer state; all other tensors are weights."""
 
 
+PRIOR = "scorer.prior"
+"""The learned weights of the prior."""
+
+KEYS, COUNTS = "degrees.key", "degrees.count"
+"""The training degrees that `model.prior` is computed from, as `Frequencies`."""
+
+
 class ModelDescription(BaseModel):
     """The properties that a checkpoint and a model must share."""
 
@@ -47,6 +57,8 @@ class ModelDescription(BaseModel):
     operators: list[str]
     comparator: str
     reciprocal: bool
+    prior: list[str] | None = None
+    """The sides with a prior, and whether its weight is learned."""
     optimizers: dict[str, str]
 
 
@@ -60,12 +72,17 @@ def model_description(config: Config, schema: Schema) -> ModelDescription:
         operators=[relation.operator for relation in schema.relations],
         comparator=model.comparator,
         reciprocal=model.reciprocal,
+        prior=None if model.prior is None else _prior_description(model.prior),
         optimizers={**optimizers, "relations": model.translation_optimizer.name},
     )
 
 
+def _prior_description(prior: PriorSettings) -> list[str]:
+    return [*sorted(prior.sides), "learned" if prior.weight == "learned" else "fixed"]
+
+
 # Properties that only matter for resuming, not for loading weights.
-NOT_OF_WEIGHTS = {"comparator", "optimizers"}
+NOT_OF_WEIGHTS = {"comparator", "optimizers", "prior"}
 
 
 class Position(BaseModel):
@@ -126,6 +143,14 @@ class Checkpoint:
         for name, parameter in scorer.named_parameters():
             parameter.data.copy_(self._stored(f"scorer.{name}").read_whole())
         return scorer
+
+    def prior(self, scorer: Scorer, relations: list[Relation]) -> Prior | None:
+        """What the scores of this checkpoint's `scorer` still lack; None without `model.prior`."""
+        if scorer.prior is None:
+            return None
+        tables = self.marker.model.tables
+        key, count = (self._stored(name).read_whole().numpy() for name in (KEYS, COUNTS))
+        return Prior(scorer, Schema(tables, relations), Frequencies(key, count, max(tables.values())))
 
     def check_fits(self, model: ModelDescription, weights_only: bool = False) -> None:
         """Raises UserError, naming the differences, if this is a checkpoint of another model."""
@@ -224,7 +249,11 @@ def load_initial(url: str, state: Mapping[str, Any], model: ModelDescription) ->
     if found is None:
         raise UserError(f"training.initial_checkpoint_dir: there is no complete checkpoint at {url}")
     found.check_fits(model, weights_only=True)
-    load(found, {name: value for name, value in state.items() if not name.startswith(OPTIMIZER)})
+    # Degrees are those of this run's edges; weights of the prior that were never learned stay as they are.
+    has_weights = "learned" in (found.marker.model.prior or [])
+    left_out = {KEYS, COUNTS} if has_weights else {KEYS, COUNTS, PRIOR}
+    weights = (name for name in state if not name.startswith(OPTIMIZER) and name not in left_out)
+    load(found, {name: state[name] for name in weights})
     return found
 
 

@@ -35,6 +35,12 @@ class Config(Section):
     evaluation: Evaluation = Field(default_factory=Evaluation, description="(ours) Metrics and quality gates.")
     export: Export = Field(default_factory=Export, description="(ours) Export formats.")
 
+    @property
+    def needs_frequencies(self) -> bool:
+        """Whether training depends on the nodes' training degrees."""
+        data = self.train_data, self.validation_data
+        return self.model.prior is not None or any(of is not None and of.needs_frequencies for of in data)
+
     @model_validator(mode="after")
     def _check_prepare(self) -> Config:
         tables = list(enumerate(self.model.embeddings.tables))

@@ -134,6 +134,27 @@ class Regularization(Section):
         return self
 
 
+class Prior(Section):
+    """Adds weight · log p to the logit of every candidate: p is its share of the relation's training edges."""
+
+    weight: Literal["learned"] | Annotated[float, Field(ge=0, le=10)] = Field(
+        "learned",
+        description="The weight of log p: a number for all relations and sides, or `learned`, which starts at 0.5 and "
+        "is learned for each relation and side.",
+    )
+    sides: list[Literal["rhs", "lhs"]] = Field(
+        ["rhs", "lhs"],
+        min_length=1,
+        description="Which queries it applies to: `rhs` for (lhs, rel, ?), `lhs` for (?, rel, rhs).",
+    )
+
+    @model_validator(mode="after")
+    def _check_sides(self) -> Prior:
+        if len(set(self.sides)) < len(self.sides):
+            raise ValueError(f"sides: each may be listed once; got {', '.join(self.sides)}")
+        return self
+
+
 class Model(Section):
     """Tables, relations, scoring and the loss."""
 
@@ -170,6 +191,21 @@ class Model(Section):
         "al., 2021). For graphs with many relations. Needs the dot product and one operator for all relations: "
         "translation, diagonal or complex_diagonal.",
     )
+
+    prior: Prior | None = Field(
+        None,
+        description="(ours) Part of the score for how many training edges a candidate has, so that vectors need not "
+        "express popularity. Needs the comparator dot or cos. Default: none.",
+    )
+
+    @model_validator(mode="after")
+    def _check_prior(self) -> Model:
+        if self.prior is not None and self.comparator not in ("dot", "cos"):
+            raise ValueError(
+                f"prior: needs comparator: dot or cos, to whose inner product it adds one more coordinate, not "
+                f"{self.comparator}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_relation_prediction(self) -> Model:
@@ -228,6 +264,10 @@ class Model(Section):
     def optimizers(self) -> list[Optimizer]:
         """Those of the relations and of each table."""
         return [self.translation_optimizer, *(table.optimizer for table in self.embeddings.tables)]
+
+    def has_prior(self, side: str) -> bool:
+        """Whether the scores of candidates for that side include the prior."""
+        return self.prior is not None and side in self.prior.sides
 
     def table(self, name: str) -> Table:
         return next(table for table in self.embeddings.tables if table.name == name)

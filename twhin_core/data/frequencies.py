@@ -7,7 +7,7 @@ relation (`end`) or, after regrouping, a table.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,10 @@ INDEX_STEP = 4096
 """Counts of a file per entry of the index that is kept in memory, 8 bytes each."""
 
 _NOTHING = np.empty(0, np.int64), np.empty(0, np.int64)
+
+
+PSEUDO_COUNT = 1.0
+"""Added to the count of every node before it becomes a share, so that no logarithm is of 0."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,28 @@ class Frequencies:
         """The sum of counts of each of the groups 0 … groups - 1: [groups]."""
         sums = np.concatenate([[0], self.count.cumsum()])
         return np.diff(sums[np.searchsorted(self.key, np.arange(groups + 1) * self.rows)])
+
+    def log_shares(self, group: Array, node: Array, offsets: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+        """log(p · rows) of each node, where p is its smoothed share of its group. `offsets`: of all groups."""
+        found: npt.NDArray[np.float64] = np.log(self.of(group, node) + PSEUDO_COUNT) + offsets[group]
+        return found.astype(np.float32)
+
+    def share_offsets(self, rows: Array) -> npt.NDArray[np.float64]:
+        """What to add to log(count + PSEUDO_COUNT) for log(p · rows), by group.
+
+        p = (count + PSEUDO_COUNT) / (total + rows · PSEUDO_COUNT) sums up to 1 over a group's table; p · rows says how
+        much likelier a node is than by a uniform draw.
+
+        Args:
+            rows: [groups], of the table of each group.
+        """
+        offsets: npt.NDArray[np.float64] = np.log(rows / (self.totals(len(rows)) + rows * PSEUDO_COUNT))
+        return offsets
+
+    def of_sides(self, sides: Collection[str]) -> Frequencies:
+        """Those of the groups that are ends on these sides."""
+        kept = np.isin(self.key // self.rows % 2, [side == "rhs" for side in sides])
+        return Frequencies(self.key[kept], self.count[kept], self.rows)
 
     def regrouped(self, group: Array) -> Frequencies:
         """Moves group g to `group[g]`, adding up the counts of groups that are merged."""

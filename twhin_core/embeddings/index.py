@@ -13,7 +13,7 @@ from twhin_core.embeddings.result import Result
 from twhin_core.embeddings.search import Query
 from twhin_core.errors import UserError, one_line
 from twhin_core.export import faiss_library
-from twhin_core.export.manifest import ExportManifest, FormatExport
+from twhin_core.export.manifest import ExportManifest, FormatExport, PriorOf
 from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import FileEntry
 from twhin_core.vectors.names import name_rows, open_ids
@@ -39,7 +39,10 @@ class Index:
     is_model_score: bool
     """Whether that is the model's score."""
     normalized: bool
-    """Whether the indexed vectors have length 1."""
+    """Whether the indexed vectors have length 1, but for the prior."""
+    prior_coordinate: float | None
+    """The last coordinate of queries: 1 adds the prior of this query's candidates, 0 leaves out another; None if there
+    is none."""
 
 
 def open_index(result: Result, query: Query) -> Index:
@@ -57,6 +60,10 @@ def open_index(result: Result, query: Query) -> Index:
     (file,) = (file for file in entry.files if file.path.endswith(".index"))
     normalized = entry.figures["metric"] == "cosine"
     is_model_score = query.rel is not None and normalized == (manifest.comparator == "cos")
+    adds_prior = False
+    if query.rel is not None and result.config.model.has_prior(query.side):
+        adds_prior = entry.prior == PriorOf(relation=result.schema.names[query.rel], side=query.side)
+        is_model_score = is_model_score and adds_prior
     return Index(
         storage.join(result.root, file.path),
         file,
@@ -65,6 +72,7 @@ def open_index(result: Result, query: Query) -> Index:
         f"the model's score ({manifest.comparator})" if is_model_score else _measure(manifest, entry),
         is_model_score,
         normalized,
+        None if entry.prior is None else float(adds_prior),
     )
 
 
@@ -91,6 +99,8 @@ def search(result: Result, query: Query, position: int, name: str, k: int) -> li
             given, offset = _project(result.scored.scorer(), query, given)
     if entry.normalized:
         given = torch.nn.functional.normalize(given)
+    if entry.prior_coordinate is not None:
+        given = torch.cat([given, torch.full((1, 1), entry.prior_coordinate)], 1)
     entry.file.check(result.root)  # faiss does not: a wrong link in an index ends the process
     index = _read(entry.url)
     values, rows = (found[0] for found in index.search(given.numpy(), k + 1))

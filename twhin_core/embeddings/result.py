@@ -12,16 +12,17 @@ from twhin_core import storage
 from twhin_core.checkpoints.checkpoint import NoCheckpoint, at_step, last, model_description
 from twhin_core.config import Config
 from twhin_core.errors import UserError
-from twhin_core.export.manifest import ExportManifest, read_export_manifest
+from twhin_core.export.manifest import ExportManifest, PriorOf, read_export_manifest
+from twhin_core.export.prior import COLUMN as PRIOR_COLUMN
 from twhin_core.export.vector_set import TrainedRun
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import StoredFile, open_parquet
 from twhin_core.run import saved_config
-from twhin_core.schema import Schema
+from twhin_core.schema import Schema, Side
 from twhin_core.vectors.ids import Ids, StoredIds
 from twhin_core.vectors.parquet_rows import ParquetRows
-from twhin_core.vectors.rows import Rows
+from twhin_core.vectors.rows import Rows, WithColumn
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,17 @@ class ExportedVectors:
     def rows(self, table: str) -> Rows:
         return ParquetRows(self.files(table), self.manifest.dim)
 
+    def candidates(self, side: Side, rel: int) -> Rows:
+        """As `TrainedRun.candidates`. Raises UserError if their table was not exported."""
+        table = self.schema.table_of(rel, side)
+        rows = self.rows(table)
+        if not self.config.model.has_prior(side):
+            return rows
+        (priors,) = (entry.priors for entry in self.manifest.tables if entry.name == table)
+        number = priors.index(PriorOf(relation=self.schema.names[rel], side=side))
+        of_rows = ParquetRows(self.files(table), len(priors), PRIOR_COLUMN)
+        return WithColumn(rows, lambda positions: of_rows.gather(positions)[:, number])
+
     def scorer(self) -> Scorer:
         import torch
 
@@ -66,7 +78,7 @@ class ExportedVectors:
                 f"{self.root}: scores cannot be computed from normalized vectors (export.normalize), and the "
                 f"checkpoint of step {self.step} no longer exists"
             )
-        scorer = Scorer(self.config.model, self.schema.relations)
+        scorer = Scorer(self.config.model, self.schema.relations)  # its weights of the prior are in the column's values
         url, _, footer = self.manifest.relations.under(self.root)
         with open_parquet(url, footer=footer) as file:
             columns: dict[str, list[list[float]]] = file.read().to_pydict()

@@ -10,6 +10,7 @@ from twhin_core.embeddings.result import Vectors
 from twhin_core.errors import NotFound, UserError, suggest
 from twhin_core.schema import OTHER, Schema, Side
 from twhin_core.vectors import top_k
+from twhin_core.vectors.rows import Rows
 from twhin_core.vectors.top_k import Score, answers, similar
 
 
@@ -60,7 +61,7 @@ def find_nearest(vectors: Vectors, query: Query, position: int, k: int) -> tuple
 
     exclude = torch.tensor([position]) if query.candidates == query.table else None
     score = _score(vectors, query, position)
-    scores, positions = top_k.top_k(score, 1, vectors.rows(query.candidates), k, exclude)
+    scores, positions = top_k.top_k(score, 1, _candidates(vectors, query), k, exclude)
     return scores[0].tolist(), positions[0].tolist()
 
 
@@ -79,11 +80,15 @@ def find_rank(vectors: Vectors, query: Query, position: int, answer: int) -> Nod
     """The rank of the node at `answer` among all candidates for the node at `position`, without that node itself."""
     import torch
 
-    rows = vectors.rows(query.candidates)
+    rows = _candidates(vectors, query)
     left_out = position if query.candidates == query.table and position != answer else None
     with torch.no_grad():
         score, rank = top_k.rank_of(_score(vectors, query, position), rows, answer, left_out)
     return NodeRank(score, rank, rows.size - (left_out is not None))
+
+
+def _candidates(vectors: Vectors, query: Query) -> Rows:
+    return vectors.rows(query.candidates) if query.rel is None else vectors.candidates(query.side, query.rel)
 
 
 def _score(vectors: Vectors, query: Query, position: int) -> Score:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from twhin_core.evaluation.previous import Previous
     from twhin_core.evaluation.task import RankingTask
     from twhin_core.model.scorer import Scorer
+    from twhin_core.vectors.prior import Prior
     from twhin_core.vectors.rows import Rows
     from twhin_core.vectors.top_k import Score
 
@@ -48,6 +49,8 @@ class Shared:
 
     rows: Ints
     """[n] their rows in this version, ascending."""
+    earlier: Ints
+    """[n] their rows in the earlier version."""
     now: Rows
     before: Rows
 
@@ -64,7 +67,12 @@ def metric_names(evaluation: Evaluation) -> tuple[list[str], list[str]]:
 
 
 def measure_drift(
-    task: RankingTask, scorer: Scorer, tables: Mapping[str, Rows], previous: Previous, matched: Mapping[str, Ints]
+    task: RankingTask,
+    scorer: Scorer,
+    prior: Prior | None,
+    tables: Mapping[str, Rows],
+    previous: Previous,
+    matched: Mapping[str, Ints],
 ) -> Drift:
     """Compares samples of nodes, queries and held-out edges.
 
@@ -78,7 +86,7 @@ def measure_drift(
         rows = np.flatnonzero(earlier >= 0)
         now = SelectedRows(tables[name], len(rows), rows)
         before = SelectedRows(previous.checkpoint.rows(name), len(rows), np.asarray(earlier[rows]))
-        shared[name] = Shared(rows, now, before)
+        shared[name] = Shared(rows, np.asarray(earlier[rows]), now, before)
     same_space = task.config.model.dim == previous.config.model.dim
     rng = np.random.default_rng([task.config.evaluation.seed, 11])
     found: Drift = {"tables": {}, "relations": {}}
@@ -87,9 +95,11 @@ def measure_drift(
             found["tables"][name] = _of_table(task, number, shared[name], same_space, rng)
     old_numbers = {name: number for number, name in enumerate(previous.schema.names)}
     old = previous.checkpoint.scorer(previous.config.model, previous.schema.relations)
+    old_prior = previous.checkpoint.prior(old, previous.schema.relations)
     for rel, of in enumerate(task.schema.relations):
         if of.name in old_numbers and of.lhs in shared and of.rhs in shared:
-            figures = _answers(task, rel, (scorer, rel), (old, old_numbers[of.name]), shared, rng)
+            earlier_version = old, old_prior, old_numbers[of.name]
+            figures = _answers(task, rel, (scorer, prior, rel), earlier_version, shared, rng)
             if same_space:
                 figures |= _downstream(task, rel, shared[of.lhs], shared[of.rhs], rng)
             if figures:
@@ -133,14 +143,14 @@ def _distances(now: Tensor, before: Tensor) -> dict[str, Floats]:
 def _answers(
     task: RankingTask,
     rel: int,
-    now: tuple[Scorer, int],
-    before: tuple[Scorer, int],
+    now: tuple[Scorer, Prior | None, int],
+    before: tuple[Scorer, Prior | None, int],
     shared: Mapping[str, Shared],
     rng: np.random.Generator,
 ) -> dict[str, float]:
     """`answers@k`: the share of the earlier version's best answers that are among this version's, over queries.
 
-    `now` and `before`: a scorer, and the number that the relation has there.
+    `now` and `before`: a scorer, its prior, and the number that the relation has there.
     """
     from twhin_core.vectors.top_k import answers
 
@@ -152,12 +162,25 @@ def _answers(
         return {}
     own = nodes if of.lhs == of.rhs else None
     best = [
-        _best(answers(scorer, side, number, given.gather(nodes)), nodes, own, candidates, drift.k)
-        for (scorer, number), given, candidates in (
-            (now, heads.now, tails.now), (before, heads.before, tails.before)
+        _best(
+            answers(scorer, side, number, given.gather(nodes)), nodes, own,
+            _with_prior(candidates, prior, side, number, rows), drift.k,
+        )
+        for (scorer, prior, number), given, candidates, rows in (
+            (now, heads.now, tails.now, tails.rows), (before, heads.before, tails.before, tails.earlier)
         )
     ]  # fmt: skip
     return {QUERIES: len(nodes), f"answers@{drift.k}": float(_common(*best).mean() / best[0].shape[1])}
+
+
+def _with_prior(candidates: Rows, prior: Prior | None, side: Side, number: int, rows: Ints) -> Rows:
+    """The candidates as `answers` takes them. `rows`: theirs in the version that the prior is of."""
+    from twhin_core.vectors.rows import WithColumn
+
+    if prior is None or side not in prior.sides:
+        return candidates
+    column = prior.column(side, number)
+    return WithColumn(candidates, lambda positions: column(rows[positions]))
 
 
 def _downstream(

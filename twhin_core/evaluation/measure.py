@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from twhin_core.distributed.ranks import Ranks
     from twhin_core.model.scorer import Scorer
     from twhin_core.ranking.matched import MatchedRows
+    from twhin_core.vectors.prior import Prior
     from twhin_core.vectors.rows import Rows
 
 
@@ -99,17 +100,19 @@ def measure(
         if previous is not None:
             previous.check_relations(task.held["rhs"].rel)
         scorer = checkpoint.scorer(config.model, schema.relations)
+        prior = checkpoint.prior(scorer, schema.relations)
         tables = {name: checkpoint.rows(name) for name in schema.tables}
         matched = (
             None
             if previous is None
             else previous.match_tables(config, root, schema, folder / PREVIOUS, task.memory // 4)
         )
-        rankings = _rank(task, scorer, tables, None if before else previous, matched, with_baselines=earlier is None)
+        baseline = None if before else previous
+        rankings = _rank(task, scorer, prior, tables, baseline, matched, with_baselines=earlier is None)
         if before is not None:
             rankings[PREVIOUS] = before
         metrics: Metrics = {
-            evaluation.split: _of_model(task, scorer, tables, rankings[MODEL]),
+            evaluation.split: _of_model(task, scorer, prior, tables, rankings[MODEL]),
             "intervals": _intervals(task, rankings[MODEL]),
             "degrees": _by_degree(task, rankings),
             "baselines": {
@@ -130,7 +133,7 @@ def measure(
         if previous is not None and matched is not None:
             metrics["baselines"][PREVIOUS], metrics[DIFFERENCES] = _compare(task, rankings, previous.known)
             rows = {name: of.earlier for name, of in matched.items() if of.earlier is not None}
-            metrics[DRIFT] = task.ranks.of_first(partial(measure_drift, task, scorer, tables, previous, rows))
+            metrics[DRIFT] = task.ranks.of_first(partial(measure_drift, task, scorer, prior, tables, previous, rows))
     if evaluation.candidates is not None:
         metrics["candidates"] = {"count": evaluation.candidates, "power": evaluation.candidates_power}
     return Measured(metrics, rankings[MODEL], task.relations, rankings.get(PREVIOUS))
@@ -146,7 +149,8 @@ def measure_rows(config: Config, root: str, checkpoint: Checkpoint, tables: Mapp
     with scratch() as folder:
         task = RankingTask(config, root, schema, [config.model], _alone(), folder)
         scorer = checkpoint.scorer(config.model, schema.relations)
-        return _of_model(task, scorer, tables, _rank(task, scorer, tables)[MODEL])
+        prior = checkpoint.prior(scorer, schema.relations)
+        return _of_model(task, scorer, prior, tables, _rank(task, scorer, prior, tables)[MODEL])
 
 
 def _alone() -> Ranks:
@@ -168,6 +172,7 @@ def _read_schema(config: Config, root: str, checkpoint: Checkpoint) -> Schema:
 def _rank(
     task: RankingTask,
     scorer: Scorer,
+    prior: Prior | None,
     tables: Mapping[str, Rows],
     previous: Previous | None = None,
     matched: Mapping[str, MatchedRows] | None = None,
@@ -182,13 +187,15 @@ def _rank(
     models = 1 if previous is None else 2
     memory, scores = task.memory // 4 // models, task.scores() * models
     with Progress("evaluate", scores, "scores", quiet=not task.ranks.is_first) as progress:
-        rankers: dict[str, Ranker] = {MODEL: ModelRanker(scorer, schema, tables, arithmetic, memory, progress)}
+        rankers: dict[str, Ranker] = {MODEL: ModelRanker(scorer, schema, tables, arithmetic, memory, progress, prior)}
         if with_baselines:
             rankers[POPULARITY] = Popularity(task.ends)
             if task.config.prepare is not None and (settings := task.config.prepare.generate) is not None:
                 rankers[PLANTED] = PlantedRates(settings, schema, node_numbers(task.config, task.root, schema))
         if previous is not None and matched is not None:
-            rankers[PREVIOUS] = ModelRanker(previous.scorer(), schema, matched, arithmetic, memory, progress)
+            rankers[PREVIOUS] = ModelRanker(
+                previous.scorer(), schema, matched, arithmetic, memory, progress, previous.prior()
+            )
         results = task.rank(rankers)
     ranks = {name: {side: results[side].ranks[name] for side in SIDES} for name in rankers}
     if with_baselines:
@@ -196,9 +203,11 @@ def _rank(
     return {name: Ranking(task.held, results, of) for name, of in ranks.items()}
 
 
-def _of_model(task: RankingTask, scorer: Scorer, tables: Mapping[str, Rows], ranking: Ranking) -> Figures:
+def _of_model(
+    task: RankingTask, scorer: Scorer, prior: Prior | None, tables: Mapping[str, Rows], ranking: Ranking
+) -> Figures:
     figures = _by_relation(task, ranking)
-    auc = reference_auc(scorer, tables, task.schema, task.held_out_edges(), task.config)
+    auc = reference_auc(scorer, tables, task.schema, task.held_out_edges(), task.config, prior)
     figures[ALL] |= {prefix(task.config.evaluation) + AUC_REFERENCE: auc}
     return figures
 

@@ -26,7 +26,7 @@ from twhin_core.vectors.ids import SCHEMA, Ids, Ints
 from twhin_core.vectors.names import open_ids
 
 if TYPE_CHECKING:
-    from twhin_core.ranking.matched import MatchedRows, MatchedScorer
+    from twhin_core.ranking.matched import MatchedPrior, MatchedRows, MatchedScorer
 
 NAMES_AT_ONCE = 131_072
 ERRORS = (duckdb.Error, pa.ArrowException, OSError, MemoryError)
@@ -81,6 +81,14 @@ class Previous:
 
         scorer = self.checkpoint.scorer(self.config.model, self.schema.relations)
         return MatchedScorer(scorer, torch.from_numpy(self._numbers))
+
+    def prior(self) -> MatchedPrior | None:
+        """The earlier prior, likewise; None if there was none."""
+        from twhin_core.ranking.matched import MatchedPrior
+
+        scorer = self.checkpoint.scorer(self.config.model, self.schema.relations)
+        prior = self.checkpoint.prior(scorer, self.schema.relations)
+        return None if prior is None else MatchedPrior(prior, self._numbers)
 
     def match_tables(
         self, config: Config, root: str, schema: Schema, folder: Path, memory: int

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from twhin_core.model.scorer import Scorer
+    from twhin_core.vectors.prior import Prior
     from twhin_core.vectors.rows import Rows
 
     Scores = npt.NDArray[np.float32]
@@ -34,7 +35,14 @@ MOST_SCORES = 1 << 24
 """Of the negatives of a batch; larger batches are cut down."""
 
 
-def reference_auc(scorer: Scorer, tables: Mapping[str, Rows], schema: Schema, edges: Edges, config: Config) -> float:
+def reference_auc(
+    scorer: Scorer,
+    tables: Mapping[str, Rows],
+    schema: Schema,
+    edges: Edges,
+    config: Config,
+    prior: Prior | None = None,
+) -> float:
     """The AUC of the first `num_eval_steps` batches of `per_replica_batch_size` of the held-out `edges`."""
     data, generator = config.train_data, np.random.default_rng([config.evaluation.seed, 5])
     negatives = data.in_batch_negatives or NEGATIVES
@@ -42,13 +50,14 @@ def reference_auc(scorer: Scorer, tables: Mapping[str, Rows], schema: Schema, ed
     shares = []
     for start in range(0, len(edges), size)[: config.training.num_eval_steps]:
         batch = edges.take(slice(start, start + size))
-        positive, negative = _scores(scorer, tables, schema, batch, negatives, generator)
+        positive, negative = _scores(scorer, prior, tables, schema, batch, negatives, generator)
         shares.append(np.searchsorted(np.sort(negative), positive).mean() / len(negative))
     return float(np.mean(shares))
 
 
 def _scores(
     scorer: Scorer,
+    prior: Prior | None,
     tables: Mapping[str, Rows],
     schema: Schema,
     batch: Edges,
@@ -68,6 +77,11 @@ def _scores(
             rels, ends = torch.full((1, len(of)), each), {side: vectors[side][of][None] for side in SIDES}
             for side in SIDES:
                 drawn = torch.from_numpy(np.resize(generator.permutation(len(of)), negatives))
-                positive.append(scorer.edges(side, rels, ends["lhs"], ends["rhs"]).flatten())
-                negative.append(scorer.candidates(side, rels, ends[OTHER[side]], ends[side][:, drawn]).flatten())
+                of_edges = scorer.edges(side, rels, ends["lhs"], ends["rhs"])[0]
+                of_drawn = scorer.candidates(side, rels, ends[OTHER[side]], ends[side][:, drawn])[0]
+                if prior is not None:
+                    priors = prior.column(side, each)(getattr(batch, side)[edges])
+                    of_edges, of_drawn = of_edges + priors, of_drawn + priors[drawn]
+                positive.append(of_edges)
+                negative.append(of_drawn.flatten())
     return torch.cat(positive).numpy(), torch.cat(negative).numpy()

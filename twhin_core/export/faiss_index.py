@@ -1,13 +1,14 @@
 """`embeddings/faiss/<table>.index`: an index for `faiss.read_index`, whose answers are rows of the table.
 
 It ranks as the comparator does: by inner product for `dot`, by inner product of unit vectors for `cos`, by distance for
-`l2` and `squared_l2`.
+`l2` and `squared_l2`. A prior is one more coordinate of the vectors; that of a query is 1.
 
 `flat` and `hnsw` hold all vectors in memory, when built and when searched; `ivf_pq` holds a few bytes per vector.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from twhin_core.export import faiss_library
 from twhin_core.export.fits import index_kind, index_lists
 from twhin_core.export.manifest import FOLDER, FormatExport
 from twhin_core.export.npy import write_ids
+from twhin_core.export.prior import extended
 from twhin_core.export.recall import K, measure
 from twhin_core.export.vector_set import VectorSet, normalized
 from twhin_core.parquet import FileEntry
@@ -35,6 +37,7 @@ def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
     has_units = config.model.comparator == "cos" or config.export.normalize
     if has_units and not config.export.normalize:
         vector_set = normalized(vector_set)
+    vector_set, prior = extended(vector_set)
     index = _empty(faiss, vector_set)
     for block in vector_set.blocks(progress):
         if vector_set.index is None:
@@ -51,7 +54,7 @@ def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
         found: npt.NDArray[np.int64] = index.search(queries, K)[1]
         return found
 
-    share, queries = measure(vector_set, is_distance(vector_set), search)
+    share, queries = measure(vector_set, is_distance(vector_set), search, has_prior=prior is not None)
     figures = {
         "kind": index_kind(vector_set.run.config.export, vector_set.name),
         "metric": "l2" if is_distance(vector_set) else "cosine" if has_units else "inner_product",
@@ -59,7 +62,11 @@ def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
         "queries": queries,
     }
     return FormatExport(
-        table=vector_set.table, rows=vector_set.size, files=[entry, write_ids(vector_set, "faiss")], figures=figures
+        table=vector_set.table,
+        rows=vector_set.size,
+        files=[entry, write_ids(vector_set, "faiss")],
+        prior=prior,
+        figures=figures,
     )
 
 
@@ -90,8 +97,12 @@ def _empty(faiss: Any, vector_set: VectorSet) -> Any:
 
 def _trained_ivf_pq(faiss: Any, vector_set: VectorSet, options: IvfPq, metric: int) -> Any:
     dim, lists = vector_set.dim, index_lists(vector_set.run.config.export, vector_set.size)
-    index = faiss.IndexIVFPQ(faiss.IndexFlat(dim, metric), dim, lists, options.subspaces or dim // 4, 8, metric)
-    index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1  # do not warn about small tables
+    subspaces = options.subspaces or math.ceil(dim / 4)
+    width = math.ceil(dim / subspaces) * subspaces  # the prior's coordinate does not divide into subspaces
+    index = ivf_pq = faiss.IndexIVFPQ(faiss.IndexFlat(width, metric), width, lists, subspaces, 8, metric)
+    if width > dim:
+        index = faiss.IndexPreTransform(faiss.RemapDimensionsTransform(dim, width, False), ivf_pq)  # pads with zeros
+    ivf_pq.cp.min_points_per_centroid = ivf_pq.pq.cp.min_points_per_centroid = 1  # do not warn about small tables
     index.train(vector_set.rows.gather(vector_set.sample(max(TRAINED_ON, TRAINED_ON_PER_LIST * lists))).numpy())
-    index.nprobe = options.probes
+    ivf_pq.nprobe = options.probes
     return index

@@ -28,10 +28,10 @@ class BuiltIn(NamedTuple):
 
 FORMATS: dict[Format, BuiltIn] = {
     "parquet": BuiltIn(parquet.write, {"rows_per_file"}),
-    "npy": BuiltIn(npy.write, set()),
-    "faiss": BuiltIn(faiss_index.write, {"faiss"}),
+    "npy": BuiltIn(npy.write, {"query_side"}),
+    "faiss": BuiltIn(faiss_index.write, {"faiss", "query_side"}),
     "pq": BuiltIn(product_quantization.write, {"rows_per_file", "pq"}),
-    "vertex-vector-search": BuiltIn(vertex.write, {"rows_per_file"}),
+    "vertex-vector-search": BuiltIn(vertex.write, {"rows_per_file", "query_side"}),
     "tensorboard-projector": BuiltIn(projector.write, {"projector"}),
 }
 

@@ -10,11 +10,19 @@ from twhin_core import storage
 from twhin_core.errors import Damaged
 from twhin_core.graph.manifest import read_as
 from twhin_core.parquet import FileEntry
+from twhin_core.schema import Side
 
 FOLDER = "embeddings"
 MANIFEST = f"{FOLDER}/manifest.json"
 FINISHED = f"{FOLDER}/.finished"
 """One record per format and table, written when its files are complete. The next export keeps those files."""
+
+
+class PriorOf(BaseModel):
+    """The candidates that a prior is of: those for one side of a relation."""
+
+    relation: str
+    side: Side
 
 
 class TableExport(BaseModel):
@@ -26,6 +34,8 @@ class TableExport(BaseModel):
     """Rows of the trained table that are not in its vocabulary. They are not exported."""
     files: list[FileEntry]
     """The Parquet files; empty if that format was not requested."""
+    priors: list[PriorOf] = []
+    """What the numbers in each list of the column `prior` are of."""
 
 
 class FormatExport(BaseModel):
@@ -36,6 +46,8 @@ class FormatExport(BaseModel):
     """The relation whose operator was applied. The vectors are queries for its rhs table, not nodes."""
     rows: int
     files: list[FileEntry]
+    prior: PriorOf | None = None
+    """What the last coordinate is the prior of, or None if there is none; of queries, that coordinate is 1."""
     figures: dict[str, Any] = {}
     """faiss: kind, metric (inner_product, cosine if the indexed vectors have length 1, or l2), recall@10 and the number
     of queries. pq: subspaces, bits, bytes, float_bytes, ratio. projector: shown, of."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from twhin_core import storage
 from twhin_core.checksum import ChecksumWriter
 from twhin_core.export.manifest import FOLDER, FormatExport
+from twhin_core.export.prior import extended
 from twhin_core.export.vector_set import VectorSet
 from twhin_core.parquet import FileEntry, write_part
 from twhin_core.progress import Progress
@@ -18,11 +19,14 @@ from twhin_core.vectors.ids import SCHEMA
 
 
 def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
+    vector_set, prior = extended(vector_set)
     blocks = (block.vectors.numpy() for block in vector_set.blocks(progress))
     path = f"{FOLDER}/npy/{vector_set.name}.npy"
     entry = write_array(vector_set.run.root, path, (vector_set.size, vector_set.dim), blocks)
     files = [entry, write_ids(vector_set, "npy")]
-    return FormatExport(table=vector_set.table, query_side=vector_set.relation, rows=vector_set.size, files=files)
+    return FormatExport(
+        table=vector_set.table, query_side=vector_set.relation, rows=vector_set.size, files=files, prior=prior
+    )
 
 
 def write_array(root: str, path: str, shape: tuple[int, ...], blocks: Iterable[npt.NDArray[np.float32]]) -> FileEntry:

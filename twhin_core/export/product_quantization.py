@@ -17,9 +17,11 @@ from twhin_core.config.export import Pq
 from twhin_core.export import faiss_library
 from twhin_core.export.manifest import FOLDER, FormatExport
 from twhin_core.export.npy import write_array
+from twhin_core.export.prior import PriorColumn
 from twhin_core.export.vector_set import VectorSet
 from twhin_core.parquet import write_parts
 from twhin_core.progress import Progress
+from twhin_core.vectors.named import Block
 from twhin_core.vectors.rows import MappedRows, Rows
 
 TRAINED_ON = 65_536
@@ -32,22 +34,17 @@ def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
     quantizer = _quantizer(vector_set.dim, subspaces, options.bits)
     quantizer.cp.min_points_per_centroid = 1  # do not warn about small tables
     quantizer.train(vector_set.rows.gather(vector_set.sample(TRAINED_ON)).numpy())
-    code = pa.list_(pa.uint8(), quantizer.code_size)
+    code, prior = pa.list_(pa.uint8(), quantizer.code_size), PriorColumn(vector_set)
     schema = pa.schema([("index", pa.int64()), ("id", pa.string()), ("code", code)])
-    batches = (
-        pa.RecordBatch.from_arrays(
-            [
-                block.index,
-                block.id,
-                pa.FixedSizeListArray.from_arrays(
-                    pa.array(quantizer.compute_codes(block.vectors.numpy()).ravel()), type=code
-                ),
-            ],
-            schema=schema,
-        )
-        for block in vector_set.blocks(progress)
-    )
-    files = write_parts(batches, schema, vector_set.run.root, folder, vector_set.run.config.export.rows_per_file)
+
+    def encode(block: Block) -> pa.RecordBatch:
+        codes = pa.array(quantizer.compute_codes(block.vectors.numpy()).ravel())
+        columns = [block.index, block.id, pa.FixedSizeListArray.from_arrays(codes, type=code)]
+        return prior.appended(pa.RecordBatch.from_arrays(columns, schema=schema))
+
+    batches = map(encode, vector_set.blocks(progress))
+    extended, rows_per_file = prior.with_field(schema), vector_set.run.config.export.rows_per_file
+    files = write_parts(batches, extended, vector_set.run.root, folder, rows_per_file)
     codebooks = faiss_library.load().vector_to_array(quantizer.centroids).reshape(subspaces, 2**options.bits, -1)
     files.append(write_array(vector_set.run.root, codebooks_path(vector_set.name), codebooks.shape, [codebooks]))
     exact, packed = vector_set.size * vector_set.dim * 4, vector_set.size * quantizer.code_size + codebooks.nbytes

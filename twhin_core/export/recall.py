@@ -23,11 +23,17 @@ ROUNDING = 1e-5
 """Relative difference up to which two scores count as equal: faiss and torch sum in different orders."""
 
 
-def measure(vector_set: VectorSet, is_distance: bool, search: Search) -> tuple[float, int]:
-    """recall@K (the mean share of found rows that score as high as the K-th best), and the number of queries."""
+def measure(vector_set: VectorSet, is_distance: bool, search: Search, has_prior: bool = False) -> tuple[float, int]:
+    """recall@K (the mean share of found rows that score as high as the K-th best), and the number of queries.
+
+    `has_prior`: the last coordinate of the vectors is their prior.
+    """
     import torch
 
     queries = make_queries(vector_set)
+    if has_prior:
+        of_vectors = queries[:, : vector_set.dim - 1]
+        queries = torch.cat([of_vectors, torch.ones(len(queries), 1)], 1)
 
     def score(vectors: Tensor) -> Tensor:
         return -torch.cdist(queries, vectors) if is_distance else queries @ vectors.T

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -15,13 +16,15 @@ from twhin_core.config import Config
 from twhin_core.data.prefetch import Ahead
 from twhin_core.errors import UserError
 from twhin_core.export.fits import check_query_side
+from twhin_core.export.manifest import PriorOf
 from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import VECTOR_BYTES_PER_GROUP
 from twhin_core.progress import Progress
-from twhin_core.schema import Schema
+from twhin_core.schema import Schema, Side
 from twhin_core.vectors.ids import IDS_PER_BATCH, Ids
 from twhin_core.vectors.named import Block, named_blocks
 from twhin_core.vectors.names import open_ids
+from twhin_core.vectors.prior import Prior
 from twhin_core.vectors.rows import Ints, MappedRows, Rows, SelectedRows
 
 if TYPE_CHECKING:
@@ -57,8 +60,20 @@ class TrainedRun:
         ids = self.ids(table)
         return SelectedRows(self.checkpoint.rows(table), ids.size, ids.index)
 
+    def candidates(self, side: Side, rel: int) -> Rows:
+        """The vectors of the candidates for `side` of a relation, by position; followed by their priors, if any."""
+        table = self.schema.table_of(rel, side)
+        ids, rows = self.ids(table), self.checkpoint.rows(table)
+        if self.prior is not None and side in self.prior.sides:
+            return SelectedRows(self.prior.rows(side, rel, rows), ids.size, ids.index)
+        return SelectedRows(rows, ids.size, ids.index)
+
     def scorer(self) -> Scorer:
         return self.checkpoint.scorer(self.config.model, self.schema.relations)
+
+    @cached_property
+    def prior(self) -> Prior | None:
+        return self.checkpoint.prior(self.scorer(), self.schema.relations)
 
 
 @dataclass(frozen=True)
@@ -77,6 +92,22 @@ class VectorSet:
     unnamed: int
     """Number of table rows without an id."""
     run: TrainedRun
+    is_normalized: bool = False
+    """Whether the vectors have length 1."""
+
+    @cached_property
+    def prior_ends(self) -> list[tuple[Side, int]]:
+        """The (side, relation) of all queries whose candidates are these nodes, and whose scores include a prior."""
+        if self.run.prior is None or self.relation is not None:
+            return []
+        schema, sides = self.run.schema, self.run.prior.sides
+        relations = range(len(schema.relations))
+        return [(side, rel) for rel in relations for side in sides if schema.table_of(rel, side) == self.table]
+
+    def prior_of(self, end: tuple[Side, int]) -> PriorOf:
+        """One of `prior_ends` as the manifest names it."""
+        side, rel = end
+        return PriorOf(relation=self.run.schema.names[rel], side=side)
 
     @property
     def dim(self) -> int:
@@ -147,7 +178,7 @@ def normalized(vector_set: VectorSet) -> VectorSet:
         (id_,) = vector_set.run.ids(vector_set.table).at(np.array([position]))
         return f"export: {vector_set.name}: the vector of {id_!r}, row {row},"
 
-    return replace(vector_set, rows=unit_rows(vector_set.rows, name))
+    return replace(vector_set, rows=unit_rows(vector_set.rows, name), is_normalized=True)
 
 
 def unit_rows(rows: Rows, name: Callable[[int], str]) -> Rows:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from twhin_core import storage
 from twhin_core.checksum import ChecksumWriter
 from twhin_core.export.manifest import FOLDER, FormatExport
+from twhin_core.export.prior import extended
 from twhin_core.export.vector_set import VectorSet
 from twhin_core.parquet import FileEntry
 from twhin_core.progress import Progress
@@ -26,6 +27,7 @@ LINES = """SELECT '{"id": ' || to_json(id) || ', "embedding": ' || embedding::VA
 
 
 def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
+    vector_set, prior = extended(vector_set)
     rows_per_file = vector_set.run.config.export.rows_per_file
     blocks = _cut(vector_set.blocks(progress), rows_per_file)
     files: list[FileEntry] = []
@@ -39,7 +41,7 @@ def write(vector_set: VectorSet, progress: Progress) -> FormatExport:
                     checksum.write(_lines(database, block))
                     rows += len(block)
                 files.append(FileEntry(path=path, rows=rows, **checksum.checksums()))
-    return FormatExport(table=vector_set.table, rows=vector_set.size, files=files)
+    return FormatExport(table=vector_set.table, rows=vector_set.size, files=files, prior=prior)
 
 
 def _cut(blocks: Iterator[Block], rows_per_file: int) -> Iterator[tuple[int, Block]]:

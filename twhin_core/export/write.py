@@ -85,7 +85,10 @@ def write_export(run: TrainedRun) -> ExportManifest:
 
 def _describe(vector_set: VectorSet, formats: dict[str, dict[str, FormatExport]]) -> TableExport:
     files = formats["parquet"][vector_set.name].files if "parquet" in formats else []
-    return TableExport(name=vector_set.name, rows=vector_set.size, unnamed_rows=vector_set.unnamed, files=files)
+    priors = [vector_set.prior_of(end) for end in vector_set.prior_ends]
+    return TableExport(
+        name=vector_set.name, rows=vector_set.size, unnamed_rows=vector_set.unnamed, files=files, priors=priors
+    )
 
 
 def _remove_all_but(root: str, finished: dict[tuple[Format, str], FormatExport | None]) -> None:

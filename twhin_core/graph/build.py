@@ -21,7 +21,7 @@ from twhin_core.graph.reverses import describe_reversed
 from twhin_core.graph.weights import warn_of_skew
 from twhin_core.graph.write import Counts, count_graph, write_graph
 from twhin_core.progress import log
-from twhin_core.schema import Schema
+from twhin_core.schema import Schema, check_prior
 
 
 class Checks(NamedTuple):
@@ -95,6 +95,9 @@ def _check_counts(config: Config, sources: list[RawSource], split: Split | None,
             raise UserError(
                 f"prepare: the {name} split is empty; edges: {_listed(edges)}; rejected: {_listed(counts.rejected)}"
             )
+    if config.train_data.data_root is None:
+        names = [relation.name for relation in graph.relations]
+        check_prior(config.model, dict(zip(names, counts.edges["train"], strict=True)))
     for table in config.model.embeddings.tables:
         rows = counts.nodes[table.name]
         if rows == 0:

@@ -9,6 +9,7 @@ Each row is looked up once, however often it occurs in the batch; gathers then c
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +19,7 @@ from torchrec import KeyedJaggedTensor
 from twhin_core.config import Model, TrainData
 from twhin_core.data.edges import Edges
 from twhin_core.data.frequencies import Frequencies
+from twhin_core.model.log_shares import LogShares
 from twhin_core.model.negative_sampler import NegativeSampler
 from twhin_core.model.negatives import (
     ChunkLayout,
@@ -56,6 +58,12 @@ class Queries:
     """float32 [C, L]: logQ correction of the true answer."""
     log_weight: Tensor | None = None
     """float32 [C]: log of each negative's weight (see `negatives.weight_of_negatives`); None means weight 1."""
+    log_share: Tensor | None = None
+    """float32 [C, K]: log p of each candidate (see `log_shares`); None if the side has no prior."""
+    answer_log_share: Tensor | None = None
+    """float32 [C, L]: log p of the true answer."""
+    self_log_share: Tensor | None = None
+    """float32 [C, L]: log p of the query's own node as a candidate; only with `has_self`."""
     has_self: bool = False
     """Whether each query's own node is one more negative; its score follows that of the true answer."""
     self_masked: Tensor | None = None
@@ -119,7 +127,7 @@ class BaseMaker:
         frequencies: Frequencies | None = None,
         device: torch.device | None = None,
     ) -> None:
-        """`frequencies`: of the training edges, as `NegativeSampler` needs them."""
+        """`frequencies`: of the training edges, as `NegativeSampler` and `LogShares` need them."""
         self._data = data = at_most_all_rows(schema, data)
         self._sampler = NegativeSampler(schema, data, frequencies, device)
         self._tables = list(schema.tables)
@@ -129,6 +137,11 @@ class BaseMaker:
         self._table: dict[Side, Tensor] = {
             side: torch.from_numpy(schema.table_numbers[side]).to(device) for side in SIDES
         }
+        self._log_shares = None
+        if model.prior is not None:
+            assert frequencies is not None
+            self._log_shares = LogShares(schema, frequencies, self._sampler.counts, device)
+        self._has_prior = {side: model.has_prior(side) for side in SIDES}
         self._by_table = {
             side: not data.in_batch_negatives and relations_share_candidates(model, side) for side in SIDES
         }
@@ -136,6 +149,18 @@ class BaseMaker:
     def _log_weight(self, table: Tensor, candidates: int) -> Tensor | None:
         """`table`: int64 [C], of the chunks' answers."""
         return None if self._weight_of_negatives is None else (self._weight_of_negatives[table] / candidates).log()
+
+    def _priors(
+        self, side: Side, rel: Tensor, chunks: ChunkLayout, node: dict[Side, Tensor], candidates: Tensor
+    ) -> dict[str, Any]:
+        """The fields of `Queries` for the prior, if the side has one; `rel`: int64 [C], `candidates`: int64 [C, K]."""
+        if self._log_shares is None or not self._has_prior[side]:
+            return {}
+        of = partial(self._log_shares.of, side, rel)
+        found = {"log_share": of(candidates), "answer_log_share": of(chunks.lay_out(node[side]))}
+        if self._data.self_negatives:
+            found["self_log_share"] = of(chunks.lay_out(node[OTHER[side]]))
+        return found
 
     def _is_no_negative(self, chunks: ChunkLayout, rel: Tensor, node: dict[Side, Tensor]) -> Tensor:
         """Where a query's own node does not count as its negative: bool [C, L]."""
@@ -182,6 +207,7 @@ class BatchMaker(BaseMaker):
                 answer_correction=self._sampler.correction(*of_chunks, chunks.lay_out(node[side])),
                 log_weight=self._log_weight(of_chunks[2], negatives[side].node.shape[1]),
                 has_self=self._data.self_negatives,
+                **self._priors(side, rels[:, 0], chunks, node, negatives[side].node),
             )
         order, start = sort_by_index(gathers.all, len(lookups.values()))
         return Batch(lookups, gathers.all, order, start, queries, step_edges)

@@ -180,6 +180,7 @@ class DeviceBatchMaker(BaseMaker):
                 log_weight=self._log_weight(table[side], candidate.shape[1]),
                 has_self=self._data.self_negatives,
                 self_masked=self._is_no_negative(layout, rel, node) if self._data.self_negatives else None,
+                **self._priors(side, rels[:, 0], layout, node, candidate_node),
             )
             # Without a layout, both sides gather the same tensors, which are then read once.
             ends = edges[OTHER[side]], edges[side]

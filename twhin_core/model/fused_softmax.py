@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from twhin_core.model.losses import Correction
 from twhin_core.model.scorer import Scorer
 from twhin_core.schema import Side
 
@@ -43,6 +44,7 @@ def softmax_losses(
     batch: Queries,
     vectors: tuple[Tensor, Tensor, Tensor],
     ids: tuple[Tensor, Tensor],
+    correction: Correction | None,
     temperature: float,
 ) -> Tensor:
     """The losses that `Softmax` computes from the scores of a batch's queries: float32 [C, L].
@@ -58,18 +60,20 @@ def softmax_losses(
     answers = scorer.answer_points(side, batch.rel, answer).float().contiguous()
     rel_of_candidates = batch.rel[:, :1].expand(-1, candidates.shape[1])
     negatives = scorer.answer_points(side, rel_of_candidates, candidates)
-    answer_shift, self_negative = batch.answer_correction, None
+    answer_shift, shift, own_shift = correction or (None, None, None)
+    self_negative = None
     if batch.log_weight is not None:
         weights = batch.log_weight[:, None].expand(batch.rel.shape)
         answer_shift = weights if answer_shift is None else answer_shift + weights
     if batch.self_masked is not None:
         own = scorer.answer_points(side, batch.rel, node)
-        self_negative = (scorer.comparator.pairs(queries, own).float() / temperature).masked_fill(
-            batch.self_masked, -torch.inf
-        )
+        self_negative = scorer.comparator.pairs(queries, own).float() / temperature
+        if own_shift is not None:
+            self_negative = self_negative - own_shift
+        self_negative = self_negative.masked_fill(batch.self_masked, -torch.inf)
     low = torch.get_autocast_dtype(node.device.type) if torch.is_autocast_enabled(node.device.type) else torch.float32
     losses: Tensor = SoftmaxLosses.apply(  # type: ignore[no-untyped-call]  # a Function of torch's
-        queries, answers, negatives, ids, batch.correction, answer_shift, self_negative, 1 / temperature,
+        queries, answers, negatives, ids, shift, answer_shift, self_negative, 1 / temperature,
         METRICS[comparator], low,
     )  # fmt: skip
     return losses

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,16 @@ from torch import Tensor
 
 from twhin_core.config import Model
 
-Correction = tuple[Tensor, Tensor]
-"""What logQ subtracts from logits: of the answers, [C, L], and of the chunk's candidates, [C, K]."""
+
+class Correction(NamedTuple):
+    """What is subtracted from logits: the correction of logQ, less the prior."""
+
+    answers: Tensor
+    """[C, L]."""
+    candidates: Tensor
+    """[C, K], of the chunk's candidates."""
+    own: Tensor | None = None
+    """[C, L], of the negative that is the query's own node, which logQ does not correct."""
 
 
 class Loss(ABC):
@@ -34,7 +42,6 @@ class Loss(ABC):
                 be overwritten.
             masked: int64, masked negatives as positions in the flattened scores.
             log_weight: [C], log of the weight of each negative, for softmax only; None means weight 1.
-            correction: of logQ; the query's own negative has none.
         """
 
 
@@ -50,9 +57,7 @@ class BinaryCrossEntropy(Loss):
         self, scores: Tensor, masked: Tensor, log_weight: Tensor | None = None, correction: Correction | None = None
     ) -> Tensor:
         assert log_weight is None
-        if correction is not None:
-            scores = scores - _of_columns(correction, scores)
-            scores[..., 0] -= correction[0]
+        scores = _corrected(scores, correction)
         return F.softplus(-scores[..., 0]) + _mean_of_negatives(F.softplus(scores), masked)
 
 
@@ -68,7 +73,7 @@ class Ranking(Loss):
         self, scores: Tensor, masked: Tensor, log_weight: Tensor | None = None, correction: Correction | None = None
     ) -> Tensor:
         assert log_weight is None
-        assert correction is None
+        scores = _corrected(scores, correction)
         short = F.relu(scores + (self.margin - scores[..., :1]))
         return _mean_of_negatives(short, masked)
 
@@ -91,8 +96,9 @@ class Softmax(Loss):
     def __call__(
         self, scores: Tensor, masked: Tensor, log_weight: Tensor | None = None, correction: Correction | None = None
     ) -> Tensor:
-        # autograd.Function is untyped.
-        loss, _ = _CrossEntropy.apply(scores, masked, log_weight, correction, 1 / self.temperature)  # type: ignore[no-untyped-call]
+        # autograd.Function is untyped, and finds no tensors in a tuple.
+        parts = correction or (None, None, None)
+        loss, _ = _CrossEntropy.apply(scores, masked, log_weight, *parts, 1 / self.temperature)  # type: ignore[no-untyped-call]
         return loss  # type: ignore[no-any-return]
 
 
@@ -109,12 +115,16 @@ class _CrossEntropy(torch.autograd.Function):
         scores: Tensor,
         masked: Tensor,
         log_weight: Tensor | None,
-        correction: Correction | None,
+        answers: Tensor | None,
+        candidates: Tensor | None,
+        own: Tensor | None,
         scale: float,
     ) -> tuple[Tensor, Tensor]:
-        if correction is not None:
-            torch.add(-_of_columns(correction, scores), scores, alpha=scale, out=scores)
-            scores[..., 0] -= correction[0]
+        if answers is not None and candidates is not None:
+            torch.add(-_of_columns(candidates, scores), scores, alpha=scale, out=scores)
+            scores[..., 0] -= answers
+            if own is not None:
+                scores[..., 1] -= own
         elif scale != 1:
             scores.mul_(scale)
         if log_weight is not None:
@@ -133,18 +143,38 @@ class _CrossEntropy(torch.autograd.Function):
         return loss, scores
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor | None, ...]:
         shares, negatives = ctx.saved_tensors
         weight = ctx.scale * gradient
         # A factor of another dtype than the shares' would trigger a slow conversion.
         shares.mul_(weight.to(shares.dtype).unsqueeze(-1))
         shares[..., 0] = -weight * negatives
-        return shares, None, None, None, None
+        # Of the answers, the candidates and the query's own node: only a learned prior needs them.
+        to_answers, to_candidates, to_own = ctx.needs_input_grad[3:6]
+        first = 2 if to_own else 1
+        return (
+            shares, None, None,
+            shares[..., 0].to(gradient.dtype) / -ctx.scale if to_answers else None,
+            shares[..., first:].sum(1, dtype=gradient.dtype) / -ctx.scale if to_candidates else None,
+            shares[..., 1].to(gradient.dtype) / -ctx.scale if to_own else None,
+            None,
+        )  # fmt: skip
 
 
-def _of_columns(correction: Correction, scores: Tensor) -> Tensor:
-    """The correction of each column but the answers', [C, 1, 1 + K] or [C, 1, 2 + K], in the scores' dtype."""
-    candidates = correction[1].to(scores.dtype)
+def _corrected(scores: Tensor, correction: Correction | None) -> Tensor:
+    """A copy of the scores, less the correction."""
+    if correction is None:
+        return scores
+    scores = scores - _of_columns(correction.candidates, scores)
+    scores[..., 0] -= correction.answers
+    if correction.own is not None:
+        scores[..., 1] -= correction.own
+    return scores
+
+
+def _of_columns(candidates: Tensor, scores: Tensor) -> Tensor:
+    """The correction of the candidates' columns, [C, 1, 1 + K] or [C, 1, 2 + K], in the scores' dtype."""
+    candidates = candidates.to(scores.dtype)
     return F.pad(candidates, (scores.shape[-1] - candidates.shape[-1], 0))[:, None]
 
 

@@ -34,8 +34,8 @@ class NegativeSampler:
         self._degrees: DegreeDistribution | None = None
         assert frequencies is not None or not data.needs_frequencies
         if frequencies is not None:
+            self.counts = CountLookup(frequencies, device)
             if data.in_batch_negatives:
-                self._frequencies = CountLookup(frequencies, device)
                 # At least 1, because a held-out edge may have a relation without training edges.
                 self._edges = torch.from_numpy(frequencies.totals(2 * len(schema.relations)).clip(min=1)).to(device)
             if data.global_negatives_power:
@@ -71,7 +71,7 @@ class NegativeSampler:
         ratio = torch.zeros(node.shape, dtype=torch.float64, device=node.device)
         if n:
             group = 2 * rel + (side == "rhs")
-            ratio += n * size * self._frequencies.of(group, node).clamp(min=least) / self._edges[group]
+            ratio += n * size * self.counts.of(group, node).clamp(min=least) / self._edges[group]
         if m:
             ratio += m if self._degrees is None else m * size * self._degrees.share(table, node, least)
         return ratio / (n + m)

@@ -15,15 +15,20 @@ from torch import Tensor, nn
 from twhin_core.config import Model, Relation
 from twhin_core.model.comparators import COMPARATORS
 from twhin_core.model.operators import RelationOperators
-from twhin_core.schema import Side
+from twhin_core.schema import SIDES, Side
+
+FIRST_PRIOR_WEIGHT = 0.5
+"""Where a learned weight of the prior starts."""
 
 
 def relations_share_candidates(model: Model, side: Side) -> bool:
     """Whether a candidate's projection is the same for all relations, so that queries can share a matrix product.
 
     True if the operator acts on the query. If it acts on the candidates (queries for the lhs without an inverse), the
-    comparator must allow moving it to the query.
+    comparator must allow moving it to the query. A prior is of a relation's candidates.
     """
+    if model.has_prior(side):
+        return False
     return side == "rhs" or model.reciprocal or COMPARATORS[model.comparator].commutes_with_operators
 
 
@@ -32,16 +37,37 @@ class Scorer(nn.Module):
 
     With `model.reciprocal`, queries for the lhs use an inverse operator of their own:
     `comparator(inverse_rel(θ_rhs), θ_lhs)`. An edge then has two scores, one per side.
+
+    With `model.prior`, a score has one more term, `prior[rel, side] · temperature · log p(candidate)`. It does not
+    depend on vectors: whoever knows the candidates adds it (`prior_logits`, `vectors.prior`).
     """
+
+    prior: Tensor | None
+    """float32 [relations, 2]: the weight of the prior of each side, lhs and rhs; 0 for sides without."""
 
     def __init__(self, model: Model, relations: list[Relation]) -> None:
         super().__init__()
         self.comparator = COMPARATORS[model.comparator]()
         self.operator = RelationOperators(relations, model.dim)
         self.inverse = RelationOperators(relations, model.dim) if model.reciprocal else None
+        self.temperature = model.temperature
+        self.prior_sides: tuple[Side, ...] = () if model.prior is None else tuple(model.prior.sides)
+        if model.prior is None or model.prior.weight != "learned":
+            self.register_buffer("prior", _prior_weights(model, len(relations)), persistent=False)
+        else:
+            self.prior = nn.Parameter(_prior_weights(model, len(relations)))  # type: ignore[arg-type]  # not None
+
+    def prior_logits(self, side: Side, rel: Tensor, log_share: Tensor) -> Tensor:
+        """What the prior adds to the logits of candidates for `side`: rel [C], log p [C, X] → [C, X]."""
+        assert self.prior is not None
+        return self.prior[:, SIDES.index(side)].index_select(0, rel)[:, None] * log_share
+
+    def of_prior(self, rel: Tensor, node: Tensor) -> Tensor:
+        """The coordinate of queries that the candidates' priors are multiplied by: [...] and [..., dim] → [..., 1]."""
+        return torch.ones_like(node[..., :1])
 
     def shares_candidates(self, side: Side) -> bool:
-        """As `relations_share_candidates`."""
+        """As `relations_share_candidates`, but for the prior."""
         return side == "rhs" or self.inverse is not None or self.comparator.commutes_with_operators
 
     def queries(self, side: Side, rel: Tensor, node: Tensor) -> Tensor:
@@ -149,6 +175,14 @@ class Scorer(nn.Module):
         """
         queries, answers = self.queries(side, rel, node), self.shared_answers(side, rel, candidates)
         return self.one_to_all(queries, answers, self.offset(side, rel, node))
+
+
+def _prior_weights(model: Model, relations: int) -> Tensor | None:
+    """[relations, 2], the initial ones if they are learned; None without a prior."""
+    if model.prior is None:
+        return None
+    weight = FIRST_PRIOR_WEIGHT if model.prior.weight == "learned" else model.prior.weight
+    return torch.tensor([weight * model.has_prior(side) for side in SIDES]).repeat(relations, 1)
 
 
 class _Products(torch.autograd.Function):

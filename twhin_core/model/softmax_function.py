@@ -61,8 +61,8 @@ class SoftmaxLosses(torch.autograd.Function):
             answers: float32 [C, L, dim], contiguous.
             candidates: float32 [C, K, dim].
             ids: int64, of the answers [C, L] and the candidates [C, K]; equal ones are masked.
-            shift: float32 [C, K], subtracted from each candidate's scores; gets no gradient.
-            answer_shift: float32 [C, L], subtracted from the answers' scores; gets no gradient.
+            shift: float32 [C, K], subtracted from each candidate's scores; gets a gradient only with METRICS["dot"].
+            answer_shift: float32 [C, L], subtracted from the answers' scores.
             extra: float32 [C, L], the score of one more negative per query, already scaled; -inf for none.
             scale: multiplies the unshifted scores.
             metric: one of the values of `METRICS`.
@@ -109,18 +109,25 @@ class SoftmaxLosses(torch.autograd.Function):
         across = triton.cdiv(count, blocks.candidates)
         parts, rows_per_part = _split(chunks * across, length, blocks.queries, queries.device)
         to_candidates = queries.new_empty(parts, chunks, count, dim)
-        totals = queries.new_empty(parts, chunks, count) if metric != DOT else to_candidates
+        has_totals = metric != DOT or ctx.needs_input_grad[4]
+        totals = queries.new_empty(parts, chunks, count) if has_totals else to_candidates
         backward_kernel[(across, chunks, parts)](
             low_queries, low, squares, one, other, _given(shift, log_sum), log_sum, weight, to_candidates, totals,
             scale * LOG2_E, length, count, dim, rows_per_part,
-            metric=metric, has_shift=shift is not None, precision=_precision(low.dtype),
+            metric=metric, has_shift=shift is not None, has_totals=has_totals, precision=_precision(low.dtype),
             BL=blocks.queries, BK=blocks.candidates, BD=max(16, triton.next_power_of_2(dim)),
             num_warps=blocks.warps, num_stages=blocks.stages,
         )  # fmt: skip
         summed = to_candidates.sum(0) if parts > 1 else to_candidates[0]
         if metric != DOT:
             summed = summed - totals.sum(0)[..., None] * low
-        return direction * weight[..., None], to_answers, summed, None, None, None, to_extra, None, None, None
+        to_shift = None
+        if ctx.needs_input_grad[4]:
+            assert metric == DOT
+            to_shift = totals.sum(0) / -scale
+        to_answer_shift = by_negatives if ctx.needs_input_grad[5] else None
+        to_queries = direction * weight[..., None]
+        return to_queries, to_answers, summed, None, to_shift, to_answer_shift, to_extra, None, None, None
 
 
 def _given(value: Tensor | None, otherwise: Tensor) -> Tensor:

@@ -148,7 +148,7 @@ def backward_kernel(
     queries, candidates, candidate_square, query_id, candidate_id, shift,
     log_sum, gradient, to_candidates, slopes,
     scale2, L, K, D, rows_per_part,
-    metric: tl.constexpr, has_shift: tl.constexpr, precision: tl.constexpr,
+    metric: tl.constexpr, has_shift: tl.constexpr, has_totals: tl.constexpr, precision: tl.constexpr,
     BL: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr, LOG2: tl.constexpr = LOG2_E,
 ):  # fmt: skip
     chunk, part = tl.program_id(1).to(tl.int64), tl.program_id(2)
@@ -179,9 +179,10 @@ def backward_kernel(
         share = tl.where(counts, tl.exp2(x), 0.0) * q_gradient[None, :]
         if metric != 0:
             share = (share * slope).to(q.dtype).to(tl.float32)
+        if has_totals:
             slope_total += tl.sum(share, 1)
         weighted += tl.dot(share.to(q.dtype), q, input_precision=precision)
     of = (part.to(tl.int64) * tl.num_programs(1) + chunk) * K + other
     tl.store(to_candidates + of[:, None] * D + column[None, :], weighted, in_others[:, None] & in_columns[None, :])
-    if metric != 0:
+    if has_totals:
         tl.store(slopes + of, slope_total, in_others)

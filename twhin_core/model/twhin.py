@@ -14,8 +14,8 @@ from torchrec.modules.embedding_configs import DataType
 
 from twhin_core.config import Model
 from twhin_core.model import both_sides, fused_softmax
-from twhin_core.model.batch import Batch
-from twhin_core.model.losses import Softmax, make_loss
+from twhin_core.model.batch import Batch, Queries
+from twhin_core.model.losses import Correction, Softmax, make_loss
 from twhin_core.model.regularizer import Regularizer
 from twhin_core.model.relation_prediction import RelationPrediction
 from twhin_core.model.scorer import Scorer
@@ -98,13 +98,13 @@ class Twhin(nn.Module):
         batch = whole.queries[side]
         gathers = (batch.node, batch.answer, batch.candidate)
         node, answer, candidates = (rows[of].view(len(batch.rel), -1, rows[of].shape[-1]) for of in gathers)
-        masked = batch.masked
+        masked, correction = batch.masked, self._correction(side, batch)
         if masked is None:
             answer_id, candidate_id = (whole.ids(of).view(len(batch.rel), -1) for of in gathers[1:])
             if isinstance(self.loss, Softmax) and fused_softmax.is_available(node.device, node.shape[-1]):
                 losses = fused_softmax.softmax_losses(
                     self.scorer, self.comparator, side, batch, (node, answer, candidates), (answer_id, candidate_id),
-                    self.loss.temperature,
+                    correction, self.loss.temperature,
                 )  # fmt: skip
                 return (losses * batch.weight).sum()
             masked = fused_softmax.masked_positions(batch, (answer_id, candidate_id))
@@ -114,10 +114,21 @@ class Twhin(nn.Module):
         offset = None if self.loss.is_shift_invariant else self.scorer.offset(side, batch.rel, node)
         self_negative = self.scorer.answers(side, batch.rel, node) if batch.has_self else None
         scores = self.scorer.one_to_negatives(queries, answers, negatives, offset, self_negative)
-        correction = None
-        if batch.answer_correction is not None and batch.correction is not None:
-            correction = batch.answer_correction, batch.correction
         return (self.loss(scores, masked, batch.log_weight, correction) * batch.weight).sum()
+
+    def _correction(self, side: Side, batch: Queries) -> Correction | None:
+        """What to subtract from the batch's logits; None if there is nothing."""
+        logq = None
+        if batch.answer_correction is not None and batch.correction is not None:
+            logq = Correction(batch.answer_correction, batch.correction)
+        if batch.log_share is None or batch.answer_log_share is None:
+            return logq
+        prior = partial(self.scorer.prior_logits, side, batch.rel[:, 0])
+        answers, candidates = prior(batch.answer_log_share), prior(batch.log_share)
+        own = None if batch.self_log_share is None else -prior(batch.self_log_share)
+        if logq is None:
+            return Correction(-answers, -candidates, own)
+        return Correction(logq.answers - answers, logq.candidates - candidates, own)
 
 
 class _Gather(torch.autograd.Function):

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from twhin_core.model.scorer import Scorer
 from twhin_core.ranking.queries import Ints
 from twhin_core.schema import Side
-from twhin_core.vectors.rows import Rows
+from twhin_core.vectors.prior import Prior
+from twhin_core.vectors.rows import Rows, WithColumn
 
 UNKNOWN = -1e30
 """The score of a candidate that the earlier version does not know: below that of any that it knows."""
@@ -76,7 +77,36 @@ class MatchedScorer(nn.Module):
         queries = self._scorer.queries(side, number.clamp(min=0), node[..., :-1])
         return torch.cat([queries * is_known[..., None], torch.full_like(node[..., -1:], UNKNOWN)], -1)
 
+    def of_prior(self, rel: Tensor, node: Tensor) -> Tensor:
+        """See `Scorer.of_prior`."""
+        is_known = (self.numbers[rel] >= 0) & (node[..., -1] == 0)
+        return is_known[..., None].to(node.dtype)
+
     def answers(self, side: Side, rel: Tensor, nodes: Tensor) -> Tensor:
         """rel [...], nodes [..., dim + 1] → [..., width + 1]."""
         answers = self._scorer.answers(side, self.numbers[rel].clamp(min=0), nodes[..., :-1])
         return torch.cat([answers, nodes[..., -1:]], -1)
+
+
+class MatchedPrior:
+    """The earlier version's priors of matched rows; 0 for unknown nodes and relations."""
+
+    def __init__(self, prior: Prior, numbers: Ints) -> None:
+        """`numbers`: as for `MatchedScorer`."""
+        self._prior, self._numbers, self.sides = prior, numbers, prior.sides
+
+    def rows(self, side: Side, rel: int, rows: Rows) -> Rows:
+        """See `Prior.rows`. `rows`: `MatchedRows`."""
+        assert isinstance(rows, MatchedRows)
+        number = int(self._numbers[rel])
+        column = None if number < 0 else self._prior.column(side, number)
+
+        def matched(here: Ints) -> Tensor:
+            priors = torch.zeros(len(here))
+            if column is not None and rows.earlier is not None:
+                earlier = np.asarray(rows.earlier[here])
+                known = earlier >= 0
+                priors[torch.from_numpy(known)] = column(earlier[known])
+            return priors
+
+        return WithColumn(rows, matched)

@@ -16,6 +16,7 @@ from twhin_core.schema import Schema
 from twhin_core.vectors.ids import Ids
 from twhin_core.vectors.labels import read_labels
 from twhin_core.vectors.names import open_ids
+from twhin_core.vectors.prior import Prior
 from twhin_core.vectors.rows import Ints, Rows, SelectedRows
 from twhin_core.vectors.top_k import Score, answers, similar, top_k
 
@@ -82,7 +83,6 @@ class _Table:
     def __init__(self, name: str, ids: Ids, rows: Rows) -> None:
         self.name, self.ids, self.rows = name, ids, rows
         self.searched = sample_rows(ids.size, SEARCHED, stretch=STRETCH)
-        self.candidates = SelectedRows(rows, len(self.searched), self.rows_at(self.searched))
 
     def rows_at(self, positions: Ints) -> Ints:
         # A vocabulary that prepare did not make may lack ids for some rows.
@@ -91,15 +91,21 @@ class _Table:
     def vectors(self, positions: Ints) -> Tensor:
         return self.rows.gather(self.rows_at(positions))
 
-    def near(self, of: str, score: Score, own: Ints, is_own: bool) -> list[Near]:
-        """The best candidates for each of the nodes `own`; `is_own`: those are nodes of this table, to be excluded."""
+    def near(self, of: str, score: Score, own: Ints, is_own: bool, rows: Rows | None = None) -> list[Near]:
+        """The best candidates for each of the nodes `own`.
+
+        Args:
+            is_own: those are nodes of this table, to be excluded.
+            rows: of this table, as `score` takes them. Default: its vectors.
+        """
         import torch
 
         exclude = None
         if is_own:
             at = np.searchsorted(self.searched, own).clip(max=len(self.searched) - 1)
             exclude = torch.from_numpy(np.where(self.searched[at] == own, at, -1))
-        scores, places = top_k(score, len(own), self.candidates, K, exclude)
+        candidates = SelectedRows(rows or self.rows, len(self.searched), self.rows_at(self.searched))
+        scores, places = top_k(score, len(own), candidates, K, exclude)
         positions = self.searched[places.numpy()]
         return [
             Near(of, self.name, list(zip(self.ids.at(found), best, strict=True)), self.rows_at(found).tolist())
@@ -107,7 +113,9 @@ class _Table:
         ]
 
 
-def collect(config: Config, root: str, schema: Schema, tables: dict[str, Rows], scorer: Scorer) -> Neighbors:
+def collect(
+    config: Config, root: str, schema: Schema, tables: dict[str, Rows], scorer: Scorer, prior: Prior | None = None
+) -> Neighbors:
     """The neighbors of a few nodes of each table, the largest tables first.
 
     Raises:
@@ -125,7 +133,10 @@ def collect(config: Config, root: str, schema: Schema, tables: dict[str, Rows], 
         lists = [table.near("", similar(given), own, is_own=True)]
         for rel in _relations_of(table.name, set(named), schema, manifest):
             of, score = schema.relations[rel], answers(scorer, "rhs", rel, given)
-            lists.append(named[of.rhs].near(of.name, score, own, is_own=of.rhs == table.name))
+            rows = named[of.rhs].rows
+            if prior is not None and "rhs" in prior.sides:
+                rows = prior.rows("rhs", rel, rows)
+            lists.append(named[of.rhs].near(of.name, score, own, of.rhs == table.name, rows))
         nodes = [
             Node(name, row, degree, list(near))
             for name, row, (_, degree), *near in zip(

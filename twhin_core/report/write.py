@@ -75,7 +75,8 @@ def _of_vectors(metrics: Metrics, config: Config, root: str) -> dict[str, Any]:
         parts["vectors"] = vectors.collect(tables, config.evaluation.seed, unit_length=config.model.comparator == "cos")
         schema = read_schema(config, root)
         scorer = checkpoint.scorer(config.model, schema.relations)
-        parts["near"] = near = neighbors.collect(config, root, schema, tables, scorer)
+        prior = checkpoint.prior(scorer, schema.relations)
+        parts["near"] = near = neighbors.collect(config, root, schema, tables, scorer, prior)
         parts["known"] = known.collect(config, root, schema, near.tables)
     except UserError as error:  # training has removed the checkpoint, or a vocabulary is broken
         log.warning("evaluate: the report lacks the sections on vectors: %s", error)

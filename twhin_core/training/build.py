@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TypeVar
 
@@ -17,7 +17,9 @@ from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.types import ShardingPlan
 
+from twhin_core.checkpoints.checkpoint import COUNTS, KEYS
 from twhin_core.config import Config
+from twhin_core.data.frequencies import Frequencies
 from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import UserError
 from twhin_core.model import fused_softmax
@@ -47,6 +49,8 @@ class TrainableModel:
     optimizers: Optimizers
     plan: list[TablePlan]
     amp: bool
+    degrees: dict[str, Tensor] = field(default_factory=dict)
+    """What `model.prior` is computed from, for the checkpoint."""
 
     def step(self, batch: PreparedBatch) -> Tensor:
         """Trains on one batch. Returns this rank's part of the loss before the update, a scalar on the device."""
@@ -108,14 +112,17 @@ class TrainableModel:
 
     def state(self) -> dict[str, Tensor | ShardedTensor]:
         """Every tensor that training resumes from, by name; changing them in place changes the model."""
-        return {**self.model.state_dict(), **self.optimizers.state()}
+        return {**self.model.state_dict(), **self.optimizers.state(), **self.degrees}
 
     def _precision(self) -> AbstractContextManager[None]:
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.amp)
 
 
-def build(config: Config, schema: Schema, ranks: Ranks) -> TrainableModel:
+def build(config: Config, schema: Schema, ranks: Ranks, frequencies: Frequencies | None = None) -> TrainableModel:
     """The model of `config` with its initial weights, sharded over `ranks`.
+
+    Args:
+        frequencies: of the training edges; needed with `model.prior`.
 
     Raises:
         UserError: a table's optimizer has no kernel for this device, or the ranks cannot hold the tables.
@@ -139,7 +146,15 @@ def build(config: Config, schema: Schema, ranks: Ranks) -> TrainableModel:
         optimizers=Optimizers(config, model, shards),
         plan=summarize(config, schema, plan, ranks.world_size),
         amp=config.runtime.enable_amp,
+        degrees=_degrees(config, frequencies),
     )
+
+
+def _degrees(config: Config, frequencies: Frequencies | None) -> dict[str, Tensor]:
+    if config.model.prior is None or frequencies is None:
+        return {}
+    of_sides = frequencies.of_sides(config.model.prior.sides)
+    return {KEYS: torch.from_numpy(of_sides.key), COUNTS: torch.from_numpy(of_sides.count)}
 
 
 def warn_of_slow_products(config: Config, ranks: Ranks) -> None:

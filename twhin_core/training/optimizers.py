@@ -76,6 +76,12 @@ def _distinct_optimizers(config: Config) -> list[Optimizer]:
     return distinct
 
 
+PRIOR = "prior"
+"""The scorer's parameter of that name: the learned weights of the prior."""
+PRIOR_RATE = 0.005
+"""Of its Adagrad: the first step of each weight, whatever the scale of its gradient."""
+
+
 class Optimizers:
     """All optimizers of a model. `start` sets the rates of a step; `finish` updates after its backward pass."""
 
@@ -86,7 +92,10 @@ class Optimizers:
         self._steps = torch.zeros((), dtype=torch.int64)
         self._choice = config.model.translation_optimizer
         self._named_relations = dict(model.module.scorer.named_parameters())
-        self._relations = _relation_optimizer(self._choice, list(self._named_relations.values()))
+        of_prior = self._named_relations.get(PRIOR)
+        relations = [of for name, of in self._named_relations.items() if name != PRIOR]
+        self._relations = _relation_optimizer(self._choice, relations)
+        self._prior = None if of_prior is None else torch.optim.Adagrad([of_prior], lr=PRIOR_RATE)
         self._tables: list[TableOptimizer] = []
         if isinstance(model, LocalModel):
             self._tables.append(model.tables)
@@ -103,12 +112,16 @@ class Optimizers:
         for group in self._relations.param_groups:
             group["lr"] = rate(self._choice, step)
         self._relations.zero_grad()
+        if self._prior is not None:
+            self._prior.zero_grad()
         for table in self._tables:
             table.start(step)
 
     def finish(self) -> None:
         """Updates what the backward pass has not; every rank has the same gradients for it."""
         self._relations.step()
+        if self._prior is not None:
+            self._prior.step()
         self._steps += 1
         for table in self._tables:
             table.finish(int(self._steps))
@@ -119,7 +132,8 @@ class Optimizers:
         for table in self._tables:
             state.update(table.optimizer_state())
         for name, parameter in self._named_relations.items():
-            entries = self._relations.state[parameter]
+            of = self._prior if name == PRIOR and self._prior is not None else self._relations
+            entries = of.state[parameter]
             state.update({f"optimizer.scorer.{name}.{key}": value for key, value in entries.items()})
         return state
 

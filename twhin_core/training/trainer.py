@@ -23,6 +23,7 @@ from twhin_core.errors import CheckpointFailed, Diverged, Preempted, UserError
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.negatives import note_small_tables
 from twhin_core.progress import Progress, log
+from twhin_core.schema import check_prior
 from twhin_core.training import plan
 from twhin_core.training.batches import Batches, PreparedBatch
 from twhin_core.training.build import build, warn_of_slow_products
@@ -56,7 +57,7 @@ class Trainer:
         self.validation = self._read_validation()
         self.newest = checkpoint.newest(root)
         self.position = Position() if self.newest is None else self.newest.marker.position
-        self.model = build(until(self._last_step(), config), self.schema, ranks)
+        self.model = build(until(self._last_step(), config), self.schema, ranks, self.frequencies)
         if ranks.is_first:
             warn_of_slow_products(config, ranks)
             plan.show(self.model.plan)
@@ -127,11 +128,13 @@ class Trainer:
         return Remote(list(readers), served, read_secrets(), timeout)
 
     def _count_frequencies(self) -> Frequencies | None:
-        """How often nodes occur in the training edges; None if no negatives depend on it."""
-        data = self.config.train_data, self.config.validation_data
-        if not any(entry is not None and entry.needs_frequencies for entry in data):
+        """How often nodes occur in the training edges; None if nothing depends on it."""
+        if not self.config.needs_frequencies:
             return None
-        return count_together(self.edges, self.schema, self.ranks)
+        frequencies = count_together(self.edges, self.schema, self.ranks)
+        edges = frequencies.totals(2 * len(self.schema.relations))[::2]
+        check_prior(self.config.model, dict(zip(self.schema.names, edges.tolist(), strict=True)))
+        return frequencies
 
     def _read_validation(self) -> Batches | None:
         config = self.config

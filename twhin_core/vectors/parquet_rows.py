@@ -24,8 +24,9 @@ class ParquetRows:
     Keeps the last row group in memory, since the next rows are likely in it.
     """
 
-    def __init__(self, files: Sequence[StoredFile], dim: int) -> None:
-        self._files, self.dim = files, dim
+    def __init__(self, files: Sequence[StoredFile], dim: int, column: str = COLUMN) -> None:
+        """`column`: a fixed-size list of `dim` floats."""
+        self._files, self.dim, self._column = files, dim, column
         self.size = sum(file.rows for file in files)
         self._first, self._vectors = 0, np.empty((0, dim), np.float32)
         self._buffer = self._vectors
@@ -69,7 +70,7 @@ class ParquetRows:
         if len(self._buffer) < count:
             self._buffer = np.empty((count, self.dim), np.float32)
         row = 0
-        for batch in read_batches(file, group, [COLUMN], BATCH_ROWS):
-            self._buffer[row : row + len(batch)] = batch[COLUMN].flatten().to_numpy().reshape(-1, self.dim)
+        for batch in read_batches(file, group, [self._column], BATCH_ROWS):
+            self._buffer[row : row + len(batch)] = batch[self._column].flatten().to_numpy().reshape(-1, self.dim)
             row += len(batch)
         return self._buffer[:count]

@@ -77,6 +77,23 @@ class MappedRows:
         return self._function(self._rows.gather(rows), rows)
 
 
+class WithColumn:
+    """The rows of a table, each with one more number at its end."""
+
+    def __init__(self, rows: Rows, column: Callable[[Ints], Tensor]) -> None:
+        """`column`: rows int64 [n] → float32 [n]."""
+        self._rows, self._column, self.size, self.dim = rows, column, rows.size, rows.dim + 1
+
+    def read(self, start: int, stop: int) -> Tensor:
+        return self._joined(self._rows.read(start, stop), np.arange(start, stop))
+
+    def gather(self, rows: Ints) -> Tensor:
+        return self._joined(self._rows.gather(rows), rows)
+
+    def _joined(self, vectors: Tensor, rows: Ints) -> Tensor:
+        return torch.cat([vectors, self._column(rows)[:, None]], 1)
+
+
 def blocks(rows: Rows, block_rows: int) -> Iterator[tuple[int, Tensor]]:
     """(start, vectors) of all rows in order, in blocks of `block_rows`. The next block is read while one is used.
 

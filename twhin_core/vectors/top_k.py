@@ -64,10 +64,19 @@ def rank_of(score: Score, candidates: Rows, row: int, exclude: int | None = None
 
 @torch.no_grad()
 def answers(scorer: Scorer, side: Side, rel: int, given: Tensor) -> Score:
-    """Scores candidates for `side` as answers to the queries of the nodes `given`, float32 [Q, dim], and a relation."""
+    """Scores candidates for `side` as answers to the queries of the nodes `given`, float32 [Q, dim], and a relation.
+
+    With `model.prior` for that side, the candidates are [n, dim + 1], the last number their prior.
+    """
     rels = torch.full((1, len(given)), rel)
     queries, offset = scorer.queries(side, rels, given[None]), scorer.offset(side, rels, given[None])
-    return lambda vectors: scorer.one_to_all(queries, scorer.shared_answers(side, rels, vectors[None]), offset)[0]
+
+    def score(vectors: Tensor) -> Tensor:
+        return scorer.one_to_all(queries, scorer.shared_answers(side, rels, vectors[None]), offset)[0]
+
+    if side not in scorer.prior_sides:
+        return score
+    return lambda candidates: score(candidates[:, :-1]) + candidates[:, -1]
 
 
 def similar(given: Tensor) -> Score:
