@@ -13,7 +13,7 @@ from tests.export.exporting import export_as, vocabulary, weights
 from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config, Relation
 from twhin_core.errors import UserError
-from twhin_core.model.operators import RelationOperators
+from twhin_core.model.relation_operators import RelationOperators
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.train import train
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from twhin_core.config import Relation
-from twhin_core.model.operators import OPERATORS, RelationOperators
+from twhin_core.model.operators import OPERATORS
+from twhin_core.model.relation_operators import RelationOperators
 
 DIM = 4
 X = torch.tensor([1.0, 2.0, 3.0, 4.0])
@@ -66,7 +67,9 @@ def test_relations_of_several_kinds_each_have_their_own() -> None:
     made = randomised(*kinds)
     rel = torch.tensor([[6, 3, 0], [1, 4, 3], [2, 5, 1]])
     vectors = torch.randn(3, 3, DIM, generator=torch.Generator().manual_seed(2))
-    for method, *more in (("__call__",), ("adjoint",), ("bias",), ("powers", 3)):
+    for method, *more in (
+        ("__call__",), ("adjoint",), ("bias",), ("powers", 3), ("inverse", True), ("inverse", False),
+    ):  # fmt: skip
         together = getattr(made, method)(rel, vectors, *more)
         for place in [(row, column) for row in range(3) for column in range(3)]:
             alone = RelationOperators(relations(kinds[rel[place]]), DIM)
@@ -74,6 +77,14 @@ def test_relations_of_several_kinds_each_have_their_own() -> None:
                 parameter.data[0] = made.of(int(rel[place])).view_as(parameter[0])
             expected: Tensor | None = getattr(alone, method)(torch.tensor(0), vectors[place], *more)
             torch.testing.assert_close(together[place], torch.tensor(0.0) if expected is None else expected)
+
+
+@pytest.mark.parametrize("kind", BY_HAND)
+def test_a_kind_may_be_missing_from_a_batch(kind: str) -> None:
+    made = randomised(kind, kind, "translation", "diagonal", kind)
+    rel, vectors = torch.tensor([2, 3, 3]), torch.randn(3, DIM, generator=torch.Generator().manual_seed(4))
+    expected = torch.stack([vectors[0] + made.of(2), vectors[1] * made.of(3), vectors[2] * made.of(3)])
+    torch.testing.assert_close(made(rel, vectors), expected)
 
 
 def test_powers_of_parameters_by_hand() -> None:

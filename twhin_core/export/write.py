@@ -26,7 +26,7 @@ from twhin_core.export.manifest import (
 from twhin_core.export.vector_set import TrainedRun, VectorSet, open_vector_sets
 from twhin_core.graph.manifest import MANIFEST as GRAPH
 from twhin_core.graph.manifest import find_manifest
-from twhin_core.model.operators import RelationOperators
+from twhin_core.model.relation_operators import RelationOperators
 from twhin_core.parquet import FileEntry, write_part
 from twhin_core.progress import Progress, log
 from twhin_core.schema import Schema
@@ -131,7 +131,8 @@ def identify(run: TrainedRun) -> str:
     learned_from = {
         "model": config.model.model_dump(),
         "train_data": config.train_data.model_dump(),
-        "training": config.training.model_dump(include={"seed", "initial_checkpoint_dir"}),
+        "training": config.training.model_dump(include={"seed", "initial_checkpoint_dir"})
+        | config.training.model_dump(include={"warm_start", "anchor"}, exclude_none=True),
         "graph": {key: value for key, value in graph.items() if key != "raw_files"},
     }
     return hashlib.sha256(json.dumps(learned_from, sort_keys=True).encode()).hexdigest()[:16]

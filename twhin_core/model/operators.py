@@ -13,10 +13,12 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from twhin_core import plugins
-from twhin_core.config import Relation
+
+SMALLEST_SHARE = 1e-3
+"""Factors and singular values below this share of a relation's largest one count as 0 when its operator is inverted."""
 
 
 class Operator(ABC):
@@ -37,6 +39,13 @@ class Operator(ABC):
     @abstractmethod
     def adjoint(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
         """Aᵀ·y for vectors [..., dim] → [..., dim]."""
+
+    def inverse(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
+        """A⁺·y, the shortest x whose image A·x is nearest to y: vectors [..., dim] → [..., dim].
+
+        Unless overridden, it is Aᵀ·y, which is the same if A is orthogonal.
+        """
+        return self.adjoint(parameters, index, vectors)
 
     def bias(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
         """⟨b, y⟩ for vectors [..., dim] → [...]."""
@@ -100,6 +109,9 @@ class Diagonal(Operator):
 
     adjoint = apply
 
+    def inverse(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
+        return _rows(_reciprocals(parameters, parameters.abs()), index) * vectors
+
     def features(self, vectors: Tensor, others: Tensor) -> Tensor:
         return vectors * others
 
@@ -123,6 +135,13 @@ class ComplexDiagonal(Operator):
         (a, b), (x, y) = _rows(parameters, index).chunk(2, -1), vectors.chunk(2, -1)
         return torch.cat([a * x + b * y, a * y - b * x], -1)
 
+    def inverse(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
+        # 1/z = z̄/|z|², and the adjoint multiplies by z̄.
+        length = torch.hypot(*parameters.chunk(2, -1))
+        return self.adjoint(parameters, index, vectors) * _rows(
+            _reciprocals(length, length).square().repeat(1, 2), index
+        )
+
     def features(self, vectors: Tensor, others: Tensor) -> Tensor:
         (a, b), (x, y) = vectors.chunk(2, -1), others.chunk(2, -1)
         return torch.cat([a * x + b * y, a * y - b * x], -1)
@@ -145,6 +164,9 @@ class Linear(Operator):
     def adjoint(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
         return _by_relation(index, vectors, lambda rel, rows: rows @ parameters[rel])
 
+    def inverse(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
+        return _by_relation(index, vectors, lambda rel, rows: rows @ _pseudoinverse(parameters[rel]).T)
+
 
 class Affine(Operator):
     """A_rel·x + b_rel; the parameters are [A | b]."""
@@ -161,6 +183,9 @@ class Affine(Operator):
 
     def adjoint(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
         return _by_relation(index, vectors, lambda rel, rows: rows @ parameters[rel, :, :-1])
+
+    def inverse(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
+        return _by_relation(index, vectors, lambda rel, rows: rows @ _pseudoinverse(parameters[rel, :, :-1]).T)
 
     def bias(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
         return (_rows(parameters[:, :, -1], index) * vectors).sum(-1)
@@ -185,95 +210,15 @@ def find(kind: str) -> Operator:
     return operator
 
 
-class RelationOperators(nn.Module):
-    """The operator of every relation. Each kind has one parameter, named after it, with one row per relation."""
+def _reciprocals(values: Tensor, lengths: Tensor) -> Tensor:
+    """1 / values [R, n], or 0 where the length of a value is less than `SMALLEST_SHARE` of the longest in its row."""
+    is_large = (lengths > 0) & (lengths >= SMALLEST_SHARE * lengths.amax(-1, keepdim=True))
+    return torch.where(is_large, 1 / values, 0.0)
 
-    def __init__(self, relations: list[Relation], dim: int) -> None:
-        super().__init__()
-        names = [relation.operator for relation in relations]
-        self._kinds = [kind for kind in OPERATORS if kind in names] + sorted(set(names) - set(OPERATORS))
-        counts = dict.fromkeys(self._kinds, 0)
-        within = []
-        for name in names:
-            within.append(counts[name])
-            counts[name] += 1
-        number = {kind: position for position, kind in enumerate(self._kinds)}
-        self.register_buffer("_kind", torch.tensor([number[name] for name in names]), persistent=False)
-        self.register_buffer("_within", torch.tensor(within), persistent=False)
-        for kind, count in counts.items():
-            self.register_parameter(kind, nn.Parameter(find(kind).initial(count, dim)))
 
-    def forward(self, rel: Tensor, vectors: Tensor) -> Tensor:
-        """operator_rel(x): rel [...] and vectors [..., dim] → [..., dim]."""
-        return self._by_kind(rel, vectors, vectors, lambda kind: kind.apply)
-
-    def adjoint(self, rel: Tensor, vectors: Tensor) -> Tensor:
-        """Aᵀ_rel·y: rel [...] and vectors [..., dim] → [..., dim]."""
-        return self._by_kind(rel, vectors, vectors, lambda kind: kind.adjoint)
-
-    def bias(self, rel: Tensor, vectors: Tensor) -> Tensor | None:
-        """⟨b_rel, y⟩: rel [...] and vectors [..., dim] → [...]; None if no operator has a bias."""
-        if not any(find(kind).has_bias for kind in self._kinds):
-            return None
-        return self._by_kind(rel, vectors, vectors[..., 0], lambda kind: kind.bias)
-
-    def powers(self, rel: Tensor, vectors: Tensor, power: int) -> Tensor:
-        """Σ_i |x_i|^power over the coordinates that operator_rel sees: rel [...] and vectors [..., dim] → [...]."""
-        return self._by_kind(rel, vectors, vectors[..., 0], lambda kind: lambda _, __, rows: kind.powers(rows, power))
-
-    def factors(self, vectors: Tensor, others: Tensor, relations: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """φ and θ with φ @ θᵀ = ⟨operator_rel(x), y⟩ up to a constant, for distinct `relations` [n] or for all.
-
-        x and y [..., dim] → φ [..., dim] and θ [n, dim]. All relations must have the same kind of operator.
-        """
-        (kind,) = self._kinds
-        theta = self.get_parameter(kind)
-        return find(kind).features(vectors, others), theta if relations is None else theta.index_select(0, relations)
-
-    def cost(self, weight: Tensor, power: int) -> Tensor:
-        """Σ_rel weight_rel · Σ_i |θ_rel,i|^power over all relations' parameters: weight [relations] → a scalar."""
-        total = weight.new_zeros(())
-        for number, kind in enumerate(self._kinds):
-            powers = find(kind).powers(self.get_parameter(kind).flatten(1), power)
-            # Selecting relations makes the host wait for a GPU.
-            of_kind = weight if len(self._kinds) == 1 else weight[self.get_buffer("_kind") == number]
-            total = total + (of_kind * powers).sum()
-        return total
-
-    @property
-    def has_fixed_shapes(self) -> bool:
-        """As `Operator.has_fixed_shapes`; several kinds are told apart by their relations."""
-        return len(self._kinds) == 1 and find(self._kinds[0]).has_fixed_shapes
-
-    @property
-    def relations(self) -> int:
-        """The number of relations."""
-        return len(self.get_buffer("_kind"))
-
-    def of(self, rel: int) -> Tensor:
-        """The parameters of one relation, flattened; for a translation, its vector."""
-        within: Tensor = self.get_buffer("_within")
-        kind: Tensor = self.get_buffer("_kind")
-        return self.get_parameter(self._kinds[int(kind[rel])])[int(within[rel])].flatten()
-
-    def _by_kind(
-        self, rel: Tensor, vectors: Tensor, like: Tensor, method: Callable[[Operator], Callable[..., Tensor]]
-    ) -> Tensor:
-        """Applies a method of each relation's operator; the result has the shape and dtype of `like`.
-
-        Under autocast, operators that multiply matrices return its dtype.
-        """
-        within = self.get_buffer("_within")[rel]
-        if len(self._kinds) == 1:
-            (kind,) = self._kinds
-            return method(find(kind))(self.get_parameter(kind), within, vectors).to(like.dtype)
-        kinds, within = self.get_buffer("_kind")[rel].flatten(), within.flatten()
-        vectors, result = vectors.reshape(-1, vectors.shape[-1]), torch.zeros_like(like).flatten(0, rel.dim() - 1)
-        for number, kind in enumerate(self._kinds):
-            rows = (kinds == number).nonzero().squeeze(1)
-            part = method(find(kind))(self.get_parameter(kind), within[rows], vectors[rows])
-            result = result.index_copy(0, rows, part.to(like.dtype))
-        return result.view_as(like)
+def _pseudoinverse(matrix: Tensor) -> Tensor:
+    inverse: Tensor = torch.linalg.pinv(matrix, rtol=SMALLEST_SHARE)
+    return inverse
 
 
 def _rows(parameters: Tensor, index: Tensor) -> Tensor:
@@ -283,7 +228,7 @@ def _rows(parameters: Tensor, index: Tensor) -> Tensor:
     if parameters.is_cuda:
         return F.embedding(index, parameters)  # sums its gradients in a fixed order
     # index_select, because the backward pass of plain indexing is several times slower on a CPU.
-    return parameters.index_select(0, index.flatten()).view(*index.shape, -1)
+    return parameters.index_select(0, index.flatten()).view(*index.shape, parameters.shape[-1])
 
 
 def _by_relation(index: Tensor, vectors: Tensor, function: Callable[[int, Tensor], Tensor]) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from twhin_core.config import Regularization
-from twhin_core.model.operators import RelationOperators
+from twhin_core.model.relation_operators import RelationOperators
 from twhin_core.model.scorer import Scorer
 
 

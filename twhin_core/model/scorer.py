@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from twhin_core.config import Model, Relation
 from twhin_core.model.comparators import COMPARATORS
-from twhin_core.model.operators import RelationOperators
+from twhin_core.model.relation_operators import RelationOperators
 from twhin_core.schema import SIDES, Side
 
 FIRST_PRIOR_WEIGHT = 0.5
@@ -103,6 +103,24 @@ class Scorer(nn.Module):
     def _answering(self, side: Side, rel: Tensor, nodes: Tensor) -> Tensor:
         """Nodes, with the operator applied if it acts on answers: rel [...], nodes [..., dim] → [..., dim]."""
         return nodes if self.shares_candidates(side) else self.operator(rel, nodes)
+
+    def predictions(self, side: Side, rel: Tensor, known: Tensor) -> Tensor:
+        """What each edge predicts of the vector of its node on `side`, from that of its other node.
+
+        rel [...], known [..., dim] → [..., dim]:
+
+        - of the rhs, operator(θ_lhs), which is where the edge would score highest;
+        - of the lhs, inverse(θ_rhs) with reciprocal relations, else A⁺·(θ_rhs - b) for operator(x) = A·x + b, the x
+          whose image is θ_rhs. With the dot product, Aᵀ·(θ_rhs - b): the score then grows fastest in this direction,
+          whereas A⁺ would enlarge the coordinates that count least. Both are θ_rhs - θ_rel for a translation.
+
+        Only the direction counts for the cosine and the dot product; the length is that of the image.
+        """
+        if side == "rhs":
+            return self.operator(rel, known)  # type: ignore[no-any-return]
+        if self.inverse is not None:
+            return self.inverse(rel, known)  # type: ignore[no-any-return]
+        return self.operator.inverse(rel, known, exact=not self.comparator.commutes_with_operators)
 
     def query_points(self, side: Side, rel: Tensor, node: Tensor) -> Tensor:
         """Like `queries`, but returns the points to compare: rel [...], node [..., dim] → [..., dim]."""
