@@ -16,7 +16,7 @@ from tests.command_line import ROOT
 # A module or folder of twhin_core imports only from those before it here.
 LAYERS = [
     "errors", "limits", "plugins", "sizes", "conditions", "output", "progress", "checksum", "object_store", "storage",
-    "paths", "parquet", "config", "schema", "lease", "run", "published", "durations", "libraries",
+    "scratch", "paths", "parquet", "config", "schema", "lease", "run", "published", "durations", "libraries",
     "synthetic", "graph", "data", "model", "vectors", "distributed", "checkpoints", "ranking", "training", "evaluation",
     "export", "series", "embeddings", "report", "stages",
 ]  # fmt: skip

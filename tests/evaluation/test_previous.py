@@ -21,13 +21,13 @@ from tests.stages.test_evaluate import RELATIONS, TABLES, brute_force, changed
 from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config, Relation
 from twhin_core.errors import UserError
-from twhin_core.evaluation import previous
 from twhin_core.evaluation.previous import Previous
 from twhin_core.graph.manifest import read_schema
 from twhin_core.schema import Schema
 from twhin_core.stages.evaluate import evaluate
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.train import train
+from twhin_core.vectors import matching
 
 UNKNOWN = -1e30
 
@@ -127,7 +127,7 @@ def test_nodes_that_need_more_memory_to_match_are_named(
 ) -> None:
     config, root = trained
     shutil.copytree(root, tmp_path / "before")
-    monkeypatch.setattr(previous, "LEAST_MEGABYTES", 1)
+    monkeypatch.setattr(matching, "LEAST_MEGABYTES", 1)
     message = "evaluation.memory_limit: too small to match 40 nodes of table user with .*before; raise it"
     with pytest.raises(UserError, match=message):
         evaluate(changed(config, previous=str(tmp_path / "before"), memory_limit="1MB"), root)
@@ -202,7 +202,7 @@ def test_no_failure_of_an_engine_is_a_traceback(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(previous, "_match", fail)
+    monkeypatch.setattr(matching, "_join", fail)
     expected = f"evaluation.previous: 40 nodes of table user cannot be matched with {re.escape(root)}: "
     with pytest.raises(UserError, match=expected) as found:
         before.match_tables(config, root, schema, tmp_path / "matched", 1 << 27)

@@ -6,6 +6,7 @@ not require unpickling.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -125,6 +126,11 @@ class Checkpoint:
     def step(self) -> int:
         return self.marker.position.step
 
+    @property
+    def digest(self) -> str:
+        """Tells it apart from any other checkpoint, also one of the same step."""
+        return hashlib.sha256(self.marker.model_dump_json().encode()).hexdigest()[:16]
+
     @cached_property
     def _index(self) -> dict[str, StoredShape]:
         """Read once: it is as long as there are tables."""
@@ -132,16 +138,17 @@ class Checkpoint:
 
     def rows(self, table: str) -> StoredTensor:
         """The vectors of a table, float32 [rows, dim], to read block by block."""
-        return self._stored(f"tables.embeddings.{table}.weight")
+        return self.stored(f"tables.embeddings.{table}.weight")
 
-    def _stored(self, name: str) -> StoredTensor:
+    def stored(self, name: str) -> StoredTensor:
+        """A tensor of the checkpoint, to read block by block."""
         return StoredTensor(self.url, name, self.marker.files, self._index)
 
     def scorer(self, model: Model, relations: list[Relation]) -> Scorer:
         """The scorer with the learned parameters of the relations."""
         scorer = Scorer(model, relations)
         for name, parameter in scorer.named_parameters():
-            parameter.data.copy_(self._stored(f"scorer.{name}").read_whole())
+            parameter.data.copy_(self.stored(f"scorer.{name}").read_whole())
         return scorer
 
     def prior(self, scorer: Scorer, relations: list[Relation]) -> Prior | None:
@@ -149,19 +156,23 @@ class Checkpoint:
         if scorer.prior is None:
             return None
         tables = self.marker.model.tables
-        key, count = (self._stored(name).read_whole().numpy() for name in (KEYS, COUNTS))
+        key, count = (self.stored(name).read_whole().numpy() for name in (KEYS, COUNTS))
         return Prior(scorer, Schema(tables, relations), Frequencies(key, count, max(tables.values())))
 
     def check_fits(self, model: ModelDescription, weights_only: bool = False) -> None:
         """Raises UserError, naming the differences, if this is a checkpoint of another model."""
         left_out = NOT_OF_WEIGHTS if weights_only else set()
-        there, here = (of.model_dump(exclude=left_out) for of in (self.marker.model, model))
-        found = differences(there, here, missing="missing")
-        if found:
-            named = [f"{key} {theirs!r} there, {ours!r} here" for key, theirs, ours in found[:MAX_DIFFERENCES]]
-            if more := len(found) - len(named):
-                named.append(f"and {more} more")
-            raise UserError(f"{self.url}: this checkpoint is of another model: {'; '.join(named)}")
+        refuse_differences(self.url, *(of.model_dump(exclude=left_out) for of in (self.marker.model, model)))
+
+
+def refuse_differences(url: str, there: Any, here: Any) -> None:
+    """Raises UserError, naming the differences, unless the model of the checkpoint at `url` equals that here."""
+    found = differences(there, here, missing="missing")
+    if found:
+        named = [f"{key} {theirs!r} there, {ours!r} here" for key, theirs, ours in found[:MAX_DIFFERENCES]]
+        if more := len(found) - len(named):
+            named.append(f"and {more} more")
+        raise UserError(f"{url}: this checkpoint is of another model: {'; '.join(named)}")
 
 
 def complete(root: str) -> list[Checkpoint]:

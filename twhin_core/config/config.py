@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pydantic import Field, model_validator
 
 from twhin_core.config.data import EdgeData, TrainData
+from twhin_core.config.earlier import PREVIOUS
 from twhin_core.config.evaluation import Evaluation
 from twhin_core.config.export import Export
 from twhin_core.config.model import Model
@@ -105,6 +106,22 @@ class Config(Section):
                 split = self.prepare.split
                 _check_names("prepare.split.relations", (split and split.relations) or [], "relation", relations)
         return self
+
+    @model_validator(mode="after")
+    def _check_earlier(self) -> Config:
+        warm_start, anchor = self.training.warm_start, self.training.anchor
+        places = {
+            "training.warm_start.from": None if warm_start is None else warm_start.source,
+            "training.anchor.to": None if anchor is None else anchor.to,
+        }
+        for key, place in places.items():
+            if place is not None and self.earlier_root(place) is None:
+                raise ValueError(f"{key}: previous needs prepare.previous, the run root of the version before")
+        return self
+
+    def earlier_root(self, place: str) -> str | None:
+        """The run root that `place` stands for: itself, or that of `prepare.previous`, if any, for `previous`."""
+        return getattr(self.prepare, "previous", None) if place == PREVIOUS else place
 
     @model_validator(mode="after")
     def _check_export(self) -> Config:

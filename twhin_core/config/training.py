@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from twhin_core.config.earlier import Anchor, WarmStart
 from twhin_core.config.numbers import Count, Location, Seconds, Seed
 from twhin_core.config.section import Section
 
@@ -54,12 +55,26 @@ class Training(Section):
         "newest checkpoint is used. Training starts at step 0 with new optimizer state. The tables, dimension and "
         "relations must match. No effect once the run has a checkpoint of its own.",
     )
+    warm_start: WarmStart | None = Field(
+        None,
+        description="(ours) Start from the vectors of an earlier version of this model. No effect once the run has a "
+        "checkpoint of its own. Default: start anew.",
+    )
+    anchor: Anchor | None = Field(
+        None, description="(ours) Hold nodes near their vectors of an earlier version. Default: they may move freely."
+    )
     gradient_accumulation: Count | None = Field(
         None,
         description="Batches per update: 1, or null for the same. Tables are updated inside each batch's backward pass "
         "and cannot accumulate gradients; increase `train_data.per_replica_batch_size` instead.",
     )
     seed: Seed = Field(0, description="(ours) Seeds initial weights, the order of edges and the negatives.")
+
+    @model_validator(mode="after")
+    def _check_start(self) -> Training:
+        if self.warm_start is not None and self.initial_checkpoint_dir is not None:
+            raise ValueError("initial_checkpoint_dir: has no effect with warm_start; remove one of them")
+        return self
 
     @model_validator(mode="after")
     def _check_accumulation(self) -> Training:

@@ -43,19 +43,20 @@ from twhin_core.evaluation.metrics import (
     sum_up,
 )
 from twhin_core.evaluation.planted import PlantedRates, node_numbers
-from twhin_core.evaluation.previous import Previous
 from twhin_core.evaluation.reference_auc import reference_auc
 from twhin_core.evaluation.result import digest
-from twhin_core.evaluation.task import RankingTask, nodes_only, scratch
+from twhin_core.evaluation.task import RankingTask, nodes_only
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import Progress
 from twhin_core.ranking.queries import Ints
 from twhin_core.ranking.ranks import Ranker
 from twhin_core.schema import OTHER, SIDES, Schema
+from twhin_core.scratch import scratch
 
 if TYPE_CHECKING:
     from twhin_core.checkpoints.checkpoint import Checkpoint
     from twhin_core.distributed.ranks import Ranks
+    from twhin_core.evaluation.previous import Previous
     from twhin_core.model.scorer import Scorer
     from twhin_core.ranking.matched import MatchedRows
     from twhin_core.vectors.prior import Prior
@@ -92,9 +93,11 @@ def measure(
         UserError: the checkpoint is of another model, the split has no edges, or more candidates are to be drawn than
             a table has rows.
     """
+    from twhin_core.evaluation.previous import Previous  # needs torch
+
     evaluation, schema = config.evaluation, _read_schema(config, root, checkpoint)
     previous = None if evaluation.previous is None else Previous(evaluation.previous, schema)
-    with scratch() as folder:
+    with scratch("evaluate") as folder:
         models = [config.model] if previous is None else [config.model, previous.config.model]
         task = RankingTask(config, root, schema, models, ranks or _alone(), folder)
         if previous is not None:
@@ -146,7 +149,7 @@ def measure_rows(config: Config, root: str, checkpoint: Checkpoint, tables: Mapp
         UserError: as `measure`.
     """
     schema = _read_schema(config, root, checkpoint)
-    with scratch() as folder:
+    with scratch("evaluate") as folder:
         task = RankingTask(config, root, schema, [config.model], _alone(), folder)
         scorer = checkpoint.scorer(config.model, schema.relations)
         prior = checkpoint.prior(scorer, schema.relations)

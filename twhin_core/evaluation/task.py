@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +15,7 @@ from twhin_core.config import Config, EdgeData, Model
 from twhin_core.data.edges import Edges
 from twhin_core.data.frequencies import Counter, StoredFrequencies
 from twhin_core.data.splits import has_split, open_split
-from twhin_core.errors import StorageError, StorageRefused, UserError
+from twhin_core.errors import UserError
 from twhin_core.evaluation import known_answers
 from twhin_core.evaluation.known_answers import KnownAnswers, QueryIndex
 from twhin_core.graph.manifest import SPLITS, read_manifest, read_schema
@@ -259,19 +257,3 @@ def nodes_only(schema: Schema, root: str) -> Schema:
     manifest = read_manifest(root)
     nodes = {entry.name: entry.num_embeddings for entry in manifest.tables} if manifest is not None else {}
     return Schema(schema.tables | nodes, schema.relations)
-
-
-@contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """A temporary folder. Raises StorageRefused if its disk is full."""
-    try:
-        with tempfile.TemporaryDirectory(prefix="twhin-evaluate-") as folder:
-            yield Path(folder)
-    except StorageError:
-        raise
-    except OSError as error:
-        if error.filename is None or "twhin-evaluate-" in str(error.filename):
-            raise StorageRefused(
-                f"{tempfile.gettempdir()}: cannot be written: {error.strerror or error}; set TMPDIR to another folder"
-            ) from error
-        raise

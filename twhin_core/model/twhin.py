@@ -14,6 +14,7 @@ from torchrec.modules.embedding_configs import DataType
 
 from twhin_core.config import Model
 from twhin_core.model import both_sides, fused_softmax
+from twhin_core.model.anchor import Anchors
 from twhin_core.model.batch import Batch, Queries
 from twhin_core.model.losses import Correction, Softmax, make_loss
 from twhin_core.model.regularizer import Regularizer
@@ -27,7 +28,14 @@ DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16}
 class Twhin(nn.Module):
     """`forward` returns the loss of a batch; the tables may live on the meta device until they are sharded."""
 
-    def __init__(self, model: Model, schema: Schema, table_device: torch.device, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: Model,
+        schema: Schema,
+        table_device: torch.device,
+        device: torch.device,
+        anchors: Anchors | None = None,
+    ) -> None:
         super().__init__()
         self.table_names = list(schema.tables)
         self.tables = EmbeddingCollection(
@@ -49,6 +57,7 @@ class Twhin(nn.Module):
         self.scorer = Scorer(model, schema.relations).to(device)
         self.comparator = model.comparator
         self.loss = make_loss(model)
+        self.anchors = anchors
         self.extra: list[Regularizer | RelationPrediction] = []
         if model.regularization is not None:
             self.extra.append(Regularizer(model.regularization))
@@ -58,7 +67,7 @@ class Twhin(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """This rank's part of the step's mean loss: Σ weight · (lhs side + rhs side) / 2 / edges of the step.
 
-        In training, it includes regularization and relation prediction if they are configured.
+        In training, it includes regularization, relation prediction and anchors if they are configured.
         """
         rows = self._gather(batch)
         if both_sides.are_worthwhile(rows[0].device):
@@ -72,6 +81,9 @@ class Twhin(nn.Module):
             lhs, rhs = (rows[gather].view(*edges.rel.shape, -1) for gather in (edges.node, edges.answer))
             for objective in self.extra:
                 loss = loss + objective(self.scorer, edges.rel, edges.weight, lhs, rhs) / batch.step_edges
+        if self.training and self.anchors is not None:
+            world_size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+            loss = loss + self.anchors(batch, rows, world_size)
         return loss
 
     @property

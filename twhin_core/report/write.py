@@ -14,7 +14,7 @@ from twhin_core.errors import UserError
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import log
-from twhin_core.report import charts, decision, exports, figures, known, neighbors, trained, training, vectors
+from twhin_core.report import charts, decision, earlier, exports, figures, known, neighbors, trained, training, vectors
 from twhin_core.vectors.rows import Rows, SelectedRows
 
 LONGEST_NAME = 120
@@ -37,6 +37,7 @@ def write_report(url: str, metrics: Metrics, config: Config, root: str) -> None:
             decision=decision.collect(metrics, root),
             panels=training.panels(config, root),
             evaluated=trained.evaluated(root),
+            earlier=earlier.collect(root),
             trained=trained.collect(metrics, config, root),
             exported=exports.collect(metrics, root),
             charts=charts,

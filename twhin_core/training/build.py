@@ -23,6 +23,7 @@ from twhin_core.data.frequencies import Frequencies
 from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import UserError
 from twhin_core.model import fused_softmax
+from twhin_core.model.anchor import SUFFIX, Anchors
 from twhin_core.model.batch import Batch
 from twhin_core.model.device_batch import LaidOutEdges
 from twhin_core.model.twhin import Twhin
@@ -39,6 +40,8 @@ from twhin_core.training.plan import TablePlan, check_single_rank, make_plan, su
 from twhin_core.training.shard_rows import ShardRows, use_row_optimizers
 
 Tag = TypeVar("Tag")
+
+ANCHORS = "anchors.tables.embeddings."
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,13 @@ class TrainableModel:
 
     def state(self) -> dict[str, Tensor | ShardedTensor]:
         """Every tensor that training resumes from, by name; changing them in place changes the model."""
-        return {**self.model.state_dict(), **self.optimizers.state(), **self.degrees}
+        model = {name: value for name, value in self.model.state_dict().items() if not name.startswith(ANCHORS)}
+        return {**model, **self.optimizers.state(), **self.degrees}
+
+    def anchors(self) -> dict[str, Tensor | ShardedTensor]:
+        """The anchors by table, [rows, dim + 4]; empty without any. They are no part of the state."""
+        found = {name: value for name, value in self.model.state_dict().items() if name.startswith(ANCHORS)}
+        return {name.removeprefix(ANCHORS).partition(SUFFIX)[0]: value for name, value in found.items()}
 
     def _precision(self) -> AbstractContextManager[None]:
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.amp)
@@ -128,7 +137,9 @@ def build(config: Config, schema: Schema, ranks: Ranks, frequencies: Frequencies
         UserError: a table's optimizer has no kernel for this device, or the ranks cannot hold the tables.
     """
     torch.set_float32_matmul_precision("high" if config.runtime.enable_tensorfloat32 else "highest")
-    twhin = Twhin(config.model, schema, table_device=torch.device("meta"), device=ranks.device)
+    in_batch = config.train_data.in_batch_negatives
+    anchors = None if config.training.anchor is None else Anchors(config.model, schema, in_batch, ranks.device)
+    twhin = Twhin(config.model, schema, table_device=torch.device("meta"), device=ranks.device, anchors=anchors)
     model: DistributedModelParallel | LocalModel
     if LocalModel.can_hold(config.model, ranks.device, ranks.world_size):
         check_single_rank(config, schema, ranks)

@@ -31,6 +31,7 @@ class JoinedTables(nn.Module):
         self._state = [torch.zeros(shape, device=device) for shape in shapes]
         self._rates, self._rates_on_host = torch.ones(3, device=device), [1.0] * 3
         self._read: list[tuple[Tensor, Tensor]] = []
+        self.steps_before = 0
         self._parts: dict[str, slice] = {}
         self.embeddings = nn.ModuleDict()
         first = 0
@@ -77,7 +78,7 @@ class JoinedTables(nn.Module):
         """Sets the rates of `step`, counted from 1."""
         settings = self._optimizer.choice
         betas = settings.betas if isinstance(settings, Adam) else (0.0, 0.0)
-        rates = [rate(self._optimizer, step), *(1 - beta**step for beta in betas)]
+        rates = [rate(self._optimizer, step), *(1 - beta ** (self.steps_before + step) for beta in betas)]
         if rates != self._rates_on_host:
             self._rates.copy_(torch.tensor(rates))
             self._rates_on_host = rates

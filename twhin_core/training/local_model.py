@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from twhin_core.config import Model
 from twhin_core.model import fused_softmax
+from twhin_core.model.anchor import JoinedAnchors, LocalAnchors
 from twhin_core.model.batch import Batch
 from twhin_core.model.twhin import Twhin
 from twhin_core.schema import Schema
@@ -24,6 +25,9 @@ class LocalModel(nn.Module):
         self.module, self.device = twhin, device
         self.tables = LocalTables(model, schema) if device.type == "cpu" else JoinedTables(model, schema, device)
         twhin.tables = self.tables
+        if twhin.anchors is not None:
+            is_cpu = device.type == "cpu"
+            twhin.anchors.tables = LocalAnchors(model, schema) if is_cpu else JoinedAnchors(model, schema, device)
 
     @staticmethod
     def can_hold(model: Model, device: torch.device, world_size: int) -> bool:

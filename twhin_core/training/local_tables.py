@@ -30,6 +30,7 @@ class LocalTables(nn.Module):
             self._weights[table.name] = weight
             self._optimizers[table.name] = RowOptimizer(table.name, table.optimizer, weight)
         self._looked_up: list[tuple[str, Tensor, Tensor]] = []
+        self._steps_before = 0
 
     def forward(self, lookups: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
         """The rows of each table: float32 [n, dim]. `lookups` must not repeat a row."""
@@ -41,6 +42,17 @@ class LocalTables(nn.Module):
             self._looked_up.append((table, rows, values))
             found[table] = JaggedTensor(values, lengths=ids.lengths())
         return found
+
+    @property
+    def steps_before(self) -> int:
+        """As `RowOptimizer.steps_before`."""
+        return self._steps_before
+
+    @steps_before.setter
+    def steps_before(self, steps: int) -> None:
+        self._steps_before = steps
+        for optimizer in self._optimizers.values():
+            optimizer.steps_before = steps
 
     def start(self, step: int) -> None:
         """Nothing to clear: each step's rows have their own gradients."""

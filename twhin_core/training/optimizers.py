@@ -57,6 +57,8 @@ def fuse(config: Config, twhin: Twhin) -> None:
                 arguments |= {"max_norm": 1.0, "eps": arguments["eps"] / math.sqrt(table.embedding_dim)}
             weight = twhin.tables.embeddings[table.name].weight
             apply_optimizer_in_backward(FUSED[table.optimizer.name], [weight], arguments)
+    if twhin.anchors is not None:  # for a kernel of their own, which no gradient reaches
+        apply_optimizer_in_backward(torch.optim.SGD, list(twhin.anchors.parameters()), {"lr": 0.0})
 
 
 def _arguments(optimizer: Optimizer) -> dict[str, Any]:
@@ -90,6 +92,7 @@ class Optimizers:
     ) -> None:
         """`shards`: optimizers of rows whose kernels do not update them."""
         self._steps = torch.zeros((), dtype=torch.int64)
+        self._before = 0
         self._choice = config.model.translation_optimizer
         self._named_relations = dict(model.module.scorer.named_parameters())
         of_prior = self._named_relations.get(PRIOR)
@@ -106,9 +109,18 @@ class Optimizers:
                 weight = model.module.tables.embeddings[table.name].weight
                 self._tables.append(ReplicatedTable(table.name, table.optimizer, weight))
 
+    def count_from(self, step: int) -> None:
+        """Continues after `step` of this run. Steps of an earlier version, whose state was loaded, are those beyond.
+
+        Rates follow the steps of this run; Adam's bias correction counts all steps.
+        """
+        self._before = int(self._steps) - step
+        for table in self._tables:
+            table.steps_before = self._before
+
     def start(self) -> None:
         """Clears the gradients and sets the rates of the next step."""
-        step = int(self._steps) + 1
+        step = int(self._steps) - self._before + 1
         for group in self._relations.param_groups:
             group["lr"] = rate(self._choice, step)
         self._relations.zero_grad()
@@ -124,7 +136,7 @@ class Optimizers:
             self._prior.step()
         self._steps += 1
         for table in self._tables:
-            table.finish(int(self._steps))
+            table.finish(int(self._steps) - self._before)
 
     def state(self) -> dict[str, Tensor | ShardedTensor]:
         """The state by name, independent of the sharding; changing it in place changes the optimizers."""
@@ -141,6 +153,9 @@ class Optimizers:
 class TableOptimizer(Protocol):
     """The optimizer of one or more tables, called before and after each backward pass. `step` counts from 1."""
 
+    steps_before: int
+    """Steps of an earlier version that its state includes."""
+
     def start(self, step: int) -> None: ...
 
     def finish(self, step: int) -> None: ...
@@ -156,11 +171,12 @@ class FusedTables:
         self._fused = model.fused_optimizer
         self._groups = [(group, distinct[round(float(group["lr"]))]) for group in self._fused.param_groups]
         self._kernels_count = False
+        self.steps_before = 0
 
     def start(self, step: int) -> None:
         if self._groups and not self._kernels_count:
             # Adam's bias correction needs the step number, which its kernel counts from the value set here.
-            self._fused.set_optimizer_step(step - 1)
+            self._fused.set_optimizer_step(self.steps_before + step - 1)
             self._kernels_count = True
         for group, optimizer in self._groups:
             # The kernel divides by the root of the mean square, not of the sum.
@@ -188,6 +204,7 @@ class ReplicatedTable:
         assert optimizer.name != "adam", "a zero gradient does not tell whether a row was looked up"
         self._weight = weight
         self._optimizer = RowOptimizer(name, optimizer, weight)
+        self.steps_before = 0
 
     def start(self, step: int) -> None:
         if self._weight.grad is not None:

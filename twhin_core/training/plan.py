@@ -23,6 +23,7 @@ from twhin_core import limits, storage
 from twhin_core.config import Config, Table
 from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import UserError
+from twhin_core.model.anchor import COLUMNS, SUFFIX
 from twhin_core.model.twhin import Twhin
 from twhin_core.progress import log
 from twhin_core.schema import Schema
@@ -94,7 +95,13 @@ def _plan(config: Config, schema: Schema, twhin: Twhin, ranks: Ranks, memory: in
     planner = EmbeddingShardingPlanner(
         topology=topology,
         batch_size=config.train_data.per_replica_batch_size,
-        constraints={table.name: _constraint(table, world_size) for table in tables},
+        constraints={
+            **{table.name: _constraint(table, world_size) for table in tables},
+            **{
+                table.name + SUFFIX: ParameterConstraints(sharding_types=list(AUTO), compute_kernels=["fused"])
+                for table in tables
+            },
+        },
         storage_reservation=FixedPercentageStorageReservation(RESERVED),
         stats=[],
         debug=False,
@@ -176,6 +183,8 @@ def check_single_rank(config: Config, schema: Schema, ranks: Ranks) -> None:
     """Raises UserError if this process cannot hold all tables."""
     tables = config.model.embeddings.tables
     needed = sum(_bytes(table, schema.tables[table.name], table.embedding_dim) for table in tables)
+    if config.training.anchor is not None:
+        needed += sum(4 * schema.tables[table.name] * (table.embedding_dim + COLUMNS) for table in tables)
     limit = int(_memory_of(ranks) * (1 - RESERVED))
     if needed > limit:
         raise UserError(

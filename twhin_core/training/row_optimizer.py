@@ -47,6 +47,8 @@ class RowOptimizer:
             state = [torch.zeros(shape, device=weight.device) for shape in shapes]
         self._state = state
         self._eps = positive_eps(optimizer.choice.model_dump().get("eps", 0.0))
+        self.steps_before = 0
+        """Steps of an earlier version that the state includes."""
 
     @torch.no_grad()
     def update(self, rows: Tensor, values: Tensor, gradient: Tensor, step: int) -> None:
@@ -61,7 +63,7 @@ class RowOptimizer:
         if self._optimizer.name == "sgd":
             values.sub_(gradient, alpha=lr)
         elif self._optimizer.name == "adam":
-            self._adam(rows, values, gradient, lr, step)
+            self._adam(rows, values, gradient, lr, self.steps_before + step)
         elif self._optimizer.name == "spherical_adagrad":
             self._spherical_adagrad(rows, values, gradient, lr)
         else:

@@ -27,6 +27,7 @@ class ShardRows:
             state = [] if optimizer.name == "sgd" else kernel.split_optimizer_states()[number][:1]
             self._optimizers.append(RowOptimizer(name, optimizer, weight, state))
         self._looked_up: tuple[list[Tensor], Tensor] | None = None
+        self.steps_before = 0
         kernel.forward = self.look_up
 
     def look_up(self, indices: Tensor, offsets: Tensor, **_: None) -> Tensor:

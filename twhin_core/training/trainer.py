@@ -10,6 +10,7 @@ import numpy as np
 from twhin_core import storage
 from twhin_core.checkpoints import checkpoint
 from twhin_core.checkpoints.checkpoint import FINISHED, Position
+from twhin_core.checkpoints.earlier import EarlierRun
 from twhin_core.checkpoints.writer import CheckpointWriter
 from twhin_core.config import Config
 from twhin_core.data.epochs import State
@@ -25,14 +26,17 @@ from twhin_core.model.negatives import note_small_tables
 from twhin_core.progress import Progress, log
 from twhin_core.schema import check_prior
 from twhin_core.training import plan
+from twhin_core.training.anchored import fill_anchors
 from twhin_core.training.batches import Batches, PreparedBatch
 from twhin_core.training.build import build, warn_of_slow_products
 from twhin_core.training.divergence import STEPS_BETWEEN_CHECKS, LossGuard, advice
+from twhin_core.training.earlier import open_anchored, open_start
 from twhin_core.training.frequencies import count_together
 from twhin_core.training.initialise import normalise_rows
 from twhin_core.training.metrics_log import Interval, MetricsLog, peak_memory
 from twhin_core.training.schedules import until
 from twhin_core.training.validation import Patience, validation_loss
+from twhin_core.training.warm_start import WarmStart
 
 
 class Trainer:
@@ -50,13 +54,16 @@ class Trainer:
         self.schema = read_schema(config, root)
         if ranks.is_first:
             note_small_tables(self.schema, config)
+        self.newest = checkpoint.newest(root)
+        self.position = Position() if self.newest is None else self.newest.marker.position
+        resumes = self.newest is not None
+        self.start = open_start(config, root, self.schema, ranks, resumes)
+        self.anchored_to = open_anchored(config, root, self.schema, ranks, resumes)
         self.edges = open_split(config, root, self.schema, "train")
         self.frequencies = self._count_frequencies()
         self.source = self._connect(readers)
         self.batches = Batches(config, self.schema, self.edges, config.train_data, ranks, self.frequencies, self.source)
         self.validation = self._read_validation()
-        self.newest = checkpoint.newest(root)
-        self.position = Position() if self.newest is None else self.newest.marker.position
         self.model = build(until(self._last_step(), config), self.schema, ranks, self.frequencies)
         if ranks.is_first:
             warn_of_slow_products(config, ranks)
@@ -64,6 +71,8 @@ class Trainer:
             plan.write(self.model.plan, root)
         self.description = checkpoint.model_description(config, self.schema)
         self._resume()
+        if self.anchored_to is not None:
+            self._anchor(self.anchored_to)
         self.metrics = MetricsLog(root, self.position.step, ranks)
         self.patience = Patience(self.training.early_stopping, self.metrics.past("validation_loss"))
 
@@ -154,12 +163,15 @@ class Trainer:
         return last if self.training.num_train_steps is None else min(last, self.training.num_train_steps)
 
     def _resume(self) -> None:
-        """Loads the newest checkpoint of the run or, if there is none, the initial weights from the config."""
+        """Loads the newest checkpoint of the run or, if there is none, what the config says to start from."""
         newest, initial = self.newest, self.training.initial_checkpoint_dir
         if newest is not None:
             newest.check_fits(self.description)
             checkpoint.load(newest, self.model.state())
             self._say("train: resumes from the checkpoint of step %d", newest.step)
+        elif self.start is not None:
+            state = self.model.state()
+            WarmStart(self.start, self.config, self.root, self.schema, state, self.ranks).run(self.edges)
         elif initial is not None:
             state = self.model.state()
             found = checkpoint.load_initial(initial, state, self.description)
@@ -167,6 +179,12 @@ class Trainer:
                 if table.is_spherical:  # the other model's rows may have any length
                     normalise_rows(state[f"tables.embeddings.{table.name}.weight"])
             self._say("train: starts from the weights of %s", found.url)
+        self.model.optimizers.count_from(self.position.step)
+
+    def _anchor(self, earlier: EarlierRun) -> None:
+        targets = self.model.anchors()
+        has_unseen = fill_anchors(earlier, self.config, self.root, self.schema, targets, self.edges, self.ranks)
+        self.model.model.module.anchors.has_unseen = has_unseen  # type: ignore[union-attr]  # the config has an anchor
 
     def _progress(self) -> Progress:
         epoch = self.batches.edges_per_epoch

@@ -1,0 +1,182 @@
+"""Vectors of new nodes from their edges to nodes that an earlier version has trained."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from twhin_core.data.edges import Edges
+from twhin_core.data.files import EdgeFiles
+from twhin_core.model.scorer import Scorer
+from twhin_core.schema import OTHER, SIDES, Schema, Side
+from twhin_core.training.initialise import Part, local_parts
+from twhin_core.training.matched_rows import MatchedTable, Whole, counted_parts, held_rows
+from twhin_core.vectors.ids import Ints
+from twhin_core.vectors.rows import Rows
+
+EDGES_AT_ONCE = 1 << 19
+"""Edges whose predictions are summed before the means are updated: the more, the fewer passes over the known rows."""
+PREDICTIONS_AT_ONCE = 1 << 16
+
+
+class Ends(NamedTuple):
+    """Edges between a new node of one table and a known node of another, or of the same."""
+
+    row: Ints
+    """[E] of the new nodes."""
+    rel: Ints
+    """[E]"""
+    earlier: Ints
+    """[E], the earlier rows of the known nodes."""
+    weight: npt.NDArray[np.float32]
+    """[E]"""
+
+
+class Kind(NamedTuple):
+    """Which edges `Ends` are of."""
+
+    side: Side
+    """That of the new nodes."""
+    new: str
+    """Their table."""
+    known: str
+    """The table of the known nodes."""
+
+
+def predicted_sums(scorer: Scorer, side: Side, ends: Ends, known: Rows, unit: bool) -> tuple[Ints, Tensor, Tensor]:
+    """For each node, the weighted sum of what its edges predict of its vector (see `Scorer.predictions`).
+
+    Args:
+        side: that of the nodes; the known ones are on the other.
+        known: the vectors of the known nodes, read in ascending order, `PREDICTIONS_AT_ONCE` at a time.
+        unit: whether to give the known vectors length 1 first.
+
+    Returns:
+        The distinct nodes, ascending, int64 [n]; their sums, float32 [n, dim]; the sums of their weights, float64 [n].
+    """
+    nodes, inverse = np.unique(ends.row, return_inverse=True)
+    place, weight = torch.from_numpy(inverse), torch.from_numpy(np.array(ends.weight))
+    rel, order = torch.from_numpy(ends.rel), np.argsort(ends.earlier, kind="stable")
+    sums = torch.zeros(len(nodes), known.dim)
+    for start in range(0, len(order), PREDICTIONS_AT_ONCE):
+        some = order[start : start + PREDICTIONS_AT_ONCE]
+        vectors, of = known.gather(ends.earlier[some]), torch.from_numpy(some)
+        with torch.no_grad():
+            predicted = scorer.predictions(side, rel[of], F.normalize(vectors) if unit else vectors)
+        sums.index_add_(0, place[of], predicted * weight[of, None])
+    weights = torch.zeros(len(nodes), dtype=torch.float64).index_add_(0, place, weight.double())
+    return nodes, sums, weights
+
+
+def fill_from_neighbors(
+    scorer: Scorer,
+    schema: Schema,
+    edges: EdgeFiles,
+    matched: Mapping[str, MatchedTable],
+    known: Mapping[str, Rows],
+    targets: Mapping[str, Whole],
+    unit: set[str],
+    is_first: bool,
+) -> Counter[str]:
+    """Sets each new row to the mean of what its edges to known nodes predict, weighted by the edges' weights.
+
+    Streams the edges once. Rows without such an edge stay as they are.
+
+    Args:
+        matched: by table, where all its rows were.
+        known: the earlier vectors, by table.
+        targets: the tables, of which this rank fills its part.
+        unit: the tables of rows of length 1.
+        is_first: whether this rank counts the rows that all ranks hold.
+
+    Returns:
+        How many rows were set, by table, so that those of all ranks add up.
+    """
+    means = {table: _Means(target, table in unit) for table, target in targets.items()}
+    found: dict[Kind, list[Ends]] = {}
+    count = 0
+
+    def add() -> None:
+        for kind, parts in found.items():
+            ends = Ends(*map(np.concatenate, zip(*parts, strict=True)))
+            means[kind.new].add(*predicted_sums(scorer, kind.side, ends, known[kind.known], kind.known in unit))
+        found.clear()
+
+    for chunk in edges.chunks():
+        for kind, ends in _ends_of_new(chunk, schema, matched, means):
+            found.setdefault(kind, []).append(ends)
+            count += len(ends.row)
+        if count >= EDGES_AT_ONCE:
+            add()
+            count = 0
+    add()
+    return Counter({table: of.finish(is_first) for table, of in means.items()})
+
+
+def _ends_of_new(
+    edges: Edges, schema: Schema, matched: Mapping[str, MatchedTable], means: Mapping[str, _Means]
+) -> Iterator[tuple[Kind, Ends]]:
+    """The ends at this rank's new nodes of edges whose other node is known."""
+    tables = list(schema.tables)
+    of_relation = np.array([relation.weight for relation in schema.relations], np.float32)
+    lhs_table, rhs_table = (schema.table_numbers[side][edges.rel] for side in SIDES)
+    for pair in np.unique(lhs_table * len(tables) + rhs_table).tolist():
+        table: dict[Side, str] = dict(zip(SIDES, (tables[number] for number in divmod(pair, len(tables))), strict=True))
+        some = edges.take(np.flatnonzero(lhs_table * len(tables) + rhs_table == pair))
+        node: dict[Side, Ints] = {"lhs": some.lhs, "rhs": some.rhs}
+        earlier = {side: matched[table[side]].of(node[side]) for side in SIDES}
+        for side in SIDES:
+            held = means[table[side]].rows
+            is_mine = (node[side] >= held.start) & (node[side] < held.stop)
+            wanted = np.flatnonzero(is_mine & (earlier[side] < 0) & (earlier[OTHER[side]] >= 0))
+            if len(wanted):
+                rel = some.rel[wanted]
+                ends = Ends(
+                    node[side][wanted], rel, earlier[OTHER[side]][wanted], some.weight[wanted] * of_relation[rel]
+                )
+                yield Kind(side, table[side], table[OTHER[side]]), ends
+
+
+class _Means:
+    """The means of a table's rows so far, in the place of the rows."""
+
+    def __init__(self, target: Whole, is_unit: bool) -> None:
+        self.rows = held_rows(target)
+        self._target, self._is_unit = target, is_unit
+        self._total = torch.zeros(len(self.rows), dtype=torch.float64)
+
+    def add(self, nodes: Ints, sums: Tensor, weights: Tensor) -> None:
+        """Adds to the means of distinct rows. A row's first addition replaces its value."""
+        place = torch.from_numpy(nodes - self.rows.start)
+        before = self._total[place]
+        total = before + weights
+        share = (before / total).float()[:, None]
+        change = sums / total.float()[:, None]
+        for part in local_parts(self._target):
+            values, local, columns = self._within(part, place)
+            values[local] = (values[local].float() * share.to(values.device) + change[:, columns].to(values.device)).to(
+                values.dtype
+            )
+        self._total[place] = total
+
+    def _within(self, part: Part, place: Tensor) -> tuple[Tensor, Tensor, slice]:
+        """A part's values, the positions of rows in it, and its columns."""
+        local = place + (self.rows.start - part.first_row)
+        columns = slice(part.first_column, part.first_column + part.values.shape[1])
+        return part.values, local.to(part.values.device), columns
+
+    def finish(self, is_first: bool) -> int:
+        """Gives unit rows their length. Returns the number of rows that this rank counts."""
+        filled = self._total.nonzero().squeeze(1)
+        if self._is_unit:
+            for part in local_parts(self._target):
+                values, local, _ = self._within(part, filled)
+                values[local] = F.normalize(values[local])
+        return len(filled) if any(True for _ in counted_parts(self._target, is_first)) else 0

@@ -1,0 +1,124 @@
+"""Matches the rows of two tables by their ids, on disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from twhin_core.errors import StorageRefused, TwhinError, UserError, one_line
+from twhin_core.vectors.ids import SCHEMA, Ids
+
+IDS_AT_ONCE = 131_072
+ERRORS = (duckdb.Error, pa.ArrowException, OSError, MemoryError)
+LEAST_MEGABYTES = 128
+
+
+class Names(NamedTuple):
+    """What errors call what is matched."""
+
+    nodes: str
+    """Such as `40 nodes of table user`."""
+    key: str
+    """The config's key that names the earlier run."""
+    root: str
+    """That run."""
+    limit: str | None
+    """The config's key that limits the memory; None if none does."""
+
+
+def match(path: Path, rows: range, here: Ids, there: Ids, memory: int, names: Names) -> None:
+    """Writes to `path` the row of `there` that has the id of each of `rows` of `here`, or -1, as int64 [len(rows)].
+
+    An inner join without a sort stays within DuckDB's limit: 20 million ids on each side fit into 128 MiB.
+
+    Args:
+        memory: bytes that DuckDB may use; `LEAST_MEGABYTES` if that is more.
+
+    Raises:
+        UserError: a vocabulary is broken, DuckDB needs more memory, or the folder of `path` is full.
+    """
+    try:
+        _join(path, rows, here, there, memory)
+    except TwhinError:
+        raise
+    except ERRORS as error:
+        raise _explained(error, names, (here, there), path.parent) from error
+
+
+def _explained(error: Exception, names: Names, read: Iterable[Ids], folder: Path) -> UserError:
+    """The UserError for any failure to match: names what is short, or else the file that cannot be read.
+
+    DuckDB reads the ids through Arrow, and its messages do not name their files.
+    """
+    text = str(error)
+    if "Out of Memory" in text or isinstance(error, MemoryError):
+        if names.limit is None:
+            return UserError(f"{names.key}: {names.nodes} need more memory to match with {names.root}")
+        return UserError(f"{names.limit}: too small to match {names.nodes} with {names.root}; raise it")
+    if str(folder) in text or "max_temp_directory_size" in text or os.strerror(errno.ENOSPC) in text:
+        return _no_room(error)
+    for ids in read:
+        try:
+            for _ in ids.batches(IDS_AT_ONCE):
+                pass
+        except UserError as broken:
+            return broken
+    return UserError(f"{names.key}: {names.nodes} cannot be matched with {names.root}: {one_line(error)}")
+
+
+def _no_room(error: Exception) -> StorageRefused:
+    return StorageRefused(f"{tempfile.gettempdir()}: is full or fails: {one_line(error)}; set TMPDIR to another folder")
+
+
+def reserve(path: Path, size: int) -> None:
+    """Makes a file of `size` bytes. Writing to a map of a file without room on the disk would end the process.
+
+    Raises:
+        StorageRefused: there is no room.
+    """
+    try:
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        raise _no_room(error) from error
+
+
+def _join(path: Path, rows: range, here: Ids, there: Ids, memory: int) -> None:
+    megabytes = max(memory >> 20, LEAST_MEGABYTES)
+    database = path.with_suffix(".duckdb")
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": f"{megabytes}MiB",
+        "temp_directory": f"{database}.spill",
+        "threads": min(os.cpu_count() or 1, max(1, megabytes // 64)),  # each thread has buffers of its own
+        "preserve_insertion_order": False,
+    }
+    reserve(path, 8 * max(len(rows), 1))  # an empty file cannot be mapped
+    found = np.memmap(path, np.int64, "r+")
+    found[:] = -1
+    with duckdb.connect(str(database), config=settings) as connection:
+        connection.execute("SET enable_progress_bar = false")
+        for name, batches in (("here", _within(here, rows)), ("there", there.batches(IDS_AT_ONCE))):
+            connection.from_arrow(pa.RecordBatchReader.from_batches(SCHEMA, batches)).create(name)
+        pairs = connection.sql("SELECT here.index AS here, there.index AS there FROM here JOIN there USING (id)")
+        for batch in pairs.to_arrow_reader(IDS_AT_ONCE):
+            found[batch["here"].to_numpy() - rows.start] = batch["there"].to_numpy()
+    found.flush()
+    database.unlink()
+
+
+def _within(ids: Ids, rows: range) -> Iterator[pa.RecordBatch]:
+    """The ids of `rows`, in order; reads no further."""
+    for batch in ids.batches(IDS_AT_ONCE):
+        first, last = np.searchsorted(batch["index"].to_numpy(), [rows.start, rows.stop])
+        if first < last:
+            yield batch.slice(first, last - first)
+        if last < batch.num_rows:
+            return
