@@ -42,19 +42,30 @@ class Expected:
         return dict(sorted((+reasons).items()))
 
 
-def expect(rows: list[Row], options: dict[str, Any], symmetric: Collection[str] = ()) -> Expected:
-    """`options` are those of the config's section `prepare`, all of them given but `split` where rows have one."""
+def expect(
+    rows: list[Row],
+    options: dict[str, Any],
+    symmetric: Collection[str] = (),
+    settled: dict[tuple[str, str, str], str] | None = None,
+    now: int | None = None,
+) -> Expected:
+    """`options` are those of the config's section `prepare`, all of them given but `split` where rows have one.
+
+    `settled`: the splits of the edges of an earlier day, if the sources have splits; `now`: what ages count from, by
+    default the newest time.
+    """
     result = Expected()
+    rows = [row._replace(lhs=row.lhs or None, relation=row.relation or None, rhs=row.rhs or None) for row in rows]
+    rows = [_with_ordered_ends(row) if row.relation in symmetric else row for row in rows]
+    newest = max((row.time for row in rows if row.time is not None and not _unsound(row, options)), default=0)
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        row = row._replace(lhs=row.lhs or None, relation=row.relation or None, rhs=row.rhs or None)
-        row = _with_ordered_ends(row) if row.relation in symmetric else row
-        if reason := _unsound(row, options):
+        if reason := _unsound(row, options) or _too_old(row, newest if now is None else now, options):
             result.rejected[row.lhs, row.relation, row.rhs, reason] += 1
         else:
             edge = str(row.lhs), str(row.relation), str(row.rhs)
-            groups.setdefault(edge, []).append(row)
-    edges = dict(_collapsed(groups, options["repeats"], result.rejected))
+            groups.setdefault(edge, []).append(_decayed(row, newest if now is None else now, options))
+    edges = dict(_collapsed(groups, options["repeats"], result.rejected, settled or {}))
     rounds = options["min_degree_rounds"]
     while rounds is None or rounds > 0:
         degrees = _degrees(edges)
@@ -84,6 +95,18 @@ def expect(rows: list[Row], options: dict[str, Any], symmetric: Collection[str] 
         ordered = sorted(names, key=lambda name: hashlib.md5(name.encode()).hexdigest())
         result.nodes[table] = {name: trained[table, name] for name in ordered}
     return result
+
+
+def _too_old(row: Row, now: int, options: dict[str, Any]) -> str | None:
+    window = options.get("window")
+    return "outside_window" if window is not None and row.time is not None and row.time < now - window else None
+
+
+def _decayed(row: Row, now: int, options: dict[str, Any]) -> Row:
+    if not options.get("edge_decay"):
+        return row
+    halvings = (now - (row.time or 0)) / options["edge_decay"]["half_life"]
+    return row._replace(weight=max((row.weight or 0) * 0.5**halvings, 2.0**-126))
 
 
 def _order_with_reverses(
@@ -120,7 +143,10 @@ def _unsound(row: Row, options: dict[str, Any]) -> str | None:
     if row.weight is None or not 0 < row.weight < math.inf:
         return "invalid_weight"
     if row.time is None and (
-        window is not None or (split is not None and split["by"] != "hash" and _is_split(row.relation, split))
+        window is not None
+        or options.get("window")
+        or options.get("edge_decay")
+        or (split is not None and split["by"] != "hash" and _is_split(row.relation, split))
     ):
         return "null_timestamp"
     if window is not None and not window["start"] <= row.time < window["end"]:
@@ -134,10 +160,15 @@ def _unsound(row: Row, options: dict[str, Any]) -> str | None:
 
 
 def _collapsed(
-    groups: dict[tuple[str, str, str], list[Row]], repeats: str, rejected: Counter[tuple[Any, ...]]
+    groups: dict[tuple[str, str, str], list[Row]],
+    repeats: str,
+    rejected: Counter[tuple[Any, ...]],
+    settled: dict[tuple[str, str, str], str],
 ) -> Iterator[tuple[tuple[str, str, str], Row]]:
     for edge, rows in groups.items():
-        first_split = min((row.split for row in rows), key=lambda split: SPLITS.index(split or "train"))
+        first_split = settled.get(
+            edge, min((row.split for row in rows), key=lambda split: SPLITS.index(split or "train"))
+        )
         same = [row for row in rows if row.split == first_split]
         timed = [row for row in same if row.time is not None]
         if timed:
@@ -145,7 +176,10 @@ def _collapsed(
             chosen_time = max(of_times) if repeats == "last" else min(of_times)
             timed = [row for row in timed if row.time == chosen_time]
         stands = max(timed or same, key=lambda row: row.weight or 0)
-        weights = {"count": float(len(same)), "sum": math.fsum(row.weight or 0 for row in same)}
+        weights = {
+            "count": math.fsum(row.weight or 0 for row in same),
+            "sum": math.fsum(row.weight or 0 for row in same),
+        }
         yield edge, stands._replace(weight=weights.get(repeats, stands.weight))
         merged = len(same) - 1 if repeats in weights else 0
         rejected[*edge, "merged"] += merged

@@ -67,3 +67,26 @@ def test_every_format_is_read(
         made("gs://bucket/other", "gs://bucket/another-run")
     with pytest.raises(UserError, match=r"gs://nowhere/\*: there is no bucket nowhere"):
         made("gs://nowhere", "gs://bucket/another-run")
+
+
+def test_a_graph_on_an_object_store_is_continued(
+    sources: Path, small_config: SmallConfig, server: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Edges of two of the three files, and then of the third, whose edges are distinct."""
+    monkeypatch.setenv(object_store.EMULATOR, server.url)
+    monkeypatch.setattr(object_store, "RETRY_DELAYS", (0.01, 0.1))
+    for days, root in (("second.csv", "day-1"), ("third.tsv.gz", "day-2")):
+        for name in ("first.parquet", days):
+            with storage.open_write(f"gs://bucket/{root}/{name}") as file:
+                file.write((sources / name).read_bytes())
+    asked = [{"path": "gs://bucket/day-1/*", "relation_column": "relation"}]
+    before = prepare(small_config(prepare={"sources": asked}), "gs://bucket/run-1")
+    asked.append({"path": "gs://bucket/day-2/third.tsv.gz", "relation_column": "relation"})
+    config = small_config(prepare={"sources": asked, "previous": "gs://bucket/run-1"})
+    manifest = prepare(config, "gs://bucket/run-2")
+    assert sum(split.edges for split in manifest.splits.values()) == 600
+    assert [entry.path for entry in manifest.raw_files] == ["gs://bucket/day-2/third.tsv.gz"]
+    for name, split in manifest.splits.items():
+        assert {entry.sha256 for entry in before.splits[name].files} < {entry.sha256 for entry in split.files}
+        for entry in split.files:
+            entry.check("gs://bucket/run-2")

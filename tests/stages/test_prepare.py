@@ -235,9 +235,8 @@ def test_of_duplicates_the_first_split_then_the_earliest_then_the_heaviest_stays
     }
     assert manifest.splits["train"].edges == 3
     schema = pq.read_schema(root / "graph/edges/train/part-00000.parquet")
-    assert schema.equals(
-        pa.schema([("lhs", pa.int64()), ("rel", pa.int32()), ("rhs", pa.int64()), ("weight", pa.float32())])
-    )
+    columns_written = [("lhs", pa.int64()), ("rel", pa.int32()), ("rhs", pa.int64()), ("weight", pa.float32())]
+    assert schema.equals(pa.schema([*columns_written, ("time", pa.int64())]))
 
 
 def test_the_graph_depends_on_the_rows_alone(

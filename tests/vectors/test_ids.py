@@ -30,7 +30,7 @@ def stored(folder: Path, names: list[str], rows_per_file: int = 10_000, by_hash:
         )
         pq.write_table(table, folder / f"part-{number}.parquet", row_group_size=7)
         files.append(StoredFile(str(folder / f"part-{number}.parquet"), len(part)))
-    return StoredIds(files, str(folder), by_hash)
+    return StoredIds(files, str(folder), [len(names)] if by_hash else None)
 
 
 def by_md5(names: list[str]) -> list[str]:

@@ -58,3 +58,16 @@ def _in_range(size: str) -> str:
 
 Memory = Annotated[str, Field(pattern=sizes.PATTERN, max_length=30), AfterValidator(_in_range)]
 """An amount of memory, such as `4GB`."""
+
+SECONDS = {"h": 3600, "d": 86_400}
+
+
+def in_seconds(duration: int | str) -> int:
+    """Parses `12h` or `90d`; an integer is in the unit of the data."""
+    return duration if isinstance(duration, int) else int(duration[:-1]) * SECONDS[duration[-1]]
+
+
+Duration = (
+    Annotated[int, Field(gt=0, lt=INT64)] | Annotated[str, Field(pattern=r"^[1-9]\d{0,6}[hd]$", description="`12h`")]
+)
+"""Hours or days, or an integer in the unit of the data where times are integers."""

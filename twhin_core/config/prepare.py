@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from twhin_core.config.numbers import Count, Few, Location, Memory, Name, Seed, Strength, Time
+from twhin_core.config.numbers import Count, Duration, Few, Location, Memory, Name, Seed, Strength, Time
 from twhin_core.config.section import Section
 from twhin_core.config.sources import Labels, Source
 
@@ -123,6 +123,15 @@ def _to_integer(bound: int | str | None) -> int | None:
     return -(-since // datetime.timedelta(seconds=1))
 
 
+class EdgeDecay(Section):
+    """Halves the weight of a row for every `half_life` of its age."""
+
+    half_life: Duration = Field(
+        description="Hours or days (`12h`, `30d`), or an integer if times are integers. Age counts from the time that "
+        "`window` counts from."
+    )
+
+
 class Prepare(Section):
     """Builds `graph/` from raw interactions. The options from `time_window` to `min_degree` apply in this order."""
 
@@ -137,10 +146,24 @@ class Prepare(Section):
         description="Run root whose graph to use, without copying it, instead of building one. The configs must agree "
         "in everything that makes the graph; see docs/prepare.md.",
     )
+    previous: Location | None = Field(
+        None,
+        description="Run root of the version before, or a series, of which it is the published one: its graph is "
+        "continued with the files that it has not taken yet. See "
+        "[the next day's files](prepare.md#the-next-days-files).",
+    )
     labels: list[Labels] = Field(
         default_factory=list, description="Labels of nodes, which `twhin neighbors` and the report show."
     )
     time_window: TimeWindow | None = Field(None, description="Keep the edges of this time window. Default: all.")
+    window: Duration | None = Field(
+        None,
+        description="Keep the edges that are no older than this: `12h`, `90d`, or an integer if times are integers. "
+        "Age counts from the end of `time_window` or else from the newest time of all rows. Needs `repeats: last`.",
+    )
+    edge_decay: EdgeDecay | None = Field(
+        None, description="Weigh rows by age. Needs `repeats: last`, `count` or `sum`. Default: age does not matter."
+    )
     self_loops: Literal["keep", "drop"] = Field(
         "keep", description="Whether to keep edges from a node to itself: the same id on both sides, in one table."
     )
@@ -236,4 +259,42 @@ class Prepare(Section):
                 raise ValueError(f"sources.{position}.weight: has no effect with repeats: count; remove it")
         if self.min_degree_rounds is not None and not self.min_degree:
             raise ValueError("min_degree_rounds: has no effect without min_degree; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _check_ages(self) -> Prepare:
+        repeats = {"window": ("last",), "edge_decay": ("last", "count", "sum")}
+        for key, fitting in repeats.items():
+            if getattr(self, key) is None:
+                continue
+            if self.repeats not in fitting:
+                raise ValueError(
+                    f"{key}: needs repeats: {' or '.join(fitting)}, since an edge's age is that of its rows"
+                )
+            if not all(source.timestamp is not None for source in self.sources):
+                raise ValueError(f"{key}: needs a timestamp column in every source")
+        return self
+
+    @model_validator(mode="after")
+    def _check_previous(self) -> Prepare:
+        """Refuses what depends on rows of earlier days that the previous graph does not hold."""
+        if self.previous is None:
+            return self
+        if self.generate is not None:
+            raise ValueError("previous: continues a graph with new files, and generate has none; remove either")
+        if self.min_degree:
+            raise ValueError("min_degree: edges that it dropped may be needed another day; remove it, or previous")
+        if self.cold_nodes == "drop":
+            raise ValueError("cold_nodes: edges that drop left out may be needed another day; keep them")
+        if self.split is not None and self.split.by != "hash":
+            raise ValueError(
+                f"split.by: {self.split.by} would move test edges of the previous graph to train; use hash, or remove "
+                "previous"
+            )
+        for position, source in enumerate(self.sources):
+            if source.weight is not None and source.weight.normalize == "relation":
+                raise ValueError(
+                    f"sources.{position}.weight.normalize: the mean over all days is unknown with previous; use "
+                    "transform and clip, or remove previous"
+                )
         return self

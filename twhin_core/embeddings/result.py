@@ -15,7 +15,7 @@ from twhin_core.errors import UserError
 from twhin_core.export.manifest import ExportManifest, PriorOf, read_export_manifest
 from twhin_core.export.prior import COLUMN as PRIOR_COLUMN
 from twhin_core.export.vector_set import TrainedRun
-from twhin_core.graph.manifest import read_schema
+from twhin_core.graph.manifest import find_manifest, read_schema
 from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import StoredFile, open_parquet
 from twhin_core.run import saved_config
@@ -54,7 +54,10 @@ class ExportedVectors:
 
     def ids(self, table: str) -> Ids:
         folder = storage.join(self.root, "embeddings", table)
-        return StoredIds(self.files(table), folder, by_hash=self.config.prepare is not None)
+        runs = None
+        if self.config.prepare is not None:
+            runs = next(entry.sorted_runs for entry in find_manifest(self.root).tables if entry.name == table)
+        return StoredIds(self.files(table), folder, runs)
 
     def rows(self, table: str) -> Rows:
         return ParquetRows(self.files(table), self.manifest.dim)

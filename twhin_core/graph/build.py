@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import ibis.expr.types as ir
@@ -14,10 +15,12 @@ from twhin_core.config.sources import Source
 from twhin_core.errors import UserError
 from twhin_core.graph.changes import entries_of
 from twhin_core.graph.connect import connect
+from twhin_core.graph.earlier import Earlier, check_new, find_earlier, without_taken
 from twhin_core.graph.manifest import SPLITS, Manifest
 from twhin_core.graph.plan import Graph, plan
-from twhin_core.graph.raw_files import RawSource, check_sources
+from twhin_core.graph.raw_files import RawSource, check_sources, id_kinds
 from twhin_core.graph.reverses import describe_reversed
+from twhin_core.graph.rules import rules_of
 from twhin_core.graph.weights import warn_of_skew
 from twhin_core.graph.write import Counts, count_graph, write_graph
 from twhin_core.progress import log
@@ -49,21 +52,60 @@ def build_graph(config: Config, sources: list[Source], root: str, checks: Checks
     settings = config.prepare
     assert settings is not None
     _check_relations(sources, config.model.relations)
-    raw = check_sources(sources, settings.time_window)
+    earlier = find_earlier(config)
+    raw = _find_raw(settings, sources, earlier)
     labels = check_sources([of.as_source(position) for position, of in enumerate(settings.labels)])
     split = _split(settings, raw)
+    if earlier is not None:
+        earlier.check_fits(config, split, raw)
     storage.remove(storage.join(root, "graph"))  # an interrupted run may have left files
     with connect(settings) as engine:
-        graph = plan(engine, config, raw, labels, split, checks.relations)
-        counts = count_graph(graph)
+        graph = plan(engine, config, raw, labels, split, earlier, checks.relations)
+        counts = count_graph(graph, earlier)
         _log(counts)
         _check_counts(config, raw, split, counts, graph)
         checks.sizes(Schema(counts.nodes, graph.relations), {split: sum(counts.edges[split]) for split in SPLITS})
-        manifest = write_graph(engine, graph, counts, root).model_copy(update={"raw_files": entries_of(raw + labels)})
+        manifest = write_graph(engine, graph, counts, root, earlier)
+    manifest = _completed(manifest, config, raw, labels, split, earlier)
     for line in describe_reversed(manifest):
         log.warning("prepare: %s", line)
     warn_of_skew(manifest.relations)
     return manifest
+
+
+def _find_raw(settings: Prepare, sources: list[Source], earlier: Earlier | None) -> list[RawSource]:
+    """The files of the sources, less those that the earlier graph has taken."""
+    if earlier is None:
+        return check_sources(sources, settings.time_window)
+    choose = partial(without_taken, earlier=earlier, keep_changed=settings.changed_files == "keep")
+    raw = check_sources(sources, settings.time_window, choose)
+    check_new(raw, earlier)
+    return raw
+
+
+def _completed(
+    manifest: Manifest,
+    config: Config,
+    raw: list[RawSource],
+    labels: list[RawSource],
+    split: Split | None,
+    earlier: Earlier | None,
+) -> Manifest:
+    """With what the next version will ask for."""
+    assert config.prepare is not None
+    kind = next((file.time for of in raw for file in of.files if file.time is not None), None)
+    for entry in manifest.tables:
+        before = earlier and earlier.table(entry.name)
+        kinds = id_kinds(entry.name, raw, config.model.relations) | set(before.id_kinds if before else [])
+        entry.id_kinds = sorted(kinds)
+    return manifest.model_copy(
+        update={
+            "raw_files": entries_of(raw + labels),
+            "rules": rules_of(config.prepare, split),
+            "times": kind or (earlier and earlier.manifest.times),
+            "previous": earlier and earlier.entry,
+        }
+    )
 
 
 def _split(settings: Prepare, sources: list[RawSource]) -> Split | None:

@@ -14,10 +14,12 @@ from ibis.backends.duckdb import Backend
 from twhin_core.config.prepare import Prepare
 from twhin_core.errors import TwhinError, UserError
 from twhin_core.graph.duckdb_backend import ERRORS, duckdb_line, open_backend, read_alone, stream
-from twhin_core.graph.engine import Engine, scratch
+from twhin_core.graph.engine import ROW_BITS, Engine, scratch
 from twhin_core.graph.raw_files import RawSource
-from twhin_core.graph.sources import read_sources
-from twhin_core.parquet import FileEntry, write_parts
+from twhin_core.graph.sources import as_literal, read_sources, register
+from twhin_core.parquet import FileEntry, StoredFile, open_parquet, write_parts
+
+SQL_TYPES = {pa.int64(): "BIGINT", pa.int32(): "INTEGER", pa.float32(): "FLOAT", pa.string(): "VARCHAR"}
 
 
 class DuckDBEngine(Engine):
@@ -32,6 +34,21 @@ class DuckDBEngine(Engine):
         self.sources = sources
         return read_sources(self.backend, sources)
 
+    def read_files(self, name: str, files: list[StoredFile], schema: pa.Schema) -> ir.Table:
+        register(self.backend, [file.url for file in files])
+        stored = set().union(*(_columns(file) for file in files))
+        columns = [
+            f"{column.name if column.name in stored else 'NULL'}::{SQL_TYPES[column.type]} AS {column.name}"
+            for column in schema
+        ]
+        # Ibis cannot name the two columns that tell the position.
+        self.backend.raw_sql(
+            f"CREATE OR REPLACE VIEW {name} AS SELECT {', '.join(columns)}, "  # noqa: S608 # names of ours, quoted paths
+            f"file_index::BIGINT << {ROW_BITS} | file_row_number AS position "
+            f"FROM read_parquet([{', '.join(map(_quoted, files))}], union_by_name = true, hive_partitioning = false)"
+        )
+        return self.backend.table(name)
+
     def keep(self, name: str, rows: ir.Table) -> ir.Table:
         # Ibis 12 omits the table's name from the SQL of create_table(overwrite=True) and drop_table.
         number = self._kept.get(name, 0)
@@ -41,9 +58,22 @@ class DuckDBEngine(Engine):
         self._kept[name] = number + 1
         return table
 
+    def view(self, name: str, rows: ir.Table) -> ir.Table:
+        return self.backend.create_view(name, rows)
+
     def write(self, rows: ir.Table, order: Sequence[str], schema: pa.Schema, root: str, folder: str) -> list[FileEntry]:
         ordered = rows.order_by(*order).select(*schema.names)
         return write_parts(stream(self.backend, ordered), schema, root, folder)
+
+
+def _columns(file: StoredFile) -> list[str]:
+    with open_parquet(file.url, footer=file.footer) as opened:
+        names: list[str] = opened.schema_arrow.names
+        return names
+
+
+def _quoted(file: StoredFile) -> str:
+    return "'" + as_literal(file.url).replace("'", "''") + "'"
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Turns rows into encoded edges: encodes ids as indices, merges repeats, and decodes the rejected rows.
+"""Turns rows into encoded edges: encodes ids as indices, merges repeats, and decodes rejected rows.
 
 Ibis expressions that all engines evaluate identically. The `lhs` and `rhs` of an encoded edge are indices of nodes in
 its `lhs_table` and `rhs_table`; (lhs, rel, rhs) is unique once repeats are merged.
@@ -49,16 +49,24 @@ def find_repeats(rows: ir.Table) -> ir.Table:
     return groups.filter(groups.rows > 1).select(*EDGE)
 
 
-def collapse(rows: ir.Table, repeats: Literal["first", "last", "count", "sum"]) -> ir.Table:
+def collapse(
+    rows: ir.Table, repeats: Literal["first", "last", "count", "sum"], known: ir.Table | None = None
+) -> ir.Table:
     """Picks one row per edge: its `reason` is null, and its weight that of the edge. The others get a reason.
 
     The row is from the first split that has the edge (train, validation, test). Within it, it is the earliest, or the
     latest with `last`; the heaviest row breaks ties. Other rows of that split are `merged` if the weight includes them,
     and all remaining rows are `duplicate`. Since this sorts, pass only the rows of repeated edges.
+
+    `known`: edges (lhs, rel, rhs, split_before) of an earlier graph, which stay in their split.
     """
     columns = [name for name in rows.columns if name != "reason"]
     edge = [ibis._[name] for name in EDGE]
-    rows = rows.mutate(rank=ibis.cases(*((rows.split == split, rank) for rank, split in enumerate(SPLITS)), else_=0))
+    if known is not None:
+        rows = rows.left_join(known, EDGE).select(*columns, "split_before")
+    stays = [] if known is None else [(rows.split == rows.split_before, -1)]
+    ranks = [(rows.split == split, rank) for rank, split in enumerate(SPLITS)]
+    rows = rows.mutate(rank=ibis.cases(*stays, *ranks, else_=0))
     time = rows.time.desc(nulls_first=False) if repeats == "last" else rows.time.asc(nulls_first=False)
     order = [rows["rank"], time, rows.weight.desc(), rows.source, rows.file]
     rows = rows.mutate(copy=ibis.row_number().over(group_by=edge, order_by=order))
@@ -73,10 +81,10 @@ def collapse(rows: ir.Table, repeats: Literal["first", "last", "count", "sum"]) 
 
 
 def _with_merged_weight(rows: ir.Table, repeats: str) -> ir.Table:
-    """Sets each weight to the number of rows with the same edge and split, or to the sum of their weights."""
+    """Sets each weight to the sum of those of the rows with the same edge and split."""
     same = [ibis._[name] for name in (*EDGE, "split")]
     if repeats == "count":
-        return rows.mutate(weight=rows.count().over(group_by=same).cast("float64"))
+        return rows.mutate(weight=rows.weight.sum().over(group_by=same).cast("float64"))  # 1 each, or an earlier count
     rows = rows.mutate(largest=rows.weight.max().over(group_by=same))
     units = (rows.weight / rows.largest * SUM_UNITS + 0.5).floor().cast("int64")
     rows = rows.mutate(units=units.sum().over(group_by=same).cast("int64"))
@@ -91,11 +99,8 @@ def renumber(edges: ir.Table, nodes: ir.Table) -> ir.Table:
     return joined.select(**{name: joined[f"new_{name}" if name in ("lhs", "rhs") else name] for name in edges.columns})
 
 
-def rejected_rows(invalid: ir.Table, dropped: ir.Table, nodes: ir.Table, relations: list[Relation]) -> ir.Table:
-    """The rows that did not become edges: source (the file), lhs, relation, rhs and reason, all strings.
-
-    `invalid` rows have ids, `dropped` rows are encoded; both have a `reason`.
-    """
+def decoded(dropped: ir.Table, nodes: ir.Table, relations: list[Relation]) -> ir.Table:
+    """Encoded rows with a `reason` as rejected rows: source (the file), lhs, relation, rhs and reason, all strings."""
     names = ibis.memtable(
         {"rel": np.arange(len(relations), dtype=np.int32), "relation": [relation.name for relation in relations]},
         schema={"rel": "int32", "relation": "string"},
@@ -103,6 +108,4 @@ def rejected_rows(invalid: ir.Table, dropped: ir.Table, nodes: ir.Table, relatio
     lhs = nodes.select(lhs_table="table", lhs="index", lhs_id="id")
     rhs = nodes.select(rhs_table="table", rhs="index", rhs_id="id")
     named = dropped.inner_join(lhs, ["lhs_table", "lhs"]).inner_join(rhs, ["rhs_table", "rhs"]).inner_join(names, "rel")
-    return invalid.select("lhs", "relation", "rhs", "reason", source="file").union(
-        named.select(lhs="lhs_id", relation="relation", rhs="rhs_id", reason="reason", source="file")
-    )
+    return named.select(lhs="lhs_id", relation="relation", rhs="rhs_id", reason="reason", source="file")

@@ -16,7 +16,10 @@ import pyarrow as pa
 
 from twhin_core.errors import UserError
 from twhin_core.graph.raw_files import RawSource
-from twhin_core.parquet import FileEntry
+from twhin_core.parquet import FileEntry, StoredFile
+
+ROW_BITS = 40
+"""Of a position, for the row in its file."""
 
 
 class Engine(ABC):
@@ -24,7 +27,14 @@ class Engine(ABC):
 
     @abstractmethod
     def read(self, sources: list[RawSource]) -> ir.Table:
-        """All rows of all sources, lazily, with the columns listed in `sources.read_source`."""
+        """All rows of all sources, lazily, with the columns listed in `sources.read_source`. Some source has files."""
+
+    @abstractmethod
+    def read_files(self, name: str, files: list[StoredFile], schema: pa.Schema) -> ir.Table:
+        """The rows of Parquet files as the table `name`: the columns of `schema`, null where a file lacks one.
+
+        The column `position`: int64 is in the order of the files and of the rows in them.
+        """
 
     @abstractmethod
     def keep(self, name: str, rows: ir.Table) -> ir.Table:
@@ -32,6 +42,10 @@ class Engine(ABC):
 
         Drops the previous table of that name afterwards, since `rows` may depend on it.
         """
+
+    @abstractmethod
+    def view(self, name: str, rows: ir.Table) -> ir.Table:
+        """Gives `rows` the name of a table, without evaluating them: what depends on them is compiled much faster."""
 
     @abstractmethod
     def write(self, rows: ir.Table, order: Sequence[str], schema: pa.Schema, root: str, folder: str) -> list[FileEntry]:

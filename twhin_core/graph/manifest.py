@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -24,23 +24,38 @@ class DegreeEntry(BaseModel):
     """The distribution of training degrees.
 
     `quantiles`: for each q, the smallest degree that at least a share q of the nodes does not exceed; `top_share`: the
-    share of all edge ends that belongs to the 1 % of nodes with the most.
+    share of all edge ends that belongs to the 1 % of nodes with the most; `shares`: those of that 1 %, of the 9 % and
+    the 40 % that follow, and of the other half.
     """
 
     nodes: int
     mean: float
     quantiles: dict[str, int]
     top_share: float
+    shares: list[float] = []
 
 
 class TableEntry(BaseModel):
-    """The vocabulary of a table; its nodes have the indices 0 … num_embeddings - 1. `labels`: those of some nodes."""
+    """The vocabulary of a table; its nodes have the indices 0 … num_embeddings - 1. `labels`: those of some nodes.
+
+    `added`: how many nodes each version added, where there are several: each one's are in the order of their hashes.
+    `lost`: the nodes with training edges in the version before but not in this one. `id_kinds`: the types of the ids in
+    Parquet files, of all versions.
+    """
 
     name: str
     num_embeddings: int
     degrees: DegreeEntry
     files: list[FileEntry]
     labels: list[FileEntry] = []
+    added: list[int] = []
+    lost: int = 0
+    id_kinds: list[str] = []
+
+    @property
+    def sorted_runs(self) -> list[int]:
+        """The lengths of the runs of nodes that are in the order of their hashes, one after another."""
+        return self.added or [self.num_embeddings]
 
 
 class WeightEntry(BaseModel):
@@ -86,16 +101,29 @@ class RawFileEntry(BaseModel):
     version: int
 
 
+class PreviousEntry(BaseModel):
+    """The version that this one continues. `manifest`: the CRC-32C of its manifest; `raw_files`: taken until then."""
+
+    root: str
+    manifest: str
+    raw_files: list[RawFileEntry]
+
+
 class RejectedEntry(BaseModel):
-    """The source rows that did not become edges."""
+    """The source rows that did not become edges, and the `edges_before` of the previous graph that left."""
 
     rows: int
+    edges_before: int = 0
     by_reason: dict[str, int]
     files: list[FileEntry]
 
 
 class Manifest(BaseModel):
-    """`graph/manifest.json` of a run that built its graph. Paths of files are relative to `holder`."""
+    """`graph/manifest.json` of a run that built its graph. Paths of files are relative to `holder`.
+
+    `rules`: how rows became edges, which the next version must keep to (see `rules.rules_of`). `newest`: the newest
+    time of a row, in the unit of `times`. Both are missing in the manifests of versions up to 0.1.
+    """
 
     version: str
     weighted: bool
@@ -104,12 +132,23 @@ class Manifest(BaseModel):
     splits: dict[str, SplitEntry]
     rejected: RejectedEntry
     raw_files: list[RawFileEntry] = []
+    raw_rows: int = 0
+    rules: dict[str, Any] | None = None
+    times: Literal["integer", "timestamp"] | None = None
+    newest: int | None = None
+    previous: PreviousEntry | None = None
     shared_by: str | None = Field(None, exclude=True)
     """The run root that holds the graph, if it is another run's."""
 
     def holder(self, root: str) -> str:
         """The run root that holds the files of the graph that the run at `root` uses."""
         return self.shared_by or root
+
+    @property
+    def taken(self) -> dict[str, RawFileEntry]:
+        """By path, the raw files that this version and those before it have read."""
+        before = [] if self.previous is None else self.previous.raw_files
+        return {entry.path: entry for entry in [*before, *self.raw_files]}
 
 
 class SharedGraph(BaseModel):

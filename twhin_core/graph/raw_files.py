@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from twhin_core.conditions import Compare, IsNull, comparisons, parse
+from twhin_core.config import Relation
 from twhin_core.config.prepare import TimeWindow
 from twhin_core.config.sources import Source
 from twhin_core.errors import UserError
@@ -76,14 +78,19 @@ class RawFile:
 
 @dataclass(frozen=True)
 class RawSource:
-    """A source and its files."""
+    """A source and its files. `is_whole`: whether these are all of its files."""
 
     source: Source
     files: list[RawFile]
+    is_whole: bool = True
 
 
-def check_sources(sources: list[Source], window: TimeWindow | None = None) -> list[RawSource]:
-    """Finds and opens all files of all sources.
+def check_sources(
+    sources: list[Source],
+    window: TimeWindow | None = None,
+    choose: Callable[[list[FoundFile]], list[FoundFile]] | None = None,
+) -> list[RawSource]:
+    """Finds all files of all sources, and opens those that `choose` returns. Default: all.
 
     Raises:
         UserError: no file matches; a file is broken, in an unknown format or lacks a column; a column has an unusable
@@ -91,10 +98,12 @@ def check_sources(sources: list[Source], window: TimeWindow | None = None) -> li
             timestamps in another.
     """
     with ThreadPoolExecutor(MAX_OPEN_FILES) as pool:
-        checked = [
-            RawSource(source, list(pool.map(_check_file, files, itertools.repeat(source))))
-            for source, files in [(source, find_files(source.path)) for source in sources]
-        ]
+        checked = []
+        for source in sources:
+            found = find_files(source.path)
+            files = found if choose is None else choose(found)
+            opened = list(pool.map(_check_file, files, itertools.repeat(source)))
+            checked.append(RawSource(source, opened, len(files) == len(found)))
     for raw in checked:
         _check_ids(raw)
     kinds = {file.time: file.url for raw in checked for file in raw.files if file.time is not None}
@@ -104,7 +113,7 @@ def check_sources(sources: list[Source], window: TimeWindow | None = None) -> li
         places = ", ".join(f"{kind}s in {url}" for kind, url in sorted(kinds.items()))
         raise UserError(f"prepare.sources: times of different types cannot be compared: {places}")
     kind = next(iter(kinds), None)  # also for files without a time in their first rows
-    return [RawSource(raw.source, [replace(file, time=kind) for file in raw.files]) for raw in checked]
+    return [replace(raw, files=[replace(file, time=kind) for file in raw.files]) for raw in checked]
 
 
 def _check_ids(raw: RawSource) -> None:
@@ -117,6 +126,17 @@ def _check_ids(raw: RawSource) -> None:
         if len(kinds) > 1:
             places = ", ".join(f"{kind} in {url}" for kind, url in sorted(kinds.items()))
             raise UserError(f"{raw.source.path}: the ids in column {name!r} are of different types: {places}")
+
+
+def id_kinds(table: str, sources: list[RawSource], relations: list[Relation]) -> set[str]:
+    """The types of a table's ids in Parquet files, where columns have types, as far as the config tells the table."""
+    found = set()
+    for raw in sources:
+        of = [relation for relation in relations if raw.source.relation in (None, relation.name)]
+        for side, name in (("lhs", raw.source.lhs), ("rhs", raw.source.rhs)):
+            if {getattr(relation, side) for relation in of} == {table}:
+                found |= {_id_kind(dict(file.columns)[name]) for file in raw.files if not file.is_text(name)}
+    return found
 
 
 def _id_kind(type_name: str) -> str:

@@ -37,15 +37,33 @@ def with_reverses(edges: ir.Table, relations: list[Relation]) -> ir.Table:
     return edges.mutate(hash=_rehashed(edges, "0")).union(reverse.select(*edges.columns))
 
 
+def mirrored(keys: ir.Table, relations: list[Relation]) -> ir.Table:
+    """The edges `keys` (lhs, rel, rhs) and, in symmetric relations, their reverses."""
+    chosen = _ids(rel for rel, relation in enumerate(relations) if relation.symmetric)
+    reverse = keys.semi_join(chosen, "rel").select("rel", lhs="rhs", rhs="lhs")
+    return keys.union(reverse.select(*keys.columns), distinct=True)
+
+
+def in_order(edges: ir.Table, nodes: ir.Table, relations: list[Relation]) -> ir.Table:
+    """The edges without those that `with_reverses` added. `nodes`: table, index, id."""
+    chosen = _ids(rel for rel, relation in enumerate(relations) if relation.symmetric)
+    pairs = edges.semi_join(chosen, "rel")
+    lhs = nodes.select(lhs_table="table", lhs="index", lhs_id="id")
+    rhs = nodes.select(rhs_table="table", rhs="index", rhs_id="id")
+    named = pairs.inner_join(lhs, ["lhs_table", "lhs"]).inner_join(rhs, ["rhs_table", "rhs"])
+    return edges.anti_join(chosen, "rel").union(named.filter(named.lhs_id <= named.rhs_id).select(*edges.columns))
+
+
 def count_reversed(edges: ir.Table, relations: list[Relation]) -> dict[int, dict[str, int]]:
     """By relation and split: the held-out edges whose reverse is in train. Only relations that have some."""
     asked = [rel for rel, of in enumerate(relations) if of.lhs == of.rhs and not of.symmetric]
     found: dict[int, dict[str, int]] = {}
     if asked:
         edges = edges.semi_join(_ids(asked), "rel")
-        reverses = edges.filter(edges.split == "train").select("rel", lhs="rhs", rhs="lhs")
-        held_out = edges.filter(edges.split != "train").semi_join(reverses, EDGE)
-        for row in held_out.group_by("rel", "split").agg(count=held_out.count()).to_pyarrow().to_pylist():
+        # An inner join, of which engines hold the smaller side in memory: edges are unique, and so are reverses.
+        reverses = edges.filter(edges.split != "train").select("rel", "split", lhs="rhs", rhs="lhs")
+        found_in_train = edges.filter(edges.split == "train").select(*EDGE).inner_join(reverses, EDGE)
+        for row in found_in_train.group_by("rel", "split").agg(count=ibis._.count()).to_pyarrow().to_pylist():
             found.setdefault(row["rel"], {})[row["split"]] = row["count"]
     return found
 

@@ -107,25 +107,32 @@ def _times(given: ir.Column, kind: TimeKind | None, is_text: bool) -> dict[str, 
     return {"time": time, "bad_time": time.isnull() & ~missing}
 
 
-def find_relations(rows: ir.Table, relations: list[Relation]) -> list[Relation]:
+def find_relations(rows: ir.Table, relations: list[Relation], before: list[str] | None = None) -> list[Relation]:
     """The relations in the order of their ids. `*` is replaced with all values without an entry, sorted by name.
+
+    Those named in `before`, of an earlier graph, keep their ids; new ones get the next.
 
     Raises:
         UserError: a value is itself `*`.
     """
     if all(relation.name != "*" for relation in relations):
-        return relations
+        return _continued(relations, before or [])
     values = rows.filter(rows.relation.notnull()).select("relation").distinct().to_pyarrow()["relation"].to_pylist()
     if "*" in values:
         raise UserError(
             "prepare.sources: a relation in the data: '*' is the name of all relations without an entry; rename it"
         )
-    others = sorted(set(values) - {relation.name for relation in relations})
+    others = sorted({*values, *(before or [])} - {relation.name for relation in relations})
     found = []
     for relation in relations:
         names = others if relation.name == "*" else [relation.name]
         found += [relation.model_copy(update={"name": name}) for name in names]
-    return found
+    return _continued(found, before or [])
+
+
+def _continued(relations: list[Relation], before: list[str]) -> list[Relation]:
+    places = {name: place for place, name in enumerate(before)}
+    return sorted(relations, key=lambda relation: places.get(relation.name, len(places)))
 
 
 def with_reasons(rows: ir.Table, relations: list[Relation], settings: Prepare, split: Split | None) -> ir.Table:
@@ -163,8 +170,10 @@ def with_reasons(rows: ir.Table, relations: list[Relation], settings: Prepare, s
         (~positive.fill_null(False), "invalid_weight"),
         (rows.bad_time, "invalid_timestamp"),
     ]
-    if settings.time_window is not None or (split is not None and split.by != "hash"):
-        chosen = split.relations if settings.time_window is None and split is not None else None
+    ages = (settings.time_window, settings.window, settings.edge_decay)
+    needs_all = any(setting is not None for setting in ages)
+    if needs_all or (split is not None and split.by != "hash"):
+        chosen = split.relations if not needs_all and split is not None else None
         needs_time = ibis.literal(True) if chosen is None else rows.relation.isin(chosen)
         reasons.append((rows.time.isnull() & needs_time, "null_timestamp"))
     start, end = (None, None) if settings.time_window is None else settings.time_window.bounds

@@ -26,7 +26,7 @@ SCHEMA = pa.schema(
 
 def read_sources(engine: Backend, sources: list[RawSource]) -> ir.Table:
     """All rows of all sources, lazily, as `read_source` returns them."""
-    tables = [read_source(engine, raw, position) for position, raw in enumerate(sources)]
+    tables = [read_source(engine, raw, position) for position, raw in enumerate(sources) if raw.files]
     return functools.reduce(lambda one, other: one.union(other), tables)
 
 
@@ -44,9 +44,7 @@ def read_source(engine: Backend, raw: RawSource, position: int) -> ir.Table:
     """
     with ThreadPoolExecutor(limits.cores()) as pool:
         list(pool.map(verify_zipped, [file.url for file in raw.files if file.is_zipped]))
-    remote = [file.url for file in raw.files if storage.is_remote(file.url)]
-    if remote:
-        engine.register_filesystem(storage.filesystem(remote[0])[0])
+    register(engine, [file.url for file in raw.files])
     layouts: dict[tuple[object, ...], list[RawFile]] = {}
     for file in raw.files:
         layouts.setdefault(file.layout, []).append(file)
@@ -59,7 +57,7 @@ def read_source(engine: Backend, raw: RawSource, position: int) -> ir.Table:
 
 def _open(engine: Backend, files: list[RawFile], has_header: bool) -> ir.Table:
     """The columns of files with one layout as c0, c1 …, and their URL as `file`."""
-    first, urls = files[0], [_literal(file.url) for file in files]
+    first, urls = files[0], [as_literal(file.url) for file in files]
     names = [f"c{position}" for position in range(len(first.columns))]
     if first.format == "parquet":
         url = _unused({name for name, _ in first.columns})
@@ -82,6 +80,13 @@ def _open(engine: Backend, files: list[RawFile], has_header: bool) -> ir.Table:
     return table.select(**dict(zip(names, map(table.__getitem__, table.columns), strict=False)), file=table[url])
 
 
+def register(engine: Backend, urls: list[str]) -> None:
+    """Lets DuckDB read the files on an object store."""
+    remote = [url for url in urls if storage.is_remote(url)]
+    if remote and not engine.con.filesystem_is_registered("gs"):
+        engine.register_filesystem(storage.filesystem(remote[0])[0])
+
+
 def _unused(names: set[str]) -> str:
     """A name for the column of URLs that no other column has."""
     name, taken = "file", {name.lower() for name in names}
@@ -90,7 +95,7 @@ def _unused(names: set[str]) -> str:
     return name
 
 
-def _literal(url: str) -> str:
+def as_literal(url: str) -> str:
     """Escapes a local path, which DuckDB takes for a pattern. `ObjectStore` has none."""
     if storage.is_remote(url) or not MAGIC.search(url):
         return url

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ibis.expr.types as ir
+import numpy as np
 import pyarrow as pa
 
 from twhin_core import errors, storage
@@ -29,10 +30,19 @@ from twhin_core.config.prepare import Prepare
 from twhin_core.config.sources import Source
 from twhin_core.errors import TwhinError, UserError, one_line
 from twhin_core.graph.duckdb_backend import read_alone
-from twhin_core.graph.engine import Engine, scratch
+from twhin_core.graph.engine import ROW_BITS, Engine, scratch
 from twhin_core.graph.raw_files import RawFile, RawSource
 from twhin_core.graph.sources import SCHEMA
-from twhin_core.parquet import ROWS_PER_FILE, ROWS_PER_GROUP, FileEntry, part_path, write_part, write_parts
+from twhin_core.parquet import (
+    ROWS_PER_FILE,
+    ROWS_PER_GROUP,
+    FileEntry,
+    StoredFile,
+    open_parquet,
+    part_path,
+    write_part,
+    write_parts,
+)
 from twhin_core.sizes import in_bytes
 
 PANDAS_WARNING = "PySpark does not yet fully support pandas"  # `ArrowBackend` avoids pandas
@@ -51,7 +61,7 @@ except ImportError as missing:
 
 TASKS_PER_CORE = 16
 BYTES_PER_SHUFFLE_PARTITION = 16 << 20  # of raw files, which are compressed
-SQL_TYPES = {"int64": "bigint", "int32": "int", "bool": "boolean"}  # where Arrow's names differ
+SQL_TYPES = {"int64": "bigint", "int32": "int", "bool": "boolean", "float": "float"}  # where Arrow's names differ
 ENTRY = "entry string"  # a `FileEntry` as JSON
 
 
@@ -71,9 +81,14 @@ class SparkEngine(Engine):
         self._size_shuffles(sum(file.found.size for file, _, _ in pieces))
         tasks = min(len(pieces), TASKS_PER_CORE * self.session.sparkContext.defaultParallelism)
         numbers = self.session.range(0, len(pieces), numPartitions=tasks)
-        columns = ", ".join(f"{field.name} {SQL_TYPES.get(str(field.type), field.type)}" for field in SCHEMA)
-        numbers.mapInArrow(functools.partial(_read, pieces), columns).createOrReplaceTempView("raw")
+        numbers.mapInArrow(functools.partial(_read, pieces), _sql(SCHEMA)).createOrReplaceTempView("raw")
         return self._backend.table("raw")
+
+    def read_files(self, name: str, files: list[StoredFile], schema: pa.Schema) -> ir.Table:
+        numbers = self.session.range(0, len(files), numPartitions=max(1, len(files)))
+        whole = schema.append(pa.field("position", pa.int64()))
+        numbers.mapInArrow(functools.partial(_read_stored, files, whole), _sql(whole)).createOrReplaceTempView(name)
+        return self.keep(f"{name}_kept", self._backend.table(name))  # else each use would decode the files in Python
 
     def keep(self, name: str, rows: ir.Table) -> ir.Table:
         number = self._kept.get(name, 0)
@@ -87,6 +102,10 @@ class SparkEngine(Engine):
             self.delete(f"{self._folder}/{name}_{number - 1}")
         self._kept[name] = number + 1
         return self._backend.table(view)
+
+    def view(self, name: str, rows: ir.Table) -> ir.Table:
+        self._backend.to_frame(rows).createOrReplaceTempView(name)
+        return self._backend.table(name)
 
     def write(self, rows: ir.Table, order: Sequence[str], schema: pa.Schema, root: str, folder: str) -> list[FileEntry]:
         storage.remove(storage.join(root, folder))
@@ -112,6 +131,28 @@ class SparkEngine(Engine):
         name = "spark.sql.shuffle.partitions"
         if self.session.conf.get(name) == "200":  # Spark's default
             self.session.conf.set(name, max(200, size // BYTES_PER_SHUFFLE_PARTITION))
+
+
+def _sql(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} {SQL_TYPES.get(str(field.type), field.type)}" for field in schema)
+
+
+def _read_stored(
+    files: list[StoredFile], schema: pa.Schema, numbers: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Runs in a task: reads its files. The last column of `schema` is the position."""
+    for batch in numbers:
+        for number in batch["id"].to_pylist():
+            position = number << ROW_BITS
+            with open_parquet(files[number].url, footer=files[number].footer) as file:
+                stored = file.schema_arrow.names
+                for rows in file.iter_batches(columns=[name for name in schema.names if name in stored]):
+                    columns = {name: rows[name] for name in rows.schema.names}
+                    columns["position"] = pa.array(np.arange(position, position := position + rows.num_rows))
+                    yield pa.RecordBatch.from_arrays(
+                        [columns.get(of.name, pa.nulls(rows.num_rows, of.type)).cast(of.type) for of in schema],
+                        schema=schema,
+                    )
 
 
 def _read(pieces: list[tuple[RawFile, Source, int]], numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -26,8 +26,8 @@ def relation_weights(graph: Graph) -> list[WeightEntry | None]:
     """By relation, in the order of ids; None if edges have no weights, or the relation has no training edges."""
     found: list[list[Range]] = [[] for _ in graph.relations]
     if graph.weighted:
-        edges = graph.edges.filter(graph.edges.split == "train")
-        edges = edges.select("rel", weight=edges.weight.cast("float64"))
+        edges = graph.made.edges.filter(graph.made.edges.split == "train")
+        edges = edges.select("rel", weight=edges.weight.cast("float32").cast("float64"))
         # Half a range up, so that no power of 2 lies where two ranges meet: engines round its logarithm differently.
         edges = edges.mutate(range=(edges.weight.log2() * RANGES_PER_OCTAVE + 0.5).floor().cast("int64"))
         ranges = edges.group_by("rel", "range").agg(

@@ -7,18 +7,21 @@ from dataclasses import dataclass
 import ibis.expr.types as ir
 import pyarrow as pa
 
-from twhin_core import __version__
+from twhin_core import __version__, storage
+from twhin_core.graph.copies import copy_file
+from twhin_core.graph.earlier import Earlier
 from twhin_core.graph.engine import Engine
 from twhin_core.graph.manifest import SPLITS, Manifest, RejectedEntry, RelationEntry, SplitEntry, TableEntry
 from twhin_core.graph.plan import Graph
 from twhin_core.graph.reverses import count_reversed
 from twhin_core.graph.statistics import relation_degrees, table_degrees
 from twhin_core.graph.weights import relation_weights
-from twhin_core.parquet import FileEntry
+from twhin_core.parquet import FileEntry, part_path
 
 VOCABULARY_SCHEMA = pa.schema([("index", pa.int64()), ("id", pa.string()), ("degree", pa.int64())])
 EDGES_SCHEMA = pa.schema([("lhs", pa.int64()), ("rel", pa.int32()), ("rhs", pa.int64())])
 WEIGHT_FIELD = pa.field("weight", pa.float32())
+TIME_FIELD = pa.field("time", pa.int64())
 LABELS_SCHEMA = pa.schema([("index", pa.int64()), ("id", pa.string()), ("label", pa.string())])
 REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("source", "lhs", "relation", "rhs", "reason")])
 
@@ -27,28 +30,30 @@ REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("source", "lhs", "
 class Counts:
     """Nodes by table, edges by split and relation (in the order of ids), cold edges by split, rejected rows by reason.
 
-    Cold edges have a node without training edges.
+    Cold edges have a node without training edges. `edges_before`: the rejected ones that are edges of the graph before.
     """
 
     nodes: dict[str, int]
     edges: dict[str, list[int]]
     cold: dict[str, int]
     rejected: dict[str, int]
+    edges_before: int
 
 
-def count_graph(graph: Graph) -> Counts:
-    vocabulary, edges, rejected = graph.vocabulary, graph.edges, graph.rejected
+def count_graph(graph: Graph, earlier: Earlier | None) -> Counts:
+    vocabulary, edges, rejected = graph.made.vocabulary, graph.made.edges, graph.rejected
     nodes = _counts(vocabulary.group_by("table").agg(count=vocabulary.count()))
     by_reason = _counts(rejected.group_by("reason").agg(count=rejected.count()))
     by_relation = {split: [0] * len(graph.relations) for split in SPLITS}
     for row in edges.group_by("split", "rel").agg(count=edges.count()).to_pyarrow().to_pylist():
         by_relation[row["split"]][row["rel"]] = row["count"]
-    cold = _counts(graph.cold.group_by("split").agg(count=graph.cold.count()))
+    cold = _counts(graph.made.cold.group_by("split").agg(count=graph.made.cold.count()))
     return Counts(
         nodes={table: nodes.get(table, 0) for table in graph.tables},
         edges=by_relation,
         cold={split: cold.get(split, 0) for split in SPLITS},
         rejected=by_reason,
+        edges_before=int(rejected.filter(rejected.source == earlier.root).count().execute()) if earlier else 0,
     )
 
 
@@ -57,7 +62,7 @@ def _counts(groups: ir.Table) -> dict[str, int]:
     return dict(sorted(tuple(row.values()) for row in groups.to_pyarrow().to_pylist()))
 
 
-def write_graph(engine: Engine, graph: Graph, counts: Counts, root: str) -> Manifest:
+def write_graph(engine: Engine, graph: Graph, counts: Counts, root: str, earlier: Earlier | None) -> Manifest:
     """Writes everything but the manifest, which it returns. Publishing that completes the graph."""
     degrees = table_degrees(graph)
     tables = [
@@ -66,13 +71,15 @@ def write_graph(engine: Engine, graph: Graph, counts: Counts, root: str) -> Mani
             num_embeddings=counts.nodes[table],
             degrees=degrees[table],
             files=engine.write(
-                graph.vocabulary.filter(graph.vocabulary.table == table),
+                graph.made.vocabulary.filter(graph.made.vocabulary.table == table),
                 ["index"],
                 VOCABULARY_SCHEMA,
                 root,
                 f"graph/vocab/{table}",
             ),
             labels=_write_labels(engine, graph, table, root) if table in graph.labels else [],
+            added=_added(table, counts.nodes[table], earlier),
+            lost=graph.made.lost.get(table, 0),
         )
         for table in graph.tables
     ]
@@ -80,15 +87,16 @@ def write_graph(engine: Engine, graph: Graph, counts: Counts, root: str) -> Mani
         split: SplitEntry(
             edges=sum(counts.edges[split]),
             cold_edges=counts.cold[split],
-            files=_write_split(engine, graph, split, root),
+            files=_write_split(engine, graph, split, root, earlier),
         )
         for split in SPLITS
     }
     rejected_files = engine.write(graph.rejected, REJECTED_SCHEMA.names, REJECTED_SCHEMA, root, "graph/rejected")
-    reversed_ = count_reversed(graph.edges, graph.relations)
+    reversed_ = count_reversed(graph.made.edges, graph.relations)
     return Manifest(
         version=__version__,
         weighted=graph.weighted,
+        newest=graph.newest,
         tables=tables,
         relations=[
             RelationEntry(
@@ -103,7 +111,13 @@ def write_graph(engine: Engine, graph: Graph, counts: Counts, root: str) -> Mani
             )
         ],
         splits=splits,
-        rejected=RejectedEntry(rows=sum(counts.rejected.values()), by_reason=counts.rejected, files=rejected_files),
+        raw_rows=graph.raw_rows,
+        rejected=RejectedEntry(
+            rows=sum(counts.rejected.values()),
+            edges_before=counts.edges_before,
+            by_reason=counts.rejected,
+            files=rejected_files,
+        ),
     )
 
 
@@ -111,8 +125,42 @@ def _write_labels(engine: Engine, graph: Graph, table: str, root: str) -> list[F
     return engine.write(graph.labels[table], ["index"], LABELS_SCHEMA, root, f"graph/labels/{table}")
 
 
-def _write_split(engine: Engine, graph: Graph, split: str, root: str) -> list[FileEntry]:
-    """Writes the edges in the order of their hash, so that any contiguous range is a random sample."""
-    schema = EDGES_SCHEMA.append(WEIGHT_FIELD) if graph.weighted else EDGES_SCHEMA
-    edges = graph.edges.filter(graph.edges.split == split)
-    return engine.write(edges, ["hash", "lhs", "rel", "rhs"], schema, root, f"graph/edges/{split}")
+def _added(table: str, nodes: int, earlier: Earlier | None) -> list[int]:
+    entry = None if earlier is None else earlier.table(table)
+    if entry is None:
+        return []
+    return [*entry.sorted_runs, nodes - entry.num_embeddings]
+
+
+def _write_split(engine: Engine, graph: Graph, split: str, root: str, earlier: Earlier | None) -> list[FileEntry]:
+    """Writes the edges in the order of their hash, so that any contiguous range is a random sample.
+
+    Those of an earlier graph come after the new ones, in the order that they have there.
+    """
+    columns = [*EDGES_SCHEMA, *([WEIGHT_FIELD] if graph.weighted else []), *([TIME_FIELD] if graph.timed else [])]
+    folder = f"graph/edges/{split}"
+
+    def write(edges: ir.Table, order: list[str]) -> list[FileEntry]:
+        edges = edges.filter(edges.split == split).mutate(weight=edges.weight.cast("float32"))
+        return engine.write(edges, [*order, "hash", "lhs", "rel", "rhs"], pa.schema(columns), root, folder)
+
+    made = graph.made
+    if earlier is None or made.new is None:
+        return write(made.edges, [])
+    if not made.keeps_files:
+        return write(made.edges, ["position"])
+    new = write(made.new, [])
+    if not any(entry.rows for entry in new):
+        storage.remove(storage.join(root, folder))
+        new = []
+    return new + _keep_files(earlier, split, root, folder, len(new))
+
+
+def _keep_files(earlier: Earlier, split: str, root: str, folder: str, first: int) -> list[FileEntry]:
+    """Copies the files of a split of the earlier graph, after the `first` files in the folder."""
+    kept = []
+    for number, entry in enumerate(earlier.manifest.splits[split].files, first):
+        path = part_path(folder, number)
+        copy_file(storage.join(earlier.root, entry.path), storage.join(root, path))
+        kept.append(entry.model_copy(update={"path": path}))
+    return kept

@@ -6,6 +6,7 @@ A position counts the rows that have an id, in the order of their index. It equa
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
@@ -56,20 +57,21 @@ class StoredIds:
 
     index = None
 
-    def __init__(self, files: Sequence[StoredFile], origin: str, by_hash: bool) -> None:
+    def __init__(self, files: Sequence[StoredFile], origin: str, sorted_runs: Sequence[int] | None) -> None:
         """
         Args:
             origin: the name of the files in error messages.
-            by_hash: whether the ids are ordered by MD5, as prepare orders nodes. `find` then only searches near the
-                position that the hash suggests.
+            sorted_runs: the lengths of the runs of ids that are ordered by MD5, as prepare orders nodes, one after
+                another; None if the ids have another order. `find` then only searches near the positions that the hash
+                suggests.
         """
-        self._files, self._origin, self._by_hash = files, origin, by_hash
+        self._files, self._origin, self._runs = files, origin, sorted_runs
         self.size = sum(file.rows for file in files)
 
     def find(self, name: str) -> int | None:
         name = _encodable(name)
-        start, stop = hash_window(name, self.size) if self._by_hash else (0, self.size)
-        for first, ids in self._read(lambda first, end: first < stop and start < end):
+        windows = [(0, self.size)] if self._runs is None else _hash_windows(name, self._runs)
+        for first, ids in self._read(lambda first, end: any(first < stop and start < end for start, stop in windows)):
             place = pc.index(ids, _scalar(name)).as_py()
             if place >= 0:
                 return int(first + place)
@@ -95,6 +97,16 @@ class StoredIds:
             for batch in read_file(url, batch_rows, footer):
                 before = _check_order(batch, before, self._origin)
                 yield batch
+
+
+def _hash_windows(name: str, runs: Sequence[int]) -> list[tuple[int, int]]:
+    """`hash_window` in each run, as positions among all."""
+    windows = [hash_window(name, size) for size in runs]
+    starts = itertools.accumulate(runs, initial=0)
+    return [
+        (begin + max(start, 0), begin + min(stop, size))
+        for begin, size, (start, stop) in zip(starts, runs, windows, strict=False)
+    ]
 
 
 def hash_window(name: str, size: int) -> tuple[int, int]:

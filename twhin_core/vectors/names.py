@@ -22,9 +22,9 @@ def open_ids(config: Config, root: str, table: str, rows: int) -> Ids:
     if config.prepare is not None:
         manifest = find_manifest(root)
         holder = manifest.holder(root)
-        files = next(entry.files for entry in manifest.tables if entry.name == table)
-        listed = [file.under(holder) for file in files]
-        return StoredIds(listed, storage.join(holder, "graph/vocab", table), by_hash=True)
+        entry = next(entry for entry in manifest.tables if entry.name == table)
+        listed = [file.under(holder) for file in entry.files]
+        return StoredIds(listed, storage.join(holder, "graph/vocab", table), entry.sorted_runs)
     if vocab is None:
         return NumberedIds(rows)
     ids = ListedIds([file.url for file in find_files(vocab)], vocab)

@@ -1,0 +1,61 @@
+"""Days one by one are all days at once on Spark too, compared with `brute_force`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.conftest import SmallConfig
+from tests.graph.brute_force import SPLITS, Row
+from tests.graph.test_grow import DAY, IDS, check
+from tests.graph.test_options_on_spark import NONE
+from twhin_core.config.prepare import Prepare
+from twhin_core.config.sources import Source
+from twhin_core.graph.connect import connect
+from twhin_core.graph.spark_engine import SparkEngine
+
+SPARK = {"engine": "spark", "spark_master": "local[2]"}
+HASH = {"by": "hash", "validation": 0.3, "test": 0.3, "seed": 1, "relations": None}
+CASES: dict[str, dict[str, Any]] = {
+    "first": {"repeats": "first", "split": {**HASH, "relations": ["fav"]}, "sampling": {"fav": 0.8}},
+    "window and decay": {"repeats": "last", "window": 30, "edge_decay": {"half_life": 9}, "split": HASH},
+    "count": {"repeats": "count", "edge_decay": {"half_life": 9}, "self_loops": "drop", "split": HASH},
+    "sum of given splits": {"repeats": "sum"},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session() -> Iterator[None]:
+    """One Spark session for all tests in this file."""
+    settings = Prepare(sources=[Source(path="none", relation="none")], **SPARK, memory_limit="1GB")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")  # nothing runs long enough to be compiled well
+        with connect(settings) as engine:
+            assert isinstance(engine, SparkEngine)
+            engine.session.conf.set("spark.sql.shuffle.partitions", 2)  # of few rows
+            engine.session.conf.set("spark.sql.adaptive.enabled", False)
+            yield
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("options", [{**NONE, **case} for case in CASES.values()], ids=CASES)
+def test_days_one_by_one_on_spark(small_config: SmallConfig, options: dict[str, Any], symmetric: bool) -> None:
+    rng = random.Random(5)
+
+    def row(day: int) -> Row:
+        return Row(
+            lhs=rng.choice([*IDS[: 6 + day] * 4, "", None]),
+            relation=rng.choice([*["follow", "fav"] * 6, "poke", None]),
+            rhs=rng.choice(IDS[: 6 + day]),
+            weight=1.0 if options["repeats"] == "count" else rng.choice([0.25, 1.0, 2.5, 0.0]),
+            time=rng.choice([*(DAY * day + hour for hour in range(DAY)), None]),
+            split=rng.choice([None] if options["split"] else ["train", *SPLITS]),
+        )
+
+    rows = [[row(day) for _ in range(count)] for day, count in enumerate([60, 25, 25])]
+    assert check(small_config, rows, options, symmetric, **SPARK) == 3
