@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 
 def describe(run_root: RunRootPath, as_json: AsJson = False) -> None:
     """Print the graph that prepare made: edges per split, degrees per table and relation, rejected rows per reason."""
+    from twhin_core.graph.compared import read_changes
     from twhin_core.graph.manifest import find_manifest
     from twhin_core.graph.reverses import describe_reversed
-    from twhin_core.graph.show import list_graph
+    from twhin_core.graph.show import list_changes, list_graph
     from twhin_core.output import show
     from twhin_core.published import find_root
 
-    manifest = find_manifest(find_root(run_root))
-    show(list_graph(manifest), as_json)
+    root = find_root(run_root)
+    manifest, changes = find_manifest(root), read_changes(root)
+    show([*list_graph(manifest), *([] if changes is None else [list_changes(changes)])], as_json)
     for line in describe_reversed(manifest):
         log.warning("describe: %s", line)
 

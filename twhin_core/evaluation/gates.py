@@ -3,7 +3,7 @@
 A gate names its metric as `<split>.<relation or all>.<metric>`, such as `test.all.mrr`, or, for nodes in a degree
 bucket, as `<split>.degrees.<query or answer>.<bucket>.<metric>`, such as `test.degrees.query.1-9.mrr`. What is measured
 against an earlier version is `drift.<table or relation>.<metric>`, such as `drift.user.neighbors@10`. Names of
-relations may contain dots; those of splits, buckets and metrics do not.
+relations may contain dots; those of splits, buckets and metrics do not. `data_gates` has those on the data.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from twhin_core import storage
 from twhin_core.config import Config, Gate
 from twhin_core.errors import UserError, suggest
+from twhin_core.evaluation.data_gates import DATA, check_data_gate
 from twhin_core.evaluation.drift import metric_names
 from twhin_core.evaluation.metrics import (
     ALL,
@@ -64,7 +65,10 @@ def check_names(config: Config, found: Iterable[str] | None = None) -> None:
         stated = [figure.removeprefix(SAMPLED) for figure in figures]
         raise UserError(f"evaluation.headline: {name!r} is no metric; {suggest(name, stated)}")
     for path in config.evaluation.gates:
-        _check_path(path, config, relations)
+        if path.startswith(DATA):
+            check_data_gate(path, config, relations)
+        else:
+            _check_path(path, config, relations)
 
 
 def _check_path(path: str, config: Config, relations: Collection[str]) -> None:
@@ -111,6 +115,8 @@ def decide(config: Config, metrics: Metrics) -> Decision:
     }
     gates = []
     for path, gate in config.evaluation.gates.items():
+        if path.startswith(DATA):  # prepare has decided
+            continue
         value, previous = figures.get(path), before.get(path)
         if value is not None:
             drop = None if previous is None else -differences.get(path, value - previous)

@@ -69,10 +69,10 @@ def find_earlier(config: Config) -> Earlier | None:
     if previous is None:
         return None
     try:
-        previous = find_root(previous)
-        manifest = find_manifest(previous)
+        manifest = find_manifest(find_root(previous))
     except UserError as error:
         raise UserError(f"prepare.previous: {error}") from None
+    previous = manifest.holder(find_root(previous))
     if manifest.rules is None:
         raise UserError(f"prepare.previous: {previous} does not say how its edges were made; prepare it anew")
     content = storage.read_bytes(storage.join(previous, MANIFEST))

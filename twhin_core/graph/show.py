@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from twhin_core.graph.compared import Figure
 from twhin_core.graph.manifest import SPLITS, DegreeEntry, Manifest, RelationEntry
 from twhin_core.output import Cell, Column, Listing
 
 RELATIONS_SHOWN = 20
+CHANGES_SHOWN = 40
 DEGREES = [
     Column("nodes", ",d"), Column("mean", ",.1f"), Column("median", ",d"),
     Column("90%", ",d", keys=("p90",)), Column("99%", ",d", keys=("p99",)), Column("max", ",d"),
@@ -79,6 +81,13 @@ def _rejected(manifest: Manifest) -> Listing:
     listed: list[list[Cell]] = [[reason, count, count / rows] for reason, count in reasons]
     columns = [Column("reason"), Column("rows", ",d"), Column("share", ".1%")]
     return Listing("rejected", f"{rows:,} rows rejected", columns, listed)
+
+
+def list_changes(figures: dict[str, Figure]) -> Listing:
+    """What changed from the version before."""
+    rows: list[list[Cell]] = [[name, figure.before, figure.now] for name, figure in figures.items()]
+    columns = [Column("figure"), Column("before", ",.6g"), Column("now", ",.6g")]
+    return Listing("changes", "changes from the version before", columns, rows, CHANGES_SHOWN)
 
 
 def _edges(entry: RelationEntry) -> int:

@@ -8,11 +8,13 @@ from twhin_core import storage
 from twhin_core.config import Config
 from twhin_core.config.prepare import Prepare
 from twhin_core.durations import measured
-from twhin_core.errors import UserError
+from twhin_core.errors import GateFailed, UserError
+from twhin_core.evaluation.data_gates import decide_data
 from twhin_core.evaluation.gates import check_names
 from twhin_core.evaluation.task import nodes_only
 from twhin_core.graph.build import Checks, build_graph
 from twhin_core.graph.changes import check_unchanged
+from twhin_core.graph.compared import compare, describe_changes, read_changes, write_changes
 from twhin_core.graph.manifest import MANIFEST, Manifest, find_manifest, read_manifest, read_schema, share
 from twhin_core.progress import log
 from twhin_core.run import check_same_graph, working
@@ -27,6 +29,7 @@ def prepare(config: Config, root: str) -> Manifest:
         UserError: the config has no `prepare` section; a later stage would refuse the config, the relations or the
             sizes of the tables; a raw file changed since the graph was built; the run of `prepare.graph` has no graph,
             or made it from something else; or as `build_graph`.
+        GateFailed: the data miss a gate.
     """
     settings = config.prepare
     if settings is None:
@@ -35,14 +38,16 @@ def prepare(config: Config, root: str) -> Manifest:
     with working(config, root, "prepare"):
         manifest = read_manifest(root)
         if manifest is not None:
-            check_unchanged(settings, manifest.raw_files)
+            check_unchanged(settings, list(manifest.taken.values()))
             _check(config, root, manifest)
             log.info("prepare: already done: %s", storage.join(root, MANIFEST))
-            return manifest
-        if settings.graph is not None:
-            return _share(config, settings, settings.graph, root)
-        with measured(root, "prepare"):
-            return _build(config, settings, root)
+        elif settings.graph is not None:
+            manifest = _share(config, settings, settings.graph, root)
+        else:
+            with measured(root, "prepare"):
+                manifest = _build(config, settings, root)
+        _check_gates(config, root, manifest)
+        return manifest
 
 
 def _build(config: Config, settings: Prepare, root: str) -> Manifest:
@@ -51,6 +56,11 @@ def _build(config: Config, settings: Prepare, root: str) -> Manifest:
         sources = generate(settings.generate, storage.join(root, "raw"))
     checks = Checks(partial(check_relations, config), partial(check_sizes, config))
     manifest = build_graph(config, sources, root, checks)
+    if manifest.previous is not None:
+        figures = compare(manifest, find_manifest(manifest.previous.root))
+        write_changes(root, figures, manifest.previous.root, decide_data(config.evaluation.gates, figures))
+        for line in describe_changes(figures, [entry.name for entry in manifest.relations]):
+            log.info("prepare: changes: %s", line)
     storage.publish_json(storage.join(root, MANIFEST), manifest.model_dump())
     return manifest
 
@@ -61,12 +71,23 @@ def _share(config: Config, settings: Prepare, of: str, root: str) -> Manifest:
         check_same_graph(config, of)
     except UserError as error:
         raise UserError(f"prepare.graph: {error}") from None
-    check_unchanged(settings, manifest.raw_files)
+    check_unchanged(settings, list(manifest.taken.values()))
     _check(config, of, manifest)
     share(of, root)
     manifest = find_manifest(root)
     log.info("prepare: uses the graph of %s", manifest.shared_by)
     return manifest
+
+
+def _check_gates(config: Config, root: str, manifest: Manifest) -> None:
+    """Raises GateFailed if the data miss a gate. The gates may have changed since the graph was built."""
+    figures = read_changes(manifest.holder(root)) or compare(manifest, None)
+    decision = decide_data(config.evaluation.gates, figures)
+    if manifest.previous is not None and manifest.shared_by is None:
+        write_changes(root, figures, manifest.previous.root, decision)
+    missed = [gate["reason"] for gate in decision if not gate["passed"]]
+    if missed:
+        raise GateFailed(f"nothing will be trained on this graph: {'; '.join(missed)}")
 
 
 def _check(config: Config, root: str, manifest: Manifest) -> None:

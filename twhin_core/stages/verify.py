@@ -18,6 +18,7 @@ from twhin_core.evaluation.kept_ranks import FILE, ranks_url
 from twhin_core.evaluation.result import folder
 from twhin_core.export.manifest import MANIFEST as EXPORT
 from twhin_core.export.manifest import read_export_manifest
+from twhin_core.graph.compared import CHANGES
 from twhin_core.graph.manifest import MANIFEST as GRAPH
 from twhin_core.graph.manifest import read_manifest
 from twhin_core.parquet import FileEntry, open_parquet
@@ -86,6 +87,7 @@ def _fault(check: Check | None) -> str | None:
 
 def _graph(root: str) -> Iterator[tuple[str, Check]]:
     yield from _json(root, GRAPH, partial(read_manifest, root))
+    yield from _json(root, CHANGES)
     manifest = _or_none(partial(read_manifest, root))
     if manifest is None:
         return
