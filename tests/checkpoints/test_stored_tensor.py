@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
 
-from twhin_core.checkpoints import stored_tensor
+from twhin_core.checkpoints import blocks, stored_tensor
 from twhin_core.checkpoints.stored_tensor import StoredTensor
-from twhin_core.errors import UserError
+from twhin_core.errors import Damaged, UserError
 
 
 def stored(folder: Path, value: torch.Tensor) -> StoredTensor:
@@ -57,6 +58,50 @@ def test_tensors_of_every_shape_and_type_are_read(tmp_path: Path, value: torch.T
     found = stored(tmp_path / "c", value).read_whole()
     assert found.dtype == (torch.float32 if value.is_floating_point() else torch.int64)
     assert torch.equal(found, value.to(found.dtype))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.randn(60, 7),
+        torch.randn(50, 4).to(torch.float16),
+        torch.randn(40, 9)[:, 2:5],
+        torch.arange(90).view(30, 3),
+        torch.randn(70),
+    ],
+    ids=["rows", "half", "part", "numbers", "vector"],
+)
+@pytest.mark.parametrize("piece_bytes", [1, 200, 100_000])
+def test_checked_rows_equal_the_stored_values_unless_one_of_their_blocks_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: torch.Tensor, piece_bytes: int
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 64)
+    monkeypatch.setattr(blocks, "PIECE", 192)
+    monkeypatch.setattr(stored_tensor, "PIECE_BYTES", piece_bytes)
+    stored(tmp_path / "c", value)
+    (file,) = (tmp_path / "c").glob("*.distcp")
+    whole = file.read_bytes()
+    checksums = blocks.checksums(io.BytesIO(whole))
+    Path(f"{file}.crc32c").write_bytes(checksums)
+    rows = StoredTensor(str(tmp_path / "c"), "value", {file.name: blocks.digest(checksums)})
+    expected = value.to(rows.dtype).view(-1, rows.dim) if value.dim() > 1 else value.view(-1, 1)
+    width, first = value.element_size() * rows.dim, rows._shards[0].start
+    rng = np.random.default_rng(piece_bytes)
+    for _ in range(40):
+        start, stop = np.sort(rng.integers(rows.size + 1, size=2)).tolist()
+        file.write_bytes(whole)
+        assert torch.equal(rows.read(start, stop), expected[start:stop])
+        at = int(rng.integers(len(whole)))
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << int(rng.integers(8))]) + whole[at + 1 :])
+        begin, end = first + start * width, first + stop * width
+        if start < stop and begin // 64 <= at // 64 <= (end - 1) // 64:
+            with pytest.raises(Damaged, match=f"from byte {at // 64 * 64:,} on do not match their checksum"):
+                rows.read(start, stop)
+        else:
+            assert torch.equal(rows.read(start, stop), expected[start:stop])
+    file.write_bytes(whole[: first + width])
+    with pytest.raises(Damaged, match=r"ends before byte [\d,]+; "):
+        rows.read(0, rows.size)
 
 
 def test_only_the_requested_bytes_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

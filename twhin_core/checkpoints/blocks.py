@@ -23,13 +23,14 @@ MARKER = "complete.json"
 SUFFIX = ".crc32c"
 BLOCK = 64 << 10
 """Bytes of a block. A single row costs as many."""
-PIECE = 64 * BLOCK
-"""Bytes that `BlockReader` reads at once."""
+PIECE = 16 * BLOCK
+"""Bytes that are read at once: few enough to be in the processor's cache still when their checksums are computed."""
 
 Digests = Mapping[str, str]
 """The SHA-256 of each file's checksums, by its name in the checkpoint; none for checkpoints of version 0.1."""
 
 Ints = npt.NDArray[np.int64]
+Buffer = bytes | memoryview
 T = TypeVar("T")
 
 
@@ -46,13 +47,21 @@ class Blocks:
         """The smallest ranges of whole blocks that contain the ranges [start, stop)."""
         return start // BLOCK * BLOCK, np.minimum(-(-stop // BLOCK) * BLOCK, self.size)
 
-    def check(self, start: int, content: bytes) -> None:
+    def check(self, start: int, content: Buffer) -> None:
         """Raises Damaged if `content`, a range of whole blocks from byte `start` on, differs from what was written."""
         found = np.array(_crcs(content), "<u4")
-        expected = self._crcs[start // BLOCK :][: len(found)]
-        if not np.array_equal(found, expected):
-            at = start + BLOCK * int((found[: len(expected)] != expected).argmax())
+        differs = found != self._crcs[start // BLOCK :][: len(found)]
+        if differs.any():
+            at = start + BLOCK * int(differs.argmax())
             raise damaged(self._url, f"the {BLOCK >> 10} KiB from byte {at:,} on do not match their checksum")
+
+    def read(self, file: Any, start: int, out: memoryview) -> None:
+        """Fills `out` with whole blocks of `file`, which is at byte `start`, and checks them. Raises as `check`."""
+        for at in range(0, len(out), PIECE):
+            piece = out[at : at + PIECE]
+            if file.readinto(piece) != len(piece):
+                raise damaged(self._url, f"ends before byte {start + at + len(piece):,}")
+            self.check(start + at, piece)
 
 
 def open_blocks(folder: str, name: str, digests: Digests) -> Blocks | None:
@@ -104,9 +113,10 @@ def digest(checksums: bytes) -> str:
     return hashlib.sha256(checksums).hexdigest()
 
 
-def _crcs(content: bytes) -> list[int]:
+def _crcs(content: Buffer) -> list[int]:
     """The CRC-32C of each block."""
-    return [google_crc32c.value(content[at : at + BLOCK]) for at in range(0, len(content), BLOCK)]
+    view = np.frombuffer(content, np.uint8)  # unlike slices of bytes, those of an array are no copies
+    return [google_crc32c.value(view[at : at + BLOCK]) for at in range(0, len(view), BLOCK)]
 
 
 def _packed(size: int, crcs: list[int]) -> bytes:
@@ -123,11 +133,11 @@ class BlockWriter(io.RawIOBase):
         self._crcs: list[int] = []
 
     def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
+        view = np.frombuffer(data, np.uint8)  # unlike a memoryview, it can be passed to `extend` without a copy
         written = 0
         while written < len(view):
             piece = view[written : written + BLOCK - self._size % BLOCK]
-            self._crc = google_crc32c.extend(self._crc, bytes(piece))
+            self._crc = google_crc32c.extend(self._crc, piece)
             self._size += len(piece)
             written += len(piece)
             if self._size % BLOCK == 0:
@@ -178,29 +188,38 @@ class RangeReader(io.RawIOBase):
 
 
 class BlockReader(RangeReader):
-    """Reads `file` and checks each block that it reads."""
+    """Reads `file` and checks each block that it reads. Keeps the last block of which only a part was asked for."""
 
     def __init__(self, file: Any, blocks: Blocks) -> None:
         super().__init__(blocks.size)
         self._file, self._blocks = file, blocks
-        self._start, self._held = 0, b""
+        self._start, self._held = 0, memoryview(b"")
 
     def readinto(self, buffer: Any) -> int:
         """Fills the buffer, except at the end of the file."""
-        view, done = memoryview(buffer).cast("B"), 0
-        while done < len(view) and self._at < self._size:
-            if not self._start <= self._at < self._start + len(self._held):
-                self._hold(len(view) - done)
-            piece = memoryview(self._held)[self._at - self._start :][: len(view) - done]
-            view[done : done + len(piece)] = piece
+        view = memoryview(buffer).cast("B")
+        view, done = view[: max(0, self._size - self._at)], 0
+        while done < len(view):
+            rest = view[done:]
+            if self._at % BLOCK == 0 and len(rest) >= BLOCK:
+                piece = rest[: len(rest) // BLOCK * BLOCK]
+                self._read(self._at, piece)
+            else:
+                self._hold()
+                piece = rest[: self._start + len(self._held) - self._at]
+                piece[:] = self._held[self._at - self._start :][: len(piece)]
             done += len(piece)
             self._at += len(piece)
         return done
 
-    def _hold(self, wanted: int) -> None:
-        """Reads and checks the blocks of the next `wanted` bytes, at most `PIECE` of them."""
-        begin, end = self._blocks.around(np.array([self._at]), np.array([self._at + min(wanted, PIECE)]))
-        self._start = int(begin[0])
-        self._file.seek(self._start)
-        self._held = self._file.read(int(end[0]) - self._start)
-        self._blocks.check(self._start, self._held)
+    def _hold(self) -> None:
+        """Reads the block at the current position unless it is held."""
+        if not self._start <= self._at < self._start + len(self._held):
+            start = self._at // BLOCK * BLOCK
+            block = memoryview(bytearray(min(BLOCK, self._size - start)))
+            self._read(start, block)
+            self._start, self._held = start, block
+
+    def _read(self, start: int, out: memoryview) -> None:
+        self._file.seek(start)
+        self._blocks.read(self._file, start, out)

@@ -96,8 +96,8 @@ class StoredTensor:
             step = max(1, PIECE_BYTES // self._row_bytes(shard))
             for piece in range(first, last, step):
                 end = min(piece + step, last)
-                values = self._read_runs(shard, np.array([piece - shard.first_row]), np.array([end - shard.first_row]))
-                out.numpy()[piece - start : end - start, shard.columns] = values
+                into = out.numpy()[piece - start : end - start, shard.columns]
+                self._read_rows(shard, piece - shard.first_row, end - shard.first_row, into)
         return out
 
     def read_whole(self) -> Tensor:
@@ -116,6 +116,20 @@ class StoredTensor:
                 values = self._read_piece(shard, inside[piece])
                 out.numpy()[piece.start + bounds[0] : piece.stop + bounds[0], shard.columns] = values
         return out if np.array_equal(wanted, rows) else out[torch.from_numpy(inverse)]
+
+    def _read_rows(self, shard: _Shard, first: int, last: int, out: npt.NDArray[Any]) -> None:
+        """Sets `out` to the rows [first, last) of a shard."""
+        if shard.blocks is None or storage.is_remote(self._url):
+            out[:] = self._read_runs(shard, np.array([first]), np.array([last]))
+            return
+        is_same = out.dtype == self._dtype and out.flags.c_contiguous
+        values = out if is_same else np.empty(out.shape, self._dtype)
+        with or_gone(self._url, lambda: self._fs.open(shard.path, "rb")) as file:
+            reader = BlockReader(file, shard.blocks)
+            reader.seek(shard.start + first * self._row_bytes(shard))
+            reader.readinto(values)
+        if not is_same:
+            out[:] = values
 
     def _row_bytes(self, shard: _Shard) -> int:
         return int(shard.columns.stop - shard.columns.start) * self._dtype.itemsize
