@@ -14,7 +14,7 @@ from twhin_core.errors import NotFound, suggest
 from twhin_core.graph.manifest import read_manifest
 from twhin_core.published import find_root, is_version
 from twhin_core.series.reading import Reading
-from twhin_core.vectors.ids import find_or_refuse
+from twhin_core.vectors.ids import Id, find_or_refuse, id_text
 from twhin_core.vectors.labels import has_labels, read_labels
 
 
@@ -86,12 +86,13 @@ class Embeddings(Mapping[str, TableEmbeddings]):
             self._tables[table] = TableEmbeddings(table, self._result, self._reading)
         return self._tables[table]
 
-    def labels(self, table: str, names: Sequence[str]) -> dict[str, str] | None:
+    def labels(self, table: str, names: Sequence[Id]) -> dict[str, str] | None:
         """The labels of those nodes that have one, by id; None if prepare got no labels for the table."""
         manifest = read_manifest(self._result.root) if self._result.config.prepare is not None else None
-        return read_labels(manifest, self._result.root, table, names) if has_labels(manifest, table) else None
+        texts = [id_text(name) for name in names]
+        return read_labels(manifest, self._result.root, table, texts) if has_labels(manifest, table) else None
 
-    def score(self, relation: str, lhs: str, rhs: str) -> EdgeScore:
+    def score(self, relation: str, lhs: Id, rhs: Id) -> EdgeScore:
         """The model's score of an edge, and the rank of each end among all nodes of its table.
 
         Both scores are equal unless `model.reciprocal` is set.
@@ -102,7 +103,8 @@ class Embeddings(Mapping[str, TableEmbeddings]):
         schema, source = self._result.schema, self._result.scored
         rel = relation_named(schema, relation)
         tables = schema.table_of(rel, "lhs"), schema.table_of(rel, "rhs")
-        ends = [find_or_refuse(source.ids(table), table, name) for table, name in zip(tables, (lhs, rhs), strict=True)]
+        names = id_text(lhs), id_text(rhs)
+        ends = [find_or_refuse(source.ids(table), table, name) for table, name in zip(tables, names, strict=True)]
         return EdgeScore(
             rhs=find_rank(source, Query(tables[0], tables[1], rel, "rhs"), ends[0], ends[1]),
             lhs=find_rank(source, Query(tables[1], tables[0], rel, "lhs"), ends[1], ends[0]),

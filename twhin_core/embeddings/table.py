@@ -13,7 +13,7 @@ from twhin_core.embeddings.result import Result
 from twhin_core.embeddings.search import find_nearest, make_query
 from twhin_core.errors import UserError
 from twhin_core.schema import Side
-from twhin_core.vectors.ids import IDS_PER_BATCH, find_or_refuse
+from twhin_core.vectors.ids import IDS_PER_BATCH, Id, find_or_refuse, id_text
 from twhin_core.vectors.named import named_blocks, schema
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ class TableEmbeddings:
     """The vectors of a table by id, read on demand.
 
     `table[id]` is a vector, `id in table` says whether it exists, `len(table)` is the number of vectors, and iteration
-    yields the ids in the order of their index.
+    yields the ids in the order of their index. An id that was an integer or a UUID in the raw files may be given as
+    one.
     """
 
     def __init__(self, name: str, result: Result, reading: object = None) -> None:
@@ -49,20 +50,21 @@ class TableEmbeddings:
         return self._ids.size
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._ids.find(name) is not None
+        """Raises UserError for what no id can be, such as 2.0."""
+        return self._ids.find(id_text(name)) is not None
 
     def __iter__(self) -> Iterator[str]:
         for batch in self._ids.batches(IDS_PER_BATCH):
             yield from batch["id"].to_pylist()
 
-    def __getitem__(self, name: str) -> npt.NDArray[np.float32]:
+    def __getitem__(self, name: Id) -> npt.NDArray[np.float32]:
         """The vector of a node, float32 [dim]. Raises NotFound, a UserError and a KeyError, if there is no such id."""
-        position = find_or_refuse(self._ids, self.name, name)
+        position = find_or_refuse(self._ids, self.name, id_text(name))
         vector: npt.NDArray[np.float32] = self._rows.gather(np.array([position]))[0].numpy()
         return vector
 
     def neighbors(
-        self, name: str, relation: str | None = None, k: int = 10, side: Side | None = None, index: bool = False
+        self, name: Id, relation: str | None = None, k: int = 10, side: Side | None = None, index: bool = False
     ) -> list[Neighbor]:
         """The k nodes that score highest for the node `name`, best first, without the node itself.
 
@@ -81,6 +83,7 @@ class TableEmbeddings:
         if k < 1:
             raise UserError(f"k: {k} is less than 1")
         query = make_query(self._result.schema, self.name, relation, side)
+        name = id_text(name)
         position = find_or_refuse(self._ids, self.name, name)
         k = min(k, self._result.schema.tables[query.candidates])
         if index:

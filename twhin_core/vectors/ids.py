@@ -9,7 +9,8 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
+from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ from twhin_core.errors import NotFound, UserError
 from twhin_core.parquet import Footer, StoredFile, open_parquet, read_row_groups
 
 Ints = npt.NDArray[np.int64]
+Id = str | int | np.integer[Any] | UUID
+"""What may stand for an id where Python asks for one; see `id_text`."""
 
 SCHEMA = pa.schema([("index", pa.int64()), ("id", pa.string())])
 
@@ -164,6 +167,17 @@ class NumberedIds:
         for start in range(0, self.size, batch_rows):
             index = pa.array(np.arange(start, min(start + batch_rows, self.size)))
             yield pa.RecordBatch.from_arrays([index, index.cast(pa.string())], schema=SCHEMA)
+
+
+def id_text(name: object) -> str:
+    """The text that prepare makes of an id: of a string the string itself, of an integer its decimal digits.
+
+    Raises:
+        UserError: for anything but a string, an integer or a UUID.
+    """
+    if isinstance(name, str | int | np.integer | UUID) and not isinstance(name, bool):
+        return str(name)
+    raise UserError(f"{name!r} is not an id, but a {type(name).__name__}: give a string, an integer or a UUID")
 
 
 def find_or_refuse(ids: Ids, table: str, name: str) -> int:
