@@ -139,6 +139,11 @@ def ask_checkpoint(config: Config, root: str) -> Any:
     return list(users), users.neighbors("u3", "fav"), users["u5"]
 
 
+def label(config: Config, root: str) -> Any:
+    found = Embeddings.load(root)
+    return found.labels("tweet", list(found["tweet"]))
+
+
 def ask_export(config: Config, root: str) -> Any:
     shutil.rmtree(f"{root}/checkpoints")
     return ask(config, root)
@@ -156,6 +161,7 @@ NEXT: dict[str, tuple[Stage, ...]] = {
     "config.yaml": (ask, train_anew),
     "graph/manifest.json": (train_anew, measure, ask, write_out),
     "graph/vocab": (write_out, ask_checkpoint),
+    "graph/labels": (label,),
     "graph/edges/train": (train_anew, measure),
     "graph/edges/validation": (train_anew, measure),
     "graph/edges/test": (measure,),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import SmallConfig
+from tests.graph.test_labels import labeled
 from tests.stages.damage import SILENT, TRACEBACK, Campaign, finish
 
 
@@ -24,7 +25,9 @@ def test_damage_is_refused_said_or_harmless(
     monkeypatch.setattr("twhin_core.stages.report.draw_missing", lambda *_: None)  # `look` is what it reads
     count = int(os.environ.get("TWHIN_DAMAGES", "30"))
     seed = int(os.environ.get("TWHIN_SEED", f"{secrets.randbelow(10**6)}"))
-    config = small_config(
+    config = labeled(
+        small_config,
+        tmp_path,
         training={"num_epochs": 1, "checkpoint_every_n": 5, "checkpoint_max_to_keep": 2},
         evaluation={"gates": {"test.all.mrr": {"min": 0.0}}},
         export={"formats": ["parquet", "npy", "faiss", "pq", "vertex-vector-search"], "pq": {"bits": 4}},

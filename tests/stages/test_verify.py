@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import assert_refused, twhin
+from tests.conftest import SmallConfig
 from tests.export.exporting import changed
+from tests.graph.test_labels import labeled
 from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.stages.evaluate import evaluate
 from twhin_core.stages.export import export
+from twhin_core.stages.prepare import prepare
 from twhin_core.stages.verify import verify
 
 Trained = tuple[Config, str]
@@ -68,6 +71,30 @@ def test_a_changed_file_is_named(finished: Trained, path: str, part: str) -> Non
     (fault,) = faulty[part]
     assert str(file).removesuffix(".crc32c") in fault
     assert "\n" not in fault
+
+
+def test_a_damaged_file_of_labels_is_named(small_config: SmallConfig, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    prepare(labeled(small_config, tmp_path), str(root))
+    assert {part.name: part.state for part in verify(str(root))}["graph/labels/tweet"] == "whole"
+    file = root / "graph/labels/tweet/part-00000.parquet"
+    whole = file.read_bytes()
+    damaged: list[bytes | None] = [whole[:-1], whole + b"\0", b"", whole[:9] + bytes(40) + whole[49:], None]
+    for eighth in range(8):  # a bit, from the first byte to the last
+        at = (len(whole) - 1) * eighth // 7
+        damaged.append(whole[:at] + bytes([whole[at] ^ 1 << eighth]) + whole[at + 1 :])
+    for content in damaged:
+        if content is None:
+            file.unlink()
+        else:
+            file.write_bytes(content)
+        (part,) = (found for found in verify(str(root)) if found.faults)
+        assert part.name == "graph/labels/tweet"
+        (fault,) = part.faults
+        assert fault.startswith(f"{file}: ")
+        assert "\n" not in fault
+    file.write_bytes(whole)
+    assert not [part for part in verify(str(root)) if part.faults]
 
 
 def test_a_missing_file_is_named(finished: Trained) -> None:
