@@ -6,20 +6,46 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+
+from tests.preloaded import CONTEXT
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-c", "from twhin.pipelines.cli import main; main()"]
 
 
 def twhin(*arguments: str | Path, **variables: str | None) -> subprocess.CompletedProcess[str]:
-    """Runs it in the repository's root; `variables` are set in its environment, or removed where None."""
+    """Runs it in the repository's root; `variables` are set in its environment, or removed where None.
+
+    The process has imported everything before, which would take most of its time.
+    """
     changed = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **variables}
     environment = {name: value for name, value in changed.items() if value is not None}
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=280, cwd=ROOT, env=environment
-    )
+    command = ["twhin", *map(str, arguments)]
+    with tempfile.TemporaryDirectory() as folder:
+        out, errors = Path(folder, "out"), Path(folder, "errors")
+        process = CONTEXT.Process(target=_main, args=(command, environment, out, errors))
+        process.start()
+        process.join(280)
+        if process.exitcode is None:
+            process.kill()
+            raise subprocess.TimeoutExpired(command, 280, out.read_bytes(), errors.read_bytes())
+        return subprocess.CompletedProcess(command, process.exitcode, out.read_text(), errors.read_text())
+
+
+def _main(command: list[str], environment: dict[str, str], *streams: Path) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(ROOT)
+    sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
+    for descriptor, path in enumerate(streams, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    sys.argv = command
+    from twhin.pipelines.cli import main
+
+    main()
 
 
 def terminate_training(command: str, config: Path, root: Path) -> subprocess.CompletedProcess[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import queue
 import socket
@@ -13,6 +12,8 @@ from typing import Any
 
 import torch
 
+from tests.preloaded import CONTEXT
+
 
 def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, seconds: float = 90) -> list[Any]:
     """`function(*arguments)` in `world_size` fresh processes that find each other as torchrun's do; their results.
@@ -20,15 +21,16 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, se
     The function must be importable, and its result plain data or arrays (tensors would be shared, and die with a rank).
     If one rank fails or the time is up, all are ended and the first traceback shown.
     """
-    context = multiprocessing.get_context("spawn")
-    answers = context.Queue()
+    answers = CONTEXT.Queue()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with_gpus = torch.cuda.device_count() >= world_size  # else all are on the CPU
     processes = [
-        context.Process(
-            target=_rank, args=(answers, rank, world_size, port, with_gpus, function, arguments), daemon=True
+        CONTEXT.Process(
+            target=_rank,
+            args=(answers, rank, world_size, port, dict(os.environ), with_gpus, function, arguments),
+            daemon=True,
         )
         for rank in range(world_size)
     ]
@@ -58,10 +60,13 @@ def _rank(
     rank: int,
     world_size: int,
     port: int,
+    variables: dict[str, str],
     with_gpus: bool,
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> None:
+    os.environ.clear()  # it is that of the server, which started before the test changed it
+    os.environ.update(variables)
     if not with_gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.update(

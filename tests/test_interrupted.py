@@ -17,6 +17,7 @@ from tests.conftest import SmallConfig
 from tests.export.exporting import changed
 from tests.full_disk import small_files
 from tests.object_store import serve_bucket
+from tests.preloaded import CONTEXT
 from tests.training.same_result import assert_same_result
 from twhin_core import lease, object_store, storage
 from twhin_core.checkpoints import checkpoint
@@ -29,10 +30,6 @@ from twhin_core.graph.write import write_graph
 from twhin_core.stages.export import export
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.train import train
-
-# Its children have imported all that the stages need before they begin.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.test_interrupted", "tests.training.test_kills"])
 
 STAGES: dict[str, tuple[Callable[[Config, str], object], str, str]] = {
     "train": (train, checkpoint.FOLDER, checkpoint.FINISHED),

@@ -22,12 +22,11 @@ from tests.conftest import SmallConfig
 from tests.fault_proxy import FaultProxy
 from tests.full_disk import small_files
 from tests.object_store import serve_bucket
+from tests.preloaded import CONTEXT
 from twhin_core import lease, object_store, storage
 from twhin_core.config import file as config_file
 from twhin_core.errors import LeaseLost, StorageRefused, TwhinError, UserError
 from twhin_core.run import working
-
-CONTEXT = multiprocessing.get_context("forkserver")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import socket
 import time
 from collections.abc import Iterator
@@ -14,15 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests.preloaded import CONTEXT
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.data.edges import Edges
 from twhin_core.data.files import EdgeFiles
 from twhin_core.schema import Schema
-
-# Its children have imported all that a reader needs before they begin.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["twhin_core.data.serve"])
 
 NODES = 10**7
 

@@ -12,15 +12,12 @@ import pytest
 import torch
 
 from tests.conftest import SmallConfig
+from tests.preloaded import CONTEXT
 from twhin_core.checkpoints import checkpoint
 from twhin_core.checkpoints.checkpoint import FINISHED
 from twhin_core.checkpoints.stored_tensor import StoredTensor
 from twhin_core.config import Config
 from twhin_core.stages.prepare import prepare
-
-# Its children have imported all that training needs before they begin.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.training.test_kills", "twhin_core.training.trainer"])
 
 
 def train_to_the_end(config: Config, root: str) -> None:
