@@ -1,4 +1,7 @@
-"""Commands that query runs: `describe`, `verify`, `neighbors`, `score`, `compare`. Each imports only what it needs."""
+"""Commands that query runs: `describe`, `verify`, `neighbors`, `score`, `embed`, `compare`.
+
+Each imports only what it needs.
+"""
 
 from __future__ import annotations
 
@@ -121,6 +124,48 @@ def compare(
     from twhin_core.published import find_root
 
     show(list_comparison(compare(find_root(run_a), find_root(run_b), split)), as_json)
+
+
+def embed(
+    run_root: RunRootPath,
+    edges: Annotated[
+        str,
+        typer.Argument(
+            metavar="EDGES", help="Parquet files, a path or pattern, with columns lhs, relation, rhs and maybe weight."
+        ),
+    ],
+    table: Annotated[str, typer.Option(metavar="TABLE", help="The table of the nodes to embed.")],
+    output: Annotated[str, typer.Option(metavar="FILE", help="Parquet file to write, local or gs://.")],
+    method: Annotated[
+        Literal["fit", "mean"],
+        typer.Option(help="fit: a few steps of the training loss; mean: the mean of what the edges predict."),
+    ] = "fit",
+    with_known: Annotated[
+        bool, typer.Option("--with-known", help="Embed nodes that were trained too, by these edges alone.")
+    ] = False,
+    share: Annotated[
+        str, typer.Option(metavar="I/N", help="Embed only the I-th of N shares of the nodes, I from 1 to N.")
+    ] = "1/1",
+) -> None:
+    """Write vectors of nodes that were not trained, from their edges to nodes that were.
+
+    The columns are id, edges (how many were used) and embedding.
+    """
+    part = _read_share(share)
+    embeddings = _load(run_root)
+
+    from twhin_core.inductive.edges import read_files
+    from twhin_core.inductive.embed import write
+
+    rows = write(embeddings.trained, table, read_files(edges), output, method, with_known, part)
+    log.info("embed: %s vectors: %s", f"{rows:,}", output)
+
+
+def _read_share(share: str) -> tuple[int, int]:
+    number, slash, count = share.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count) <= 1_000_000):
+        raise UserError(f"--share {share}: expected I/N with 1 ≤ I ≤ N, such as 2/8")
+    return int(number) - 1, int(count)
 
 
 def _load(run_root: str) -> Embeddings:

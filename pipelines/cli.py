@@ -249,6 +249,7 @@ def generate(folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder o
 app.command()(ask.describe)
 app.command()(ask.neighbors)
 app.command()(ask.score)
+app.command()(ask.embed)
 app.command()(ask.compare)
 app.command()(ask.verify)
 app.command()(series.versions)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import pyarrow as pa
 
 from twhin_core.config import Relation
 from twhin_core.embeddings.result import Result, open_result
@@ -16,6 +18,11 @@ from twhin_core.published import find_root, is_version
 from twhin_core.series.reading import Reading
 from twhin_core.vectors.ids import Id, find_or_refuse, id_text
 from twhin_core.vectors.labels import has_labels, read_labels
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from twhin_core.inductive.embed import Trained
 
 
 class EdgeScore(NamedTuple):
@@ -85,6 +92,42 @@ class Embeddings(Mapping[str, TableEmbeddings]):
         if table not in self._tables:
             self._tables[table] = TableEmbeddings(table, self._result, self._reading)
         return self._tables[table]
+
+    def embed(
+        self,
+        table: str,
+        edges: pa.Table | pd.DataFrame,
+        method: Literal["fit", "mean"] = "fit",
+        with_known: bool = False,
+    ) -> pa.Table:
+        """Vectors of nodes of `table` that were not trained, from their edges to nodes that were.
+
+        Args:
+            edges: with the columns lhs, relation and rhs (ids, and the relation's name) and maybe weight.
+            method: `fit` takes a few steps of the training loss with everything else frozen; `mean`, which is faster,
+                averages what the edges predict.
+            with_known: whether to embed trained nodes too, by these edges alone.
+
+        Returns:
+            (id: string, edges: int64, embedding: fixed_size_list<float>[dim]), sorted by id: of the nodes that have
+            such an edge, with the number of their edges.
+
+        Raises:
+            UserError: there is no such table, the edges lack a column, or a weight is not a positive number.
+        """
+        from twhin_core.inductive.edges import checked
+        from twhin_core.inductive.embed import embed, schema
+
+        given = edges if isinstance(edges, pa.Table) else pa.Table.from_pandas(edges, preserve_index=False)
+        batches = embed(self.trained, table, checked(given, "edges"), method, with_known)
+        return pa.Table.from_batches(batches, schema(self._result.config.model.dim))
+
+    @property
+    def trained(self) -> Trained:
+        """The run as `twhin_core.inductive` takes it."""
+        from twhin_core.inductive.embed import Trained
+
+        return Trained(self._result.config, self._result.schema, self._result.scored)
 
     def labels(self, table: str, names: Sequence[Id]) -> dict[str, str] | None:
         """The labels of those nodes that have one, by id; None if prepare got no labels for the table."""

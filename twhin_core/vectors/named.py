@@ -28,13 +28,18 @@ class Block:
 
     def embedding(self) -> pa.Array:
         """The vectors as a list column."""
-        vector = pa.list_(pa.float32(), self.vectors.shape[1])
-        return pa.FixedSizeListArray.from_arrays(pa.array(self.vectors.numpy().reshape(-1)), type=vector)
+        return vector_array(self.vectors)
 
     def to_batch(self) -> pa.RecordBatch:
         """The block with the columns of `schema`."""
         columns = [self.index, self.id, self.embedding()]
         return pa.RecordBatch.from_arrays(columns, schema=schema(self.vectors.shape[1]))
+
+
+def vector_array(vectors: Tensor) -> pa.Array:
+    """Vectors [n, dim] as a list column."""
+    vector = pa.list_(pa.float32(), vectors.shape[1])
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.numpy().reshape(-1)), type=vector)
 
 
 def schema(dim: int) -> pa.Schema:

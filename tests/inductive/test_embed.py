@@ -1,0 +1,143 @@
+"""Vectors of new nodes: of which nodes, from which edges, and what they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tests.command_line import assert_refused, twhin
+from tests.embeddings.test_embeddings import read
+from twhin_core.config import Config
+from twhin_core.embeddings import Embeddings
+from twhin_core.errors import UserError
+from twhin_core.inductive import edges as reading
+from twhin_core.inductive import embed as embedding
+from twhin_core.stages.export import export
+
+ROWS = [
+    ("new2", "fav", "t3", 1.0), ("new1", "fav", "t4", 1.0), ("new1", "fav", "t5", 3.0), ("u3", "follow", "new1", 1.0),
+    ("u5", "fav", "t1", 1.0), ("new3", "fav", "unknown", 1.0), ("new1", "likes", "t1", 1.0),
+    ("new1", "follow", "new2", 1.0),
+]  # fmt: skip
+EDGES = pa.table(dict(zip(("lhs", "relation", "rhs", "weight"), map(list, zip(*ROWS, strict=True)), strict=True)))
+
+
+@pytest.fixture
+def embeddings(trained: tuple[Config, str]) -> Embeddings:
+    config, root = trained
+    export(config, root)
+    return Embeddings.load(root)
+
+
+def vectors(table: pa.Table) -> dict[str, np.ndarray[Any, Any]]:
+    return dict(zip(table["id"].to_pylist(), np.stack(table["embedding"].to_numpy()), strict=True))
+
+
+def test_the_mean_is_that_of_what_the_edges_predict(embeddings: Embeddings, trained: tuple[Config, str]) -> None:
+    root = trained[1]
+    relations = pq.read_table(f"{root}/embeddings/relations.parquet").to_pylist()
+    moved = {relation["name"]: np.array(relation["embedding"]) for relation in relations}
+    tweets = dict(zip(*read(root, "tweet"), strict=True))
+    users = dict(zip(*read(root, "user"), strict=True))
+    found = embeddings.embed("user", EDGES, "mean")
+    assert found["id"].to_pylist() == ["new1", "new2"]  # new3 has no trained neighbor, u5 is trained
+    assert found["edges"].to_pylist() == [3, 1]
+    new1 = (tweets["t4"] - moved["fav"]) + 3 * (tweets["t5"] - moved["fav"]) + (users["u3"] + moved["follow"])
+    expected = {"new1": new1 / 5, "new2": tweets["t3"] - moved["fav"]}
+    for name, vector in vectors(found).items():
+        np.testing.assert_allclose(vector, expected[name], atol=1e-5)
+
+
+def test_trained_nodes_are_embedded_where_asked_for(embeddings: Embeddings) -> None:
+    found = embeddings.embed("user", EDGES, "mean", with_known=True)
+    assert found["id"].to_pylist() == ["new1", "new2", "u5"]  # u3 has no trained neighbor here
+
+
+def test_the_fit_lowers_the_loss_and_leaves_everything_else(embeddings: Embeddings) -> None:
+    before = embeddings["tweet"].to_arrow()
+    mean, fit = (embeddings.embed("user", EDGES, method) for method in ("mean", "fit"))
+    assert mean["id"].equals(fit["id"])
+    embedder = embedding._Embedder(embeddings.trained, "user")
+    block = next(reading._cut([
+        pa.record_batch({"node": ["new1", "new2"], "rel": [1, 1], "asks_rhs": [True, True],
+                         "other": [at("t4", embeddings), at("t3", embeddings)], "weight": [1.0, 1.0]})
+    ]))  # fmt: skip
+    start = embedder.mean(block)
+    fitted = embedder.fit(block, start)
+    loss = embedding.Objective(embedder._frozen, block)
+    assert float(loss(fitted)) < 0.9 * float(loss(start))
+    assert before.equals(embeddings["tweet"].to_arrow())
+    assert torch.isfinite(fitted).all()
+
+
+def at(name: str, embeddings: Embeddings) -> int:
+    return list(embeddings["tweet"]).index(name)
+
+
+def test_shares_divide_the_nodes(embeddings: Embeddings) -> None:
+    edges = pa.table({"lhs": [f"new{n}" for n in range(50)], "relation": ["fav"] * 50, "rhs": ["t1"] * 50})
+    whole = embeddings.embed("user", edges, "mean")
+    parts = [
+        pa.Table.from_batches(
+            embedding.embed(embeddings.trained, "user", reading.checked(edges, "edges"), "mean", share=(i, 3))
+        )
+        for i in range(3)
+    ]
+    assert all(part.num_rows for part in parts)
+    assert pa.concat_tables(parts).sort_by("id").equals(whole)
+
+
+def test_blocks_hold_whole_nodes(embeddings: Embeddings, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    edges = pa.table({
+        "lhs": [f"new{n}" for n in rng.integers(40, size=400)], "relation": ["fav"] * 400,
+        "rhs": [f"t{n}" for n in rng.integers(30, size=400)],
+    })  # fmt: skip
+    whole = embeddings.embed("user", edges, "mean")
+    monkeypatch.setattr(reading, "ENDS_PER_BLOCK", 7)
+    cut = embeddings.embed("user", edges, "mean")
+    assert cut["edges"].equals(whole["edges"])
+    of_cut, of_whole = (np.stack(of["embedding"].to_numpy()) for of in (cut, whole))
+    np.testing.assert_allclose(of_cut, of_whole, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("edges", "message"),
+    [
+        ({"lhs": ["a"], "rhs": ["t1"]}, "edges: has no column relation; edges need lhs, relation and rhs"),
+        ({"lhs": ["a"], "relation": ["fav"], "rhs": ["t1"], "weight": [0.0]}, "a weight is not a positive number"),
+        ({"lhs": ["a"], "relation": ["fav"], "rhs": ["t1"], "weight": [float("nan")]}, "a weight is not a positive"),
+        ({"lhs": ["a"], "relation": ["fav"], "rhs": ["t1"], "weight": [None]}, "a weight is not a positive number"),
+        ({"lhs": [["a"]], "relation": ["fav"], "rhs": ["t1"]}, "edges: Unsupported cast"),
+    ],
+)
+def test_bad_edges_are_one_line(embeddings: Embeddings, edges: dict[str, list[Any]], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        embeddings.embed("user", pa.table(edges))
+
+
+def test_nothing_to_embed_is_an_empty_table(embeddings: Embeddings) -> None:
+    edges = pa.table({"lhs": ["a", None], "relation": ["fav", "fav"], "rhs": ["unknown", "t1"]})
+    assert embeddings.embed("user", edges).num_rows == 0
+
+
+def test_the_command(embeddings: Embeddings, trained: tuple[Config, str], tmp_path: Path) -> None:
+    pq.write_table(EDGES, tmp_path / "edges.parquet")
+    output = tmp_path / "out.parquet"
+    command = ("embed", trained[1], tmp_path / "edges.parquet", "--table", "user", "--output", output)
+    ran = twhin(*command)
+    assert ran.returncode == 0, ran.stderr
+    assert "embed: 4 edges lead from a new node of user to a trained one" in ran.stderr
+    assert "1 of 8 edges are of relations that were not trained" in ran.stderr
+    assert pq.read_table(output).equals(embeddings.embed("user", EDGES))
+    assert_refused(twhin(*command[:-1], output, "--share", "3/2"), "--share 3/2: expected I/N")
+    assert_refused(
+        twhin("embed", trained[1], "nothing.parquet", "--table", "user", "--output", output), "nothing.parquet"
+    )
+    assert_refused(twhin(*command[:4], "tweets", "--output", output), "no table named 'tweets'")

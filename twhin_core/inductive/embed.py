@@ -1,0 +1,188 @@
+"""Embeds nodes by their edges to trained nodes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from twhin_core.config import Config
+from twhin_core.errors import NotFound, suggest
+from twhin_core.inductive.edges import Block, Counts, TrainedVectors, blocks
+from twhin_core.inductive.objective import Frozen, Objective, make_loss
+from twhin_core.model.scorer import Scorer
+from twhin_core.parquet import write_part
+from twhin_core.progress import log
+from twhin_core.schema import OTHER, Schema, Side
+from twhin_core.scratch import scratch
+from twhin_core.sizes import in_bytes
+from twhin_core.vectors.named import vector_array
+from twhin_core.vectors.rows import Ints
+
+Method = Literal["mean", "fit"]
+
+CANDIDATES = 512
+"""Sampled rows of a table that stand for all of them as negatives."""
+STEPS = 12
+STEP = 0.3
+"""The first step's length per coordinate, relative to the root mean square of the trained vectors; falls to 0."""
+
+
+class ScoredVectors(TrainedVectors, Protocol):
+    """Vectors of a trained run, and what scores them."""
+
+    def scorer(self) -> Scorer: ...
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained run."""
+
+    config: Config
+    schema: Schema
+    vectors: ScoredVectors
+
+
+def embed(
+    run: Trained,
+    table: str,
+    edges: Iterable[pa.RecordBatch],
+    method: Method = "fit",
+    with_known: bool = False,
+    share: tuple[int, int] = (0, 1),
+) -> Iterator[pa.RecordBatch]:
+    """Vectors of the nodes of `table` that were not trained, from their edges to trained nodes.
+
+    - `mean`: the weighted mean of what each edge predicts (`Scorer.predictions`);
+    - `fit`: from there, a few steps of Adam on the training loss with everything else frozen (`Objective`).
+
+    Memory is bounded by `evaluation.memory_limit` and a block of edges. Logs how many edges could not be used.
+
+    Args:
+        edges: with the columns of `edges.SCHEMA`.
+        with_known: whether to embed trained nodes too, by these edges alone.
+        share: (i, n): only the i-th of n shares of the nodes, so that n processes can divide the work.
+
+    Yields:
+        (id: string, edges: int64, embedding: fixed_size_list<float>[dim]), sorted by id.
+
+    Raises:
+        UserError: there is no such table, or a vocabulary is broken.
+    """
+    if table not in run.schema.tables:
+        raise NotFound(f"no table named {table!r}; {suggest(table, run.schema.tables)}")
+    embedder, counts, memory = _Embedder(run, table), Counts(), in_bytes(run.config.evaluation.memory_limit)
+    with scratch("embed") as folder:
+        found = blocks(run.schema, run.vectors, table, edges, with_known, share, folder, memory, counts)
+        for number, block in enumerate(found):
+            if not number:
+                _log_counts(counts, table)
+            vectors = embedder.mean(block)
+            if method == "fit":
+                vectors = embedder.fit(block, vectors)
+            degree = np.bincount(block.node, minlength=len(block))
+            yield pa.RecordBatch.from_arrays(
+                [block.names, pa.array(degree), vector_array(vectors)], schema=schema(vectors.shape[1])
+            )
+        if not counts.ends:
+            _log_counts(counts, table)
+
+
+def write(
+    run: Trained,
+    table: str,
+    edges: Iterable[pa.RecordBatch],
+    url: str,
+    method: Method = "fit",
+    with_known: bool = False,
+    share: tuple[int, int] = (0, 1),
+) -> int:
+    """Writes what `embed` yields to a Parquet file, which appears when it is complete. Returns the number of rows.
+
+    Raises:
+        StorageRefused: the file cannot be written.
+        UserError: as `embed`.
+    """
+    of = schema(run.config.model.dim)
+    folder, name = url.rpartition("/")[::2]
+    return write_part(embed(run, table, edges, method, with_known, share), of, folder or ".", name).rows
+
+
+def schema(dim: int) -> pa.Schema:
+    return pa.schema([("id", pa.string()), ("edges", pa.int64()), ("embedding", pa.list_(pa.float32(), dim))])
+
+
+def _log_counts(counts: Counts, table: str) -> None:
+    log.info("embed: %s edges lead from a new node of %s to a trained one", f"{counts.ends:,}", table)
+    if counts.unknown_relations:
+        log.warning("embed: %s of %s edges are of relations that were not trained",
+                    f"{counts.unknown_relations:,}", f"{counts.edges:,}")  # fmt: skip
+
+
+class _Embedder:
+    def __init__(self, run: Trained, table: str) -> None:
+        vectors, config = run.vectors, run.config
+        self._table, self._schema = table, run.schema
+        self._scorer = vectors.scorer().requires_grad_(False)
+        rows = {name: vectors.rows(name) for name in run.schema.tables}
+        rng = np.random.default_rng(config.evaluation.seed)
+        candidates = {
+            name: of.gather(np.sort(rng.choice(of.size, min(of.size, CANDIDATES), replace=False)))
+            for name, of in rows.items()
+            if of.size
+        }
+        data = config.train_data
+        drawn = data.global_negatives + data.in_batch_negatives
+        losses = {}
+        for name, of in candidates.items():
+            counted = rows[name].size if data.full_softmax else min(drawn, rows[name].size)
+            losses[name] = make_loss(config.model, math.log(counted / len(of)))
+        self._frozen = Frozen(self._scorer, self._schema, rows, candidates, losses)
+        self._unit = {of.name for of in config.model.embeddings.tables if of.is_spherical}
+        self._scale = float(candidates[table].square().mean().sqrt()) if table in candidates else 1.0
+
+    @torch.no_grad()
+    def mean(self, block: Block) -> Tensor:
+        """[n, dim] the weighted means of what the edges predict."""
+        dim = self._frozen.rows[self._table].dim
+        sums = torch.zeros(len(block), dim)
+        total = torch.from_numpy(np.bincount(block.node, block.weight, len(block))).float()
+        for asks_rhs in (False, True):
+            ends = np.flatnonzero(block.asks_rhs == asks_rhs)
+            side: Side = "rhs" if asks_rhs else "lhs"
+            tables = self._schema.table_numbers[side][block.rel[ends]]
+            for number, name in enumerate(self._schema.tables):
+                of = ends[tables == number]
+                if len(of):
+                    known = self._gather(name, block.other[of])
+                    predicted = self._scorer.predictions(OTHER[side], torch.from_numpy(block.rel[of]), known)
+                    weight = torch.from_numpy(block.weight[of])
+                    sums.index_add_(0, torch.from_numpy(block.node[of]), predicted * weight[:, None])
+        means = sums / total[:, None]
+        return F.normalize(means) if self._table in self._unit else means
+
+    def _gather(self, table: str, positions: Ints) -> Tensor:
+        distinct, place = np.unique(positions, return_inverse=True)
+        vectors = self._frozen.rows[table].gather(distinct)
+        return (F.normalize(vectors) if table in self._unit else vectors)[torch.from_numpy(place)]
+
+    def fit(self, block: Block, start: Tensor) -> Tensor:
+        """[n, dim] the vectors after `STEPS` steps from `start`."""
+        objective, vectors = Objective(self._frozen, block), start.clone().requires_grad_()
+        optimizer = torch.optim.Adam([vectors], lr=STEP * self._scale, betas=(0.7, 0.95))
+        for step in range(STEPS):
+            optimizer.param_groups[0]["lr"] = STEP * self._scale * (1 - step / STEPS)
+            optimizer.zero_grad()
+            objective(vectors).backward()
+            optimizer.step()
+            if self._table in self._unit:
+                with torch.no_grad():
+                    vectors.copy_(F.normalize(vectors))
+        return vectors.detach()
