@@ -10,13 +10,16 @@ PACKAGES := twhin_core twhin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help image run test test-all lint goldens docs clean
+.PHONY: help image run refresh-demo test test-all lint goldens docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | column -t -s '|'
 
 run: $(INSTALLED) ## run the whole pipeline on a generated network and print the results
 	$(BIN)/twhin run configs/quickstart.yaml
+
+refresh-demo: $(INSTALLED) ## refresh a series over three generated days, and print warm beside cold
+	$(BIN)/python -m benchmarks.refresh_demo --folder runs/refresh-demo
 
 image: ## build the image, with docker or else buildah; DEVICE=cuda for GPUs
 	DEVICE=$(DEVICE) deploy/build_image.sh

@@ -79,8 +79,16 @@ def read_inputs(config: str, run_root: str, run: str, overrides: list[str] | Non
     `config`: YAML, or the path or gs:// URL of a YAML file. A command line holds 128 KiB of it, some servers less.
     """
     root = fill_run_root(run_root, run)
-    is_file = "\n" not in config and config.endswith((".yaml", ".yml"))
-    return (config_file.load if is_file else config_file.parse)(config, overrides=overrides or ()), root
+    return config_file.parse(read_text(config), config if _is_file(config) else "config", overrides or ()), root
+
+
+def read_text(config: str) -> str:
+    """The text of a config that is given as YAML, or as the path or gs:// URL of a YAML file."""
+    return config_file.read_text(config) if _is_file(config) else config
+
+
+def _is_file(config: str) -> bool:
+    return "\n" not in config and config.endswith((".yaml", ".yml"))
 
 
 def publish(artifact: Any, url: str, uri: str) -> None:

@@ -14,7 +14,7 @@ from kfp import compiler, dsl
 from kfp.dsl.base_component import BaseComponent
 
 from twhin.components.task import configure
-from twhin.pipelines import kubeflow, pipeline, vertex
+from twhin.pipelines import kubeflow, pipeline, refresh, vertex
 from twhin.pipelines.resources import Resources, Target
 from twhin_core.config.file import ConfigText
 from twhin_core.errors import TwhinError, UserError
@@ -29,12 +29,18 @@ class OutOfDate(TwhinError):
 
 
 def compile_pipeline(
-    source: ConfigText, resources: Resources, target: Target, output: str, run_root: str | None = None
+    source: ConfigText,
+    resources: Resources,
+    target: Target,
+    output: str,
+    run_root: str | None = None,
+    series: str | None = None,
 ) -> None:
-    """Writes the pipeline for `target` to `output`.
+    """Writes the pipeline for `target` to `output`; with a `series`, that of its refresh.
 
-    `source` is the default of the parameters `config` and `overrides`, and `run_root`, if given, that of `run_root`.
-    For Kubeflow the file has a second YAML document with settings for Kubernetes; Vertex AI accepts only one.
+    `source` is the default of the parameters `config` and `overrides`; `run_root` and `series`, if given, are those of
+    the parameters of these names. For Kubeflow the file has a second YAML document with settings for Kubernetes; Vertex
+    AI accepts only one.
 
     Raises:
         UserError: `output` does not end in .yaml, the cluster cannot see `run_root`, or the target does not support
@@ -42,19 +48,20 @@ def compile_pipeline(
     """
     if not output.endswith((".yaml", ".yml")):
         raise UserError(f"--output {output}: expected a name that ends in .yaml")
-    TARGETS[target].check(resources, run_root)
+    TARGETS[target].check(resources, series or run_root)
     start_on = TARGETS[target].start(resources)
 
     def start(component: BaseComponent, **inputs: Any) -> dsl.PipelineTask:
         return configure(start_on(component, **inputs), resources.stages()[component.name].retries)
 
     defaults: dict[str, Any] = {"config": CONFIG, "overrides": list(source.overrides)}
-    if run_root is not None:
-        defaults["run_root"] = run_root
+    roots = {"run_root": run_root, "series": series}
+    defaults |= {name: root for name, root in roots.items() if root is not None}
+    build = pipeline.build if series is None else refresh.build
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=Path(output).parent) as aside:
         compiled = str(Path(aside) / "pipeline.yaml")
-        compiler.Compiler().compile(pipeline.build(start), compiled, pipeline_parameters=defaults)
+        compiler.Compiler().compile(build(start), compiled, pipeline_parameters=defaults)
         _put_config(compiled, source.text)
         os.replace(compiled, output)
 
@@ -71,7 +78,12 @@ def _put_config(path: str, text: str) -> None:
 
 
 def find_differences(
-    source: ConfigText, resources: Resources, target: Target, output: str, run_root: str | None = None
+    source: ConfigText,
+    resources: Resources,
+    target: Target,
+    output: str,
+    run_root: str | None = None,
+    series: str | None = None,
 ) -> str:
     """The unified diff from `output` to what `compile_pipeline` would write; empty if they are equal.
 
@@ -82,7 +94,7 @@ def find_differences(
         raise UserError(f"{output}: no such file; leave out --check to write it")
     with tempfile.TemporaryDirectory() as aside:
         now = str(Path(aside) / "pipeline.yaml")
-        compile_pipeline(source, resources, target, now, run_root)
+        compile_pipeline(source, resources, target, now, run_root, series)
         before, after = _lines(output), _lines(now)
     return "\n".join(difflib.unified_diff(before, after, output, "compiled now", lineterm="", n=2))
 

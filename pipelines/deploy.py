@@ -20,6 +20,10 @@ def compile_pipeline(
         str | None,
         typer.Option(metavar="URL", help="Default of the parameter run_root. Without it, each run must set its own."),
     ] = None,
+    series: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Compile the refresh of a series, and make this the default of its series."),
+    ] = None,
     check: Annotated[
         bool,
         typer.Option(
@@ -36,14 +40,17 @@ def compile_pipeline(
     from twhin.pipelines import compile as compiling
     from twhin.pipelines.resources import load
     from twhin_core.config import file as config_file
+    from twhin_core.series.plan import check_refresh
 
-    source = config_file.read(config, overrides or ())
+    if series is not None and run_root is not None:
+        raise UserError("--run-root and --series: a refresh makes a run root for each version; leave out --run-root")
+    source = config_file.read(config, overrides or (), config_file.load if series is None else check_refresh)
 
     needs = load(resources)
     if not check:
-        compiling.compile_pipeline(source, needs, target, output, run_root)
+        compiling.compile_pipeline(source, needs, target, output, run_root, series)
         typer.echo(f"compiled for {target}: {output}")
-    elif differences := compiling.find_differences(source, needs, target, output, run_root):
+    elif differences := compiling.find_differences(source, needs, target, output, run_root, series):
         typer.echo(differences)
         raise compiling.OutOfDate(f"{output} is out of date; compile it without --check")
     else:
@@ -66,10 +73,13 @@ def submit(
             metavar="URL", help="Run root; {run} in it is replaced by the run's id. Default: that of the compiled file."
         ),
     ] = None,
+    series: Annotated[
+        str | None, typer.Option(metavar="URL", help="The series to refresh. Default: that of the compiled file.")
+    ] = None,
     run_name: Annotated[str | None, typer.Option(help="The run's name. Default: twhin and the time.")] = None,
     cron: Annotated[
         str | None,
-        typer.Option(metavar="LINE", help="Create a recurring run: five fields, UTC. Its run root must contain {run}."),
+        typer.Option(metavar="LINE", help="Create a recurring run: five fields, UTC. A run root must contain {run}."),
     ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow the run to its end. Exit with code 1 if it does not succeed.")
@@ -94,7 +104,7 @@ def submit(
 
     from twhin.pipelines import submit as submitting
 
-    request = submitting.read(compiled, target, run_root, overrides or (), run_name, service_account, cron)
+    request = submitting.read(compiled, target, run_root, overrides or (), run_name, service_account, cron, series)
     platform: submitting.Platform
     if target == "kubeflow":
         from twhin.pipelines.kubeflow_client import Kubeflow
@@ -110,8 +120,8 @@ def submit(
     request = submitting.with_short_parameters(request)
     made = platform.start(request) if cron is None else platform.schedule(request)
     typer.echo(f"{'run:' if cron is None else 'recurring:':<12}{platform.link(made, is_schedule=cron is not None)}")
-    root = request.parameters["run_root"]
-    typer.echo(f"{'run root:':<12}{root if cron is not None else fill_run_root(root, made)}")
+    root, named = request.root, request.root_name.replace("_", " ")
+    typer.echo(f"{f'{named}:':<12}{root if cron is not None else fill_run_root(root, made)}")
     if wait:
         submitting.wait(platform, made)
         typer.echo("succeeded")

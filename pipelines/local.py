@@ -13,12 +13,13 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from kfp import local
+from kfp.dsl.graph_component import GraphComponent
 
 from twhin.components import step
-from twhin.pipelines import pipeline
+from twhin.pipelines import pipeline, refresh
 from twhin_core import lease, storage
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
@@ -30,24 +31,43 @@ class StepFailed(TwhinError):
 
 
 def run(config: Config, run_root: str, debug: bool = False) -> None:
-    """Runs the DAG. The steps' logs go to stderr. Skips export if a gate fails.
+    """Runs the DAG of a run. As `run_pipeline`."""
+    with _config_file(config_file.to_line(config)) as path:
+        run_pipeline(pipeline.build(), run_root, debug, config=path, run_root=run_root, overrides=[])
+
+
+def run_refresh(text: str, series: str, keep: int, overrides: list[str], debug: bool = False) -> None:
+    """Runs the DAG of a refresh of a series with the config `text`. As `run_pipeline`."""
+    with _config_file(text) as path:
+        run_pipeline(refresh.build(), series, debug, config=path, series=series, keep=keep, overrides=overrides)
+
+
+@contextlib.contextmanager
+def _config_file(text: str) -> Iterator[str]:
+    """A file with a config, which can be longer than an argument of a process."""
+    with tempfile.TemporaryDirectory(prefix="twhin-") as folder:
+        path = Path(folder) / "config.yaml"
+        path.write_text(text)
+        yield str(path)
+
+
+def run_pipeline(of: GraphComponent, root: str, debug: bool, **parameters: Any) -> None:
+    """Runs a DAG that works under `root`. The steps' logs go to stderr. Skips export if a gate fails.
 
     Raises:
-        UserError, GateFailed: a step raised it, or another `twhin run` is working on the root.
+        UserError, GateFailed: a step raised it, or another command runs a DAG under the root.
         Preempted: this process received SIGTERM, and the running step has ended.
         StepFailed: a step failed with another error.
     """
-    with tempfile.TemporaryDirectory(prefix="twhin-") as scratch, lease.hold(run_root, "run", grace=0):
+    with tempfile.TemporaryDirectory(prefix="twhin-") as scratch, lease.hold(root, "run", grace=0):
         error_file = Path(scratch) / "error.json"
         # KFP's artifacts are small copies of files under the run root. They must be local.
-        folder = scratch if storage.is_remote(run_root) else storage.filesystem(run_root)[1]
+        folder = scratch if storage.is_remote(root) else storage.filesystem(root)[1]
         local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=f"{folder}/kfp")
         variables = {step.ERROR_FILE: str(error_file), step.DEBUG: "1" if debug else "0"}
-        config_copy = Path(scratch) / "config.yaml"  # a config can be longer than an argument of a process
-        config_copy.write_text(config_file.to_line(config))
         with _environment(variables), _step_output_only(), _sigterm_forwarded(Path(scratch)):
             try:
-                pipeline.build()(config=str(config_copy), run_root=run_root, overrides=[])
+                of(**parameters)
             except RuntimeError as failure:  # KFP does not say why a step failed
                 if not error_file.exists() and (Path(scratch) / step.STOP_FILE).exists():
                     raise Preempted("SIGTERM: stopped; run it again to resume") from None

@@ -1,6 +1,6 @@
 """The DAG: prepare → train → evaluate → export, if every gate passes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Optional
 
 from kfp import dsl
@@ -22,6 +22,13 @@ def start_locally(component: BaseComponent, **inputs: Any) -> dsl.PipelineTask:
     return configure(component(**inputs))
 
 
+def start_stages(start: Start, of_run: Mapping[str, Any]) -> dsl.PipelineTask:
+    """Starts prepare, train and evaluate, one after the other, and returns the last task."""
+    prepared = start(prepare, **of_run)
+    trained = start(train, **of_run).after(prepared)
+    return start(evaluate, **of_run).after(trained)
+
+
 def build(start: Start = start_locally) -> GraphComponent:
     """The pipeline, with tasks made by `start`."""
 
@@ -40,9 +47,7 @@ def build(start: Start = start_locally) -> GraphComponent:
             "run_root": run_root,
             "run": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         }
-        prepared = start(prepare, **of_run)
-        trained = start(train, **of_run).after(prepared)
-        evaluated = start(evaluate, **of_run).after(trained)
+        evaluated = start_stages(start, of_run)
         with dsl.If(evaluated.outputs["Output"] == True, name="gates-hold"):  # noqa: E712 -- compiled, not compared
             start(export, **of_run)
 

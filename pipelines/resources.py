@@ -153,6 +153,10 @@ class Secret(Section):
         return self
 
 
+LIGHT = Stage(cpu="1", memory="4Gi")
+"""For a step that reads manifests."""
+
+
 class Resources(Section):
     """A resources file."""
 
@@ -166,9 +170,14 @@ class Resources(Section):
     train: TrainStage = Field(description="The train stage.")
     evaluate: RankedStage = Field(description="The evaluate stage.")
     export: Stage = Field(description="The export stage.")
+    plan: Stage = Field(LIGHT, description="The first step of a refresh.")
+    publish: Stage = Field(LIGHT, description="The last step of a refresh.")
 
     def stages(self) -> dict[str, Stage]:
-        return {"prepare": self.prepare, "train": self.train, "evaluate": self.evaluate, "export": self.export}
+        return {
+            "prepare": self.prepare, "train": self.train, "evaluate": self.evaluate, "export": self.export,
+            "plan": self.plan, "publish": self.publish,
+        }  # fmt: skip
 
     def image_of(self, stage: Stage) -> str:
         return stage.image or self.image or (f"{IMAGE}-cuda" if accelerator_of(stage) else IMAGE)

@@ -1,12 +1,14 @@
-"""Commands on a series of versions: `versions`, `publish`, `rollback`. Each imports only what it needs."""
+"""Commands on a series of versions: `refresh`, `versions`, `publish`, `rollback`. Each imports only what it needs."""
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 import typer
 
-from twhin.pipelines.options import AsJson, SeriesPath
+from twhin.pipelines.options import AsJson, ConfigPath, Overrides, SeriesPath
+from twhin_core.progress import log
 
 
 def versions(
@@ -30,6 +32,41 @@ def versions(
     if keep is not None:
         keep_newest(series, keep)
     show([list_series(series, list_versions(series))], as_json)
+
+
+def refresh(
+    config: ConfigPath,
+    series: SeriesPath,
+    keep: Annotated[
+        int, typer.Option(min=0, max=1_000_000, metavar="N", help="How many of the newest versions to keep; 0: all.")
+    ] = 7,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prepare the files that are new, train the next version from the published one, and publish it.
+
+    Without new files, nothing happens. A refresh that was stopped goes on where it was; one that failed, or missed a
+    gate, leaves the version before published, and the next refresh takes its files too.
+    """
+    from twhin.pipelines import local
+    from twhin_core.config import file as config_file
+    from twhin_core.errors import GateFailed
+    from twhin_core.evaluation.gates import missed, read_decision
+    from twhin_core.output import show
+    from twhin_core.published import list_ids, read_current, root_of
+    from twhin_core.run import saved_config
+    from twhin_core.series.plan import check_text
+    from twhin_core.series.versions import list_series, list_versions
+
+    text = config_file.read_text(config)
+    check_text(text, overrides or (), config)
+    local.run_refresh(text, series, keep, overrides or [], debug=log.isEnabledFor(logging.DEBUG))
+    show([list_series(series, list_versions(series))], as_json)
+    current, newest = read_current(series), list_ids(series)[-1]
+    if current is None or current.version != newest:
+        root = root_of(series, newest)
+        decision = read_decision(root, saved_config(root).evaluation.split)
+        raise GateFailed(f"version {newest} was not published: {'; '.join(missed(decision) if decision else [])}")
 
 
 def publish(

@@ -23,6 +23,7 @@ from twhin_core.config import file as config_file
 from twhin_core.errors import GateFailed, TwhinError, UserError
 from twhin_core.evaluation import checks
 from twhin_core.progress import log
+from twhin_core.series.plan import check_text
 
 LONGEST_PARAMETERS = 10_000
 """Bytes of all parameters of a run, as JSON, that Kubeflow Pipelines accepts by default (kubeflow/pipelines#12510)."""
@@ -48,10 +49,20 @@ class Request:
     documents: list[Any]
     """The YAML documents of the file."""
     parameters: dict[str, Any]
-    """The values of config, overrides and run_root."""
+    """The values of config, overrides and run_root, or series for a refresh."""
     name: str
     service_account: str | None = None
     cron: str | None = None
+
+    @property
+    def root_name(self) -> str:
+        """The parameter under whose value the run works: run_root, or series for a refresh."""
+        return "series" if "series" in self.parameters else "run_root"
+
+    @property
+    def root(self) -> str:
+        root: str = self.parameters[self.root_name]
+        return root
 
 
 @dataclass(frozen=True)
@@ -92,8 +103,12 @@ def read(
     name: str | None = None,
     service_account: str | None = None,
     cron: str | None = None,
+    series: str | None = None,
 ) -> Request:
     """Reads the compiled pipeline at `path` and checks that `target` can run it.
+
+    Args:
+        run_root, series: values of the parameters of these names; a pipeline has one of them.
 
     Raises:
         UserError: the file is missing, not a compiled pipeline, or compiled for another target; an override is invalid;
@@ -110,24 +125,34 @@ def read(
         defaults = documents[0]["root"]["inputDefinitions"]["parameters"]
         text = defaults["config"]["defaultValue"]
         overrides = [*defaults["overrides"].get("defaultValue", []), *overrides]
-        root = run_root or defaults["run_root"].get("defaultValue")
+        root_name = "series" if "series" in defaults else "run_root"
+        default = defaults[root_name].get("defaultValue")
     except (LookupError, TypeError):
         raise UserError(
             f"{path}: not made by `twhin compile`: it lacks the parameters config, overrides or run_root"
         ) from None
-    config = config_file.parse(text, f"{path}: config", overrides)
+    given, other = (series, run_root) if root_name == "series" else (run_root, series)
+    option, wrong = ("--series", "--run-root") if root_name == "series" else ("--run-root", "--series")
+    if other is not None:
+        what = "the refresh of a series" if root_name == "series" else "a run"
+        raise UserError(f"{wrong} {other}: {path} is compiled for {what}; use {option}")
+    if root_name == "series":
+        config = check_text(text, overrides, f"{path}: config")
+    else:
+        config = config_file.parse(text, f"{path}: config", overrides)
     checks.check_pipeline(config)
+    root = given or default
     if root is None:
-        raise UserError(f"there is no run root: set --run-root, or compile {path} with it")
+        raise UserError(f"there is no {root_name.replace('_', ' ')}: set {option}, or compile {path} with it")
     graph = None if config.prepare is None else config.prepare.graph
-    for key, place in (("--run-root", root), ("prepare.graph", graph)):
+    for key, place in ((option, root), ("prepare.graph", graph)):
         if place is not None and not storage.is_remote(place):
             check_shared(place, target, _shared_mounts(documents), _has_nodes(documents), key)
-    if cron is not None and RUN not in root:
+    if cron is not None and root_name == "run_root" and RUN not in root:
         raise UserError(
             f"--run-root {root}: all runs of --cron would share it and find the work already done; add {RUN} to it"
         )
-    parameters = {"config": text, "overrides": overrides, "run_root": root}
+    parameters = {"config": text, "overrides": overrides, root_name: root}
     name = name or f"twhin {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
     return Request(path, documents, parameters, name, service_account, cron)
 
@@ -141,7 +166,7 @@ def with_short_parameters(request: Request) -> Request:
     size = len(json.dumps(parameters).encode())
     if size <= LONGEST_PARAMETERS:
         return request
-    root, text = parameters["run_root"], parameters["config"]
+    root, text = request.root, parameters["config"]
     if not storage.is_remote(root):
         log.warning(
             "submit: the config makes parameters of %s bytes, and Kubeflow Pipelines refuses more than %s unless it "

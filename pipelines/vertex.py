@@ -56,7 +56,8 @@ def start(resources: Resources) -> Start:
 
     def start_task(component: BaseComponent, **inputs: Any) -> dsl.PipelineTask:
         stage = resources.stages()[component.name]
-        inputs["run"] = dsl.PIPELINE_JOB_NAME_PLACEHOLDER  # Vertex AI's id of a run
+        if "run" in inputs:
+            inputs["run"] = dsl.PIPELINE_JOB_NAME_PLACEHOLDER  # Vertex AI's id of a run
         if _is_custom_job(stage):
             return _custom_job(component, stage, resources)(**inputs)
         task = component(**inputs).set_container_image(resources.image_of(stage))

@@ -81,7 +81,7 @@ class Vertex:
         return Outcome(state, is_over, has_succeeded, failures, has_missed_gate)
 
     def _job(self, request: Request) -> Any:
-        shared, *_ = request.parameters["run_root"].partition(RUN)
+        shared, *_ = request.root.partition(RUN)
         return aiplatform_v1.PipelineJob(
             display_name=request.name,
             pipeline_spec=request.documents[0],

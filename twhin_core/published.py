@@ -8,6 +8,7 @@ A series may be a local folder or a gs:// prefix.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
@@ -73,6 +74,11 @@ def root_of(series: str, version: str) -> str:
     return storage.join(series, VERSIONS, version)
 
 
+def list_ids(series: str) -> list[str]:
+    """The ids of all versions, the oldest first: numbers by value, others by name."""
+    return sorted(storage.list_folders(storage.join(series, VERSIONS)), key=_in_order)
+
+
 def find_current(series: str) -> str:
     """The run root of the published version.
 
@@ -104,3 +110,7 @@ def find_root(path: str) -> str:
         UserError: as `find_current`.
     """
     return find_current(path) if is_series(path) else path
+
+
+def _in_order(version: str) -> tuple[int, str]:
+    return (int(version) if re.fullmatch(r"\d{1,18}", version) else 10**18, version)

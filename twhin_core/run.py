@@ -152,10 +152,22 @@ def _changes(before: Config, config: Config) -> list[tuple[str, Any, Any]]:
     return [of for of in differences(before.model_dump(), config.model_dump()) if not f"{of[0]}.".startswith(free)]
 
 
+def check_goes_on(config: Config, root: str) -> None:
+    """Raises UserError, naming the first key that differs, if the run at `root` cannot go on under `config`."""
+    url = storage.join(root, CONFIG)
+    if storage.exists(url):
+        _refuse(_changes(saved_config(root), config), config, root)
+
+
 def _check_differences(before: Config, config: Config, root: str, name: str) -> None:
     changed = _changes(before, config)
-    if not changed:
-        return
+    if changed:
+        _refuse(changed, config, root)
+        lease.check_alone(root, name, "run")
+
+
+def _refuse(changed: list[tuple[str, Any, Any]], config: Config, root: str) -> None:
+    """Raises UserError for the first change that what the root holds does not allow."""
     has_graph = storage.exists(storage.join(root, "graph/manifest.json"))
     is_trained = bool(storage.list_folders(storage.join(root, "checkpoints")))
     for key, old, new in changed:
@@ -164,7 +176,6 @@ def _check_differences(before: Config, config: Config, root: str, name: str) -> 
                 f"{root}: this run root was made with another config: {key} was {old!r} and is {new!r}; "
                 "use another --run-root"
             )
-    lease.check_alone(root, name, "run")
 
 
 def _extends(key: str, old: Any, new: Any, config: Config) -> bool:

@@ -11,13 +11,16 @@ from kfp import compiler
 from tests.command_line import ROOT
 from twhin.components.evaluate.component import evaluate
 from twhin.components.export.component import export
+from twhin.components.plan.component import plan
 from twhin.components.prepare.component import prepare
+from twhin.components.publish.component import publish
 from twhin.components.train.component import train
 from twhin.pipelines import resources
 from twhin.pipelines.compile import compile_pipeline
 from twhin.pipelines.resources import Target
 from twhin_core.config import file as config_file
 from twhin_core.config.file import ConfigText
+from twhin_core.series.plan import check_refresh
 
 FOLDER = Path(__file__).parent
 GOLDENS: dict[str, tuple[str, Target]] = {
@@ -31,10 +34,14 @@ GOLDENS: dict[str, tuple[str, Target]] = {
         ("h100x8", "vertex"),
     )
 }
+REFRESHES: dict[str, tuple[str, Target]] = {
+    f"refresh.{preset}.{target}.yaml": (f"configs/resources/{preset}.yaml", target)
+    for preset, target in (("cpu-small", "kubeflow"), ("a100x16-2nodes", "kubeflow"), ("gpu-1", "vertex"))
+}
 
 TEST_DATA = "test_data.data_root=/tmp/data/test/*.parquet"
 
-COMPONENTS = {component.name: component for component in (prepare, train, evaluate, export)}
+COMPONENTS = {component.name: component for component in (prepare, train, evaluate, export, plan, publish)}
 
 
 def write_component(name: str, output: Path) -> None:
@@ -49,8 +56,15 @@ def source() -> ConfigText:
 
 def write(name: str, output: Path) -> None:
     """Compiles the golden of that name."""
-    path, target = GOLDENS[name]
-    compile_pipeline(source(), resources.load(str(ROOT / path)), target, str(output))
+    if name in REFRESHES:
+        path, target = REFRESHES[name]
+        raw = ["prepare.sources.0.path=gs://bucket/raw/*.parquet"]
+        config = config_file.read(str(ROOT / "configs/series/daily.yaml"), raw, check_refresh)
+        needs, series = resources.load(str(ROOT / path)), "gs://bucket/series"
+        compile_pipeline(config, needs, target, str(output), series=series)
+    else:
+        path, target = GOLDENS[name]
+        compile_pipeline(source(), resources.load(str(ROOT / path)), target, str(output))
 
 
 def documents(path: Path) -> list[Any]:

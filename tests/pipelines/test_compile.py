@@ -46,7 +46,7 @@ def compiled(
     return golden.documents(output)
 
 
-@pytest.mark.parametrize("name", golden.GOLDENS)
+@pytest.mark.parametrize("name", [*golden.GOLDENS, *golden.REFRESHES])
 def test_golden(name: str, tmp_path: Path) -> None:
     golden.write(name, tmp_path / name)
     assert golden.documents(tmp_path / name) == golden.documents(golden.FOLDER / name), "see `make goldens`"
@@ -58,9 +58,9 @@ def test_a_components_file_is_the_component(name: str, tmp_path: Path) -> None:
     shipped = ROOT / f"components/{name}/component.yaml"
     assert golden.documents(shipped) == golden.documents(tmp_path / "component.yaml"), "see `make goldens`"
     assert f"image: twhin/twhin:{__version__}\n" in shipped.read_text()
-    assert set(components.load_component_from_file(str(shipped)).component_spec.inputs) == {
-        "config", "overrides", "run", "run_root",
-    }  # fmt: skip
+    inputs = set(components.load_component_from_file(str(shipped)).component_spec.inputs)
+    of_series = {"plan": {"config", "overrides", "series"}, "publish": {"series", "version", "after", "keep"}}
+    assert inputs == of_series.get(name, {"config", "overrides", "run", "run_root"})
 
 
 @pytest.mark.parametrize("target", ["kubeflow", "vertex"])
@@ -224,3 +224,12 @@ def test_check_refuses_what_is_no_compiled_pipeline(
     output.write_text(text)
     with pytest.raises(UserError, match=said):
         find_differences(config, gpu, "kubeflow", str(output))
+
+
+@pytest.mark.parametrize("target", ["kubeflow", "vertex"])
+def test_the_refresh_is_what_the_platform_accepts(target: Target, tmp_path: Path) -> None:
+    name = next(name for name, (_, of) in golden.REFRESHES.items() if of == target)
+    golden.write(name, tmp_path / "pipeline.yaml")
+    documents = golden.documents(tmp_path / "pipeline.yaml")
+    strict.check_pipeline(documents)
+    assert set(documents[0]["root"]["inputDefinitions"]["parameters"]) == {"config", "series", "keep", "overrides"}

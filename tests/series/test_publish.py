@@ -21,10 +21,10 @@ from tests.object_store import serve_bucket
 from twhin_core import object_store, storage
 from twhin_core.embeddings import Embeddings
 from twhin_core.errors import Damaged, GateFailed, StorageRefused, UserError
-from twhin_core.published import find_root, is_series, read_current
+from twhin_core.published import find_root, is_series, list_ids, read_current
 from twhin_core.series import publish as publishing
 from twhin_core.series.publish import publish, rollback
-from twhin_core.series.versions import list_ids, list_versions
+from twhin_core.series.versions import list_versions
 
 
 def states(series: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import reprlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -37,25 +37,31 @@ def load(path: str, overrides: Iterable[str] = ()) -> Config:
     Raises:
         UserError: the file does not exist or is not YAML in UTF-8, a variable is not set, or a key or value is invalid.
     """
-    return parse(_read(path), origin=path, overrides=overrides)
+    return parse(read_text(path), origin=path, overrides=overrides)
 
 
-def read(path: str, overrides: Iterable[str] = ()) -> ConfigText:
+def read(
+    path: str, overrides: Iterable[str] = (), check: Callable[[str, tuple[str, ...]], object] = load
+) -> ConfigText:
     """The config at `path` for other machines, with an override for each value that contains a `${VARIABLE}`.
 
+    Args:
+        check: takes the path and the overrides. Raises UserError for a mistake in the config.
+
     Raises:
-        UserError: as `load`.
+        UserError: as `check`.
     """
     overrides = tuple(overrides)
-    load(path, overrides)
-    text = _read(path)
+    check(path, overrides)
+    text = read_text(path)
     tree = read_yaml(text, path)
     for override in overrides:
         _override(tree, override)
     return ConfigText(text, (*overrides, *_expanded(tree, ())))
 
 
-def _read(path: str) -> str:
+def read_text(path: str) -> str:
+    """The text of the config at `path`. Raises UserError if there is none."""
     try:
         return storage.read_text(path)
     except FileNotFoundError:
@@ -64,12 +70,22 @@ def _read(path: str) -> str:
 
 def parse(text: str, origin: str = "config", overrides: Iterable[str] = ()) -> Config:
     """Like `load`, from YAML text; `origin` names it in errors."""
+    return validate(Config, read_tree(text, origin, overrides), origin)
+
+
+def read_tree(text: str, origin: str = "config", overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The sections of a config, with variables and `overrides` applied, before their keys and values are checked.
+
+    Raises:
+        UserError: the text is not YAML, a variable is not set, or an override names no key.
+    """
     tree = read_yaml(text, origin)
     if not isinstance(tree, dict):
         raise UserError(f"{origin}: expected a mapping of sections, got {type(tree).__name__}")
     for override in overrides:
         _override(tree, override)
-    return validate(Config, _expand(tree, origin), origin)
+    expanded: dict[str, Any] = _expand(tree, origin)
+    return expanded
 
 
 def validate(schema: type[T], tree: Any, origin: str) -> T:

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from twhin_core import lease, storage
 from twhin_core.errors import UserError
 from twhin_core.progress import log
-from twhin_core.published import read_current, root_of
+from twhin_core.published import list_ids, read_current, root_of
 from twhin_core.series.reading import FOLDER as READERS
 from twhin_core.series.reading import is_read
 from twhin_core.series.removed import REMOVED, read_removed
-from twhin_core.series.versions import as_removed, describe, list_ids
+from twhin_core.series.versions import as_removed, describe
 
 
 def keep_newest(series: str, count: int) -> list[str]:

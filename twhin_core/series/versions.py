@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
 
 from twhin_core import storage
@@ -14,7 +13,7 @@ from twhin_core.evaluation.result import read_metrics
 from twhin_core.export.manifest import read_export_manifest
 from twhin_core.graph.manifest import Manifest, read_manifest
 from twhin_core.output import Cell, Column, Listing
-from twhin_core.published import VERSIONS, Current, read_current, root_of
+from twhin_core.published import VERSIONS, Current, list_ids, read_current, root_of
 from twhin_core.run import CONFIG, saved_config
 from twhin_core.series.removed import read_removed
 
@@ -31,11 +30,6 @@ class Version:
     mrr: float | None
     state: str
     """Whether it is published, or why not."""
-
-
-def list_ids(series: str) -> list[str]:
-    """The ids of all versions, the oldest first: numbers by value, others by name."""
-    return sorted(storage.list_folders(storage.join(series, VERSIONS)), key=_in_order)
 
 
 def list_versions(series: str) -> list[Version]:
@@ -99,7 +93,3 @@ def _missing(root: str, graph: Manifest | None, metrics: Metrics | None) -> str:
 def _mrr(metrics: Metrics) -> float:
     figures = split_of(metrics)[1][ALL]
     return figures.get(MRR, figures.get(SAMPLED + MRR, 0.0))
-
-
-def _in_order(version: str) -> tuple[int, str]:
-    return (int(version) if re.fullmatch(r"\d{1,18}", version) else 10**18, version)

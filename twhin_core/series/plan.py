@@ -1,0 +1,164 @@
+"""What the next refresh of a series works on: a version that is not finished, a new one, or nothing new."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from twhin_core import lease, run, storage
+from twhin_core.config import Config
+from twhin_core.config import file as config_file
+from twhin_core.config.earlier import PREVIOUS
+from twhin_core.errors import UserError
+from twhin_core.graph.manifest import read_manifest
+from twhin_core.paths import find_files
+from twhin_core.progress import log
+from twhin_core.published import list_ids, read_current, root_of
+from twhin_core.series.removed import read_removed
+
+CONFIG = "refresh.yaml"
+"""The config of a version, under its run root, before its first stage has saved it."""
+
+
+class Planned(NamedTuple):
+    """A version to work on."""
+
+    version: str
+    root: str
+    """Its run root."""
+    config: str
+    """URL of its config."""
+    after: str
+    """The version that is published now; empty if there is none."""
+
+
+def plan(text: str, series: str, overrides: tuple[str, ...] = (), origin: str = "config") -> Planned:
+    """Finds or begins the version that the raw files of now belong to.
+
+    - Without raw files that the published version has not taken, that version, whose stages then find their work done.
+    - Else a newer version that was begun and not published, if it goes on under this config with these files.
+    - Else a new version, which continues the published one: see `with_previous`.
+
+    So the same files are published once, and those of a day that failed belong to the next one too.
+
+    Args:
+        text: the config, as YAML.
+
+    Raises:
+        UserError: the config is invalid or cannot continue a series, or a source has no file.
+    """
+    tree = config_file.read_tree(text, origin, overrides)
+    with lease.hold(series, "plan"):
+        current = read_current(series)
+        published = None if current is None else root_of(series, current.version)
+        config = with_previous(tree, published, origin)
+        files = _raw_files(config)
+        ids = list_ids(series)
+        newer = ids if current is None else ids[ids.index(current.version) + 1 :]
+        if current is not None:  # what was rolled back is not to come back
+            newer = [name for name in newer if name not in {entry.version for entry in current.history}]
+        after = "" if current is None else current.version
+        if current is not None and published is not None and not _new(files, published):
+            log.info("refresh: version %s has taken all files", current.version)
+            return Planned(current.version, published, storage.join(published, run.CONFIG), after)
+        if newer and _goes_on(config, files, root_of(series, newer[-1])):
+            version = newer[-1]
+            log.info("refresh: goes on with version %s", version)
+        else:
+            version = str(1 + max((int(name) for name in ids if re.fullmatch(r"\d{1,18}", name)), default=0))
+            log.info("refresh: begins version %s%s", version, f", after {after}" if after else "")
+        root = root_of(series, version)
+        url = storage.join(root, CONFIG)
+        storage.write_text(url, config_file.to_yaml(config))
+        return Planned(version, root, url, after)
+
+
+def check_refresh(path: str, overrides: Iterable[str] = ()) -> None:
+    """Raises UserError if the config at `path` cannot make the versions of a series, the first or a later one."""
+    check_text(config_file.read_text(path), overrides, path)
+
+
+def check_text(text: str, overrides: Iterable[str] = (), origin: str = "config") -> Config:
+    """Like `check_refresh`, from YAML. Returns the config of the first version."""
+    tree = config_file.read_tree(text, origin, overrides)
+    with_previous(tree, "the version before", origin)
+    return with_previous(tree, None, origin)
+
+
+def with_previous(tree: dict[str, Any], root: str | None, origin: str = "config") -> Config:
+    """The config of a version that continues the one at `root`, or of the first version.
+
+    `previous` in `training.warm_start.from`, `training.anchor.to` and `evaluation.previous` stands for `root`, which
+    `evaluation.previous` also is by default. For the first version, what needs an earlier one is left out: these keys,
+    gates on drift, and `max_drop`.
+
+    Raises:
+        UserError: the config is invalid, generates its data, or names another previous version itself.
+    """
+    tree = copy.deepcopy(tree)
+    prepare, training, evaluation = (_section(tree, name) for name in ("prepare", "training", "evaluation"))
+    if not prepare.get("sources"):
+        raise UserError(f"{origin}: prepare.sources: a refresh needs raw files to look for")
+    if prepare.get("previous") is not None:
+        raise UserError(f"{origin}: prepare.previous: is set by the refresh; remove it")
+    if root is not None:
+        prepare["previous"] = root
+        if evaluation.get("previous") in (None, PREVIOUS):
+            evaluation["previous"] = root
+    else:
+        for key, place in (("warm_start", "from"), ("anchor", "to")):
+            section = training.get(key)
+            if isinstance(section, dict) and section.get(place) == PREVIOUS:
+                del training[key]
+        if evaluation.get("previous") == PREVIOUS:
+            del evaluation["previous"]
+        if evaluation.get("previous") is None and isinstance(gates := evaluation.get("gates"), dict):
+            evaluation["gates"] = _without_previous(gates)
+    return config_file.validate(Config, tree, origin)
+
+
+def _section(tree: dict[str, Any], name: str) -> dict[str, Any]:
+    """A section of the config, added if it is missing."""
+    section = tree.get(name)
+    if section is not None and not isinstance(section, dict):
+        return {}  # which the validation refuses
+    if section is None:
+        section = tree[name] = {}
+    return section
+
+
+def _without_previous(gates: dict[str, Any]) -> dict[str, Any]:
+    """The gates that a first version can be judged by."""
+    kept = {}
+    for path, gate in gates.items():
+        bounds = {name: bound for name, bound in gate.items() if name != "max_drop"} if isinstance(gate, dict) else gate
+        if bounds and not str(path).startswith("drift."):
+            kept[path] = bounds
+    return kept
+
+
+def _raw_files(config: Config) -> set[str]:
+    """The files of all sources. Raises UserError if a source has none."""
+    assert config.prepare is not None
+    return {file.url for source in config.prepare.sources for file in find_files(source.path)}
+
+
+def _new(files: set[str], root: str) -> set[str]:
+    """The files that the version at `root` and those before it have not taken."""
+    manifest = read_manifest(root)
+    return files if manifest is None else files - manifest.taken.keys()
+
+
+def _goes_on(config: Config, files: set[str], root: str) -> bool:
+    """Whether a version that was begun can be finished with this config, and will have taken all files then."""
+    if read_removed(root) is not None or not storage.exists(storage.join(root, CONFIG)):
+        return False
+    if read_manifest(root) is not None and _new(files, root):
+        return False
+    try:
+        run.check_goes_on(config, root)
+    except UserError:
+        return False
+    return True
