@@ -258,7 +258,7 @@ def test_a_warm_start_takes_learned_weights_and_fresh_degrees(make_run: MakeRun,
         train(config, root)
         scorer = newest(root).scorer(config.model, config.model.relations)
         assert (scorer.prior.double() - torch.tensor(expected).double()).abs().max() <= 0.00501, "one step away"
-        frequencies = newest(root)._stored("degrees.count").read_whole()
+        frequencies = newest(root).stored("degrees.count").read_whole()
         assert int(frequencies.sum()) == 200, "of 100 edges"
 
 

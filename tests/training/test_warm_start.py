@@ -131,7 +131,7 @@ def state(config: Config, root: str, ranks: int = 1) -> dict[str, Array]:
             continue
         stops = [np.add((row, column), (*values.shape, 1)[:2]) for values, row, column in parts]
         shape = np.max(stops, 0)[: parts[0][0].ndim] if parts[0][0].ndim < 3 else parts[0][0].shape
-        whole[name] = np.full(shape, np.nan, parts[0][0].dtype)
+        whole[name] = np.zeros(shape, parts[0][0].dtype)
         for values, row, column in parts:
             if values.ndim == 2:
                 whole[name][row : row + len(values), column : column + values.shape[1]] = values
@@ -253,6 +253,21 @@ def test_parameters_of_every_operator_are_taken_by_name(tmp_path: Path) -> None:
             assert np.array_equal(found[linear][1], fresh)
             assert np.array_equal(found[name.format("affine")], saved(before, name.format("affine")))
         assert found[f"optimizer.scorer.{side}.linear.step"] == saved(before, "optimizer.steps") > 0
+
+
+def test_learned_weights_of_the_prior_are_taken_by_name(days: tuple[Graph, Graph], tmp_path: Path) -> None:
+    first, second = days
+    turned = Graph(second.users, second.tweets, second.edges, [FAV, FOLLOW])
+    turned.write(tmp_path / "turned")
+    before, model = str(tmp_path / "run1"), {"prior": {"weight": "learned"}}
+    train(first.config(tmp_path / "first", model=model), before)
+    training = {"warm_start": {"from": before}}
+    found = state(turned.config(tmp_path / "turned", model=model, training=training), str(tmp_path / "run2"))
+    for name in ("scorer.prior", "optimizer.scorer.prior.sum"):
+        assert np.array_equal(found[name], saved(before, name)[::-1])
+    assert (found["scorer.prior"] != 0.5).any()
+    counted = found["degrees.count"]
+    assert counted.sum() == 2 * len(turned.edges), "the degrees are those of today's edges"
 
 
 REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from twhin_core.checkpoints.checkpoint import OPTIMIZER
+from twhin_core.checkpoints.checkpoint import OPTIMIZER, PRIOR
 from twhin_core.checkpoints.earlier import EarlierRun
 from twhin_core.config import Config
 from twhin_core.data.files import EdgeFiles
@@ -104,6 +104,8 @@ class WarmStart:
                 rows.setdefault(kind, []).append((source, target))
             for kind, places in rows.items():
                 self._copy_parameters(f"scorer.{name}.{kind}", torch.tensor(places))
+        if PRIOR in self._state and pairs and isinstance(old.prior, torch.nn.Parameter):
+            self._copy_parameters(PRIOR, torch.tensor(pairs))
         if self._settings.optimizer_state:
             self._copy_whole("optimizer.steps")
 
