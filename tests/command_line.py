@@ -14,6 +14,8 @@ from tests.preloaded import CONTEXT
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-c", "from twhin.pipelines.cli import main; main()"]
+SECONDS = 280
+"""What a command may take."""
 
 
 def twhin(*arguments: str | Path, **variables: str | None) -> subprocess.CompletedProcess[str]:
@@ -21,25 +23,35 @@ def twhin(*arguments: str | Path, **variables: str | None) -> subprocess.Complet
 
     The process has imported everything before, which would take most of its time.
     """
-    changed = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **variables}
-    environment = {name: value for name, value in changed.items() if value is not None}
-    command = ["twhin", *map(str, arguments)]
+    command, environment = ["twhin", *map(str, arguments)], _environment(variables)
     with tempfile.TemporaryDirectory() as folder:
         out, errors = Path(folder, "out"), Path(folder, "errors")
         process = CONTEXT.Process(target=_main, args=(command, environment, out, errors))
         process.start()
-        process.join(280)
+        process.join(SECONDS)
         if process.exitcode is None:
             process.kill()
-            raise subprocess.TimeoutExpired(command, 280, out.read_bytes(), errors.read_bytes())
+            raise subprocess.TimeoutExpired(command, SECONDS, out.read_bytes(), errors.read_bytes())
         return subprocess.CompletedProcess(command, process.exitcode, out.read_text(), errors.read_text())
+
+
+def new_twhin(*arguments: str | Path, **variables: str | None) -> subprocess.CompletedProcess[str]:
+    """As `twhin`, but the process imports all by itself, and has this one's limits."""
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=SECONDS, cwd=ROOT,
+        env=_environment(variables),
+    )  # fmt: skip
+
+
+def _environment(variables: dict[str, str | None]) -> dict[str, str]:
+    changed = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **variables}
+    return {name: value for name, value in changed.items() if value is not None}
 
 
 def _main(command: list[str], environment: dict[str, str], *streams: Path) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(ROOT)
-    sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
     for descriptor, path in enumerate(streams, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     sys.argv = command

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import ROOT, assert_refused, twhin
+from tests.command_line import ROOT, assert_refused, new_twhin
 from tests.conftest import SmallConfig
 from twhin_core import libraries
 from twhin_core.config import file as config_file
@@ -25,11 +25,11 @@ def test_training_names_the_command_that_installs_them(
 ) -> None:
     config = tmp_path / "run.yaml"
     config.write_text(config_file.to_yaml(small_config()))
-    assert twhin("prepare", config, "--run-root", tmp_path / "root").returncode == 0
+    assert new_twhin("prepare", config, "--run-root", tmp_path / "root").returncode == 0
     (tmp_path / f"hidden/{library}").mkdir(parents=True)
     (tmp_path / f"hidden/{library}/__init__.py").write_text(code)
     path = f"{tmp_path / 'hidden'}:{ROOT}"
-    ran = twhin("train", config, "--run-root", tmp_path / "root", PYTHONPATH=path)
+    ran = new_twhin("train", config, "--run-root", tmp_path / "root", PYTHONPATH=path)
     assert_refused(ran, why, libraries.INSTALL["cpu"])
 
 

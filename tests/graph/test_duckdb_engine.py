@@ -7,7 +7,7 @@ from pathlib import Path
 import ibis
 import pytest
 
-from tests.command_line import assert_refused, twhin
+from tests.command_line import assert_refused, new_twhin
 from tests.conftest import SmallConfig, write_raw
 from tests.full_disk import small_files
 from twhin_core.config import file as config_file
@@ -63,7 +63,7 @@ def test_a_full_disk(small_config: SmallConfig, tmp_path: Path, place: str, kilo
     config = tmp_path / "config.yaml"
     config.write_text(config_file.to_yaml(small_config(prepare=folder if place == "temp_directory" else {})))
     with small_files(kilobytes << 10):
-        ran = twhin("prepare", config, "--run-root", tmp_path / "run", **(folder if place == "TMPDIR" else {}))
+        ran = new_twhin("prepare", config, "--run-root", tmp_path / "run", **(folder if place == "TMPDIR" else {}))
     assert_refused(ran, "prepare.temp_directory", str(tmp_path / "scratch"), "is full")
     assert not (tmp_path / "run/graph/manifest.json").exists()
     assert not list((tmp_path / "scratch").iterdir())

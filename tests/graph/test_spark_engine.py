@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.command_line import ROOT, assert_refused, twhin
+from tests.command_line import ROOT, assert_refused, new_twhin, twhin
 from tests.conftest import SmallConfig, write_raw
 from tests.full_disk import small_files
 from tests.graph.names import NAMES, ON_A_DISK, expected_rows, write_named
@@ -245,7 +245,7 @@ def test_no_pyspark(spark_yaml: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "without/pyspark").mkdir(parents=True)
     (tmp_path / "without/pyspark/__init__.py").write_text("raise ModuleNotFoundError('No module named pyspark')")
     path = f"{tmp_path / 'without'}{os.pathsep}{ROOT}"
-    ran = twhin("prepare", spark_yaml(), "--run-root", tmp_path / "run", PYTHONPATH=path)
+    ran = new_twhin("prepare", spark_yaml(), "--run-root", tmp_path / "run", PYTHONPATH=path)
     assert_refused(ran, "prepare.engine", "PySpark", "twhin[spark]")
 
 
@@ -267,7 +267,7 @@ def test_a_full_disk(spark_yaml: Callable[..., Path], tmp_path: Path) -> None:
     write_raw(tmp_path / "raw.parquet", users=3000, tweets=3000, edges=600_000)
     config = spark_yaml(temp_directory=str(tmp_path / "scratch"), spark_master="local[1]")
     with small_files(4 << 20):
-        ran = twhin("prepare", config, "--run-root", tmp_path / "run")
+        ran = new_twhin("prepare", config, "--run-root", tmp_path / "run")
     assert_refused(ran, "prepare.temp_directory", str(tmp_path / "scratch"), "is full")
     assert not (tmp_path / "run/graph/manifest.json").exists()
     assert not list((tmp_path / "scratch").iterdir())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import ROOT, assert_refused, twhin
+from tests.command_line import ROOT, assert_refused, new_twhin, twhin
 from tests.conftest import SmallConfig
 from twhin_core import __version__
 from twhin_core.config import Config
@@ -20,14 +20,14 @@ from twhin_core.config import file as config_file
 
 
 def test_help_names_every_command() -> None:
-    ran = twhin("--help")
+    ran = new_twhin("--help")
     assert ran.returncode == 0
     for command in ("run", "prepare", "train", "evaluate", "export", "describe", "compile", "generate"):
         assert f"│ {command} " in ran.stdout
 
 
 def test_version() -> None:
-    assert twhin("--version").stdout == f"twhin {__version__}\n"
+    assert new_twhin("--version").stdout == f"twhin {__version__}\n"
 
 
 MISTAKES = {
