@@ -39,6 +39,7 @@ def show_log(debug: bool = False) -> None:
         # Deprecations and planner hints of torch and torchrec are for developers; a user cannot fix them.
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"torchrec\.")
         for name in ("torch", "torch.fx._symbolic_trace", "torchrec"):
             logging.getLogger(name).setLevel(logging.ERROR)
         # torchrec also writes to the root logger

@@ -30,7 +30,7 @@ Method = Literal["mean", "fit"]
 
 CANDIDATES = 512
 """Sampled rows of a table that stand for all of them as negatives."""
-STEPS = 12
+STEPS = 6
 STEP = 0.3
 """The first step's length per coordinate, relative to the root mean square of the trained vectors; falls to 0."""
 
