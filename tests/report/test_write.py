@@ -321,3 +321,22 @@ def test_another_headline_draws_the_report_again_without_ranking(
         page = Page(Path(root, "evaluation/report.html").read_text())
         assert f"Trust {headline} first" in page.texts
         assert json.loads(Path(root, "evaluation/metrics.json").read_text())["headline"] == headline
+
+
+def test_drift_is_shown_where_there_is_an_earlier_version(
+    small_config: SmallConfig, metrics: Metrics, tmp_path: Path
+) -> None:
+    assert "Drift" not in report(small_config(), metrics, tmp_path).texts
+    of = {"cosine": 0.912, "distance": 0.41, "neighbors@10": 0.62, "rbo@10": 0.7}
+    drift = {
+        "tables": {
+            "user": {"all": {"nodes": 1000, **of}, "0": {"nodes": 10, **of}, "1-9": {"nodes": 990, **of}},
+            "tweet": {"all": {"nodes": 30, "neighbors@10": 0.25, "rbo@10": 0.3}},
+        },
+        "relations": {"fav": {"queries": 12, "answers@10": 0.81}},
+    }
+    page = report(small_config(), metrics | {"drift": drift}, tmp_path)
+    assert ["user", "1,000", "0.912", "0.410", "0.620", "0.700"] in page.rows
+    assert ["tweet", "30", "–", "–", "0.250", "0.300"] in page.rows
+    assert ["fav", "12", "0.810"] in page.rows
+    assert "990 nodes" in page.texts

@@ -14,7 +14,19 @@ from twhin_core.errors import UserError
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import log
-from twhin_core.report import charts, decision, earlier, exports, figures, known, neighbors, trained, training, vectors
+from twhin_core.report import (
+    charts,
+    decision,
+    drift,
+    earlier,
+    exports,
+    figures,
+    known,
+    neighbors,
+    trained,
+    training,
+    vectors,
+)
 from twhin_core.vectors.rows import Rows, SelectedRows
 
 LONGEST_NAME = 120
@@ -35,6 +47,7 @@ def write_report(url: str, metrics: Metrics, config: Config, root: str) -> None:
             step=metrics["checkpoint"],
             figures=figures.collect(metrics, config.evaluation),
             decision=decision.collect(metrics, root),
+            drift=drift.collect(metrics),
             panels=training.panels(config, root),
             evaluated=trained.evaluated(root),
             earlier=earlier.collect(root),
