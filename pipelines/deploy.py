@@ -40,7 +40,7 @@ def compile_pipeline(
     from twhin.pipelines import compile as compiling
     from twhin.pipelines.resources import load
     from twhin_core.config import file as config_file
-    from twhin_core.series.plan import check_refresh
+    from twhin_core.series.continued import check_refresh
 
     if series is not None and run_root is not None:
         raise UserError("--run-root and --series: a refresh makes a run root for each version; leave out --run-root")

@@ -55,7 +55,7 @@ def refresh(
     from twhin_core.output import show
     from twhin_core.published import list_ids, read_current, root_of
     from twhin_core.run import saved_config
-    from twhin_core.series.plan import check_text
+    from twhin_core.series.continued import check_text
     from twhin_core.series.versions import list_series, list_versions
 
     text = config_file.read_text(config)

@@ -23,7 +23,7 @@ from twhin_core.config import file as config_file
 from twhin_core.errors import GateFailed, TwhinError, UserError
 from twhin_core.evaluation import checks
 from twhin_core.progress import log
-from twhin_core.series.plan import check_text
+from twhin_core.series.continued import check_text
 
 LONGEST_PARAMETERS = 10_000
 """Bytes of all parameters of a run, as JSON, that Kubeflow Pipelines accepts by default (kubeflow/pipelines#12510)."""

@@ -20,7 +20,7 @@ from twhin.pipelines.compile import compile_pipeline
 from twhin.pipelines.resources import Target
 from twhin_core.config import file as config_file
 from twhin_core.config.file import ConfigText
-from twhin_core.series.plan import check_refresh
+from twhin_core.series.continued import check_refresh
 
 FOLDER = Path(__file__).parent
 GOLDENS: dict[str, tuple[str, Target]] = {

@@ -16,7 +16,8 @@ from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import find_manifest
-from twhin_core.series.plan import Planned, check_text, plan, with_previous
+from twhin_core.series.continued import check_text, with_previous
+from twhin_core.series.plan import Planned, plan
 from twhin_core.series.publish import publish, rollback
 from twhin_core.stages.evaluate import evaluate
 from twhin_core.stages.export import export

@@ -373,6 +373,7 @@ def test_a_run_starts_once_and_from_one_checkpoint(
     for step in ends[1:]:
         shutil.rmtree(tmp_path / "resumed/checkpoints" / str(step))
     shutil.rmtree(before)  # not needed any more
+    caplog.clear()
     with caplog.at_level(logging.INFO, "twhin"):
         train(config, str(tmp_path / "resumed"))
     assert f"train: resumes from the checkpoint of step {ends[0]}" in caplog.messages
