@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from twhin_core.errors import UserError
 from twhin_core.inductive import edges as reading
 from twhin_core.inductive import embed as embedding
 from twhin_core.stages.export import export
+from twhin_core.vectors import matching
 
 ROWS = [
     ("new2", "fav", "t3", 1.0), ("new1", "fav", "t4", 1.0), ("new1", "fav", "t5", 3.0), ("u3", "follow", "new1", 1.0),
@@ -120,6 +124,24 @@ def test_blocks_hold_whole_nodes(embeddings: Embeddings, monkeypatch: pytest.Mon
 def test_bad_edges_are_one_line(embeddings: Embeddings, edges: dict[str, list[Any]], message: str) -> None:
     with pytest.raises(UserError, match=message):
         embeddings.embed("user", pa.table(edges))
+
+
+def test_edges_that_need_more_memory_or_disk_are_one_line(
+    embeddings: Embeddings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matching, "LEAST_MEGABYTES", 1)
+    trained = embeddings.trained
+    small = trained.config.evaluation.model_copy(update={"memory_limit": "1MB"})
+    trained = replace(trained, config=trained.config.model_copy(update={"evaluation": small}))
+    with pytest.raises(UserError, match=r"evaluation\.memory_limit: too small to sort these edges; raise it"):
+        list(embedding.embed(trained, "user", reading.checked(EDGES, "edges")))
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(reading, "_load", fail)
+    with pytest.raises(UserError, match="set TMPDIR to another folder"):
+        embeddings.embed("user", EDGES)
 
 
 def test_nothing_to_embed_is_an_empty_table(embeddings: Embeddings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from twhin_core import limits
-from twhin_core.errors import UserError, one_line
+from twhin_core.errors import TwhinError, UserError, one_line
 from twhin_core.parquet import open_parquet
 from twhin_core.paths import find_files
 from twhin_core.schema import OTHER, SIDES, Schema
 from twhin_core.vectors.ids import IDS_PER_BATCH, Ids
 from twhin_core.vectors.ids import SCHEMA as IDS
+from twhin_core.vectors.matching import ERRORS, open_database, shortage
 from twhin_core.vectors.rows import Ints, Rows
 
 SCHEMA = pa.schema([("lhs", pa.string()), ("relation", pa.string()), ("rhs", pa.string()), ("weight", pa.float64())])
@@ -111,16 +112,9 @@ def blocks(
         counts: is filled before the first block.
 
     Raises:
-        UserError: a vocabulary is broken.
+        UserError: a vocabulary is broken, DuckDB needs more memory, or `folder` is full.
     """
-    settings: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": f"{memory >> 20}MiB",
-        "temp_directory": str(folder / "spill"),
-        "threads": limits.cores(),
-        "preserve_insertion_order": False,
-    }
-    with duckdb.connect(str(folder / "edges.duckdb"), config=settings) as database:
-        database.execute("SET enable_progress_bar = false")
+    with _in_one_line(folder), open_database(folder / "edges.duckdb", memory) as database:
         _load(database, schema, vectors, edges)
         ends = _join(database, schema, table, with_known, share)
         counts.edges, counts.unknown_relations = _one_row(
@@ -128,6 +122,19 @@ def blocks(
         )
         (counts.ends,) = _one_row(database, "SELECT count(*) FROM ends")
         yield from _cut(ends.to_arrow_reader(ENDS_PER_BLOCK))
+
+
+@contextlib.contextmanager
+def _in_one_line(folder: Path) -> Iterator[None]:
+    """Raises a UserError in place of an error of the database in `folder`."""
+    try:
+        yield
+    except TwhinError:
+        raise
+    except ERRORS as error:
+        too_small = "evaluation.memory_limit: too small to sort these edges; raise it"
+        unread = UserError(f"the edges cannot be joined with the trained nodes: {one_line(error)}")
+        raise shortage(error, folder, too_small) or unread from error
 
 
 def _load(

@@ -20,11 +20,11 @@ from twhin_core.inductive.objective import Frozen, Objective, make_loss
 from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import write_part
 from twhin_core.progress import log
-from twhin_core.schema import OTHER, Schema, Side
+from twhin_core.schema import OTHER, SIDES, Schema
 from twhin_core.scratch import scratch
 from twhin_core.sizes import in_bytes
+from twhin_core.training.new_nodes import Ends, predicted_sums
 from twhin_core.vectors.named import vector_array
-from twhin_core.vectors.rows import Ints
 
 Method = Literal["mean", "fit"]
 
@@ -111,8 +111,8 @@ def write(
         UserError: as `embed`.
     """
     of = schema(run.config.model.dim)
-    folder, name = url.rpartition("/")[::2]
-    return write_part(embed(run, table, edges, method, with_known, share), of, folder or ".", name).rows
+    folder, slash, name = url.rpartition("/")
+    return write_part(embed(run, table, edges, method, with_known, share), of, folder or slash or ".", name).rows
 
 
 def schema(dim: int) -> pa.Schema:
@@ -148,30 +148,24 @@ class _Embedder:
         self._unit = {of.name for of in config.model.embeddings.tables if of.is_spherical}
         self._scale = float(candidates[table].square().mean().sqrt()) if table in candidates else 1.0
 
-    @torch.no_grad()
     def mean(self, block: Block) -> Tensor:
         """[n, dim] the weighted means of what the edges predict."""
-        dim = self._frozen.rows[self._table].dim
-        sums = torch.zeros(len(block), dim)
-        total = torch.from_numpy(np.bincount(block.node, block.weight, len(block))).float()
-        for asks_rhs in (False, True):
-            ends = np.flatnonzero(block.asks_rhs == asks_rhs)
-            side: Side = "rhs" if asks_rhs else "lhs"
-            tables = self._schema.table_numbers[side][block.rel[ends]]
+        sums = torch.zeros(len(block), self._frozen.rows[self._table].dim)
+        total = torch.zeros(len(block), dtype=torch.float64)
+        for asked in SIDES:
+            ends = np.flatnonzero(block.asks_rhs == (asked == "rhs"))
+            numbers = self._schema.table_numbers[asked][block.rel[ends]]
             for number, name in enumerate(self._schema.tables):
-                of = ends[tables == number]
-                if len(of):
-                    known = self._gather(name, block.other[of])
-                    predicted = self._scorer.predictions(OTHER[side], torch.from_numpy(block.rel[of]), known)
-                    weight = torch.from_numpy(block.weight[of])
-                    sums.index_add_(0, torch.from_numpy(block.node[of]), predicted * weight[:, None])
-        means = sums / total[:, None]
+                of = ends[numbers == number]
+                known = Ends(block.node[of], block.rel[of], block.other[of], block.weight[of])
+                nodes, predicted, weights = predicted_sums(
+                    self._scorer, OTHER[asked], known, self._frozen.rows[name], unit=name in self._unit
+                )
+                place = torch.from_numpy(nodes)
+                sums[place] += predicted
+                total[place] += weights
+        means = sums / total.float()[:, None]
         return F.normalize(means) if self._table in self._unit else means
-
-    def _gather(self, table: str, positions: Ints) -> Tensor:
-        distinct, place = np.unique(positions, return_inverse=True)
-        vectors = self._frozen.rows[table].gather(distinct)
-        return (F.normalize(vectors) if table in self._unit else vectors)[torch.from_numpy(place)]
 
     def fit(self, block: Block, start: Tensor) -> Tensor:
         """[n, dim] the vectors after `STEPS` steps from `start`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import tempfile
@@ -13,6 +14,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from twhin_core import limits
 from twhin_core.errors import StorageRefused, TwhinError, UserError, one_line
 from twhin_core.vectors.ids import SCHEMA, Ids
 
@@ -58,13 +60,11 @@ def _explained(error: Exception, names: Names, read: Iterable[Ids], folder: Path
 
     DuckDB reads the ids through Arrow, and its messages do not name their files.
     """
-    text = str(error)
-    if "Out of Memory" in text or isinstance(error, MemoryError):
-        if names.limit is None:
-            return UserError(f"{names.key}: {names.nodes} need more memory to match with {names.root}")
-        return UserError(f"{names.limit}: too small to match {names.nodes} with {names.root}; raise it")
-    if str(folder) in text or "max_temp_directory_size" in text or os.strerror(errno.ENOSPC) in text:
-        return _no_room(error)
+    too_small = f"{names.limit}: too small to match {names.nodes} with {names.root}; raise it"
+    if names.limit is None:
+        too_small = f"{names.key}: {names.nodes} need more memory to match with {names.root}"
+    if (lacking := shortage(error, folder, too_small)) is not None:
+        return lacking
     for ids in read:
         try:
             for _ in ids.batches(IDS_AT_ONCE):
@@ -72,6 +72,16 @@ def _explained(error: Exception, names: Names, read: Iterable[Ids], folder: Path
         except UserError as broken:
             return broken
     return UserError(f"{names.key}: {names.nodes} cannot be matched with {names.root}: {one_line(error)}")
+
+
+def shortage(error: Exception, folder: Path, too_small: str) -> UserError | None:
+    """The UserError for a database in `folder` that lacks memory, which `too_small` says, or disk; None for neither."""
+    text = str(error)
+    if "Out of Memory" in text or isinstance(error, MemoryError):
+        return UserError(too_small)
+    if str(folder) in text or "max_temp_directory_size" in text or os.strerror(errno.ENOSPC) in text:
+        return _no_room(error)
+    return None
 
 
 def _no_room(error: Exception) -> StorageRefused:
@@ -92,26 +102,37 @@ def reserve(path: Path, size: int) -> None:
 
 
 def _join(path: Path, rows: range, here: Ids, there: Ids, memory: int) -> None:
-    megabytes = max(memory >> 20, LEAST_MEGABYTES)
-    database = path.with_suffix(".duckdb")
-    settings: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": f"{megabytes}MiB",
-        "temp_directory": f"{database}.spill",
-        "threads": min(os.cpu_count() or 1, max(1, megabytes // 64)),  # each thread has buffers of its own
-        "preserve_insertion_order": False,
-    }
     reserve(path, 8 * max(len(rows), 1))  # an empty file cannot be mapped
     found = np.memmap(path, np.int64, "r+")
     found[:] = -1
-    with duckdb.connect(str(database), config=settings) as connection:
-        connection.execute("SET enable_progress_bar = false")
+    with open_database(path.with_suffix(".duckdb"), memory) as connection:
         for name, batches in (("here", _within(here, rows)), ("there", there.batches(IDS_AT_ONCE))):
             connection.from_arrow(pa.RecordBatchReader.from_batches(SCHEMA, batches)).create(name)
         pairs = connection.sql("SELECT here.index AS here, there.index AS there FROM here JOIN there USING (id)")
         for batch in pairs.to_arrow_reader(IDS_AT_ONCE):
             found[batch["here"].to_numpy() - rows.start] = batch["there"].to_numpy()
     found.flush()
-    database.unlink()
+
+
+@contextlib.contextmanager
+def open_database(path: Path, memory: int) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A new database at `path`, which is removed when the block ends.
+
+    `memory`: bytes that DuckDB may use; `LEAST_MEGABYTES` if that is more.
+    """
+    megabytes = max(memory >> 20, LEAST_MEGABYTES)
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": f"{megabytes}MiB",
+        "temp_directory": f"{path}.spill",
+        "threads": min(limits.cores(), max(1, megabytes // 64)),  # each thread has buffers of its own
+        "preserve_insertion_order": False,
+    }
+    try:
+        with duckdb.connect(str(path), config=settings) as connection:
+            connection.execute("SET enable_progress_bar = false")
+            yield connection
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _within(ids: Ids, rows: range) -> Iterator[pa.RecordBatch]:
