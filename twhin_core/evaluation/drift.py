@@ -93,12 +93,10 @@ def measure_drift(
     for number, name in enumerate(task.schema.tables):
         if name in shared and len(shared[name].rows) > 1:
             found["tables"][name] = _of_table(task, number, shared[name], same_space, rng)
-    old_numbers = {name: number for number, name in enumerate(previous.schema.names)}
-    old = previous.checkpoint.scorer(previous.config.model, previous.schema.relations)
-    old_prior = previous.checkpoint.prior(old, previous.schema.relations)
-    for rel, of in enumerate(task.schema.relations):
-        if of.name in old_numbers and of.lhs in shared and of.rhs in shared:
-            earlier_version = old, old_prior, old_numbers[of.name]
+    for rel in previous.known.tolist():
+        of = task.schema.relations[rel]
+        if of.lhs in shared and of.rhs in shared:
+            earlier_version = previous.own_scorer, previous.own_prior, int(previous.numbers[rel])
             figures = _answers(task, rel, (scorer, prior, rel), earlier_version, shared, rng)
             if same_space:
                 figures |= _downstream(task, rel, shared[of.lhs], shared[of.rhs], rng)

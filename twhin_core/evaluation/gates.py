@@ -21,6 +21,7 @@ from twhin_core.evaluation.metrics import (
     ALL,
     ANSWER,
     AUC_REFERENCE,
+    DIFFERENCES,
     DRIFT,
     MODEL,
     PREVIOUS,
@@ -110,7 +111,7 @@ def decide(config: Config, metrics: Metrics) -> Decision:
     before = _paths(split, metrics["baselines"].get(PREVIOUS, {}), degrees.get(PREVIOUS, {}))
     differences = {
         f"{split}.{relation}.{name}": values[0]
-        for relation, of in metrics.get("differences", {}).items()
+        for relation, of in metrics.get(DIFFERENCES, {}).items()
         for name, values in of.items()
     }
     gates = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from twhin_core import __version__
@@ -105,11 +106,9 @@ def measure(
         scorer = checkpoint.scorer(config.model, schema.relations)
         prior = checkpoint.prior(scorer, schema.relations)
         tables = {name: checkpoint.rows(name) for name in schema.tables}
-        matched = (
-            None
-            if previous is None
-            else previous.match_tables(config, root, schema, folder / PREVIOUS, task.memory // 4)
-        )
+        matched: Mapping[str, MatchedRows] = {}
+        if previous is not None:
+            matched = previous.match_tables(config, root, schema, folder / PREVIOUS, task.memory // 4)
         baseline = None if before else previous
         rankings = _rank(task, scorer, prior, tables, baseline, matched, with_baselines=earlier is None)
         if before is not None:
@@ -133,7 +132,7 @@ def measure(
         if earlier is not None:
             metrics["degrees"] = earlier["degrees"] | metrics["degrees"]
             metrics |= {name: earlier[name] for name in ("baselines", PLANTED) if name in earlier}
-        if previous is not None and matched is not None:
+        if previous is not None:
             metrics["baselines"][PREVIOUS], metrics[DIFFERENCES] = _compare(task, rankings, previous.known)
             rows = {name: of.earlier for name, of in matched.items() if of.earlier is not None}
             metrics[DRIFT] = task.ranks.of_first(partial(measure_drift, task, scorer, prior, tables, previous, rows))
@@ -178,7 +177,7 @@ def _rank(
     prior: Prior | None,
     tables: Mapping[str, Rows],
     previous: Previous | None = None,
-    matched: Mapping[str, MatchedRows] | None = None,
+    matched: Mapping[str, MatchedRows] = MappingProxyType({}),
     with_baselines: bool = False,
 ) -> dict[str, Ranking]:
     """The ranks of all held-out edges by the model, an earlier version and the baselines, by name."""
@@ -195,7 +194,7 @@ def _rank(
             rankers[POPULARITY] = Popularity(task.ends)
             if task.config.prepare is not None and (settings := task.config.prepare.generate) is not None:
                 rankers[PLANTED] = PlantedRates(settings, schema, node_numbers(task.config, task.root, schema))
-        if previous is not None and matched is not None:
+        if previous is not None:
             rankers[PREVIOUS] = ModelRanker(
                 previous.scorer(), schema, matched, arithmetic, memory, progress, previous.prior()
             )

@@ -5,6 +5,7 @@ Relations match if they have the same name and join the same tables.
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,9 @@ from twhin_core.vectors.ids import Ints
 from twhin_core.vectors.names import open_ids
 
 if TYPE_CHECKING:
+    from twhin_core.model.scorer import Scorer
     from twhin_core.ranking.matched import MatchedPrior, MatchedRows, MatchedScorer
+    from twhin_core.vectors.prior import Prior
 
 
 class Previous(EarlierRun):
@@ -34,12 +37,13 @@ class Previous(EarlierRun):
         """
         super().__init__(root, "evaluation.previous")
         places = {(of.name, of.lhs, of.rhs): number for number, of in enumerate(self.schema.relations)}
-        self._numbers: Ints = np.array([places.get((of.name, of.lhs, of.rhs), -1) for of in schema.relations], np.int64)
+        self.numbers: Ints = np.array([places.get((of.name, of.lhs, of.rhs), -1) for of in schema.relations], np.int64)
+        """The earlier number of each of this run's relations, or -1: int64 [relations]."""
 
     @property
     def known(self) -> Ints:
         """The numbers of this run's relations that the earlier version has too, ascending."""
-        return np.flatnonzero(self._numbers >= 0)
+        return np.flatnonzero(self.numbers >= 0)
 
     def check_relations(self, rel: Ints) -> None:
         """Raises UserError if no held-out edge is of a relation that both have. `rel`: that of each held-out edge."""
@@ -55,16 +59,23 @@ class Previous(EarlierRun):
 
         from twhin_core.ranking.matched import MatchedScorer
 
-        scorer = self.checkpoint.scorer(self.config.model, self.schema.relations)
-        return MatchedScorer(scorer, torch.from_numpy(self._numbers))
+        return MatchedScorer(self.own_scorer, torch.from_numpy(self.numbers))
 
     def prior(self) -> MatchedPrior | None:
         """The earlier prior, likewise; None if there was none."""
         from twhin_core.ranking.matched import MatchedPrior
 
-        scorer = self.checkpoint.scorer(self.config.model, self.schema.relations)
-        prior = self.checkpoint.prior(scorer, self.schema.relations)
-        return None if prior is None else MatchedPrior(prior, self._numbers)
+        return None if self.own_prior is None else MatchedPrior(self.own_prior, self.numbers)
+
+    @cached_property
+    def own_scorer(self) -> Scorer:
+        """The earlier scorer, for its own relations and tables."""
+        return self.checkpoint.scorer(self.config.model, self.schema.relations)
+
+    @cached_property
+    def own_prior(self) -> Prior | None:
+        """The earlier prior, likewise; None if there was none."""
+        return self.checkpoint.prior(self.own_scorer, self.schema.relations)
 
     def match_tables(
         self, config: Config, root: str, schema: Schema, folder: Path, memory: int
