@@ -112,5 +112,11 @@ def find_root(path: str) -> str:
     return find_current(path) if is_series(path) else path
 
 
+def number_of(version: str) -> int | None:
+    """The value of an id that is a number."""
+    return int(version) if re.fullmatch(r"\d{1,18}", version) else None
+
+
 def _in_order(version: str) -> tuple[int, str]:
-    return (int(version) if re.fullmatch(r"\d{1,18}", version) else 10**18, version)
+    number = number_of(version)
+    return (10**18 if number is None else number, version)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 from twhin_core import lease, run, storage
@@ -12,7 +11,7 @@ from twhin_core.errors import UserError
 from twhin_core.graph.manifest import read_manifest
 from twhin_core.paths import find_files
 from twhin_core.progress import log
-from twhin_core.published import list_ids, read_current, root_of
+from twhin_core.published import list_ids, number_of, read_current, root_of
 from twhin_core.series.continued import with_previous
 from twhin_core.series.removed import read_removed
 
@@ -65,7 +64,7 @@ def plan(text: str, series: str, overrides: tuple[str, ...] = (), origin: str = 
             version = newer[-1]
             log.info("refresh: goes on with version %s", version)
         else:
-            version = str(1 + max((int(name) for name in ids if re.fullmatch(r"\d{1,18}", name)), default=0))
+            version = str(1 + max((number_of(name) or 0 for name in ids), default=0))
             log.info("refresh: begins version %s%s", version, f", after {after}" if after else "")
         root = root_of(series, version)
         url = storage.join(root, CONFIG)

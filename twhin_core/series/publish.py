@@ -17,7 +17,7 @@ from twhin_core.graph.manifest import MANIFEST as GRAPH
 from twhin_core.progress import log
 from twhin_core.published import CURRENT, Current, Entry, list_ids, read_generation, root_of
 from twhin_core.run import check_is_run, saved_config
-from twhin_core.series.removed import check_not_removed
+from twhin_core.series.removed import check_present
 
 
 def publish(series: str, version: str, after: str | None = None) -> Current:
@@ -69,7 +69,7 @@ def rollback(series: str, version: str | None = None) -> Current:
 
 
 def _check_version(series: str, version: str) -> None:
-    check_not_removed(series, version)
+    check_present(root_of(series, version))
     if version not in (ids := list_ids(series)):
         there = f"there are {', '.join(ids[-10:])}" if ids else "it has none"
         raise UserError(f"{series}: there is no version {version}; {there}")
@@ -90,7 +90,7 @@ def _replace(
     history = [*(current.history if current else []), Entry(version=version, when=when, action=action)]
     new = Current(version=version, when=when, gates=gates, checksums=checksums, history=history)
     with lease.hold(series, "publish"):  # removing versions holds it too
-        check_not_removed(series, version)
+        check_present(root)
         if storage.write_if(storage.join(series, CURRENT), storage.as_json(new.model_dump()), generation) is None:
             raise StorageRefused(
                 f"{series}: another process has published in the meantime; `twhin versions` shows which version"

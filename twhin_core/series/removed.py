@@ -6,7 +6,6 @@ from typing import Any
 
 from twhin_core import storage
 from twhin_core.errors import UserError
-from twhin_core.published import root_of
 
 REMOVED = "removed.json"
 
@@ -22,8 +21,3 @@ def check_present(root: str) -> None:
     found = read_removed(root)
     if found is not None:
         raise UserError(f"{root}: this version was removed on {found['when']}, and only its figures are kept")
-
-
-def check_not_removed(series: str, version: str) -> None:
-    """Raises UserError if `version` was removed."""
-    check_present(root_of(series, version))
