@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.conftest import SmallConfig
 from tests.graph.brute_force import SPLITS, Row
+from tests.graph.spark_session import SPARK, session
 from tests.graph.test_grow import DAY, IDS, check
 from tests.graph.test_options_on_spark import NONE
-from twhin_core.config.prepare import Prepare
-from twhin_core.config.sources import Source
-from twhin_core.graph.connect import connect
-from twhin_core.graph.spark_engine import SparkEngine
 
-SPARK = {"engine": "spark", "spark_master": "local[2]"}
+__all__ = ["session"]  # a fixture
 HASH = {"by": "hash", "validation": 0.3, "test": 0.3, "seed": 1, "relations": None}
 CASES: dict[str, dict[str, Any]] = {
     "first": {"repeats": "first", "split": {**HASH, "relations": ["fav"]}, "sampling": {"fav": 0.8}},
@@ -25,19 +21,6 @@ CASES: dict[str, dict[str, Any]] = {
     "count": {"repeats": "count", "edge_decay": {"half_life": 9}, "self_loops": "drop", "split": HASH},
     "sum of given splits": {"repeats": "sum"},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    """One Spark session for all tests in this file."""
-    settings = Prepare(sources=[Source(path="none", relation="none")], **SPARK, memory_limit="1GB")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")  # nothing runs long enough to be compiled well
-        with connect(settings) as engine:
-            assert isinstance(engine, SparkEngine)
-            engine.session.conf.set("spark.sql.shuffle.partitions", 2)  # of few rows
-            engine.session.conf.set("spark.sql.adaptive.enabled", False)
-            yield
 
 
 @pytest.mark.slow

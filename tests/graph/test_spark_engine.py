@@ -6,7 +6,7 @@ import gzip
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tests.conftest import SmallConfig, write_raw
 from tests.full_disk import small_files
 from tests.graph.names import NAMES, ON_A_DISK, expected_rows, write_named
 from tests.graph.reading import rejected, rows
+from tests.graph.spark_session import SPARK, session
 from tests.graph.test_broken_files import PROVOKED
 from twhin_core.config import file as config_file
 from twhin_core.config.prepare import Prepare
@@ -30,23 +31,9 @@ from twhin_core.graph import spark_engine
 from twhin_core.graph.connect import connect
 from twhin_core.graph.manifest import SPLITS, Manifest
 from twhin_core.graph.raw_files import check_sources
-from twhin_core.graph.spark_engine import SparkEngine
 from twhin_core.stages.prepare import prepare
 
-SPARK = {"engine": "spark", "spark_master": "local[2]"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    """One Spark session for all tests in this file."""
-    settings = Prepare(sources=[Source(path="none", relation="none")], **SPARK, memory_limit="1GB")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")  # nothing runs long enough to be compiled well
-        with connect(settings) as engine:
-            assert isinstance(engine, SparkEngine)
-            engine.session.conf.set("spark.sql.shuffle.partitions", 2)  # of few rows
-            engine.session.conf.set("spark.sql.adaptive.enabled", False)
-            yield
+__all__ = ["session"]  # a fixture
 
 
 def assert_same_graph(one: Path, other: Path, first: Manifest, second: Manifest, but: tuple[str, ...] = ()) -> None:
