@@ -10,7 +10,7 @@ from twhin_core.checkpoints.checkpoint import FINISHED
 from twhin_core.checksum import unseal_lines
 from twhin_core.config import Config
 from twhin_core.evaluation.metrics import ALL, Metrics
-from twhin_core.export.manifest import ExportManifest
+from twhin_core.export.manifest import Aligned, ExportManifest
 from twhin_core.graph.manifest import SPLITS, Manifest
 from twhin_core.schema import SIDES
 
@@ -106,7 +106,17 @@ def export_text(manifest: ExportManifest, folder: str) -> str:
         f"Embeddings of step {manifest.checkpoint:,}",
         f"{manifest.dim} dimensions, compared by {COMPARED_BY[manifest.comparator]}, in `{folder}`.",
         _table(("table", "rows", "files"), rows),
+        *([] if manifest.aligned is None else _aligned_text(manifest.aligned)),
     )
+
+
+def _aligned_text(aligned: Aligned) -> tuple[str, str]:
+    rows = [
+        (table, f"{of.nodes:,}", _figure(of.cosine_before), _figure(of.cosine_after))
+        for table, of in aligned.tables.items()
+    ]
+    head = ("table", "nodes of both", "mean cosine, as learned", "mean cosine, rotated")
+    return f"Rotated onto the embeddings of `{aligned.root}`.", _table(head, rows)
 
 
 def _figure(value: float | None) -> str:

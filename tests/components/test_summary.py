@@ -8,7 +8,7 @@ import pytest
 
 from twhin.components.summary import export_text
 from twhin_core.config.model import Model
-from twhin_core.export.manifest import ExportManifest, TableExport
+from twhin_core.export.manifest import Aligned, AlignedTable, ExportManifest, TableExport
 from twhin_core.parquet import FileEntry
 
 
@@ -28,3 +28,17 @@ def test_export_names_each_comparator(comparator: str) -> None:
     text = export_text(manifest, "runs/my/embeddings")
     assert f"8 dimensions, compared by {words[comparator]}, in `runs/my/embeddings`." in text
     assert "| user | 1,234 | 1 |" in text
+    assert "Rotated" not in text
+
+
+def test_export_says_what_it_was_aligned_with() -> None:
+    file = FileEntry(path="embeddings/rotation-0.npy", rows=8, sha256="")
+    tables = {"user": AlignedTable(nodes=1234, cosine_before=-0.0125, cosine_after=0.9375)}
+    manifest = ExportManifest(
+        version="0", run="", checkpoint=7, config="", dim=8, comparator="dot", normalized=False, reciprocal=False,
+        aligned=Aligned(root="runs/before", checkpoint=3, rotation=file, tables=tables), tables=[], relations=file,
+        formats={},
+    )  # fmt: skip
+    text = export_text(manifest, "runs/my/embeddings")
+    assert "Rotated onto the embeddings of `runs/before`." in text
+    assert "| user | 1,234 | -0.0125 | 0.9375 |" in text

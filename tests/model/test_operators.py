@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from twhin_core.config import Relation
-from twhin_core.model.operators import OPERATORS
+from twhin_core.config.model import ROTATABLE_OPERATORS
+from twhin_core.model.operators import OPERATORS, Operator
 from twhin_core.model.relation_operators import RelationOperators
 
 DIM = 4
@@ -116,3 +117,26 @@ def test_a_kind_that_does_not_occur_has_a_gradient_of_zero(kind: str) -> None:
     gradient = made.get_parameter(kind).grad
     assert gradient is not None
     assert not gradient.any()
+
+
+def test_the_config_knows_which_operators_rotate() -> None:
+    has = {kind for kind, of in OPERATORS.items() if type(of).rotated is not Operator.rotated}
+    assert has == set(ROTATABLE_OPERATORS)
+
+
+@pytest.mark.parametrize("kind", ROTATABLE_OPERATORS)
+def test_a_rotated_operator_does_to_rotated_vectors_what_it_did(kind: str) -> None:
+    made, rotated = randomised(kind, kind, kind), randomised(kind, kind, kind)
+    generator = torch.Generator().manual_seed(1)
+    rotation = torch.linalg.qr(torch.randn(DIM, DIM, generator=generator)).Q
+    rotated.rotate(rotation)
+    rel, x = torch.tensor([2, 0, 1, 1]), torch.randn(4, DIM, generator=generator)
+    for moved, there in (
+        (rotated(rel, x @ rotation), made(rel, x)),
+        (rotated.adjoint(rel, x @ rotation), made.adjoint(rel, x)),
+        (rotated.inverse(rel, x @ rotation, exact=True), made.inverse(rel, x, exact=True)),
+    ):
+        assert torch.allclose(moved, there @ rotation, atol=1e-4)
+    bias = made.bias(rel, x)
+    if bias is not None:
+        assert torch.allclose(rotated.bias(rel, x @ rotation), bias, atol=1e-5)

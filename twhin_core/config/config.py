@@ -10,7 +10,7 @@ from twhin_core.config.data import EdgeData, TrainData
 from twhin_core.config.earlier import PREVIOUS
 from twhin_core.config.evaluation import Evaluation
 from twhin_core.config.export import Export
-from twhin_core.config.model import Model
+from twhin_core.config.model import ROTATABLE_OPERATORS, Model
 from twhin_core.config.prepare import Prepare
 from twhin_core.config.runtime import Runtime
 from twhin_core.config.section import Section
@@ -113,6 +113,7 @@ class Config(Section):
         places = {
             "training.warm_start.from": None if warm_start is None else warm_start.source,
             "training.anchor.to": None if anchor is None else anchor.to,
+            "export.align": self.export.align,
         }
         for key, place in places.items():
             if place is not None and self.earlier_root(place) is None:
@@ -130,6 +131,12 @@ class Config(Section):
         if export.faiss is not None:
             _check_names("export.faiss.tables", export.faiss.tables, "table", export.tables or tables)
         export.check_folders(export.tables or tables)
+        for relation in self.model.relations if export.align is not None else []:
+            if relation.operator not in ROTATABLE_OPERATORS:
+                raise ValueError(
+                    f"export.align: relation {relation.name} has the operator {relation.operator}, which does not "
+                    f"commute with rotations as {', '.join(ROTATABLE_OPERATORS)} do; use training.anchor instead"
+                )
         if export.query_side is None:
             return self
         relations = [relation.name for relation in self.model.relations]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from twhin_core import plugins
-from twhin_core.config.numbers import Count, Few
+from twhin_core.config.numbers import Count, Few, Location
 from twhin_core.config.section import Section
 
 FORMATS = ("parquet", "npy", "faiss", "pq", "vertex-vector-search", "tensorboard-projector")
@@ -103,6 +103,12 @@ class Export(Section):
         1_000_000, description="Rows per file of the formats that write several: parquet, pq, vertex-vector-search."
     )
     normalize: bool = Field(False, description="Scale vectors to length 1, so that dot products are cosines.")
+    align: Location | None = Field(
+        None,
+        description="Run root of an earlier version, or `previous` for that of `prepare.previous`. Multiplies all "
+        "vectors by the orthogonal matrix that brings nodes of both versions nearest to where that version's export "
+        "has them. Scores stay the same. Not for diagonal and complex_diagonal operators.",
+    )
     query_side: str | None = Field(
         None,
         description="A relation. Also writes its lhs table as `<lhs>.<relation>` with the relation's operator applied, "

@@ -13,6 +13,8 @@ from twhin_core.config.section import Section
 
 OPERATORS = ("identity", "translation", "diagonal", "complex_diagonal", "linear", "affine")
 """Built-in operators; other packages can add more."""
+ROTATABLE_OPERATORS = ("identity", "translation", "linear", "affine")
+"""Those that remain of their kind, with other parameters, if an orthogonal matrix multiplies all vectors."""
 Operator = Annotated[str, AfterValidator(lambda name: plugins.check_name(plugins.OPERATORS, name, OPERATORS))]
 
 

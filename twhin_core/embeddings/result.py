@@ -12,6 +12,7 @@ from twhin_core import storage
 from twhin_core.checkpoints.checkpoint import NoCheckpoint, at_step, last, model_description
 from twhin_core.config import Config
 from twhin_core.errors import UserError
+from twhin_core.export.alignment import read_rotation
 from twhin_core.export.manifest import ExportManifest, PriorOf, read_export_manifest
 from twhin_core.export.prior import COLUMN as PRIOR_COLUMN
 from twhin_core.export.vector_set import TrainedRun
@@ -107,8 +108,8 @@ class Result:
     vectors: Vectors
     """The exported vectors or, before the first export, those of the newest checkpoint."""
     scored: Vectors
-    """What scores are computed from: the checkpoint of the same step, which is faster to read and never normalized,
-    or the exported vectors if it no longer exists."""
+    """What scores are computed from: the checkpoint of the same step, rotated as the export is, which is faster to read
+    and never normalized; or the exported vectors if it no longer exists."""
 
 
 def open_result(root: str) -> Result:
@@ -126,7 +127,9 @@ def open_result(root: str) -> Result:
         exported = ExportedVectors(config, root, schema, manifest)
     if checkpoint is not None:
         checkpoint.check_fits(model_description(config, schema))
-        trained = TrainedRun(config, root, checkpoint, schema)
+        aligned = None if manifest is None else manifest.aligned
+        rotation = None if aligned is None else read_rotation(root, aligned)
+        trained = TrainedRun(config, root, checkpoint, schema, rotation)
     vectors, scored = exported or trained, trained or exported
     if vectors is None or scored is None:
         if manifest is None:

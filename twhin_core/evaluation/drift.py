@@ -1,12 +1,13 @@
 """How far a version has moved from an earlier one, for those who use the vectors of both.
 
-Only nodes of both versions are compared, and only they are neighbors and answers, so that new nodes are no drift.
+Only nodes of both versions are compared, and only they are neighbors and answers, so that new nodes are no drift. If
+the export will be aligned with that version (`export.align`), so are the vectors that are compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from twhin_core.evaluation.downstream import carry_over
 from twhin_core.evaluation.metrics import ALL, bucket_of, buckets
+from twhin_core.evaluation.result import is_aligned
 from twhin_core.ranking.queries import Floats, Ints, split_by
 from twhin_core.schema import Side
 
@@ -33,9 +35,11 @@ Drift = dict[str, Any]
 
     {"tables": {"<table>": {"all": {"nodes": 1000, "cosine": …, "distance": …, "neighbors@10": …, "rbo@10": …},
                             "0": {…}, "1-9": {…}}},                              by training degree
-     "relations": {"<relation>": {"queries": 1000, "answers@10": …, "auc_before": …, "auc_now": …, "auc_kept": …}}}
+     "relations": {"<relation>": {"queries": 1000, "answers@10": …, "auc_before": …, "auc_now": …, "auc_kept": …}},
+     "aligned": true}                                                             whether vectors were rotated first
 """
 
+ALIGNED = "aligned"
 COSINE, DISTANCE, NODES, QUERIES = "cosine", "distance", "nodes", "queries"
 AUC_BEFORE, AUC_NOW, AUC_KEPT = "auc_before", "auc_now", "auc_kept"
 
@@ -88,21 +92,32 @@ def measure_drift(
         before = SelectedRows(previous.checkpoint.rows(name), len(rows), np.asarray(earlier[rows]))
         shared[name] = Shared(rows, np.asarray(earlier[rows]), now, before)
     same_space = task.config.model.dim == previous.config.model.dim
+    aligned = same_space and is_aligned(task.config)
+    exported = _aligned(shared) if aligned and shared else shared
     rng = np.random.default_rng([task.config.evaluation.seed, 11])
-    found: Drift = {"tables": {}, "relations": {}}
+    found: Drift = {"tables": {}, "relations": {}, ALIGNED: aligned}
     for number, name in enumerate(task.schema.tables):
         if name in shared and len(shared[name].rows) > 1:
-            found["tables"][name] = _of_table(task, number, shared[name], same_space, rng)
+            found["tables"][name] = _of_table(task, number, exported[name], same_space, rng)
     for rel in previous.known.tolist():
         of = task.schema.relations[rel]
         if of.lhs in shared and of.rhs in shared:
             earlier_version = previous.own_scorer, previous.own_prior, int(previous.numbers[rel])
             figures = _answers(task, rel, (scorer, prior, rel), earlier_version, shared, rng)
             if same_space:
-                figures |= _downstream(task, rel, shared[of.lhs], shared[of.rhs], rng)
+                figures |= _downstream(task, rel, exported[of.lhs], exported[of.rhs], rng)
             if figures:
                 found["relations"][of.name] = figures
     return found
+
+
+def _aligned(shared: Mapping[str, Shared]) -> dict[str, Shared]:
+    """The same nodes, with this version's vectors as an export rotates them."""
+    from twhin_core.vectors.rotation import fit, overlap, rotated
+
+    overlaps = [overlap(of.now, of.before) for of in shared.values()]
+    rotation = fit(overlaps).float()
+    return {name: replace(of, now=rotated(of.now, rotation)) for name, of in shared.items()}
 
 
 def _of_table(task: RankingTask, number: int, shared: Shared, same_space: bool, rng: np.random.Generator) -> Drift:

@@ -43,10 +43,16 @@ def headline(metrics: Metrics) -> str:
     return f"{split} {name} {result[ALL][name]:.4f}"
 
 
+def is_aligned(config: Config) -> bool:
+    """Whether the drift is that of vectors which the export aligns with the version that they are compared with."""
+    place, previous = config.export.align, config.evaluation.previous
+    return place is not None and previous is not None and config.earlier_root(place) == previous
+
+
 def digest(config: Config) -> str:
     """A digest of the settings that change the metrics and may differ between runs on one root."""
     settings: dict[str, Any] = {
         "evaluation": config.evaluation.model_dump(exclude={"gates", "headline", "memory_limit"}),
         "test_data": config.test_data.model_dump() if config.test_data else None,
-    }
+    } | ({"aligned": True} if is_aligned(config) else {})
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

@@ -15,6 +15,7 @@ from twhin_core.export.manifest import FormatExport
 from twhin_core.export.product_quantization import codebooks_path, decoded_rows
 from twhin_core.export.vector_set import TrainedRun, unit_rows
 from twhin_core.progress import log
+from twhin_core.vectors.rotation import rotated
 from twhin_core.vectors.rows import Rows
 
 
@@ -34,20 +35,20 @@ def compare(run: TrainedRun, exports: dict[str, FormatExport]) -> dict[str, Figu
         exact = metrics[config.evaluation.split]
     else:
         exact = measure_rows(config, root, run.checkpoint, tables)
-    decoded_tables = {
-        name: _decoded(run, exports[name], rows) if name in exports else rows for name, rows in tables.items()
-    }
+    decoded_tables = {name: _decoded(run, exports[name]) if name in exports else rows for name, rows in tables.items()}
     decoded = measure_rows(config, root, run.checkpoint, decoded_tables)
     mrr = prefix(config.evaluation) + MRR
     log.info("export: %s with pq %.4f, with exact vectors %.4f", mrr, decoded[ALL][mrr], exact[ALL][mrr])
     return {"exact": exact, "decoded": decoded}
 
 
-def _decoded(run: TrainedRun, export: FormatExport, rows: Rows) -> Rows:
+def _decoded(run: TrainedRun, export: FormatExport) -> Rows:
+    """The vectors of all rows as decoded from their codes, where the checkpoint has them: rotated back."""
     table = export.table
+    rows = rotated(run.checkpoint.rows(table), run.rotation)
     (entry,) = (file for file in export.files if file.path == codebooks_path(table))
     entry.check(run.root)
     codebooks = np.load(io.BytesIO(storage.read_bytes(storage.join(run.root, entry.path))))
     if run.config.export.normalize:
         rows = unit_rows(rows, lambda row: f"export: {table}: the vector in row {row}")
-    return decoded_rows(rows, codebooks)
+    return rotated(decoded_rows(rows, codebooks), None if run.rotation is None else run.rotation.T)

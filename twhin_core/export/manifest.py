@@ -53,6 +53,29 @@ class FormatExport(BaseModel):
     of queries. pq: subspaces, bits, bytes, float_bytes, ratio. projector: shown, of."""
 
 
+class AlignedTable(BaseModel):
+    """The nodes of a table that both versions have, and the mean cosine of a node's two vectors."""
+
+    nodes: int
+    cosine_before: float
+    """Without the rotation."""
+    cosine_after: float
+    """With it."""
+
+
+class Aligned(BaseModel):
+    """How the vectors and the relations' operators were rotated (`export.align`)."""
+
+    root: str
+    """The run root of the earlier version, onto whose export they were rotated."""
+    checkpoint: int
+    """The step of that export."""
+    rotation: FileEntry
+    """Q, orthogonal: an npy file, float32 [dim, dim]. An exported vector is x·Q for the checkpoint's x."""
+    tables: dict[str, AlignedTable]
+    """By table, without those that have no node in both."""
+
+
 class ExportManifest(BaseModel):
     """`embeddings/manifest.json`: enough to read the embeddings and to score with them."""
 
@@ -69,6 +92,8 @@ class ExportManifest(BaseModel):
     normalized: bool
     """Whether every vector has length 1."""
     reciprocal: bool
+    aligned: Aligned | None = None
+    """None unless `export.align` is set."""
     tables: list[TableExport]
     relations: FileEntry
     formats: dict[str, dict[str, FormatExport]]
@@ -79,7 +104,9 @@ class ExportManifest(BaseModel):
     @property
     def files(self) -> list[FileEntry]:
         """All files of the export."""
-        return [self.relations, *(file for of in self.formats.values() for one in of.values() for file in one.files)]
+        rotation = [] if self.aligned is None else [self.aligned.rotation]
+        of_formats = (file for of in self.formats.values() for one in of.values() for file in one.files)
+        return [self.relations, *rotation, *of_formats]
 
 
 class Finished(BaseModel):

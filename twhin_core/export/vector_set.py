@@ -25,6 +25,7 @@ from twhin_core.vectors.ids import IDS_PER_BATCH, Ids
 from twhin_core.vectors.named import Block, named_blocks
 from twhin_core.vectors.names import open_ids
 from twhin_core.vectors.prior import Prior
+from twhin_core.vectors.rotation import rotated
 from twhin_core.vectors.rows import Ints, MappedRows, Rows, SelectedRows
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class TrainedRun:
     root: str
     checkpoint: Checkpoint
     schema: Schema
+    rotation: Tensor | None = None
+    """Multiplies all vectors, which the scorer then fits: orthogonal, float32 [dim, dim]. See `export.align`."""
 
     @property
     def step(self) -> int:
@@ -58,18 +61,24 @@ class TrainedRun:
     def rows(self, table: str) -> Rows:
         """The vectors of the rows with an id, by position."""
         ids = self.ids(table)
-        return SelectedRows(self.checkpoint.rows(table), ids.size, ids.index)
+        return SelectedRows(self._all_rows(table), ids.size, ids.index)
+
+    def _all_rows(self, table: str) -> Rows:
+        return rotated(self.checkpoint.rows(table), self.rotation)
 
     def candidates(self, side: Side, rel: int) -> Rows:
         """The vectors of the candidates for `side` of a relation, by position; followed by their priors, if any."""
         table = self.schema.table_of(rel, side)
-        ids, rows = self.ids(table), self.checkpoint.rows(table)
+        ids, rows = self.ids(table), self._all_rows(table)
         if self.prior is not None and side in self.prior.sides:
             return SelectedRows(self.prior.rows(side, rel, rows), ids.size, ids.index)
         return SelectedRows(rows, ids.size, ids.index)
 
     def scorer(self) -> Scorer:
-        return self.checkpoint.scorer(self.config.model, self.schema.relations)
+        scorer = self.checkpoint.scorer(self.config.model, self.schema.relations)
+        if self.rotation is not None:
+            scorer.rotate(self.rotation)
+        return scorer
 
     @cached_property
     def prior(self) -> Prior | None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 
 from twhin_core import __version__, storage
 from twhin_core.config import Config
 from twhin_core.config.export import Format
+from twhin_core.export.alignment import RECORD, align, read_rotation
 from twhin_core.export.compare import compare
 from twhin_core.export.fits import check
 from twhin_core.export.formats import check_installed, digest, takes, writer
 from twhin_core.export.manifest import (
     FOLDER,
     MANIFEST,
+    Aligned,
     ExportManifest,
     FormatExport,
     TableExport,
@@ -43,21 +46,23 @@ def write_export(run: TrainedRun) -> ExportManifest:
     Raises:
         UserError: a format cannot hold a table, or a vocabulary is broken.
     """
+    check_installed(run.config.export)
     identity = identify(run)
+    run, aligned = _aligned(run, f"{identity}-{run.checkpoint.step}")
     config, vector_sets = run.config, open_vector_sets(run)
     jobs = [
         (name, vector_set) for name in config.export.formats for vector_set in vector_sets if takes(name, vector_set)
     ]
-    check_installed(config.export)
     for name, vector_set in jobs:
         check(name, config.export, vector_set.name, vector_set.size)
     storage.remove(storage.join(run.root, MANIFEST))  # first: without a manifest, no file counts as exported
-    made_from = {name: f"{identity}-{run.checkpoint.step}-{digest(name, config.export)}" for name, _ in jobs}
+    of_vectors = f"{identity}-{run.checkpoint.step}" + (f"-{aligned.rotation.sha256}" if aligned is not None else "")
+    made_from = {name: f"{of_vectors}-{digest(name, config.export)}" for name, _ in jobs}
     finished = {
         (name, vector_set.name): read_finished(run.root, name, vector_set.name, made_from[name])
         for name, vector_set in jobs
     }
-    _remove_all_but(run.root, finished)
+    _remove_all_but(run.root, finished, [] if aligned is None else [RECORD, aligned.rotation.path])
     formats: dict[str, dict[str, FormatExport]] = {name: {} for name in config.export.formats}
     for name, vector_set in jobs:
         done = finished[name, vector_set.name]
@@ -76,11 +81,20 @@ def write_export(run: TrainedRun) -> ExportManifest:
         comparator=config.model.comparator,
         normalized=config.export.normalize,
         reciprocal=config.model.reciprocal,
+        aligned=aligned,
         tables=[_describe(vector_set, formats) for vector_set in vector_sets if vector_set.relation is None],
         relations=_write_relations(run),
         formats=formats,
         pq_metrics=compare(run, formats["pq"]) if "pq" in formats else None,
     )
+
+
+def _aligned(run: TrainedRun, made_from: str) -> tuple[TrainedRun, Aligned | None]:
+    """The run with its vectors rotated if `export.align` is set, and what the manifest says of it."""
+    if run.config.export.align is None:
+        return run, None
+    aligned = align(run, made_from)
+    return replace(run, rotation=read_rotation(run.root, aligned)), aligned
 
 
 def _describe(vector_set: VectorSet, formats: dict[str, dict[str, FormatExport]]) -> TableExport:
@@ -91,15 +105,15 @@ def _describe(vector_set: VectorSet, formats: dict[str, dict[str, FormatExport]]
     )
 
 
-def _remove_all_but(root: str, finished: dict[tuple[Format, str], FormatExport | None]) -> None:
-    """Removes everything in `embeddings/` except finished files and their records."""
+def _remove_all_but(root: str, finished: dict[tuple[Format, str], FormatExport | None], others: list[str]) -> None:
+    """Removes everything in `embeddings/` except finished files, their records, and the paths `others`."""
     kept = {
         path
         for (name, table), export in finished.items()
         if export is not None
         for path in [record_path(name, table), *(file.path for file in export.files)]
     }
-    storage.remove_all_but(storage.join(root, FOLDER), [storage.join(root, path) for path in kept])
+    storage.remove_all_but(storage.join(root, FOLDER), [storage.join(root, path) for path in [*kept, *others]])
 
 
 def _write_one(name: Format, vector_set: VectorSet) -> FormatExport:

@@ -51,6 +51,15 @@ class Operator(ABC):
         """⟨b, y⟩ for vectors [..., dim] → [...]."""
         return vectors.new_zeros(index.shape)
 
+    def rotated(self, parameters: Tensor, rotation: Tensor) -> Tensor:
+        """The parameters of the operator on vectors x·Q: operator'(x·Q) = operator(x)·Q.
+
+        Args:
+            parameters: [relations, ...].
+            rotation: Q, orthogonal [dim, dim].
+        """
+        raise NotImplementedError  # the config allows only rotatable operators
+
     def features(self, vectors: Tensor, others: Tensor) -> Tensor:
         """φ [..., dim] with ⟨operator(x), y⟩ = ⟨θ_rel, φ(x, y)⟩ + what no relation changes, for x and y [..., dim]."""
         raise NotImplementedError  # the config allows only operators that have features
@@ -73,6 +82,9 @@ class Identity(Operator):
 
     adjoint = apply
 
+    def rotated(self, parameters: Tensor, rotation: Tensor) -> Tensor:
+        return parameters
+
 
 class Translation(Operator):
     """x + θ_rel (Bordes et al., 2013, TransE)."""
@@ -91,6 +103,9 @@ class Translation(Operator):
 
     def bias(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
         return (_rows(parameters, index) * vectors).sum(-1)
+
+    def rotated(self, parameters: Tensor, rotation: Tensor) -> Tensor:
+        return parameters @ rotation
 
     def features(self, vectors: Tensor, others: Tensor) -> Tensor:
         return others
@@ -167,6 +182,9 @@ class Linear(Operator):
     def inverse(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
         return _by_relation(index, vectors, lambda rel, rows: rows @ _pseudoinverse(parameters[rel]).T)
 
+    def rotated(self, parameters: Tensor, rotation: Tensor) -> Tensor:
+        return rotation.T @ parameters @ rotation
+
 
 class Affine(Operator):
     """A_rel·x + b_rel; the parameters are [A | b]."""
@@ -189,6 +207,9 @@ class Affine(Operator):
 
     def bias(self, parameters: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
         return (_rows(parameters[:, :, -1], index) * vectors).sum(-1)
+
+    def rotated(self, parameters: Tensor, rotation: Tensor) -> Tensor:
+        return rotation.T @ torch.cat([parameters[:, :, :-1] @ rotation, parameters[:, :, -1:]], -1)
 
 
 OPERATORS: dict[str, Operator] = {

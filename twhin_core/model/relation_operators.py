@@ -71,6 +71,13 @@ class RelationOperators(nn.Module):
             total = total + (of_kind * powers).sum()
         return total
 
+    @torch.no_grad()
+    def rotate(self, rotation: Tensor) -> None:
+        """Changes the parameters to those of the operators on vectors x·Q. `rotation`: Q, orthogonal [dim, dim]."""
+        for kind in self._kinds:
+            parameters = self.get_parameter(kind)
+            parameters.copy_(find(kind).rotated(parameters.double(), rotation.double()))
+
     @property
     def has_fixed_shapes(self) -> bool:
         """As `Operator.has_fixed_shapes`; several kinds are told apart by their relations."""

@@ -57,6 +57,15 @@ class Scorer(nn.Module):
         else:
             self.prior = nn.Parameter(_prior_weights(model, len(relations)))  # type: ignore[arg-type]  # not None
 
+    def rotate(self, rotation: Tensor) -> None:
+        """Makes the scores of vectors x·Q those that x had. `rotation`: Q, orthogonal, float32 [dim, dim].
+
+        Every comparator depends on inner products and lengths only, which Q keeps.
+        """
+        for operators in (self.operator, self.inverse):
+            if operators is not None:
+                operators.rotate(rotation)
+
     def prior_logits(self, side: Side, rel: Tensor, log_share: Tensor) -> Tensor:
         """What the prior adds to the logits of candidates for `side`: rel [C], log p [C, X] → [C, X]."""
         assert self.prior is not None

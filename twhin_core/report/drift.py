@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from twhin_core.evaluation.drift import NODES, QUERIES, Drift
+from twhin_core.evaluation.drift import ALIGNED, NODES, QUERIES, Drift
 from twhin_core.evaluation.metrics import ALL, DRIFT, Metrics
 from twhin_core.report.charts import BarChart, bar_chart
 from twhin_core.report.figures import Table
@@ -23,6 +23,8 @@ class Moved:
     """A chart of each table."""
     neighbors: str
     """The figure that the charts show."""
+    aligned: bool
+    """Whether vectors were rotated first, as the export rotates them."""
 
 
 def collect(metrics: Metrics) -> Moved | None:
@@ -39,6 +41,7 @@ def collect(metrics: Metrics) -> Moved | None:
         relations=_table("relation", QUERIES, relations) if relations else None,
         by_degree=[(name, _by_degree(of, neighbors)) for name, of in tables.items() if len(of) > 2],
         neighbors=neighbors,
+        aligned=found.get(ALIGNED, False),
     )
 
 

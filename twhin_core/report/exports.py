@@ -6,12 +6,12 @@ from typing import Any
 
 from twhin_core import storage
 from twhin_core.evaluation.metrics import ALL, EDGES, Figures, Metrics
-from twhin_core.export.manifest import FOLDER, FormatExport, read_export_manifest
+from twhin_core.export.manifest import FOLDER, Aligned, FormatExport, read_export_manifest
 from twhin_core.report.figures import SIDED, Table
 from twhin_core.sizes import readable
 
 
-def collect(metrics: Metrics, root: str) -> dict[str, Table | None] | None:
+def collect(metrics: Metrics, root: str) -> dict[str, Any] | None:
     """The content of the section; None if export has not finished, or exported another checkpoint."""
     manifest = read_export_manifest(root)
     if manifest is None or manifest.checkpoint != metrics["checkpoint"] or not manifest.formats:
@@ -27,7 +27,18 @@ def collect(metrics: Metrics, root: str) -> dict[str, Table | None] | None:
         "formats": Table(["table", "format", "rows", "files", "size", "bytes per row", "quality"], rows),
         "pq": _compare(compared) if compared else None,
         "relations": _by_relation(compared) if compared else None,
+        "aligned": manifest.aligned,
+        "rotated": _rotated(manifest.aligned) if manifest.aligned is not None else None,
     }
+
+
+def _rotated(aligned: Aligned) -> Table:
+    """How near the vectors are to the earlier version's, without the rotation and with it."""
+    rows = [
+        [table, f"{of.nodes:,}", f"{of.cosine_before:.4f}", f"{of.cosine_after:.4f}"]
+        for table, of in aligned.tables.items()
+    ]
+    return Table(["table", "nodes of both", "mean cosine, as learned", "mean cosine, rotated"], rows)
 
 
 def _row(format_name: str, export: FormatExport, sizes: dict[str, int]) -> list[str]:

@@ -27,15 +27,16 @@ def check_text(text: str, overrides: Iterable[str] = (), origin: str = "config")
 def with_previous(tree: dict[str, Any], root: str | None, origin: str = "config") -> Config:
     """The config of a version that continues the one at `root`, or of the first version.
 
-    `previous` in `training.warm_start.from`, `training.anchor.to` and `evaluation.previous` stands for `root`, which
-    `evaluation.previous` also is by default. For the first version, what needs an earlier one is left out: these keys,
-    gates on drift, and `max_drop`.
+    `previous` in `training.warm_start.from`, `training.anchor.to`, `evaluation.previous` and `export.align` stands for
+    `root`, which `evaluation.previous` also is by default. For the first version, what needs an earlier one is left
+    out: these keys, gates on drift, and `max_drop`.
 
     Raises:
         UserError: the config is invalid, generates its data, or names another previous version itself.
     """
     tree = copy.deepcopy(tree)
-    prepare, training, evaluation = (_section(tree, name) for name in ("prepare", "training", "evaluation"))
+    sections = "prepare", "training", "evaluation", "export"
+    prepare, training, evaluation, export = (_section(tree, name) for name in sections)
     if not prepare.get("sources"):
         raise UserError(f"{origin}: prepare.sources: a refresh needs raw files to look for")
     if prepare.get("previous") is not None:
@@ -49,6 +50,8 @@ def with_previous(tree: dict[str, Any], root: str | None, origin: str = "config"
             section = training.get(key)
             if isinstance(section, dict) and section.get(place) == PREVIOUS:
                 del training[key]
+        if export.get("align") == PREVIOUS:
+            del export["align"]
         if evaluation.get("previous") == PREVIOUS:
             del evaluation["previous"]
         if evaluation.get("previous") is None and isinstance(gates := evaluation.get("gates"), dict):

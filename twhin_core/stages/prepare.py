@@ -18,7 +18,7 @@ from twhin_core.graph.compared import compare, describe_changes, read_changes, w
 from twhin_core.graph.manifest import MANIFEST, Manifest, find_manifest, read_manifest, read_schema, share
 from twhin_core.progress import log
 from twhin_core.run import check_same_graph, working
-from twhin_core.stages.refusals import check_relations, check_sizes
+from twhin_core.stages.refusals import check_align, check_relations, check_sizes
 from twhin_core.synthetic.generate import generate
 
 
@@ -51,6 +51,7 @@ def prepare(config: Config, root: str) -> Manifest:
 
 
 def _build(config: Config, settings: Prepare, root: str) -> Manifest:
+    check_align(config)
     sources = settings.sources
     if settings.generate is not None:
         sources = generate(settings.generate, storage.join(root, "raw"))

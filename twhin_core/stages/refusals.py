@@ -6,7 +6,14 @@ from twhin_core.config import Config
 from twhin_core.evaluation.gates import check_names
 from twhin_core.evaluation.task import check_ranking
 from twhin_core.export import fits
+from twhin_core.export.earlier import EarlierExport, earlier_root
 from twhin_core.schema import Schema
+
+
+def check_align(config: Config) -> None:
+    """Raises UserError if vectors of this model cannot be aligned with what `export.align` names, if it does."""
+    if config.export.align is not None:
+        EarlierExport(earlier_root(config), config.model.dim, [table.name for table in config.model.embeddings.tables])
 
 
 def check_relations(config: Config, relations: list[str]) -> None:

@@ -162,6 +162,8 @@ def _export(root: str) -> Iterator[tuple[str, Check]]:
         for export in exports.values():
             yield from _files(root, f"embeddings as {name}", export.files)
     yield from _files(root, manifest.relations.path, [manifest.relations])
+    if manifest.aligned is not None:
+        yield from _files(root, manifest.aligned.rotation.path, [manifest.aligned.rotation])
 
 
 def _files(root: str, name: str, entries: list[FileEntry]) -> Iterator[tuple[str, Check]]:
