@@ -3,11 +3,12 @@
 Cuts a graph of users and items in two: the second day has all users and training edges, the first lacks a share of the
 users altogether and, of the others, a share of their training edges. Trains the first day, then the second one from
 nothing and for fewer epochs from the first day's vectors, also with anchors of several weights. Ranks the same test
-edges for each, and compares the vectors of users without new edges with those of the first day: the overlap of their
-ten nearest items.
+edges for each, and compares its vectors with those of the first day: how many of the ten nearest nodes of the same
+table nodes without new edges keep, and what a classifier that was fitted to the first day's vectors keeps of its AUC.
+The version from nothing is also measured after a rotation onto the first day's vectors (`export.align`).
 
     python -m benchmarks.bench_refresh configs/amazon_book.yaml --epochs 5 [--anchors 0.01 0.1] [--users 0.2]
-        [--new-users 0.05] [--new-edges 0.05] [--folder DIR] [--set section.key=value ...]
+        [--new-users 0.05] [--new-edges 0.05] [--folder DIR] [--set section.key=value ...] [--warm-set ...]
 
 Ends in one JSON line.
 """
@@ -37,10 +38,16 @@ from twhin_core.vectors.names import open_ids
 
 COLUMNS = ("user_id", "book_id")
 """Of the config's sources: a node of the first table, and one of the second."""
+QUERIES = 1000
+"""Nodes of a table whose nearest ones are compared."""
 
 
-def cut(config: Config, options: argparse.Namespace, folder: Path) -> np.ndarray[Any, Any]:
-    """Writes `day{1,2}-{train,test}.parquet`. Returns the ids of the users without new edges."""
+Names = list[np.ndarray[Any, Any]]
+"""Ids of each table."""
+
+
+def cut(config: Config, options: argparse.Namespace, folder: Path) -> Names:
+    """Writes `day{1,2}-{train,test}.parquet`. Returns the ids of the users and of the items without new edges."""
     assert config.prepare is not None
     rng = np.random.default_rng(0)
     tables = {source.split: pq.read_table(source.path, columns=list(COLUMNS)) for source in config.prepare.sources}
@@ -55,15 +62,25 @@ def cut(config: Config, options: argparse.Namespace, folder: Path) -> np.ndarray
     is_late = pc.is_in(kept["test"]["user_id"], pa.array(late))
     pq.write_table(kept["test"].filter(pc.invert(is_late)), folder / "day1-test.parquet")
     pq.write_table(kept["test"], folder / "day2-test.parquet")
-    return np.setdiff1d(chosen, np.union1d(late, kept["train"]["user_id"].to_numpy()[is_new]))
+    ends = [kept["train"][column].to_numpy() for column in COLUMNS]
+    return [np.setdiff1d(of[~of_late & ~is_new], of[of_late | is_new]) for of in ends]
 
 
 def day(options: argparse.Namespace, folder: Path, number: int, changes: dict[str, Any]) -> Config:
-    tree = config_file.load(options.config, options.set).model_dump(mode="json", exclude_unset=True)
+    overrides = options.set + (options.warm_set if "warm_start" in changes else [])
+    tree = config_file.load(options.config, overrides).model_dump(mode="json", exclude_unset=True)
     for source in tree["prepare"]["sources"]:
         source["path"] = str(folder / f"day{number}-{source['split']}.parquet")
     tree["training"] |= changes
+    if number == 2:
+        tree["evaluation"] = {**tree.get("evaluation", {}), "previous": str(folder / "day1")}
     return config_file.validate(Config, tree, options.config)
+
+
+def aligned(config: Config, root: str) -> Config:
+    tree = config.model_dump(mode="json", exclude_unset=True)
+    tree["export"] = {**tree.get("export", {}), "align": root}
+    return config_file.validate(Config, tree, "aligned")
 
 
 def run(config: Config, root: str) -> dict[str, Any]:
@@ -72,28 +89,47 @@ def run(config: Config, root: str) -> dict[str, Any]:
     started, used = time.monotonic(), time.process_time()
     train(config, root)
     seconds = {"seconds": round(time.monotonic() - started, 1), "cpu_seconds": round(time.process_time() - used, 1)}
-    figures = evaluate(config, root)["test"]["all"]
-    return {**seconds, **{name: round(figures[name], 4) for name in ("mrr", "recall@20")}}
+    return {**seconds, **measured(config, root)}
 
 
-def nearest(config: Config, root: str, users: np.ndarray[Any, Any]) -> list[set[str]]:
-    """The ids of the ten items with the largest cosine to each user."""
+def measured(config: Config, root: str) -> dict[str, Any]:
+    metrics = evaluate(config, root)
+    found = {name: round(metrics["test"]["all"][name], 4) for name in ("mrr", "recall@20")}
+    for of in metrics.get("drift", {}).get("relations", {}).values():
+        found |= {name: round(of[name], 4) for name in ("auc_before", "auc_now", "auc_kept")}
+    return found
+
+
+def unit_vectors(config: Config, root: str) -> list[dict[str, np.ndarray[Any, Any]]]:
+    """Of each table, the vectors by id, at length 1."""
     checkpoint = newest(root)
     assert checkpoint is not None
-    found = {}
+    found = []
     for table in (table.name for table in config.model.embeddings.tables):
         rows = checkpoint.rows(table)
-        names = [
-            name
-            for batch in open_ids(config, root, table, rows.size).batches(1 << 16)
-            for name in batch["id"].to_pylist()
-        ]
+        batches = open_ids(config, root, table, rows.size).batches(1 << 16)
+        names = [name for batch in batches for name in batch["id"].to_pylist()]
         vectors = rows.read(0, rows.size).numpy()
-        found[table] = names, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    (user_names, user_vectors), (item_names, item_vectors) = found.values()
-    place = {name: row for row, name in enumerate(user_names)}
-    scores = user_vectors[[place[user] for user in users]] @ item_vectors.T
-    return [{item_names[item] for item in row} for row in np.argpartition(-scores, 10, axis=1)[:, :10]]
+        found.append(dict(zip(names, vectors / np.linalg.norm(vectors, axis=1, keepdims=True), strict=True)))
+    return found
+
+
+def overlaps(before: Any, now: Any, same: Names) -> list[float]:
+    """Of each table, the share of the ten nearest nodes that nodes without new edges keep; among nodes of both days."""
+    shares = []
+    for old, new, nodes in zip(before, now, same, strict=True):
+        both = sorted(old.keys() & new.keys())
+        place = {name: row for row, name in enumerate(both)}
+        given = np.array([place[name] for name in nodes.astype(str) if name in place][:QUERIES])
+        near = []
+        for of in (old, new):
+            vectors = np.stack([of[name] for name in both])
+            scores = vectors[given] @ vectors.T
+            scores[np.arange(len(given)), given] = -np.inf
+            near.append(np.argpartition(-scores, 10, axis=1)[:, :10])
+        kept = (near[0][:, :, None] == near[1][:, None, :]).sum((1, 2)) / 10
+        shares.append(round(float(kept.mean()), 3))
+    return shares
 
 
 def main() -> None:
@@ -106,20 +142,21 @@ def main() -> None:
     parser.add_argument("--new-edges", type=float, default=0.05)
     parser.add_argument("--folder", help="keep the runs here")
     parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--warm-set", action="append", default=[], help="as --set, of the warm runs alone")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.folder or temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        same = cut(config_file.load(options.config, options.set), options, folder)[:1000]
+        same = cut(config_file.load(options.config, options.set), options, folder)
         first = str(folder / "day1")
         config = day(options, folder, 1, {})
         results = {"day 1": run(config, first)}
         print(f"{'day 1':<28}", results["day 1"], flush=True)
-        before = nearest(config, first, same)
+        before = unit_vectors(config, first)
         start = {"num_epochs": options.epochs, "warm_start": {"from": first}}
         variants: dict[str, dict[str, Any]] = {
-            "cold": {},
-            "cold, fewer epochs": {"num_epochs": options.epochs},
+            "cold": {"seed": 1},
+            "cold, fewer epochs": {"seed": 1, "num_epochs": options.epochs},
             "warm": start,
             "warm, random new nodes": {**start, "warm_start": {"from": first, "new_nodes": "random"}},
             "warm, new optimizer state": {**start, "warm_start": {"from": first, "optimizer_state": False}},
@@ -131,9 +168,11 @@ def main() -> None:
         for number, (name, changes) in enumerate(variants.items()):
             root, config = str(folder / f"day2-{number}"), day(options, folder, 2, changes)
             results[name] = run(config, root)
-            overlap = [len(old & new) / 10 for old, new in zip(before, nearest(config, root, same), strict=True)]
-            results[name]["overlap@10"] = round(float(np.mean(overlap)), 3)
+            results[name]["kept@10"] = overlaps(before, unit_vectors(config, root), same)
             print(f"{name:<28}", results[name], flush=True)
+            if name == "cold":
+                results["cold, rotated"] = measured(aligned(config, first), root)
+                print(f"{'cold, rotated':<28}", results["cold, rotated"], flush=True)
         matched = storage.read_json(storage.join(str(folder / "day2-2"), "training/earlier.json"))
         results["matched"] = matched["training.warm_start.from"]["tables"]
         print(json.dumps(results))
