@@ -171,7 +171,7 @@ def _pieces(rows: Ints, row_bytes: int) -> Iterator[slice]:
 def _start_of_values(fs: Any, path: str, part: StoredPart, size: int, blocks: Blocks | None) -> int:
     """The byte offset in a file at which the values of a tensor part start, `size` bytes long."""
     with fs.open(path, "rb") as file:
-        view = _View(file if blocks is None else BlockReader(file, blocks), part.start, part.length)
+        view = View(file if blocks is None else BlockReader(file, blocks), part.start, part.length)
         with zipfile.ZipFile(view) as archive:
             entry = next(entry for entry in archive.infolist() if entry.filename.endswith("/data/0"))
         assert entry.compress_type == zipfile.ZIP_STORED
@@ -181,7 +181,7 @@ def _start_of_values(fs: Any, path: str, part: StoredPart, size: int, blocks: Bl
     return int(part.start + entry.header_offset + 30 + name + extra)
 
 
-class _View(RangeReader):
+class View(RangeReader):
     """The bytes [offset, offset + length) of a file, as a file object."""
 
     def __init__(self, file: IO[bytes] | BlockReader, offset: int, length: int) -> None:
