@@ -27,7 +27,7 @@ COMPARED_BY = {
 
 
 def graph_figures(manifest: Manifest) -> Figures:
-    tables = {f"nodes.{entry.name}": entry.num_embeddings for entry in manifest.tables}
+    tables = {f"nodes.{entry.name}": entry.nodes for entry in manifest.tables}
     splits = {f"edges.{split}": manifest.splits[split].edges for split in SPLITS}
     return {**tables, **splits, "rejected_rows": manifest.rejected.rows}
 
@@ -37,7 +37,7 @@ def graph_text(manifest: Manifest) -> str:
         (entry.name, f"{entry.lhs} → {entry.rhs}", *(f"{entry.edges[split]:,}" for split in SPLITS))
         for entry in manifest.relations
     ]
-    tables = [(entry.name, f"{entry.num_embeddings:,}") for entry in manifest.tables]
+    tables = [(entry.name, f"{entry.nodes:,}") for entry in manifest.tables]
     rejected = manifest.rejected
     reasons = "".join(f"\n- {count:,} {reason}" for reason, count in rejected.by_reason.items())
     return _page(

@@ -1,4 +1,7 @@
-"""Commands on a series of versions: `refresh`, `versions`, `publish`, `rollback`. Each imports only what it needs."""
+"""Commands on a series of versions: `refresh`, `versions`, `publish`, `rollback`, `forget`.
+
+Each imports only what it needs.
+"""
 
 from __future__ import annotations
 
@@ -93,3 +96,31 @@ def rollback(
     from twhin_core.series.publish import rollback
 
     rollback(series, to)
+
+
+def forget(
+    series: SeriesPath,
+    table: Annotated[str, typer.Option(metavar="TABLE", help="The table of the nodes.")],
+    ids: Annotated[
+        str,
+        typer.Option(metavar="FILE", help="The ids: one per line, or the column `id` of a Parquet, CSV or TSV file."),
+    ],
+    by: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Who signs for it in the record. Default: the user's name.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove nodes from the published version of a series, and keep them out of later ones.
+
+    Publishes a version without them in its place. Prints what was removed, and which older versions still hold them.
+    The record under SERIES/forgotten/ has salted hashes of the ids.
+    """
+    import getpass
+
+    from twhin_core.output import show
+    from twhin_core.series.forgotten import list_record
+    from twhin_core.series.id_list import read_ids
+    from twhin_core.stages.forget import forget
+
+    record = forget(series, table, read_ids(ids), by or getpass.getuser())
+    show(list_record(record), as_json)

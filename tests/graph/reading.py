@@ -22,7 +22,8 @@ def ids(root: Path, table: str) -> list[str]:
 
 def edges(root: Path, manifest: Manifest, split: str) -> list[tuple[str, str, str]]:
     """The edges of a split as (lhs id, relation, rhs id), in the order of the files."""
-    names = {entry.name: ids(root, entry.name) for entry in manifest.tables}
+    vocabularies = {entry.name: rows(root / "graph/vocab" / entry.name) for entry in manifest.tables}
+    names = {table: {row["index"]: row["id"] for row in of} for table, of in vocabularies.items()}
     found = []
     for row in rows(root / "graph/edges" / split):
         relation = manifest.relations[row["rel"]]

@@ -55,10 +55,10 @@ class ExportedVectors:
 
     def ids(self, table: str) -> Ids:
         folder = storage.join(self.root, "embeddings", table)
-        runs = None
-        if self.config.prepare is not None:
-            runs = next(entry.sorted_runs for entry in find_manifest(self.root).tables if entry.name == table)
-        return StoredIds(self.files(table), folder, runs)
+        if self.config.prepare is None:
+            return StoredIds(self.files(table), folder, None)
+        entry = next(entry for entry in find_manifest(self.root).tables if entry.name == table)
+        return StoredIds(self.files(table), folder, entry.sorted_runs, entry.forgotten > 0)
 
     def rows(self, table: str) -> Rows:
         return ParquetRows(self.files(table), self.manifest.dim)

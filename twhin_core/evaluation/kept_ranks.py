@@ -6,7 +6,7 @@ node and answer (see `HeldOut`). Its metadata say which metrics it belongs to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twhin_core import storage
+from twhin_core.config import Relation
 from twhin_core.evaluation.metrics import MODEL, Metrics, Ranking, split_of
 from twhin_core.evaluation.result import folder, place
 from twhin_core.evaluation.task import RankingResult
@@ -134,3 +135,28 @@ def _batches(ranking: Ranking, relations: Sequence[str]) -> Iterator[pa.RecordBa
                 pa.array(ranks.list_rank[part], from_pandas=True),  # nan is null
             ]
             yield pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def copy_ranks(source: str, target: str, split: Split, relations: Sequence[Relation], gone: Mapping[str, Ints]) -> None:
+    """Copies the file to another run root, without the answers of the queries that have a node in `gone`, if it exists.
+
+    `gone`: by table, rows.
+    """
+    url = ranks_url(source, split)
+    if not storage.exists(url):
+        return
+    tables = {relation.name: (relation.lhs, relation.rhs) for relation in relations}
+
+    def left(batch: pa.RecordBatch) -> pa.RecordBatch:
+        relation, is_rhs = batch["relation"].dictionary_encode(), pc.equal(batch["side"], "rhs").to_numpy(False)
+        ends = np.array([tables[name] for name in relation.dictionary.to_pylist()], object).reshape(-1, 2)
+        lhs, rhs = ends[relation.indices.to_numpy()].T
+        stays = np.ones(len(batch), bool)
+        for column, of in (("node", np.where(is_rhs, lhs, rhs)), ("answer", np.where(is_rhs, rhs, lhs))):
+            for table, rows in gone.items():
+                stays &= ~((of == table) & np.isin(batch[column].to_numpy(), rows))
+        return batch.filter(pa.array(stays))
+
+    with open_parquet(url) as file:
+        batches = (left(batch) for batch in file.iter_batches(ROWS_PER_GROUP))
+        write_part(batches, file.schema_arrow, target, f"{folder(split)}/{FILE}")

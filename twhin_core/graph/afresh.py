@@ -29,7 +29,8 @@ class Made:
 
     Of a graph that continues an earlier one: `new`: the edges that its files do not hold, as `edges`; `keeps_files`:
     whether `edges` are just those of the files and the new ones; `lost`: by table, the nodes without training edges
-    that had some. The edges also have their `position`: -1 for those in `new`.
+    that had some; `gaps`: by table, how many indices have no node, because it was forgotten. The edges also have their
+    `position`: -1 for those in `new`.
     """
 
     vocabulary: ir.Table
@@ -39,6 +40,7 @@ class Made:
     new: ir.Table | None = None
     keeps_files: bool = False
     lost: Mapping[str, int] = field(default_factory=dict)
+    gaps: Mapping[str, int] = field(default_factory=dict)
 
 
 def make(

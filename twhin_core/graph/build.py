@@ -16,6 +16,7 @@ from twhin_core.errors import UserError
 from twhin_core.graph.changes import entries_of
 from twhin_core.graph.connect import connect
 from twhin_core.graph.earlier import Earlier, check_new, find_earlier, without_taken
+from twhin_core.graph.forgotten import Blocked, blocked_at
 from twhin_core.graph.manifest import SPLITS, Manifest
 from twhin_core.graph.plan import Graph, plan
 from twhin_core.graph.raw_files import RawSource, check_sources, id_kinds
@@ -59,14 +60,15 @@ def build_graph(config: Config, sources: list[Source], root: str, checks: Checks
     if earlier is not None:
         earlier.check_fits(config, split, raw)
     storage.remove(storage.join(root, "graph"))  # an interrupted run may have left files
+    blocked = blocked_at(root) or (blocked_at(settings.previous) if settings.previous is not None else None)
     with connect(settings) as engine:
-        graph = plan(engine, config, raw, labels, split, earlier, checks.relations)
+        graph = plan(engine, config, raw, labels, split, earlier, checks.relations, blocked)
         counts = count_graph(graph, earlier)
         _log(counts)
         _check_counts(config, raw, split, counts, graph)
         checks.sizes(Schema(counts.nodes, graph.relations), {split: sum(counts.edges[split]) for split in SPLITS})
         manifest = write_graph(engine, graph, counts, root, earlier)
-    manifest = _completed(manifest, config, raw, labels, split, earlier)
+    manifest = _completed(manifest, config, raw, labels, split, earlier, blocked)
     for line in describe_reversed(manifest):
         log.warning("prepare: %s", line)
     warn_of_skew(manifest.relations)
@@ -90,6 +92,7 @@ def _completed(
     labels: list[RawSource],
     split: Split | None,
     earlier: Earlier | None,
+    blocked: Blocked | None,
 ) -> Manifest:
     """With what the next version will ask for."""
     assert config.prepare is not None
@@ -104,6 +107,7 @@ def _completed(
             "rules": rules_of(config.prepare, split),
             "times": kind or (earlier and earlier.manifest.times),
             "previous": earlier and earlier.entry,
+            "forgotten": [] if blocked is None else blocked.records,
         }
     )
 

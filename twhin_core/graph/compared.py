@@ -81,7 +81,7 @@ def _figures(manifest: Manifest) -> dict[str, float]:
     rejected = manifest.rejected.rows - manifest.rejected.edges_before
     found: dict[str, float] = {
         "edges": sum(split.edges for split in manifest.splits.values()),
-        "nodes": sum(entry.num_embeddings for entry in manifest.tables),
+        "nodes": sum(entry.nodes for entry in manifest.tables),
         "rejected": rejected,
     }
     if manifest.raw_rows:
@@ -91,9 +91,9 @@ def _figures(manifest: Manifest) -> dict[str, float]:
         for side, degrees in relation.degrees.items():
             found |= {f"{relation.name}.{side}.{name}": value for name, value in _of_degrees(degrees).items()}
     for table in manifest.tables:
-        new = table.added[-1] if table.added else table.num_embeddings
-        counts = {"nodes": table.num_embeddings, "new": new, "lost": table.lost}
-        shares = {f"{name}_share": counts[name] / max(table.num_embeddings, 1) for name in ("new", "lost")}
+        new = table.added[-1] if table.added else table.nodes
+        counts = {"nodes": table.nodes, "new": new, "lost": table.lost}
+        shares = {f"{name}_share": counts[name] / max(table.nodes, 1) for name in ("new", "lost")}
         found |= {f"{table.name}.{name}": value for name, value in {**counts, **shares}.items()}
         found |= {f"{table.name}.{name}": value for name, value in _of_degrees(table.degrees).items()}
     return found

@@ -46,13 +46,19 @@ class Before:
     """The earlier graph in the engine.
 
     `vocabulary`: table, index, id, degree; `edges`: `EDGE_COLUMNS`, position; `relations`: rel, lhs_table, rhs_table;
-    `starts`: table, start: where the indices of new nodes start.
+    `starts`: table, start: where the indices of new nodes start; `gaps`: by table, how many indices below have no node.
+
+    Of a graph that lost nodes as it was read (see `blocked.without_nodes`), `gone` are these as table, index, and
+    `rejected` their edges as rejected rows.
     """
 
     vocabulary: ir.Table
     edges: ir.Table
     relations: ir.Table
     starts: ir.Table
+    gaps: dict[str, int]
+    gone: ir.Table | None = None
+    rejected: ir.Table | None = None
 
     def with_tables(self, edges: ir.Table) -> ir.Table:
         """Edges with the tables of their ends, which `edges` does without: a join of all edges takes long."""
@@ -80,6 +86,7 @@ def read_before(engine: Engine, earlier: Earlier, relations: list[Relation]) -> 
         edges=engine.view("edges_before", edges.select(*EDGE_COLUMNS, "position")),
         relations=engine.keep("relations", _tables_of(relations)),
         starts=engine.keep("starts", _starts(earlier.sizes)),
+        gaps={entry.name: entry.forgotten for entry in earlier.manifest.tables},
     )
 
 
@@ -124,7 +131,7 @@ def grow(
 
     left = engine.keep("left", before.edges.filter(expired))
     left_count, changed_count = (int(of.count().execute()) for of in (left, changed))
-    keeps_files = not left_count and not changed_count and not ages.ages_all(since)
+    keeps_files = before.gone is None and not left_count and not changed_count and not ages.ages_all(since)
     kept, gone = old, left
     if changed_count:
         kept, gone = old.anti_join(changed, EDGE), left.union(old.semi_join(changed, EDGE))
@@ -141,7 +148,7 @@ def grow(
         pairs = in_order(pairs, before.vocabulary, relations) if symmetric else pairs
         reason = pairs.time.isnull().ifelse("null_timestamp", "outside_window")
         dropped.append((pairs.mutate(reason=reason, file=ibis.literal(earlier.root)), before.vocabulary))
-    return Made(vocabulary, edges, cold, dropped, new, keeps_files, _counts(lost))
+    return Made(vocabulary, edges, cold, dropped, new, keeps_files, _counts(lost), before.gaps)
 
 
 def earlier_labels(engine: Engine, earlier: Earlier) -> list[ir.Table]:

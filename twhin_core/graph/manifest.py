@@ -38,9 +38,9 @@ class DegreeEntry(BaseModel):
 class TableEntry(BaseModel):
     """The vocabulary of a table; its nodes have the indices 0 … num_embeddings - 1. `labels`: those of some nodes.
 
-    `added`: how many nodes each version added, where there are several: each one's are in the order of their hashes.
-    `lost`: the nodes with training edges in the version before but not in this one. `id_kinds`: the types of the ids in
-    Parquet files, of all versions.
+    `forgotten`: how many of the indices have no node any more. `added`: how many indices each version added, where
+    there are several: the nodes of each are in the order of their hashes. `lost`: the nodes with training edges in the
+    version before but not in this one. `id_kinds`: the types of the ids in Parquet files, of all versions.
     """
 
     name: str
@@ -48,13 +48,18 @@ class TableEntry(BaseModel):
     degrees: DegreeEntry
     files: list[FileEntry]
     labels: list[FileEntry] = []
+    forgotten: int = 0
     added: list[int] = []
     lost: int = 0
     id_kinds: list[str] = []
 
     @property
+    def nodes(self) -> int:
+        return self.num_embeddings - self.forgotten
+
+    @property
     def sorted_runs(self) -> list[int]:
-        """The lengths of the runs of nodes that are in the order of their hashes, one after another."""
+        """How many indices each run of nodes has that are in the order of their hashes, one run after another."""
         return self.added or [self.num_embeddings]
 
 
@@ -122,7 +127,8 @@ class Manifest(BaseModel):
     """`graph/manifest.json` of a run that built its graph. Paths of files are relative to `holder`.
 
     `rules`: how rows became edges, which the next version must keep to (see `rules.rules_of`). `newest`: the newest
-    time of a row, in the unit of `times`. Both are missing in the manifests of versions up to 0.1.
+    time of a row, in the unit of `times`. Both are missing in the manifests of versions up to 0.1. `forgotten`: the
+    records of forgotten nodes that it was made with.
     """
 
     version: str
@@ -137,6 +143,7 @@ class Manifest(BaseModel):
     times: Literal["integer", "timestamp"] | None = None
     newest: int | None = None
     previous: PreviousEntry | None = None
+    forgotten: list[str] = []
     shared_by: str | None = Field(None, exclude=True)
     """The run root that holds the graph, if it is another run's."""
 

@@ -16,10 +16,12 @@ from twhin_core.config.prepare import Split
 from twhin_core.errors import UserError
 from twhin_core.graph.afresh import Made, make
 from twhin_core.graph.ages import ages_of, newest_time
+from twhin_core.graph.blocked import without_names, without_nodes
 from twhin_core.graph.earlier import Earlier
 from twhin_core.graph.edge_weights import normalized
 from twhin_core.graph.edges import decoded
 from twhin_core.graph.engine import Engine
+from twhin_core.graph.forgotten import Blocked
 from twhin_core.graph.grow import earlier_labels, grow, read_before
 from twhin_core.graph.raw_files import RawSource
 from twhin_core.graph.rows import find_relations, with_reasons
@@ -57,6 +59,7 @@ def plan(
     split: Split | None,
     earlier: Earlier | None,
     check_relations: Callable[[list[str]], None],
+    blocked: Blocked | None = None,
 ) -> Graph:
     """Builds the graph from the sources.
 
@@ -64,6 +67,7 @@ def plan(
         split: how to hold out edges; None if the sources specify their splits.
         earlier: the graph that the rows of the sources are added to.
         check_relations: called with the names of the relations as soon as they are known; may raise.
+        blocked: nodes to leave out.
     """
     settings = config.prepare
     assert settings is not None
@@ -74,11 +78,14 @@ def plan(
     _check_names("prepare.split.relations", (split and split.relations) or [], relations)
     rows = engine.keep("rows", with_reasons(raw, relations, settings, split))
     raw_rows = _check_rows(rows, sources)
+    if blocked is not None:
+        rows = engine.keep("allowed", without_names(engine, rows, blocked))
     times = [newest_time(rows), earlier.manifest.newest if earlier else None]
     newest = max((time for time in times if time is not None), default=None)
     ages = ages_of(settings, newest)
     rows = ages.with_reasons(rows)
 
+    gone: list[ir.Table] = []
     valid = rows.filter(rows.reason.isnull())
     weights = {position: raw.source.weight for position, raw in enumerate(sources) if raw.source.weight}
     valid = ages.decayed(normalized(valid, weights))
@@ -86,6 +93,9 @@ def plan(
         made = make(engine, valid, relations, settings, split, by_age=ages.half_life is not None)
     else:
         before = read_before(engine, earlier, relations)
+        if blocked is not None and not blocked.is_within(earlier.manifest.forgotten):
+            before = without_nodes(engine, before, blocked, relations, earlier.root)
+            gone = [] if before.rejected is None else [before.rejected]
         made = grow(engine, valid, earlier, before, relations, settings, split, ages)
     weighted = settings.repeats in ("count", "sum") or any(raw.source.weight is not None for raw in sources)
     invalid = rows.filter(rows.reason.notnull()).select("lhs", "relation", "rhs", "reason", source="file")
@@ -98,14 +108,15 @@ def plan(
         newest=newest,
         raw_rows=raw_rows,
         made=made,
-        rejected=functools.reduce(lambda one, other: one.union(other), [invalid, *dropped]),
-        labels=_labels(engine, labels, made.vocabulary, earlier),
+        rejected=functools.reduce(lambda one, other: one.union(other), [invalid, *dropped, *gone]),
+        labels=find_all_labels(engine, labels, made.vocabulary, earlier),
     )
 
 
-def _labels(
+def find_all_labels(
     engine: Engine, sources: list[RawSource], vocabulary: ir.Table, earlier: Earlier | None
 ) -> dict[str, ir.Table]:
+    """By table, the labels (index, id, label) that the earlier graph and the `sources` have for the vocabulary."""
     given = [] if earlier is None else earlier_labels(engine, earlier)
     tables = {entry.name for entry in earlier.manifest.tables if entry.labels} if earlier else set()
     if sources:

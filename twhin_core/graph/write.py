@@ -28,7 +28,7 @@ REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("source", "lhs", "
 
 @dataclass(frozen=True)
 class Counts:
-    """Nodes by table, edges by split and relation (in the order of ids), cold edges by split, rejected rows by reason.
+    """Indices by table, edges by split and relation (in the order of ids), cold edges by split, rejects by reason.
 
     Cold edges have a node without training edges. `edges_before`: the rejected ones that are edges of the graph before.
     """
@@ -49,7 +49,7 @@ def count_graph(graph: Graph, earlier: Earlier | None) -> Counts:
         by_relation[row["split"]][row["rel"]] = row["count"]
     cold = _counts(graph.made.cold.group_by("split").agg(count=graph.made.cold.count()))
     return Counts(
-        nodes={table: nodes.get(table, 0) for table in graph.tables},
+        nodes={table: nodes.get(table, 0) + graph.made.gaps.get(table, 0) for table in graph.tables},
         edges=by_relation,
         cold={split: cold.get(split, 0) for split in SPLITS},
         rejected=by_reason,
@@ -78,6 +78,7 @@ def write_graph(engine: Engine, graph: Graph, counts: Counts, root: str, earlier
                 f"graph/vocab/{table}",
             ),
             labels=_write_labels(engine, graph, table, root) if table in graph.labels else [],
+            forgotten=graph.made.gaps.get(table, 0),
             added=_added(table, counts.nodes[table], earlier),
             lost=graph.made.lost.get(table, 0),
         )

@@ -165,12 +165,11 @@ def _choose(root: str, table: str, size: int, manifest: Manifest | None) -> list
         return [(int(position), None) for position in positions]
     url, _, footer = files[0].under(manifest.holder(root))
     with open_parquet(url, footer=footer) as file:
-        batch = next(file.iter_batches(NAMES_READ, columns=["index", "degree"]))
-    index, degree = batch["index"].to_numpy(), batch["degree"].to_numpy()
+        degree = next(file.iter_batches(NAMES_READ, columns=["degree"]))["degree"].to_numpy()
     order = np.argsort(-degree, kind="stable")
     middle = np.count_nonzero(degree) // 2
     places = [*range(NODES_PER_KIND), *range(middle, middle + NODES_PER_KIND)]
-    return [(int(index[order[at]]), int(degree[order[at]])) for at in dict.fromkeys(places) if at < len(order)]
+    return [(int(order[at]), int(degree[order[at]])) for at in dict.fromkeys(places) if at < len(order)]
 
 
 def _relations_of(table: str, tables: set[str], schema: Schema, manifest: Manifest | None) -> list[int]:

@@ -33,11 +33,11 @@ def keep_newest(series: str, count: int) -> list[str]:
             raise UserError(f"{series}: no version of this series is published; nothing was removed")
         ids = list_ids(series)
         older = ids[: ids.index(current.version)] if current.version in ids else []
-        return [version for version in older if version not in ids[-count:] and _remove(series, version)]
+        return [version for version in older if version not in ids[-count:] and remove_version(series, version)]
 
 
-def _remove(series: str, version: str) -> bool:
-    """Removes a version unless it is in use; whether something was removed."""
+def remove_version(series: str, version: str) -> bool:
+    """Removes a version unless it is in use; whether something was removed. The caller holds the lease `publish`."""
     root = root_of(series, version)
     mark = storage.join(root, REMOVED)
     if read_removed(root) is None:

@@ -53,7 +53,7 @@ def describe(series: str, version: str, current: Current | None) -> Version:
         return Version(version, None, None, None, "not prepared yet")
     graph, metrics = read_manifest(root), read_metrics(root, saved_config(root).evaluation.split)
     edges = None if graph is None else sum(split.edges for split in graph.splits.values())
-    nodes = None if graph is None else sum(table.num_embeddings for table in graph.tables)
+    nodes = None if graph is None else sum(table.nodes for table in graph.tables)
     mrr = None if metrics is None else _mrr(metrics)
     return Version(version, edges, nodes, mrr, _state(root, version, current, graph, metrics))
 

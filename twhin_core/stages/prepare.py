@@ -15,6 +15,7 @@ from twhin_core.evaluation.task import nodes_only
 from twhin_core.graph.build import Checks, build_graph
 from twhin_core.graph.changes import check_unchanged
 from twhin_core.graph.compared import compare, describe_changes, read_changes, write_changes
+from twhin_core.graph.forgotten import blocked_at
 from twhin_core.graph.manifest import MANIFEST, Manifest, find_manifest, read_manifest, read_schema, share
 from twhin_core.progress import log
 from twhin_core.run import check_same_graph, working
@@ -72,6 +73,11 @@ def _share(config: Config, settings: Prepare, of: str, root: str) -> Manifest:
         check_same_graph(config, of)
     except UserError as error:
         raise UserError(f"prepare.graph: {error}") from None
+    blocked = blocked_at(root)
+    if blocked is not None and not blocked.is_within(manifest.forgotten):
+        raise UserError(
+            f"prepare.graph: {of} was made before this series forgot nodes, which it may have; prepare anew"
+        )
     check_unchanged(settings, list(manifest.taken.values()))
     _check(config, of, manifest)
     share(of, root)

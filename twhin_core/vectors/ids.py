@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -58,18 +59,34 @@ class Ids(Protocol):
 class StoredIds:
     """Ids in Parquet files that are sorted by index. Only reads the row groups that it needs."""
 
-    index = None
-
-    def __init__(self, files: Sequence[StoredFile], origin: str, sorted_runs: Sequence[int] | None) -> None:
+    def __init__(
+        self, files: Sequence[StoredFile], origin: str, sorted_runs: Sequence[int] | None, has_gaps: bool = False
+    ) -> None:
         """
         Args:
             origin: the name of the files in error messages.
-            sorted_runs: the lengths of the runs of ids that are ordered by MD5, as prepare orders nodes, one after
-                another; None if the ids have another order. `find` then only searches near the positions that the hash
-                suggests.
+            sorted_runs: how many rows of the table each run of ids covers that is ordered by MD5, as prepare orders
+                nodes, one run after another; None if the ids have another order. `find` then only searches near the
+                positions that the hash suggests.
+            has_gaps: whether some rows have no id. Needs 8 bytes of memory for each id.
         """
-        self._files, self._origin, self._runs = files, origin, sorted_runs
+        self._files, self._origin, self._rows, self._has_gaps = files, origin, sorted_runs, has_gaps
         self.size = sum(file.rows for file in files)
+
+    @cached_property
+    def index(self) -> Ints | None:
+        if not self._has_gaps:
+            return None
+        parts = [batch["index"].to_numpy() for batch in self.batches(IDS_PER_BATCH)]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    @cached_property
+    def _runs(self) -> Sequence[int] | None:
+        """The number of ids in each run."""
+        if self._rows is None or self.index is None:
+            return self._rows
+        ends = np.searchsorted(self.index, np.cumsum(self._rows))
+        return [int(count) for count in np.diff(ends, prepend=0)]
 
     def find(self, name: str) -> int | None:
         name = _encodable(name)

@@ -24,7 +24,7 @@ def open_ids(config: Config, root: str, table: str, rows: int) -> Ids:
         holder = manifest.holder(root)
         entry = next(entry for entry in manifest.tables if entry.name == table)
         listed = [file.under(holder) for file in entry.files]
-        return StoredIds(listed, storage.join(holder, "graph/vocab", table), entry.sorted_runs)
+        return StoredIds(listed, storage.join(holder, "graph/vocab", table), entry.sorted_runs, entry.forgotten > 0)
     if vocab is None:
         return NumberedIds(rows)
     ids = ListedIds([file.url for file in find_files(vocab)], vocab)
