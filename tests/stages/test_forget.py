@@ -30,6 +30,7 @@ from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.embeddings import Embeddings
 from twhin_core.errors import NotFound, UserError
+from twhin_core.export.manifest import read_export_manifest
 from twhin_core.graph.forgotten import hashed
 from twhin_core.graph.manifest import find_manifest, share
 from twhin_core.published import find_root, read_current, root_of
@@ -257,6 +258,21 @@ def test_queries_go_on_without_the_node(series: Series) -> None:
     assert {near.id for near in Embeddings.load(series.root)["user"].neighbors(user(1), k=100)} == set(exported) - {
         user(1)
     }
+
+
+def test_vectors_that_were_aligned_with_a_version_that_is_gone_stay(series: Series) -> None:
+    tree = yaml.safe_load(series.text)
+    series.text = yaml.safe_dump(tree | {"export": {"formats": ["parquet"], "align": "previous"}})
+    first = series.published
+    before = series.refresh(2)
+    aligned, others = read_export_manifest(before), vectors(before, "user")
+    assert aligned is not None
+    shutil.rmtree(first)
+    forget(series.root, "user", [user(GONE)], "ada")
+    after = read_export_manifest(series.published)
+    assert after is not None
+    assert after.aligned == aligned.aligned is not None
+    assert vectors(series.published, "user") == {name: of for name, of in others.items() if name != user(GONE)}
 
 
 def test_the_next_refresh_does_not_bring_it_back(series: Series) -> None:

@@ -19,6 +19,7 @@ from twhin_core.errors import Damaged, UserError
 from twhin_core.export.earlier import KEY, EarlierExport, earlier_root
 from twhin_core.export.manifest import FINISHED, FOLDER, Aligned, AlignedTable
 from twhin_core.export.npy import write_array
+from twhin_core.graph.copies import copy_file
 from twhin_core.parquet import VECTOR_BYTES_PER_GROUP
 from twhin_core.progress import Progress, log
 from twhin_core.scratch import scratch
@@ -49,7 +50,7 @@ def align(run: TrainedRun, made_from: str) -> Aligned:
         UserError: as `EarlierExport`; or no node of this run was exported there; or the ids cannot be matched.
     """
     root = earlier_root(run.config)
-    made_from = hashlib.sha256(f"{made_from} {root}".encode()).hexdigest()[:16]
+    made_from = _digest(made_from, root)
     if (kept := _read_record(run.root, made_from)) is not None:
         return kept
     earlier = EarlierExport(root, run.config.model.dim, run.schema.tables)
@@ -57,8 +58,14 @@ def align(run: TrainedRun, made_from: str) -> Aligned:
     path = f"{FOLDER}/rotation-{made_from}.npy"
     file = write_array(run.root, path, tuple(rotation.shape), [rotation.numpy()])
     aligned = Aligned(root=root, checkpoint=earlier.manifest.checkpoint, rotation=file, tables=tables)
-    storage.write_json(storage.join(run.root, RECORD), Record(made_from=made_from, aligned=aligned).model_dump())
+    _write_record(run.root, made_from, aligned)
     return aligned
+
+
+def adopt(run: TrainedRun, made_from: str, source: str, aligned: Aligned) -> None:
+    """Lets `align` find the matrix of the export at `source`, a run of the same vectors, instead of fitting one."""
+    copy_file(storage.join(source, aligned.rotation.path), storage.join(run.root, aligned.rotation.path))
+    _write_record(run.root, _digest(made_from, aligned.root), aligned)
 
 
 def fit(run: TrainedRun, earlier: EarlierExport) -> tuple[Tensor, dict[str, AlignedTable]]:
@@ -118,6 +125,14 @@ def read_rotation(root: str, aligned: Aligned) -> Tensor:
     aligned.rotation.check(root)
     content = storage.read_bytes(storage.join(root, aligned.rotation.path))
     return torch.from_numpy(np.load(io.BytesIO(content)))
+
+
+def _digest(made_from: str, earlier: str) -> str:
+    return hashlib.sha256(f"{made_from} {earlier}".encode()).hexdigest()[:16]
+
+
+def _write_record(root: str, made_from: str, aligned: Aligned) -> None:
+    storage.write_json(storage.join(root, RECORD), Record(made_from=made_from, aligned=aligned).model_dump())
 
 
 def _read_record(root: str, made_from: str) -> Aligned | None:

@@ -47,8 +47,8 @@ def write_export(run: TrainedRun) -> ExportManifest:
         UserError: a format cannot hold a table, or a vocabulary is broken.
     """
     check_installed(run.config.export)
-    identity = identify(run)
-    run, aligned = _aligned(run, f"{identity}-{run.checkpoint.step}")
+    identity, vectors = identify(run), origin(run)
+    run, aligned = _aligned(run, vectors)
     config, vector_sets = run.config, open_vector_sets(run)
     jobs = [
         (name, vector_set) for name in config.export.formats for vector_set in vector_sets if takes(name, vector_set)
@@ -56,8 +56,8 @@ def write_export(run: TrainedRun) -> ExportManifest:
     for name, vector_set in jobs:
         check(name, config.export, vector_set.name, vector_set.size)
     storage.remove(storage.join(run.root, MANIFEST))  # first: without a manifest, no file counts as exported
-    of_vectors = f"{identity}-{run.checkpoint.step}" + (f"-{aligned.rotation.sha256}" if aligned is not None else "")
-    made_from = {name: f"{of_vectors}-{digest(name, config.export)}" for name, _ in jobs}
+    of_rotated = f"{vectors}-{aligned.rotation.sha256}" if aligned is not None else vectors
+    made_from = {name: f"{of_rotated}-{digest(name, config.export)}" for name, _ in jobs}
     finished = {
         (name, vector_set.name): read_finished(run.root, name, vector_set.name, made_from[name])
         for name, vector_set in jobs
@@ -132,6 +132,11 @@ def is_current(found: ExportManifest, config: Config, step: int) -> bool:
 
 def _digest(config: Config) -> str:
     return hashlib.sha256(config.export.model_dump_json().encode()).hexdigest()[:16]
+
+
+def origin(run: TrainedRun) -> str:
+    """What the vectors of a checkpoint are from, as records of finished files say it."""
+    return f"{identify(run)}-{run.checkpoint.step}"
 
 
 def identify(run: TrainedRun) -> str:

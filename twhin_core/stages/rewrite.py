@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import get_args
 
 from twhin_core import storage
+from twhin_core.config import Config
 from twhin_core.durations import FOLDER as DURATIONS
 from twhin_core.evaluation.kept_ranks import copy_ranks
 from twhin_core.evaluation.result import folder
+from twhin_core.export.manifest import read_export_manifest
 from twhin_core.graph.compared import CHANGES
 from twhin_core.graph.copies import copy_file
 from twhin_core.graph.forget import forget_nodes
 from twhin_core.graph.forgotten import Blocked
-from twhin_core.graph.manifest import MANIFEST, relations_of
+from twhin_core.graph.manifest import MANIFEST, read_schema, relations_of
 from twhin_core.ranking.queries import Split
 from twhin_core.run import CONFIG, saved_config
 from twhin_core.stages import report
@@ -47,11 +49,28 @@ def rewrite(source: str, root: str, blocked: Blocked) -> int:
         copy_ranks(source, root, split, relations, forgot.rows)
     _copy(source, root, [*_below(source, TRAINING), *_below(source, DURATIONS), *_metrics(source)])
     storage.publish_json(storage.join(root, MANIFEST), forgot.manifest.model_dump())
+    _keep_rotation(config, source, root)
     step = export(config, root).checkpoint
     for split in get_args(Split):
         evaluation = config.evaluation.model_copy(update={"split": split})
         report.draw_missing(config.model_copy(update={"evaluation": evaluation}), root, step)
     return forgot.edges
+
+
+def _keep_rotation(config: Config, source: str, root: str) -> None:
+    """The vectors of other nodes stay as they were exported, and what they were aligned with may be gone."""
+    from twhin_core.checkpoints.checkpoint import at_step
+    from twhin_core.export import alignment
+    from twhin_core.export.vector_set import TrainedRun
+    from twhin_core.export.write import origin
+
+    exported = read_export_manifest(source)
+    if exported is None or exported.aligned is None or config.export.align is None:
+        return
+    checkpoint = at_step(root, exported.checkpoint)
+    assert checkpoint is not None
+    run = TrainedRun(config, root, checkpoint, read_schema(config, root))
+    alignment.adopt(run, origin(run), source, exported.aligned)
 
 
 def _metrics(root: str) -> list[str]:
