@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,18 @@ import pytest
 import torch
 
 from tests.command_line import assert_refused, twhin
+from tests.conftest import SmallConfig
 from tests.embeddings.test_embeddings import read
+from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config
 from twhin_core.embeddings import Embeddings
 from twhin_core.errors import UserError
 from twhin_core.inductive import edges as reading
 from twhin_core.inductive import embed as embedding
+from twhin_core.inductive.frozen import sample_edges
 from twhin_core.stages.export import export
+from twhin_core.stages.prepare import prepare
+from twhin_core.stages.train import train
 from twhin_core.vectors import matching
 
 ROWS = [
@@ -74,7 +80,7 @@ def test_the_fit_lowers_the_loss_and_leaves_everything_else(embeddings: Embeddin
     ]))  # fmt: skip
     start = embedder.mean(block)
     fitted = embedder.fit(block, start)
-    loss = embedding.Objective(embedder._frozen, block)
+    loss = embedding.Objective(embedder.frozen, block)
     assert float(loss(fitted)) < float(loss(start))
     assert before.equals(embeddings["tweet"].to_arrow())
     assert torch.isfinite(fitted).all()
@@ -84,17 +90,84 @@ def at(name: str, embeddings: Embeddings) -> int:
     return list(embeddings["tweet"]).index(name)
 
 
-def test_shares_divide_the_nodes(embeddings: Embeddings) -> None:
-    edges = pa.table({"lhs": [f"new{n}" for n in range(50)], "relation": ["fav"] * 50, "rhs": ["t1"] * 50})
-    whole = embeddings.embed("user", edges, "mean")
+@pytest.mark.parametrize("method", ["mean", "fit"])
+def test_shares_divide_the_nodes(embeddings: Embeddings, method: embedding.Method) -> None:
+    edges = pa.table({
+        "lhs": [f"new{n % 50}" for n in range(150)], "relation": ["fav"] * 150,
+        "rhs": [f"t{n % 29}" for n in range(150)],
+    })  # fmt: skip
+    whole = embeddings.embed("user", edges, method)
     parts = [
         pa.Table.from_batches(
-            embedding.embed(embeddings.trained, "user", reading.checked(edges, "edges"), "mean", share=(i, 3))
+            embedding.embed(embeddings.trained, "user", reading.checked(edges, "edges"), method, share=(i, 3))
         )
         for i in range(3)
     ]
     assert all(part.num_rows for part in parts)
-    assert pa.concat_tables(parts).sort_by("id").equals(whole)
+    divided = pa.concat_tables(parts).sort_by("id")
+    if method == "mean":
+        assert divided.equals(whole)
+    assert divided.drop("embedding").equals(whole.drop("embedding"))
+    of_parts, of_whole = (np.stack(of["embedding"].to_numpy()) for of in (divided, whole))
+    np.testing.assert_allclose(of_parts, of_whole, atol=1e-4)
+
+
+def test_edges_count_by_the_weights_of_their_relations(small_config: SmallConfig, tmp_path: Path) -> None:
+    relations = [
+        {"name": "follow", "lhs": "user", "rhs": "user", "weight": 4.0},
+        {"name": "fav", "lhs": "user", "rhs": "tweet", "weight": 0.5},
+    ]
+    config, root = small_config(model={"relations": relations}), str(tmp_path / "run")
+    prepare(config, root)
+    train(config, root)
+    embeddings = Embeddings.load(root)
+    rows = [("new", "fav", "t4", 1.0), ("u3", "follow", "new", 1.0), ("new", "fav", "t5", 3.0)]
+    edges = pa.table(dict(zip(EDGES.column_names, map(list, zip(*rows, strict=True)), strict=True)))
+    scorer = embeddings.trained.vectors.scorer()
+    follow, fav = (scorer.operator.of(rel).detach().numpy() for rel in range(2))
+    users, tweets = embeddings["user"], embeddings["tweet"]
+    expected = 0.5 * (tweets["t4"] - fav) + 4 * (users["u3"] + follow) + 1.5 * (tweets["t5"] - fav)
+    np.testing.assert_allclose(vectors(embeddings.embed("user", edges, "mean"))["new"], expected / 6, atol=1e-5)
+
+
+def test_rows_without_an_id_take_no_part(trained: tuple[Config, str], tmp_path: Path) -> None:
+    """The vocabulary has gaps, so that positions are not rows."""
+    prepared, root = trained
+    index = [39, 0, 7, 41, 12, 3, 28, 14, 15, 16]  # of 45 rows, in no order
+    pq.write_table(pa.table({"index": index, "id": [f"node {row}" for row in index]}), tmp_path / "v.parquet")
+    tree = prepared.model_dump()
+    tree["prepare"] = None
+    tree["train_data"]["data_root"] = f"{root}/graph/edges/train/*.parquet"
+    users, tweets = tree["model"]["embeddings"]["tables"]
+    users.update(num_embeddings=45, vocab=str(tmp_path / "v.parquet"))
+    tweets.update(num_embeddings=30)
+    config, other = Config.model_validate(tree), str(tmp_path / "other")
+    train(config, other)
+
+    embeddings = Embeddings.load(other)
+    edges = pa.table({"lhs": ["node 12", "node 41", "12"], "relation": ["fav"] * 3, "rhs": ["new"] * 3})
+    fav = embeddings.trained.vectors.scorer().operator.of(1).detach().numpy()
+    rows = newest(other).rows("user").read(0, 45).numpy()
+    found = embeddings.embed("tweet", edges, "mean")
+    assert found["edges"].to_pylist() == [2]
+    np.testing.assert_allclose(vectors(found)["new"], (rows[12] + rows[41]) / 2 + fav, atol=1e-5)
+    assert np.isfinite(vectors(embeddings.embed("tweet", edges))["new"]).all()
+
+    run = embeddings.trained
+    sample, count = sample_edges(run.config, run.root, run.schema, run.vectors.ids)
+    trained_on = pq.read_table(f"{root}/graph/edges/train").to_pylist()
+    at = {row: position for position, row in enumerate(sorted(index))}
+    ends = [(row["lhs"], row["rel"], row["rhs"]) for row in trained_on]
+    expected = [(at[lhs], rel, rhs if rel else at[rhs]) for lhs, rel, rhs in ends if lhs in at and (rel or rhs in at)]
+    assert count == len(trained_on)
+    assert sorted(zip(sample.lhs.tolist(), sample.rel.tolist(), sample.rhs.tolist(), strict=True)) == sorted(expected)
+
+
+def test_a_fit_without_training_edges_is_one_line(embeddings: Embeddings, trained: tuple[Config, str]) -> None:
+    shutil.rmtree(f"{trained[1]}/graph/edges/train")
+    assert embeddings.embed("user", EDGES, "mean").num_rows == 2
+    with pytest.raises(UserError, match="graph/edges/train"):
+        embeddings.embed("user", EDGES)
 
 
 def test_blocks_hold_whole_nodes(embeddings: Embeddings, monkeypatch: pytest.MonkeyPatch) -> None:

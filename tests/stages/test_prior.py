@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -225,6 +227,25 @@ def test_parquet_files_alone_have_the_scores(make_run: MakeRun) -> None:
 
 
 ENDS = (("fav", "rhs"), ("follow", "rhs"), ("follow", "lhs"))
+
+
+def test_new_nodes_are_fitted_with_the_prior_of_their_edges(make_run: MakeRun) -> None:
+    """As a trained node of that degree has it; its weights are learned and in no export."""
+    run = make_run(prior={})
+    export(run.config, run.root)
+    vectors = Embeddings.load(run.root).trained.vectors
+    for rel, (side, end) in itertools.product(range(2), (("lhs", 0), ("rhs", 1))):
+        rows = np.arange(ROWS[TABLES[rel][end]])
+        degrees = np.array([run.degrees[rel, side, row] for row in rows.tolist()])
+        expected = [run.prior(side, rel, row) for row in rows.tolist()]
+        np.testing.assert_allclose(vectors.prior_of_counts(side, rel, degrees), expected, rtol=1e-5, atol=1e-6)
+    edges = pa.table({"lhs": ["new", "new"], "relation": ["fav", "follow"], "rhs": ["t1", "u2"]})
+    assert Embeddings.load(run.root).embed("user", edges)["edges"].to_pylist() == [2]
+    remove(run.checkpoint)
+    storage.remove(f"{run.root}/training/finished.json")
+    assert Embeddings.load(run.root).embed("user", edges, "mean").num_rows == 1
+    with pytest.raises(UserError, match=r"weights of model\.prior are in the checkpoint of step \d+ alone, which no"):
+        Embeddings.load(run.root).embed("user", edges)
 
 
 def test_other_formats_carry_the_prior(make_run: MakeRun) -> None:

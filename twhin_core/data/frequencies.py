@@ -60,8 +60,7 @@ class Frequencies:
 
     def log_shares(self, group: Array, node: Array, offsets: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         """log(p · rows) of each node, where p is its smoothed share of its group. `offsets`: of all groups."""
-        found: npt.NDArray[np.float64] = np.log(self.of(group, node) + PSEUDO_COUNT) + offsets[group]
-        return found.astype(np.float32)
+        return log_shares(self.of(group, node), offsets[group])
 
     def share_offsets(self, rows: Array) -> npt.NDArray[np.float64]:
         """What to add to log(count + PSEUDO_COUNT) for log(p · rows), by group.
@@ -84,6 +83,12 @@ class Frequencies:
         """Moves group g to `group[g]`, adding up the counts of groups that are merged."""
         old, node = np.divmod(self.key, self.rows)
         return Frequencies(*sum_by_key(group[old] * self.rows + node, self.count), self.rows)
+
+
+def log_shares(count: Array, offset: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """log(p · rows) of nodes with that count, which may be 0. `offset`: see `Frequencies.share_offsets`."""
+    found: npt.NDArray[np.float64] = np.log(count + PSEUDO_COUNT) + offset
+    return found.astype(np.float32)
 
 
 class StoredFrequencies:

@@ -127,7 +127,7 @@ class Embeddings(Mapping[str, TableEmbeddings]):
         """The run as `twhin_core.inductive` takes it."""
         from twhin_core.inductive.embed import Trained
 
-        return Trained(self._result.config, self._result.schema, self._result.scored)
+        return Trained(self._result.config, self._result.root, self._result.schema, self._result.scored)
 
     def labels(self, table: str, names: Sequence[Id]) -> dict[str, str] | None:
         """The labels of those nodes that have one, by id; None if prepare got no labels for the table."""

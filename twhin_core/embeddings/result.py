@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from twhin_core import storage
 from twhin_core.checkpoints.checkpoint import NoCheckpoint, at_step, last, model_description
@@ -23,7 +24,10 @@ from twhin_core.run import saved_config
 from twhin_core.schema import Schema, Side
 from twhin_core.vectors.ids import Ids, StoredIds
 from twhin_core.vectors.parquet_rows import ParquetRows
-from twhin_core.vectors.rows import Rows, WithColumn
+from twhin_core.vectors.rows import Ints, Rows, WithColumn
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,13 @@ class ExportedVectors:
         number = priors.index(PriorOf(relation=self.schema.names[rel], side=side))
         of_rows = ParquetRows(self.files(table), len(priors), PRIOR_COLUMN)
         return WithColumn(rows, lambda positions: of_rows.gather(positions)[:, number])
+
+    def prior_of_counts(self, side: Side, rel: int, counts: Ints) -> Tensor:
+        """As `TrainedRun.prior_of_counts`. Raises UserError: the weights of the prior are not exported."""
+        raise UserError(
+            f"{self.root}: the weights of model.prior are in the checkpoint of step {self.step} alone, which no longer "
+            "exists"
+        )
 
     def scorer(self) -> Scorer:
         import torch

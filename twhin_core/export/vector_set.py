@@ -74,6 +74,11 @@ class TrainedRun:
             return SelectedRows(self.prior.rows(side, rel, rows), ids.size, ids.index)
         return SelectedRows(rows, ids.size, ids.index)
 
+    def prior_of_counts(self, side: Side, rel: int, counts: Ints) -> Tensor:
+        """The priors of candidates for `side` of a relation that have `counts` [n] training edges: float32 [n]."""
+        assert self.prior is not None
+        return self.prior.of_counts(side, rel, counts)
+
     def scorer(self) -> Scorer:
         scorer = self.checkpoint.scorer(self.config.model, self.schema.relations)
         if self.rotation is not None:

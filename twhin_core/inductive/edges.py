@@ -145,18 +145,32 @@ def _load(
     relations = pa.table({
         "name": pa.array(schema.names, pa.string()),
         "rel": np.arange(len(schema.relations)),
+        "rel_weight": np.array([of.weight for of in schema.relations]),
         **{f"{side}_table": schema.table_numbers[side] for side in SIDES},
     })  # fmt: skip
-    database.from_arrow(relations).create("relations")
+    _fill(database, "relations", relations.schema, relations.to_batches())
     for number, name in enumerate(schema.tables):
-        _fill(database, f"ids_{number}", IDS, vectors.ids(name).batches(IDS_PER_BATCH))
+        _fill(database, f"ids_{number}", IDS, _positions(vectors.ids(name)))
+
+
+def _positions(ids: Ids) -> Iterator[pa.RecordBatch]:
+    """(index: int64, id: string) of all ids, with their positions as the index."""
+    first = 0
+    for batch in ids.batches(IDS_PER_BATCH):
+        yield pa.RecordBatch.from_arrays([np.arange(first, first + len(batch)), batch["id"]], schema=IDS)
+        first += len(batch)
 
 
 def _fill(
     database: duckdb.DuckDBPyConnection, name: str, columns: pa.Schema, batches: Iterable[pa.RecordBatch]
 ) -> None:
-    """Creates a table. DuckDB does not read the batches by itself, because it would replace the errors of reading."""
-    database.from_arrow(columns.empty_table()).create(name)
+    """Creates a table. DuckDB does not read the batches by itself, because it would replace the errors of reading.
+
+    Temporary tables move to the disk if memory is short. Others would be written there in any case, and compressed.
+    """
+    database.register("no_rows", columns.empty_table())
+    database.execute(f"CREATE TEMP TABLE {name} AS FROM no_rows")
+    database.unregister("no_rows")
     for batch in batches:
         database.from_arrow(pa.Table.from_batches([batch])).insert_into(name)
 
@@ -169,7 +183,8 @@ def _join(
     own, (index, of) = tables.index(table), share
     # Only numbers and names of our own are in this SQL.
     parts = [
-        f"SELECT edges.{side} AS node, rel, {side == 'lhs'} AS asks_rhs, ids.index AS other, weight "  # noqa: S608
+        f"SELECT edges.{side} AS node, rel, {side == 'lhs'} AS asks_rhs, ids.index AS other, "  # noqa: S608
+        "weight * rel_weight AS weight "
         f"FROM edges JOIN relations ON relation = name JOIN ids_{number} AS ids ON ids.id = edges.{OTHER[side]} "
         f"WHERE {side}_table = {own} AND {OTHER[side]}_table = {number}"
         for side in SIDES
@@ -179,7 +194,7 @@ def _join(
     if not with_known:
         wanted.append(f"node NOT IN (SELECT id FROM ids_{own})")  # noqa: S608
     query = f"SELECT * FROM ({' UNION ALL '.join(parts)}) WHERE {' AND '.join(wanted)}"  # noqa: S608
-    database.execute(f"CREATE TABLE ends AS {query}")
+    database.execute(f"CREATE TEMP TABLE ends AS {query}")
     return database.sql("SELECT * FROM ends ORDER BY node, rel, asks_rhs, other")
 
 

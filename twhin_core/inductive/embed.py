@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +15,10 @@ from torch import Tensor
 
 from twhin_core.config import Config
 from twhin_core.errors import NotFound, suggest
-from twhin_core.inductive.edges import Block, Counts, TrainedVectors, blocks
-from twhin_core.inductive.objective import Frozen, Objective, make_loss
-from twhin_core.model.scorer import Scorer
+from twhin_core.inductive.edges import Block, Counts, blocks
+from twhin_core.inductive.frozen import Frozen, ScoredVectors, sample_edges
+from twhin_core.inductive.objective import Objective
+from twhin_core.model.threads import map_in_threads
 from twhin_core.parquet import write_part
 from twhin_core.progress import log
 from twhin_core.schema import OTHER, SIDES, Schema
@@ -28,17 +29,11 @@ from twhin_core.vectors.named import vector_array
 
 Method = Literal["mean", "fit"]
 
-CANDIDATES = 512
-"""Sampled rows of a table that stand for all of them as negatives."""
-STEPS = 6
-STEP = 0.3
+NODES_AT_ONCE = 512
+"""Nodes that are fitted at once. Their scores should fit into a processor's cache."""
+STEPS = 4
+STEP = 0.5
 """The first step's length per coordinate, relative to the root mean square of the trained vectors; falls to 0."""
-
-
-class ScoredVectors(TrainedVectors, Protocol):
-    """Vectors of a trained run, and what scores them."""
-
-    def scorer(self) -> Scorer: ...
 
 
 @dataclass(frozen=True)
@@ -46,6 +41,7 @@ class Trained:
     """A trained run."""
 
     config: Config
+    root: str
     schema: Schema
     vectors: ScoredVectors
 
@@ -128,38 +124,35 @@ def _log_counts(counts: Counts, table: str) -> None:
 
 class _Embedder:
     def __init__(self, run: Trained, table: str) -> None:
-        vectors, config = run.vectors, run.config
-        self._table, self._schema = table, run.schema
-        self._scorer = vectors.scorer().requires_grad_(False)
-        rows = {name: vectors.rows(name) for name in run.schema.tables}
-        rng = np.random.default_rng(config.evaluation.seed)
-        candidates = {
-            name: of.gather(np.sort(rng.choice(of.size, min(of.size, CANDIDATES), replace=False)))
-            for name, of in rows.items()
-            if of.size
-        }
-        data = config.train_data
-        drawn = data.global_negatives + data.in_batch_negatives
-        losses = {}
-        for name, of in candidates.items():
-            counted = rows[name].size if data.full_softmax else min(drawn, rows[name].size)
-            losses[name] = make_loss(config.model, math.log(counted / len(of)))
-        self._frozen = Frozen(self._scorer, self._schema, rows, candidates, losses)
-        self._unit = {of.name for of in config.model.embeddings.tables if of.is_spherical}
-        self._scale = float(candidates[table].square().mean().sqrt()) if table in candidates else 1.0
+        self._run, self._table = run, table
+        self._scorer = run.vectors.scorer().requires_grad_(False)
+        self._rows = {name: run.vectors.rows(name) for name in run.schema.tables}
+        self._unit = {of.name for of in run.config.model.embeddings.tables if of.is_spherical}
+
+    @cached_property
+    def frozen(self) -> Frozen:
+        run = self._run
+        edges, count = sample_edges(run.config, run.root, run.schema, run.vectors.ids)
+        return Frozen(run.config, run.schema, run.vectors, self._table, edges, count)
+
+    @cached_property
+    def _scale(self) -> float:
+        """The root mean square of the trained vectors' coordinates."""
+        rows = self._rows[self._table]
+        return float(rows.read(0, min(rows.size, 4096)).square().mean().sqrt()) if rows.size else 1.0
 
     def mean(self, block: Block) -> Tensor:
         """[n, dim] the weighted means of what the edges predict."""
-        sums = torch.zeros(len(block), self._frozen.rows[self._table].dim)
+        sums = torch.zeros(len(block), self._rows[self._table].dim)
         total = torch.zeros(len(block), dtype=torch.float64)
         for asked in SIDES:
             ends = np.flatnonzero(block.asks_rhs == (asked == "rhs"))
-            numbers = self._schema.table_numbers[asked][block.rel[ends]]
-            for number, name in enumerate(self._schema.tables):
+            numbers = self._run.schema.table_numbers[asked][block.rel[ends]]
+            for number, name in enumerate(self._run.schema.tables):
                 of = ends[numbers == number]
                 known = Ends(block.node[of], block.rel[of], block.other[of], block.weight[of])
                 nodes, predicted, weights = predicted_sums(
-                    self._scorer, OTHER[asked], known, self._frozen.rows[name], unit=name in self._unit
+                    self._scorer, OTHER[asked], known, self._rows[name], unit=name in self._unit
                 )
                 place = torch.from_numpy(nodes)
                 sums[place] += predicted
@@ -169,7 +162,16 @@ class _Embedder:
 
     def fit(self, block: Block, start: Tensor) -> Tensor:
         """[n, dim] the vectors after `STEPS` steps from `start`."""
-        objective, vectors = Objective(self._frozen, block), start.clone().requires_grad_()
+        objective = Objective(self.frozen, block)
+
+        def fit(first: int) -> Tensor:
+            nodes = slice(first, first + NODES_AT_ONCE)
+            return self._fitted(objective.of_nodes(nodes), start[nodes])
+
+        return torch.cat(map_in_threads(fit, range(0, len(block), NODES_AT_ONCE)))
+
+    def _fitted(self, objective: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+        vectors = start.clone().requires_grad_()
         optimizer = torch.optim.Adam([vectors], lr=STEP * self._scale, betas=(0.7, 0.95))
         for step in range(STEPS):
             optimizer.param_groups[0]["lr"] = STEP * self._scale * (1 - step / STEPS)

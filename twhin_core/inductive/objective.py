@@ -1,100 +1,65 @@
 """The training loss as a function of the vectors of new nodes, with everything else frozen.
 
-A new node is the query's node in half of the loss and the answer in the other half:
+A new node v has three parts in the loss of training. Its own edges e, to trained nodes x_e, ask for x_e and for v:
 
-    Σ_e w_e · [ℓ(score(x → v_e), scores(x → candidates)) + ℓ(score(v_e → x), scores(v_e → candidates))]
+    Σ_e w_e · [ℓ(score(v → x_e), scores(v → candidates)) + ℓ(score(x_e → v), scores(x_e → candidates))]
 
-over its edges e to trained nodes v_e, where ℓ is the model's loss of a positive and its negatives. All edges of a node
-share the candidates, so that the scores of a node and a relation are computed once and not for every edge.
+where ℓ is the model's loss of a positive and its negatives. And wherever an edge of other nodes asks for a node of v's
+table, v may be drawn as a negative. Without this third part nothing holds v away from the queries that it does not
+answer, and vectors gather near popular nodes.
+
+All edges of a node share the candidates, so that the scores of a node and a relation are computed once and not for
+every edge. A sample of training edges stands for all.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from twhin_core.config import Model
 from twhin_core.inductive.edges import Block
-from twhin_core.model.scorer import Scorer
-from twhin_core.ranking.queries import split_by
-from twhin_core.schema import OTHER, Schema, Side
-from twhin_core.vectors.rows import Ints, Rows
+from twhin_core.inductive.frozen import Frozen, Rivals
+from twhin_core.inductive.losses import PositiveLoss
+from twhin_core.ranking.queries import Floats, split_by
+from twhin_core.schema import OTHER, SIDES, Side
+from twhin_core.vectors.rows import Ints
 
 
-class PositiveLoss(ABC):
-    """The loss of a positive, from what its query's negatives come down to. As in `model/losses.py`."""
+class _Pairs(NamedTuple):
+    """E pairs of one of G own nodes and one of M others, sorted by own node."""
 
-    @abstractmethod
-    def sum_up(self, negatives: Tensor) -> Tensor:
-        """What the scores of a query's negatives, [G, K], come down to: [G, …]."""
+    own: Tensor
+    """[E]"""
+    other: Tensor
+    """[E]"""
+    first: Tensor
+    """[G] the first pair of each own node."""
 
-    @abstractmethod
-    def of(self, positive: Tensor, negatives: Tensor) -> Tensor:
-        """The losses [E] of positives with scores [E], given what `sum_up` made of each one's negatives."""
-
-
-class Softmax(PositiveLoss):
-    """-log( e^{f/τ} / (e^{f/τ} + e^h·Σ_k e^{f_k/τ}) )."""
-
-    def __init__(self, temperature: float, log_weight: float) -> None:
-        self._temperature, self._log_weight = temperature, log_weight
-
-    def sum_up(self, negatives: Tensor) -> Tensor:
-        return torch.logsumexp(negatives / self._temperature, -1) + self._log_weight
-
-    def of(self, positive: Tensor, negatives: Tensor) -> Tensor:
-        return F.softplus(negatives - positive / self._temperature)
+    def products(self, own: Tensor, others: Tensor) -> Tensor:
+        """[E] the inner products of own vectors [G, width] and others [M, width], which are constant."""
+        return _Products.apply(own, others, self)  # type: ignore[no-untyped-call, no-any-return]  # untyped in torch
 
 
-class BinaryCrossEntropy(PositiveLoss):
-    """softplus(-f) + mean_k softplus(f_k)."""
+class _Products(torch.autograd.Function):
+    """Written by hand because autograd would add up the gradients of an own vector pair by pair."""
 
-    def sum_up(self, negatives: Tensor) -> Tensor:
-        return F.softplus(negatives).mean(-1)
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, others: Tensor, pairs: _Pairs) -> Tensor:
+        ctx.others, ctx.pairs = others, pairs
+        return (own.index_select(0, pairs.own) * others.index_select(0, pairs.other)).sum(-1)
 
-    def of(self, positive: Tensor, negatives: Tensor) -> Tensor:
-        return F.softplus(-positive) + negatives
-
-
-class Ranking(PositiveLoss):
-    """mean_k max(0, margin - f + f_k)."""
-
-    def __init__(self, margin: float) -> None:
-        self._margin = margin
-
-    def sum_up(self, negatives: Tensor) -> Tensor:
-        return negatives
-
-    def of(self, positive: Tensor, negatives: Tensor) -> Tensor:
-        return F.relu(self._margin - positive[:, None] + negatives).mean(-1)
-
-
-def make_loss(model: Model, log_weight: float) -> PositiveLoss:
-    """`log_weight`: of each negative, for softmax."""
-    if model.loss == "softmax":
-        return Softmax(model.temperature, log_weight)
-    return Ranking(model.margin) if model.loss == "ranking" else BinaryCrossEntropy()
-
-
-class Frozen(NamedTuple):
-    """What does not change while vectors are fitted."""
-
-    scorer: Scorer
-    schema: Schema
-    rows: Mapping[str, Rows]
-    """The trained vectors, by table."""
-    candidates: Mapping[str, Tensor]
-    """A sample of them, by table: float32 [K, dim]."""
-    losses: Mapping[str, PositiveLoss]
-    """By the table of the candidates."""
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        pairs = ctx.pairs
+        to_own = F.embedding_bag(pairs.other, ctx.others, pairs.first, mode="sum", per_sample_weights=gradient)
+        return to_own, None, None
 
 
 @dataclass(frozen=True)
@@ -104,23 +69,49 @@ class _Kind:
     side: Side
     rel: int
     node: Tensor
-    """[E] of the new nodes, ascending."""
-    query_node: Tensor
-    """[G] the distinct ones."""
-    group: Tensor
-    """[E] the position in `query_node`."""
-    answers: Tensor
-    """[E, width] the other nodes, projected as answers."""
-    negatives: Tensor
-    """[K, width] the candidates, projected as answers."""
-    queries: Tensor
-    """[E, width] the other nodes, projected as queries for the new ones."""
-    offset: Tensor | None
-    """[E] of these queries."""
-    summed: Tensor
-    """[E, …] what the negatives of these queries come down to."""
+    """[G] the distinct new nodes, ascending."""
+    pairs: _Pairs
+    """Of these and the M distinct other nodes."""
+    own_prior: Tensor | None
+    """[E] of the new nodes as answers."""
     weight: Tensor
     """[E] w_e over the weight of all edges of the node."""
+    answers: Tensor
+    """[M, width] the other nodes, projected as answers."""
+    prior: Tensor | None
+    """[M] of the other nodes as answers."""
+    queries: Tensor
+    """[M, width] the other nodes, projected as queries for the new ones."""
+    offset: Tensor | None
+    """[M] of these queries."""
+    summed: Tensor
+    """[M, …] what the negatives of these queries come down to."""
+
+    def of_nodes(self, nodes: slice) -> _Kind:
+        """The ends of the new nodes start … stop - 1, numbered from 0."""
+        first = torch.cat([self.pairs.first, self.pairs.first.new_tensor([len(self.weight)])])
+        start, stop = torch.searchsorted(self.node, torch.tensor([nodes.start, nodes.stop])).tolist()
+        ends = slice(int(first[start]), int(first[stop]))
+        pairs = _Pairs(self.pairs.own[ends] - start, self.pairs.other[ends], self.pairs.first[start:stop] - ends.start)
+        return replace(
+            self, node=self.node[start:stop] - nodes.start, pairs=pairs, weight=self.weight[ends],
+            own_prior=None if self.own_prior is None else self.own_prior[ends],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Queries of training edges, as `Rivals`, and what they are for each of n new nodes."""
+
+    rivals: Rivals
+    loss: PositiveLoss
+    prior: Tensor | None
+    """[n] of the new nodes as answers."""
+    weight: Tensor
+    """[n] how likely a draw is the new node, over the weight of all its edges."""
+
+    def of_nodes(self, nodes: slice) -> _Asked:
+        return replace(self, prior=None if self.prior is None else self.prior[nodes], weight=self.weight[nodes])
 
 
 class Objective:
@@ -128,57 +119,84 @@ class Objective:
 
     def __init__(self, frozen: Frozen, block: Block) -> None:
         self._frozen = frozen
-        total = np.bincount(block.node, block.weight, len(block))
-        share = (block.weight / total[block.node]).astype(np.float32)
-        kinds = split_by(2 * block.rel + block.asks_rhs)
-        self._kinds = [self._kind(block, int(kind) // 2, kind % 2 == 1, ends, share) for kind, ends in kinds]
+        total = np.bincount(block.node, block.weight, len(block)).astype(np.float64)
+        share = block.weight / total[block.node]
+        kinds: list[_Kind] = []
+        counts: dict[tuple[Side, int], Ints] = {}
+        for kind, ends in split_by(2 * block.rel + block.asks_rhs):
+            rel, side = kind // 2, SIDES[kind % 2]
+            of_kind = np.bincount(block.node[ends], minlength=len(block))
+            counts[OTHER[side], rel] = of_kind
+            kinds.append(self._kind(side, rel, block.node[ends], block.other[ends], share[ends], of_kind))
+        none = np.zeros(len(block), np.int64)
+        asked = [self._of_rivals(of, counts.get((of.side, of.rel), none), total) for of in frozen.rivals]
+        self._parts: list[_Kind | _Asked] = [*kinds, *asked]
 
     @torch.no_grad()
-    def _kind(self, block: Block, rel: int, asks_rhs: bool, ends: Ints, share: npt.NDArray[np.float32]) -> _Kind:
-        scorer, schema, rows, candidates, losses = self._frozen
-        side: Side = "rhs" if asks_rhs else "lhs"
-        own = OTHER[side]
-        others, place = np.unique(block.other[ends], return_inverse=True)
-        known, at = rows[schema.table_of(rel, side)].gather(others), torch.from_numpy(place)
+    def _kind(self, side: Side, rel: int, node: Ints, other: Ints, share: Floats, counts: Ints) -> _Kind:
+        frozen, scorer, own = self._frozen, self._frozen.scorer, OTHER[side]
+        others, at = np.unique(other, return_inverse=True)
+        known, prior = frozen.known(side, rel, others)
         of_known = torch.full((len(others),), rel)
         queries, offset = scorer.queries(own, of_known, known), scorer.offset(own, of_known, known)
-        table = schema.table_of(rel, own)
-        negatives = self._against(own, rel, queries, offset, candidates[table])
-        query_node, group = torch.unique_consecutive(torch.from_numpy(block.node[ends]), return_inverse=True)
-        drawn = candidates[schema.table_of(rel, side)]
+        nodes, first, count = np.unique(node, return_index=True, return_counts=True)
+        group = np.repeat(np.arange(len(nodes)), count)
         return _Kind(
             side, rel,
-            node=torch.from_numpy(block.node[ends]), query_node=query_node, group=group,
-            answers=scorer.answers(side, of_known, known)[at],
-            negatives=scorer.answers(side, torch.full((len(drawn),), rel), drawn),
-            queries=queries[at], offset=None if offset is None else offset[at],
-            summed=losses[table].sum_up(negatives)[at],
-            weight=torch.from_numpy(share[ends]),
+            node=torch.from_numpy(nodes),
+            pairs=_Pairs(torch.from_numpy(group), torch.from_numpy(at), torch.from_numpy(first)),
+            own_prior=frozen.own_prior(own, rel, counts[node]), weight=torch.from_numpy(share).float(),
+            answers=scorer.answers(side, of_known, known), prior=prior,
+            queries=queries, offset=offset,
+            summed=frozen.negatives(own, frozen.like(own, rel)).sum_up(scorer, queries, offset),
         )  # fmt: skip
 
-    def _against(self, side: Side, rel: int, queries: Tensor, offset: Tensor | None, candidates: Tensor) -> Tensor:
-        """Scores of candidates [K, dim] for queries of trained nodes [G, width]: [G, K]."""
-        scorer = self._frozen.scorer
-        answers = scorer.answers(side, torch.full((len(candidates),), rel), candidates)
-        return scorer.one_to_all(queries[None], answers[None], None if offset is None else offset[None])[0]
+    def _of_rivals(self, rivals: Rivals, counts: Ints, total: Floats) -> _Asked:
+        frozen, side, rel = self._frozen, rivals.side, rivals.rel
+        weight = frozen.chance(side, rel, counts) / torch.from_numpy(total).float()
+        return _Asked(rivals, frozen.negatives(side, rel).loss, frozen.own_prior(side, rel, counts), weight)
+
+    def of_nodes(self, nodes: slice) -> Objective:
+        """That of the nodes start … stop - 1 alone."""
+        found = copy(self)
+        found._parts = [part for part in (whole.of_nodes(nodes) for whole in self._parts) if len(part.weight)]
+        return found
 
     def __call__(self, vectors: Tensor) -> Tensor:
-        """The sum over the nodes of the mean loss of their edges; vectors [n, dim] → scalar."""
-        return torch.stack([self._of_kind(kind, vectors) for kind in self._kinds]).sum()
+        """The sum over the nodes of their loss over the weight of their edges; vectors [n, dim] → scalar."""
+        losses = [
+            self._of_kind(part, vectors) if isinstance(part, _Kind) else self._of_asked(part, vectors)
+            for part in self._parts
+        ]
+        return torch.stack(losses).sum()
 
     def _of_kind(self, kind: _Kind, vectors: Tensor) -> Tensor:
-        scorer, schema, _, _, losses = self._frozen
-        rel, given = torch.full((len(kind.query_node),), kind.rel), vectors[kind.query_node]
-        queries, offset = scorer.queries(kind.side, rel, given), scorer.offset(kind.side, rel, given)
-        to_all = scorer.one_to_all(queries[None], kind.negatives[None], None if offset is None else offset[None])[0]
-        own_offset = None if offset is None else offset[kind.group]
-        as_query = losses[schema.table_of(kind.rel, kind.side)]
-        asked = as_query.of(
-            scorer.one_to_one(queries[kind.group], kind.answers, own_offset), as_query.sum_up(to_all)[kind.group]
-        )
-        own = OTHER[kind.side]
-        answers = scorer.answers(own, torch.full((len(kind.node),), kind.rel), vectors[kind.node])
-        answered = losses[schema.table_of(kind.rel, own)].of(
-            scorer.one_to_one(kind.queries, answers, kind.offset), kind.summed
-        )
+        frozen, scorer, side, own = self._frozen, self._frozen.scorer, kind.side, OTHER[kind.side]
+        of_own, of_other = partial(_at, kind.pairs.own), partial(_at, kind.pairs.other)
+        given, rel = vectors.index_select(0, kind.node), torch.full((len(kind.node),), kind.rel)
+        queries, offset = scorer.queries(side, rel, given), scorer.offset(side, rel, given)
+        scores = scorer.finished(kind.pairs.products(queries, kind.answers), of_own(offset))
+        negatives = frozen.negatives(side, frozen.like(side, kind.rel))
+        summed = negatives.sum_up(scorer, queries, offset)
+        asked = negatives.loss.of(_plus(scores, of_other(kind.prior)), summed.index_select(0, kind.pairs.own))
+        if scorer.inverse is not None:  # otherwise, an edge has the same score from both sides
+            answers = scorer.answers(own, rel, given)
+            scores = scorer.finished(kind.pairs.products(answers, kind.queries), of_other(kind.offset))
+        loss = frozen.negatives(own, frozen.like(own, kind.rel)).loss
+        answered = loss.of(_plus(scores, kind.own_prior), kind.summed.index_select(0, kind.pairs.other))
         return ((asked + answered) * kind.weight).sum()
+
+    def _of_asked(self, asked: _Asked, vectors: Tensor) -> Tensor:
+        scorer, rivals = self._frozen.scorer, asked.rivals
+        answers = scorer.answers(rivals.side, torch.full((len(vectors),), rivals.rel), vectors)
+        scores = scorer.finished(answers @ rivals.queries.T, rivals.offset)
+        scores = scores if asked.prior is None else scores + asked.prior[:, None]
+        return asked.loss.of_one_more(scores, rivals.positive, rivals.summed, rivals.weight) @ asked.weight
+
+
+def _at(index: Tensor, values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.index_select(0, index)
+
+
+def _plus(scores: Tensor, prior: Tensor | None) -> Tensor:
+    return scores if prior is None else scores + prior

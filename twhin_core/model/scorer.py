@@ -148,12 +148,12 @@ class Scorer(nn.Module):
 
     def one_to_one(self, queries: Tensor, answers: Tensor, offset: Tensor | None) -> Tensor:
         """Scores of projected pairs: queries and answers [..., width], offset [...] → [...]."""
-        return self._scores((queries * answers).sum(-1), offset)
+        return self.finished((queries * answers).sum(-1), offset)
 
     def one_to_all(self, queries: Tensor, answers: Tensor, offset: Tensor | None) -> Tensor:
         """Scores of a chunk: queries [C, L, width], answers [C, K, width], offset [C, L] → [C, L, K]."""
         products = torch.bmm(queries, answers.transpose(1, 2))
-        return self._scores(products, None if offset is None else offset[:, :, None])
+        return self.finished(products, None if offset is None else offset[:, :, None])
 
     def one_to_negatives(
         self,
@@ -177,9 +177,10 @@ class Scorer(nn.Module):
         """
         # autograd.Function is untyped.
         products = _Products.apply(queries, answers, negatives, self_negative)  # type: ignore[no-untyped-call]
-        return self._scores(products, None if offset is None else offset[:, :, None])
+        return self.finished(products, None if offset is None else offset[:, :, None])
 
-    def _scores(self, products: Tensor, offset: Tensor | None) -> Tensor:
+    def finished(self, products: Tensor, offset: Tensor | None) -> Tensor:
+        """Scores from products of projected vectors, [...], and the offsets of their queries."""
         return self.comparator.finish(products if offset is None else products + offset)
 
     def edges(self, side: Side, rel: Tensor, lhs: Tensor, rhs: Tensor) -> Tensor:

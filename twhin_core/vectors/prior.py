@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from twhin_core.data.frequencies import Frequencies, end
+from twhin_core.data.frequencies import Frequencies, end, log_shares
 from twhin_core.model.scorer import Scorer
 from twhin_core.schema import SIDES, Schema, Side
 from twhin_core.vectors.rows import Ints, Rows, WithColumn
@@ -39,6 +39,11 @@ class Prior:
         """The priors of the candidates for `side` of a relation; 0 if the side has none."""
         group, weight = end(np.array([rel]), side), float(self._weight[rel, SIDES.index(side)])
         return lambda rows: weight * torch.from_numpy(self._frequencies.log_shares(group, rows, self._offsets))
+
+    def of_counts(self, side: Side, rel: int, counts: Ints) -> Tensor:
+        """The priors of candidates that have `counts` training edges on that side: int64 [n] → float32 [n]."""
+        group, weight = end(np.array([rel]), side), float(self._weight[rel, SIDES.index(side)])
+        return weight * torch.from_numpy(log_shares(counts, self._offsets[group]))
 
     def rows(self, side: Side, rel: int, rows: Rows) -> Rows:
         """The candidates' vectors [size, dim] with their priors: [size, dim + 1]. `side`: one of `sides`."""
