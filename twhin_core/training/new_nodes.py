@@ -55,23 +55,30 @@ def predicted_sums(scorer: Scorer, side: Side, ends: Ends, known: Rows, unit: bo
 
     Args:
         side: that of the nodes; the known ones are on the other.
-        known: the vectors of the known nodes, read in ascending order, `PREDICTIONS_AT_ONCE` at a time.
+        known: the vectors of the known nodes, read in ascending order, at most `PREDICTIONS_AT_ONCE` at a time.
         unit: whether to give the known vectors length 1 first.
 
     Returns:
         The distinct nodes, ascending, int64 [n]; their sums, float32 [n, dim]; the sums of their weights, float64 [n].
     """
-    nodes, inverse = np.unique(ends.row, return_inverse=True)
-    place, weight = torch.from_numpy(inverse), torch.from_numpy(np.array(ends.weight))
-    rel, order = torch.from_numpy(ends.rel), np.argsort(ends.earlier, kind="stable")
-    sums = torch.zeros(len(nodes), known.dim)
-    for start in range(0, len(order), PREDICTIONS_AT_ONCE):
-        some = order[start : start + PREDICTIONS_AT_ONCE]
-        vectors, of = known.gather(ends.earlier[some]), torch.from_numpy(some)
+    nodes, place = np.unique(ends.row, return_inverse=True)
+    if (place[1:] < place[:-1]).any():
+        order = np.argsort(place, kind="stable")
+        ends, place = Ends(ends.row[order], ends.rel[order], ends.earlier[order], ends.weight[order]), place[order]
+    sums, relations = torch.zeros(len(nodes), known.dim), int(ends.rel.max(initial=0)) + 1
+    distinct, which = np.unique(ends.earlier * relations + ends.rel, return_inverse=True)
+    for start in range(0, len(distinct), PREDICTIONS_AT_ONCE):
+        earlier, rel = np.divmod(distinct[start : start + PREDICTIONS_AT_ONCE], relations)
+        vectors = known.gather(earlier)
         with torch.no_grad():
-            predicted = scorer.predictions(side, rel[of], F.normalize(vectors) if unit else vectors)
-        sums.index_add_(0, place[of], predicted * weight[of, None])
-    weights = torch.zeros(len(nodes), dtype=torch.float64).index_add_(0, place, weight.double())
+            predicted = scorer.predictions(side, torch.from_numpy(rel), F.normalize(vectors) if unit else vectors)
+        inside = np.flatnonzero((which >= start) & (which < start + len(rel)))
+        rows, first = np.unique(place[inside], return_index=True)
+        sums[torch.from_numpy(rows)] += F.embedding_bag(
+            torch.from_numpy(which[inside] - start), predicted, torch.from_numpy(first), mode="sum",
+            per_sample_weights=torch.from_numpy(ends.weight[inside]),
+        )  # fmt: skip
+    weights = torch.from_numpy(np.bincount(place, ends.weight, len(nodes)))
     return nodes, sums, weights
 
 
