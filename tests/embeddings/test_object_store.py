@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from typing import Any, get_args
 
 import gcsfs
+import pyarrow as pa
 import pytest
 
 from tests.export.exporting import changed
@@ -16,9 +18,11 @@ from twhin_core.config import Config
 from twhin_core.embeddings import Embeddings, Neighbor
 from twhin_core.embeddings.embeddings import EdgeScore
 from twhin_core.errors import UserError
+from twhin_core.inductive.embed import Method
 from twhin_core.stages.export import export
 
-Answers = tuple[list[Neighbor] | EdgeScore | list[str] | list[float], ...]
+Answers = tuple[list[Neighbor] | EdgeScore | list[str] | list[float] | list[dict[str, Any]], ...]
+EDGES = pa.table({"lhs": ["new", "u4", "new"], "relation": ["fav", "follow", "fav"], "rhs": ["t3", "new", "t9"]})
 
 
 @pytest.fixture
@@ -37,6 +41,7 @@ def answers(root: str) -> Answers:
         embeddings.score("fav", "u3", "t4"),
         list(users),
         users["u17"].tolist(),
+        *(embeddings.embed("user", EDGES, method).to_pylist() for method in get_args(Method)),
     )
 
 
