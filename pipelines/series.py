@@ -27,7 +27,7 @@ def versions(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the versions of a series: their size, their MRR, and which is published or why it is not."""
+    """Print the versions of a series: size, headline metric, drift, and which is published or why it is not."""
     from twhin_core.output import show
     from twhin_core.series.retention import keep_newest
     from twhin_core.series.versions import list_series, list_versions
@@ -54,12 +54,11 @@ def refresh(
     from twhin.pipelines import local
     from twhin_core.config import file as config_file
     from twhin_core.errors import GateFailed
-    from twhin_core.evaluation.gates import missed, read_decision
     from twhin_core.output import show
     from twhin_core.published import list_ids, read_current, root_of
     from twhin_core.run import saved_config
     from twhin_core.series.continued import check_text
-    from twhin_core.series.versions import list_series, list_versions
+    from twhin_core.series.versions import list_series, list_versions, missed_gates
 
     text = config_file.read_text(config)
     check_text(text, overrides or (), config)
@@ -68,8 +67,7 @@ def refresh(
     current, newest = read_current(series), list_ids(series)[-1]
     if current is None or current.version != newest:
         root = root_of(series, newest)
-        decision = read_decision(root, saved_config(root).evaluation.split)
-        raise GateFailed(f"version {newest} was not published: {'; '.join(missed(decision) if decision else [])}")
+        raise GateFailed(f"version {newest} was not published: {'; '.join(missed_gates(root, saved_config(root)))}")
 
 
 def publish(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import subprocess
 import sys
@@ -36,7 +37,8 @@ def test_the_oldest_are_removed_and_their_figures_stay(series: str) -> None:
     after = {version.id: version for version in list_versions(series)}
     assert (after["2"], after["10"]) == (before["2"], before["10"])
     assert after["1"].state.startswith("removed ")
-    assert (after["1"].edges, after["1"].mrr) == (before["1"].edges, before["1"].mrr)
+    assert dataclasses.replace(after["1"], state="") == dataclasses.replace(before["1"], state="")
+    assert after["1"].metrics["mrr"] > 0
     assert keep_newest(series, 2) == []
     with pytest.raises(UserError, match=r"this version was removed on .*, and only its figures are kept"):
         rollback(series, "1")

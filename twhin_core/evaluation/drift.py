@@ -41,6 +41,8 @@ Drift = dict[str, Any]
 
 ALIGNED = "aligned"
 COSINE, DISTANCE, NODES, QUERIES = "cosine", "distance", "nodes", "queries"
+NEIGHBORS = "neighbors@"
+"""Before the length of the lists."""
 AUC_BEFORE, AUC_NOW, AUC_KEPT = "auc_before", "auc_now", "auc_kept"
 
 PERSISTENCE = 0.9
@@ -67,7 +69,7 @@ class Shared:
 def metric_names(evaluation: Evaluation) -> tuple[list[str], list[str]]:
     """The figures of a table and of a relation that gates can name."""
     k = evaluation.drift.k
-    return [COSINE, DISTANCE, f"neighbors@{k}", f"rbo@{k}"], [f"answers@{k}", AUC_BEFORE, AUC_NOW, AUC_KEPT]
+    return [COSINE, DISTANCE, f"{NEIGHBORS}{k}", f"rbo@{k}"], [f"answers@{k}", AUC_BEFORE, AUC_NOW, AUC_KEPT]
 
 
 def measure_drift(
@@ -132,7 +134,7 @@ def _of_table(task: RankingTask, number: int, shared: Shared, same_space: bool, 
     near_now, near_before = (
         _best(similar(of), own, own, rows, k) for of, rows in ((now, shared.now), (before, shared.before))
     )
-    values[f"neighbors@{k}"] = jaccard(near_now, near_before)
+    values[f"{NEIGHBORS}{k}"] = jaccard(near_now, near_before)
     values[f"rbo@{k}"] = rank_biased_overlap(near_now, near_before)
     bucket = bucket_of(task.degrees.of(np.full(len(own), number), shared.rows[own]), evaluation)
     names = buckets(evaluation)

@@ -58,6 +58,11 @@ def read_changes(root: str) -> dict[str, Figure] | None:
     return None if found is None else {name: Figure(**figure) for name, figure in found["figures"].items()}
 
 
+def figures_of(root: str, manifest: Manifest) -> dict[str, Figure]:
+    """The figures of the graph of the run at `root`, compared with those of the version that it continues, if any."""
+    return read_changes(manifest.holder(root)) or compare(manifest, None)
+
+
 def describe_changes(figures: dict[str, Figure], relations: Iterable[str]) -> list[str]:
     """A short line for each figure of the whole graph, and of the relations whose popularity changed most."""
     by_index = sorted(relations, key=lambda name: -(figures.get(f"{name}.psi", Figure(0.0)).now or 0.0))

@@ -9,7 +9,7 @@ from twhin_core import lease, storage
 from twhin_core.checkpoints.checkpoint import FINISHED
 from twhin_core.checksum import crc32c
 from twhin_core.errors import GateFailed, StorageRefused, UserError
-from twhin_core.evaluation.gates import missed, read_decision
+from twhin_core.evaluation.gates import read_decision
 from twhin_core.evaluation.result import metrics_url
 from twhin_core.export.manifest import MANIFEST as EXPORT
 from twhin_core.export.manifest import read_export_manifest
@@ -18,6 +18,7 @@ from twhin_core.progress import log
 from twhin_core.published import CURRENT, Current, Entry, list_ids, read_generation, root_of
 from twhin_core.run import check_is_run, saved_config
 from twhin_core.series.removed import check_present
+from twhin_core.series.versions import missed_gates
 
 
 def publish(series: str, version: str, after: str | None = None) -> Current:
@@ -29,7 +30,7 @@ def publish(series: str, version: str, after: str | None = None) -> Current:
     Raises:
         UserError: there is no such version, it was removed, or its export has not finished; or another version than
             `after` is published, maybe since this call began.
-        GateFailed: its metrics miss a gate.
+        GateFailed: its data or its metrics miss a gate.
     """
     current, generation = read_generation(series)
     published = current.version if current else ""
@@ -40,10 +41,8 @@ def publish(series: str, version: str, after: str | None = None) -> Current:
     manifest = read_export_manifest(root)
     if manifest is None:
         raise UserError(f"{root}: nothing is exported ({EXPORT}); a version is published once its export has finished")
-    config = saved_config(root)
-    decision = read_decision(root, config.evaluation.split)
-    if decision is not None and not decision["passed"]:
-        raise GateFailed(f"version {version} was not published: {'; '.join(missed(decision))}")
+    if reasons := missed_gates(root, saved_config(root)):
+        raise GateFailed(f"version {version} was not published: {'; '.join(reasons)}")
     return _replace(series, version, "publish", current, generation)
 
 

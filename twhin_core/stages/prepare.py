@@ -14,7 +14,7 @@ from twhin_core.evaluation.gates import check_names
 from twhin_core.evaluation.task import nodes_only
 from twhin_core.graph.build import Checks, build_graph
 from twhin_core.graph.changes import check_unchanged
-from twhin_core.graph.compared import compare, describe_changes, read_changes, write_changes
+from twhin_core.graph.compared import compare, describe_changes, figures_of, write_changes
 from twhin_core.graph.forgotten import blocked_at
 from twhin_core.graph.manifest import MANIFEST, Manifest, find_manifest, read_manifest, read_schema, share
 from twhin_core.progress import log
@@ -88,7 +88,7 @@ def _share(config: Config, settings: Prepare, of: str, root: str) -> Manifest:
 
 def _check_gates(config: Config, root: str, manifest: Manifest) -> None:
     """Raises GateFailed if the data miss a gate. The gates may have changed since the graph was built."""
-    figures = read_changes(manifest.holder(root)) or compare(manifest, None)
+    figures = figures_of(root, manifest)
     decision = decide_data(config.evaluation.gates, figures)
     if manifest.previous is not None and manifest.shared_by is None:
         write_changes(root, figures, manifest.previous.root, decision)
