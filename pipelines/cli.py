@@ -280,6 +280,7 @@ def _load_run(path: str | None, run_root: str | None, overrides: list[str] | Non
         from twhin_core import run as runs
         from twhin_core import storage
 
+        run_root = _find_saved(run_root, overrides)
         path = storage.join(run_root, runs.CONFIG)
         if not storage.exists(path):
             raise UserError(f"{run_root}: there is no run here ({runs.CONFIG}); name a config")
@@ -288,6 +289,20 @@ def _load_run(path: str | None, run_root: str | None, overrides: list[str] | Non
     if root is None:
         raise UserError("there is no run root: set --run-root, or training.save_dir in the config")
     return config, fill_run_root(root, run="")
+
+
+def _find_saved(run_root: str, overrides: list[str] | None) -> str:
+    """The run root, or the published version of a series.
+
+    Raises:
+        UserError: no version is published, or `overrides` would change what readers of the series get.
+    """
+    from twhin_core.published import find_root
+
+    root = find_root(run_root)
+    if overrides and root != run_root:
+        raise UserError(f"{run_root}: is a series, whose published version stays as it is; to change it, name {root}")
+    return root
 
 
 EXPORTED = "embeddings/manifest.json"

@@ -16,10 +16,7 @@ from pydantic import BaseModel, ValidationError
 from twhin_core import storage
 from twhin_core.checksum import crc32c
 from twhin_core.errors import UserError, damaged, one_line
-from twhin_core.run import CONFIG
-
-CURRENT = "current.json"
-VERSIONS = "versions"
+from twhin_core.run import CURRENT, VERSIONS, is_series
 
 
 class Entry(BaseModel):
@@ -43,13 +40,6 @@ class Current(BaseModel):
     """CRC-32C of each manifest under its run root, which in turn holds the checksums of all other files."""
     history: list[Entry]
     """Every change, the newest last."""
-
-
-def is_series(path: str) -> bool:
-    """Whether `path` is a series rather than a run root."""
-    return not storage.exists(storage.join(path, CONFIG)) and (
-        storage.exists(storage.join(path, CURRENT)) or bool(storage.list_folders(storage.join(path, VERSIONS)))
-    )
 
 
 def read_current(series: str) -> Current | None:
@@ -103,13 +93,23 @@ def is_version(root: str) -> bool:
     return root.rstrip("/").rsplit("/", 2)[-2:-1] == [VERSIONS]
 
 
-def find_root(path: str) -> str:
+def find_root(path: str, key: str | None = None) -> str:
     """The run root that `path` stands for: itself, or the published version of a series.
+
+    Args:
+        key: the config's key that names `path`, for errors.
 
     Raises:
         UserError: as `find_current`.
     """
-    return find_current(path) if is_series(path) else path
+    if not is_series(path):
+        return path
+    try:
+        return find_current(path)
+    except UserError as error:
+        if key is None:
+            raise
+        raise UserError(f"{key}: {error}") from None
 
 
 def number_of(version: str) -> int | None:

@@ -21,6 +21,8 @@ R = TypeVar("R")
 Stage = Callable[Concatenate[Config, str, P], R]
 
 CONFIG = "config.yaml"
+CURRENT, VERSIONS = "current.json", "versions"
+"""What a series has in place of a config: see `published`."""
 SEAL = "# crc32c "
 """The start of the second line of `config.yaml`: the checksum of the lines after it."""
 
@@ -64,8 +66,10 @@ def working(config: Config, root: str, name: str) -> Iterator[None]:
     Raises:
         StorageRefused: the root cannot be written.
         UserError: another process runs this stage of the root, a file of the root is removed while the block reads it,
-            or as `open_run`.
+            the root is a series, or as `open_run`.
     """
+    if is_series(root):
+        raise UserError(f"{root}: is a series, not a run root; name a version, such as {root}/{VERSIONS}/1")
     with lease.hold(root, name), unremoved(root):
         open_run(config, root, name)
         yield
@@ -109,6 +113,13 @@ def open_run(config: Config, root: str, name: str = "") -> None:
                 _check_differences(before, config, root, name)
             if storage.write_if(url, content, generation) is not None:
                 return  # else another process was faster, maybe one of the same run: check again
+
+
+def is_series(path: str) -> bool:
+    """Whether `path` is a series rather than a run root."""
+    return not storage.exists(storage.join(path, CONFIG)) and (
+        storage.exists(storage.join(path, CURRENT)) or bool(storage.list_folders(storage.join(path, VERSIONS)))
+    )
 
 
 def check_is_run(root: str) -> None:

@@ -18,7 +18,7 @@ def publish(series: str, version: str, after: str, keep: int, current: dsl.Outpu
     """
     from twhin.components import step
     from twhin_core import storage
-    from twhin_core.published import CURRENT
+    from twhin_core.run import CURRENT
     from twhin_core.series import publish, retention
 
     with step.step():

@@ -21,7 +21,8 @@ from tests.object_store import serve_bucket
 from twhin_core import object_store, storage
 from twhin_core.embeddings import Embeddings
 from twhin_core.errors import Damaged, GateFailed, StorageRefused, UserError
-from twhin_core.published import find_root, is_series, list_ids, read_current
+from twhin_core.published import find_root, list_ids, read_current
+from twhin_core.run import is_series
 from twhin_core.series import publish as publishing
 from twhin_core.series.publish import publish, rollback
 from twhin_core.series.versions import list_versions

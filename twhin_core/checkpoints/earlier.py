@@ -8,6 +8,7 @@ from twhin_core import storage
 from twhin_core.checkpoints.checkpoint import at_step, last, model_description
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import read_schema
+from twhin_core.published import find_root
 from twhin_core.run import CONFIG, saved_config
 from twhin_core.vectors.ids import Ids
 from twhin_core.vectors.matching import Names, match
@@ -20,12 +21,15 @@ class EarlierRun:
     def __init__(self, root: str, key: str, step: int | None = None) -> None:
         """
         Args:
+            root: a run root, or a series for its published version.
             key: the config's key that names `root`, for errors.
 
         Raises:
-            UserError: `root` is not a run root, or has no complete checkpoint or none of `step`.
+            UserError: `root` is no run root, or a series without a published version; or it has no complete checkpoint
+                or none of `step`.
         """
-        self.root, self._key = root, key
+        self.root = root = find_root(root, key)
+        self._key = key
         if not storage.exists(storage.join(root, CONFIG)):
             raise UserError(f"{key}: {root} is not a run root: it has no {CONFIG}")
         self.config = saved_config(root)

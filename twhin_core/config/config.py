@@ -116,13 +116,9 @@ class Config(Section):
             "export.align": self.export.align,
         }
         for key, place in places.items():
-            if place is not None and self.earlier_root(place) is None:
+            if place == PREVIOUS and getattr(self.prepare, "previous", None) is None:
                 raise ValueError(f"{key}: previous needs prepare.previous, the run root of the version before")
         return self
-
-    def earlier_root(self, place: str) -> str | None:
-        """The run root that `place` stands for: itself, or that of `prepare.previous`, if any, for `previous`."""
-        return getattr(self.prepare, "previous", None) if place == PREVIOUS else place
 
     @model_validator(mode="after")
     def _check_export(self) -> Config:

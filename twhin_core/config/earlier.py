@@ -16,8 +16,9 @@ _FROM: dict[str, Any] = {
     "from": (
         Location,
         Field(
-            description="Run root of the earlier version, or `previous` for that of `prepare.previous`. Its newest "
-            "checkpoint is used, and the same one whenever this run starts again."
+            description="Run root of the earlier version, a series for its published version, or `previous` for the "
+            "version that `prepare.previous` names. Its newest checkpoint is used, and the same one whenever this run "
+            "starts again."
         ),
     )
 }
@@ -52,8 +53,8 @@ class Anchor(Section):
     """Holds nodes near their vectors of an earlier version: adds weight · |θ - θ_earlier|² to the loss of all edges."""
 
     to: Location = Field(
-        description="Run root of the earlier version, or `previous` for that of `prepare.previous`. As "
-        "`warm_start.from`, always the same checkpoint."
+        description="Run root of the earlier version, a series or `previous`, as in `warm_start.from`; always the "
+        "same checkpoint."
     )
     weight: Scale = Field(
         description="How strongly, per node. 1 weighs as much as an edge whose loss is the squared distance."

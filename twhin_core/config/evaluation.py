@@ -77,7 +77,9 @@ class Evaluation(Section):
     )
     bootstrap: int = Field(300, ge=20, le=100_000, description="Number of bootstrap resamples for the 95 % intervals.")
     previous: Location | None = Field(
-        None, description="Run root of an earlier version; its newest checkpoint ranks the same edges for comparison."
+        None,
+        description="Run root of an earlier version, or a series for its published version; its newest checkpoint "
+        "ranks the same edges for comparison.",
     )
     drift: Drift = Field(Drift(), description="How the drift from `evaluation.previous` is measured.")
     seed: Seed = Field(0, description="Seeds the random baseline, the sampled candidates and the bootstrap.")

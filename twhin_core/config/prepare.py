@@ -143,8 +143,8 @@ class Prepare(Section):
     )
     graph: Location | None = Field(
         None,
-        description="Run root whose graph to use, without copying it, instead of building one. The configs must agree "
-        "in everything that makes the graph; see docs/prepare.md.",
+        description="Run root, or series for its published version, whose graph to use, without copying it, instead of "
+        "building one. The configs must agree in everything that makes the graph; see docs/prepare.md.",
     )
     previous: Location | None = Field(
         None,

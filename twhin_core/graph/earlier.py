@@ -22,13 +22,16 @@ from twhin_core.published import find_root
 class Earlier:
     """A finished graph. `checksum`: the CRC-32C of its manifest."""
 
+    run: str
+    """The run root of the version."""
     root: str
+    """The one that holds its graph."""
     manifest: Manifest
     checksum: str
 
     @property
     def entry(self) -> PreviousEntry:
-        return PreviousEntry(root=self.root, manifest=self.checksum, raw_files=list(self.manifest.taken.values()))
+        return PreviousEntry(root=self.run, manifest=self.checksum, raw_files=list(self.manifest.taken.values()))
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -68,15 +71,16 @@ def find_earlier(config: Config) -> Earlier | None:
     previous = None if config.prepare is None else config.prepare.previous
     if previous is None:
         return None
+    run = find_root(previous, "prepare.previous")
     try:
-        manifest = find_manifest(find_root(previous))
+        manifest = find_manifest(run)
     except UserError as error:
         raise UserError(f"prepare.previous: {error}") from None
-    previous = manifest.holder(find_root(previous))
+    holder = manifest.holder(run)
     if manifest.rules is None:
-        raise UserError(f"prepare.previous: {previous} does not say how its edges were made; prepare it anew")
-    content = storage.read_bytes(storage.join(previous, MANIFEST))
-    return Earlier(previous, manifest, crc32c([content]))
+        raise UserError(f"prepare.previous: {holder} does not say how its edges were made; prepare it anew")
+    content = storage.read_bytes(storage.join(holder, MANIFEST))
+    return Earlier(run, holder, manifest, crc32c([content]))
 
 
 def without_taken(found: list[FoundFile], earlier: Earlier, keep_changed: bool) -> list[FoundFile]:

@@ -107,7 +107,9 @@ class RawFileEntry(BaseModel):
 
 
 class PreviousEntry(BaseModel):
-    """The version that this one continues. `manifest`: the CRC-32C of its manifest; `raw_files`: taken until then."""
+    """The version that this one continues, by its run root. `manifest`: the CRC-32C of the manifest of its graph;
+    `raw_files`: taken until then.
+    """
 
     root: str
     manifest: str

@@ -18,6 +18,7 @@ from twhin_core.graph.compared import compare, describe_changes, figures_of, wri
 from twhin_core.graph.forgotten import blocked_at
 from twhin_core.graph.manifest import MANIFEST, Manifest, find_manifest, read_manifest, read_schema, share
 from twhin_core.progress import log
+from twhin_core.published import find_root
 from twhin_core.run import check_same_graph, working
 from twhin_core.stages.refusals import check_align, check_relations, check_sizes
 from twhin_core.synthetic.generate import generate
@@ -68,6 +69,7 @@ def _build(config: Config, settings: Prepare, root: str) -> Manifest:
 
 
 def _share(config: Config, settings: Prepare, of: str, root: str) -> Manifest:
+    of = find_root(of, "prepare.graph")
     try:
         manifest = find_manifest(of)
         check_same_graph(config, of)

@@ -8,8 +8,11 @@ from twhin_core import storage
 from twhin_core.checkpoints.checkpoint import last, refuse_differences
 from twhin_core.checkpoints.earlier import EarlierRun
 from twhin_core.config import Config
+from twhin_core.config.earlier import PREVIOUS
 from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import UserError, damaged
+from twhin_core.graph.manifest import find_manifest
+from twhin_core.published import find_root
 from twhin_core.schema import Schema
 
 EARLIER = "training/earlier.json"
@@ -17,6 +20,8 @@ EARLIER = "training/earlier.json"
 START, ANCHOR = "training.warm_start.from", "training.anchor.to"
 PINNED = ("root", "step", "digest")
 """What tells a checkpoint apart from any other."""
+NAMED = "series"
+"""The series that the config names, of which `root` was the published version."""
 
 Record = dict[str, Any]
 
@@ -53,28 +58,38 @@ def open_anchored(config: Config, root: str, schema: Schema, ranks: Ranks, resum
 
 def _open(config: Config, root: str, key: str, place: str, ranks: Ranks, resumes: bool) -> EarlierRun:
     """`place`: the value of `key`."""
-    source = config.earlier_root(place)
-    assert source is not None, "or the config would be refused"
 
     def choose() -> Record:
+        source = _find_place(root, place)
         record: Record = read_records(root).get(key, {})
-        if record.get("root") == source:
+        if record.get(NAMED, record.get("root")) == source:
             return record
         if resumes:
             url = storage.join(root, EARLIER)
             raise damaged(url, f"names no checkpoint for {key}, although this run has one of its own")
-        newest = last(source)
-        return {"root": source} | ({} if newest is None else {"step": newest.step, "digest": newest.digest})
+        found = find_root(source, key)
+        newest = last(found)
+        record = {"root": found} | ({} if found == source else {NAMED: source})
+        return record | ({} if newest is None else {"step": newest.step, "digest": newest.digest})
 
     record = ranks.of_first(choose)
-    found = EarlierRun(source, key, record.get("step"))
+    found = EarlierRun(record["root"], key, record.get("step"))
     if found.checkpoint.digest != record["digest"]:
         raise UserError(
-            f"{key}: the checkpoint of step {found.checkpoint.step} at {source} is another one than this run has used "
-            "before; use another --run-root"
+            f"{key}: the checkpoint of step {found.checkpoint.step} at {found.root} is another one than this run has "
+            "used before; use another --run-root"
         )
-    keep_record(root, key, found, {}, ranks)
+    keep_record(root, key, found, {NAMED: record[NAMED]} if NAMED in record else {}, ranks)
     return found
+
+
+def _find_place(root: str, place: str) -> str:
+    """The run root or series that `place` names; for `previous`, the version whose graph this run continues."""
+    if place != PREVIOUS:
+        return place
+    previous = find_manifest(root).previous
+    assert previous is not None, "or the config would be refused"
+    return previous.root
 
 
 def read_records(root: str) -> Record:
