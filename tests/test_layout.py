@@ -16,9 +16,9 @@ from tests.command_line import ROOT
 # A module or folder of twhin_core imports only from those before it here.
 LAYERS = [
     "errors", "limits", "plugins", "sizes", "conditions", "output", "progress", "checksum", "object_store", "storage",
-    "scratch", "paths", "parquet", "config", "schema", "lease", "run", "published", "durations", "libraries",
-    "synthetic", "graph", "data", "model", "vectors", "distributed", "checkpoints", "ranking", "training", "evaluation",
-    "export", "series", "inductive", "embeddings", "report", "stages",
+    "scratch", "paths", "parquet", "config", "schema", "lease", "run", "removed", "published", "dependents",
+    "durations", "libraries", "synthetic", "graph", "data", "model", "vectors", "distributed", "checkpoints", "ranking",
+    "training", "evaluation", "export", "series", "inductive", "embeddings", "report", "stages",
 ]  # fmt: skip
 
 # Where torch may be imported with a module; elsewhere functions import it, and the type checker.

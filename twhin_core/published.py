@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from twhin_core import storage
 from twhin_core.checksum import crc32c
 from twhin_core.errors import UserError, damaged, one_line
+from twhin_core.removed import check_present
 from twhin_core.run import CURRENT, VERSIONS, is_series
 
 
@@ -100,16 +101,18 @@ def find_root(path: str, key: str | None = None) -> str:
         key: the config's key that names `path`, for errors.
 
     Raises:
-        UserError: as `find_current`.
+        UserError: it is a version that was removed; or as `find_current`.
     """
-    if not is_series(path):
-        return path
     try:
-        return find_current(path)
+        if is_series(path):
+            return find_current(path)
+        if is_version(path):
+            check_present(path)
     except UserError as error:
         if key is None:
             raise
         raise UserError(f"{key}: {error}") from None
+    return path
 
 
 def number_of(version: str) -> int | None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from twhin_core.config import Config
+from twhin_core.run import saved_config
 from twhin_core.stages.evaluate import evaluate
 from twhin_core.stages.export import export
-
-Series = Callable[[], str]
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +33,10 @@ def series(
     for version in ("1", "2", "10"):
         shutil.copytree(exported_once[0], tmp_path / "series" / "versions" / version)
     return str(tmp_path / "series")
+
+
+def raw_of(root: str) -> list[dict[str, Any]]:
+    """`prepare.sources` of a run."""
+    settings = saved_config(root).prepare
+    assert settings is not None
+    return [source.model_dump(mode="json", exclude_unset=True) for source in settings.sources]

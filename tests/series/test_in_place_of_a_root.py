@@ -14,6 +14,8 @@ import pytest
 
 from tests.command_line import assert_refused, twhin
 from tests.conftest import SmallConfig
+from tests.series.conftest import raw_of
+from tests.series.test_dependents import run_stages
 from twhin_core import storage
 from twhin_core.config import Config
 from twhin_core.errors import UserError
@@ -37,7 +39,7 @@ def test_training_takes_the_published_version_and_keeps_to_it(
     publish(series, "2")
     root = str(tmp_path / "own")
     training = {"warm_start": {"from": series}, "anchor": {"to": series, "weight": 0.1}, "num_epochs": 1}
-    config = small_config(training=training, prepare={"graph": series})
+    config = small_config(training=training, prepare={"graph": series, "sources": raw_of(f"{series}/versions/2")})
     prepare(config, root)
     assert find_manifest(root).shared_by == f"{series}/versions/2"
     train(config, root)
@@ -62,9 +64,9 @@ def test_previous_is_the_version_that_prepare_has_continued(
     new = tmp_path / "new.parquet"
     rows = {"lhs": ["u1", "u2"], "relation": ["fav"] * 2, "rhs": ["t1", "t99"]}
     pq.write_table(pa.table(rows), new)
-    sources = [{"path": str(path), "relation_column": "relation"} for path in (tmp_path / "raw.parquet", new)]
+    sources = [*raw_of(f"{series}/versions/2"), {"path": str(new), "relation_column": "relation"}]
     config = small_config(
-        prepare={"sources": sources, "previous": series, "changed_files": "keep"},
+        prepare={"sources": sources, "previous": series},
         training={"warm_start": {"from": "previous"}, "num_epochs": 1},
         evaluation={"previous": series},
     )
@@ -98,8 +100,7 @@ def test_a_series_of_which_nothing_is_published_is_one_line(
 ) -> None:
     config, root = small_config(**section(series)), str(tmp_path / "own")
     with pytest.raises(UserError) as caught:
-        for stage in (prepare, train, evaluate):
-            stage(config, root)
+        run_stages(config, root)
     message = f"{key}: {series}: no version of this series is published; `twhin versions` says why"
     assert str(caught.value) == message
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from twhin_core import __version__
 from twhin_core.config import Config
+from twhin_core.dependents import note_use
 from twhin_core.evaluation.baselines import Popularity, rank_at_random
 from twhin_core.evaluation.drift import measure_drift
 from twhin_core.evaluation.gates import check_names
@@ -103,6 +104,8 @@ def measure(
         task = RankingTask(config, root, schema, models, ranks or _alone(), folder)
         if previous is not None:
             previous.check_relations(task.held["rhs"].rel)
+            if task.ranks.is_first:
+                note_use(previous.root, root)
         scorer = checkpoint.scorer(config.model, schema.relations)
         prior = checkpoint.prior(scorer, schema.relations)
         tables = {name: checkpoint.rows(name) for name in schema.tables}

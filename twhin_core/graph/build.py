@@ -12,6 +12,7 @@ from twhin_core import storage
 from twhin_core.config import Config, Relation
 from twhin_core.config.prepare import Prepare, Split
 from twhin_core.config.sources import Source
+from twhin_core.dependents import note_use
 from twhin_core.errors import UserError
 from twhin_core.graph.changes import entries_of
 from twhin_core.graph.connect import connect
@@ -59,6 +60,7 @@ def build_graph(config: Config, sources: list[Source], root: str, checks: Checks
     split = _split(settings, raw)
     if earlier is not None:
         earlier.check_fits(config, split, raw)
+        note_use(earlier.run, root)
     storage.remove(storage.join(root, "graph"))  # an interrupted run may have left files
     blocked = blocked_at(root) or (blocked_at(settings.previous) if settings.previous is not None else None)
     with connect(settings) as engine:

@@ -183,6 +183,16 @@ def read_manifest(root: str) -> Manifest | None:
     return _follow(found, root) if isinstance(found, SharedGraph) else found
 
 
+def shared_graph(root: str) -> str | None:
+    """The root of the other run whose graph the run at `root` uses, whether or not it is still there; None for none."""
+    url = storage.join(root, MANIFEST)
+    try:
+        found = _parse(storage.read_bytes(url), url)
+    except FileNotFoundError:
+        return None
+    return found.shared_by if isinstance(found, SharedGraph) else None
+
+
 def _follow(shared: SharedGraph, root: str) -> Manifest:
     url = storage.join(shared.shared_by, MANIFEST)
     try:

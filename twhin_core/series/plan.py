@@ -12,8 +12,8 @@ from twhin_core.graph.manifest import read_manifest
 from twhin_core.paths import find_files
 from twhin_core.progress import log
 from twhin_core.published import list_ids, number_of, read_current, root_of
+from twhin_core.removed import read_removed
 from twhin_core.series.continued import with_previous
-from twhin_core.series.removed import read_removed
 
 CONFIG = "refresh.yaml"
 """The config of a version, under its run root, before its first stage has saved it."""

@@ -16,8 +16,8 @@ from twhin_core.export.manifest import read_export_manifest
 from twhin_core.graph.manifest import MANIFEST as GRAPH
 from twhin_core.progress import log
 from twhin_core.published import Current, Entry, list_ids, read_generation, root_of
+from twhin_core.removed import check_present
 from twhin_core.run import CURRENT, check_is_run, saved_config
-from twhin_core.series.removed import check_present
 from twhin_core.series.versions import missed_gates
 
 

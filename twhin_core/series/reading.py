@@ -15,7 +15,7 @@ import weakref
 from twhin_core import storage
 from twhin_core.errors import StorageError, UserError
 from twhin_core.progress import log
-from twhin_core.series.removed import check_present
+from twhin_core.removed import check_present
 
 FOLDER = ".readers"
 LASTS, RENEWED_EVERY = 3600.0, 1200.0

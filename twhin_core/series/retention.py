@@ -5,20 +5,23 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from twhin_core import lease, storage
+from twhin_core.dependents import FOLDER as DEPENDENTS
 from twhin_core.errors import UserError
 from twhin_core.progress import log
 from twhin_core.published import list_ids, read_current, root_of
+from twhin_core.removed import REMOVED, read_removed
+from twhin_core.series.needs import dependent
 from twhin_core.series.reading import FOLDER as READERS
 from twhin_core.series.reading import is_read
-from twhin_core.series.removed import REMOVED, read_removed
 from twhin_core.series.versions import as_removed, describe
 
 
 def keep_newest(series: str, count: int) -> list[str]:
     """Removes all versions but the newest `count`, the published one, newer ones, and those in use.
 
-    In use is a version that a stage works on or that is read (see `reading`). Of a removed one, its row of
-    `twhin versions` is kept. A removal that was interrupted is completed by the next call.
+    In use is a version that a stage works on, that is read (see `reading`), or that another run needs (see `needs`).
+    The log says which and why. Of a removed one, its row of `twhin versions` is kept. A removal that was interrupted
+    is completed by the next call.
 
     Returns:
         The versions removed now.
@@ -33,7 +36,10 @@ def keep_newest(series: str, count: int) -> list[str]:
             raise UserError(f"{series}: no version of this series is published; nothing was removed")
         ids = list_ids(series)
         older = ids[: ids.index(current.version)] if current.version in ids else []
-        return [version for version in older if version not in ids[-count:] and remove_version(series, version)]
+        removed = [
+            version for version in reversed(older) if version not in ids[-count:] and remove_version(series, version)
+        ]
+        return removed[::-1]  # the newest went first, because it may have been the last to need an older one
 
 
 def remove_version(series: str, version: str) -> bool:
@@ -60,10 +66,11 @@ def _use(root: str) -> str | None:
         lease.check_alone(root)
     except UserError as error:
         return str(error)
-    return "it is being read" if is_read(root) else None
+    return "it is being read" if is_read(root) else dependent(root)
 
 
 def _files(root: str) -> list[str]:
-    """The files of a version but its mark, and what readers leave."""
+    """The files of a version but its mark, and what readers and other runs leave."""
     fs, path = storage.filesystem(root)
-    return [name for name in fs.find(path) if not name.endswith(f"/{REMOVED}") and f"/{READERS}/" not in name]
+    left = f"/{READERS}/", f"/{DEPENDENTS}/"
+    return [name for name in fs.find(path) if not name.endswith(f"/{REMOVED}") and not any(of in name for of in left)]

@@ -18,8 +18,8 @@ from twhin_core.graph.compared import figures_of
 from twhin_core.graph.manifest import read_manifest
 from twhin_core.output import Cell, Column, Listing
 from twhin_core.published import Current, list_ids, read_current, root_of
+from twhin_core.removed import read_removed
 from twhin_core.run import CONFIG, VERSIONS, saved_config
-from twhin_core.series.removed import read_removed
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def _replace(series: str, current: Current, url: str, record: Record, names: lis
 def _finish(series: str, url: str, record: Record, names: list[str]) -> Record:
     """Removes the versions that still have the nodes, but for older ones, which it counts."""
     with lease.hold(series, "publish"):
-        for version in record.removed:
+        for version in reversed(record.removed):  # a later one may need an earlier one
             remove_version(series, version)
             if read_removed(root_of(series, version)) is None:
                 raise UserError(

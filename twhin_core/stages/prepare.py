@@ -7,6 +7,7 @@ from functools import partial
 from twhin_core import storage
 from twhin_core.config import Config
 from twhin_core.config.prepare import Prepare
+from twhin_core.dependents import note_use
 from twhin_core.durations import measured
 from twhin_core.errors import GateFailed, UserError
 from twhin_core.evaluation.data_gates import decide_data
@@ -82,6 +83,7 @@ def _share(config: Config, settings: Prepare, of: str, root: str) -> Manifest:
         )
     check_unchanged(settings, list(manifest.taken.values()))
     _check(config, of, manifest)
+    note_use(manifest.holder(of), root)
     share(of, root)
     manifest = find_manifest(root)
     log.info("prepare: uses the graph of %s", manifest.shared_by)

@@ -9,6 +9,7 @@ from twhin_core.checkpoints.checkpoint import last, refuse_differences
 from twhin_core.checkpoints.earlier import EarlierRun
 from twhin_core.config import Config
 from twhin_core.config.earlier import PREVIOUS
+from twhin_core.dependents import note_use
 from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import UserError, damaged
 from twhin_core.graph.manifest import find_manifest
@@ -37,7 +38,7 @@ def open_start(config: Config, root: str, schema: Schema, ranks: Ranks, resumes:
     settings = config.training.warm_start
     if settings is None or resumes:
         return None
-    found = _open(config, root, START, settings.source, ranks, resumes)
+    found = _open(root, START, settings.source, ranks, resumes)
     check_start(found, config, schema)
     return found
 
@@ -51,12 +52,12 @@ def open_anchored(config: Config, root: str, schema: Schema, ranks: Ranks, resum
     settings = config.training.anchor
     if settings is None:
         return None
-    found = _open(config, root, ANCHOR, settings.to, ranks, resumes)
+    found = _open(root, ANCHOR, settings.to, ranks, resumes)
     check_anchor(found, config, schema)
     return found
 
 
-def _open(config: Config, root: str, key: str, place: str, ranks: Ranks, resumes: bool) -> EarlierRun:
+def _open(root: str, key: str, place: str, ranks: Ranks, resumes: bool) -> EarlierRun:
     """`place`: the value of `key`."""
 
     def choose() -> Record:
@@ -73,6 +74,8 @@ def _open(config: Config, root: str, key: str, place: str, ranks: Ranks, resumes
         return record | ({} if newest is None else {"step": newest.step, "digest": newest.digest})
 
     record = ranks.of_first(choose)
+    if ranks.is_first:
+        note_use(record["root"], root)
     found = EarlierRun(record["root"], key, record.get("step"))
     if found.checkpoint.digest != record["digest"]:
         raise UserError(

@@ -58,12 +58,16 @@ class Trainer:
         self.position = Position() if self.newest is None else self.newest.marker.position
         resumes = self.newest is not None
         self.start = open_start(config, root, self.schema, ranks, resumes)
-        self.anchored_to = open_anchored(config, root, self.schema, ranks, resumes)
+        self.anchored_to = None if resumes else open_anchored(config, root, self.schema, ranks, resumes)
         self.edges = open_split(config, root, self.schema, "train")
         self.frequencies = self._count_frequencies()
         self.source = self._connect(readers)
         self.batches = Batches(config, self.schema, self.edges, config.train_data, ranks, self.frequencies, self.source)
         self.validation = self._read_validation()
+        self.metrics = MetricsLog(root, self.position.step, ranks)
+        self.patience = Patience(self.training.early_stopping, self.metrics.past("validation_loss"))
+        if resumes and self.has_steps_left:  # a run that is done needs the earlier one no more
+            self.anchored_to = open_anchored(config, root, self.schema, ranks, resumes)
         self.model = build(until(self._last_step(), config), self.schema, ranks, self.frequencies)
         if ranks.is_first:
             warn_of_slow_products(config, ranks)
@@ -73,8 +77,6 @@ class Trainer:
         self._resume()
         if self.anchored_to is not None:
             self._anchor(self.anchored_to)
-        self.metrics = MetricsLog(root, self.position.step, ranks)
-        self.patience = Patience(self.training.early_stopping, self.metrics.past("validation_loss"))
 
     def run(self) -> None:
         """Trains to the end and leaves a checkpoint of the last step."""

@@ -1,0 +1,72 @@
+"""What a run needs of other runs after it began: the graph that it shares, and what it has not finished with.
+
+A finished run needs no more than the graph. Continuing a graph copies its files, a checkpoint holds all that a warm
+start took, and metrics hold all that a comparison found.
+"""
+
+from __future__ import annotations
+
+from twhin_core import storage
+from twhin_core.checkpoints.checkpoint import FINISHED, last
+from twhin_core.config import Config
+from twhin_core.config.earlier import PREVIOUS
+from twhin_core.dependents import noted, same_root
+from twhin_core.errors import UserError
+from twhin_core.evaluation.result import metrics_url
+from twhin_core.graph.manifest import MANIFEST, read_manifest, shared_graph
+from twhin_core.run import CONFIG, saved_config
+from twhin_core.training.earlier import ANCHOR, START, read_records
+
+
+def dependent(root: str) -> str | None:
+    """What another run needs the version at `root` for, or None if none does."""
+    for by in noted(root):
+        try:
+            found = _needs(by)
+        except UserError as error:  # what it needs cannot be told
+            return f"{by} may need it: {error}"
+        for place, use in found:
+            if same_root(place, root):
+                return f"{by} {use}"
+    return None
+
+
+def _needs(by: str) -> list[tuple[str, str]]:
+    """The roots that the run at `by` needs, each with what for. Of a run that is gone, none."""
+    if not storage.exists(storage.join(by, CONFIG)):
+        return []
+    found, config = [], saved_config(by)
+    if (holder := shared_graph(by)) is not None:
+        found.append((holder, "uses its graph"))
+    elif config.prepare is not None and not storage.exists(storage.join(by, MANIFEST)):
+        found += [(place, "has not finished prepare with it") for place in _given(config.prepare.previous)]
+    if not storage.exists(storage.join(by, FINISHED)):
+        found += [(place, "has not finished training with it") for place in _training(config, by)]
+    if not storage.exists(metrics_url(by, config.evaluation.split)):
+        found += [(place, "has not been compared with it") for place in _given(config.evaluation.previous)]
+    return found
+
+
+def _training(config: Config, by: str) -> list[str]:
+    """The roots whose vectors unfinished training starts from, or stays near."""
+    training, records = config.training, read_records(by)
+    places = {}
+    if training.anchor is not None:
+        places[ANCHOR] = training.anchor.to
+    if training.warm_start is not None and last(by) is None:
+        places[START] = training.warm_start.source
+    found = []
+    for key, place in places.items():
+        if key in records:
+            found.append(records[key]["root"])
+        elif place != PREVIOUS:
+            found.append(place)
+        elif config.prepare is not None:
+            manifest = None if shared_graph(by) is not None else read_manifest(by)
+            previous = None if manifest is None else manifest.previous
+            found += _given(config.prepare.previous if previous is None else previous.root)
+    return found
+
+
+def _given(place: str | None) -> list[str]:
+    return [] if place is None else [place]
