@@ -19,8 +19,8 @@ from twhin_core.training.earlier import EARLIER
 def test_the_counts_by_hand(tmp_path: Path) -> None:
     pin = {"root": "runs/monday", "step": 1200, "digest": "0"}
     tables = {
-        "user": {"matched": 12871, "new": 1203, "from_neighbors": 1200, "gone": 14},
-        "ad": {"matched": 0, "new": 5, "from_neighbors": 0, "gone": 0},
+        "user": {"matched": 12871, "untrained": 52, "new": 1203, "from_neighbors": 1250, "gone": 14},
+        "ad": {"matched": 0, "untrained": 0, "new": 5, "from_neighbors": 0, "gone": 0},
     }
     relations = {"matched": ["fav", "follow"], "new": ["by"], "gone": []}
     url = storage.join(str(tmp_path), EARLIER)
@@ -29,8 +29,10 @@ def test_the_counts_by_hand(tmp_path: Path) -> None:
     assert found is not None
     assert found.said == ["Started from step 1,200 of runs/monday. Relations: 2 matched, 1 new, 0 gone."]
     assert found.rows is not None
-    assert found.rows.headings == ["table", "matched", "new", "new, from neighbors", "gone"]
-    assert found.rows.rows == [["user", "12,871", "1,203", "1,200", "14"], ["ad", "0", "5", "0", "0"]]
+    assert found.rows.headings == [
+        "table", "matched", "matched, without edges then", "new", "started from neighbors", "gone",
+    ]  # fmt: skip
+    assert found.rows.rows == [["user", "12,871", "52", "1,203", "1,250", "14"], ["ad", "0", "0", "5", "0", "0"]]
     storage.write_json(url, {"training.anchor.to": {**pin, "tables": {"user": 12871, "ad": 0}}})
     found = earlier.collect(str(tmp_path))
     assert found is not None

@@ -187,8 +187,8 @@ def test_the_same_ids_have_the_same_rows(
             assert np.array_equal(found[one], expected)
     record = storage.read_json(storage.join(root, EARLIER))[START]
     assert record["tables"] == {
-        "user": {"matched": 33, "new": 6, "from_neighbors": 0, "gone": 4},
-        "tweet": {"matched": 21, "new": 2, "from_neighbors": 0, "gone": 2},
+        "user": {"matched": 33, "untrained": 0, "new": 6, "from_neighbors": 0, "gone": 4},
+        "tweet": {"matched": 21, "untrained": 0, "new": 2, "from_neighbors": 0, "gone": 2},
     }
     assert record["relations"] == {"matched": ["fav", "follow"], "new": ["by"], "gone": []}
     # By name: fav and follow have changed places, and by starts as the identity.

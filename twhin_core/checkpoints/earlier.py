@@ -10,7 +10,8 @@ from twhin_core.errors import UserError
 from twhin_core.graph.manifest import read_schema
 from twhin_core.published import find_root
 from twhin_core.run import CONFIG, saved_config
-from twhin_core.vectors.ids import Ids
+from twhin_core.vectors.degrees import read_degrees
+from twhin_core.vectors.ids import Ids, Ints
 from twhin_core.vectors.matching import Names, match
 from twhin_core.vectors.names import open_ids
 
@@ -44,6 +45,10 @@ class EarlierRun:
     def ids(self, table: str) -> Ids:
         """The ids of a table of this run. Raises UserError if its vocabulary is broken, as far as opening it shows."""
         return open_ids(self.config, self.root, table, self.schema.tables[table])
+
+    def degrees(self, table: str, path: Path) -> Ints | None:
+        """The training degree of each row of a table, or None if this run prepared no graph. As `read_degrees`."""
+        return read_degrees(self.config, self.root, table, self.schema.tables[table], path)
 
     def match(self, table: str, here: Ids, rows: range, path: Path, memory: int, limit: str | None = None) -> None:
         """Writes to `path` the earlier row of each of `rows` of a table with the ids `here`. As `matching.match`.

@@ -37,9 +37,9 @@ class WarmStart(_From):
     )
     new_nodes: Literal["neighbors", "random"] = Field(
         "neighbors",
-        description="Vectors of nodes that the earlier version does not know. `neighbors`: the weighted mean of what "
-        "their training edges to known nodes predict; `random`: the usual initial weights, which nodes without such an "
-        "edge get in either case.",
+        description="Vectors of nodes that the earlier version does not know or had no training edge of. `neighbors`: "
+        "the weighted mean of what their training edges to trained nodes predict; `random`, and without such an edge: "
+        "the usual initial weights, or the vector of the earlier version.",
     )
 
     @property

@@ -1,7 +1,8 @@
 """How far a version has moved from an earlier one, for those who use the vectors of both.
 
-Only nodes of both versions are compared, and only they are neighbors and answers, so that new nodes are no drift. If
-the export will be aligned with that version (`export.align`), so are the vectors that are compared.
+Only nodes of both versions are compared, and only they are neighbors and answers, so that new nodes are no drift. Nor
+are nodes that had no training edge in the earlier version, where nothing was learned of them. If the export will be
+aligned with that version (`export.align`), so are the vectors that are compared.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from twhin_core.ranking.queries import Floats, Ints, split_by
 from twhin_core.schema import Side
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from twhin_core.config import Evaluation
@@ -51,7 +54,9 @@ PERSISTENCE = 0.9
 
 @dataclass(frozen=True)
 class Shared:
-    """The n nodes of a table that both versions have, and their vectors in either, in the same order."""
+    """The n nodes of a table that the earlier version was trained on and this one has, and their vectors in either, in
+    the same order.
+    """
 
     rows: Ints
     """[n] their rows in this version, ascending."""
@@ -79,17 +84,21 @@ def measure_drift(
     tables: Mapping[str, Rows],
     previous: Previous,
     matched: Mapping[str, Ints],
+    folder: Path,
 ) -> Drift:
     """Compares samples of nodes, queries and held-out edges.
 
     Args:
         matched: by table, the earlier row of each row, or -1: int64 [rows].
+        folder: for files of 8 bytes for each earlier row.
     """
     from twhin_core.vectors.rows import SelectedRows
 
-    shared = {}
+    shared: dict[str, Shared] = {}
     for name, earlier in matched.items():
         rows = np.flatnonzero(earlier >= 0)
+        if (degrees := previous.degrees(name, folder / f"degrees-{len(shared)}")) is not None:
+            rows = rows[degrees[earlier[rows]] > 0]
         now = SelectedRows(tables[name], len(rows), rows)
         before = SelectedRows(previous.checkpoint.rows(name), len(rows), np.asarray(earlier[rows]))
         shared[name] = Shared(rows, np.asarray(earlier[rows]), now, before)

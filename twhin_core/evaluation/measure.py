@@ -138,7 +138,8 @@ def measure(
         if previous is not None:
             metrics["baselines"][PREVIOUS], metrics[DIFFERENCES] = _compare(task, rankings, previous.known)
             rows = {name: of.earlier for name, of in matched.items() if of.earlier is not None}
-            metrics[DRIFT] = task.ranks.of_first(partial(measure_drift, task, scorer, prior, tables, previous, rows))
+            drift = partial(measure_drift, task, scorer, prior, tables, previous, rows, folder)
+            metrics[DRIFT] = task.ranks.of_first(drift)
     if evaluation.candidates is not None:
         metrics["candidates"] = {"count": evaluation.candidates, "power": evaluation.candidates_power}
     return Measured(metrics, rankings[MODEL], task.relations, rankings.get(PREVIOUS))

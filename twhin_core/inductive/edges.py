@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -34,6 +34,22 @@ class TrainedVectors(Protocol):
     def ids(self, table: str) -> Ids: ...
 
     def rows(self, table: str) -> Rows: ...
+
+
+@dataclass(frozen=True)
+class Known:
+    """The nodes of a trained run. `degrees`: by table, the training degree of each row; None: all were trained."""
+
+    vectors: TrainedVectors
+    degrees: Mapping[str, Ints | None]
+
+    def trained(self, table: str) -> Iterator[pa.RecordBatch]:
+        """(index: int64, id: string) of the trained nodes of a table, with their positions as the index."""
+        degrees, first = self.degrees[table], 0
+        for batch in self.vectors.ids(table).batches(IDS_PER_BATCH):
+            found = pa.RecordBatch.from_arrays([np.arange(first, first + len(batch)), batch["id"]], schema=IDS)
+            first += len(batch)
+            yield found if degrees is None else found.filter(pa.array(degrees[batch["index"].to_numpy()] > 0))
 
 
 @dataclass(frozen=True)
@@ -94,7 +110,7 @@ def checked(edges: pa.Table, origin: str) -> Iterator[pa.RecordBatch]:
 
 def blocks(
     schema: Schema,
-    vectors: TrainedVectors,
+    known: Known,
     table: str,
     edges: Iterable[pa.RecordBatch],
     with_known: bool,
@@ -115,7 +131,7 @@ def blocks(
         UserError: a vocabulary is broken, DuckDB needs more memory, or `folder` is full.
     """
     with _in_one_line(folder), open_database(folder / "edges.duckdb", memory) as database:
-        _load(database, schema, vectors, edges)
+        _load(database, schema, known, edges)
         ends = _join(database, schema, table, with_known, share)
         counts.edges, counts.unknown_relations = _one_row(
             database, "SELECT count(*), count(*) FILTER (relation NOT IN (SELECT name FROM relations)) FROM edges"
@@ -137,9 +153,7 @@ def _in_one_line(folder: Path) -> Iterator[None]:
         raise shortage(error, folder, too_small) or unread from error
 
 
-def _load(
-    database: duckdb.DuckDBPyConnection, schema: Schema, vectors: TrainedVectors, edges: Iterable[pa.RecordBatch]
-) -> None:
+def _load(database: duckdb.DuckDBPyConnection, schema: Schema, known: Known, edges: Iterable[pa.RecordBatch]) -> None:
     """Creates the tables edges, relations, and ids: the positions of all trained nodes."""
     _fill(database, "edges", SCHEMA, edges)
     relations = pa.table({
@@ -150,15 +164,7 @@ def _load(
     })  # fmt: skip
     _fill(database, "relations", relations.schema, relations.to_batches())
     for number, name in enumerate(schema.tables):
-        _fill(database, f"ids_{number}", IDS, _positions(vectors.ids(name)))
-
-
-def _positions(ids: Ids) -> Iterator[pa.RecordBatch]:
-    """(index: int64, id: string) of all ids, with their positions as the index."""
-    first = 0
-    for batch in ids.batches(IDS_PER_BATCH):
-        yield pa.RecordBatch.from_arrays([np.arange(first, first + len(batch)), batch["id"]], schema=IDS)
-        first += len(batch)
+        _fill(database, f"ids_{number}", IDS, known.trained(name))
 
 
 def _fill(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from twhin_core.config import Config
 from twhin_core.errors import NotFound, suggest
-from twhin_core.inductive.edges import Block, Counts, blocks
+from twhin_core.inductive.edges import Block, Counts, Known, blocks
 from twhin_core.inductive.frozen import Frozen, ScoredVectors, sample_edges
 from twhin_core.inductive.objective import Objective
 from twhin_core.model.threads import map_in_threads
@@ -25,6 +25,7 @@ from twhin_core.schema import OTHER, SIDES, Schema
 from twhin_core.scratch import scratch
 from twhin_core.sizes import in_bytes
 from twhin_core.training.new_nodes import Ends, predicted_sums
+from twhin_core.vectors.degrees import read_degrees
 from twhin_core.vectors.named import vector_array
 
 Method = Literal["mean", "fit"]
@@ -56,6 +57,8 @@ def embed(
 ) -> Iterator[pa.RecordBatch]:
     """Vectors of the nodes of `table` that were not trained, from their edges to trained nodes.
 
+    Trained are the nodes with training edges, or all that the run knows if it did not prepare its graph.
+
     - `mean`: the weighted mean of what each edge predicts (`Scorer.predictions`);
     - `fit`: from there, a few steps of Adam on the training loss with everything else frozen (`Objective`).
 
@@ -76,7 +79,12 @@ def embed(
         raise NotFound(f"no table named {table!r}; {suggest(table, run.schema.tables)}")
     embedder, counts, memory = _Embedder(run, table), Counts(), in_bytes(run.config.evaluation.memory_limit)
     with scratch("embed") as folder:
-        found = blocks(run.schema, run.vectors, table, edges, with_known, share, folder, memory, counts)
+        degrees = {
+            name: read_degrees(run.config, run.root, name, rows, folder / f"{number}.degrees")
+            for number, (name, rows) in enumerate(run.schema.tables.items())
+        }
+        known = Known(run.vectors, degrees)
+        found = blocks(run.schema, known, table, edges, with_known, share, folder, memory, counts)
         for number, block in enumerate(found):
             if not number:
                 _log_counts(counts, table)

@@ -32,7 +32,13 @@ def collect(root: str) -> FromEarlier | None:
     if "tables" in start:
         relations = ", ".join(f"{len(names):,} {kind}" for kind, names in start["relations"].items())
         said.append(f"Started from step {start['step']:,} of {start['root']}. Relations: {relations}.")
-        kinds = {"matched": "matched", "new": "new", "from_neighbors": "new, from neighbors", "gone": "gone"}
+        kinds = {
+            "matched": "matched",
+            "untrained": "matched, without edges then",
+            "new": "new",
+            "from_neighbors": "started from neighbors",
+            "gone": "gone",
+        }
         rows = Table(
             ["table", *kinds.values()],
             [[name, *(f"{of[kind]:,}" for kind in kinds)] for name, of in start["tables"].items()],

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
@@ -14,8 +12,6 @@ from twhin_core.checkpoints.earlier import EarlierRun
 from twhin_core.config import Config
 from twhin_core.data.files import EdgeFiles
 from twhin_core.distributed.ranks import Ranks
-from twhin_core.graph.manifest import find_manifest
-from twhin_core.parquet import open_parquet
 from twhin_core.progress import log
 from twhin_core.schema import SIDES, Schema
 from twhin_core.scratch import scratch
@@ -24,10 +20,7 @@ from twhin_core.training.earlier import ANCHOR, keep_record
 from twhin_core.training.initialise import Part, local_parts
 from twhin_core.training.matched_rows import Known, MatchedTable, Whole, count_known, held_rows, known_rows
 from twhin_core.vectors.ids import Ints
-from twhin_core.vectors.matching import reserve
 from twhin_core.vectors.names import open_ids
-
-DEGREES_AT_ONCE = 1 << 17
 
 
 def fill_anchors(
@@ -41,7 +34,8 @@ def fill_anchors(
 ) -> bool:
     """Fills this rank's part of the anchors, and records how many nodes are held. A collective.
 
-    c_v of a node is its training degree in the earlier graph, at least 1, if `by_degree`, else 1.
+    Held are nodes that had training edges in the earlier graph, or all that it knows if it was not prepared. c_v is
+    their training degree there if `by_degree`, else 1.
 
     Needs 8 bytes for each row that this rank holds, and a block of rows; on disk, 8 bytes for each of these rows and
     for each row of the earlier table.
@@ -68,13 +62,13 @@ def fill_anchors(
                 continue
             here = open_ids(config, root, table, schema.tables[table])
             matched = MatchedTable(earlier, table, here, held[table], folder)
-            degrees = _read_degrees(earlier, table, folder) if config.training.anchor.by_degree else None
+            degrees = matched.degrees if config.training.anchor.by_degree else None
             filler = _Filler(earlier, config, table, degrees, len(edges))
             for part in local_parts(target):
                 ends = appearances[table][part.first_row - held[table].start :]
-                for known in known_rows(matched, part):
+                for known in known_rows(matched, part, trained=True):
                     filler.fill(part, known, ends[known.place.numpy()])
-            found[table] = count_known(matched, target, ranks.is_first)
+            found[table] = count_known(matched, target, ranks.is_first, trained=True)
             unseen |= filler.has_unseen
     return _record(earlier, root, targets, found, unseen, ranks)
 
@@ -99,7 +93,7 @@ class _Filler:
         vectors = self._stored.gather(known.earlier)
         strength = np.full(len(ends), self._strength)
         if self._degrees is not None:
-            strength *= np.maximum(self._degrees[known.earlier], 1)
+            strength *= self._degrees[known.earlier]
         of_end = np.where(ends > 0, strength / np.maximum(ends, 1), 0.0)
         of_draw = np.where(ends > 0, 0.0, strength / self._edges)
         factors = torch.from_numpy(np.stack([of_end, of_draw], 1)).float()
@@ -138,17 +132,3 @@ def _count_ends(edges: EdgeFiles, schema: Schema, held: Mapping[str, range]) -> 
                 rows = nodes[numbers == number] - held[table].start
                 np.add.at(counts[table], rows[(rows >= 0) & (rows < len(held[table]))], 1)
     return counts
-
-
-def _read_degrees(earlier: EarlierRun, table: str, folder: Path) -> npt.NDArray[np.int64]:
-    """The training degree of each row of a table of an earlier run with a prepared graph, in a file."""
-    path, rows = folder / f"{table}.degrees", earlier.schema.tables[table]
-    reserve(path, 8 * rows)
-    degrees = np.memmap(path, np.int64, "r+", shape=(rows,))
-    manifest = find_manifest(earlier.root)
-    holder, entry = manifest.holder(earlier.root), next(one for one in manifest.tables if one.name == table)
-    for file in (file.under(holder) for file in entry.files):
-        with open_parquet(file.url, footer=file.footer) as parquet:
-            for batch in parquet.iter_batches(DEGREES_AT_ONCE, columns=["index", "degree"]):
-                degrees[batch["index"].to_numpy()] = batch["degree"].to_numpy()
-    return degrees

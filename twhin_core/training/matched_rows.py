@@ -32,15 +32,23 @@ class MatchedTable:
         Args:
             here: the ids of the table.
             rows: those that this rank needs.
-            folder: for a file of 8 bytes for each of them.
+            folder: for files of 8 bytes for each of them, and for each earlier row of the table.
 
         Raises:
             UserError: a vocabulary is broken.
         """
         self._rows, self._path = rows, folder / table
         self._is_known = table in earlier.schema.tables and len(rows) > 0
+        self.degrees: Ints | None = None
+        """The training degree of each earlier row; None if no graph was prepared."""
         if self._is_known:
             earlier.match(table, here, rows, self._path, MATCHING_BYTES)
+            self.degrees = earlier.degrees(table, folder / f"{table}.degrees")
+
+    def trained(self, rows: Ints) -> Ints:
+        """Like `of`, but also -1 for rows that had no training edge."""
+        earlier = self.of(rows)
+        return earlier if self.degrees is None else np.where(self.degrees[earlier] > 0, earlier, -1)
 
     def of(self, rows: Ints) -> Ints:
         """The earlier rows of rows that this rank needs; -1 for new ones."""
@@ -59,19 +67,23 @@ class Known(NamedTuple):
     """[n]"""
 
 
-def known_rows(matched: MatchedTable, part: Part) -> Iterator[Known]:
-    """The matched rows of a part, among `ROWS_AT_ONCE` rows at a time."""
+def known_rows(matched: MatchedTable, part: Part, trained: bool = False) -> Iterator[Known]:
+    """The matched rows of a part, all or only the `trained` ones, among `ROWS_AT_ONCE` rows at a time."""
+    find = matched.trained if trained else matched.of
     for start in range(0, len(part.values), ROWS_AT_ONCE):
         stop = min(start + ROWS_AT_ONCE, len(part.values))
-        earlier = matched.of(np.arange(part.first_row + start, part.first_row + stop))
+        earlier = find(np.arange(part.first_row + start, part.first_row + stop))
         place = np.flatnonzero(earlier >= 0)
         yield Known(torch.from_numpy(start + place), earlier[place])
 
 
-def copy_rows(matched: MatchedTable, stored: StoredTensor, target: Whole) -> None:
-    """Copies the earlier rows of a table, or of its optimizer's state, into this rank's part of it."""
+def copy_rows(matched: MatchedTable, stored: StoredTensor, target: Whole, trained: bool = False) -> None:
+    """Copies the earlier rows of a table, or of its optimizer's state, into this rank's part of it.
+
+    `trained`: only of rows that had training edges.
+    """
     for part in local_parts(target):
-        for place, earlier in known_rows(matched, part):
+        for place, earlier in known_rows(matched, part, trained):
             set_rows(part, place, stored.gather(earlier))
 
 
@@ -96,6 +108,7 @@ def counted_parts(whole: Whole, is_first: bool) -> Iterator[Part]:
         yield from (part for part in local_parts(whole) if part.first_column == 0)
 
 
-def count_known(matched: MatchedTable, whole: Whole, is_first: bool) -> int:
+def count_known(matched: MatchedTable, whole: Whole, is_first: bool, trained: bool = False) -> int:
     """How many matched rows this rank counts, so that the counts of all ranks add up."""
-    return sum(len(known.earlier) for part in counted_parts(whole, is_first) for known in known_rows(matched, part))
+    parts = counted_parts(whole, is_first)
+    return sum(len(known.earlier) for part in parts for known in known_rows(matched, part, trained))

@@ -1,4 +1,7 @@
-"""Vectors of new nodes from their edges to nodes that an earlier version has trained."""
+"""Vectors of new nodes from their edges to nodes that an earlier version has trained.
+
+A node that the earlier version knows but had no training edge of is as good as new: nothing was learned of it.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +95,7 @@ def fill_from_neighbors(
     unit: set[str],
     is_first: bool,
 ) -> Counter[str]:
-    """Sets each new row to the mean of what its edges to known nodes predict, weighted by the edges' weights.
+    """Sets each new or untrained row to the mean of what its edges to trained nodes predict, weighted by theirs.
 
     Streams the edges once. Rows without such an edge stay as they are.
 
@@ -130,7 +133,7 @@ def fill_from_neighbors(
 def _ends_of_new(
     edges: Edges, schema: Schema, matched: Mapping[str, MatchedTable], means: Mapping[str, _Means]
 ) -> Iterator[tuple[Kind, Ends]]:
-    """The ends at this rank's new nodes of edges whose other node is known."""
+    """The ends at this rank's new or untrained nodes of edges whose other node was trained."""
     tables = list(schema.tables)
     of_relation = np.array([relation.weight for relation in schema.relations], np.float32)
     lhs_table, rhs_table = (schema.table_numbers[side][edges.rel] for side in SIDES)
@@ -138,7 +141,7 @@ def _ends_of_new(
         table: dict[Side, str] = dict(zip(SIDES, (tables[number] for number in divmod(pair, len(tables))), strict=True))
         some = edges.take(np.flatnonzero(lhs_table * len(tables) + rhs_table == pair))
         node: dict[Side, Ints] = {"lhs": some.lhs, "rhs": some.rhs}
-        earlier = {side: matched[table[side]].of(node[side]) for side in SIDES}
+        earlier = {side: matched[table[side]].trained(node[side]) for side in SIDES}
         for side in SIDES:
             held = means[table[side]].rows
             is_mine = (node[side] >= held.start) & (node[side] < held.stop)

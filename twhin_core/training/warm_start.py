@@ -44,7 +44,8 @@ class WarmStart:
         """Fills this rank's part of the state, and records what was matched, new and gone. A collective.
 
         Needs memory for a block of rows or edges, and 8 bytes for each row that this rank holds; on disk, 8 bytes for
-        each row of the tables that it matches: those that it holds, or all if new nodes start from their neighbors.
+        each row of the tables that it matches, those that it holds or all if new nodes start from their neighbors, and
+        for each earlier row.
 
         Args:
             edges: those that it trains on.
@@ -61,8 +62,8 @@ class WarmStart:
             filled = Counter[str]()
             if self._settings.new_nodes == "neighbors":
                 filled = self._fill(matched, edges)
-            counts = self._count(matched)
-        self._record(counts, self._sum(filled))
+            counts, trained = self._count(matched), self._count(matched, trained=True)
+        self._record(counts, counts - trained, self._sum(filled))
 
     def _weight(self, table: str) -> Whole:
         return self._state[f"tables.embeddings.{table}.weight"]
@@ -80,7 +81,7 @@ class WarmStart:
         if self._settings.optimizer_state:
             prefix = f"{OPTIMIZER}tables.embeddings.{table}.weight."
             for name in (name for name in self._state if name.startswith(prefix)):
-                copy_rows(matched, checkpoint.stored(name), self._state[name])
+                copy_rows(matched, checkpoint.stored(name), self._state[name], trained=True)
 
     def _makes_unit(self, table: str) -> bool:
         """Whether rows have length 1 here but not in the earlier version."""
@@ -129,7 +130,10 @@ class WarmStart:
         target.copy_(self._earlier.checkpoint.stored(name).read_whole())
 
     def _fill(self, matched: dict[str, MatchedTable], edges: EdgeFiles) -> Counter[str]:
-        """Gives new nodes the means of what their edges predict. Returns how many this rank counts, by table."""
+        """Gives new and untrained nodes the means of what their edges predict.
+
+        Returns how many this rank counts, by table.
+        """
         scorer = Scorer(self._config.model, self._schema.relations)
         for name, parameter in scorer.named_parameters():
             trained = self._state[f"scorer.{name}"]
@@ -141,10 +145,12 @@ class WarmStart:
         unit = {table for table in self._schema.tables if self._config.model.table(table).is_spherical}
         return fill_from_neighbors(scorer, self._schema, edges, matched, known, targets, unit, self._ranks.is_first)
 
-    def _count(self, matched: dict[str, MatchedTable]) -> Counter[str]:
+    def _count(self, matched: dict[str, MatchedTable], trained: bool = False) -> Counter[str]:
         """The number of matched rows of each table, over all ranks. A collective."""
         is_first = self._ranks.is_first
-        return self._sum(Counter({name: count_known(of, self._weight(name), is_first) for name, of in matched.items()}))
+        return self._sum(
+            Counter({name: count_known(of, self._weight(name), is_first, trained) for name, of in matched.items()})
+        )
 
     def _sum(self, mine: Counter[str]) -> Counter[str]:
         total = Counter[str]()
@@ -152,7 +158,7 @@ class WarmStart:
             total.update(counts)
         return total
 
-    def _record(self, matched: Counter[str], filled: Counter[str]) -> None:
+    def _record(self, matched: Counter[str], untrained: Counter[str], filled: Counter[str]) -> None:
         if not self._ranks.is_first:
             return
         here, there = self._schema.tables, self._earlier.schema.tables
@@ -162,14 +168,16 @@ class WarmStart:
             new = self._ids[table].size - matched[table] if table in here else 0
             tables[table] = {
                 "matched": matched[table],
+                "untrained": untrained[table],
                 "new": new,
                 "from_neighbors": filled[table],
                 "gone": before - matched[table],
             }
             log.info(
-                "train: table %s: %s rows from step %d of %s, %s new (%s from neighbors), %s gone", table,
-                f"{matched[table]:,}", self._earlier.checkpoint.step, self._earlier.root, f"{new:,}",
-                f"{filled[table]:,}", f"{before - matched[table]:,}",
+                "train: table %s: %s rows from step %d of %s, of which %s had no training edge, %s new, %s gone; "
+                "%s start from neighbors", table, f"{matched[table]:,}", self._earlier.checkpoint.step,
+                self._earlier.root, f"{untrained[table]:,}", f"{new:,}", f"{before - matched[table]:,}",
+                f"{filled[table]:,}",
             )  # fmt: skip
         names, before_names = set(self._schema.names), {of.name for of in self._earlier.schema.relations}
         relations = {
