@@ -93,12 +93,16 @@ def check_bucket(url: str) -> None:
 
 
 def list_folders(url: str) -> list[str]:
-    """The names of the folders directly under `url`; none if `url` does not exist."""
+    """The names of the folders directly under `url`; none if `url` does not exist.
+
+    Raises StorageRefused if it cannot be listed.
+    """
     fs, path = filesystem(url)
-    try:
-        entries = fs.ls(path, detail=True)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    with _read_errors(url):
+        try:
+            entries = fs.ls(path, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
     folders = [entry["name"] for entry in entries if entry["type"] == "directory"]
     return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in folders)
 

@@ -68,13 +68,15 @@ def nasty_run(small_config: SmallConfig, tmp_path: Path) -> Path:
     rng = np.random.default_rng(3)
     users, relations = [f"{name}{number}" for name in NASTY for number in range(4)], [*NASTY, "fav"]
     rows = [(str(rng.choice(users)), relations[row % len(relations)], str(rng.choice(users))) for row in range(900)]
-    source = tmp_path / "nasty.parquet"
-    pq.write_table(pa.table(dict(zip(("lhs", "relation", "rhs"), zip(*rows, strict=True), strict=True))), source)
+    for day, of in (("first", rows[:450]), ("second", rows)):
+        columns = dict(zip(("lhs", "relation", "rhs"), map(list, zip(*of, strict=True)), strict=True))
+        pq.write_table(pa.table(columns), tmp_path / f"{day}.parquet")
     adagrad = {"rowwise_adagrad": {"lr": 0.1}}
     table = "t" * 100
     cosine = {"learning_rate": 0.1, "final_learning_rate": 0.0, "num_ramp_steps": 2, "final_num_steps": 9}
+    first = {"path": str(tmp_path / "first.parquet"), "relation_column": "relation"}
     config = small_config(
-        prepare={"sources": [{"path": str(source), "relation_column": "relation"}]},
+        prepare={"sources": [first]},
         model={
             "embeddings": {"tables": [{"name": table, "embedding_dim": 8, "optimizer": adagrad}]},
             "relations": [{"name": name, "lhs": table, "rhs": table} for name in relations],
@@ -84,6 +86,10 @@ def nasty_run(small_config: SmallConfig, tmp_path: Path) -> Path:
         training={"eval_log_every_n": 2},
     )
     root = str(tmp_path / f"{NASTY[3][:9]} {NASTY[1]} {NASTY[4][:150]}")
+    before = str(tmp_path / NASTY[4][:200])
+    prepare(config, before)
+    both = {"sources": [first, {**first, "path": str(tmp_path / "second.parquet")}], "previous": before}
+    config = small_config(**config.model_dump(exclude_unset=True, exclude={"prepare"}), prepare=both)
     prepare(config, root)
     train(config, root)
     metrics = with_everything(evaluate(config, root)) | {"candidates": {"count": 1000, "power": 0.75}}

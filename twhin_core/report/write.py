@@ -15,6 +15,7 @@ from twhin_core.evaluation.metrics import Metrics
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import log
 from twhin_core.report import (
+    changes,
     charts,
     decision,
     drift,
@@ -48,6 +49,7 @@ def write_report(url: str, metrics: Metrics, config: Config, root: str) -> None:
             figures=figures.collect(metrics, config.evaluation),
             decision=decision.collect(metrics, root),
             drift=drift.collect(metrics),
+            changes=changes.collect(root),
             panels=training.panels(config, root),
             evaluated=trained.evaluated(root),
             earlier=earlier.collect(root),
