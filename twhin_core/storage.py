@@ -93,10 +93,7 @@ def check_bucket(url: str) -> None:
 
 
 def list_folders(url: str) -> list[str]:
-    """The names of the folders directly under `url`; none if `url` does not exist.
-
-    Raises StorageRefused if it cannot be listed.
-    """
+    """The names of the folders directly under `url`; none without it. Raises StorageRefused if it cannot be listed."""
     fs, path = filesystem(url)
     with _read_errors(url):
         try:
@@ -120,7 +117,8 @@ def remove_all_but(url: str, kept: Iterable[str]) -> None:
     keep = {filesystem(name)[1] for name in kept}
     for name in fs.find(path):
         if name not in keep:
-            fs.rm_file(name)
+            with contextlib.suppress(FileNotFoundError):  # removed by a request whose answer was lost
+                fs.rm_file(name)
     if not is_remote(url):
         for folder, _, _ in os.walk(path, topdown=False):
             with contextlib.suppress(OSError):  # not empty
