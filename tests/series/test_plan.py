@@ -143,7 +143,7 @@ def test_the_first_version_needs_no_earlier_one(days: Days) -> None:
     }
     assert later.training.anchor is not None
     assert later.evaluation.previous == "before"
-    assert later.earlier_root(later.export.align) == "before"
+    assert later.earlier_place(later.export.align) == "before"
     assert set(later.evaluation.gates) == set(tree["evaluation"]["gates"])
 
 

@@ -116,9 +116,13 @@ class Config(Section):
             "export.align": self.export.align,
         }
         for key, place in places.items():
-            if place == PREVIOUS and getattr(self.prepare, "previous", None) is None:
+            if place is not None and self.earlier_place(place) is None:
                 raise ValueError(f"{key}: previous needs prepare.previous, the run root of the version before")
         return self
+
+    def earlier_place(self, place: str) -> str | None:
+        """The run root or series that `place` names: itself, or for `previous` that of `prepare.previous`, if any."""
+        return getattr(self.prepare, "previous", None) if place == PREVIOUS else place
 
     @model_validator(mode="after")
     def _check_export(self) -> Config:

@@ -46,7 +46,7 @@ def headline(metrics: Metrics) -> str:
 def is_aligned(config: Config) -> bool:
     """Whether the drift is that of vectors which the export aligns with the version that they are compared with."""
     place, previous = config.export.align, config.evaluation.previous
-    return place is not None and previous is not None and config.earlier_root(place) == previous
+    return place is not None and previous is not None and config.earlier_place(place) == previous
 
 
 def digest(config: Config) -> str:

@@ -49,7 +49,7 @@ def align(run: TrainedRun, made_from: str) -> Aligned:
     Raises:
         UserError: as `EarlierExport`; or no node of this run was exported there; or the ids cannot be matched.
     """
-    root = earlier_root(run.config)
+    root = earlier_root(run.config, run.root)
     made_from = _digest(made_from, root)
     if (kept := _read_record(run.root, made_from)) is not None:
         return kept

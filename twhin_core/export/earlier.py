@@ -6,9 +6,12 @@ from collections.abc import Collection
 
 from twhin_core import storage
 from twhin_core.config import Config
+from twhin_core.config.earlier import PREVIOUS
 from twhin_core.errors import UserError
 from twhin_core.export.manifest import FOLDER, read_export_manifest
+from twhin_core.graph.manifest import find_manifest
 from twhin_core.parquet import StoredFile
+from twhin_core.published import find_root
 from twhin_core.vectors.ids import Ids, StoredIds
 
 KEY = "export.align"
@@ -44,9 +47,21 @@ class EarlierExport:
         return StoredIds(self.files(table), storage.join(self.root, FOLDER, table), None)
 
 
-def earlier_root(config: Config) -> str:
-    """The run root that `export.align`, which is set, stands for."""
-    assert config.export.align is not None
-    root = config.earlier_root(config.export.align)
-    assert root is not None, "or the config would be refused"
-    return root
+def earlier_root(config: Config, root: str | None = None) -> str:
+    """The run root that `export.align`, which is set, stands for.
+
+    Args:
+        root: the run, once it has a graph, which says what `previous` was.
+
+    Raises:
+        UserError: it names a series without a published version, or a version that was removed.
+    """
+    place = config.export.align
+    assert place is not None
+    if place == PREVIOUS and root is not None:
+        previous = find_manifest(root).previous
+        assert previous is not None, "or the config would be refused"
+        return previous.root
+    named = config.earlier_place(place)
+    assert named is not None, "or the config would be refused"
+    return find_root(named, KEY)

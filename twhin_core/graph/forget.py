@@ -53,7 +53,7 @@ def forget_nodes(config: Config, source: str, root: str, blocked: Blocked) -> Fo
     assert settings is not None
     manifest = find_manifest(source)
     assert manifest.shared_by is None, "or the graph of another run would be copied"
-    earlier = Earlier(source, manifest, crc32c([storage.read_bytes(storage.join(source, MANIFEST))]))
+    earlier = Earlier(source, source, manifest, crc32c([storage.read_bytes(storage.join(source, MANIFEST))]))
     relations = relations_of(config, manifest)
     storage.remove(storage.join(root, "graph"))
     with connect(settings) as engine:

@@ -16,7 +16,8 @@ from twhin_core import storage
 from twhin_core.checksum import sha256
 from twhin_core.errors import damaged
 from twhin_core.graph.manifest import read_as
-from twhin_core.published import is_series, is_version
+from twhin_core.published import is_version
+from twhin_core.run import is_series
 
 FOLDER = "forgotten"
 REASON = "forgotten"

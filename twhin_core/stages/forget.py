@@ -14,9 +14,9 @@ from twhin_core.graph.forgotten import Record, blocked_by, hashed, new_salt, rea
 from twhin_core.graph.manifest import Manifest, read_manifest, read_schema
 from twhin_core.progress import log
 from twhin_core.published import Current, list_ids, number_of, read_current, root_of
+from twhin_core.removed import read_removed
 from twhin_core.run import CONFIG, saved_config
 from twhin_core.series.publish import publish
-from twhin_core.series.removed import read_removed
 from twhin_core.series.retention import remove_version
 from twhin_core.stages.rewrite import rewrite
 from twhin_core.vectors.ids import IDS_PER_BATCH
