@@ -52,6 +52,7 @@ from twhin_core.model.scorer import Scorer
 from twhin_core.progress import Progress
 from twhin_core.ranking.candidates import candidate_sets
 from twhin_core.ranking.products import Arithmetic
+from twhin_core.ranking.projections import Projections
 from twhin_core.ranking.queries import HeldOut, held_out
 from twhin_core.ranking.rankers import ModelRanker
 from twhin_core.schema import SIDES, Schema, Side
@@ -140,7 +141,8 @@ class Ranking:
             collected = clock()
             progress = Progress("ranking", 1, "scores", quiet=True)
             rows = {"entity": TensorRows(self.table)}
-            ranker = ModelRanker(self.scorer, self.schema, rows, self.arithmetic, MEMORY, progress)
+            projections = Projections(self.scorer, self.schema, rows, self.arithmetic, MEMORY)
+            ranker = ModelRanker(projections, progress)
             results = {
                 side: rank_all(held[side], known[side], chunks[side], {"ours": ranker}, alone()) for side in SIDES
             }

@@ -23,6 +23,7 @@ from twhin_core.model.scorer import Scorer
 from twhin_core.progress import Progress
 from twhin_core.ranking.candidates import candidate_sets
 from twhin_core.ranking.products import LARGEST, Arithmetic, Precision
+from twhin_core.ranking.projections import Projections
 from twhin_core.ranking.queries import held_out
 from twhin_core.ranking.rankers import ModelRanker
 from twhin_core.schema import SIDES, Schema
@@ -59,7 +60,8 @@ def ours(sizes: Sizes, table: torch.Tensor, precision: Precision, device: torch.
         collect({name: Split(of) for name, of in splits.items()}, "test", indices, known)  # type: ignore[arg-type]  # they stand in for files
         scorer = Scorer(config.model, schema.relations)
         rows, arithmetic = {"node": TensorRows(table)}, Arithmetic(precision, device)
-        ranker = ModelRanker(scorer, schema, rows, arithmetic, MEMORY, Progress("ranking", 1, "scores", quiet=True))
+        projections = Projections(scorer, schema, rows, arithmetic, MEMORY)
+        ranker = ModelRanker(projections, Progress("ranking", 1, "scores", quiet=True))
         synchronize(device)
         started = time.perf_counter()
         results = {side: rank_all(held[side], known[side], chunks[side], {"ours": ranker}, alone()) for side in SIDES}

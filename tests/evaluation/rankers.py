@@ -23,6 +23,7 @@ from twhin_core.progress import Progress
 from twhin_core.ranking.candidates import CandidateSet, candidate_sets
 from twhin_core.ranking.compare import rank
 from twhin_core.ranking.products import Arithmetic, Candidates, Precision, block_shape
+from twhin_core.ranking.projections import Projections
 from twhin_core.ranking.queries import HeldOut, Split, held_out
 from twhin_core.ranking.rankers import ModelRanker
 from twhin_core.ranking.ranks import Ranker, RankQueries
@@ -131,7 +132,8 @@ def model_ranker(
     scorer = checkpoint.scorer(config.model, schema.relations)
     tables = {name: checkpoint.rows(name) for name in schema.tables}
     arithmetic = Arithmetic(precision, torch.device("cpu"))
-    return ModelRanker(scorer, schema, tables, arithmetic, memory, Progress("test", 1, "scores", quiet=True))
+    projections = Projections(scorer, schema, tables, arithmetic, memory)
+    return ModelRanker(projections, Progress("test", 1, "scores", quiet=True))
 
 
 LARGE = {"user": 3000, "tweet": 2000}

@@ -9,15 +9,13 @@ import numpy as np
 
 from twhin_core.data.edges import Edges
 from twhin_core.data.files import EdgeFiles
+from twhin_core.ranking.pair_files import PairFiles
 from twhin_core.ranking.queries import REMOVED, FilteredQueries, HeldOut, Ints, Split, ends
 from twhin_core.schema import Side
 
 HELD, GONE = 1, 2
 """Marks of an answer: held out; removed (see `REMOVED`)."""
 MARKS = 4
-
-PAIRS_AT_ONCE = 1 << 20
-"""Pairs (query, answer) that are kept in memory before they are written, 16 bytes each."""
 
 
 class QueryIndex:
@@ -45,39 +43,27 @@ def count(indices: Mapping[Side, QueryIndex], edges: Edges, counts: Mapping[Side
 
 
 class KnownAnswers:
-    """The known answers of the queries of a side: a file per chunk of queries, of (query, answer · MARKS + mark)."""
+    """The known answers of the queries of a side, in a file per chunk of queries."""
 
     def __init__(self, folder: Path, held: HeldOut, chunks: Sequence[Ints]) -> None:
         """`folder` is created; `chunks`: the numbers of each chunk's queries, ascending."""
-        folder.mkdir()
-        self._folder, self._held, self._chunks = folder, held, chunks
-        self._chunk_of = np.full(held.queries, -1)
+        self._held, self._chunks = held, chunks
+        chunk_of = np.full(held.queries, -1)
         for number, queries in enumerate(chunks):
-            self._chunk_of[queries] = number
-        self._pairs = [np.empty((0, 2), np.int64)]
+            chunk_of[queries] = number
+        self._pairs = PairFiles(folder, chunk_of)
 
     def add(self, query: Ints, answer: Ints, mark: int) -> None:
-        mine = self._chunk_of[query] >= 0
-        self._pairs.append(np.stack([query[mine], answer[mine] * MARKS + mark], 1))
-        if sum(map(len, self._pairs)) >= PAIRS_AT_ONCE:
-            self.flush()
+        self._pairs.add(query, answer * MARKS + mark)
 
     def flush(self) -> None:
-        """Appends the added pairs to the files."""
-        pairs = np.concatenate(self._pairs)
-        self._pairs = [pairs[:0]]
-        chunk = self._chunk_of[pairs[:, 0]]
-        order = np.argsort(chunk, kind="stable")
-        pairs, chunk = pairs[order], chunk[order]
-        for number in np.unique(chunk).tolist():
-            first, last = np.searchsorted(chunk, [number, number + 1])
-            with (self._folder / str(number)).open("ab") as file:
-                pairs[first:last].tofile(file)
+        """Ends the adding."""
+        self._pairs.flush()
 
     def take(self, chunk: int) -> FilteredQueries:
         """The queries of a chunk with their known answers."""
         numbers = self._chunks[chunk]
-        query, code = np.fromfile(self._folder / str(chunk), np.int64).reshape(-1, 2).T
+        query, code = self._pairs.read(chunk)
         order = np.lexsort((code, query))
         query, answer, mark = query[order], code[order] // MARKS, code[order] % MARKS
         first = np.flatnonzero((np.diff(query, prepend=-1) != 0) | (np.diff(answer, prepend=-1) != 0))

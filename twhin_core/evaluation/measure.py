@@ -186,6 +186,7 @@ def _rank(
 ) -> dict[str, Ranking]:
     """The ranks of all held-out edges by the model, an earlier version and the baselines, by name."""
     from twhin_core.ranking.products import Arithmetic
+    from twhin_core.ranking.projections import Projections
     from twhin_core.ranking.rankers import ModelRanker
 
     evaluation, schema = task.config.evaluation, task.schema
@@ -193,15 +194,15 @@ def _rank(
     models = 1 if previous is None else 2
     memory, scores = task.memory // 4 // models, task.scores() * models
     with Progress("evaluate", scores, "scores", quiet=not task.ranks.is_first) as progress:
-        rankers: dict[str, Ranker] = {MODEL: ModelRanker(scorer, schema, tables, arithmetic, memory, progress, prior)}
+        projections = Projections(scorer, schema, tables, arithmetic, memory, prior)
+        rankers: dict[str, Ranker] = {MODEL: ModelRanker(projections, progress)}
         if with_baselines:
             rankers[POPULARITY] = Popularity(task.ends)
             if task.config.prepare is not None and (settings := task.config.prepare.generate) is not None:
                 rankers[PLANTED] = PlantedRates(settings, schema, node_numbers(task.config, task.root, schema))
         if previous is not None:
-            rankers[PREVIOUS] = ModelRanker(
-                previous.scorer(), schema, matched, arithmetic, memory, progress, previous.prior()
-            )
+            earlier = Projections(previous.scorer(), schema, matched, arithmetic, memory, previous.prior())
+            rankers[PREVIOUS] = ModelRanker(earlier, progress)
         results = task.rank(rankers)
     ranks = {name: {side: results[side].ranks[name] for side in SIDES} for name in rankers}
     if with_baselines:

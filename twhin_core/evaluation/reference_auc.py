@@ -67,7 +67,7 @@ def _scores(
     """Scores of the positives and of the negatives of a batch, of both sides, in no order."""
     import torch
 
-    from twhin_core.ranking.rankers import gather_vectors
+    from twhin_core.ranking.projections import gather_vectors
 
     vectors = {side: gather_vectors(tables, schema, side, batch.rel, getattr(batch, side)) for side in SIDES}
     positive, negative = [], []

@@ -2,111 +2,28 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
-
-import torch
-from torch import Tensor
-
-from twhin_core.model.comparators import Dot
-from twhin_core.model.scorer import Scorer
 from twhin_core.progress import Progress
 from twhin_core.ranking.candidates import CandidateSet
 from twhin_core.ranking.compare import rank
-from twhin_core.ranking.matched import MatchedPrior, MatchedScorer
-from twhin_core.ranking.products import Arithmetic, Candidates, Shape, block_shape
-from twhin_core.ranking.queries import FilteredQueries, Ints, split_by
+from twhin_core.ranking.products import block_shape
+from twhin_core.ranking.projections import Projections
+from twhin_core.ranking.queries import FilteredQueries
 from twhin_core.ranking.ranks import AnswerRanks, RankQueries
-from twhin_core.schema import OTHER, Schema, Side
-from twhin_core.vectors.prior import Prior
-from twhin_core.vectors.rows import Rows, SelectedRows
 
 
 class ModelRanker:
-    """Ranks by a model's scores.
+    """Ranks by a model's scores."""
 
-    A score is a monotone function of the inner product of projected vectors, which have the prior as one more
-    coordinate, plus a term that all candidates of a query share. Comparing the inner products alone therefore gives the
-    ranks of the scores.
-    """
-
-    def __init__(
-        self,
-        scorer: Scorer | MatchedScorer,
-        schema: Schema,
-        tables: Mapping[str, Rows],
-        arithmetic: Arithmetic,
-        memory: int,
-        progress: Progress,
-        prior: Prior | MatchedPrior | None = None,
-    ) -> None:
-        """
-        Args:
-            memory: bytes for the vectors of candidates.
-            prior: is part of the scores.
-        """
-        self._prior = prior
-        self._scorer, self._schema, self._tables = scorer, schema, tables
-        self._last: tuple[tuple[str, int, Shape], Candidates] | None = None
-        self._scorer_on_device = copy.deepcopy(scorer).to(arithmetic.device)
-        self._arithmetic, self._memory, self._progress = arithmetic, memory, progress
+    def __init__(self, projections: Projections, progress: Progress) -> None:
+        self._projections, self._progress = projections, progress
 
     def among(self, candidates: CandidateSet, queries: int) -> RankQueries:
         """See `Ranker.among`. Ranking raises UserError if a score is not finite."""
-        side, table = candidates.side, self._rows(candidates)
-        factors = self._factors(candidates, block_shape(queries, candidates.size, self._arithmetic.device))
+        shape = block_shape(queries, candidates.size, self._projections.arithmetic.device)
+        factors, table = self._projections.candidates(candidates, shape), self._projections.rows(candidates)
 
-        @torch.inference_mode()
         def rank_queries(queries: FilteredQueries) -> AnswerRanks:
-            nodes = gather_vectors(self._tables, self._schema, OTHER[side], queries.rel, queries.node)
-            rel = torch.from_numpy(queries.rel)
-            vectors = self._scorer.queries(side, rel[None], nodes[None])[0]
-            if self._has_prior(side):
-                vectors = torch.cat([vectors, self._scorer.of_prior(rel, nodes)], 1)
+            vectors = self._projections.queries(candidates.side, queries.rel, queries.node)
             return rank(queries, vectors, candidates, factors, table, self._progress)
 
         return rank_queries
-
-    def _has_prior(self, side: Side) -> bool:
-        return self._prior is not None and side in self._prior.sides
-
-    def _rows(self, of: CandidateSet) -> Rows:
-        """All rows of the candidates' table, with their priors if there are any."""
-        rows = self._tables[of.table]
-        if self._prior is None or not self._has_prior(of.side):
-            return rows
-        (rel,) = of.relations.tolist()
-        return self._prior.rows(of.side, rel, rows)
-
-    def _factors(self, of: CandidateSet, shape: Shape) -> Candidates:
-        """The projected candidates. If both sides have the same ones, the second side reuses those of the first."""
-        has_prior = self._has_prior(of.side)
-        is_shared = of.drawn is None and not has_prior and self._scorer.shares_candidates(of.side)
-        key = of.table, of.size, shape
-        if is_shared and self._last is not None and self._last[0] == key:
-            return self._last[1]
-        self._last = None  # first, to free what it keeps
-
-        def project(vectors: Tensor) -> Tensor:
-            rels = torch.full((1, len(vectors)), int(of.relations[0]), device=vectors.device)
-            if not has_prior:
-                return self._scorer_on_device.answers(of.side, rels, vectors[None])[0]
-            answers = self._scorer_on_device.answers(of.side, rels, vectors[None, :, :-1])[0]
-            return torch.cat([answers, vectors[:, -1:]], 1)
-
-        is_plain = isinstance(self._scorer, Scorer) and isinstance(self._scorer.comparator, Dot)
-        is_projected = not (is_plain and self._scorer.shares_candidates(of.side))
-        rows = SelectedRows(self._rows(of), of.size, of.drawn)
-        factors = Candidates(rows, project if is_projected else None, self._arithmetic, shape, self._memory)
-        if is_shared:
-            self._last = key, factors
-        return factors
-
-
-def gather_vectors(tables: Mapping[str, Rows], schema: Schema, side: Side, rel: Ints, node: Ints) -> Tensor:
-    """The vectors of the nodes on one side of edges: relations [n] and rows [n] → float32 [n, dim]."""
-    names = list(schema.tables)
-    vectors = torch.empty(len(node), next(iter(tables.values())).dim)
-    for table, edges in split_by(schema.table_numbers[side][rel]):
-        vectors[torch.from_numpy(edges)] = tables[names[table]].gather(node[edges])
-    return vectors
