@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from twhin_core import storage
@@ -12,6 +12,7 @@ from twhin_core.config import Config
 from twhin_core.evaluation.metrics import ALL, Metrics
 from twhin_core.export.manifest import Aligned, ExportManifest
 from twhin_core.graph.manifest import SPLITS, Manifest
+from twhin_core.recommend.manifest import ListsManifest
 from twhin_core.schema import SIDES
 
 Figures = dict[str, float]
@@ -117,6 +118,24 @@ def _aligned_text(aligned: Aligned) -> tuple[str, str]:
     ]
     head = ("table", "nodes of both", "mean cosine, as learned", "mean cosine, rotated")
     return f"Rotated onto the embeddings of `{aligned.root}`.", _table(head, rows)
+
+
+def lists_figures(made: Mapping[str, ListsManifest]) -> Figures:
+    figures: Figures = {}
+    for name, of in made.items():
+        figures |= {f"users.{name}": of.users, f"candidates.{name}": of.candidates}
+    return figures
+
+
+def lists_text(made: Mapping[str, ListsManifest], folder: str) -> str:
+    rows = [
+        (name, f"{of.users:,}", f"{of.candidates:,}", f"{of.k:,}", f"{len(of.files):,}") for name, of in made.items()
+    ]
+    return _page(
+        "Lists of candidates",
+        f"For each user the best candidates by the model's score, in `{folder}`.",
+        _table(("relation", "users", "candidates", "k", "files"), rows),
+    )
 
 
 def _figure(value: float | None) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from twhin.components.run_root import fill_run_root
-from twhin.pipelines import ask, deploy, series
+from twhin.pipelines import ask, deploy, recommend, series
 from twhin.pipelines.options import AsJson, ConfigPath, Overrides, SavedConfigPath
 from twhin_core import __version__, limits
 from twhin_core.errors import GateFailed, TwhinError, UserError
@@ -100,7 +100,7 @@ def run(
     metrics = result.read_metrics(root, settings.evaluation.split)
     assert metrics is not None
     decision = gates.decide(settings, metrics)
-    exported = {"embeddings": EXPORTED} if decision["passed"] else {}
+    exported = {"embeddings": EXPORTED, **_lists(settings)} if decision["passed"] else {}
     _show_results(settings, root, as_json, exported)
     if not decision["passed"]:
         raise GateFailed(f"nothing was exported: {'; '.join(gates.missed(decision))}")
@@ -250,6 +250,7 @@ app.command()(ask.describe)
 app.command()(ask.neighbors)
 app.command()(ask.score)
 app.command()(ask.embed)
+app.command()(recommend.recommend)
 app.command()(ask.compare)
 app.command()(ask.verify)
 app.command()(series.refresh)
@@ -306,6 +307,13 @@ def _find_saved(run_root: str, overrides: list[str] | None) -> str:
 
 
 EXPORTED = "embeddings/manifest.json"
+
+
+def _lists(config: Config) -> dict[str, str]:
+    """The manifest of each relation's lists, under the run root."""
+    from twhin_core.stages.recommend import path_of
+
+    return {f"lists of {name}": f"{path_of(name)}/manifest.json" for name in config.recommend}
 
 
 def _show_results(

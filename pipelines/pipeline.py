@@ -1,4 +1,4 @@
-"""The DAG: prepare → train → evaluate → export, if every gate passes."""
+"""The DAG: prepare → train → evaluate → export and recommend, if every gate passes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Optional
@@ -10,6 +10,7 @@ from kfp.dsl.graph_component import GraphComponent
 from twhin.components.evaluate.component import evaluate
 from twhin.components.export.component import export
 from twhin.components.prepare.component import prepare
+from twhin.components.recommend.component import recommend
 from twhin.components.task import configure
 from twhin.components.train.component import train
 
@@ -49,6 +50,8 @@ def build(start: Start = start_locally) -> GraphComponent:
         }
         evaluated = start_stages(start, of_run)
         with dsl.If(evaluated.outputs["Output"] == True, name="gates-hold"):  # noqa: E712 -- compiled, not compared
-            start(export, **of_run)
+            exported = start(export, **of_run)
+            with dsl.If(exported.outputs["Output"] == True, name="has-lists"):  # noqa: E712 -- as above
+                start(recommend, **of_run)
 
     return twhin

@@ -1,4 +1,4 @@
-"""The DAG of a refresh: plan → prepare → train → evaluate → export and publish, if every gate passes."""
+"""The DAG of a refresh: plan → prepare → train → evaluate → export, recommend and publish, if every gate passes."""
 
 from typing import Optional
 
@@ -8,6 +8,7 @@ from kfp.dsl.graph_component import GraphComponent
 from twhin.components.export.component import export
 from twhin.components.plan.component import plan
 from twhin.components.publish.component import publish
+from twhin.components.recommend.component import recommend
 from twhin.pipelines.pipeline import Start, start_locally, start_stages
 
 
@@ -35,6 +36,9 @@ def build(start: Start = start_locally) -> GraphComponent:
         with dsl.If(evaluated.outputs["Output"] == True, name="gates-hold"):  # noqa: E712 -- compiled, not compared
             exported = start(export, **of_run)
             of_series = {"series": series, "version": version, "after": planned.outputs["after"], "keep": keep}
-            start(publish, **of_series).after(exported)
+            with dsl.If(exported.outputs["Output"] == True, name="has-lists"):  # noqa: E712 -- as above
+                start(publish, **of_series).after(start(recommend, **of_run))
+            with dsl.Else(name="has-none"):
+                start(publish, **of_series)
 
     return twhin_refresh

@@ -170,13 +170,14 @@ class Resources(Section):
     train: TrainStage = Field(description="The train stage.")
     evaluate: RankedStage = Field(description="The evaluate stage.")
     export: Stage = Field(description="The export stage.")
+    recommend: RankedStage | None = Field(None, description="The recommend stage. Default: as evaluate.")
     plan: Stage = Field(LIGHT, description="The first step of a refresh.")
     publish: Stage = Field(LIGHT, description="The last step of a refresh.")
 
     def stages(self) -> dict[str, Stage]:
         return {
             "prepare": self.prepare, "train": self.train, "evaluate": self.evaluate, "export": self.export,
-            "plan": self.plan, "publish": self.publish,
+            "recommend": self.recommend or self.evaluate, "plan": self.plan, "publish": self.publish,
         }  # fmt: skip
 
     def image_of(self, stage: Stage) -> str:

@@ -18,11 +18,12 @@ LAYERS = [
     "errors", "limits", "plugins", "sizes", "conditions", "output", "progress", "checksum", "object_store", "storage",
     "scratch", "paths", "parquet", "config", "schema", "lease", "run", "removed", "published", "dependents",
     "durations", "libraries", "synthetic", "graph", "data", "model", "vectors", "distributed", "checkpoints", "ranking",
-    "training", "evaluation", "export", "series", "inductive", "embeddings", "report", "stages",
+    "training", "evaluation", "export", "series", "inductive", "embeddings", "recommend",
+    "report", "stages",
 ]  # fmt: skip
 
 # Where torch may be imported with a module; elsewhere functions import it, and the type checker.
-ROOMS_OF_TORCH = ["model", "vectors", "distributed", "checkpoints", "ranking", "training", "inductive"]
+ROOMS_OF_TORCH = ["model", "vectors", "distributed", "checkpoints", "ranking", "training", "inductive", "recommend"]
 TORCH = ["torch", "torchrec", "fbgemm_gpu"]
 WITHOUT_TORCH = [
     "twhin.pipelines.cli", "twhin.pipelines.submit", "twhin.components.train.component",

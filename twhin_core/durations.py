@@ -18,7 +18,7 @@ from twhin_core.progress import log
 from twhin_core.sizes import readable
 
 FOLDER = "durations"
-STAGES = ("prepare", "train", "evaluate", "export")
+STAGES = ("prepare", "train", "evaluate", "export", "recommend")
 
 
 class Duration(TypedDict):

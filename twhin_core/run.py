@@ -29,7 +29,7 @@ SEAL = "# crc32c "
 # Settings that may change between calls: how the result is evaluated and exported, what training logs and keeps, and
 # which engine builds the graph.
 CHANGEABLE = (
-    "test_data", "evaluation", "export", "training.save_dir", "training.train_log_every_n",
+    "test_data", "evaluation", "export", "recommend", "training.save_dir", "training.train_log_every_n",
     "training.checkpoint_every_n", "training.checkpoint_max_to_keep", "training.eval_timeout_in_s",
     "training.readers_timeout_in_s", "prepare.engine", "prepare.spark_master", "prepare.memory_limit",
     "prepare.temp_directory", "prepare.changed_files",

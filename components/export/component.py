@@ -17,7 +17,7 @@ def export(
     summary: dsl.Output[dsl.Markdown],
     run: str = "",
     overrides: Optional[list[str]] = None,
-) -> None:
+) -> bool:
     """Writes the embeddings with their original ids.
 
     Args:
@@ -29,6 +29,9 @@ def export(
         summary: Where the embeddings are, and how to compare them.
         run: Id of the pipeline run, which replaces `{run}` in `run_root`.
         overrides: Values of the config to change, each `section.key=value`.
+
+    Returns:
+        Whether the config has lists to `recommend`, the next step.
     """
     from twhin.components import step
     from twhin.components import summary as summaries
@@ -44,3 +47,4 @@ def export(
         step.publish(embeddings, storage.join(folder, "manifest.json"), uri=folder)
         step.publish_report(report, settings, run_root)
         step.report(metrics, summaries.export_figures(made), summary, summaries.export_text(made, folder))
+    return bool(settings.recommend)

@@ -14,6 +14,7 @@ from twhin.components.export.component import export
 from twhin.components.plan.component import plan
 from twhin.components.prepare.component import prepare
 from twhin.components.publish.component import publish
+from twhin.components.recommend.component import recommend
 from twhin.components.train.component import train
 from twhin.pipelines import resources
 from twhin.pipelines.compile import compile_pipeline
@@ -41,7 +42,7 @@ REFRESHES: dict[str, tuple[str, Target]] = {
 
 TEST_DATA = "test_data.data_root=/tmp/data/test/*.parquet"
 
-COMPONENTS = {component.name: component for component in (prepare, train, evaluate, export, plan, publish)}
+COMPONENTS = {component.name: component for component in (prepare, train, evaluate, export, recommend, plan, publish)}
 
 
 def write_component(name: str, output: Path) -> None:

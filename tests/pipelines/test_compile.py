@@ -18,7 +18,7 @@ from twhin_core.config import file as config_file
 from twhin_core.config.file import ConfigText
 from twhin_core.errors import UserError
 
-STAGES = ["prepare", "train", "evaluate", "export"]
+STAGES = ["prepare", "train", "evaluate", "export", "recommend"]
 
 
 @pytest.fixture
@@ -124,8 +124,9 @@ def test_every_stage_takes_the_overrides(config: ConfigText, gpu: Resources, tmp
     dag = document["root"]["dag"]["tasks"]
     for stage in STAGES[:3]:
         assert dag[stage]["inputs"]["parameters"]["overrides"] == {"componentInputParameter": "overrides"}
-    exported = document["components"]["comp-condition-1"]["dag"]["tasks"]["export"]
-    assert exported["inputs"]["parameters"]["overrides"] == {"componentInputParameter": "pipelinechannel--overrides"}
+    for number, stage in enumerate(STAGES[3:], 1):
+        task = document["components"][f"comp-condition-{number}"]["dag"]["tasks"][stage]
+        assert task["inputs"]["parameters"]["overrides"] == {"componentInputParameter": "pipelinechannel--overrides"}
 
 
 def test_every_stage_runs_in_the_one_image_with_its_resources(
@@ -176,9 +177,13 @@ def test_the_stages_follow_each_other_uncached_and_export_waits_for_the_gates(
     order = {name: task.get("dependentTasks", []) for name, task in tasks.items()}
     assert order == {"prepare": [], "train": ["prepare"], "evaluate": ["train"], "condition-1": ["evaluate"]}
     inner = document["components"]["comp-condition-1"]["dag"]["tasks"]
-    assert set(inner) == {"export"}
-    assert tasks["condition-1"]["triggerPolicy"]["condition"].endswith("== true")
-    for task in [tasks["prepare"], tasks["train"], tasks["evaluate"], inner["export"]]:
+    assert set(inner) == {"export", "condition-2"}
+    assert inner["condition-2"]["dependentTasks"] == ["export"]
+    lists = document["components"]["comp-condition-2"]["dag"]["tasks"]
+    assert set(lists) == {"recommend"}
+    for condition in (tasks["condition-1"], inner["condition-2"]):
+        assert condition["triggerPolicy"]["condition"].endswith("== true")
+    for task in [tasks["prepare"], tasks["train"], tasks["evaluate"], inner["export"], lists["recommend"]]:
         assert not task["cachingOptions"].get("enableCache", False)
         assert task["inputs"]["parameters"]["run"] == {"runtimeValue": {"constant": run}}
         pauses = {"backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": "3600s"}

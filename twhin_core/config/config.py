@@ -12,6 +12,7 @@ from twhin_core.config.evaluation import Evaluation
 from twhin_core.config.export import Export
 from twhin_core.config.model import ROTATABLE_OPERATORS, Model
 from twhin_core.config.prepare import Prepare
+from twhin_core.config.recommend import Recommend
 from twhin_core.config.runtime import Runtime
 from twhin_core.config.section import Section
 from twhin_core.config.training import Training
@@ -35,6 +36,9 @@ class Config(Section):
     )
     evaluation: Evaluation = Field(default_factory=Evaluation, description="(ours) Metrics and quality gates.")
     export: Export = Field(default_factory=Export, description="(ours) Export formats.")
+    recommend: dict[str, Recommend] = Field(
+        default_factory=dict, description="(ours) Lists of the best candidates, by relation: `{fav: {k: 100}}`."
+    )
 
     @property
     def needs_frequencies(self) -> bool:
@@ -98,6 +102,8 @@ class Config(Section):
         tables = [table.name for table in self.model.embeddings.tables]
         relations = [relation.name for relation in self.model.relations]
         _check_names("export.tables", self.export.tables or [], "table", tables)
+        if "*" not in relations:
+            self._check_recommend(relations)
         if self.prepare is not None:
             _check_names("prepare.min_degree", self.prepare.min_degree, "table", tables)
             _check_names("prepare.labels", [labels.table for labels in self.prepare.labels], "table", tables)
@@ -106,6 +112,11 @@ class Config(Section):
                 split = self.prepare.split
                 _check_names("prepare.split.relations", (split and split.relations) or [], "relation", relations)
         return self
+
+    def _check_recommend(self, relations: list[str]) -> None:
+        _check_names("recommend", self.recommend, "relation", relations)
+        for name, settings in self.recommend.items():
+            _check_names(f"recommend.{name}.exclude", settings.exclude or [], "relation", relations)
 
     @model_validator(mode="after")
     def _check_earlier(self) -> Config:

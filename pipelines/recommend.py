@@ -1,0 +1,74 @@
+"""The command `recommend`: lists of the best candidates for many users."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from twhin.pipelines.options import AsJson, RunRootPath
+from twhin_core.errors import UserError
+
+
+def recommend(
+    run_root: RunRootPath,
+    relation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Recommend nodes at its rhs. Default: what the run's section `recommend` says."
+        ),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder or gs:// prefix for the lists of --relation.")
+    ] = None,
+    k: Annotated[int | None, typer.Option("-k", metavar="N", help="Candidates per user. Default: 100.")] = None,
+    users: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="File with the ids of the users. Default: all nodes of the lhs table."),
+    ] = None,
+    candidates: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="File with the ids of the candidates. Default: all nodes of the rhs table."),
+    ] = None,
+    min_degree: Annotated[
+        int | None, typer.Option(metavar="N", help="Only candidates with at least N training edges of the relation.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RELATION", help="Leave out known edges of this relation. Repeatable. Default: --relation's."
+        ),
+    ] = None,
+    exclude_edges: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Parquet file of more pairs to leave out: columns lhs and rhs.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the best candidates of every user, without those that it has an edge to.
+
+    A row has a user's id and its candidates, best first, each with its score. Under the run root, the lists are in
+    `recommendations/<relation>/`.
+    """
+    from twhin_core.output import show
+    from twhin_core.published import find_root
+    from twhin_core.recommend.show import list_lists
+    from twhin_core.run import saved_config
+    from twhin_core.stages import recommend as stage
+
+    given = {
+        "k": k, "users": users, "candidates": candidates, "min_degree": min_degree, "exclude": exclude,
+        "exclude_edges": exclude_edges,
+    }  # fmt: skip
+    settings = {name: value for name, value in given.items() if value is not None}
+    if relation is None:
+        if settings or output is not None:
+            raise UserError("name the relation: --relation")
+        root = find_root(run_root)
+        made = stage.recommend(saved_config(root), root)
+        folders = {name: stage.folder_of(root, name) for name in made}
+    else:
+        if output is None:
+            raise UserError("name the folder for the lists: --output")
+        made = {relation: stage.recommend_once(run_root, relation, settings, output)}
+        folders = {relation: output}
+    show([list_lists(made, folders)], as_json)

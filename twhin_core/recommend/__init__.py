@@ -1,0 +1,1 @@
+"""Lists of the best candidates for many nodes."""

@@ -1,0 +1,75 @@
+"""The nodes that lists are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from twhin_core.config.recommend import Recommend
+from twhin_core.data.files import EdgeFiles
+from twhin_core.errors import UserError
+from twhin_core.ranking.candidates import CandidateSet
+from twhin_core.ranking.queries import Ints
+from twhin_core.schema import Schema
+from twhin_core.vectors.ids import IDS_PER_BATCH, Ids
+
+
+def choose(
+    schema: Schema, rel: int, ids: Ids, asked: list[str] | None, settings: Recommend, train: Iterable[EdgeFiles]
+) -> tuple[CandidateSet, int]:
+    """The nodes of a relation's rhs table with an id, that are `asked` for and have enough training edges.
+
+    Also returns how many of the ids that are asked for the table does not have.
+
+    Args:
+        ids: of the table.
+        train: the training edges, which are read if degrees matter.
+
+    Raises:
+        UserError: there is none.
+    """
+    table = schema.table_of(rel, "rhs")
+    rows: Ints | None = ids.index if asked is None else _find(ids, asked)
+    unknown = 0 if asked is None or rows is None else len(asked) - len(rows)
+    if settings.min_degree:
+        enough = _degrees(train, rel, schema.tables[table]) >= settings.min_degree
+        rows = np.flatnonzero(enough[: ids.size]) if rows is None else rows[enough[rows]]
+    size = ids.size if rows is None else len(rows)
+    if not size:
+        raise UserError(f"recommend.{schema.names[rel]}: no node of table {table} is a candidate")
+    return CandidateSet("rhs", table, np.array([rel]), size, rows), unknown
+
+
+def _find(ids: Ids, asked: list[str]) -> Ints:
+    """The rows with these ids, ascending."""
+    wanted = pa.array(asked, pa.string())
+    found = [
+        batch["index"].to_numpy()[pc.is_in(batch["id"], wanted).to_numpy(zero_copy_only=False)]
+        for batch in ids.batches(IDS_PER_BATCH)
+    ]
+    return np.concatenate(found) if found else np.empty(0, np.int64)
+
+
+def _degrees(train: Iterable[EdgeFiles], rel: int, rows: int) -> Ints:
+    degrees = np.zeros(rows, np.int64)
+    for files in train:
+        for edges in files.chunks():
+            degrees += np.bincount(edges.rhs[edges.rel == rel], minlength=rows)
+    return degrees
+
+
+def name_rows(ids: Ids, rows: Ints) -> pa.StringArray:
+    """The ids of the given rows, in any order and repeated; reads all ids."""
+    distinct, place = np.unique(rows, return_inverse=True)
+    found = [pa.array([], pa.string())]
+    for batch in ids.batches(IDS_PER_BATCH):
+        index = batch["index"].to_numpy()
+        if len(index):
+            inside = distinct[slice(*np.searchsorted(distinct, [index[0], index[-1] + 1]))]
+            found.append(batch["id"].take(pa.array(np.searchsorted(index, inside))))
+    names = pa.concat_arrays(found)
+    assert len(names) == len(distinct)
+    return names.take(pa.array(place))

@@ -1,0 +1,63 @@
+"""What a run says of its lists, published when they are complete, and the records of finished parts."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ValidationError
+
+from twhin_core import storage
+from twhin_core.errors import Damaged
+from twhin_core.graph.manifest import read_as
+from twhin_core.parquet import FileEntry
+
+MANIFEST, FINISHED = "manifest.json", ".finished"
+
+
+class ListsManifest(BaseModel):
+    """`manifest.json` beside the parts: their paths are relative to its folder."""
+
+    version: str
+    relation: str
+    made_from: str
+    """Digest of all that the lists depend on."""
+    checkpoint: int
+    """The step of the vectors."""
+    comparator: str
+    k: int
+    users: int
+    """With a list."""
+    unknown_users: int
+    """Ids of `users` that the table does not have."""
+    candidates: int
+    unknown_candidates: int
+    excluded: list[str]
+    """The relations whose known edges are left out."""
+    files: list[FileEntry]
+
+
+class Part(BaseModel):
+    """The record of a file that is complete."""
+
+    made_from: str
+    file: FileEntry
+
+
+def read_lists_manifest(folder: str) -> ListsManifest | None:
+    """The manifest of the lists in `folder`, or None if they are not complete."""
+    return read_as(ListsManifest, storage.join(folder, MANIFEST))
+
+
+def read_part(folder: str, part: int, made_from: str) -> FileEntry | None:
+    """The file of a part, or None if it is not finished, made from something else, or incomplete."""
+    try:
+        record = Part.model_validate(storage.find_json(record_url(folder, part)))
+    except (ValidationError, Damaged):  # no record, or one of another version, or a damaged one
+        return None
+    return record.file if record.made_from == made_from and record.file.is_there(folder) else None
+
+
+def write_finished_part(folder: str, part: int, made_from: str, file: FileEntry) -> None:
+    storage.write_json(record_url(folder, part), Part(made_from=made_from, file=file).model_dump())
+
+
+def record_url(folder: str, part: int) -> str:
+    return storage.join(folder, FINISHED, f"{part:05d}.json")

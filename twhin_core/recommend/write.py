@@ -1,0 +1,192 @@
+"""Writes the lists of a relation, a file for each part of the users."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from twhin_core import __version__, sizes, storage
+from twhin_core.config.recommend import Recommend
+from twhin_core.data.splits import has_split, open_split
+from twhin_core.errors import UserError
+from twhin_core.export.vector_set import TrainedRun
+from twhin_core.export.write import identify
+from twhin_core.graph.manifest import SPLITS
+from twhin_core.parquet import FileEntry, part_path, write_part
+from twhin_core.paths import find_files
+from twhin_core.progress import Progress
+from twhin_core.ranking.products import Arithmetic
+from twhin_core.ranking.projections import Projections
+from twhin_core.recommend import known
+from twhin_core.recommend.candidates import choose
+from twhin_core.recommend.lists import SCHEMA, Lists
+from twhin_core.recommend.manifest import (
+    MANIFEST,
+    ListsManifest,
+    read_lists_manifest,
+    read_part,
+    record_url,
+    write_finished_part,
+)
+from twhin_core.recommend.users import Users, find_users
+from twhin_core.schema import Side
+from twhin_core.scratch import scratch
+from twhin_core.series.id_list import read_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from twhin_core.distributed.ranks import Ranks
+    from twhin_core.ranking.queries import Ints
+
+SOURCE = "vector"
+"""What a candidate was found by."""
+
+
+def write_lists(run: TrainedRun, relation: str, settings: Recommend, folder: str, ranks: Ranks) -> ListsManifest:
+    """Writes the lists of a relation to `folder`: `part-*.parquet`, then `manifest.json`. A collective.
+
+    Finished parts of an interrupted call are kept.
+
+    Raises:
+        UserError: `exclude` names a relation between other tables, a file of ids or pairs is broken, or nothing is a
+            candidate.
+    """
+    with scratch("recommend") as files:
+        return _Writer(run, relation, settings, folder, _digest(run, relation, settings), ranks, files).write()
+
+
+def find_lists(run: TrainedRun, relation: str, settings: Recommend, folder: str) -> ListsManifest | None:
+    """The lists in `folder`, if they are complete and what `write_lists` would write."""
+    found = read_lists_manifest(folder)
+    if found is None or found.made_from != _digest(run, relation, settings):
+        return None
+    return found if all(file.is_there(folder) for file in found.files) else None
+
+
+class _Writer:
+    def __init__(
+        self,
+        run: TrainedRun,
+        relation: str,
+        settings: Recommend,
+        folder: str,
+        made_from: str,
+        ranks: Ranks,
+        files: Path,
+    ) -> None:
+        config, schema = run.config, run.schema
+        self._run, self._relation, self._settings, self._folder = run, relation, settings, folder
+        self._made_from, self._ranks, self._files = made_from, ranks, files
+        self._memory = sizes.in_bytes(config.evaluation.memory_limit)
+        self._rel = schema.names.index(relation)
+        self._splits = {
+            name: open_split(config, run.root, schema, name)
+            for name in SPLITS
+            if name == "train" or has_split(config, run.root, name)
+        }
+        self._excluded = [relation] if settings.exclude is None else settings.exclude
+        self._sides = self._sides_of_users()
+
+    def _sides_of_users(self) -> dict[int, Side]:
+        schema, sides = self._run.schema, dict[int, Side]()
+        for name in self._excluded:
+            other = schema.names.index(name)
+            side = known.user_side(schema, self._rel, other)
+            if side is None:
+                lhs, rhs = (schema.table_of(self._rel, of) for of in ("lhs", "rhs"))
+                raise UserError(
+                    f"recommend.{self._relation}.exclude: relation {name} does not lead between tables {lhs} and {rhs}"
+                )
+            sides[other] = side
+        return sides
+
+    def write(self) -> ListsManifest:
+        run, settings, schema = self._run, self._settings, self._run.schema
+        lhs, rhs = (schema.table_of(self._rel, side) for side in ("lhs", "rhs"))
+        asked = None if settings.users is None else read_ids(settings.users)
+        wanted = None if settings.candidates is None else read_ids(settings.candidates)
+        users = find_users(
+            run.ids(lhs), schema.tables[lhs], asked, settings.users_per_file, self._files, self._memory // 4
+        )
+        of, unknown = choose(schema, self._rel, run.ids(rhs), wanted, settings, [self._splits["train"]])
+        if self._ranks.is_first:
+            self._prepare_folder(users.parts)
+        self._ranks.wait()
+        mine = [part for part in range(users.parts) if part % self._ranks.world_size == self._ranks.rank]
+        todo = [part for part in mine if read_part(self._folder, part, self._made_from) is None]
+        if todo:
+            scorer = run.scorer()
+            tables = {name: run.checkpoint.rows(name) for name in schema.tables}
+            arithmetic = Arithmetic("fp32", self._ranks.device)
+            projections = Projections(scorer, schema, tables, arithmetic, self._memory // 4, run.prior)
+            pairs = known.collect(self._pairs(users), users, todo, self._files)
+            lists = Lists(scorer, projections, users, of, run.ids(rhs), pairs, settings.k, SOURCE)
+            self._write_parts(todo, lists)
+        self._ranks.wait()
+        entries = [read_part(self._folder, part, self._made_from) for part in range(users.parts)]
+        manifest = ListsManifest(
+            version=__version__,
+            relation=self._relation,
+            made_from=self._made_from,
+            checkpoint=run.step,
+            comparator=run.config.model.comparator,
+            k=settings.k,
+            users=len(users.row),
+            unknown_users=users.unknown,
+            candidates=of.size,
+            unknown_candidates=unknown,
+            excluded=self._excluded,
+            files=[entry for entry in entries if entry is not None],
+        )
+        assert len(manifest.files) == users.parts
+        if self._ranks.is_first:
+            storage.publish_json(storage.join(self._folder, MANIFEST), manifest.model_dump())
+        return manifest
+
+    def _prepare_folder(self, parts: int) -> None:
+        """Removes what is neither a finished part of these lists nor its record."""
+        storage.remove(storage.join(self._folder, MANIFEST))  # first: without it, nothing counts as complete
+        kept = []
+        for part in range(parts):
+            entry = read_part(self._folder, part, self._made_from)
+            if entry is not None:
+                kept += [storage.join(self._folder, entry.path), record_url(self._folder, part)]
+        storage.remove_all_but(self._folder, kept)
+
+    def _pairs(self, users: Users) -> Iterator[tuple[Ints, Ints]]:
+        """(user's number, candidate's row) of all that is left out."""
+        schema, run = self._run.schema, self._run
+        lhs, rhs = (schema.table_of(self._rel, side) for side in ("lhs", "rhs"))
+        if self._sides:
+            yield from known.known_pairs(self._splits.values(), self._sides, users)
+        if self._settings.exclude_edges is not None:
+            yield from known.given_pairs(
+                self._settings.exclude_edges, run.ids(lhs), run.ids(rhs), users, self._files, self._memory // 4
+            )
+        if lhs == rhs:  # nobody is recommended to themselves
+            yield np.arange(len(users.row)), users.row
+
+    def _write_parts(self, parts: list[int], lists: Lists) -> None:
+        total = sum(lists.users.part(part).stop - lists.users.part(part).start for part in parts)
+        name, quiet = f"recommend {self._relation}", not self._ranks.is_first
+        with Progress(name, total * lists.candidates.size, "scores", quiet=quiet) as progress:
+            for part in parts:
+                made = lists.make(part, progress)
+                entry: FileEntry = write_part([made], SCHEMA, self._folder, part_path("", part).lstrip("/"))
+                write_finished_part(self._folder, part, self._made_from, entry)
+
+
+def _digest(run: TrainedRun, relation: str, settings: Recommend) -> str:
+    """Of the vectors, the settings, and the files that these name."""
+    files = {
+        pattern: [(file.url, file.size, file.version) for file in find_files(pattern)]
+        for pattern in (settings.users, settings.candidates, settings.exclude_edges)
+        if pattern is not None
+    }
+    parts = [identify(run), run.step, relation, settings.model_dump(), files]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
