@@ -71,6 +71,10 @@ def neighbors(
     index: Annotated[
         bool, typer.Option("--index", help="Use the exported faiss index instead of comparing all vectors.")
     ] = False,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RELATION", help="Leave out nodes that known edges of this relation lead to. Repeatable."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the neighbors of a node, with their scores.
@@ -84,7 +88,7 @@ def neighbors(
     from twhin_core.embeddings.show import list_neighbors
     from twhin_core.output import show
 
-    found = embeddings[table].neighbors(node, relation, k, side, index)
+    found = embeddings[table].neighbors(node, relation, k, side, index, exclude or ())
     by = embeddings[table].describe(relation, side, index)
     show([list_neighbors(embeddings, table, node, relation, side, by, found)], as_json)
 

@@ -37,6 +37,13 @@ class Schema:
         table: str = getattr(self.relations[relation], side)
         return table
 
+    def side_between(self, relation: int, table: str, other: str, preferred: Side = "lhs") -> Side | None:
+        """The end of a relation at which `table` is while `other` is at its other end; `preferred` if both ends fit."""
+        for side in (preferred, OTHER[preferred]):
+            if (self.table_of(relation, side), self.table_of(relation, OTHER[side])) == (table, other):
+                return side
+        return None
+
     @cached_property
     def table_numbers(self) -> dict[Side, npt.NDArray[np.int64]]:
         """By side: [relations] the position in `tables` of each relation's table."""

@@ -19,6 +19,8 @@ from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config
 from twhin_core.embeddings import Embeddings
 from twhin_core.errors import UserError
+from twhin_core.run import saved_config
+from twhin_core.schema import Side
 from twhin_core.stages.export import export
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.train import train
@@ -365,3 +367,34 @@ def test_what_is_not_there_is_said(small_config: SmallConfig, tmp_path: Path) ->
     prepare(small_config(), root)
     with pytest.raises(UserError, match=r"run: there is no complete checkpoint; run `twhin train` first"):
         Embeddings.load(root)
+
+
+@pytest.mark.parametrize(
+    ("table", "node", "relation", "side", "exclude"),
+    [
+        ("user", "u3", "fav", "rhs", ["fav"]),
+        ("tweet", "t4", "fav", "lhs", ["fav"]),
+        ("user", "u3", "follow", "rhs", ["follow"]),
+        ("user", "u3", "follow", "lhs", ["follow"]),
+        ("user", "u3", None, None, ["follow"]),
+    ],
+)
+def test_nodes_that_known_edges_lead_to_are_left_out_where_asked_for(
+    exported: str, table: str, node: str, relation: str | None, side: Side | None, exclude: list[str]
+) -> None:
+    embeddings, at = Embeddings.load(exported), {"rhs": ("lhs", "rhs"), "lhs": ("rhs", "lhs"), None: ("lhs", "rhs")}
+    given, asked = at[side]
+    raw = pq.read_table(saved_config(exported).prepare.sources[0].path).to_pylist()  # type: ignore[union-attr]
+    known = {row[asked] for row in raw if row["relation"] in exclude and row[given] == node}
+    assert known
+    every = embeddings[table].neighbors(node, relation, 100, side)
+    found = embeddings[table].neighbors(node, relation, 5, side, exclude=exclude)
+    assert found == [of for of in every if of.id not in known][:5]
+
+
+def test_a_relation_between_other_tables_leaves_out_nothing(exported: str) -> None:
+    users = Embeddings.load(exported)["user"]
+    with pytest.raises(UserError, match="exclude: relation follow does not lead between tables user and tweet"):
+        users.neighbors("u3", "fav", exclude=["follow"])
+    with pytest.raises(UserError, match=r"no relation named 'favs'; did you mean fav\?"):
+        users.neighbors("u3", "fav", exclude=["favs"])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from twhin_core.embeddings.known import known_answers
 from twhin_core.embeddings.result import Result
 from twhin_core.embeddings.search import find_nearest, make_query
 from twhin_core.errors import UserError
@@ -64,7 +65,13 @@ class TableEmbeddings:
         return vector
 
     def neighbors(
-        self, name: Id, relation: str | None = None, k: int = 10, side: Side | None = None, index: bool = False
+        self,
+        name: Id,
+        relation: str | None = None,
+        k: int = 10,
+        side: Side | None = None,
+        index: bool = False,
+        exclude: Sequence[str] = (),
     ) -> list[Neighbor]:
         """The k nodes that score highest for the node `name`, best first, without the node itself.
 
@@ -76,6 +83,7 @@ class TableEmbeddings:
                 `lhs`, which must be set, for one that only ends here.
             index: use the exported faiss index, which ranks by inner product, by cosine with `export.normalize`, or by
                 distance.
+            exclude: relations; leaves out the nodes that their known edges, of all splits, lead to. Reads all edges.
 
         Raises:
             UserError: there is no such id, no such relation at this table, or no index; or k < 1.
@@ -85,14 +93,18 @@ class TableEmbeddings:
         query = make_query(self._result.schema, self.name, relation, side)
         name = id_text(name)
         position = find_or_refuse(self._ids, self.name, name)
-        k = min(k, self._result.schema.tables[query.candidates])
+        known = known_answers(self._result, query, position, exclude)
+        more = min(k + len(known), self._result.schema.tables[query.candidates])  # k of them are not known
+        ids = self._result.scored.ids(query.candidates)
         if index:
             from twhin_core.embeddings.index import search  # imports faiss, which is optional
 
-            return [Neighbor(*found) for found in search(self._result, query, position, name, k)]
-        scores, positions = find_nearest(self._result.scored, query, position, k)
-        names = self._result.scored.ids(query.candidates).at(np.array(positions, np.int64))
-        return [Neighbor(name, score) for name, score in zip(names, scores, strict=True)]
+            found = search(self._result, query, position, name, more)
+        else:
+            scores, positions = find_nearest(self._result.scored, query, position, more)
+            found = list(zip(ids.at(np.array(positions, np.int64)), scores, strict=True))
+        left_out = set(ids.at(known))
+        return [Neighbor(*of) for of in found if of[0] not in left_out][:k]
 
     def describe(self, relation: str | None = None, side: Side | None = None, index: bool = False) -> str:
         """What `neighbors` ranks by, and the step, in words.

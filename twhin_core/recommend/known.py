@@ -15,20 +15,11 @@ from twhin_core.paths import find_files
 from twhin_core.ranking.pair_files import PairFiles
 from twhin_core.ranking.queries import Ints
 from twhin_core.recommend.users import Users
-from twhin_core.schema import Schema, Side
+from twhin_core.schema import Side
 from twhin_core.vectors.ids import IDS_PER_BATCH, SCHEMA, Ids
 from twhin_core.vectors.matching import open_database
 
 PAIRS = pa.schema([("lhs", pa.string()), ("rhs", pa.string())])
-
-
-def user_side(schema: Schema, relation: int, other: int) -> Side | None:
-    """The end of the relation `other` at which the users of `relation` are, if the candidates are at its other end."""
-    users, candidates = (schema.table_of(relation, side) for side in ("lhs", "rhs"))
-    tables = tuple(schema.table_of(other, side) for side in ("lhs", "rhs"))
-    if tables == (users, candidates):
-        return "lhs"
-    return "rhs" if tables == (candidates, users) else None
 
 
 def known_pairs(splits: Iterable[EdgeFiles], sides: Mapping[int, Side], users: Users) -> Iterator[tuple[Ints, Ints]]:

@@ -94,11 +94,11 @@ class _Writer:
 
     def _sides_of_users(self) -> dict[int, Side]:
         schema, sides = self._run.schema, dict[int, Side]()
+        lhs, rhs = (schema.table_of(self._rel, of) for of in ("lhs", "rhs"))
         for name in self._excluded:
             other = schema.names.index(name)
-            side = known.user_side(schema, self._rel, other)
+            side = schema.side_between(other, lhs, rhs)
             if side is None:
-                lhs, rhs = (schema.table_of(self._rel, of) for of in ("lhs", "rhs"))
                 raise UserError(
                     f"recommend.{self._relation}.exclude: relation {name} does not lead between tables {lhs} and {rhs}"
                 )
