@@ -35,6 +35,7 @@ def recommend(
     from twhin.components import summary as summaries
     from twhin_core import storage
     from twhin_core.distributed.launch import launch
+    from twhin_core.recommend.manifest import FOLDER
     from twhin_core.stages import recommend as stages
 
     with step.step():
@@ -42,6 +43,6 @@ def recommend(
         launch(stages.recommend, settings, run_root)
         made = stages.read_lists(settings, run_root)
         Path(lists.path).write_text(json.dumps({name: of.model_dump() for name, of in made.items()}))
-        lists.metadata["uri"] = storage.join(run_root, stages.FOLDER)
-        text = summaries.lists_text(made, storage.join(run_root, stages.FOLDER))
+        lists.metadata["uri"] = storage.join(run_root, FOLDER)
+        text = summaries.lists_text(made, storage.join(run_root, FOLDER))
         step.report(metrics, summaries.lists_figures(made), summary, text)

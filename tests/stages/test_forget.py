@@ -44,6 +44,7 @@ from twhin_core.stages.evaluate import evaluate
 from twhin_core.stages.export import export
 from twhin_core.stages.forget import forget
 from twhin_core.stages.prepare import prepare
+from twhin_core.stages.recommend import recommend
 from twhin_core.stages.train import train
 from twhin_core.stages.verify import verify
 
@@ -79,7 +80,7 @@ class Series:
         self.arrive(day)
         planned = plan(self.text, self.root)
         config = config_file.load(planned.config)
-        for stage in (prepare, train, evaluate, export):
+        for stage in (prepare, train, evaluate, export, recommend):
             stage(config, planned.root)
         publish(self.root, planned.version, planned.after)
         return planned.root
@@ -123,7 +124,7 @@ def series(
     small_config: SmallConfig, made_once: list[Series], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Series:
     """One version, published; each test has a copy of its own."""
-    config = small_config(training={"num_epochs": 1}, export=EXPORT)
+    config = small_config(training={"num_epochs": 1}, export=EXPORT, recommend={"follow": {"k": 5}})
     if not made_once:
         folder = tmp_path_factory.mktemp("made")
         (folder / "raw").mkdir()
@@ -151,11 +152,16 @@ def contents(folder: Path) -> Iterator[tuple[Path, bytes]]:
             for column in pq.read_table(path).combine_chunks().columns:
                 yield path, "\n".join(map(str, column.to_pylist())).encode()
                 for chunk in column.chunks:
-                    yield path, b"".join(bytes(of) for of in flattened(chunk).buffers() if of is not None)
+                    buffers = [buffer for of in flattened(chunk) for buffer in of.buffers() if buffer is not None]
+                    yield path, b"".join(map(bytes, buffers))
 
 
-def flattened(column: pa.Array) -> pa.Array:
-    return flattened(column.flatten()) if pa.types.is_nested(column.type) else column
+def flattened(column: pa.Array) -> list[pa.Array]:
+    """The plain columns that a nested one is made of."""
+    if not pa.types.is_nested(column.type):
+        return [column]
+    parts = column.flatten() if pa.types.is_struct(column.type) else [column.flatten()]
+    return [of for part in parts for of in flattened(part)]
 
 
 def vector(root: str, name: str, table: str = "user") -> np.ndarray:
@@ -206,7 +212,8 @@ def test_a_node_is_in_no_byte_of_the_series(series: Series) -> None:
     sought, others, tweets = traces(before, gone), vectors(before, "user"), vectors(before, "tweet")
     counted, rejected = edges(before), len(pq.read_table(f"{before}/graph/rejected"))
     held = {path.split("/", 2)[2] for path in holders(series, *sought)}
-    assert {path.split("/")[0] for path in held} == {"graph", "checkpoints", "embeddings", "evaluation"}
+    folders = {"graph", "checkpoints", "embeddings", "evaluation", "recommendations"}
+    assert {path.split("/")[0] for path in held} == folders
     assert {path.split("/")[1] for path in held if path.startswith("embeddings")} >= {
         "user", "user.fav", "npy", "faiss", "pq", "vertex", "projector",
     }  # fmt: skip
@@ -222,7 +229,9 @@ def test_a_node_is_in_no_byte_of_the_series(series: Series) -> None:
     assert (record.ids, record.unknown, record.nodes, record.held) == (2, 1, 1, {})
     assert record.edges == sum(count for edge, count in counted.items() if gone in edge) > 0
     assert len(pq.read_table(f"{after}/graph/rejected")) == rejected + record.edges
-    assert not [fault for part in verify(after) for fault in part.faults]
+    parts = {part.name: part for part in verify(after)}
+    assert not [fault for part in parts.values() for fault in part.faults]
+    assert parts["recommendations/follow"].files == 1
     for split in ("", "validation/"):
         assert Path(after, f"evaluation/{split}report.html").exists()
         old, new = (pq.read_table(f"{root}/evaluation/{split}ranks.parquet") for root in (copy_of(series), after))

@@ -15,6 +15,7 @@ from twhin_core.errors import UserError
 from twhin_core.stages.evaluate import evaluate
 from twhin_core.stages.export import export
 from twhin_core.stages.prepare import prepare
+from twhin_core.stages.recommend import recommend
 from twhin_core.stages.verify import verify
 
 Trained = tuple[Config, str]
@@ -26,6 +27,7 @@ def finished(trained: Trained) -> Trained:
     evaluate(config, root)
     config = changed(config, "export", formats=["parquet", "npy"])
     export(config, root)
+    recommend(changed(config, "recommend", fav={"k": 3}), root)
     return config, root
 
 
@@ -58,6 +60,8 @@ def test_a_finished_run_is_whole(finished: Trained) -> None:
         ("embeddings/manifest.json", "embeddings/manifest.json"),
         ("embeddings/user/part-00000.parquet", "embeddings as parquet"),
         ("embeddings/npy/tweet.npy", "embeddings as npy"),
+        ("recommendations/fav/manifest.json", "recommendations/fav/manifest.json"),
+        ("recommendations/fav/part-00000.parquet", "recommendations/fav"),
         ("embeddings/relations.parquet", "embeddings/relations.parquet"),
     ],
 )

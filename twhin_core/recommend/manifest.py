@@ -9,6 +9,8 @@ from twhin_core.errors import Damaged
 from twhin_core.graph.manifest import read_as
 from twhin_core.parquet import FileEntry
 
+FOLDER = "recommendations"
+"""Under a run root; has a folder for each relation."""
 MANIFEST, FINISHED = "manifest.json", ".finished"
 
 

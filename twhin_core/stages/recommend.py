@@ -15,15 +15,13 @@ from twhin_core.errors import NotFound, UserError, suggest
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import log
 from twhin_core.published import find_root, is_version
-from twhin_core.recommend.manifest import ListsManifest, read_lists_manifest
+from twhin_core.recommend.manifest import FOLDER, ListsManifest, read_lists_manifest
 from twhin_core.run import saved_config, working
 from twhin_core.series.reading import Reading
 
 if TYPE_CHECKING:
     from twhin_core.distributed.ranks import Ranks
     from twhin_core.export.vector_set import TrainedRun
-
-FOLDER = "recommendations"
 
 
 def recommend(config: Config, root: str) -> dict[str, ListsManifest]:

@@ -19,12 +19,14 @@ from twhin_core.ranking.queries import Split
 from twhin_core.run import CONFIG, saved_config
 from twhin_core.stages import report
 from twhin_core.stages.export import export
+from twhin_core.stages.recommend import recommend
 
 TRAINING = "training"
 
 
 def rewrite(source: str, root: str, blocked: Blocked) -> int:
-    """Writes the version at `source` under `root` without the blocked nodes: the graph, checkpoints, ranks and exports.
+    """Writes the version at `source` under `root` without the blocked nodes: the graph, checkpoints, ranks, exports
+    and lists of candidates.
 
     Other nodes keep their rows and vectors, bit by bit. Metrics stay those that were measured with the nodes. Only what
     this function knows is carried over.
@@ -51,6 +53,8 @@ def rewrite(source: str, root: str, blocked: Blocked) -> int:
     storage.publish_json(storage.join(root, MANIFEST), forgot.manifest.model_dump())
     _keep_rotation(config, source, root)
     step = export(config, root).checkpoint
+    if config.recommend:
+        recommend(config, root)
     for split in get_args(Split):
         evaluation = config.evaluation.model_copy(update={"split": split})
         report.draw_missing(config.model_copy(update={"evaluation": evaluation}), root, step)

@@ -23,6 +23,8 @@ from twhin_core.graph.manifest import MANIFEST as GRAPH
 from twhin_core.graph.manifest import read_manifest
 from twhin_core.parquet import FileEntry, open_parquet
 from twhin_core.ranking.queries import Split
+from twhin_core.recommend.manifest import FOLDER as LISTS
+from twhin_core.recommend.manifest import MANIFEST, read_lists_manifest
 from twhin_core.report.trained import PLAN
 from twhin_core.report.training import LOG
 from twhin_core.run import check_is_run, saved_config
@@ -65,6 +67,7 @@ def verify(root: str) -> list[Part]:
         *_checkpoints(root),
         *_results(root),
         *_export(root),
+        *_lists(root),
     ]
     parts: dict[str, Part] = {}
     with ThreadPoolExecutor(16 if storage.is_remote(root) else 2) as pool:
@@ -164,6 +167,14 @@ def _export(root: str) -> Iterator[tuple[str, Check]]:
     yield from _files(root, manifest.relations.path, [manifest.relations])
     if manifest.aligned is not None:
         yield from _files(root, manifest.aligned.rotation.path, [manifest.aligned.rotation])
+
+
+def _lists(root: str) -> Iterator[tuple[str, Check]]:
+    for name in storage.list_folders(storage.join(root, LISTS)):
+        read = partial(read_lists_manifest, storage.join(root, LISTS, name))
+        yield from _json(root, f"{LISTS}/{name}/{MANIFEST}", read)
+        if (manifest := _or_none(read)) is not None:
+            yield from _files(storage.join(root, LISTS, name), f"{LISTS}/{name}", manifest.files)
 
 
 def _files(root: str, name: str, entries: list[FileEntry]) -> Iterator[tuple[str, Check]]:
