@@ -22,6 +22,7 @@ from twhin_core.errors import UserError
 from twhin_core.series.publish import publish
 from twhin_core.series.retention import keep_newest
 from twhin_core.stages.evaluate import evaluate
+from twhin_core.stages.export import export
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.train import train
 from twhin_core.training.earlier import ANCHOR, START
@@ -84,6 +85,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     START: {"training": {"warm_start": {"from": ""}, "num_epochs": 1}},
     ANCHOR: {"training": {"anchor": {"to": "", "weight": 0.1}, "num_epochs": 1}},
     "evaluation.previous": {"evaluation": {"previous": ""}, "training": {"num_epochs": 1}},
+    "export.align": {"export": {"align": ""}, "training": {"num_epochs": 1}},
 }
 
 
@@ -105,6 +107,8 @@ def named(value: Any, root: str) -> Any:
         (ANCHOR, "after training", None),
         ("evaluation.previous", "before evaluating", "has not been compared with it"),
         ("evaluation.previous", "after evaluating", None),
+        ("export.align", "before exporting after training", "has not been exported with it"),
+        ("export.align", "after exporting after training", None),
     ],
 )
 def test_an_unfinished_run_keeps_what_it_needs_to_go_on(
@@ -119,11 +123,14 @@ def test_an_unfinished_run_keeps_what_it_needs_to_go_on(
         shutil.rmtree(f"{root}/checkpoints")
     if kills == "before evaluating":
         storage.remove(f"{root}/evaluation/metrics.json")
+    if kills.startswith("after exporting"):
+        export(config, root)
     stays = {} if use is None else {"1": f"{root} {use}"}
     assert kept(ten, caplog) == stays
     assert storage.exists(f"{ten}/versions/1/removed.json") == (use is None)
     train(config, root)  # goes on, whatever was removed
     evaluate(config, root)
+    export(config, root)
     assert kept(ten, caplog) == {}
 
 

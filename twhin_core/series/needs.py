@@ -13,6 +13,7 @@ from twhin_core.config.earlier import PREVIOUS
 from twhin_core.dependents import noted, same_root
 from twhin_core.errors import UserError
 from twhin_core.evaluation.result import metrics_url
+from twhin_core.export.manifest import MANIFEST as EXPORT
 from twhin_core.graph.manifest import MANIFEST, read_manifest, shared_graph
 from twhin_core.run import CONFIG, saved_config
 from twhin_core.training.earlier import ANCHOR, START, read_records
@@ -42,6 +43,8 @@ def _needs(by: str) -> list[tuple[str, str]]:
         found += [(place, "has not finished prepare with it") for place in _given(config.prepare.previous)]
     if not storage.exists(storage.join(by, FINISHED)):
         found += [(place, "has not finished training with it") for place in _training(config, by)]
+    if config.export.align is not None and not storage.exists(storage.join(by, EXPORT)):
+        found += [(place, "has not been exported with it") for place in _places(config, by, config.export.align)]
     if not storage.exists(metrics_url(by, config.evaluation.split)):
         found += [(place, "has not been compared with it") for place in _given(config.evaluation.previous)]
     return found
@@ -55,17 +58,17 @@ def _training(config: Config, by: str) -> list[str]:
         places[ANCHOR] = training.anchor.to
     if training.warm_start is not None and last(by) is None:
         places[START] = training.warm_start.source
-    found = []
+    found: list[str] = []
     for key, place in places.items():
-        if key in records:
-            found.append(records[key]["root"])
-        elif place != PREVIOUS:
-            found.append(place)
-        elif config.prepare is not None:
-            manifest = None if shared_graph(by) is not None else read_manifest(by)
-            previous = None if manifest is None else manifest.previous
-            found += _given(config.prepare.previous if previous is None else previous.root)
+        found += [records[key]["root"]] if key in records else _places(config, by, place)
     return found
+
+
+def _places(config: Config, by: str, place: str) -> list[str]:
+    """The roots that `place`, the value of a key, stands for."""
+    manifest = None if place != PREVIOUS or shared_graph(by) is not None else read_manifest(by)
+    previous = None if manifest is None else manifest.previous
+    return _given(config.earlier_place(place) if previous is None else previous.root)
 
 
 def _given(place: str | None) -> list[str]:

@@ -13,6 +13,7 @@ from twhin_core.errors import GateFailed, UserError
 from twhin_core.evaluation.data_gates import decide_data
 from twhin_core.evaluation.gates import check_names
 from twhin_core.evaluation.task import nodes_only
+from twhin_core.export.earlier import earlier_root
 from twhin_core.graph.build import Checks, build_graph
 from twhin_core.graph.changes import check_unchanged
 from twhin_core.graph.compared import compare, describe_changes, figures_of, write_changes
@@ -55,6 +56,8 @@ def prepare(config: Config, root: str) -> Manifest:
 
 def _build(config: Config, settings: Prepare, root: str) -> Manifest:
     check_align(config)
+    if config.export.align is not None:
+        note_use(earlier_root(config), root)
     sources = settings.sources
     if settings.generate is not None:
         sources = generate(settings.generate, storage.join(root, "raw"))
