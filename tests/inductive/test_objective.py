@@ -149,7 +149,7 @@ class BruteForce:
         """Of an answer to a query for `side`."""
         lhs, rhs = (answer, node) if side == "lhs" else (node, answer)
         one = self.vectors.scorer().edges(side, torch.tensor([rel]), lhs[None], rhs[None])
-        return float(one) + (prior if side in self.vectors.sides else 0.0)
+        return float(one.detach()) + (prior if side in self.vectors.sides else 0.0)
 
     def negatives(self, side: Side, rel: int, node: torch.Tensor) -> list[float]:
         rows = range(SIZES[TABLES[rel][SIDES.index(side)]])

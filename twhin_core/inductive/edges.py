@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from twhin_core.errors import TwhinError, UserError, one_line
+from twhin_core.errors import UserError, one_line
 from twhin_core.parquet import open_parquet
 from twhin_core.paths import find_files
 from twhin_core.schema import OTHER, SIDES, Schema
 from twhin_core.vectors.ids import IDS_PER_BATCH, Ids
 from twhin_core.vectors.ids import SCHEMA as IDS
-from twhin_core.vectors.matching import ERRORS, open_database, shortage
+from twhin_core.vectors.matching import fill, in_one_line, open_database
 from twhin_core.vectors.rows import Ints, Rows
 
 SCHEMA = pa.schema([("lhs", pa.string()), ("relation", pa.string()), ("rhs", pa.string()), ("weight", pa.float64())])
@@ -130,7 +129,8 @@ def blocks(
     Raises:
         UserError: a vocabulary is broken, DuckDB needs more memory, or `folder` is full.
     """
-    with _in_one_line(folder), open_database(folder / "edges.duckdb", memory) as database:
+    unread = "the edges cannot be joined with the trained nodes"
+    with in_one_line(folder, "these edges", unread), open_database(folder / "edges.duckdb", memory) as database:
         _load(database, schema, known, edges)
         ends = _join(database, schema, table, with_known, share)
         counts.edges, counts.unknown_relations = _one_row(
@@ -140,45 +140,18 @@ def blocks(
         yield from _cut(ends.to_arrow_reader(ENDS_PER_BLOCK))
 
 
-@contextlib.contextmanager
-def _in_one_line(folder: Path) -> Iterator[None]:
-    """Raises a UserError in place of an error of the database in `folder`."""
-    try:
-        yield
-    except TwhinError:
-        raise
-    except ERRORS as error:
-        too_small = "evaluation.memory_limit: too small to sort these edges; raise it"
-        unread = UserError(f"the edges cannot be joined with the trained nodes: {one_line(error)}")
-        raise shortage(error, folder, too_small) or unread from error
-
-
 def _load(database: duckdb.DuckDBPyConnection, schema: Schema, known: Known, edges: Iterable[pa.RecordBatch]) -> None:
     """Creates the tables edges, relations, and ids: the positions of all trained nodes."""
-    _fill(database, "edges", SCHEMA, edges)
+    fill(database, "edges", SCHEMA, edges)
     relations = pa.table({
         "name": pa.array(schema.names, pa.string()),
         "rel": np.arange(len(schema.relations)),
         "rel_weight": np.array([of.weight for of in schema.relations]),
         **{f"{side}_table": schema.table_numbers[side] for side in SIDES},
     })  # fmt: skip
-    _fill(database, "relations", relations.schema, relations.to_batches())
+    fill(database, "relations", relations.schema, relations.to_batches())
     for number, name in enumerate(schema.tables):
-        _fill(database, f"ids_{number}", IDS, known.trained(name))
-
-
-def _fill(
-    database: duckdb.DuckDBPyConnection, name: str, columns: pa.Schema, batches: Iterable[pa.RecordBatch]
-) -> None:
-    """Creates a table. DuckDB does not read the batches by itself, because it would replace the errors of reading.
-
-    Temporary tables move to the disk if memory is short. Others would be written there in any case, and compressed.
-    """
-    database.register("no_rows", columns.empty_table())
-    database.execute(f"CREATE TEMP TABLE {name} AS FROM no_rows")
-    database.unregister("no_rows")
-    for batch in batches:
-        database.from_arrow(pa.Table.from_batches([batch])).insert_into(name)
+        fill(database, f"ids_{number}", IDS, known.trained(name))
 
 
 def _join(

@@ -17,7 +17,7 @@ from twhin_core.ranking.queries import Ints
 from twhin_core.recommend.users import Users
 from twhin_core.schema import Side
 from twhin_core.vectors.ids import IDS_PER_BATCH, SCHEMA, Ids
-from twhin_core.vectors.matching import open_database
+from twhin_core.vectors.matching import fill, in_one_line, open_database
 
 PAIRS = pa.schema([("lhs", pa.string()), ("rhs", pa.string())])
 
@@ -43,17 +43,16 @@ def given_pairs(
     """(user's number, candidate's row) of the pairs of ids in files; those of unknown ids are left out.
 
     Raises:
-        UserError: a file is broken, lacks a column, or has ids that are no text.
+        UserError: a file is broken, lacks a column, or has ids that are no text; or DuckDB needs more memory.
     """
-    with open_database(folder / "pairs.duckdb", memory) as database:
+    unread = "the pairs cannot be joined with the ids"
+    with in_one_line(folder, "these pairs", unread), open_database(folder / "pairs.duckdb", memory) as database:
         for name, columns, batches in (
             ("pairs", PAIRS, _read(pattern)),
             ("users", SCHEMA, users.batches(IDS_PER_BATCH)),
             ("candidates", SCHEMA, candidates.batches(IDS_PER_BATCH)),
         ):
-            database.from_arrow(columns.empty_table()).create(name)
-            for batch in batches:
-                database.from_arrow(pa.Table.from_batches([batch])).insert_into(name)
+            fill(database, name, columns, batches)
         joined = database.sql(
             "SELECT users.index AS user, candidates.index AS candidate FROM pairs "
             "JOIN users ON users.id = lhs JOIN candidates ON candidates.id = rhs"

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from twhin_core.ranking.queries import Ints
 from twhin_core.vectors.ids import IDS_PER_BATCH, SCHEMA, Ids
-from twhin_core.vectors.matching import open_database
+from twhin_core.vectors.matching import fill, in_one_line, open_database
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,20 @@ def find_users(ids: Ids, rows: int, asked: list[str] | None, per_part: int, fold
         rows: of their table.
         folder: for files, which the result needs.
         memory: bytes that sorting may use; the result has 16 bytes for each user.
+
+    Raises:
+        UserError: a vocabulary is broken, DuckDB needs more memory, or `folder` is full.
     """
     found, number, names = [np.empty(0, np.int64)], np.full(rows, -1), folder / "users.parquet"
-    with open_database(folder / "users.duckdb", memory) as database, pq.ParquetWriter(names, SCHEMA) as writer:
-        database.from_arrow(SCHEMA.empty_table()).create("ids")
-        for batch in ids.batches(IDS_PER_BATCH):
-            database.from_arrow(pa.Table.from_batches([batch])).insert_into("ids")
+    with (
+        in_one_line(folder, "the ids of the users", "the ids of the users cannot be sorted"),
+        open_database(folder / "users.duckdb", memory) as database,
+        pq.ParquetWriter(names, SCHEMA) as writer,
+    ):
+        fill(database, "ids", SCHEMA, ids.batches(IDS_PER_BATCH))
         if asked is not None:
-            database.from_arrow(pa.table({"id": pa.array(asked, pa.string())})).create("asked")
+            table = pa.table({"id": pa.array(asked, pa.string())})
+            fill(database, "asked", table.schema, table.to_batches())
         for part in _parts(database, asked is not None, per_part):
             writer.write_table(part, per_part)
             found.append(part["index"].to_numpy())

@@ -84,6 +84,35 @@ def shortage(error: Exception, folder: Path, too_small: str) -> UserError | None
     return None
 
 
+@contextlib.contextmanager
+def in_one_line(folder: Path, sorted_: str, unread: str) -> Iterator[None]:
+    """Raises a UserError in place of an error of a database in `folder` that `evaluation.memory_limit` bounds.
+
+    Args:
+        sorted_: what may need more memory, such as `these edges`.
+        unread: what the error means if it is no shortage.
+    """
+    try:
+        yield
+    except TwhinError:
+        raise
+    except ERRORS as error:
+        too_small = f"evaluation.memory_limit: too small to sort {sorted_}; raise it"
+        raise shortage(error, folder, too_small) or UserError(f"{unread}: {one_line(error)}") from error
+
+
+def fill(database: duckdb.DuckDBPyConnection, name: str, columns: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """Creates a table. DuckDB does not read the batches by itself, because it would replace the errors of reading.
+
+    Temporary tables move to the disk if memory is short. Others would be written there in any case, and compressed.
+    """
+    database.register("no_rows", columns.empty_table())
+    database.execute(f"CREATE TEMP TABLE {name} AS FROM no_rows")
+    database.unregister("no_rows")
+    for batch in batches:
+        database.from_arrow(pa.Table.from_batches([batch])).insert_into(name)
+
+
 def _no_room(error: Exception) -> StorageRefused:
     return StorageRefused(f"{tempfile.gettempdir()}: is full or fails: {one_line(error)}; set TMPDIR to another folder")
 
