@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from datetime import date
@@ -15,11 +16,13 @@ import pytest
 from tests.command_line import twhin
 from tests.conftest import SmallConfig
 from tests.graph.reading import ids, rows
+from twhin_core import parquet
 from twhin_core.config import Config
 from twhin_core.embeddings import Embeddings
 from twhin_core.errors import UserError
 from twhin_core.export import projector
-from twhin_core.graph.manifest import read_schema
+from twhin_core.graph.manifest import Manifest, TableEntry, read_schema
+from twhin_core.graph.statistics import summarize
 from twhin_core.report.neighbors import Node
 from twhin_core.stages.export import export
 from twhin_core.stages.prepare import prepare
@@ -57,6 +60,26 @@ def test_they_are_written_in_the_order_of_the_vocabulary(small_config: SmallConf
     assert read_labels(manifest, str(root), "tweet", ["t0", "t3", "nobody", "t3"]) == {"t3": "Title, 3 é"}
     assert read_labels(manifest, str(root), "user", ["u1"]) == {}
     assert str(tmp_path / "titles.csv") in {entry.path for entry in manifest.raw_files}
+
+
+@pytest.mark.parametrize("runs", [[3000], [2500, 400], [100, 3000], [1500, 1, 700], [900] * 3, [1] * 5 + [2000]])
+@pytest.mark.parametrize("share", [0.2, 1.0])
+def test_each_is_found_among_those_of_days_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: list[int], share: float
+) -> None:
+    monkeypatch.setattr(parquet, "ROWS_PER_GROUP", 20)
+    of_runs = [[f"day {day}, {number}" for number in range(size)] for day, size in enumerate(runs)]
+    names = [name for of in of_runs for name in sorted(of, key=lambda name: hashlib.md5(name.encode()).digest())]
+    index = [at for at in range(len(names)) if random.Random(at).random() < share]
+    labels = pa.table({"index": index, "id": [names[at] for at in index], "label": [f"label of {at}" for at in index]})
+    files = parquet.write_parts(labels.to_batches(), labels.schema, str(tmp_path), "graph/labels/user", 1000)
+    degrees = summarize({})
+    entry = TableEntry(name="user", num_embeddings=len(names), degrees=degrees, files=[], labels=files, added=runs)
+    manifest = Manifest.model_construct(tables=[entry], previous=None)
+    labeled = set(index)
+    for at in random.Random(1).sample(range(len(names)), 100):
+        expected = {names[at]: f"label of {at}"} if at in labeled else {}
+        assert read_labels(manifest, str(tmp_path), "user", [names[at]]) == expected
 
 
 def test_neighbors_and_the_report_show_them(small_config: SmallConfig, tmp_path: Path) -> None:

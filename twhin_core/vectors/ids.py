@@ -90,7 +90,7 @@ class StoredIds:
 
     def find(self, name: str) -> int | None:
         name = _encodable(name)
-        windows = [(0, self.size)] if self._runs is None else _hash_windows(name, self._runs)
+        windows = [(0, self.size)] if self._runs is None else hash_windows(name, self._runs)
         for first, ids in self._read(lambda first, end: any(first < stop and start < end for start, stop in windows)):
             place = pc.index(ids, _scalar(name)).as_py()
             if place >= 0:
@@ -119,9 +119,9 @@ class StoredIds:
                 yield batch
 
 
-def _hash_windows(name: str, runs: Sequence[int]) -> list[tuple[int, int]]:
-    """`hash_window` in each run, as positions among all."""
-    windows = [hash_window(name, size) for size in runs]
+def hash_windows(name: str, runs: Sequence[int]) -> list[tuple[int, int]]:
+    """`_hash_window` in each run, as positions among all. `runs`: how many ids each has, one run after another."""
+    windows = [_hash_window(name, size) for size in runs]
     starts = itertools.accumulate(runs, initial=0)
     return [
         (begin + max(start, 0), begin + min(stop, size))
@@ -129,7 +129,7 @@ def _hash_windows(name: str, runs: Sequence[int]) -> list[tuple[int, int]]:
     ]
 
 
-def hash_window(name: str, size: int) -> tuple[int, int]:
+def _hash_window(name: str, size: int) -> tuple[int, int]:
     """Positions [start, stop) outside of which an id cannot be among `size` ids in the order of their MD5.
 
     The number of n hashes that are below a share p of the hash space has the mean np and the standard deviation

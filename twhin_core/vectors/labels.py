@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twhin_core.graph.manifest import Manifest
-from twhin_core.parquet import read_row_groups
-from twhin_core.vectors.ids import hash_window
+from twhin_core.parquet import open_parquet
+from twhin_core.vectors.ids import hash_windows
 
 
 def has_labels(manifest: Manifest | None, table: str) -> bool:
@@ -23,16 +23,17 @@ def read_labels(manifest: Manifest | None, root: str, table: str, names: Sequenc
     """
     if manifest is None:
         return {}
-    files = next(entry.labels for entry in manifest.tables if entry.name == table)
-    size = sum(file.rows for file in files)
-    windows = [hash_window(name, size) for name in names]
-    groups = read_row_groups(
-        [file.under(manifest.holder(root)) for file in files],
-        lambda first, end: any(first < stop and start < end for start, stop in windows),
-        lambda file, group: file.read_row_group(group, ["id", "label"]),
-    )
+    entry = next(entry for entry in manifest.tables if entry.name == table)
+    # Windows of indices, as not every node has a label. Forgotten nodes have kept theirs.
+    windows = [window for name in set(names) for window in hash_windows(name, entry.sorted_runs)]
     found: dict[str, str] = {}
-    for _, rows in groups:
-        chosen = rows.filter(pc.is_in(rows["id"], pa.array(names, pa.string())))
-        found |= dict(zip(chosen["id"].to_pylist(), chosen["label"].to_pylist(), strict=True))
+    for file in entry.labels:
+        url, _, footer = file.under(manifest.holder(root))
+        with open_parquet(url, footer=footer) as opened:
+            for group in range(opened.num_row_groups):
+                index = opened.metadata.row_group(group).column(0).statistics
+                if any(start <= index.max and index.min < stop for start, stop in windows):
+                    rows = opened.read_row_group(group, ["id", "label"])
+                    chosen = rows.filter(pc.is_in(rows["id"], pa.array(names, pa.string())))
+                    found |= dict(zip(chosen["id"].to_pylist(), chosen["label"].to_pylist(), strict=True))
     return found
