@@ -130,3 +130,32 @@ def test_a_changed_part_of_a_file_is_refused_or_read_as_written(tmp_path: Path, 
         except UserError:
             refused += 1
     assert refused > 20, "most of a file are its pages and its footer"
+
+
+PAIR = pa.struct([("id", pa.string()), ("score", pa.float32())])
+COLUMNS: dict[str, tuple[pa.DataType, object, str]] = {
+    # The type of a column, a value, and what is written in place of the values.
+    "index": (pa.int64(), 7, "DELTA_BINARY_PACKED"),
+    "lhs": (pa.int64(), -(2**63), "DELTA_BINARY_PACKED"),
+    "rhs": (pa.string(), "x", "RLE_DICTIONARY"),  # rejected rows have ids there
+    "time": (pa.int64(), None, "DELTA_BINARY_PACKED"),
+    "rel": (pa.int32(), 3, "RLE_DICTIONARY"),
+    "degree": (pa.int64(), 3, "RLE_DICTIONARY"),
+    "id": (pa.string(), "x", "PLAIN"),
+    "embedding": (pa.list_(pa.float32(), 2), [1.0, 2.0], "PLAIN"),
+    "pairs": (pa.list_(PAIR), [{"id": "x", "score": 0.5}], "RLE_DICTIONARY"),
+    "numbers": (pa.list_(pa.int64()), [1, 2], "RLE_DICTIONARY"),
+}
+
+
+@pytest.mark.parametrize("names", [list(COLUMNS), *([name] for name in COLUMNS), ["index", "id", "pairs"]])
+def test_only_columns_with_repeated_values_get_a_dictionary(tmp_path: Path, names: list[str]) -> None:
+    schema = pa.schema([(name, COLUMNS[name][0]) for name in names])
+    table = pa.table({name: [COLUMNS[name][1]] * 3 for name in names}, schema)
+    (entry,) = write_parts(table.to_batches(), schema, str(tmp_path), "rows")
+    assert pq.read_table(tmp_path / entry.path).equals(table)
+    group = pq.read_metadata(tmp_path / entry.path).row_group(0)
+    for column in map(group.column, range(group.num_columns)):
+        wanted = COLUMNS[column.path_in_schema.split(".")[0]][2]
+        assert wanted in column.encodings
+        assert (wanted == "RLE_DICTIONARY") == ("RLE_DICTIONARY" in column.encodings)
