@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections import Counter
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from tests.conftest import SmallConfig
 from tests.graph import reading
 from tests.graph.brute_force import SPLITS, Expected, Row, expect
-from tests.graph.test_properties import config_of, is_refused, some, write
+from tests.graph.test_properties import assert_reversed, config_of, is_refused, some, write
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import Manifest
 from twhin_core.stages.prepare import prepare
@@ -91,6 +93,22 @@ def test_days_one_by_one_are_all_days_at_once_in_many_cases(
     check(small_config, *case, symmetric)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_reverses_of_new_and_old_edges_are_counted_once(small_config: SmallConfig, seed: int) -> None:
+    """Days that change no earlier edge. The last repeats all of the first, and so some edges and their reverses."""
+    random = Random(seed)
+    pairs = list(itertools.product(IDS, IDS))
+    followed = [random.sample(pairs, size) for size in (20, 14, 14)]
+    followed[2] += followed[0]
+    rows = [[Row(lhs, "follow", rhs, 1.0, 0, random.choice(SPLITS)) for lhs, rhs in of] for of in followed]
+    rows[0] += [Row(name, "fav", "x", 1.0, 0, split) for name in IDS[:3] for split in SPLITS]
+    options = {
+        "time_window": None, "self_loops": "keep", "sampling": {}, "repeats": "first", "min_degree": {},
+        "min_degree_rounds": None, "split": None, "cold_nodes": "keep", "window": None, "edge_decay": None,
+    }  # fmt: skip
+    assert check(small_config, rows, options, symmetric=False) == 3
+
+
 def check(
     small_config: SmallConfig, rows: list[list[Row]], options: dict[str, Any], symmetric: bool, **engine: Any
 ) -> int:
@@ -114,6 +132,8 @@ def check(
             manifest = prepare(config, str(root / str(day)))
             rejected += Counter(reading.rejected(root / str(day)))
             assert_edges(root / str(day), manifest, expected)
+            assert_reversed(manifest, expected, symmetric)
+            assert_relation_degrees(manifest, expected)
             if options.get("window") is None:
                 assert rejected == +expected.rejected
             if day:
@@ -145,6 +165,17 @@ def assert_edges(root: Path, manifest: Manifest, expected: Expected) -> None:
         assert {name: degree for name, degree in degrees.items() if name in nodes} == nodes
         assert all(degrees[name] == 0 for name in set(degrees) - set(nodes))  # all of its edges left
         assert sum(next(entry for entry in manifest.tables if entry.name == table).sorted_runs) == len(found)
+
+
+def assert_relation_degrees(manifest: Manifest, expected: Expected) -> None:
+    """Nodes, mean and greatest degree of each side; the other quantiles follow from the same histogram."""
+    for entry in manifest.relations:
+        for side, place in (("lhs", 0), ("rhs", 2)):
+            found = entry.degrees[side]
+            degrees = Counter(edge[place] for edge in expected.edges["train"] if edge[1] == entry.name).values()
+            assert found.nodes == len(degrees)
+            assert found.mean == pytest.approx(sum(degrees) / max(len(degrees), 1))
+            assert found.quantiles["1.0"] == max(degrees, default=0)
 
 
 def assert_indices_kept(before: Path, after: Path) -> None:

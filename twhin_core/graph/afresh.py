@@ -28,7 +28,8 @@ class Made:
     that they are at.
 
     Of a graph that continues an earlier one: `new`: the edges that its files do not hold, as `edges`; `keeps_files`:
-    whether `edges` are just those of the files and the new ones; `lost`: by table, the nodes without training edges
+    whether `edges` are just those of the files and the new ones; if so, `paired`: lhs, rel, rhs and split of the new
+    edges and of those whose reverse is new; `lost`: by table, the nodes without training edges
     that had some; `gaps`: by table, how many indices have no node, because it was forgotten. The edges also have their
     `position`: -1 for those in `new`.
     """
@@ -39,6 +40,7 @@ class Made:
     dropped: list[tuple[ir.Table, ir.Table]]
     new: ir.Table | None = None
     keeps_files: bool = False
+    paired: ir.Table | None = None
     lost: Mapping[str, int] = field(default_factory=dict)
     gaps: Mapping[str, int] = field(default_factory=dict)
 

@@ -26,7 +26,7 @@ from twhin_core.graph.earlier import Earlier
 from twhin_core.graph.edges import EDGE, collapse, encode, find_repeats, renumber
 from twhin_core.graph.engine import Engine
 from twhin_core.graph.manifest import SPLITS
-from twhin_core.graph.reverses import in_order, mirrored, with_reverses
+from twhin_core.graph.reverses import in_order, mirrored, of_one_table, with_reverses
 from twhin_core.graph.splits import with_splits
 from twhin_core.graph.vocabulary import find_nodes, number_nodes
 
@@ -108,7 +108,8 @@ def grow(
     expired = ages.expired(before.edges)
     old = engine.view("old", ages.aged(before.edges.filter(~expired), since))
 
-    again = engine.keep("again", before.with_tables(_repeated(old, encoded, earlier.root, keeps_split=split is None)))
+    near = engine.keep("near", _near(old, encoded, relations))
+    again = engine.keep("again", before.with_tables(_repeated(near, earlier.root, keeps_split=split is None)))
     rows = encoded.union(again.select(*encoded.columns))
     repeats = engine.keep("repeats", find_repeats(rows))
     by_weight = merging(settings, ages.half_life is not None)
@@ -132,12 +133,12 @@ def grow(
     left = engine.keep("left", before.edges.filter(expired))
     left_count, changed_count = (int(of.count().execute()) for of in (left, changed))
     keeps_files = before.gone is None and not left_count and not changed_count and not ages.ages_all(since)
-    kept, gone = old, left
+    kept, gone = old, [left] if left_count else []
     if changed_count:
-        kept, gone = old.anti_join(changed, EDGE), left.union(old.semi_join(changed, EDGE))
+        kept, gone = old.anti_join(changed, EDGE), [*gone, old.semi_join(changed, EDGE)]
     edges = engine.view("edges_now", kept.union(new.select(*kept.columns)))
 
-    vocabulary = _with_degrees(engine, before, nodes_left, new, before.with_tables(gone))
+    vocabulary = _with_degrees(engine, before, nodes_left, new, [before.with_tables(of) for of in gone])
     lost = vocabulary.filter((vocabulary.was > 0) & (vocabulary.degree == 0))
     vocabulary = vocabulary.drop("was")
     held_out = before.with_tables(edges.filter(edges.split != "train"))
@@ -148,7 +149,8 @@ def grow(
         pairs = in_order(pairs, before.vocabulary, relations) if symmetric else pairs
         reason = pairs.time.isnull().ifelse("null_timestamp", "outside_window")
         dropped.append((pairs.mutate(reason=reason, file=ibis.literal(earlier.root)), before.vocabulary))
-    return Made(vocabulary, edges, cold, dropped, new, keeps_files, _counts(lost), before.gaps)
+    paired = _paired(near, new) if keeps_files else None
+    return Made(vocabulary, edges, cold, dropped, new, keeps_files, paired, _counts(lost), before.gaps)
 
 
 def earlier_labels(engine: Engine, earlier: Earlier) -> list[ir.Table]:
@@ -162,16 +164,34 @@ def earlier_labels(engine: Engine, earlier: Earlier) -> list[ir.Table]:
     ]
 
 
-def _repeated(old: ir.Table, rows: ir.Table, origin: str, *, keeps_split: bool) -> ir.Table:
-    """The earlier edges that occur in `rows`, as rows; without their split if the hash gives it anyhow."""
+def _near(old: ir.Table, rows: ir.Table, relations: list[Relation]) -> ir.Table:
+    """The earlier edges that occur in `rows`, with the `row_hash` there, and those whose reverse does (`is_reverse`).
+
+    Both at once, because the pass over all earlier edges is what takes time.
+    """
     edges = rows.group_by(*EDGE).agg(row_hash=rows["hash"].max())
-    found = old.inner_join(edges, EDGE)
+    reverses = of_one_table(edges, relations).mutate(is_reverse=ibis.literal(True))
+    reverses = reverses.rename(lhs="rhs", rhs="lhs")
+    keys = edges.mutate(is_reverse=ibis.literal(False))
+    return old.inner_join(keys.union(reverses.select(*keys.columns)), EDGE).drop("position")
+
+
+def _repeated(near: ir.Table, origin: str, *, keeps_split: bool) -> ir.Table:
+    """The earlier edges that occur in the new rows, as rows; without their split if the hash gives it anyhow."""
+    found = near.filter(~near.is_reverse)
     return found.mutate(
         hash=found.row_hash,
         split=found.split if keeps_split else ibis.null("string"),
         file=ibis.literal(origin),
         source=ibis.literal(OLD, type="int32"),
-    ).drop("row_hash", "position")
+    ).drop("row_hash", "is_reverse")
+
+
+def _paired(near: ir.Table, new: ir.Table) -> ir.Table:
+    """The `new` edges, and the earlier ones whose reverse is new: all pairs that were not in the earlier graph."""
+    columns = (*EDGE, "split")
+    old = near.filter(near.is_reverse).select(*columns)
+    return new.select(*columns).union(old.semi_join(new.select("rel", lhs="rhs", rhs="lhs"), EDGE))
 
 
 def _number(engine: Engine, found: ir.Table, before: Before) -> ir.Table:
@@ -196,11 +216,13 @@ def _renumbered(nodes: ir.Table, edges: ir.Table, starts: ir.Table) -> ir.Table:
     return same.union(_next_numbers(left, starts).select(*same.columns))
 
 
-def _with_degrees(engine: Engine, before: Before, nodes: ir.Table, new: ir.Table, gone: ir.Table) -> ir.Table:
+def _with_degrees(engine: Engine, before: Before, nodes: ir.Table, new: ir.Table, gone: list[ir.Table]) -> ir.Table:
     """All nodes (table, index, id, degree, was). The degrees before plus those of `new` edges less those of `gone`."""
-    more, less = count_degrees(new), count_degrees(gone)
-    both = more.select("table", "index", "degree").union(less.select("table", "index", degree=-less.degree))
-    change = both.group_by("table", "index").agg(change=both.degree.sum().cast("int64"))
+    change = count_degrees(new).select("table", "index", change="degree")
+    if gone:
+        less = count_degrees(_union(gone))
+        both = change.union(less.select("table", "index", change=-less.degree))
+        change = both.group_by("table", "index").agg(change=both.change.sum().cast("int64"))
     added = nodes.left_join(before.starts, "table")
     added = added.filter(added["index"] >= added["start"].fill_null(0))
     all_ = before.vocabulary.select("table", "index", "id", was="degree").union(

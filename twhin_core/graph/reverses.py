@@ -56,16 +56,24 @@ def in_order(edges: ir.Table, nodes: ir.Table, relations: list[Relation]) -> ir.
 
 def count_reversed(edges: ir.Table, relations: list[Relation]) -> dict[int, dict[str, int]]:
     """By relation and split: the held-out edges whose reverse is in train. Only relations that have some."""
-    asked = [rel for rel, of in enumerate(relations) if of.lhs == of.rhs and not of.symmetric]
     found: dict[int, dict[str, int]] = {}
-    if asked:
-        edges = edges.semi_join(_ids(asked), "rel")
+    if _asked(relations):
+        edges = of_one_table(edges, relations)
         # An inner join, of which engines hold the smaller side in memory: edges are unique, and so are reverses.
         reverses = edges.filter(edges.split != "train").select("rel", "split", lhs="rhs", rhs="lhs")
         found_in_train = edges.filter(edges.split == "train").select(*EDGE).inner_join(reverses, EDGE)
         for row in found_in_train.group_by("rel", "split").agg(count=ibis._.count()).to_pyarrow().to_pylist():
             found.setdefault(row["rel"], {})[row["split"]] = row["count"]
     return found
+
+
+def of_one_table(edges: ir.Table, relations: list[Relation]) -> ir.Table:
+    """The edges that may have a reverse by chance: of relations within a table that are not symmetric."""
+    return edges.semi_join(_ids(_asked(relations)), "rel")
+
+
+def _asked(relations: list[Relation]) -> list[int]:
+    return [rel for rel, of in enumerate(relations) if of.lhs == of.rhs and not of.symmetric]
 
 
 def describe_reversed(manifest: Manifest) -> Iterator[str]:

@@ -93,7 +93,7 @@ def write_graph(engine: Engine, graph: Graph, counts: Counts, root: str, earlier
         for split in SPLITS
     }
     rejected_files = engine.write(graph.rejected, REJECTED_SCHEMA.names, REJECTED_SCHEMA, root, "graph/rejected")
-    reversed_ = count_reversed(graph.made.edges, graph.relations)
+    reversed_ = _count_reversed(graph, earlier)
     return Manifest(
         version=__version__,
         weighted=graph.weighted,
@@ -120,6 +120,18 @@ def write_graph(engine: Engine, graph: Graph, counts: Counts, root: str, earlier
             files=rejected_files,
         ),
     )
+
+
+def _count_reversed(graph: Graph, earlier: Earlier | None) -> dict[int, dict[str, int]]:
+    """As `count_reversed` of all edges: where none of the earlier graph changed, its counts and those of new pairs."""
+    if earlier is None or graph.made.paired is None:
+        return count_reversed(graph.made.edges, graph.relations)
+    found = count_reversed(graph.made.paired, graph.relations)
+    for rel, entry in enumerate(earlier.manifest.relations):
+        for split, count in entry.reversed.items():
+            of_relation = found.setdefault(rel, {})
+            of_relation[split] = of_relation.get(split, 0) + count
+    return found
 
 
 def _write_labels(engine: Engine, graph: Graph, table: str, root: str) -> list[FileEntry]:
