@@ -21,7 +21,8 @@ SECONDS = 280
 def twhin(*arguments: str | Path, **variables: str | None) -> subprocess.CompletedProcess[str]:
     """Runs it in the repository's root; `variables` are set in its environment, or removed where None.
 
-    The process has imported everything before, which would take most of its time.
+    The process, and those of the steps of `twhin run`, have imported everything before, which would take most of their
+    time.
     """
     command, environment = ["twhin", *map(str, arguments)], _environment(variables)
     with tempfile.TemporaryDirectory() as folder:
@@ -49,15 +50,52 @@ def _environment(variables: dict[str, str | None]) -> dict[str, str]:
 
 
 def _main(command: list[str], environment: dict[str, str], *streams: Path) -> None:
+    become(environment, *streams)
+    sys.argv = command
+    from kfp.local import subprocess_task_handler
+
+    from twhin.pipelines.cli import main
+
+    subprocess_task_handler.run_local_subprocess = _run_step
+    main()
+
+
+def _run_step(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
+    """In place of KFP's function of that name: prints what the step prints, and returns its exit code."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder, "output")
+        os.mkfifo(output)
+        process = CONTEXT.Process(target=_step, args=(full_command, {**os.environ, **(env_vars or {})}, output))
+        process.start()
+        with output.open() as lines:
+            for line in lines:
+                print(line, end="")  # noqa: T201 -- which KFP has changed
+        process.join()
+        assert process.exitcode is not None
+        return process.exitcode
+
+
+def _step(command: list[str], environment: dict[str, str], output: Path) -> None:
+    """What the shell in `command` starts, given a component's source and the arguments of KFP's executor."""
+    become(environment, output, output)
+    shell, _, _, source, *arguments = command
+    assert shell == "sh"
+    from kfp.dsl.executor_main import executor_main
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "ephemeral_component.py")
+        path.write_text(source)
+        sys.argv = ["executor_main", "--component_module_path", str(path), *arguments]
+        executor_main()
+
+
+def become(environment: dict[str, str], *streams: Path) -> None:
+    """Gives this process what a command has: its variables, its folder, and where its stdout and stderr go."""
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(ROOT)
     for descriptor, path in enumerate(streams, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
-    sys.argv = command
-    from twhin.pipelines.cli import main
-
-    main()
 
 
 def terminate_training(command: str, config: Path, root: Path) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.command_line import assert_refused, twhin
+from tests.command_line import assert_refused, new_twhin, twhin
 from twhin.pipelines.local import _StepOutput
 
 SMALL = [
@@ -21,9 +21,9 @@ SMALL = [
 ]
 
 
-def run(root: Path, *more: str) -> subprocess.CompletedProcess[str]:
+def arguments(root: Path, *more: str) -> list[str | Path]:
     options = [option for override in [*SMALL, *more] for option in ("--set", override)]
-    return twhin("run", "configs/quickstart.yaml", "--run-root", root, *options)
+    return ["run", "configs/quickstart.yaml", "--run-root", root, *options]
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +33,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(root: Path) -> subprocess.CompletedProcess[str]:
-    """The DAG from nothing to embeddings."""
-    ran = run(root, "evaluation.gates={test.all.mrr: {min: 0.0}}")
+    """The DAG from nothing to embeddings, with KFP's own way to start a step."""
+    ran = new_twhin(*arguments(root, "evaluation.gates={test.all.mrr: {min: 0.0}}"))
     assert ran.returncode == 0, ran.stderr
     return ran
 
@@ -88,7 +88,7 @@ def test_run_again_it_finds_all_done_and_a_missed_gate_exports_nothing(
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in (root / "checkpoints").rglob("*")}
     embeddings = (root / "embeddings/manifest.json").stat().st_mtime_ns
-    ran = run(root, "evaluation.gates={test.all.mrr: {min: 0.99}}")
+    ran = twhin(*arguments(root, "evaluation.gates={test.all.mrr: {min: 0.99}}"))
     assert_refused(ran, "test.all.mrr is 0.", "below its gate of at least 0.99", exit_code=3)
     assert "mrr" in ran.stdout  # the results are shown all the same
     assert "embeddings" not in ran.stdout
@@ -106,7 +106,7 @@ def test_a_users_error_in_a_step_is_one_line_and_exit_code_2(tmp_path: Path) -> 
 
 
 def test_a_run_root_made_by_another_config_is_refused(first: subprocess.CompletedProcess[str], root: Path) -> None:
-    assert_refused(run(root, "training.seed=1"), "made with another config", "training.seed")
+    assert_refused(twhin(*arguments(root, "training.seed=1")), "made with another config", "training.seed")
 
 
 def test_only_a_steps_own_lines_pass() -> None:
