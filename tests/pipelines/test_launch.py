@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import signal
-import subprocess
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from torch.distributed.elastic.agent.server.api import SimpleElasticAgent
 
 from tests.conftest import SmallConfig
-from tests.nodes import SECONDS, Platform, ends, kill, kubeflow_trainer, two_nodes, vertex
+from tests.nodes import SECONDS, Node, Platform, ends, kill, kubeflow_trainer, two_nodes, vertex
 from tests.training.same_result import assert_same_result
 from twhin_core.checkpoints import checkpoint
 from twhin_core.config import file as config_file
@@ -21,8 +20,10 @@ from twhin_core.distributed import launch
 from twhin_core.stages.prepare import prepare
 
 
-def training(platform: Platform, config: Path, root: Path) -> AbstractContextManager[list[subprocess.Popen[str]]]:
-    return two_nodes(platform, "launch", "train", config, "--run-root", root)
+def training(
+    platform: Platform, config: Path, root: Path, preloaded: bool = True
+) -> AbstractContextManager[list[Node]]:
+    return two_nodes(platform, "launch", "train", config, "--run-root", root, preloaded=preloaded)
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_sigterm_is_passed_on_and_asks_for_another_try(small_config: SmallConfig
     path, root = tmp_path / "config.yaml", tmp_path / "run"
     path.write_text(config_file.to_yaml(config))
     prepare(config, str(root))
-    with training(kubeflow_trainer, path, root) as started:
+    with training(kubeflow_trainer, path, root, preloaded=False) as started:
         deadline = time.monotonic() + SECONDS
         while not list(root.glob("training/events*")):  # there since the first line is logged
             assert time.monotonic() < deadline
