@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import gcsfs
 import pytest
 
-from tests.command_line import ROOT, assert_refused, twhin
+from tests.command_line import assert_refused, twhin
 from tests.fault_proxy import FaultProxy
 from tests.object_store import serve_bucket
+from tests.preloaded import CONTEXT
 from twhin_core import object_store, storage
 from twhin_core.embeddings import Embeddings
 from twhin_core.errors import Damaged, GateFailed, StorageRefused, UserError
@@ -187,25 +188,23 @@ def test_of_two_publishers_one_wins_and_the_other_says_so(
     assert published(series) == ({"2", "10"} - set(lost)).pop()
 
 
-PUBLISH = """
-import sys
-from twhin_core.series.publish import publish
-print("ready", flush=True)
-for version in "1 2 10".split() * 1000:
-    publish(sys.argv[1], version)
-"""
+def publish_on_and_on(series: str, begins: Event) -> None:
+    begins.set()
+    for version in itertools.cycle(("1", "2", "10")):
+        publish(series, version)
 
 
 def test_a_publisher_that_is_killed_leaves_one_whole_version(series: str) -> None:
     publish(series, "1")
     for delay in (0.0, 0.003, 0.01, 0.03, 0.1):
-        process = subprocess.Popen([sys.executable, "-c", PUBLISH, series], stdout=subprocess.PIPE, cwd=ROOT)
-        assert process.stdout is not None
-        process.stdout.readline()
+        begins = CONTEXT.Event()
+        process = CONTEXT.Process(target=publish_on_and_on, args=(series, begins))
+        process.start()
+        assert begins.wait(60)
         time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         assert find_root(series) == f"{series}/versions/{published(series)}"
         publish(series, "2")
         assert published(series) == "2"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import ROOT
+from tests.preloaded import CONTEXT
 from twhin_core import lease, storage
 from twhin_core.embeddings import Embeddings
 from twhin_core.errors import UserError
@@ -68,10 +71,18 @@ def test_a_version_that_is_read_stays_until_it_is_not(series: str) -> None:
     assert keep_newest(series, 1) == ["1"]
 
 
+def read_and_die(root: str) -> None:
+    embeddings = Embeddings.load(root)
+    assert len(embeddings["user"]) == 40
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_a_reader_that_was_killed_keeps_its_version_for_an_hour(series: str, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(series, "10")
-    code = "import os, sys; from twhin_core.embeddings import Embeddings; e = Embeddings.load(sys.argv[1]); os._exit(0)"
-    subprocess.run([sys.executable, "-c", code, f"{series}/versions/2"], check=True, cwd=ROOT)
+    process = CONTEXT.Process(target=read_and_die, args=(f"{series}/versions/2",))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert keep_newest(series, 1) == ["1"]
     now = time.time() + reading.LASTS
     monkeypatch.setattr(reading.time, "time", lambda: now)

@@ -75,6 +75,21 @@ def base(small_config: SmallConfig, tmp_path: Path) -> Path:
     return tmp_path / "base"
 
 
+@pytest.fixture(scope="module")
+def prepared_once() -> list[Path]:
+    """The root that is `unchanged`."""
+    return []
+
+
+@pytest.fixture
+def unchanged(prepared_once: list[Path], small_config: SmallConfig, tmp_path: Path) -> Path:
+    """As `base`, for tests that only read it; its raw file is beside it."""
+    if not prepared_once:
+        prepare(small_config(), str(tmp_path / "unchanged"))
+        prepared_once.append(tmp_path / "unchanged")
+    return prepared_once[0]
+
+
 @pytest.mark.parametrize("sections", TRAININGS.values(), ids=TRAININGS)
 def test_a_run_on_a_shared_graph_equals_a_run_on_its_own(
     sections: dict[str, Any], base: Path, small_config: SmallConfig, tmp_path: Path
@@ -207,15 +222,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("sections", "message"), REFUSED.values(), ids=REFUSED)
 def test_a_config_that_would_make_another_graph_is_refused(
-    sections: dict[str, Any], message: str, base: Path, small_config: SmallConfig, tmp_path: Path
+    sections: dict[str, Any], message: str, unchanged: Path, small_config: SmallConfig, tmp_path: Path
 ) -> None:
-    sections = {**sections, "prepare": {**sections.get("prepare", {}), "graph": str(base)}}
+    raw = unchanged.parent / "raw.parquet"
+    same = {"sources": [{"path": str(raw), "relation_column": "relation"}], "graph": str(unchanged)}
     with pytest.raises(UserError) as refused:
-        prepare(small_config(**sections), str(tmp_path / "run"))
-    start = f"prepare.graph: the graph of {base} was made with another config: {message}"
+        prepare(small_config(**{**sections, "prepare": {**same, **sections.get("prepare", {})}}), str(tmp_path / "run"))
+    start = f"prepare.graph: the graph of {unchanged} was made with another config: {message}"
     assert str(refused.value).startswith(start)
     assert len(str(refused.value).splitlines()) == 1
-    prepare(small_config(prepare={"graph": str(base)}), str(tmp_path / "run"))  # the root was not claimed
+    prepare(small_config(prepare=same), str(tmp_path / "run"))  # the root was not claimed
 
 
 def test_what_a_later_stage_would_refuse_of_a_shared_graph_is_refused(
