@@ -4,8 +4,8 @@ Each trains the same prepared graph with settings of its own, in a process of it
 quality is not part of the time. PyTorch-BigGraph takes part if it is installed (docs/performance.md says how).
 
     python -m benchmarks.bench_quality configs/amazon_book.yaml --metric recall@20 --target 0.1162
-        [--set section.key=value ...] [--every 0.25] [--others plain pbg] [--other-epochs 5] [--out curves.json]
-        [--plot curves.svg]
+        [--set section.key=value ...] [--every 0.25] [--others plain pbg] [--other-epochs 5] [--pbg-negatives 50 50]
+        [--out curves.json] [--plot curves.svg]
     python -m benchmarks.bench_quality configs/fb15k_237.yaml --metric mrr --target 0.263 --every 1
 
 Ends in one JSON line: for each, the seconds to the target and the best quality.
@@ -53,7 +53,7 @@ def points(name: str, options: argparse.Namespace, config: Any, root: str, graph
         return ours.train(config, root, graph, options.every)
     if name == "plain":
         return plain.train(graph, config.model.dim, options.other_epochs, options.every)
-    return pbg.train(graph, config.model.dim, options.other_epochs)
+    return pbg.train(graph, config.model.dim, options.other_epochs, tuple(options.pbg_negatives))
 
 
 def main() -> None:
@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=0.25, help="epochs between measurements")
     parser.add_argument("--others", nargs="*", choices=OTHERS, default=["plain"])
     parser.add_argument("--other-epochs", type=int, default=5)
+    parser.add_argument("--pbg-negatives", type=int, nargs=2, default=[50, 50], metavar=("IN_BATCH", "UNIFORM"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="JSON: a list of (seconds, epochs, quality) for each")
     parser.add_argument("--plot", type=Path, help="SVG")

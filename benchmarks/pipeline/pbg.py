@@ -40,8 +40,10 @@ def run(folder: Path, options: argparse.Namespace) -> tuple[tuple[float, float],
     began = time.perf_counter()
     train(parse_config(biggraph.make_config(of_pbg, schema, DIM, epochs=1, workers=options.threads)))
     training, peak = time.perf_counter() - began, peak_mib()
-    tables, (shift,) = biggraph.read_model(of_pbg, schema, epoch=1)
-    return (preparing, training), Vectors(names(np.arange(options.nodes)), tables["user"], shift, peak, shifts_rhs=True)
+    tables, shifts = biggraph.read_model(of_pbg, schema, epoch=1)
+    return (preparing, training), Vectors(
+        names(np.arange(options.nodes)), tables["user"], shifts["rhs"][0], peak, shifts_rhs=True
+    )
 
 
 def import_seconds(folder: Path, schema: Schema, options: argparse.Namespace) -> float:

@@ -19,7 +19,7 @@ from twhin_core.schema import Schema, Side
 TRAINED = re.compile(r"Processed \d+ edges in ([\d.]+) s")
 
 
-def train(graph: Graph, dim: int, epochs: int) -> Iterator[Point]:
+def train(graph: Graph, dim: int, epochs: int, negatives: tuple[int, int]) -> Iterator[Point]:
     """Trains with `biggraph.make_config`; the model after each epoch.
 
     Seconds are those that its own log states for training, without reading and writing.
@@ -34,7 +34,8 @@ def train(graph: Graph, dim: int, epochs: int) -> Iterator[Point]:
         seconds, its_log = Seconds(), logging.getLogger("torchbiggraph")
         its_log.handlers, its_log.propagate = [seconds], False
         its_log.setLevel(logging.INFO)
-        train_it(parse_config(biggraph.make_config(folder, graph.schema, dim, epochs, torch.get_num_threads())))
+        threads = torch.get_num_threads()
+        train_it(parse_config(biggraph.make_config(folder, graph.schema, dim, epochs, threads, negatives)))
         for epoch in range(1, epochs + 1):
             yield sum(seconds.found[:epoch]), float(epoch), scores_of(graph.schema, folder, epoch)
 
@@ -56,8 +57,10 @@ def scores_of(schema: Schema, folder: Path, epoch: int) -> Scores:
 
     def scores(side: Side, rel: int, node: Tensor) -> Tensor:
         lhs, rhs = (tables[schema.table_of(rel, of)] for of in ("lhs", "rhs"))
-        if side == "rhs":
-            return lhs[node] @ (rhs + shifts[rel]).T
-        return (rhs[node] + shifts[rel]) @ lhs.T
+        if side == "lhs":
+            return (rhs[node] + shifts["rhs"][rel]) @ lhs.T
+        if "lhs" in shifts:
+            return (lhs[node] + shifts["lhs"][rel]) @ rhs.T
+        return lhs[node] @ (rhs + shifts["rhs"][rel]).T
 
     return scores
