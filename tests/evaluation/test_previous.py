@@ -153,7 +153,7 @@ def _flip(content: bytes, at: int) -> bytes:
     "change",
     [
         lambda _: b"", lambda _: b"PAR1", lambda content: content[:-1], lambda content: content[:40],
-        lambda content: content + b"x", lambda content: bytes(len(content)), lambda content: _flip(content, 60),
+        lambda content: content + b"x", lambda content: bytes(len(content)), lambda content: _flip(content, 90),
         lambda content: _flip(content, 150), lambda content: _flip(content, len(content) - 30),
         lambda content: content[: len(content) // 2] + bytes(len(content) - len(content) // 2), None,
     ],
