@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from twhin_core import storage
 from twhin_core.config import Config, EdgeData
 from twhin_core.data.files import EdgeFiles
 from twhin_core.errors import UserError
-from twhin_core.graph.manifest import read_manifest
+from twhin_core.graph.manifest import SPLITS, read_manifest
 from twhin_core.paths import find_files
 from twhin_core.schema import Schema
 
@@ -42,6 +44,15 @@ def open_split(config: Config, root: str, schema: Schema, split: str) -> EdgeFil
     if len(files) == 0:
         raise UserError(f"the {split} split has no edges ({location})")
     return files
+
+
+def open_splits(config: Config, root: str, schema: Schema, needed: Collection[str]) -> dict[str, EdgeFiles]:
+    """All splits that have edges, by name. Raises UserError as `open_split`, also if one that is `needed` has none."""
+    return {
+        split: open_split(config, root, schema, split)
+        for split in SPLITS
+        if split in needed or has_split(config, root, split)
+    }
 
 
 def has_split(config: Config, root: str, split: str) -> bool:

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from twhin_core.data.splits import has_split, open_split
+from twhin_core.data.splits import open_splits
 from twhin_core.embeddings.result import Result
 from twhin_core.embeddings.search import Query, relation_named
 from twhin_core.errors import UserError
-from twhin_core.graph.manifest import SPLITS
 from twhin_core.ranking.queries import Ints
 from twhin_core.schema import OTHER, Side
-from twhin_core.vectors.ids import Ids
+from twhin_core.vectors.ids import find_positions
 
 
 def known_answers(result: Result, query: Query, position: int, relations: Sequence[str]) -> Ints:
@@ -39,20 +38,11 @@ def known_answers(result: Result, query: Query, position: int, relations: Sequen
     ids = result.scored.ids(query.table)
     row = position if ids.index is None else int(ids.index[position])
     found = [np.empty(0, np.int64)]
-    for split in SPLITS if sides else ():
-        if split != "train" and not has_split(result.config, result.root, split):
-            continue
-        for edges in open_split(result.config, result.root, schema, split).chunks():
+    splits = open_splits(result.config, result.root, schema, ["train"]) if sides else {}
+    for files in splits.values():
+        for edges in files.chunks():
             for rel, side in sides.items():
                 is_own = (edges.rel == rel) & (getattr(edges, side) == row)
                 found.append(getattr(edges, OTHER[side])[is_own])
-    return _positions(result.scored.ids(query.candidates), np.unique(np.concatenate(found)))
-
-
-def _positions(ids: Ids, rows: Ints) -> Ints:
-    """The positions of those rows that have an id."""
-    if ids.index is None:
-        return rows
-    place = np.searchsorted(ids.index, rows)
-    kept: Ints = place[ids.index.take(place, mode="clip") == rows]
-    return kept
+    positions, is_named = find_positions(result.scored.ids(query.candidates).index, np.unique(np.concatenate(found)))
+    return positions[is_named]

@@ -14,11 +14,11 @@ from twhin_core import sizes
 from twhin_core.config import Config, EdgeData, Model
 from twhin_core.data.edges import Edges
 from twhin_core.data.frequencies import Counter, StoredFrequencies
-from twhin_core.data.splits import has_split, open_split
+from twhin_core.data.splits import open_split, open_splits
 from twhin_core.errors import UserError
 from twhin_core.evaluation import known_answers
 from twhin_core.evaluation.known_answers import KnownAnswers, QueryIndex
-from twhin_core.graph.manifest import SPLITS, read_manifest, read_schema
+from twhin_core.graph.manifest import read_manifest, read_schema
 from twhin_core.ranking.candidates import CandidateSet, Sampler, candidate_sets, check_candidates
 from twhin_core.ranking.queries import Floats, HeldOut, Ints, held_out, split_by
 from twhin_core.ranking.ranks import AnswerRanks, Ranker, RankQueries
@@ -82,12 +82,7 @@ class RankingTask:
         check_candidates(evaluation, schema)
         self.config, self.root, self.schema, self.ranks, self.folder = config, root, schema, ranks, folder
         self.memory = sizes.in_bytes(evaluation.memory_limit)
-        needed = ("train", evaluation.split)
-        self._splits = {
-            split: open_split(config, root, schema, split)
-            for split in SPLITS
-            if split in needed or has_split(config, root, split)
-        }
+        self._splits = open_splits(config, root, schema, ("train", evaluation.split))
         self.relations = [relation.name for relation in schema.relations]
         self.edges = {name: len(files) for name, files in self._splits.items()}
         _check_memory(config, self.edges[evaluation.split])

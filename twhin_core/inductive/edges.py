@@ -129,8 +129,9 @@ def blocks(
     Raises:
         UserError: a vocabulary is broken, DuckDB needs more memory, or `folder` is full.
     """
+    too_small = "evaluation.memory_limit: too small to sort these edges; raise it"
     unread = "the edges cannot be joined with the trained nodes"
-    with in_one_line(folder, "these edges", unread), open_database(folder / "edges.duckdb", memory) as database:
+    with in_one_line(folder, too_small, unread), open_database(folder / "edges.duckdb", memory) as database:
         _load(database, schema, known, edges)
         ends = _join(database, schema, table, with_known, share)
         counts.edges, counts.unknown_relations = _one_row(

@@ -18,9 +18,10 @@ from twhin_core.data.windows import Windows
 from twhin_core.inductive.edges import TrainedVectors
 from twhin_core.inductive.losses import PositiveLoss, make_loss
 from twhin_core.model.scorer import Scorer
+from twhin_core.ranking.projections import gather_vectors
 from twhin_core.ranking.queries import split_by
 from twhin_core.schema import OTHER, SIDES, Schema, Side
-from twhin_core.vectors.ids import Ids
+from twhin_core.vectors.ids import Ids, find_positions
 from twhin_core.vectors.rows import Ints, Rows
 
 CANDIDATES = 512
@@ -64,7 +65,7 @@ class Negatives(NamedTuple):
         return torch.cat(sums) if len(sums) > 1 else sums[0]
 
 
-class Rivals(NamedTuple):
+class SampledQueries(NamedTuple):
     """S queries of training edges for one side. A new node is a candidate, like any other, and a wrong one."""
 
     side: Side
@@ -102,7 +103,7 @@ class Frozen:
         # Bound to this object, so that they live no longer.
         self._rows: Callable[[Side, int], Rows] = cache(vectors.candidates)
         self.negatives: Callable[[Side, int], Negatives] = cache(self._negatives)
-        self.rivals = self._all_rivals(table)
+        self.sampled = self._sample_queries(table)
 
     def known(self, side: Side, rel: int, positions: Ints) -> tuple[Tensor, Tensor | None]:
         """Candidates for `side` of a relation: their vectors [n, dim], and their priors [n] if they have any."""
@@ -158,41 +159,34 @@ class Frozen:
         answers = self.scorer.answers(side, torch.full((len(found),), rel), vectors)
         return Negatives(answers, prior, make_loss(self._model, drawn, weight, max(len(found), 1)))
 
-    def _all_rivals(self, table: str) -> list[Rivals]:
+    def _sample_queries(self, table: str) -> list[SampledQueries]:
         number = list(self.schema.tables).index(table)
         asking = {side: np.flatnonzero(self.schema.table_numbers[side][self._edges.rel] == number) for side in SIDES}
         share = min(1.0, QUERIES / max(sum(map(len, asking.values())), 1))
-        rivals = []
+        sampled = []
         for side, edges in asking.items():
             sample = self._edges.take(edges[: math.ceil(share * len(edges))])
             like = np.array([self.like(side, rel) for rel in range(len(self.schema.relations))])
             for rel, some in split_by(like[sample.rel]):
                 scale = self._count / len(self._edges) * len(edges) / len(sample)
-                rivals.append(self._rivals(side, rel, sample.take(some), scale))
-        return rivals
+                sampled.append(self._queries_of(side, rel, sample.take(some), scale))
+        return sampled
 
     @torch.no_grad()
-    def _rivals(self, side: Side, like: int, edges: Edges, scale: float) -> Rivals:
+    def _queries_of(self, side: Side, like: int, edges: Edges, scale: float) -> SampledQueries:
         """`scale`: how many training edges each stands for."""
         scorer, rel = self.scorer, torch.from_numpy(edges.rel)
-        node = self._gathered(OTHER[side], edges)
+        tables = {name: self._vectors.rows(name) for name in self.schema.tables}
+        node = gather_vectors(tables, self.schema, OTHER[side], edges.rel, getattr(edges, OTHER[side]))
         answer, prior = self.known(side, like, getattr(edges, side))
         queries, offset = scorer.queries(side, rel, node), scorer.offset(side, rel, node)
         positive = scorer.one_to_one(queries, scorer.answers(side, rel, answer), offset)
-        return Rivals(
+        return SampledQueries(
             side, like, queries, offset,
             positive if prior is None else positive + prior,
             self.negatives(side, like).sum_up(scorer, queries, offset),
             torch.from_numpy(edges.weight * self._of_relation[edges.rel]) * scale,
         )  # fmt: skip
-
-    def _gathered(self, side: Side, edges: Edges) -> Tensor:
-        """The vectors of the nodes on that side of edges: [n, dim]."""
-        vectors = torch.empty(len(edges), self._model.dim)
-        for number, some in split_by(self.schema.table_numbers[side][edges.rel]):
-            rows = self._vectors.rows(list(self.schema.tables)[number])
-            vectors[torch.from_numpy(some)] = rows.gather(getattr(edges, side)[some])
-        return vectors
 
 
 def sample_edges(config: Config, root: str, schema: Schema, ids: Callable[[str], Ids]) -> tuple[Edges, int]:
@@ -210,9 +204,6 @@ def sample_edges(config: Config, root: str, schema: Schema, ids: Callable[[str],
     ends, is_named = {side: getattr(edges, side).copy() for side in SIDES}, np.ones(len(edges), np.bool_)
     for side in SIDES:
         for number, some in split_by(schema.table_numbers[side][edges.rel]):
-            named = index[number]
-            if named is not None:
-                position = np.searchsorted(named, ends[side][some])
-                is_named[some] &= named.take(position, mode="clip") == ends[side][some]
-                ends[side][some] = position
+            ends[side][some], has_id = find_positions(index[number], ends[side][some])
+            is_named[some] &= has_id
     return Edges(ends["lhs"], edges.rel, ends["rhs"], edges.weight).take(is_named), len(files)

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from twhin_core.inductive.edges import Block
-from twhin_core.inductive.frozen import Frozen, Rivals
+from twhin_core.inductive.frozen import Frozen, SampledQueries
 from twhin_core.inductive.losses import PositiveLoss
 from twhin_core.ranking.queries import Floats, split_by
 from twhin_core.schema import OTHER, SIDES, Side
@@ -101,9 +101,9 @@ class _Kind:
 
 @dataclass(frozen=True)
 class _Asked:
-    """Queries of training edges, as `Rivals`, and what they are for each of n new nodes."""
+    """Queries of training edges, and what they are for each of n new nodes."""
 
-    rivals: Rivals
+    sampled: SampledQueries
     loss: PositiveLoss
     prior: Tensor | None
     """[n] of the new nodes as answers."""
@@ -129,7 +129,7 @@ class Objective:
             counts[OTHER[side], rel] = of_kind
             kinds.append(self._kind(side, rel, block.node[ends], block.other[ends], share[ends], of_kind))
         none = np.zeros(len(block), np.int64)
-        asked = [self._of_rivals(of, counts.get((of.side, of.rel), none), total) for of in frozen.rivals]
+        asked = [self._of_sampled(of, counts.get((of.side, of.rel), none), total) for of in frozen.sampled]
         self._parts: list[_Kind | _Asked] = [*kinds, *asked]
 
     @torch.no_grad()
@@ -151,10 +151,10 @@ class Objective:
             summed=frozen.negatives(own, frozen.like(own, rel)).sum_up(scorer, queries, offset),
         )  # fmt: skip
 
-    def _of_rivals(self, rivals: Rivals, counts: Ints, total: Floats) -> _Asked:
-        frozen, side, rel = self._frozen, rivals.side, rivals.rel
+    def _of_sampled(self, sampled: SampledQueries, counts: Ints, total: Floats) -> _Asked:
+        frozen, side, rel = self._frozen, sampled.side, sampled.rel
         weight = frozen.chance(side, rel, counts) / torch.from_numpy(total).float()
-        return _Asked(rivals, frozen.negatives(side, rel).loss, frozen.own_prior(side, rel, counts), weight)
+        return _Asked(sampled, frozen.negatives(side, rel).loss, frozen.own_prior(side, rel, counts), weight)
 
     def of_nodes(self, nodes: slice) -> Objective:
         """That of the nodes start … stop - 1 alone."""
@@ -187,11 +187,11 @@ class Objective:
         return ((asked + answered) * kind.weight).sum()
 
     def _of_asked(self, asked: _Asked, vectors: Tensor) -> Tensor:
-        scorer, rivals = self._frozen.scorer, asked.rivals
-        answers = scorer.answers(rivals.side, torch.full((len(vectors),), rivals.rel), vectors)
-        scores = scorer.finished(answers @ rivals.queries.T, rivals.offset)
+        scorer, sampled = self._frozen.scorer, asked.sampled
+        answers = scorer.answers(sampled.side, torch.full((len(vectors),), sampled.rel), vectors)
+        scores = scorer.finished(answers @ sampled.queries.T, sampled.offset)
         scores = scores if asked.prior is None else scores + asked.prior[:, None]
-        return asked.loss.of_one_more(scores, rivals.positive, rivals.summed, rivals.weight) @ asked.weight
+        return asked.loss.of_one_more(scores, sampled.positive, sampled.summed, sampled.weight) @ asked.weight
 
 
 def _at(index: Tensor, values: Tensor | None) -> Tensor | None:

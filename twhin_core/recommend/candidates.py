@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +16,7 @@ from twhin_core.vectors.ids import IDS_PER_BATCH, Ids
 
 
 def choose(
-    schema: Schema, rel: int, ids: Ids, asked: list[str] | None, settings: Recommend, train: Iterable[EdgeFiles]
+    schema: Schema, rel: int, ids: Ids, asked: list[str] | None, settings: Recommend, train: EdgeFiles
 ) -> tuple[CandidateSet, int]:
     """The nodes of a relation's rhs table with an id, that are `asked` for and have enough training edges.
 
@@ -53,23 +51,8 @@ def _find(ids: Ids, asked: list[str]) -> Ints:
     return np.concatenate(found) if found else np.empty(0, np.int64)
 
 
-def _degrees(train: Iterable[EdgeFiles], rel: int, rows: int) -> Ints:
+def _degrees(train: EdgeFiles, rel: int, rows: int) -> Ints:
     degrees = np.zeros(rows, np.int64)
-    for files in train:
-        for edges in files.chunks():
-            degrees += np.bincount(edges.rhs[edges.rel == rel], minlength=rows)
+    for edges in train.chunks():
+        degrees += np.bincount(edges.rhs[edges.rel == rel], minlength=rows)
     return degrees
-
-
-def name_rows(ids: Ids, rows: Ints) -> pa.StringArray:
-    """The ids of the given rows, in any order and repeated; reads all ids."""
-    distinct, place = np.unique(rows, return_inverse=True)
-    found = [pa.array([], pa.string())]
-    for batch in ids.batches(IDS_PER_BATCH):
-        index = batch["index"].to_numpy()
-        if len(index):
-            inside = distinct[slice(*np.searchsorted(distinct, [index[0], index[-1] + 1]))]
-            found.append(batch["id"].take(pa.array(np.searchsorted(index, inside))))
-    names = pa.concat_arrays(found)
-    assert len(names) == len(distinct)
-    return names.take(pa.array(place))

@@ -45,8 +45,11 @@ def given_pairs(
     Raises:
         UserError: a file is broken, lacks a column, or has ids that are no text; or DuckDB needs more memory.
     """
-    unread = "the pairs cannot be joined with the ids"
-    with in_one_line(folder, "these pairs", unread), open_database(folder / "pairs.duckdb", memory) as database:
+    too_small = "evaluation.memory_limit: too small to join these pairs with the ids; raise it"
+    with (
+        in_one_line(folder, too_small, "the pairs cannot be joined with the ids"),
+        open_database(folder / "pairs.duckdb", memory) as database,
+    ):
         for name, columns, batches in (
             ("pairs", PAIRS, _read(pattern)),
             ("users", SCHEMA, users.batches(IDS_PER_BATCH)),

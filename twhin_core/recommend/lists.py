@@ -15,13 +15,15 @@ from twhin_core.ranking.candidates import CandidateSet
 from twhin_core.ranking.pair_files import PairFiles
 from twhin_core.ranking.projections import Projections
 from twhin_core.ranking.queries import Ints
-from twhin_core.recommend.candidates import name_rows
 from twhin_core.recommend.users import Users
 from twhin_core.vectors.ids import Ids
+from twhin_core.vectors.names import names_of
 
 CANDIDATE = pa.struct([("id", pa.string()), ("score", pa.float32()), ("source", pa.string())])
 SCHEMA = pa.schema([("id", pa.string()), ("candidates", pa.list_(CANDIDATE))])
 """Of a file of lists: the user, and its candidates, best first."""
+SOURCE = "vector"
+"""What a candidate was found by."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,6 @@ class Lists:
     known: PairFiles
     """(user's number, candidate's row) of what is left out."""
     k: int
-    source: str
 
     def make(self, part: int, progress: Progress) -> pa.RecordBatch:
         """The lists of a part's users, with the columns of `SCHEMA`. A user with no candidate left has an empty list.
@@ -49,9 +50,9 @@ class Lists:
         scores, rows = self._find(numbers, self._excluded(part, numbers), progress)
         is_there = rows != NONE
         lengths = is_there.sum(1)
-        ids = name_rows(self.ids, rows[is_there])
+        ids = names_of(self.ids, rows[is_there])
         struct = pa.StructArray.from_arrays(
-            [ids, pa.array(scores[is_there]), pa.repeat(pa.scalar(self.source), len(ids))], fields=list(CANDIDATE)
+            [ids, pa.array(scores[is_there]), pa.repeat(pa.scalar(SOURCE), len(ids))], fields=list(CANDIDATE)
         )
         offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
         lists = pa.ListArray.from_arrays(pa.array(offsets), struct)

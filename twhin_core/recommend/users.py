@@ -57,8 +57,9 @@ def find_users(ids: Ids, rows: int, asked: list[str] | None, per_part: int, fold
         UserError: a vocabulary is broken, DuckDB needs more memory, or `folder` is full.
     """
     found, number, names = [np.empty(0, np.int64)], np.full(rows, -1), folder / "users.parquet"
+    too_small = "evaluation.memory_limit: too small to sort the ids of the users; raise it"
     with (
-        in_one_line(folder, "the ids of the users", "the ids of the users cannot be sorted"),
+        in_one_line(folder, too_small, "the ids of the users cannot be sorted"),
         open_database(folder / "users.duckdb", memory) as database,
         pq.ParquetWriter(names, SCHEMA) as writer,
     ):

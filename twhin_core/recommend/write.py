@@ -10,11 +10,11 @@ import numpy as np
 
 from twhin_core import __version__, sizes, storage
 from twhin_core.config.recommend import Recommend
-from twhin_core.data.splits import has_split, open_split
+from twhin_core.data.splits import open_splits
+from twhin_core.embeddings.search import relation_named
 from twhin_core.errors import UserError
 from twhin_core.export.vector_set import TrainedRun
 from twhin_core.export.write import identify
-from twhin_core.graph.manifest import SPLITS
 from twhin_core.parquet import FileEntry, part_path, write_part
 from twhin_core.paths import find_files
 from twhin_core.progress import Progress
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
 
     from twhin_core.distributed.ranks import Ranks
     from twhin_core.ranking.queries import Ints
-
-SOURCE = "vector"
-"""What a candidate was found by."""
 
 
 def write_lists(run: TrainedRun, relation: str, settings: Recommend, folder: str, ranks: Ranks) -> ListsManifest:
@@ -84,11 +81,7 @@ class _Writer:
         self._made_from, self._ranks, self._files = made_from, ranks, files
         self._memory = sizes.in_bytes(config.evaluation.memory_limit)
         self._rel = schema.names.index(relation)
-        self._splits = {
-            name: open_split(config, run.root, schema, name)
-            for name in SPLITS
-            if name == "train" or has_split(config, run.root, name)
-        }
+        self._splits = open_splits(config, run.root, schema, ["train"])
         self._excluded = [relation] if settings.exclude is None else settings.exclude
         self._sides = self._sides_of_users()
 
@@ -96,7 +89,7 @@ class _Writer:
         schema, sides = self._run.schema, dict[int, Side]()
         lhs, rhs = (schema.table_of(self._rel, of) for of in ("lhs", "rhs"))
         for name in self._excluded:
-            other = schema.names.index(name)
+            other = relation_named(schema, name)
             side = schema.side_between(other, lhs, rhs)
             if side is None:
                 raise UserError(
@@ -113,7 +106,7 @@ class _Writer:
         users = find_users(
             run.ids(lhs), schema.tables[lhs], asked, settings.users_per_file, self._files, self._memory // 4
         )
-        of, unknown = choose(schema, self._rel, run.ids(rhs), wanted, settings, [self._splits["train"]])
+        of, unknown = choose(schema, self._rel, run.ids(rhs), wanted, settings, self._splits["train"])
         if self._ranks.is_first:
             self._prepare_folder(users.parts)
         self._ranks.wait()
@@ -125,7 +118,7 @@ class _Writer:
             arithmetic = Arithmetic("fp32", self._ranks.device)
             projections = Projections(scorer, schema, tables, arithmetic, self._memory // 4, run.prior)
             pairs = known.collect(self._pairs(users), users, todo, self._files)
-            lists = Lists(scorer, projections, users, of, run.ids(rhs), pairs, settings.k, SOURCE)
+            lists = Lists(scorer, projections, users, of, run.ids(rhs), pairs, settings.k)
             self._write_parts(todo, lists)
         self._ranks.wait()
         entries = [read_part(self._folder, part, self._made_from) for part in range(users.parts)]

@@ -186,6 +186,14 @@ class NumberedIds:
             yield pa.RecordBatch.from_arrays([index, index.cast(pa.string())], schema=SCHEMA)
 
 
+def find_positions(index: Ints | None, rows: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    """The positions of rows, and which of them have an id; the others' positions mean nothing. `index`: of the ids."""
+    if index is None:
+        return rows, np.ones(len(rows), np.bool_)
+    positions = np.searchsorted(index, rows)
+    return positions, index.take(positions, mode="clip") == rows if len(index) else np.zeros(len(rows), np.bool_)
+
+
 def id_text(name: object) -> str:
     """The text that prepare makes of an id: of a string the string itself, of an integer its decimal digits.
 

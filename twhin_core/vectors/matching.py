@@ -47,31 +47,12 @@ def match(path: Path, rows: range, here: Ids, there: Ids, memory: int, names: Na
     Raises:
         UserError: a vocabulary is broken, DuckDB needs more memory, or the folder of `path` is full.
     """
-    try:
-        _join(path, rows, here, there, memory)
-    except TwhinError:
-        raise
-    except ERRORS as error:
-        raise _explained(error, names, (here, there), path.parent) from error
-
-
-def _explained(error: Exception, names: Names, read: Iterable[Ids], folder: Path) -> UserError:
-    """The UserError for any failure to match: names what is short, or else the file that cannot be read.
-
-    DuckDB reads the ids through Arrow, and its messages do not name their files.
-    """
     too_small = f"{names.limit}: too small to match {names.nodes} with {names.root}; raise it"
     if names.limit is None:
         too_small = f"{names.key}: {names.nodes} need more memory to match with {names.root}"
-    if (lacking := shortage(error, folder, too_small)) is not None:
-        return lacking
-    for ids in read:
-        try:
-            for _ in ids.batches(IDS_AT_ONCE):
-                pass
-        except UserError as broken:
-            return broken
-    return UserError(f"{names.key}: {names.nodes} cannot be matched with {names.root}: {one_line(error)}")
+    unread = f"{names.key}: {names.nodes} cannot be matched with {names.root}"
+    with in_one_line(path.parent, too_small, unread):
+        _join(path, rows, here, there, memory)
 
 
 def shortage(error: Exception, folder: Path, too_small: str) -> UserError | None:
@@ -85,19 +66,18 @@ def shortage(error: Exception, folder: Path, too_small: str) -> UserError | None
 
 
 @contextlib.contextmanager
-def in_one_line(folder: Path, sorted_: str, unread: str) -> Iterator[None]:
-    """Raises a UserError in place of an error of a database in `folder` that `evaluation.memory_limit` bounds.
+def in_one_line(folder: Path, too_small: str, unread: str) -> Iterator[None]:
+    """Raises a UserError in place of an error of a database in `folder`.
 
     Args:
-        sorted_: what may need more memory, such as `these edges`.
-        unread: what the error means if it is no shortage.
+        too_small: what a lack of memory means.
+        unread: what any other error means, but for a lack of disk.
     """
     try:
         yield
     except TwhinError:
         raise
     except ERRORS as error:
-        too_small = f"evaluation.memory_limit: too small to sort {sorted_}; raise it"
         raise shortage(error, folder, too_small) or UserError(f"{unread}: {one_line(error)}") from error
 
 
@@ -136,7 +116,7 @@ def _join(path: Path, rows: range, here: Ids, there: Ids, memory: int) -> None:
     found[:] = -1
     with open_database(path.with_suffix(".duckdb"), memory) as connection:
         for name, batches in (("here", _within(here, rows)), ("there", there.batches(IDS_AT_ONCE))):
-            connection.from_arrow(pa.RecordBatchReader.from_batches(SCHEMA, batches)).create(name)
+            fill(connection, name, SCHEMA, batches)
         pairs = connection.sql("SELECT here.index AS here, there.index AS there FROM here JOIN there USING (id)")
         for batch in pairs.to_arrow_reader(IDS_AT_ONCE):
             found[batch["here"].to_numpy() - rows.start] = batch["there"].to_numpy()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 
 from twhin_core import storage
 from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import find_manifest
 from twhin_core.paths import find_files
-from twhin_core.vectors.ids import Ids, Ints, ListedIds, NumberedIds, StoredIds
+from twhin_core.vectors.ids import IDS_PER_BATCH, Ids, Ints, ListedIds, NumberedIds, StoredIds, find_positions
 
 
 def open_ids(config: Config, root: str, table: str, rows: int) -> Ids:
@@ -36,8 +37,21 @@ def open_ids(config: Config, root: str, table: str, rows: int) -> Ids:
 
 def name_rows(ids: Ids, table: str, rows: Ints) -> list[str]:
     """The ids of the given rows of a table. Raises UserError for a row without id."""
-    positions = rows if ids.index is None else np.searchsorted(ids.index, rows)
-    for row, position in zip(rows.tolist(), positions.tolist(), strict=True):
-        if position >= ids.size or (ids.index is not None and ids.index[position] != row):
-            raise UserError(f"{table}: its vocabulary has no id for row {row}")
+    positions, has_id = find_positions(ids.index, rows)
+    if not (has_id := has_id & (positions < ids.size)).all():
+        raise UserError(f"{table}: its vocabulary has no id for row {rows[has_id.argmin()]}")
     return ids.at(positions)
+
+
+def names_of(ids: Ids, rows: Ints) -> pa.StringArray:
+    """The ids of many rows, which have some, in any order and repeated. Reads all ids of the table."""
+    distinct, place = np.unique(rows, return_inverse=True)
+    found = [pa.array([], pa.string())]
+    for batch in ids.batches(IDS_PER_BATCH):
+        index = batch["index"].to_numpy()
+        if len(index):
+            inside = distinct[slice(*np.searchsorted(distinct, [index[0], index[-1] + 1]))]
+            found.append(batch["id"].take(pa.array(np.searchsorted(index, inside))))
+    names = pa.concat_arrays(found)
+    assert len(names) == len(distinct)
+    return names.take(pa.array(place))
