@@ -212,6 +212,23 @@ def test_edges_of_a_relation_in_the_other_direction_are_left_out(small_config: S
         }
 
 
+def test_an_unknown_relation_to_exclude_is_named_where_the_config_finds_them(
+    small_config: SmallConfig, tmp_path: Path
+) -> None:
+    favs = [(f"u{user}", f"t{(user + 7 * step) % 30}") for user in range(40) for step in range(4)]
+    lhs, rhs = map(list, zip(*favs, strict=True))
+    pq.write_table(pa.table({"lhs": lhs, "rhs": rhs, "kind": ["fav"] * len(favs)}), tmp_path / "favs.parquet")
+    config = small_config(
+        model={"relations": [{"name": "*", "lhs": "user", "rhs": "tweet"}]},
+        prepare={"sources": [{"path": str(tmp_path / "favs.parquet"), "relation_column": "kind"}], "split": None},
+    )
+    root = str(tmp_path / "run")
+    prepare(config, root)
+    train(config, root)
+    with pytest.raises(UserError, match=r"no relation named 'favs'; did you mean fav\?"):
+        recommend_once(root, "fav", {"exclude": ["favs"]}, str(tmp_path / "lists"))
+
+
 def test_a_call_that_was_stopped_goes_on_and_one_that_is_done_does_nothing(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from twhin_core.config import Config
 from twhin_core.config.earlier import PREVIOUS
 from twhin_core.errors import UserError
 from twhin_core.export.manifest import FOLDER, read_export_manifest
-from twhin_core.graph.manifest import find_manifest
+from twhin_core.graph.manifest import previous_root
 from twhin_core.parquet import StoredFile
 from twhin_core.published import find_root
 from twhin_core.vectors.ids import Ids, StoredIds
@@ -59,9 +59,7 @@ def earlier_root(config: Config, root: str | None = None) -> str:
     place = config.export.align
     assert place is not None
     if place == PREVIOUS and root is not None:
-        previous = find_manifest(root).previous
-        assert previous is not None, "or the config would be refused"
-        return previous.root
+        return previous_root(root)
     named = config.earlier_place(place)
     assert named is not None, "or the config would be refused"
     return find_root(named, KEY)

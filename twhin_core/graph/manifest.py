@@ -275,6 +275,13 @@ def read_schema(config: Config, root: str) -> Schema:
     return Schema(tables, relations_of(config, manifest))
 
 
+def previous_root(root: str) -> str:
+    """The run root that `previous` stands for in the config of a run: the version whose graph it has continued."""
+    previous = find_manifest(root).previous
+    assert previous is not None, "or the config would be refused"
+    return previous.root
+
+
 def relations_of(config: Config, manifest: Manifest) -> list[Relation]:
     """The graph's relations in the order of their ids, with the operators and weights of the config."""
     given = {relation.name: relation for relation in config.model.relations}

@@ -12,7 +12,7 @@ from twhin_core.config.earlier import PREVIOUS
 from twhin_core.dependents import note_use
 from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import UserError, damaged
-from twhin_core.graph.manifest import find_manifest
+from twhin_core.graph.manifest import previous_root
 from twhin_core.published import find_root
 from twhin_core.schema import Schema
 
@@ -88,11 +88,7 @@ def _open(root: str, key: str, place: str, ranks: Ranks, resumes: bool) -> Earli
 
 def _find_place(root: str, place: str) -> str:
     """The run root or series that `place` names; for `previous`, the version whose graph this run continues."""
-    if place != PREVIOUS:
-        return place
-    previous = find_manifest(root).previous
-    assert previous is not None, "or the config would be refused"
-    return previous.root
+    return previous_root(root) if place == PREVIOUS else place
 
 
 def read_records(root: str) -> Record:
