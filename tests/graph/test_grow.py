@@ -146,7 +146,7 @@ def split_of(expected: Expected) -> dict[Edge, str]:
     return {edge: split for split, edges in expected.edges.items() for edge in edges}
 
 
-def assert_edges(root: Path, manifest: Manifest, expected: Expected) -> None:
+def assert_splits(root: Path, manifest: Manifest, expected: Expected) -> None:
     for split in SPLITS:
         edges = reading.edges(root, manifest, split)
         stored = [row.get("weight", 1.0) or 1.0 for row in reading.rows(root / "graph/edges" / split)]
@@ -157,6 +157,10 @@ def assert_edges(root: Path, manifest: Manifest, expected: Expected) -> None:
         for number, entry in enumerate(manifest.relations):
             rows = reading.rows(root / "graph/edges" / split)
             assert entry.edges[split] == sum(row["rel"] == number for row in rows)
+
+
+def assert_edges(root: Path, manifest: Manifest, expected: Expected) -> None:
+    assert_splits(root, manifest, expected)
     for table, nodes in expected.nodes.items():
         found = reading.rows(root / "graph/vocab" / table)
         assert [row["index"] for row in found] == list(range(len(found)))
