@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twhin_core import lease, storage
+from twhin_core.dependents import same_root
 from twhin_core.errors import NotFound, UserError, suggest
 from twhin_core.graph.forgotten import Record, blocked_by, hashed, new_salt, read_records, record_url
 from twhin_core.graph.manifest import Manifest, read_manifest, read_schema
@@ -203,7 +204,7 @@ def _check(series: str, current: Current, table: str) -> None:
             raise UserError(f"{str(error).partition(';')[0]}; run it again once that has ended") from None
     for version in ids:
         used = None if (found := _graph(root_of(series, version))) is None else found.shared_by
-        if used in [storage.filesystem(each)[1] if not storage.is_remote(each) else each for each in treated]:
+        if used is not None and any(same_root(used, each) for each in treated):
             raise UserError(f"{root_of(series, version)}: uses the graph of {used} (prepare.graph); remove it first")
 
 
