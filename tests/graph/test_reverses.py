@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.command_line import twhin
+from tests.export.exporting import changed
 from tests.graph import reading
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
@@ -68,6 +69,13 @@ def test_reverses_in_train_are_said_with_what_to_write(
     assert line in described
     assert "symmetric: true" in described
     assert "reverse" not in twhin("describe", roots[True]).stderr
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_reverses_are_counted_in_the_order_of_the_splits(tmp_path: Path, seed: int) -> None:
+    split = {"validation": 0.2, "test": 0.2, "seed": seed}
+    manifest = prepare(changed(friendships(tmp_path, symmetric=False), "prepare", split=split), str(tmp_path / "run"))
+    assert list(manifest.relations[0].reversed) == ["validation", "test"], "the manifest is the same bytes every time"
 
 
 def test_a_symmetric_pair_is_in_one_split_in_both_directions(tmp_path: Path, roots: dict[bool, Path]) -> None:
