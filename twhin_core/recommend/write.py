@@ -22,6 +22,7 @@ from twhin_core.ranking.products import Arithmetic
 from twhin_core.ranking.projections import Projections
 from twhin_core.recommend import known
 from twhin_core.recommend.candidates import choose
+from twhin_core.recommend.finder import ExactFinder
 from twhin_core.recommend.lists import SCHEMA, Lists
 from twhin_core.recommend.manifest import (
     MANIFEST,
@@ -118,7 +119,8 @@ class _Writer:
             arithmetic = Arithmetic("fp32", self._ranks.device)
             projections = Projections(scorer, schema, tables, arithmetic, self._memory // 4, run.prior)
             pairs = known.collect(self._pairs(users), users, todo, self._files)
-            lists = Lists(scorer, projections, users, of, run.ids(rhs), pairs, settings.k)
+            finder = ExactFinder(scorer, projections, of, settings.k)
+            lists = Lists(finder, users, run.ids(rhs), pairs)
             self._write_parts(todo, lists)
         self._ranks.wait()
         entries = [read_part(self._folder, part, self._made_from) for part in range(users.parts)]
@@ -167,7 +169,7 @@ class _Writer:
     def _write_parts(self, parts: list[int], lists: Lists) -> None:
         total = sum(lists.users.part(part).stop - lists.users.part(part).start for part in parts)
         name, quiet = f"recommend {self._relation}", not self._ranks.is_first
-        with Progress(name, total * lists.candidates.size, "scores", quiet=quiet) as progress:
+        with Progress(name, total * lists.finder.candidates.size, "scores", quiet=quiet) as progress:
             for part in parts:
                 made = lists.make(part, progress)
                 entry: FileEntry = write_part([made], SCHEMA, self._folder, part_path("", part).lstrip("/"))
