@@ -161,6 +161,13 @@ MODELS = {
 }
 
 
+def test_users_that_are_all_unknown_get_no_list(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "users.txt").write_text("nobody\n")
+    manifest = recommend_once(trained[1], "fav", {"users": str(tmp_path / "users.txt")}, str(tmp_path / "lists"))
+    assert (manifest.users, manifest.unknown_users) == (0, 1)
+    assert read_lists(tmp_path / "lists") == {}
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_scores_are_those_of_neighbors_for_every_kind_of_model(
     model: str, small_config: SmallConfig, tmp_path: Path

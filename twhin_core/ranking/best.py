@@ -63,7 +63,7 @@ class _Search:
     def __init__(self, vectors: Tensor, candidates: Candidates, k: int, excluded: tuple[Ints, Ints]) -> None:
         self._candidates, self._arithmetic, self._queries = candidates, candidates.arithmetic, len(vectors)
         lines, device = candidates.shape.queries, self._arithmetic.device
-        blocks = -(-len(vectors) // lines)
+        blocks = max(1, -(-len(vectors) // lines))
         factors = torch.zeros(blocks * lines, vectors.shape[1], dtype=self._arithmetic.dtype)
         factors[: len(vectors)] = vectors
         self._factors = self._arithmetic.factor(factors).unflatten(0, (-1, lines))
