@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,6 +29,10 @@ def recommend(
     candidates: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="File with the ids of the candidates. Default: all nodes of the rhs table."),
+    ] = None,
+    candidates_where: Annotated[
+        str | None,
+        typer.Option(metavar="CONDITION", help="Only rows of --candidates for which this holds: `in_stock = true`."),
     ] = None,
     min_degree: Annotated[
         int | None, typer.Option(metavar="N", help="Only candidates with at least N training edges of the relation.")
@@ -59,7 +63,11 @@ def recommend(
         "k": k, "users": users, "candidates": candidates, "min_degree": min_degree, "exclude": exclude,
         "exclude_edges": exclude_edges,
     }  # fmt: skip
-    settings = {name: value for name, value in given.items() if value is not None}
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if candidates_where is not None:
+        if candidates is None:
+            raise UserError("--candidates-where chooses from a file: --candidates")
+        settings["candidates"] = {"path": candidates, "where": candidates_where}
     if relation is None:
         if settings or output is not None:
             raise UserError("name the relation: --relation")

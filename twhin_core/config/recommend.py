@@ -2,10 +2,74 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from typing import Annotated, Any
 
-from twhin_core.config.numbers import Count, CountOrNone, Few, Location
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from twhin_core import conditions, plugins
+from twhin_core.config.numbers import Count, CountOrNone, Duration, Few, Location, Name
 from twhin_core.config.section import Section
+from twhin_core.config.sources import NodeSource
+
+
+def _parsed(where: str) -> str:
+    conditions.parse(where)
+    return where
+
+
+class Catalog(Section):
+    """Files with a row per candidate, of which some are chosen by other columns."""
+
+    path: Location = Field(
+        description="As the `path` of a source: Parquet, CSV or TSV. Without the other keys, text with an id per line "
+        "will do, as for `users`."
+    )
+    id: Name = Field("id", description="Column of the node's id.")
+    where: Annotated[str, AfterValidator(_parsed)] | None = Field(
+        None, description="Keep only rows for which this is true, as the `where` of a source: `in_stock = true`."
+    )
+    timestamp: Name | None = Field(
+        None, description="Column of the candidate's time, as the `timestamp` of a source. Needs `max_age`."
+    )
+    max_age: Duration | None = Field(
+        None, description="Keep only rows that are at most this much older than the newest row: `30d`."
+    )
+
+    @model_validator(mode="after")
+    def _check_age(self) -> Catalog:
+        if (self.timestamp is None) != (self.max_age is None):
+            lacking = "timestamp" if self.timestamp is None else "max_age"
+            raise ValueError(f"{lacking}: the age of a candidate needs both timestamp and max_age")
+        return self
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether all rows are kept, so that nothing but ids is needed."""
+        return self.id == "id" and self.where is None and self.timestamp is None
+
+    def as_source(self, key: str) -> NodeSource:
+        """The files as a source of the engine. `key`: of this section."""
+        return NodeSource(
+            path=self.path, lhs=self.id, rhs=self.id, relation="candidate", where=self.where, timestamp=self.timestamp,
+            key=key, uses={"lhs": "id", "rhs": "id"},
+        )  # fmt: skip
+
+
+def _as_catalog(value: Any) -> Any:
+    """`items.txt` is short for `{path: items.txt}`."""
+    return {"path": value} if isinstance(value, str) else value
+
+
+class Rule(Section):
+    """A function of another package that keeps some candidates and drops others."""
+
+    name: Annotated[Name, AfterValidator(lambda name: plugins.check_name(plugins.RULES, name, ()))] = Field(
+        description="The name of an entry point in the group `twhin.rules`; docs/recommend.md says what it is called "
+        "with."
+    )
+    fetch: Few = Field(
+        le=10_000, description="Candidates per user that it is asked about. The first `k` that it keeps stay."
+    )
 
 
 class Recommend(Section):
@@ -17,8 +81,10 @@ class Recommend(Section):
         description="A file with the ids of the users: Parquet, CSV or TSV with a column `id`, or text with an id per "
         "line. Default: all nodes.",
     )
-    candidates: Location | None = Field(
-        None, description="A file with the ids of the candidates, like `users`. Default: all nodes."
+    candidates: Annotated[Catalog | None, BeforeValidator(_as_catalog)] = Field(
+        None,
+        description="A file with the ids of the candidates, like `users`, or a mapping that chooses by other columns. "
+        "Default: all nodes.",
     )
     min_degree: CountOrNone = Field(0, description="Candidates need at least this many training edges of the relation.")
     exclude: list[str] | None = Field(
@@ -29,6 +95,7 @@ class Recommend(Section):
     exclude_edges: Location | None = Field(
         None, description="Parquet files, a path or pattern, of more pairs to leave out: columns lhs and rhs, with ids."
     )
+    rule: Rule | None = Field(None, description="Business rules that drop candidates. Default: none.")
     users_per_file: Count = Field(65_536, le=10_000_000, description="Users per file, and in memory at once.")
 
     @model_validator(mode="after")
@@ -36,3 +103,14 @@ class Recommend(Section):
         if self.exclude is not None and len(set(self.exclude)) < len(self.exclude):
             raise ValueError(f"exclude: each may be listed once; got {', '.join(self.exclude)}")
         return self
+
+    @model_validator(mode="after")
+    def _check_fetch(self) -> Recommend:
+        if self.rule is not None and self.rule.fetch < self.k:
+            raise ValueError(f"rule.fetch: {self.rule.fetch} is less than k: {self.k}")
+        return self
+
+    @property
+    def fetched(self) -> int:
+        """Candidates per user that are looked for."""
+        return self.k if self.rule is None else self.rule.fetch

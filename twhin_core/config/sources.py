@@ -98,13 +98,17 @@ class Source(Section):
         return where
 
 
-class LabelSource(Source):
-    """Labels as edges from ids to labels. `position`: of the entry in `prepare.labels`."""
+class NodeSource(Source):
+    """Rows of nodes as edges from ids to something else that rows have.
 
-    position: int
+    `key`: of the section; `uses`: what its keys are called that name the columns of a source.
+    """
+
+    key: str
+    uses: dict[str, str]
 
     def use(self, field: str) -> str:
-        return f"prepare.labels.{self.position}.{'id' if field == 'lhs' else 'label'}"
+        return f"{self.key}.{self.uses.get(field, field)}"
 
 
 class Labels(Section):
@@ -117,9 +121,9 @@ class Labels(Section):
     id: Name = Field("id", description="Column of the node's id.")
     label: Name = Field("label", description="Column of its label: string or integer.")
 
-    def as_source(self, position: int) -> LabelSource:
+    def as_source(self, position: int) -> NodeSource:
         """The files as a source of the engine."""
-        return LabelSource(
+        return NodeSource(
             path=self.path, format=self.format, columns=self.columns, lhs=self.id, rhs=self.label, relation=self.table,
-            position=position,
+            key=f"prepare.labels.{position}", uses={"lhs": "id", "rhs": "label"},
         )  # fmt: skip

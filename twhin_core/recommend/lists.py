@@ -12,6 +12,7 @@ from twhin_core.ranking.best import NONE
 from twhin_core.ranking.pair_files import PairFiles
 from twhin_core.ranking.queries import Ints
 from twhin_core.recommend.finder import Finder
+from twhin_core.recommend.rule import AppliedRule
 from twhin_core.recommend.users import Users
 from twhin_core.vectors.ids import Ids
 from twhin_core.vectors.names import names_of
@@ -31,28 +32,32 @@ class Lists:
     """Of the candidates' table."""
     known: PairFiles
     """(user's number, candidate's row) of what is left out."""
+    rule: AppliedRule | None
+    k: int
 
     def make(self, part: int, progress: Progress) -> pa.RecordBatch:
         """The lists of a part's users, with the columns of `SCHEMA`. A user with no candidate left has an empty list.
 
         Raises:
-            UserError: a score is not finite.
+            UserError: a score is not finite, or the rule does not do what it must.
         """
         numbers = self.users.part(part)
         found = self.finder.find(self.users.row[numbers], self._excluded(part, numbers), progress)
         is_there = found.rows != NONE
         sources = pa.DictionaryArray.from_arrays(pa.array(found.source[is_there]), pa.array(found.sources, pa.string()))
-        struct = pa.StructArray.from_arrays(
-            [
-                names_of(self.ids, found.rows[is_there]),
-                pa.array(found.scores[is_there]),
-                sources.dictionary_decode(),
-            ],
+        candidates = pa.StructArray.from_arrays(
+            [names_of(self.ids, found.rows[is_there]), pa.array(found.scores[is_there]), sources.dictionary_decode()],
             fields=list(CANDIDATE),
         )
-        offsets = np.concatenate([[0], is_there.sum(1).cumsum()]).astype(np.int32)
-        lists = pa.ListArray.from_arrays(pa.array(offsets), struct)
-        return pa.RecordBatch.from_arrays([self.users.ids(part), lists], schema=SCHEMA)
+        users, lengths = self.users.ids(part), is_there.sum(1)
+        if self.rule is not None:
+            kept = self.rule.apply(users, lengths, candidates, self.k)
+            before = np.concatenate([[0], kept.cumsum()])
+            ends = lengths.cumsum()
+            candidates, lengths = candidates.filter(pa.array(kept)), before[ends] - before[ends - lengths]
+        offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
+        lists = pa.ListArray.from_arrays(pa.array(offsets), candidates)
+        return pa.RecordBatch.from_arrays([users, lists], schema=SCHEMA)
 
     def _excluded(self, part: int, numbers: slice) -> tuple[Ints, Ints]:
         """(position among the part's users, column) of what is left out."""

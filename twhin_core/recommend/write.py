@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from twhin_core import __version__, sizes, storage
+from twhin_core import __version__, plugins, sizes, storage
 from twhin_core.config.recommend import Recommend
 from twhin_core.data.splits import open_splits
 from twhin_core.embeddings.search import relation_named
@@ -22,6 +22,7 @@ from twhin_core.ranking.products import Arithmetic
 from twhin_core.ranking.projections import Projections
 from twhin_core.recommend import known
 from twhin_core.recommend.candidates import choose
+from twhin_core.recommend.catalog import read_catalog
 from twhin_core.recommend.finder import ExactFinder
 from twhin_core.recommend.lists import SCHEMA, Lists
 from twhin_core.recommend.manifest import (
@@ -32,6 +33,7 @@ from twhin_core.recommend.manifest import (
     record_url,
     write_finished_part,
 )
+from twhin_core.recommend.rule import AppliedRule
 from twhin_core.recommend.users import Users, find_users
 from twhin_core.schema import Side
 from twhin_core.scratch import scratch
@@ -103,7 +105,10 @@ class _Writer:
         run, settings, schema = self._run, self._settings, self._run.schema
         lhs, rhs = (schema.table_of(self._rel, side) for side in ("lhs", "rhs"))
         asked = None if settings.users is None else read_ids(settings.users)
-        wanted = None if settings.candidates is None else read_ids(settings.candidates)
+        wanted = None
+        if (catalog := settings.candidates) is not None:
+            wanted = read_catalog(catalog, f"recommend.{self._relation}.candidates", self._files, self._memory // 4)
+        rule = None if settings.rule is None else AppliedRule(settings.rule.name, self._relation)
         users = find_users(
             run.ids(lhs), schema.tables[lhs], asked, settings.users_per_file, self._files, self._memory // 4
         )
@@ -119,8 +124,8 @@ class _Writer:
             arithmetic = Arithmetic("fp32", self._ranks.device)
             projections = Projections(scorer, schema, tables, arithmetic, self._memory // 4, run.prior)
             pairs = known.collect(self._pairs(users), users, todo, self._files)
-            finder = ExactFinder(scorer, projections, of, settings.k)
-            lists = Lists(finder, users, run.ids(rhs), pairs)
+            finder = ExactFinder(scorer, projections, of, settings.fetched)
+            lists = Lists(finder, users, run.ids(rhs), pairs, rule, settings.k)
             self._write_parts(todo, lists)
         self._ranks.wait()
         entries = [read_part(self._folder, part, self._made_from) for part in range(users.parts)]
@@ -177,11 +182,13 @@ class _Writer:
 
 
 def _digest(run: TrainedRun, relation: str, settings: Recommend) -> str:
-    """Of the vectors, the settings, and the files that these name."""
+    """Of the vectors, the settings, and the files and the rule that these name."""
+    candidates = None if settings.candidates is None else settings.candidates.path
     files = {
         pattern: [(file.url, file.size, file.version) for file in find_files(pattern)]
-        for pattern in (settings.users, settings.candidates, settings.exclude_edges)
+        for pattern in (settings.users, candidates, settings.exclude_edges)
         if pattern is not None
     }
-    parts = [identify(run), run.step, relation, settings.model_dump(), files]
+    rule = None if settings.rule is None else plugins.release(plugins.RULES, settings.rule.name)
+    parts = [identify(run), run.step, relation, settings.model_dump(), files, rule]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
