@@ -85,3 +85,15 @@ def test_rankings_of_several_checkpoints_make_a_curve(small_config: SmallConfig,
     assert quality.legend == [("second", "test mrr_rhs", "0.5")]
     (folder / "metrics.json").write_text(json.dumps({"test": {"all": {"sampled_mrr_rhs": 0.9}}}))
     assert panels(small_config(), str(tmp_path)) == []  # exact and sampled figures are no curve
+
+
+def test_weights_found_for_a_target_are_drawn_the_largest_first(small_config: SmallConfig, tmp_path: Path) -> None:
+    weights = {"a/b": (1.0, 0.2), "low": (0.5, 0.05), "high": (0.5, 0.25), "none": (0.25, 0.0), "mid": (0.5, 0.1)}
+    lines = [
+        {f"weight/{name}": of[at] for name, of in weights.items()} | {"step": 10 * at, "epoch": 0} for at in (0, 1)
+    ]
+    write_log(tmp_path, [*LINES, *lines])
+    panel = by_title(panels(small_config(model={"target": "fav"}), str(tmp_path)))["Weight beside fav"]
+    legend = [("first", "high", "0.25"), ("second", "a/b", "0.2"), ("third", "mid", "0.1"), ("fourth", "low", "0.05")]
+    assert panel.legend == legend
+    assert panel.note == "1 smaller ones are not shown."

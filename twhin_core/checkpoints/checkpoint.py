@@ -45,6 +45,9 @@ OPTIMIZER = "optimizer."
 PRIOR = "scorer.prior"
 """The learned weights of the prior."""
 
+WEIGHTS = "relation_weights"
+"""The weights of relations that were found, with `model.target`."""
+
 KEYS, COUNTS = "degrees.key", "degrees.count"
 """The training degrees that `model.prior` is computed from, as `Frequencies`."""
 
@@ -60,6 +63,8 @@ class ModelDescription(BaseModel):
     reciprocal: bool
     prior: list[str] | None = None
     """The sides with a prior, and whether its weight is learned."""
+    target: str | None = None
+    """The relation whose weight is fixed while those of the others are found."""
     optimizers: dict[str, str]
 
 
@@ -74,6 +79,7 @@ def model_description(config: Config, schema: Schema) -> ModelDescription:
         comparator=model.comparator,
         reciprocal=model.reciprocal,
         prior=None if model.prior is None else _prior_description(model.prior),
+        target=model.target,
         optimizers={**optimizers, "relations": model.translation_optimizer.name},
     )
 
@@ -83,7 +89,7 @@ def _prior_description(prior: PriorSettings) -> list[str]:
 
 
 # Properties that only matter for resuming, not for loading weights.
-NOT_OF_WEIGHTS = {"comparator", "optimizers", "prior"}
+NOT_OF_WEIGHTS = {"comparator", "optimizers", "prior", "target"}
 
 
 class Position(BaseModel):
@@ -260,9 +266,9 @@ def load_initial(url: str, state: Mapping[str, Any], model: ModelDescription) ->
     if found is None:
         raise UserError(f"training.initial_checkpoint_dir: there is no complete checkpoint at {url}")
     found.check_fits(model, weights_only=True)
-    # Degrees are those of this run's edges; weights of the prior that were never learned stay as they are.
+    # Degrees and relations' weights are those of this run's edges; weights of the prior that were never learned stay.
     has_weights = "learned" in (found.marker.model.prior or [])
-    left_out = {KEYS, COUNTS} if has_weights else {KEYS, COUNTS, PRIOR}
+    left_out = {KEYS, COUNTS, WEIGHTS} if has_weights else {KEYS, COUNTS, WEIGHTS, PRIOR}
     weights = (name for name in state if not name.startswith(OPTIMIZER) and name not in left_out)
     load(found, {name: state[name] for name in weights})
     return found

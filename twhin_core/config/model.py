@@ -164,6 +164,12 @@ class Model(Section):
     relations: list[Relation] = Field(
         min_length=1, max_length=50_000, description="In the order of the ids in the edges' `rel` column."
     )
+    target: Name | None = Field(
+        None,
+        description="(ours) The relation that the model is for. Training then finds, for each other relation, a weight "
+        "from 0 to 1 by whether it helps to predict the target's validation edges, and the validation loss is the "
+        "target's alone. Default: none; all relations weigh what they say.",
+    )
     translation_optimizer: Optimizer = Field(description="Optimizer of the relations' parameters.")
     comparator: Literal["dot", "cos", "l2", "squared_l2"] = Field(
         "dot", description="(ours) Similarity of two vectors. Distances are negated, so that closer means higher."
@@ -247,6 +253,17 @@ class Model(Section):
             and all(relation.operator == "identity" for relation in self.relations)
         ):
             raise ValueError("regularization.relations: has no effect, the identity has no parameters; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _check_target(self) -> Model:
+        names = sorted(relation.name for relation in self.relations)
+        if self.target is None or "*" in names:
+            return self
+        if self.target not in names:
+            raise ValueError(f"target: no relation named {self.target!r}; there are {', '.join(names)}")
+        if len(names) == 1:
+            raise ValueError("target: has no effect, there is no other relation to weigh; remove it")
         return self
 
     @model_validator(mode="after")

@@ -92,6 +92,11 @@ class Batch:
         index = self.gathers[gather]
         return index if self.lookups is None else self.lookups.values()[index]
 
+    def weighted(self, weights: Tensor) -> Batch:
+        """With the weight of each edge multiplied by that of its relation: float32 [relations]."""
+        sides = self.queries.items()
+        return replace(self, queries={side: replace(of, weight=of.weight * weights[of.rel]) for side, of in sides})
+
     def to(self, device: torch.device) -> Batch:
         if self.lookups is None or self.lookups.device() == device:
             return self

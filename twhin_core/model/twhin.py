@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchrec import EmbeddingCollection, EmbeddingConfig
+from torchrec import EmbeddingCollection, EmbeddingConfig, KeyedJaggedTensor
 from torchrec.modules.embedding_configs import DataType
 
 from twhin_core.config import Model
@@ -27,6 +27,10 @@ DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16}
 
 class Twhin(nn.Module):
     """`forward` returns the loss of a batch; the tables may live on the meta device until they are sharded."""
+
+    relation_weights: Tensor | None
+    """float32 [relations]: what training multiplies the weights of a relation's edges by; None without
+    `model.target`."""
 
     def __init__(
         self,
@@ -58,6 +62,8 @@ class Twhin(nn.Module):
         self.comparator = model.comparator
         self.loss = make_loss(model)
         self.anchors = anchors
+        ones = None if model.target is None else torch.ones(len(schema.relations), device=device)
+        self.register_buffer("relation_weights", ones)
         self.extra: list[Regularizer | RelationPrediction] = []
         if model.regularization is not None:
             self.extra.append(Regularizer(model.regularization))
@@ -69,7 +75,9 @@ class Twhin(nn.Module):
 
         In training, it includes regularization, relation prediction and anchors if they are configured.
         """
-        rows = self._gather(batch)
+        anchored, rows = batch, self._gather(batch)  # anchors hold nodes whatever their edges weigh
+        if self.training and self.relation_weights is not None:
+            batch = batch.weighted(self.relation_weights)
         if both_sides.are_worthwhile(rows[0].device):
             loss_of = partial(self._loss, batch)
             lhs, rhs = both_sides.side_losses(loss_of, rows, list(self.scorer.parameters()), 1 / (2 * batch.step_edges))
@@ -83,7 +91,7 @@ class Twhin(nn.Module):
                 loss = loss + objective(self.scorer, edges.rel, edges.weight, lhs, rhs) / batch.step_edges
         if self.training and self.anchors is not None:
             world_size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-            loss = loss + self.anchors(batch, rows, world_size)
+            loss = loss + self.anchors(anchored, rows, world_size)
         return loss
 
     @property
@@ -96,17 +104,36 @@ class Twhin(nn.Module):
         """The rows [n, dim] of each of the batch's gathers."""
         if batch.lookups is None:
             return self.tables.gather(batch.gathers)  # type: ignore[no-any-return]  # nn.Module attributes are untyped
-        found = self.tables(batch.lookups)  # in the order of the sharding
+        return _gathered(self.looked_up(batch.lookups), batch)
+
+    def looked_up(self, lookups: KeyedJaggedTensor) -> Tensor:
+        """The rows of all tables, one table after the other: [m, dim]."""
+        found = self.tables(lookups)  # in the order of the sharding
         of_tables = [
             # No change for rows of length 1; backward, the projection.
             F.normalize(found[name].values()) if name in self.project_gradients_of else found[name].values()
             for name in self.table_names
         ]
-        looked_up = torch.cat(of_tables) if len(of_tables) > 1 else of_tables[0]
-        return _Gather.apply(looked_up, batch)  # type: ignore[no-untyped-call, no-any-return]  # untyped in torch
+        return torch.cat(of_tables) if len(of_tables) > 1 else of_tables[0]
+
+    def losses_of_relations(self, batch: Batch, looked_up: Tensor) -> Tensor:
+        """The sum of the weighted losses of each relation's edges, both sides: [relations].
+
+        `looked_up`: the rows [m, dim] of the batch's lookups, or others in their place.
+        """
+        rows = _gathered(looked_up, batch)
+        total = looked_up.new_zeros(self.scorer.operator.relations)
+        for side, queries in batch.queries.items():
+            losses = self._losses(batch, side, rows) * queries.weight
+            total = total.index_add(0, queries.rel.flatten(), losses.flatten())
+        return total
 
     def _loss(self, whole: Batch, side: Side, rows: Sequence[Tensor]) -> Tensor:
         """Weighted sum of the losses of the batch's queries for `side`, a scalar. `rows`: those of each gather."""
+        return (self._losses(whole, side, rows) * whole.queries[side].weight).sum()
+
+    def _losses(self, whole: Batch, side: Side, rows: Sequence[Tensor]) -> Tensor:
+        """The losses [C, L] of the batch's queries for `side`."""
         batch = whole.queries[side]
         gathers = (batch.node, batch.answer, batch.candidate)
         node, answer, candidates = (rows[of].view(len(batch.rel), -1, rows[of].shape[-1]) for of in gathers)
@@ -114,11 +141,10 @@ class Twhin(nn.Module):
         if masked is None:
             answer_id, candidate_id = (whole.ids(of).view(len(batch.rel), -1) for of in gathers[1:])
             if isinstance(self.loss, Softmax) and fused_softmax.is_available(node.device, node.shape[-1]):
-                losses = fused_softmax.softmax_losses(
+                return fused_softmax.softmax_losses(
                     self.scorer, self.comparator, side, batch, (node, answer, candidates), (answer_id, candidate_id),
                     correction, self.loss.temperature,
                 )  # fmt: skip
-                return (losses * batch.weight).sum()
             masked = fused_softmax.masked_positions(batch, (answer_id, candidate_id))
         queries = self.scorer.queries(side, batch.rel, node)
         answers = self.scorer.answers(side, batch.rel, answer)
@@ -126,7 +152,7 @@ class Twhin(nn.Module):
         offset = None if self.loss.is_shift_invariant else self.scorer.offset(side, batch.rel, node)
         self_negative = self.scorer.answers(side, batch.rel, node) if batch.has_self else None
         scores = self.scorer.one_to_negatives(queries, answers, negatives, offset, self_negative)
-        return (self.loss(scores, masked, batch.log_weight, correction) * batch.weight).sum()
+        return self.loss(scores, masked, batch.log_weight, correction)
 
     def _correction(self, side: Side, batch: Queries) -> Correction | None:
         """What to subtract from the batch's logits; None if there is nothing."""
@@ -141,6 +167,11 @@ class Twhin(nn.Module):
         if logq is None:
             return Correction(-answers, -candidates, own)
         return Correction(logq.answers - answers, logq.candidates - candidates, own)
+
+
+def _gathered(looked_up: Tensor, batch: Batch) -> Sequence[Tensor]:
+    """The rows [n, dim] of each gather, from the looked-up rows [m, dim]."""
+    return _Gather.apply(looked_up, batch)  # type: ignore[no-untyped-call, no-any-return]  # untyped in torch
 
 
 class _Gather(torch.autograd.Function):

@@ -18,6 +18,9 @@ from twhin_core.training.schedules import rate, until
 
 LOG = "training/metrics.jsonl"
 
+WEIGHT = "weight/"
+"""What the names of relations' weights start with in the log."""
+
 SERIES = ("first", "second", "third", "fourth")
 """The CSS classes of curves, one color each."""
 
@@ -45,7 +48,10 @@ def panels(config: Config, root: str) -> list[Panel]:
         "first": ("training", _points(lines, "loss")),
         "second": ("validation", _points(lines, "validation_loss")),
     }
-    found = [_panel("Loss", losses), _quality(config, root), _rates(config, root, steps), _throughput(lines)]
+    found = [
+        _panel("Loss", losses), _quality(config, root), _weights(config, lines), _rates(config, root, steps),
+        _throughput(lines),
+    ]  # fmt: skip
     return [panel for panel in found if panel is not None]
 
 
@@ -92,6 +98,16 @@ def _quality(config: Config, root: str) -> Panel | None:
     if len(points) < 2 or len(names) > 1:  # exact and sampled figures must not share a curve
         return None
     return _panel("Ranking by checkpoint", {"second": (f"{split} {names.pop()}", sorted(points))})
+
+
+def _weights(config: Config, lines: list[dict[str, Any]]) -> Panel | None:
+    """The weights found with `model.target`, the largest at the end first."""
+    names = {name for line in lines for name in line if name.startswith(WEIGHT)}
+    curves = sorted(((_points(lines, name), name) for name in names), key=lambda curve: (-curve[0][-1][1], curve[1]))
+    named = ((name.removeprefix(WEIGHT), points) for points, name in curves)
+    note = f"{len(curves) - len(SERIES)} smaller ones are not shown." if len(curves) > len(SERIES) else ""
+    title = f"Weight beside {config.model.target}"
+    return _panel(title, dict(zip(SERIES, named, strict=False)), from_zero=True, note=note)
 
 
 def _rates(config: Config, root: str, steps: int) -> Panel | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torchrec import JaggedTensor, KeyedJaggedTensor
 
 from twhin_core.config import Model
 from twhin_core.config.optimizer import Adam
@@ -53,6 +54,13 @@ class JoinedTables(nn.Module):
         found = [read[id(index)].detach().requires_grad_(torch.is_grad_enabled()) for index in rows]
         self._read = list(zip(rows, found, strict=True))
         return found
+
+    def forward(self, lookups: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
+        """The rows of each table, float32 [n, dim], which collect no gradients."""
+        return {
+            table: JaggedTensor(self._weight[self._parts[table]][ids.values()], lengths=ids.lengths())
+            for table, ids in lookups.to_dict().items()
+        }
 
     def update(self) -> None:
         """Updates the rows last gathered with their gradients, without waiting for the device."""

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from twhin_core import storage
 from twhin_core.checkpoints import checkpoint
@@ -29,14 +31,19 @@ from twhin_core.training import plan
 from twhin_core.training.anchored import fill_anchors
 from twhin_core.training.batches import Batches, PreparedBatch
 from twhin_core.training.build import build, warn_of_slow_products
+from twhin_core.training.compared_edges import number_of_target
 from twhin_core.training.divergence import STEPS_BETWEEN_CHECKS, LossGuard, advice
 from twhin_core.training.earlier import open_anchored, open_start
 from twhin_core.training.frequencies import count_together
 from twhin_core.training.initialise import normalise_rows
 from twhin_core.training.metrics_log import Interval, MetricsLog, peak_memory
+from twhin_core.training.relation_weights import RelationWeights
 from twhin_core.training.schedules import until
 from twhin_core.training.validation import Patience, validation_loss
 from twhin_core.training.warm_start import WarmStart
+
+MOST_LISTED = 10
+"""Relations whose weights are logged at the end."""
 
 
 class Trainer:
@@ -77,6 +84,12 @@ class Trainer:
         self._resume()
         if self.anchored_to is not None:
             self._anchor(self.anchored_to)
+        self.weights = self._weigh_relations()
+        self.counted: Tensor | None = None
+        """As `validation_loss` takes it."""
+        if self.config.model.target is not None:
+            self.counted = torch.zeros(len(self.schema.relations), device=ranks.device)
+            self.counted[number_of_target(self.config.model, self.schema)] = 1.0
 
     def run(self) -> None:
         """Trains to the end and leaves a checkpoint of the last step."""
@@ -104,6 +117,8 @@ class Trainer:
                 self.position = position
                 if is_last or position.step % training.train_log_every_n == 0:
                     self.metrics.add(position.step, position.epoch, **interval.close())
+                if self.weights is not None and not is_last and self.weights.is_due(position.step):
+                    self._adjust(self.weights)
                 if self.validation is not None and (is_last or position.step % training.eval_log_every_n == 0):
                     self._validate(self.validation)
                 is_preempted = preemption.agreed()
@@ -188,6 +203,24 @@ class Trainer:
         has_unseen = fill_anchors(earlier, self.config, self.root, self.schema, targets, self.edges, self.ranks)
         self.model.model.module.anchors.has_unseen = has_unseen  # type: ignore[union-attr]  # the config has an anchor
 
+    def _weigh_relations(self) -> RelationWeights | None:
+        config = self.config
+        if config.model.target is None or not self.has_steps_left:
+            return None
+        held_out = open_split(config, self.root, self.schema, "validation")
+        weights = RelationWeights(
+            config, self.schema, self.edges, held_out, self.frequencies, self._last_step(), self.ranks
+        )
+        if self.newest is None:
+            weights.start(self.model.model.module)
+        return weights
+
+    def _adjust(self, weights: RelationWeights) -> None:
+        step, epoch = self.position.step, self.position.epoch
+        with self.model.without_pipeline():
+            found = weights.adjust(self.model.model.module, step)
+        self.metrics.add(step, epoch, **{f"weight/{name}": weight for name, weight in found.items()})
+
     def _progress(self) -> Progress:
         epoch = self.batches.edges_per_epoch
         total, done = epoch * self.training.num_epochs, epoch * self.position.epoch + self.position.edges
@@ -196,7 +229,7 @@ class Trainer:
     def _validate(self, validation: Batches) -> None:
         step, epoch = self.position.step, self.position.epoch
         with self.model.without_pipeline():
-            loss = validation_loss(self.model, validation, self.training.num_eval_steps, self.ranks)
+            loss = validation_loss(self.model, validation, self.training.num_eval_steps, self.ranks, self.counted)
         self.metrics.add(step, epoch, validation_loss=loss)
         self.patience.add(step, loss)
 
@@ -209,6 +242,11 @@ class Trainer:
 
     def _finish(self) -> None:
         step, reason = self.position.step, checkpoint.ALL_DONE
+        if self.weights is not None:
+            found = sorted(self.weights.found(self.model.model.module).items(), key=lambda one: -one[1])
+            listed = ", ".join(f"{name} {weight:g}" for name, weight in found[:MOST_LISTED])
+            more = f" and {len(found) - MOST_LISTED:,} more" if len(found) > MOST_LISTED else ""
+            self._say("train: weights found for %s: %s%s", self.config.model.target, listed, more)
         if self.patience.is_over:
             reason = f"the validation loss has not fallen since step {self.patience.best_step}"
         if self.ranks.is_first:

@@ -6,25 +6,43 @@ import math
 from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 from twhin_core.config import EarlyStopping
 from twhin_core.distributed.ranks import Ranks
+from twhin_core.errors import UserError
 from twhin_core.training.batches import Batches
 from twhin_core.training.build import TrainableModel
 
 
-def validation_loss(model: TrainableModel, batches: Batches, num_steps: int, ranks: Ranks) -> float:
-    """Mean loss over the first `num_steps` batches in data set order, with the same negatives every time."""
-    total, edges = torch.zeros((), device=ranks.device), 0
+def validation_loss(
+    model: TrainableModel, batches: Batches, num_steps: int, ranks: Ranks, counted: Tensor | None = None
+) -> float:
+    """Mean loss over the first `num_steps` batches in data set order, with the same negatives every time.
+
+    Args:
+        counted: float32 [relations], 1 for relations whose edges count, 0 for others; None counts all.
+
+    Raises:
+        UserError: no edge there counts.
+    """
+    total, edges = torch.zeros((), device=ranks.device), torch.zeros((), device=ranks.device, dtype=torch.float64)
     model.model.eval()
     with torch.no_grad():
         for count, batch in enumerate(batches.in_order()):
             if count == num_steps:
                 break
-            total += model.model(batch.to(ranks.device)) * batch.step_edges
-            edges += batch.step_edges
+            made = batch.to(ranks.device)
+            if counted is not None:
+                made = made.weighted(counted)
+            total += model.model(made) * batch.step_edges
+            edges += (made.queries["rhs"].weight > 0).sum()  # not padding
     model.model.train()
-    return ranks.sum(total) / edges
+    if not (all_edges := ranks.sum(edges)):
+        raise UserError(
+            f"training.num_eval_steps: the first {num_steps} validation batches have no edge of model.target; raise it"
+        )
+    return ranks.sum(total) / all_edges
 
 
 class Patience:
