@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import SmallConfig
 from twhin_core.config import file as config_file
-from twhin_core.config.prepare import TimeWindow
+from twhin_core.config.time_window import TimeWindow
 from twhin_core.errors import UserError
 
 TIMED: dict[str, Any] = {"path": "x.parquet", "relation_column": "relation", "timestamp": "time"}

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from twhin_core.config.prepare import Prepare, TimeWindow
+from twhin_core.config.prepare import Prepare
 from twhin_core.config.sources import Source
+from twhin_core.config.time_window import TimeWindow
 from twhin_core.errors import UserError
 from twhin_core.graph.connect import connect
 from twhin_core.graph.raw_files import check_sources

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from twhin_core.conditions import Compare, IsNull, comparisons, parse
 from twhin_core.config import Relation
-from twhin_core.config.prepare import TimeWindow
 from twhin_core.config.sources import Source
+from twhin_core.config.time_window import TimeWindow
 from twhin_core.errors import UserError
 from twhin_core.graph.filters import check_comparison
 from twhin_core.graph.folder_columns import FolderColumn, folder_columns
