@@ -51,6 +51,7 @@ def base(folder: Path) -> dict[str, Any]:
             "sampling": {"fav": 0.9},
             "min_degree": {"user": 1},
             "min_degree_rounds": 2,
+            "derive": {"near": {"relation": "fav", "side": "rhs", "top": 3, "min_shared": 1, "max_degree": 50}},
             "memory_limit": "512MB",
         },
         "model": {
@@ -67,6 +68,7 @@ def base(folder: Path) -> dict[str, Any]:
             "relations": [
                 {"name": "follow", "lhs": "user", "rhs": "user", "weight": 1.0},
                 {"name": "fav", "lhs": "user", "rhs": "tweet", "operator": "diagonal", "weight": 0.5},
+                {"name": "near", "lhs": "tweet", "rhs": "tweet", "weight": 0.1},
             ],
             "translation_optimizer": {
                 "adagrad": {"lr": 0.1, "eps": 1e-8},

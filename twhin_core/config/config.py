@@ -107,11 +107,31 @@ class Config(Section):
         if self.prepare is not None:
             _check_names("prepare.min_degree", self.prepare.min_degree, "table", tables)
             _check_names("prepare.labels", [labels.table for labels in self.prepare.labels], "table", tables)
+            self._check_derive(self.prepare)
             if "*" not in relations:
                 _check_names("prepare.sampling", self.prepare.sampling, "relation", relations)
                 split = self.prepare.split
                 _check_names("prepare.split.relations", (split and split.relations) or [], "relation", relations)
         return self
+
+    def _check_derive(self, prepare: Prepare) -> None:
+        """Raises ValueError unless each derived relation has an entry of its own with both ends in the right table."""
+        given = {relation.name: relation for relation in self.model.relations}
+        for name, derive in prepare.derive.items():
+            key = f"prepare.derive.{name}"
+            if derive.relation == "*" or "*" not in given:
+                _check_names(f"{key}.relation", [derive.relation], "relation", sorted(given.keys() - {"*"}))
+            base, own = given.get(derive.relation) or given["*"], given.get(name)
+            table = getattr(base, derive.side)
+            if own is None or name == "*":
+                raise ValueError(
+                    f"{key}: needs an entry in model.relations: {{name: {name}, lhs: {table}, rhs: {table}}}"
+                )
+            if (own.lhs, own.rhs) != (table, table):
+                raise ValueError(
+                    f"{key}: connects nodes of the table {table}, the {derive.side} of {derive.relation}; its entry in "
+                    f"model.relations leads from {own.lhs} to {own.rhs}"
+                )
 
     def _check_recommend(self, relations: list[str]) -> None:
         _check_names("recommend", self.recommend, "relation", relations)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from twhin_core.config.derive import Derive
 from twhin_core.config.numbers import Count, Duration, Few, Location, Memory, Name, Seed, Strength
 from twhin_core.config.section import Section
 from twhin_core.config.sources import Labels, Source
@@ -138,6 +139,11 @@ class Prepare(Section):
     cold_nodes: Literal["keep", "drop"] = Field(
         "keep", description="Whether to keep held-out edges with a node without training edges. They are counted."
     )
+    derive: dict[Name, Derive] = Field(
+        default_factory=dict,
+        description="Relations made from others, by name: `{co_read: {relation: read, side: rhs}}`. See "
+        "[derived relations](prepare.md#derived-relations).",
+    )
     changed_files: Literal["refuse", "keep"] = Field(
         "refuse",
         description="What to do if a source file changed after this run's graph was built: stop, or keep the graph.",
@@ -171,6 +177,18 @@ class Prepare(Section):
             raise ValueError("sources: either every source has a split or none")
         if any(given) and self.split is not None:
             raise ValueError("split: has no effect, the sources specify their splits; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _check_derive(self) -> Prepare:
+        """Refuses what would make a derived relation of rows, or of itself."""
+        named = [(f"sources.{position}.relation", source.relation) for position, source in enumerate(self.sources)]
+        named += [("sampling", name) for name in self.sampling]
+        named += [("split.relations", name) for name in (self.split and self.split.relations) or []]
+        named += [(f"derive.{name}.relation", derive.relation) for name, derive in self.derive.items()]
+        for key, relation in named:
+            if relation in self.derive:
+                raise ValueError(f"{key}: {relation!r} is derived (prepare.derive), not read from rows; name another")
         return self
 
     @model_validator(mode="after")

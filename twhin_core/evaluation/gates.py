@@ -80,6 +80,8 @@ def _check_path(path: str, config: Config, relations: Collection[str]) -> None:
     if split == DRIFT:
         _check_drift(path, relation, metric, config, relations)
         return
+    if config.prepare is not None and relation in config.prepare.derive and split == measured:
+        raise UserError(f"evaluation.gates: {path}: {relation} is derived (prepare.derive), so none of it is held out")
     is_known = relation in relations or ("*" in relations and relation and not relation.startswith(f"{DEGREES}."))
     if split == measured and metric in metrics and is_known:
         return

@@ -109,13 +109,20 @@ class RankingTask:
     def _count(
         self, indices: Mapping[Side, QueryIndex], counts: Mapping[Side, Ints], ends: Counter
     ) -> StoredFrequencies:
-        """Counts how often a node is an end of a training edge; adds the edges that answer each query to `counts`."""
+        """Counts how often a node is an end of an observed training edge; adds each query's answers to `counts`."""
         for name, files in self._splits.items():
             for edges in files.chunks():
                 known_answers.count(indices, edges, counts)
                 if name == "train":
-                    ends.add_ends(edges)
+                    ends.add_ends(self._observed(edges))
         return ends.stored()
+
+    def _observed(self, edges: Edges) -> Edges:
+        """The edges without those that prepare derived from them."""
+        derive = {} if self.config.prepare is None else self.config.prepare.derive
+        if not derive:
+            return edges
+        return edges.take(np.array([name not in derive for name in self.relations])[edges.rel])
 
     def scores(self) -> int:
         """How many scores a model computes on this rank."""
@@ -132,7 +139,7 @@ class RankingTask:
         }
 
     def degree(self, side: Side, end: Side) -> Ints:
-        """[H] training edges of the node at one end of each held-out edge, in the order of `held[side]`."""
+        """[H] observed training edges of the node at one end of each held-out edge, in the order of `held[side]`."""
         held = self.held[side]
         node = held.answer if end == side else held.node
         return self.degrees.of(self.schema.table_numbers[end][held.rel], node)

@@ -17,6 +17,7 @@ from twhin_core.graph.afresh import Made
 from twhin_core.graph.blocked import without_names, without_nodes
 from twhin_core.graph.connect import connect
 from twhin_core.graph.degrees import at
+from twhin_core.graph.derived import with_derived
 from twhin_core.graph.earlier import Earlier
 from twhin_core.graph.engine import Engine
 from twhin_core.graph.forgotten import Blocked
@@ -37,13 +38,14 @@ class Forgot:
     rows: Mapping[str, Ints]
     """By table, the indices of the nodes, ascending."""
     edges: int
-    """How many they had, over all splits."""
+    """How many they had, over all splits, without derived ones."""
 
 
 def forget_nodes(config: Config, source: str, root: str, blocked: Blocked) -> Forgot:
     """Writes the graph of the run at `source` under `root`, without the blocked nodes and their edges.
 
-    All other nodes keep their indices and all other edges their splits and their order. Rejected rows that name a
+    All other nodes keep their indices and all other edges their splits and their order; only derived edges are made
+    anew, since they may tell of a blocked node that both of their ends shared. Rejected rows that name a
     blocked node stay, without ids and with the reason `forgotten`; each removed edge becomes one.
 
     Raises:
@@ -61,6 +63,10 @@ def forget_nodes(config: Config, source: str, root: str, blocked: Blocked) -> Fo
         before = without_nodes(engine, before, blocked, relations, source)
         rejected = without_names(engine, _read_rejected(engine, earlier, relations), blocked)
         rejected = rejected.select("lhs", "relation", "rhs", "reason", "source")
+        made = _made(engine, before)
+        if settings.derive:
+            seed = 0 if settings.split is None else settings.split.seed
+            made = with_derived(engine, made, relations, settings.derive, seed)
         graph = Graph(
             tables=[entry.name for entry in manifest.tables],
             relations=relations,
@@ -68,14 +74,15 @@ def forget_nodes(config: Config, source: str, root: str, blocked: Blocked) -> Fo
             timed=settings.repeats in ("first", "last") and any(of.timestamp is not None for of in settings.sources),
             newest=manifest.newest,
             raw_rows=manifest.raw_rows,
-            made=_made(engine, before),
+            made=made,
             rejected=rejected if before.rejected is None else rejected.union(before.rejected),
             labels=find_all_labels(engine, [], before.vocabulary, earlier),
+            derive=settings.derive,
         )
         counts = count_graph(graph, earlier)
         written = write_graph(engine, graph, counts, root, earlier)
+        edges = _edges(manifest) - _edges(written)
         rows = {} if before.gone is None else _rows(before.gone)
-    edges = sum(entry.edges for entry in manifest.splits.values()) - sum(map(sum, counts.edges.values()))
     return Forgot(_as_before(written, manifest, blocked), rows, edges)
 
 
@@ -98,6 +105,11 @@ def _read_rejected(engine: Engine, earlier: Earlier, relations: list[Relation]) 
     )
     columns = [*REJECTED_SCHEMA.names, "lhs_table", "rhs_table"]
     return engine.keep("rejected_before", rows.left_join(known, "relation").select(*columns))
+
+
+def _edges(manifest: Manifest) -> int:
+    """Those that were made of rows."""
+    return sum(sum(entry.edges.values()) for entry in manifest.relations if entry.derived is None)
 
 
 def _rows(nodes: ir.Table) -> dict[str, Ints]:

@@ -47,6 +47,7 @@ class Before:
 
     `vocabulary`: table, index, id, degree; `edges`: `EDGE_COLUMNS`, position; `relations`: rel, lhs_table, rhs_table;
     `starts`: table, start: where the indices of new nodes start; `gaps`: by table, how many indices below have no node.
+    `edges` lack the derived ones; `had_derived`: whether there are any.
 
     Of a graph that lost nodes as it was read (see `blocked.without_nodes`), `gone` are these as table, index, and
     `rejected` their edges as rejected rows.
@@ -57,6 +58,7 @@ class Before:
     relations: ir.Table
     starts: ir.Table
     gaps: dict[str, int]
+    had_derived: bool = False
     gone: ir.Table | None = None
     rejected: ir.Table | None = None
 
@@ -81,12 +83,16 @@ def read_before(engine: Engine, earlier: Earlier, relations: list[Relation]) -> 
     ]
     edges = _union(splits)
     edges = edges.mutate(weight=edges.weight.cast("float64").fill_null(1.0), hash=ibis.literal(""))
+    derived = [rel for rel, entry in enumerate(earlier.manifest.relations) if entry.derived is not None]
+    if derived:
+        edges = edges.filter(edges.rel.notin(derived))
     return Before(
         vocabulary=engine.view("vocabulary_before", _union(tables).select("table", "index", "id", "degree")),
         edges=engine.view("edges_before", edges.select(*EDGE_COLUMNS, "position")),
         relations=engine.keep("relations", _tables_of(relations)),
         starts=engine.keep("starts", _starts(earlier.sizes)),
         gaps={entry.name: entry.forgotten for entry in earlier.manifest.tables},
+        had_derived=bool(derived),
     )
 
 
@@ -132,7 +138,8 @@ def grow(
 
     left = engine.keep("left", before.edges.filter(expired))
     left_count, changed_count = (int(of.count().execute()) for of in (left, changed))
-    keeps_files = before.gone is None and not left_count and not changed_count and not ages.ages_all(since)
+    loses_none = before.gone is None and not before.had_derived and not left_count and not changed_count
+    keeps_files = loses_none and not ages.ages_all(since)
     kept, gone = old, [left] if left_count else []
     if changed_count:
         kept, gone = old.anti_join(changed, EDGE), [*gone, old.semi_join(changed, EDGE)]

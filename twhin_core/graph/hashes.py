@@ -5,6 +5,7 @@ It is taken from MD5, which all engines provide, and compared as text, the only 
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import ibis
@@ -29,3 +30,11 @@ def bound(share: float) -> str | None:
     """The digits that follow the lowest `share` of all hashes; None if none do."""
     number = round(share * 16**DIGITS)
     return None if number == 16**DIGITS else f"{number:0{DIGITS}x}"
+
+
+def node_key(ids: ir.StringValue) -> ir.IntegerValue:
+    """The first `DIGITS` hexadecimal digits of the MD5 of each id as a number: int64."""
+    text = ids.hexdigest("md5")
+    digits = [ibis.literal("0123456789abcdef").find(text.substr(place, 1)) for place in range(DIGITS)]
+    digits = [digit.cast("int32").cast("int64") for digit in digits]  # on Spark, `find` has 32 bits and Ibis thinks 64
+    return functools.reduce(lambda number, digit: number * 16 + digit, digits)

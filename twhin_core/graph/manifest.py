@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 from twhin_core import storage
 from twhin_core.checksum import crc32c
 from twhin_core.config import Config, Relation
+from twhin_core.config.derive import Derive
 from twhin_core.errors import UserError, one_line
 from twhin_core.parquet import FileEntry
 from twhin_core.schema import Schema
@@ -81,13 +82,15 @@ class RelationEntry(Relation):
     `reversed`: for each held-out split, how many of its edges have their reverse in train; splits with none are left
     out, as are relations between two tables and symmetric ones.
 
-    `weights` is None if edges have no weights, or the relation has no training edges.
+    `weights` is None if edges have no weights, or the relation has no training edges. `derived`: how its edges were
+    made, if they were.
     """
 
     edges: dict[str, int]
     degrees: dict[str, DegreeEntry]
     reversed: dict[str, int] = Field(default_factory=dict)
     weights: WeightEntry | None = None
+    derived: Derive | None = None
 
 
 class SplitEntry(BaseModel):

@@ -6,17 +6,19 @@ Each `keep` evaluates the expressions before it. The rows stay in the engine.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import ibis.expr.types as ir
 
 from twhin_core.config import Config, Relation
+from twhin_core.config.derive import Derive
 from twhin_core.config.prepare import Split
 from twhin_core.errors import UserError
 from twhin_core.graph.afresh import Made, make
 from twhin_core.graph.ages import ages_of, newest_time
 from twhin_core.graph.blocked import without_names, without_nodes
+from twhin_core.graph.derived import check_rows, with_derived
 from twhin_core.graph.earlier import Earlier
 from twhin_core.graph.edge_weights import normalized
 from twhin_core.graph.edges import decoded
@@ -37,7 +39,8 @@ class Graph:
 
     `vocabulary`, `edges`, `new`, `cold`, `lost` and `keeps_files`: as in `afresh.Made`; `rejected`: as
     `edges.decoded` returns it; `labels`: index, id, label of the nodes with one, by table; `tables` in the order of the
-    config, `relations` in the order of their ids; `newest`: the newest time of a row that became an edge, if any.
+    config, `relations` in the order of their ids; `newest`: the newest time of a row that became an edge, if any;
+    `derive`: by name, how the derived relations were made.
     """
 
     tables: list[str]
@@ -49,6 +52,7 @@ class Graph:
     made: Made
     rejected: ir.Table
     labels: dict[str, ir.Table]
+    derive: Mapping[str, Derive]
 
 
 def plan(
@@ -76,8 +80,12 @@ def plan(
     check_relations([relation.name for relation in relations])
     _check_names("prepare.sampling", settings.sampling, relations)
     _check_names("prepare.split.relations", (split and split.relations) or [], relations)
+    for name, derive in settings.derive.items():
+        _check_names(f"prepare.derive.{name}.relation", [derive.relation], relations)
     rows = engine.keep("rows", with_reasons(raw, relations, settings, split))
     raw_rows = _check_rows(rows, sources)
+    if settings.derive:
+        check_rows(rows, settings.derive)
     if blocked is not None:
         rows = engine.keep("allowed", without_names(engine, rows, blocked))
     times = [newest_time(rows), earlier.manifest.newest if earlier else None]
@@ -89,14 +97,18 @@ def plan(
     valid = rows.filter(rows.reason.isnull())
     weights = {position: raw.source.weight for position, raw in enumerate(sources) if raw.source.weight}
     valid = ages.decayed(normalized(valid, weights))
+    # A derived relation has no rows, so that it does not make the order of edges that of a graph with reverses.
+    of_rows = [of.model_copy(update={"symmetric": of.symmetric and of.name not in settings.derive}) for of in relations]
     if earlier is None:
-        made = make(engine, valid, relations, settings, split, by_age=ages.half_life is not None)
+        made = make(engine, valid, of_rows, settings, split, by_age=ages.half_life is not None)
     else:
         before = read_before(engine, earlier, relations)
         if blocked is not None and not blocked.is_within(earlier.manifest.forgotten):
             before = without_nodes(engine, before, blocked, relations, earlier.root)
             gone = [] if before.rejected is None else [before.rejected]
-        made = grow(engine, valid, earlier, before, relations, settings, split, ages)
+        made = grow(engine, valid, earlier, before, of_rows, settings, split, ages)
+    if settings.derive:
+        made = with_derived(engine, made, relations, settings.derive, seed=0 if split is None else split.seed)
     weighted = settings.repeats in ("count", "sum") or any(raw.source.weight is not None for raw in sources)
     invalid = rows.filter(rows.reason.notnull()).select("lhs", "relation", "rhs", "reason", source="file")
     dropped = [decoded(table.select(*DROPPED), nodes, relations) for table, nodes in made.dropped]
@@ -110,6 +122,7 @@ def plan(
         made=made,
         rejected=functools.reduce(lambda one, other: one.union(other), [invalid, *dropped, *gone]),
         labels=find_all_labels(engine, labels, made.vocabulary, earlier),
+        derive=settings.derive,
     )
 
 

@@ -5,7 +5,7 @@ The edges of the earlier days are never made again, so all versions have to agre
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from twhin_core.config import Config, Relation
@@ -31,7 +31,7 @@ def differences(config: Config, rules: dict[str, Any], before: Manifest) -> Iter
     """A few words on each difference that keeps a graph by `rules` from continuing `before`."""
     assert before.rules is not None
     yield from _of_tables(config, before.tables)
-    yield from _of_relations(config.model.relations, before)
+    yield from _of_relations(config.model.relations, config.prepare.derive if config.prepare else (), before)
     for key in ("repeats", "self_loops", "time_window", "edge_decay"):
         if rules[key] != before.rules[key]:
             yield f"prepare.{key} was {before.rules[key]!r} and is {rules[key]!r}"
@@ -55,7 +55,7 @@ def _of_tables(config: Config, before: list[TableEntry]) -> Iterator[str]:
             yield f"model.embeddings.tables: the table {entry.name} is missing"
 
 
-def _of_relations(relations: list[Relation], before: Manifest) -> Iterator[str]:
+def _of_relations(relations: list[Relation], derive: Collection[str], before: Manifest) -> Iterator[str]:
     given = {relation.name: relation for relation in relations}
     for entry in before.relations:
         relation = given.get(entry.name) or given.get("*")
@@ -66,6 +66,8 @@ def _of_relations(relations: list[Relation], before: Manifest) -> Iterator[str]:
             was, is_ = getattr(entry, key), getattr(relation, key)
             if was != is_:
                 yield f"model.relations: {key} of {entry.name} was {was!r} and is {is_!r}"
+        if entry.derived is None and any(entry.edges.values()) and entry.name in derive:
+            yield f"prepare.derive: {entry.name} was read from rows and is derived"
 
 
 def _of_splits(then: dict[str, Any] | None, now: dict[str, Any] | None) -> Iterator[str]:

@@ -19,7 +19,8 @@ DEGREES = [
 def list_graph(manifest: Manifest) -> list[Listing]:
     """The splits, the tables, the relations with the most edges first, their weights, and the rejected rows."""
     weights = [_weights(manifest)] if manifest.weighted else []
-    return [_splits(manifest), _tables(manifest), *_relations(manifest), *weights, _rejected(manifest)]
+    derived = [_derived(manifest)] if any(of.derived is not None for of in manifest.relations) else []
+    return [_splits(manifest), _tables(manifest), *_relations(manifest), *derived, *weights, _rejected(manifest)]
 
 
 def _splits(manifest: Manifest) -> Listing:
@@ -59,6 +60,23 @@ def _relations(manifest: Manifest) -> tuple[Listing, Listing]:
             [Column("relation"), Column("side"), Column("table"), *DEGREES], degrees, 2 * RELATIONS_SHOWN,
         ),
     )  # fmt: skip
+
+
+def _derived(manifest: Manifest) -> Listing:
+    rows: list[list[Cell]] = [
+        [
+            entry.name, of.relation, of.side, entry.edges["train"], of.top, of.weight, of.normalize, of.min_shared,
+            of.max_degree,
+        ]
+        for entry in manifest.relations
+        if (of := entry.derived) is not None
+    ]  # fmt: skip
+    columns = [
+        Column("relation"), Column("from", keys=("derived_from",)), Column("side"), Column("edges", ",d"),
+        Column("top", ",d"), Column("weight"), Column("normalize"), Column("min_shared", ",d"),
+        Column("max_degree", ",d"),
+    ]  # fmt: skip
+    return Listing("derived", "relations derived from training edges", columns, rows, RELATIONS_SHOWN)
 
 
 def _weights(manifest: Manifest) -> Listing:

@@ -106,6 +106,7 @@ def write_graph(engine: Engine, graph: Graph, counts: Counts, root: str, earlier
                 degrees=degrees_of,
                 reversed=_in_order(reversed_.get(rel, {})),
                 weights=weights_of,
+                derived=graph.derive.get(relation.name),
             )
             for rel, (relation, degrees_of, weights_of) in enumerate(
                 zip(graph.relations, relation_degrees(graph), relation_weights(graph), strict=True)
