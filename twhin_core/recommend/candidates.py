@@ -30,10 +30,10 @@ def choose(
         UserError: there is none.
     """
     table = schema.table_of(rel, "rhs")
-    rows: Ints | None = ids.index if asked is None else _find(ids, asked)
+    rows: Ints | None = ids.index if asked is None else find_rows(ids, asked)
     unknown = 0 if asked is None or rows is None else len(asked) - len(rows)
     if settings.min_degree:
-        enough = _degrees(train, rel, schema.tables[table]) >= settings.min_degree
+        enough = degrees(train, rel, schema.tables[table]) >= settings.min_degree
         rows = np.flatnonzero(enough[: ids.size]) if rows is None else rows[enough[rows]]
     size = ids.size if rows is None else len(rows)
     if not size:
@@ -41,7 +41,7 @@ def choose(
     return CandidateSet("rhs", table, np.array([rel]), size, rows), unknown
 
 
-def _find(ids: Ids, asked: list[str]) -> Ints:
+def find_rows(ids: Ids, asked: list[str]) -> Ints:
     """The rows with these ids, ascending."""
     wanted = pa.array(asked, pa.string())
     found = [
@@ -51,8 +51,9 @@ def _find(ids: Ids, asked: list[str]) -> Ints:
     return np.concatenate(found) if found else np.empty(0, np.int64)
 
 
-def _degrees(train: EdgeFiles, rel: int, rows: int) -> Ints:
-    degrees = np.zeros(rows, np.int64)
+def degrees(train: EdgeFiles, rel: int, rows: int) -> Ints:
+    """[rows] the training edges of a relation that each row of its rhs table has."""
+    counts = np.zeros(rows, np.int64)
     for edges in train.chunks():
-        degrees += np.bincount(edges.rhs[edges.rel == rel], minlength=rows)
-    return degrees
+        counts += np.bincount(edges.rhs[edges.rel == rel], minlength=rows)
+    return counts

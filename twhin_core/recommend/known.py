@@ -8,21 +8,66 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from twhin_core import sizes
+from twhin_core.config.recommend import Recommend
 from twhin_core.data.files import EdgeFiles
+from twhin_core.embeddings.search import relation_named
 from twhin_core.errors import UserError, one_line
+from twhin_core.export.vector_set import TrainedRun
 from twhin_core.parquet import open_parquet
 from twhin_core.paths import find_files
+from twhin_core.ranking.candidates import CandidateSet
 from twhin_core.ranking.pair_files import PairFiles
 from twhin_core.ranking.queries import Ints
-from twhin_core.recommend.users import Users
-from twhin_core.schema import Side
+from twhin_core.recommend.users import NumberedUsers
+from twhin_core.schema import Schema, Side
 from twhin_core.vectors.ids import IDS_PER_BATCH, SCHEMA, Ids
 from twhin_core.vectors.matching import fill, in_one_line, open_database
 
 PAIRS = pa.schema([("lhs", pa.string()), ("rhs", pa.string())])
 
 
-def known_pairs(splits: Iterable[EdgeFiles], sides: Mapping[int, Side], users: Users) -> Iterator[tuple[Ints, Ints]]:
+def sides_of_users(schema: Schema, rel: int, settings: Recommend) -> dict[int, Side]:
+    """The relations whose known edges are left out of the lists of a relation, and the end at which the users are.
+
+    Raises:
+        UserError: `exclude` names an unknown relation, or one between other tables.
+    """
+    sides, name = dict[int, Side](), schema.names[rel]
+    lhs, rhs = (schema.table_of(rel, of) for of in ("lhs", "rhs"))
+    for excluded in [name] if settings.exclude is None else settings.exclude:
+        other = relation_named(schema, excluded)
+        side = schema.side_between(other, lhs, rhs)
+        if side is None:
+            raise UserError(
+                f"recommend.{name}.exclude: relation {excluded} does not lead between tables {lhs} and {rhs}"
+            )
+        sides[other] = side
+    return sides
+
+
+def left_out(
+    run: TrainedRun, rel: int, settings: Recommend, splits: Iterable[EdgeFiles], users: NumberedUsers, folder: Path
+) -> Iterator[tuple[Ints, Ints]]:
+    """(user's number, candidate's row) of all that is left out of the lists of a relation.
+
+    Args:
+        splits: the edges that are known.
+        folder: for files.
+    """
+    lhs, rhs = (run.schema.table_of(rel, side) for side in ("lhs", "rhs"))
+    sides, memory = sides_of_users(run.schema, rel, settings), sizes.in_bytes(run.config.evaluation.memory_limit)
+    if sides:
+        yield from known_pairs(splits, sides, users)
+    if settings.exclude_edges is not None:
+        yield from given_pairs(settings.exclude_edges, run.ids(lhs), run.ids(rhs), users, folder, memory // 4)
+    if lhs == rhs:  # nobody is recommended to themselves
+        yield np.arange(len(users.row)), users.row
+
+
+def known_pairs(
+    splits: Iterable[EdgeFiles], sides: Mapping[int, Side], users: NumberedUsers
+) -> Iterator[tuple[Ints, Ints]]:
     """(user's number, candidate's row) of the edges of some relations, in blocks.
 
     Args:
@@ -38,7 +83,7 @@ def known_pairs(splits: Iterable[EdgeFiles], sides: Mapping[int, Side], users: U
 
 
 def given_pairs(
-    pattern: str, users: Ids, candidates: Ids, numbers: Users, folder: Path, memory: int
+    pattern: str, users: Ids, candidates: Ids, numbers: NumberedUsers, folder: Path, memory: int
 ) -> Iterator[tuple[Ints, Ints]]:
     """(user's number, candidate's row) of the pairs of ids in files; those of unknown ids are left out.
 
@@ -78,7 +123,7 @@ def _read(pattern: str) -> Iterator[pa.RecordBatch]:
                     raise UserError(f"{file.url}: {one_line(error)}") from None
 
 
-def collect(pairs: Iterable[tuple[Ints, Ints]], users: Users, mine: Collection[int], folder: Path) -> PairFiles:
+def collect(pairs: Iterable[tuple[Ints, Ints]], users: NumberedUsers, mine: Collection[int], folder: Path) -> PairFiles:
     """The pairs of the parts `mine`, in files below `folder`."""
     part = np.arange(len(users.row)) // users.per_part
     files = PairFiles(folder / "pairs", np.where(np.isin(part, list(mine)), part, -1))
@@ -86,3 +131,11 @@ def collect(pairs: Iterable[tuple[Ints, Ints]], users: Users, mine: Collection[i
         files.add(number, row)
     files.flush()
     return files
+
+
+def excluded(pairs: PairFiles, users: NumberedUsers, part: int, candidates: CandidateSet) -> tuple[Ints, Ints]:
+    """(position among the part's users, column of `candidates`) of what is left out of their lists."""
+    number, row = pairs.read(part)
+    column, kept = candidates.columns(row)
+    inside = column < candidates.size  # rows without an id are no candidates
+    return number[kept][inside] - users.part(part).start, column[inside]

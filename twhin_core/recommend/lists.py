@@ -10,8 +10,8 @@ import pyarrow as pa
 from twhin_core.progress import Progress
 from twhin_core.ranking.best import NONE
 from twhin_core.ranking.pair_files import PairFiles
-from twhin_core.ranking.queries import Ints
-from twhin_core.recommend.finder import Finder
+from twhin_core.recommend.finder import Finder, Found
+from twhin_core.recommend.known import excluded
 from twhin_core.recommend.rule import AppliedRule
 from twhin_core.recommend.users import Users
 from twhin_core.vectors.ids import Ids
@@ -42,13 +42,10 @@ class Lists:
             UserError: a score is not finite, or the rule does not do what it must.
         """
         numbers = self.users.part(part)
-        found = self.finder.find(self.users.row[numbers], self._excluded(part, numbers), progress)
+        left_out = excluded(self.known, self.users, part, self.finder.candidates)
+        found = self.finder.find(self.users.row[numbers], left_out, progress)
         is_there = found.rows != NONE
-        sources = pa.DictionaryArray.from_arrays(pa.array(found.source[is_there]), pa.array(found.sources, pa.string()))
-        candidates = pa.StructArray.from_arrays(
-            [names_of(self.ids, found.rows[is_there]), pa.array(found.scores[is_there]), sources.dictionary_decode()],
-            fields=list(CANDIDATE),
-        )
+        candidates = listed(found, self.ids)
         users, lengths = self.users.ids(part), is_there.sum(1)
         if self.rule is not None:
             kept = self.rule.apply(users, lengths, candidates, self.k)
@@ -59,9 +56,10 @@ class Lists:
         lists = pa.ListArray.from_arrays(pa.array(offsets), candidates)
         return pa.RecordBatch.from_arrays([users, lists], schema=SCHEMA)
 
-    def _excluded(self, part: int, numbers: slice) -> tuple[Ints, Ints]:
-        """(position among the part's users, column) of what is left out."""
-        number, row = self.known.read(part)
-        column, kept = self.finder.candidates.columns(row)
-        inside = column < self.finder.candidates.size  # rows without an id are no candidates
-        return number[kept][inside] - numbers.start, column[inside]
+
+def listed(found: Found, ids: Ids) -> pa.StructArray:
+    """The candidates of all users, one after the other. `ids`: of the candidates' table."""
+    is_there = found.rows != NONE
+    sources = pa.DictionaryArray.from_arrays(pa.array(found.source[is_there]), pa.array(found.sources, pa.string()))
+    columns = [names_of(ids, found.rows[is_there]), pa.array(found.scores[is_there]), sources.dictionary_decode()]
+    return pa.StructArray.from_arrays(columns, fields=list(CANDIDATE))

@@ -17,17 +17,14 @@ from twhin_core.vectors.matching import fill, in_one_line, open_database
 
 
 @dataclass(frozen=True)
-class Users:
-    """U users, numbered in the order of their ids. A part is a range of numbers, the users of a file."""
+class NumberedUsers:
+    """U users with a number each. A part is a range of numbers: users whose lists are made at once."""
 
     row: Ints
     """[U] their rows in their table."""
     number: Ints
     """[N] the number of each row of their table, or -1."""
     per_part: int
-    unknown: int
-    """How many of the ids that were asked for the table does not have."""
-    names: Path
 
     @property
     def parts(self) -> int:
@@ -36,6 +33,15 @@ class Users:
     def part(self, part: int) -> slice:
         """The numbers of the users of a part."""
         return slice(part * self.per_part, min((part + 1) * self.per_part, len(self.row)))
+
+
+@dataclass(frozen=True)
+class Users(NumberedUsers):
+    """Users in the order of their ids, those of a part in a file of lists."""
+
+    unknown: int
+    """How many of the ids that were asked for the table does not have."""
+    names: Path
 
     def ids(self, part: int) -> pa.StringArray:
         """The ids of the users of a part."""

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from twhin_core import __version__, plugins, sizes, storage
 from twhin_core.config.recommend import Recommend
 from twhin_core.data.splits import open_splits
-from twhin_core.embeddings.search import relation_named
-from twhin_core.errors import UserError
 from twhin_core.export.vector_set import TrainedRun
 from twhin_core.export.write import identify
 from twhin_core.parquet import FileEntry, part_path, write_part
 from twhin_core.paths import find_files
 from twhin_core.progress import Progress
-from twhin_core.ranking.products import Arithmetic
-from twhin_core.ranking.projections import Projections
 from twhin_core.recommend import known
 from twhin_core.recommend.candidates import choose
 from twhin_core.recommend.catalog import read_catalog
-from twhin_core.recommend.finder import ExactFinder
+from twhin_core.recommend.finders import make_finder
 from twhin_core.recommend.lists import SCHEMA, Lists
 from twhin_core.recommend.manifest import (
     MANIFEST,
@@ -34,17 +28,14 @@ from twhin_core.recommend.manifest import (
     write_finished_part,
 )
 from twhin_core.recommend.rule import AppliedRule
-from twhin_core.recommend.users import Users, find_users
-from twhin_core.schema import Side
+from twhin_core.recommend.users import find_users
 from twhin_core.scratch import scratch
 from twhin_core.series.id_list import read_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from twhin_core.distributed.ranks import Ranks
-    from twhin_core.ranking.queries import Ints
 
 
 def write_lists(run: TrainedRun, relation: str, settings: Recommend, folder: str, ranks: Ranks) -> ListsManifest:
@@ -86,20 +77,7 @@ class _Writer:
         self._rel = schema.names.index(relation)
         self._splits = open_splits(config, run.root, schema, ["train"])
         self._excluded = [relation] if settings.exclude is None else settings.exclude
-        self._sides = self._sides_of_users()
-
-    def _sides_of_users(self) -> dict[int, Side]:
-        schema, sides = self._run.schema, dict[int, Side]()
-        lhs, rhs = (schema.table_of(self._rel, of) for of in ("lhs", "rhs"))
-        for name in self._excluded:
-            other = relation_named(schema, name)
-            side = schema.side_between(other, lhs, rhs)
-            if side is None:
-                raise UserError(
-                    f"recommend.{self._relation}.exclude: relation {name} does not lead between tables {lhs} and {rhs}"
-                )
-            sides[other] = side
-        return sides
+        known.sides_of_users(schema, self._rel, settings)  # refuses before any work
 
     def write(self) -> ListsManifest:
         run, settings, schema = self._run, self._settings, self._run.schema
@@ -119,12 +97,9 @@ class _Writer:
         mine = [part for part in range(users.parts) if part % self._ranks.world_size == self._ranks.rank]
         todo = [part for part in mine if read_part(self._folder, part, self._made_from) is None]
         if todo:
-            scorer = run.scorer()
-            tables = {name: run.checkpoint.rows(name) for name in schema.tables}
-            arithmetic = Arithmetic("fp32", self._ranks.device)
-            projections = Projections(scorer, schema, tables, arithmetic, self._memory // 4, run.prior)
-            pairs = known.collect(self._pairs(users), users, todo, self._files)
-            finder = ExactFinder(scorer, projections, of, settings.fetched)
+            left_out = known.left_out(run, self._rel, settings, self._splits.values(), users, self._files)
+            pairs = known.collect(left_out, users, todo, self._files)
+            finder = make_finder(run, settings, of, self._ranks.device)
             lists = Lists(finder, users, run.ids(rhs), pairs, rule, settings.k)
             self._write_parts(todo, lists)
         self._ranks.wait()
@@ -158,19 +133,6 @@ class _Writer:
                 kept += [storage.join(self._folder, entry.path), record_url(self._folder, part)]
         storage.remove_all_but(self._folder, kept)
 
-    def _pairs(self, users: Users) -> Iterator[tuple[Ints, Ints]]:
-        """(user's number, candidate's row) of all that is left out."""
-        schema, run = self._run.schema, self._run
-        lhs, rhs = (schema.table_of(self._rel, side) for side in ("lhs", "rhs"))
-        if self._sides:
-            yield from known.known_pairs(self._splits.values(), self._sides, users)
-        if self._settings.exclude_edges is not None:
-            yield from known.given_pairs(
-                self._settings.exclude_edges, run.ids(lhs), run.ids(rhs), users, self._files, self._memory // 4
-            )
-        if lhs == rhs:  # nobody is recommended to themselves
-            yield np.arange(len(users.row)), users.row
-
     def _write_parts(self, parts: list[int], lists: Lists) -> None:
         total = sum(lists.users.part(part).stop - lists.users.part(part).start for part in parts)
         name, quiet = f"recommend {self._relation}", not self._ranks.is_first
@@ -183,6 +145,16 @@ class _Writer:
 
 def _digest(run: TrainedRun, relation: str, settings: Recommend) -> str:
     """Of the vectors, the settings, and the files and the rule that these name."""
+    parts = [identify(run), run.step, relation, *identified(settings)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def identified(settings: Recommend) -> list[Any]:
+    """The settings, with what identifies the files and the rule that they name.
+
+    Raises:
+        UserError: a file does not exist.
+    """
     candidates = None if settings.candidates is None else settings.candidates.path
     files = {
         pattern: [(file.url, file.size, file.version) for file in find_files(pattern)]
@@ -190,5 +162,4 @@ def _digest(run: TrainedRun, relation: str, settings: Recommend) -> str:
         if pattern is not None
     }
     rule = None if settings.rule is None else plugins.release(plugins.RULES, settings.rule.name)
-    parts = [identify(run), run.step, relation, settings.model_dump(), files, rule]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return [settings.model_dump(), files, rule]
