@@ -9,6 +9,7 @@ from twhin_core import storage
 from twhin_core.checkpoints.checkpoint import FINISHED
 from twhin_core.checksum import unseal_lines
 from twhin_core.config import Config
+from twhin_core.evaluation.list_metrics import LISTS, figures_of_lists
 from twhin_core.evaluation.metrics import ALL, Metrics
 from twhin_core.export.manifest import Aligned, ExportManifest
 from twhin_core.graph.manifest import SPLITS, Manifest
@@ -82,7 +83,7 @@ def training_text(root: str) -> str:
 
 def evaluation_figures(config: Config, metrics: Metrics) -> Figures:
     split = config.evaluation.split
-    return {f"{split}.{ALL}.{name}": value for name, value in metrics[split][ALL].items()}
+    return {f"{split}.{ALL}.{name}": value for name, value in metrics[split][ALL].items()} | figures_of_lists(metrics)
 
 
 def evaluation_text(config: Config, metrics: Metrics, missed: Sequence[str]) -> str:
@@ -94,7 +95,19 @@ def evaluation_text(config: Config, metrics: Metrics, missed: Sequence[str]) -> 
     names = [name for name in metrics[split][ALL] if not name.endswith(tuple(f"_{side}" for side in SIDES))]
     rows = [(relation, *(_figure(figures.get(name)) for name in names)) for relation, figures in metrics[split].items()]
     head = (split, *names)
-    return _page(f"Evaluation of step {metrics['checkpoint']:,}", verdict, _table(head, rows))
+    title = f"Evaluation of step {metrics['checkpoint']:,}"
+    return _page(title, verdict, _table(head, rows), *_measured_lists(metrics))
+
+
+def _measured_lists(metrics: Metrics) -> list[str]:
+    """A table of each relation's lists: a row for a figure, a column for what made the lists."""
+    parts = []
+    for relation, of in metrics.get(LISTS, {"relations": {}})["relations"].items():
+        figures = of["figures"]
+        names = dict.fromkeys(name for each in figures.values() for name in each)
+        rows = [(name, *(_figure(each.get(name)) for each in figures.values())) for name in names]
+        parts.append(_table((f"lists of {relation}", *figures), rows))
+    return parts
 
 
 def export_figures(manifest: ExportManifest) -> Figures:

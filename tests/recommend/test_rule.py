@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.recommend.test_lists import Trained, read_lists
+from tests.recommend.test_lists import Graph, Trained, read_lists
+from tests.recommend.test_measure import Expected, assert_measured, measured, with_lists
 from twhin_core.errors import UserError
 from twhin_core.stages.recommend import recommend_once
 
@@ -107,3 +108,17 @@ def test_what_a_rule_must_be(trained: Trained, tmp_path: Path, rule: dict[str, A
     with pytest.raises(UserError) as raised:
         made(trained[1], tmp_path, k=10, rule=rule)
     assert message in str(raised.value)
+
+
+def test_measured_lists_have_gone_through_the_rule(trained: Trained) -> None:
+    config, root = trained
+    graph = Graph(config, root)
+    settings = {"k": 6, "rule": {"name": "even", "fetch": 20}}
+    found = measured(with_lists(config, {"fav": settings}, lists={"k": [2, 6]}), root)["fav"]
+    left_out = graph.known("fav", ("train", "validation"))
+    expected = Expected(graph, "fav", "test", 20, set(graph.tables["tweet"]), left_out)
+    for user, best in expected.lists.items():
+        expected.lists[user] = [name for name in best if int(name[1:]) % 2 == 0][:6]
+    assert_measured(found, expected, [2, 6])
+    even = sum(int(name[1:]) % 2 == 0 for name in graph.tables["tweet"])
+    assert found["figures"]["random"]["coverage@6"] <= even / len(graph.tables["tweet"])

@@ -102,6 +102,8 @@ class Config(Section):
         tables = [table.name for table in self.model.embeddings.tables]
         relations = [relation.name for relation in self.model.relations]
         _check_names("export.tables", self.export.tables or [], "table", tables)
+        if self.evaluation.lists is not None and not self.recommend:
+            raise ValueError("evaluation.lists: needs the section recommend, which says what lists are made of")
         if "*" not in relations:
             self._check_recommend(relations)
         if self.prepare is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -33,6 +33,40 @@ class Drift(Section):
 
     nodes: Few = Field(1000, description="Nodes sampled per table, and held-out queries and edges per relation.")
     k: Few = Field(10, le=1000, description="Length of the lists of neighbors and answers that are compared.")
+
+
+ListBaseline = Literal["popularity", "random", "item-item"]
+
+
+class Lists(Section):
+    """How lists of candidates are measured: those that `recommend` would make for users with held-out edges."""
+
+    k: list[Annotated[int, Field(gt=0, le=1000)]] = Field(
+        [10, 50, 100],
+        min_length=1,
+        max_length=20,
+        description="The lengths at which lists are measured. One above the `k` of a relation counts as that.",
+    )
+    users: Count | None = Field(
+        10_000, description="Measure so many users of each relation, drawn with `evaluation.seed`; null measures all."
+    )
+    baselines: list[ListBaseline] = Field(
+        ["popularity", "random", "item-item"],
+        description="What makes lists for the same users beside the model: the most popular candidates, chance, and "
+        "those that were linked to together with the user's own (cosine).",
+    )
+
+    @model_validator(mode="after")
+    def _check_settings(self) -> Lists:
+        if sorted(set(self.k)) != self.k:
+            raise ValueError(f"k: must be strictly ascending; got {self.k}")
+        if len(set(self.baselines)) < len(self.baselines):
+            raise ValueError(f"baselines: each may be listed once; got {', '.join(self.baselines)}")
+        return self
+
+    def at(self, k: int) -> list[int]:
+        """The lengths at which lists of `k` candidates are measured."""
+        return sorted({min(of, k) for of in self.k})
 
 
 class Evaluation(Section):
@@ -82,11 +116,17 @@ class Evaluation(Section):
         "ranks the same edges for comparison.",
     )
     drift: Drift = Field(Drift(), description="How the drift from `evaluation.previous` is measured.")
-    seed: Seed = Field(0, description="Seeds the random baseline, the sampled candidates and the bootstrap.")
+    lists: Lists | None = Field(
+        None,
+        description="Also measure the lists of candidates of each relation in `recommend`; `{}` measures with the "
+        "defaults.",
+    )
+    seed: Seed = Field(0, description="Seeds the random baselines, all samples and the bootstrap.")
     gates: dict[str, Gate] = Field(
         default_factory=dict,
         description="Bounds that metrics must meet before export: `test.all.mrr: {min: 0.1}`, "
-        "`test.follows.hits@10: {max_drop: 0.01}`, `test.degrees.query.0.mrr: {min: 0.05}`. Those on the data must "
+        "`test.follows.hits@10: {max_drop: 0.01}`, `test.degrees.query.0.mrr: {min: 0.05}`, "
+        "`lists.follows.recall@50: {min: 0.2}`. Those on the data must "
         "be met before training: `data.edges: {max_drop: 0.2}`, `data.follows.psi: {max: 0.25}`.",
     )
 
@@ -99,4 +139,9 @@ class Evaluation(Section):
         for path, gate in self.gates.items():
             if gate.max_drop is not None and self.previous is None and not path.startswith("data."):
                 raise ValueError(f"gates.{path}.max_drop: needs evaluation.previous, the run to compare with")
+            if path.startswith("lists."):
+                if self.lists is None:
+                    raise ValueError(f"gates.{path}: needs evaluation.lists")
+                if gate.max_drop is not None:
+                    raise ValueError(f"gates.{path}.max_drop: lists of earlier versions are not measured; set min")
         return self

@@ -2,8 +2,9 @@
 
 A gate names its metric as `<split>.<relation or all>.<metric>`, such as `test.all.mrr`, or, for nodes in a degree
 bucket, as `<split>.degrees.<query or answer>.<bucket>.<metric>`, such as `test.degrees.query.1-9.mrr`. What is measured
-against an earlier version is `drift.<table or relation>.<metric>`, such as `drift.user.neighbors@10`. Names of
-relations may contain dots; those of splits, buckets and metrics do not. `data_gates` has those on the data.
+against an earlier version is `drift.<table or relation>.<metric>`, such as `drift.user.neighbors@10`; what is measured
+of lists of candidates is `lists.<relation>.<metric>`, such as `lists.follow.recall@50`. Names of relations may contain
+dots; those of splits, buckets and metrics do not. `data_gates` has those on the data.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from twhin_core.config import Config, Gate
 from twhin_core.errors import UserError, suggest
 from twhin_core.evaluation.data_gates import DATA, check_data_gate
 from twhin_core.evaluation.drift import metric_names
+from twhin_core.evaluation.list_metrics import LISTS, figures_of_lists, lengths_of, list_names
 from twhin_core.evaluation.metrics import (
     ALL,
     ANSWER,
@@ -82,6 +84,10 @@ def _check_path(path: str, config: Config, relations: Collection[str]) -> None:
         return
     if config.prepare is not None and relation in config.prepare.derive and split == measured:
         raise UserError(f"evaluation.gates: {path}: {relation} is derived (prepare.derive), so none of it is held out")
+    if split == LISTS:
+        if path not in (known := _of_lists(config)):
+            raise _no_metric(path, known)
+        return
     is_known = relation in relations or ("*" in relations and relation and not relation.startswith(f"{DEGREES}."))
     if split == measured and metric in metrics and is_known:
         return
@@ -109,7 +115,7 @@ def _check_drift(path: str, name: str, metric: str, config: Config, relations: C
 def decide(config: Config, metrics: Metrics) -> Decision:
     """Judges `metrics` by the gates of the config. Raises UserError if a gate names no metric."""
     (split, result), degrees = split_of(metrics), metrics.get("degrees", {})
-    figures = _paths(split, result, degrees.get(MODEL, {})) | _of_drift(metrics)
+    figures = _paths(split, result, degrees.get(MODEL, {})) | _of_drift(metrics) | figures_of_lists(metrics)
     before = _paths(split, metrics["baselines"].get(PREVIOUS, {}), degrees.get(PREVIOUS, {}))
     differences = {
         f"{split}.{relation}.{name}": values[0]
@@ -136,6 +142,8 @@ def decide(config: Config, metrics: Metrics) -> Decision:
 def _why_none(path: str, config: Config) -> str:
     if path.startswith(f"{DRIFT}."):
         return "the earlier version has too little of it"
+    if path.startswith(f"{LISTS}."):
+        return "no user has a held-out edge of that relation"
     return f"no held-out edge {'is in that bucket' if path in _of_degrees(config) else 'has that relation'}"
 
 
@@ -162,6 +170,15 @@ def _of_degrees(config: Config) -> list[str]:
         for kind, metrics in ((QUERY, names(evaluation)), (ANSWER, names(evaluation, lists=False)))
         for bucket in buckets(evaluation)
         for metric in metrics
+    ]
+
+
+def _of_lists(config: Config) -> list[str]:
+    """The paths of all figures of lists."""
+    return [
+        f"{LISTS}.{relation}.{metric}"
+        for relation, settings in config.recommend.items()
+        for metric in list_names(lengths_of(config.evaluation, settings.k))
     ]
 
 

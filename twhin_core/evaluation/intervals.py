@@ -93,7 +93,7 @@ def _intervals(
             (np.stack([of.of[key][groups] for key in keys], 1), np.stack([of.over[key][groups] for key in keys], 1))
             for of in sums
         ]
-        low, high = _bounds(parts, evaluation.bootstrap, generator)
+        low, high = bootstrap(parts, evaluation.bootstrap, generator)
         return {name: [float(low[at]), float(high[at])] for at, name in enumerate(shown)}
 
     found = {ALL: bounds([of_all for of_all, _ in rankings], slice(None))}
@@ -103,7 +103,7 @@ def _intervals(
     return found
 
 
-def _bounds(
+def bootstrap(
     parts: Sequence[tuple[Floats, Floats]], resamples: int, generator: np.random.Generator
 ) -> tuple[Floats, Floats]:
     """The 2.5 and 97.5 % quantiles, each [figures], of a figure or, for two `parts`, of the second minus the first.

@@ -35,6 +35,7 @@ Metrics = dict[str, Any]
                                             this run - the previous one, with its 95 % interval, if there is one;
                                             like its figures, of the relations that both have
      "headline": "mrr_rhs",                 the figure that `evaluation.headline` names
+     "lists": {"config": …, "relations": {…}},    of candidates, with evaluation.lists: see `list_metrics.py`
      "candidates": {"count": 1000, "power": 0.0},    null if ranks are among all nodes
      "planted": {"all": {…}, …},            for a generated network: the best figures that any model can reach
      "checkpoint": 1000,                    the step evaluated

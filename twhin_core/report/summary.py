@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from twhin_core.evaluation.metrics import ALL, EDGES, Metrics, split_of
+from twhin_core.evaluation.list_metrics import LISTS
+from twhin_core.evaluation.metrics import ALL, EDGES, MODEL, Metrics, split_of
 from twhin_core.output import Cell, Column, Listing
 
 RELATIONS_SHOWN = 10
@@ -37,7 +38,23 @@ def list_metrics(metrics: Metrics) -> list[Listing]:
         headings = [Column("relation"), Column(EDGES, ",d"), *figures]
         title = f"{main} by relation{sampled}"
         listings.append(Listing("relations", title, headings, of_relations, RELATIONS_SHOWN))
-    return listings
+    return listings + [_list_lists(*of) for of in metrics.get(LISTS, {"relations": {}})["relations"].items()]
+
+
+def _list_lists(relation: str, of: dict[str, Any]) -> Listing:
+    """The figures of a relation's lists, a column for what made them."""
+    sources = of["figures"]
+    columns = [
+        Column("metric"), Column("result", ".4f"), Column(INTERVAL, ".4f", keys=("low", "high")),
+        *(Column(name, ".4f") for name in sources if name != MODEL),
+    ]  # fmt: skip
+    rows: list[list[Cell]] = []
+    for metric in dict.fromkeys(metric for figures in sources.values() for metric in figures):
+        interval = of["intervals"][MODEL].get(metric)
+        values = [figures.get(metric) for figures in sources.values()]
+        rows.append([metric, values[0], None if interval is None else tuple(interval), *values[1:]])
+    title = f"lists of {relation} for {of['users']:,} users among {of['candidates']:,} candidates"
+    return Listing(f"lists.{relation}", title, columns, rows)
 
 
 def compared(metrics: Metrics) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from twhin_core.durations import measured
 from twhin_core.errors import Damaged
 from twhin_core.evaluation.gates import Decision, check_names, decide, decision_url, read_decision
 from twhin_core.evaluation.kept_ranks import has_ranks, write_ranks
+from twhin_core.evaluation.list_metrics import LISTS
 from twhin_core.evaluation.metrics import Metrics, headline_name
 from twhin_core.evaluation.result import headline, is_current, metrics_url, read_metrics
 from twhin_core.graph.manifest import read_schema
@@ -20,6 +21,7 @@ from twhin_core.run import working
 from twhin_core.stages import report
 
 if TYPE_CHECKING:
+    from twhin_core.checkpoints.checkpoint import Checkpoint
     from twhin_core.distributed.ranks import Ranks
     from twhin_core.evaluation.measure import Measured
 
@@ -27,12 +29,13 @@ if TYPE_CHECKING:
 def evaluate(config: Config, root: str) -> Metrics:
     """Ranks the held-out edges with the newest checkpoint and the baselines, then publishes the metrics and the report.
 
-    Returns existing metrics if they are from the same checkpoint and settings. Under torchrun the ranks share the
-    queries, and the first rank writes the results.
+    With `evaluation.lists`, also measures the lists that `recommend` would make. Returns existing metrics if they are
+    from the same checkpoint and settings. Under torchrun the ranks share the queries and the users, and the first rank
+    writes the results.
 
     Raises:
         UserError: there is no checkpoint, it is from a different model, the split has no edges, or a gate names an
-            unknown metric.
+            unknown metric; or as `recommend`, for lists.
     """
     from twhin_core.distributed.ranks import joined
 
@@ -56,20 +59,38 @@ def _find_or_measure(config: Config, root: str, ranks: Ranks) -> Metrics:
     check_names(config, read_schema(config, root).names)
     if metrics is not None and is_current(metrics, config, checkpoint.step):
         log.info("evaluate: up to date: %s, step %d", metrics_url(root, split), checkpoint.step)
-        stated = metrics | {"headline": headline_name(config.evaluation)}
+        stated = with_lists(metrics | {"headline": headline_name(config.evaluation)}, config, root, checkpoint, ranks)
         if ranks.is_first:
             _update(config, root, metrics, stated)
         metrics = stated
     else:
         with measured(root, "evaluate") if ranks.is_first else contextlib.nullcontext():
             found = measure(config, root, checkpoint, ranks=ranks)
-        metrics = found.metrics
+            metrics = with_lists(found.metrics, config, root, checkpoint, ranks)
         if ranks.is_first:
-            publish(config, root, found)
+            publish(config, root, found._replace(metrics=metrics))
             log.info("evaluate: %s", headline(metrics))
     if ranks.is_first:
         report.draw_missing(config, root, checkpoint.step)
     return metrics
+
+
+def with_lists(metrics: Metrics, config: Config, root: str, checkpoint: Checkpoint, ranks: Ranks) -> Metrics:
+    """`metrics` of a checkpoint with the figures of lists, which are measured unless they are there. A collective.
+
+    Raises:
+        UserError: as `recommend`.
+    """
+    if config.evaluation.lists is None:
+        return {name: of for name, of in metrics.items() if name != LISTS}
+    from twhin_core.export.vector_set import TrainedRun
+    from twhin_core.recommend.measure import lists_digest, measure_lists
+
+    digest = ranks.of_first(lambda: lists_digest(config))
+    if metrics.get(LISTS, {}).get("config") == digest:
+        return metrics
+    run = TrainedRun(config, root, checkpoint, read_schema(config, root))
+    return metrics | {LISTS: measure_lists(run, ranks) | {"config": digest}}
 
 
 def _find_results(root: str, split: Split) -> Metrics | None:
@@ -79,7 +100,7 @@ def _find_results(root: str, split: Split) -> Metrics | None:
 
 
 def _update(config: Config, root: str, metrics: Metrics, stated: Metrics) -> None:
-    """Publishes the metrics as `stated` now, and the decision, if the headline or the gates have changed."""
+    """Publishes the metrics as `stated` now, and the decision, if the headline, the lists or the gates have changed."""
     split = config.evaluation.split
     if stated != metrics:
         with lease.hold(root, "publish"):

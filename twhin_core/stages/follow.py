@@ -15,7 +15,7 @@ from twhin_core.progress import log
 from twhin_core.ranking.queries import Split
 from twhin_core.run import stage
 from twhin_core.stages import report
-from twhin_core.stages.evaluate import publish
+from twhin_core.stages.evaluate import publish, with_lists
 
 if TYPE_CHECKING:
     from twhin_core.checkpoints.checkpoint import Checkpoint
@@ -69,6 +69,7 @@ def _evaluate(config: Config, root: str, checkpoint: Checkpoint, earlier: Earlie
     from torch.distributed.checkpoint.api import CheckpointException
 
     from twhin_core.checkpoints.blocks import MARKER
+    from twhin_core.distributed.ranks import alone
     from twhin_core.evaluation.measure import measure
 
     url = metrics_url(root, checkpoint.step, config.evaluation.split)
@@ -80,6 +81,7 @@ def _evaluate(config: Config, root: str, checkpoint: Checkpoint, earlier: Earlie
             return done, None
     try:
         found = measure(config, root, checkpoint, *(earlier or ()))
+        found = found._replace(metrics=with_lists(found.metrics, config, root, checkpoint, alone()))
     except (OSError, CheckpointException, UserError):
         if storage.exists(storage.join(checkpoint.url, MARKER)):
             raise
