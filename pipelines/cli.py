@@ -240,7 +240,7 @@ def export(
 @app.command()
 def generate(folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder or gs:// prefix to write to.")]) -> None:
     """Write the raw data of the quickstart, a generated Twitter-like network."""
-    from twhin_core.config.prepare import Generate
+    from twhin_core.config.generate import Generate
     from twhin_core.synthetic import generate
 
     generate.generate(Generate(), folder)

@@ -13,7 +13,7 @@ from tests.conftest import SmallConfig
 from tests.evaluation.brute_force import BruteForce, Triple
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
-from twhin_core.config.prepare import Generate
+from twhin_core.config.generate import Generate
 from twhin_core.evaluation.metrics import ALL
 from twhin_core.evaluation.planted import PlantedRates
 from twhin_core.ranking.candidates import CandidateSet
@@ -25,7 +25,7 @@ from twhin_core.stages.train import train
 from twhin_core.synthetic.planted import KINDS, plant
 
 # Some users and tweets get no edge, and so no row: ranks among all planted nodes would differ.
-SMALL = Generate(users=90, tweets=140, communities=6, edges_per_user=8, seed=5)
+SMALL = Generate(users=90, tweets=140, communities=6, interests=2, edges_per_user=8, seed=5)
 RELATIONS = [{"name": kind.name, "lhs": "user", "rhs": kind.rhs} for kind in KINDS]
 
 

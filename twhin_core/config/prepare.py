@@ -7,12 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from twhin_core.config.derive import Derive
-from twhin_core.config.numbers import Count, Duration, Few, Location, Memory, Name, Seed, Strength
+from twhin_core.config.generate import Generate
+from twhin_core.config.numbers import Count, Duration, Location, Memory, Name, Seed, Strength
 from twhin_core.config.section import Section
 from twhin_core.config.sources import Labels, Source
 from twhin_core.config.time_window import TimeWindow
-
-MOST_GENERATED = 10**8
 
 
 class Split(Section):
@@ -45,29 +44,6 @@ class Split(Section):
                     raise ValueError(f"{name}: by: last needs an integer, the number of edges per lhs to hold out")
         elif self.validation + self.test >= 1:
             raise ValueError("validation and test together must be below 1, to leave edges to train on")
-        return self
-
-
-class Generate(Section):
-    """A generated Twitter-like network (see `twhin generate`) for trying things out."""
-
-    users: Few = Field(8000, description="Nodes in the table `user`.")
-    tweets: Few = Field(12000, description="Nodes in the table `tweet`.")
-    communities: Few = Field(100, description="Planted communities, which mostly interact among themselves.")
-    edges_per_user: Few = Field(
-        48, description="Mean interactions per user over all relations; repeated ones become one edge."
-    )
-    seed: Seed = Field(0, description="Seeds the network.")
-
-    @model_validator(mode="after")
-    def _check_communities(self) -> Generate:
-        if self.communities > min(self.users, self.tweets):
-            raise ValueError("communities: must not exceed the number of users or tweets")
-        if self.users * self.edges_per_user > MOST_GENERATED:
-            raise ValueError(
-                f"edges_per_user: {self.edges_per_user:,} for {self.users:,} users are more than {MOST_GENERATED:,} "
-                "interactions, which are generated in memory; lower either"
-            )
         return self
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from twhin_core.config import Config
-from twhin_core.config.prepare import Generate
+from twhin_core.config.generate import Generate
 from twhin_core.evaluation.baselines import rank_by_counts
 from twhin_core.ranking.candidates import CandidateSet
 from twhin_core.ranking.queries import FilteredQueries, Floats, Ints

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twhin_core import storage
-from twhin_core.config.prepare import Generate
+from twhin_core.config.generate import Generate
 from twhin_core.config.sources import Source
 from twhin_core.parquet import ROWS_PER_GROUP, write_parts
 from twhin_core.progress import log

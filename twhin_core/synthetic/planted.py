@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from twhin_core.config.prepare import Generate
+from twhin_core.config.generate import Generate
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -43,16 +43,16 @@ KINDS = (
 class Planted:
     """The interactions of one relation. User s interacts with node t at the rate
 
-        activity[s] · popularity[t] · (within · [s and t share a community] / popularity of t's community + 1 - within)
+        activity[s] · popularity[t] · (within · interest[s, t] / popularity of t's community + 1 - within)
 
-    and never with itself.
+    and never with itself, where interest[s, t] is the share of t's community among the user's interests.
     """
 
     kind: Kind
     activity: Floats
     """[users], sums to 1."""
-    lhs_community: Ints
-    """[users]"""
+    interests: Ints
+    """[users, interests], communities, possibly repeated. A user belongs to the first, in which others follow it."""
     rhs_community: Ints
     """[nodes]"""
     popularity: Floats
@@ -63,8 +63,8 @@ class Planted:
     def rates(self, lhs: Ints, rhs: Ints) -> Floats:
         """The rate of each pair; `lhs` and `rhs` broadcast."""
         community = self.rhs_community[rhs]
-        inside = self.lhs_community[lhs] == community
-        factor = inside * (self.kind.within / self.of_community[community]) + (1 - self.kind.within)
+        interest = (self.interests[lhs] == community[..., None]).mean(-1)
+        factor = interest * (self.kind.within / self.of_community[community]) + (1 - self.kind.within)
         rates = self.activity[lhs] * (self.popularity[rhs] * factor)
         return np.where(lhs == rhs, 0.0, rates) if self.kind.rhs == "user" else rates
 
@@ -78,7 +78,7 @@ class Planted:
         stops = np.cumsum(np.bincount(self.rhs_community))
         bounds = np.concatenate([[0.0], line[stops - 1]])
         inside = rng.random(count) < self.kind.within
-        community = self.lhs_community[lhs]
+        community = self.interests[lhs, self._drawn_interests(count, rng)]
         low = np.where(inside, bounds[community], 0.0)
         high = np.where(inside, bounds[community + 1], line[-1])
         point = low + (high - low) * rng.random(count)
@@ -88,6 +88,10 @@ class Planted:
         others = lhs != rhs if self.kind.rhs == "user" else np.full(len(lhs), True)
         return lhs[others], rhs[others]
 
+    def _drawn_interests(self, count: int, rng: np.random.Generator) -> Ints | int:
+        interests = self.interests.shape[1]
+        return 0 if interests == 1 else rng.integers(interests, size=count)  # a network without them stays as it was
+
 
 def plant(settings: Generate, rng: np.random.Generator) -> list[Planted]:
     """The relations of a network. They share activity, communities and the base of popularity."""
@@ -95,12 +99,16 @@ def plant(settings: Generate, rng: np.random.Generator) -> list[Planted]:
     activity = _power_law(settings.users, ACTIVITY_EXPONENT, rng)
     communities = {table: rng.permutation(size) % settings.communities for table, size in sizes.items()}
     base = {table: _power_law(size, POPULARITY_EXPONENT, rng) for table, size in sizes.items()}
-    relations = []
+    popularities = []
     for kind in KINDS:
         popularity = base[kind.rhs] * np.exp(POPULARITY_NOISE * rng.standard_normal(sizes[kind.rhs]))
-        popularity /= popularity.sum()
+        popularities.append(popularity / popularity.sum())
+    others = [rng.permutation(settings.users) % settings.communities for _ in range(settings.interests - 1)]
+    interests = np.stack([communities["user"], *others], 1)
+    relations = []
+    for kind, popularity in zip(KINDS, popularities, strict=True):
         of_community: Floats = np.bincount(communities[kind.rhs], popularity).astype(np.float64)
-        relations.append(Planted(kind, activity, communities["user"], communities[kind.rhs], popularity, of_community))
+        relations.append(Planted(kind, activity, interests, communities[kind.rhs], popularity, of_community))
     return relations
 
 
