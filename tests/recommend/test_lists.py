@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,12 @@ def with_lists(config: Config, **relations: dict[str, Any]) -> Config:
     return config_file.validate(Config, config.model_dump() | {"recommend": relations}, "changed")
 
 
-def read_lists(folder: str | Path) -> Lists:
+def read_lists(folder: str | Path, sources: Collection[str] = ("vector",)) -> Lists:
     manifest = read_lists_manifest(str(folder))
     assert manifest is not None
     rows = [row for file in manifest.files for row in pq.read_table(Path(folder, file.path)).to_pylist()]
     assert [row["id"] for row in rows] == sorted(row["id"] for row in rows)
-    assert {of["source"] for row in rows for of in row["candidates"]} <= {"vector"}
+    assert {of["source"] for row in rows for of in row["candidates"]} <= {*sources}
     return {row["id"]: [(of["id"], of["score"]) for of in row["candidates"]] for row in rows}
 
 

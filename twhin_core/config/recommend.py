@@ -72,6 +72,24 @@ class Rule(Section):
     )
 
 
+class Mixture(Section):
+    """Users as mixtures over clusters of candidates, after kNN-Embed (El-Kishky et al. 2022). Needs faiss."""
+
+    clusters: Few = Field(100, description="Clusters of the rhs table's vectors, by k-means.")
+    top: Few = Field(5, description="Clusters per user: those with the largest shares.")
+    smoothing: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.2, description="The weight of the neighbors' mean mixture beside the user's own edges."
+    )
+    neighbors: Annotated[int, Field(gt=0, le=1000)] = Field(
+        20, description="How many users, the nearest by the cosine of their vectors."
+    )
+    share: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5,
+        description="The share of a list that clusters fill, by turns with what the user's single vector finds; 1 "
+        "leaves to that only what clusters cannot fill.",
+    )
+
+
 class Recommend(Section):
     """The best nodes of a relation's rhs table for each node of its lhs table, the users."""
 
@@ -94,6 +112,11 @@ class Recommend(Section):
     )
     exclude_edges: Location | None = Field(
         None, description="Parquet files, a path or pattern, of more pairs to leave out: columns lhs and rhs, with ids."
+    )
+    mixture: Mixture | None = Field(
+        None,
+        description="Candidates from several clusters for users with several interests; `{}` takes the defaults. "
+        "Default: the best by the user's single vector.",
     )
     rule: Rule | None = Field(None, description="Business rules that drop candidates. Default: none.")
     users_per_file: Count = Field(65_536, le=10_000_000, description="Users per file, and in memory at once.")

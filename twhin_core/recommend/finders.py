@@ -3,20 +3,55 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from twhin_core import sizes
 from twhin_core.config.recommend import Recommend
+from twhin_core.data.splits import open_split
+from twhin_core.errors import UserError
 from twhin_core.export.vector_set import TrainedRun
 from twhin_core.ranking.candidates import CandidateSet
 from twhin_core.ranking.products import Arithmetic
 from twhin_core.ranking.projections import Projections
+from twhin_core.recommend.cluster_search import ClusterSearch
+from twhin_core.recommend.clusters import find_clusters
 from twhin_core.recommend.finder import ExactFinder, Finder
+from twhin_core.recommend.histories import Histories
+from twhin_core.recommend.mixture import Mixtures
+from twhin_core.recommend.mixture_finder import MixtureFinder
 
 
 def make_finder(run: TrainedRun, settings: Recommend, of: CandidateSet, device: torch.device) -> Finder:
-    """What finds `settings.fetched` of the candidates `of` a relation for each of its users."""
+    """What finds `settings.fetched` of the candidates `of` a relation for each of its users.
+
+    Raises:
+        UserError: mixtures need faiss, more clusters are asked for than nodes, or a number is not finite.
+    """
     scorer, arithmetic = run.scorer(), Arithmetic("fp32", device)
     memory = sizes.in_bytes(run.config.evaluation.memory_limit) // 4
     tables = {name: run.checkpoint.rows(name) for name in run.schema.tables}
-    projections = Projections(scorer, run.schema, tables, arithmetic, memory, run.prior)
-    return ExactFinder(scorer, projections, of, settings.fetched)
+
+    def projections() -> Projections:
+        return Projections(scorer, run.schema, tables, arithmetic, memory, run.prior)
+
+    exact = ExactFinder(scorer, projections(), of, settings.fetched)
+    mixture = settings.mixture
+    if mixture is None:
+        return exact
+    rel = int(of.relations[0])
+    users, items = tables[run.schema.table_of(rel, "lhs")], tables[of.table]
+    if mixture.clusters > items.size:
+        raise UserError(
+            f"recommend.{run.schema.names[rel]}.mixture.clusters: {mixture.clusters:,} are more than the "
+            f"{items.size:,} nodes of table {of.table}"
+        )
+
+    @torch.no_grad()
+    def point(vectors: Tensor) -> Tensor:
+        return scorer.answer_points("rhs", torch.full((1, len(vectors)), rel), vectors[None])[0]
+
+    cluster = find_clusters(items, point, mixture.clusters, run.config.model.comparator == "cos")
+    histories = Histories(open_split(run.config, run.root, run.schema, "train"), rel, users.size)
+    mixtures = Mixtures(histories, users, cluster, mixture, arithmetic, memory)
+    # Projections of their own, since those of the exact finder keep its candidates.
+    return MixtureFinder(exact, ClusterSearch(scorer, projections(), items, rel), mixtures, users)
