@@ -12,6 +12,7 @@ import typer
 
 from twhin.components.run_root import fill_run_root
 from twhin.pipelines import ask, deploy, recommend, series
+from twhin.pipelines import serve as serving
 from twhin.pipelines.options import AsJson, ConfigPath, Overrides, SavedConfigPath
 from twhin_core import __version__, limits
 from twhin_core.errors import GateFailed, TwhinError, UserError
@@ -251,6 +252,7 @@ app.command()(ask.neighbors)
 app.command()(ask.score)
 app.command()(ask.embed)
 app.command()(recommend.recommend)
+app.command()(serving.serve)
 app.command()(ask.compare)
 app.command()(ask.verify)
 app.command()(series.refresh)

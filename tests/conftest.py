@@ -32,9 +32,14 @@ def small_config(tmp_path: Path) -> SmallConfig:
     one, key by key; a list replaces the whole list and None the whole section:
     `small_config(training={"num_epochs": 2}, prepare={"split": None})`.
     """
+    return small_configs(tmp_path)
+
+
+def small_configs(folder: Path) -> SmallConfig:
+    """As the fixture `small_config`, with the raw file in `folder`."""
 
     def build(**sections: Any) -> Config:
-        raw = tmp_path / "raw.parquet"
+        raw = folder / "raw.parquet"
         if not raw.exists():
             write_raw(raw)
         rowwise = {"rowwise_adagrad": {"lr": 0.1}}

@@ -19,11 +19,22 @@ LAYERS = [
     "scratch", "paths", "parquet", "config", "schema", "lease", "run", "removed", "published", "dependents",
     "durations", "libraries", "synthetic", "graph", "data", "model", "vectors", "distributed", "checkpoints", "ranking",
     "training", "evaluation", "export", "series", "inductive", "embeddings", "recommend",
+    "serving",
     "report", "stages",
 ]  # fmt: skip
 
 # Where torch may be imported with a module; elsewhere functions import it, and the type checker.
-ROOMS_OF_TORCH = ["model", "vectors", "distributed", "checkpoints", "ranking", "training", "inductive", "recommend"]
+ROOMS_OF_TORCH = [
+    "model",
+    "vectors",
+    "distributed",
+    "checkpoints",
+    "ranking",
+    "training",
+    "inductive",
+    "recommend",
+    "serving",
+]
 TORCH = ["torch", "torchrec", "fbgemm_gpu"]
 WITHOUT_TORCH = [
     "twhin.pipelines.cli", "twhin.pipelines.submit", "twhin.components.train.component",

@@ -73,7 +73,7 @@ def test_the_fit_lowers_the_loss_and_leaves_everything_else(embeddings: Embeddin
     before = embeddings["tweet"].to_arrow()
     mean, fit = (embeddings.embed("user", EDGES, method) for method in ("mean", "fit"))
     assert mean["id"].equals(fit["id"])
-    embedder = embedding._Embedder(embeddings.trained, "user")
+    embedder = embedding.Embedder(embeddings.trained, "user")
     block = next(reading._cut([
         pa.record_batch({"node": ["new1", "new2"], "rel": [1, 1], "asks_rhs": [True, True],
                          "other": [at("t4", embeddings), at("t3", embeddings)], "weight": [1.0, 1.0]})

@@ -113,19 +113,30 @@ def read_secrets(environment: Mapping[str, str] = os.environ) -> Secrets:
     if token is not None and TOKEN_FILE in environment:
         raise UserError(f"{TOKEN} and {TOKEN_FILE} are both set; set one of them")
     if TOKEN_FILE in environment:
-        token = _read_file(environment, TOKEN_FILE).decode(errors="replace").strip()
-    if token is not None and not (token and token.isascii() and token.isprintable() and " " not in token):
-        raise UserError(f"{TOKEN if TOKEN in environment else TOKEN_FILE}: must be printable ASCII without spaces")
+        token = read_token(environment[TOKEN_FILE], TOKEN_FILE)
+    elif token is not None:
+        _check_token(token, TOKEN)
     cert, key, ca = (
-        _read_file(environment, name) if name in environment else None for name in (TLS_CERT, TLS_KEY, TLS_CA)
+        _read_file(environment[name], name) if name in environment else None for name in (TLS_CERT, TLS_KEY, TLS_CA)
     )
     if (cert is None) != (key is None):
         raise UserError(f"{TLS_CERT} and {TLS_KEY} belong together; set both or neither")
     return Secrets(token, cert, key, ca)
 
 
-def _read_file(environment: Mapping[str, str], name: str) -> bytes:
-    path = environment[name]
+def read_token(path: str, name: str) -> str:
+    """The token in a file, without white space around it. Raises UserError, which names the setting `name`."""
+    token = _read_file(path, name).decode(errors="replace").strip()
+    _check_token(token, name)
+    return token
+
+
+def _check_token(token: str, name: str) -> None:
+    if not (token and token.isascii() and token.isprintable() and " " not in token):
+        raise UserError(f"{name}: must be printable ASCII without spaces")
+
+
+def _read_file(path: str, name: str) -> bytes:
     try:
         with open(path, "rb") as file:
             content = file.read()

@@ -16,11 +16,13 @@ from twhin_core.export import faiss_library
 from twhin_core.export.manifest import ExportManifest, FormatExport, PriorOf
 from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import FileEntry
+from twhin_core.vectors.ids import Ints
 from twhin_core.vectors.names import name_rows, open_ids
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Floats = npt.NDArray[np.float32]
 READ_BYTES = 16 << 20
 
 
@@ -38,11 +40,18 @@ class Index:
     """What the index ranks by, in words."""
     is_model_score: bool
     """Whether that is the model's score."""
+    is_distance: bool
+    """Whether it finds the nearest, and not those with the largest products."""
     normalized: bool
     """Whether the indexed vectors have length 1, but for the prior."""
     prior_coordinate: float | None
     """The last coordinate of queries: 1 adds the prior of this query's candidates, 0 leaves out another; None if there
     is none."""
+
+    @property
+    def words(self) -> str:
+        """What the index ranks by, and what it is."""
+        return f"{self.measure}, through the {self.kind} index (recall@10 {self.recall:.3g})"
 
 
 def open_index(result: Result, query: Query) -> Index:
@@ -71,6 +80,7 @@ def open_index(result: Result, query: Query) -> Index:
         entry.figures["recall@10"],
         f"the model's score ({manifest.comparator})" if is_model_score else _measure(manifest, entry),
         is_model_score,
+        entry.figures["metric"] == "l2",
         normalized,
         None if entry.prior is None else float(adds_prior),
     )
@@ -90,50 +100,72 @@ def search(result: Result, query: Query, position: int, name: str, k: int) -> li
     Raises:
         UserError: no index of the candidates was exported, it is corrupt, or it cannot answer for this side.
     """
-    import torch
-
     entry = open_index(result, query)
-    given, offset = result.scored.rows(query.table).gather(np.array([position])), 0.0
-    if query.rel is not None:
-        with torch.no_grad():
-            given, offset = _project(result.scored.scorer(), query, given)
-    if entry.normalized:
-        given = torch.nn.functional.normalize(given)
-    if entry.prior_coordinate is not None:
-        given = torch.cat([given, torch.full((1, 1), entry.prior_coordinate)], 1)
-    entry.file.check(result.root)  # faiss does not: a wrong link in an index ends the process
-    index = _read(entry.url)
-    values, rows = (found[0] for found in index.search(given.numpy(), k + 1))
-    values, rows = values[rows >= 0], rows[rows >= 0]
+    index = read_index(result, entry)
+    given = result.scored.rows(query.table).gather(np.array([position]))
+    scores, rows = (found[0] for found in search_index(index, entry, result, query, given, k + 1))
+    scores, rows = scores[rows >= 0], rows[rows >= 0]
     ids = open_ids(result.config, result.root, query.candidates, result.schema.tables[query.candidates])
     names = name_rows(ids, query.candidates, rows)
-    scores = _scores(index, values, result.config.model.comparator) + (offset if entry.is_model_score else 0)
     is_own_table = query.candidates == query.table
     found = zip(names, scores.tolist(), strict=True)
     return [(other, score) for other, score in found if not (is_own_table and other == name)][:k]
 
 
-def _project(scorer: Scorer, query: Query, given: Tensor) -> tuple[Tensor, float]:
-    """The query vector [1, dim], and a constant to add to each of its inner products to get a score."""
+def read_index(result: Result, entry: Index) -> Any:
+    """The faiss index, mapped where it is a local file. Raises UserError if it is corrupt."""
+    entry.file.check(result.root)  # faiss does not: a wrong link in an index ends the process
+    return _read(entry.url)
+
+
+def search_index(
+    index: Any, entry: Index, result: Result, query: Query, given: Tensor, k: int, scorer: Scorer | None = None
+) -> tuple[Floats, Ints]:
+    """Scores float32 [Q, k] and rows int64 [Q, k] for the vectors `given` [Q, dim], best first, -1 where there is none.
+
+    Args:
+        index: as `read_index` returns it.
+        scorer: of the run. Default: it is read.
+
+    Raises:
+        UserError: it cannot answer for this side.
+    """
     import torch
 
-    rel = torch.tensor([query.rel])
+    offset: Tensor | None = None
+    if query.rel is not None:
+        with torch.no_grad():
+            given, offset = _project(scorer or result.scored.scorer(), query, given)
+    if entry.normalized:
+        given = torch.nn.functional.normalize(given)
+    if entry.prior_coordinate is not None:
+        given = torch.cat([given, torch.full((len(given), 1), entry.prior_coordinate)], 1)
+    values, rows = index.search(given.numpy(), k)
+    scores = _scores(entry, values, result.config.model.comparator)
+    return scores if offset is None or not entry.is_model_score else scores + offset[:, None].numpy(), rows
+
+
+def _project(scorer: Scorer, query: Query, given: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The query vectors [Q, dim], and constants [Q] to add to each of their inner products to get scores."""
+    import torch
+
+    assert query.rel is not None
+    rel = torch.full((len(given),), query.rel)
     if query.side == "rhs":
-        return scorer.operator(rel, given), 0.0
+        return scorer.operator(rel, given), None
     if scorer.inverse is not None:
-        return scorer.inverse(rel, given), 0.0
-    if not scorer.comparator.commutes_with_operators:
+        return scorer.inverse(rel, given), None
+    if not scorer.shares_candidates(query.side):
         raise UserError(
             "an index cannot answer for this relation's lhs, because the operator applies to the indexed vectors; ask "
             "without --index, or train with model.reciprocal"
         )
-    bias = scorer.operator.bias(rel, given)
-    return scorer.operator.adjoint(rel, given), 0.0 if bias is None else float(bias)
+    return scorer.operator.adjoint(rel, given), scorer.operator.bias(rel, given)
 
 
-def _scores(index: Any, values: npt.NDArray[np.float32], comparator: str) -> npt.NDArray[np.float32]:
+def _scores(entry: Index, values: Floats, comparator: str) -> Floats:
     """Scores from faiss's values; its distances are squared and not negated."""
-    if index.metric_type != faiss_library.load().METRIC_L2:
+    if not entry.is_distance:
         return values
     return -np.sqrt(values.clip(min=0)) if comparator == "l2" else -values
 

@@ -11,8 +11,26 @@ from twhin_core.embeddings.result import Result
 from twhin_core.embeddings.search import Query, relation_named
 from twhin_core.errors import UserError
 from twhin_core.ranking.queries import Ints
-from twhin_core.schema import OTHER, Side
+from twhin_core.schema import OTHER, Schema, Side
 from twhin_core.vectors.ids import find_positions
+
+
+def known_sides(schema: Schema, query: Query, relations: Sequence[str]) -> dict[int, Side]:
+    """By relation, the side of a query's node in the edges that lead from it to candidates.
+
+    Raises:
+        UserError: there is no such relation, or it leads between other tables.
+    """
+    sides = dict[int, Side]()
+    for name in relations:
+        rel = relation_named(schema, name)
+        side = schema.side_between(rel, query.table, query.candidates, OTHER[query.side])
+        if side is None:
+            raise UserError(
+                f"exclude: relation {name} does not lead between tables {query.table} and {query.candidates}"
+            )
+        sides[rel] = side
+    return sides
 
 
 def known_answers(result: Result, query: Query, position: int, relations: Sequence[str]) -> Ints:
@@ -26,15 +44,7 @@ def known_answers(result: Result, query: Query, position: int, relations: Sequen
     Raises:
         UserError: there is no such relation, or it leads between other tables.
     """
-    schema, sides = result.schema, dict[int, Side]()
-    for name in relations:
-        rel = relation_named(schema, name)
-        side = schema.side_between(rel, query.table, query.candidates, OTHER[query.side])
-        if side is None:
-            raise UserError(
-                f"exclude: relation {name} does not lead between tables {query.table} and {query.candidates}"
-            )
-        sides[rel] = side
+    schema, sides = result.schema, known_sides(result.schema, query, relations)
     ids = result.scored.ids(query.table)
     row = position if ids.index is None else int(ids.index[position])
     found = [np.empty(0, np.int64)]

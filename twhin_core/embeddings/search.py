@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from twhin_core.embeddings.result import Vectors
 from twhin_core.errors import NotFound, UserError, suggest
 from twhin_core.schema import OTHER, Schema, Side
 from twhin_core.vectors import top_k
-from twhin_core.vectors.rows import Rows
+from twhin_core.vectors.rows import Ints, Rows
 from twhin_core.vectors.top_k import Score, answers, similar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from twhin_core.embeddings.result import Result
+    from twhin_core.inductive.frozen import ScoredVectors
 
 
 @dataclass(frozen=True)
@@ -55,14 +61,25 @@ def relation_named(schema: Schema, name: str) -> int:
     return names.index(name)
 
 
-def find_nearest(vectors: Vectors, query: Query, position: int, k: int) -> tuple[list[float], list[int]]:
-    """Scores and positions of the k best candidates for the node at `position`, best first, without the node itself."""
+def find_nearest(vectors: ScoredVectors, query: Query, given: Tensor, nodes: Ints, k: int) -> tuple[Tensor, Tensor]:
+    """The k best candidates for each of Q nodes, best first, without the node itself.
+
+    Args:
+        given: float32 [Q, dim], the vectors of the nodes.
+        nodes: [Q] their positions, or -1 for those that are not in the table.
+
+    Returns:
+        scores float32 [Q, n] and positions int64 [Q, n], where n is k, or the number of candidates if that is smaller.
+    """
     import torch
 
-    exclude = torch.tensor([position]) if query.candidates == query.table else None
-    score = _score(vectors, query, position)
-    scores, positions = top_k.top_k(score, 1, _candidates(vectors, query), k, exclude)
-    return scores[0].tolist(), positions[0].tolist()
+    exclude = torch.from_numpy(nodes) if query.candidates == query.table else None
+    return top_k.top_k(_score(vectors, query, given), len(nodes), _candidates(vectors, query), k, exclude)
+
+
+def exact_words(result: Result, query: Query) -> str:
+    """What `find_nearest` ranks by."""
+    return "cosine" if query.rel is None else f"the model's score ({result.config.model.comparator})"
 
 
 @dataclass(frozen=True)
@@ -76,23 +93,23 @@ class NodeRank:
     """The number of nodes that were ranked."""
 
 
-def find_rank(vectors: Vectors, query: Query, position: int, answer: int) -> NodeRank:
+def find_rank(vectors: ScoredVectors, query: Query, position: int, answer: int) -> NodeRank:
     """The rank of the node at `answer` among all candidates for the node at `position`, without that node itself."""
     import torch
 
     rows = _candidates(vectors, query)
     left_out = position if query.candidates == query.table and position != answer else None
     with torch.no_grad():
-        score, rank = top_k.rank_of(_score(vectors, query, position), rows, answer, left_out)
+        given = vectors.rows(query.table).gather(np.array([position]))
+        score, rank = top_k.rank_of(_score(vectors, query, given), rows, answer, left_out)
     return NodeRank(score, rank, rows.size - (left_out is not None))
 
 
-def _candidates(vectors: Vectors, query: Query) -> Rows:
+def _candidates(vectors: ScoredVectors, query: Query) -> Rows:
     return vectors.rows(query.candidates) if query.rel is None else vectors.candidates(query.side, query.rel)
 
 
-def _score(vectors: Vectors, query: Query, position: int) -> Score:
-    node = vectors.rows(query.table).gather(np.array([position]))
+def _score(vectors: ScoredVectors, query: Query, given: Tensor) -> Score:
     if query.rel is None:
-        return similar(node)
-    return answers(vectors.scorer(), query.side, query.rel, node)
+        return similar(given)
+    return answers(vectors.scorer(), query.side, query.rel, given)

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from twhin_core.embeddings.known import known_answers
 from twhin_core.embeddings.result import Result
-from twhin_core.embeddings.search import find_nearest, make_query
+from twhin_core.embeddings.search import exact_words, find_nearest, make_query
 from twhin_core.errors import UserError
 from twhin_core.schema import Side
 from twhin_core.vectors.ids import IDS_PER_BATCH, Id, find_or_refuse, id_text
@@ -101,8 +101,11 @@ class TableEmbeddings:
 
             found = search(self._result, query, position, name, more)
         else:
-            scores, positions = find_nearest(self._result.scored, query, position, more)
-            found = list(zip(ids.at(np.array(positions, np.int64)), scores, strict=True))
+            source, node = self._result.scored, np.array([position])
+            scores, positions = (
+                of[0] for of in find_nearest(source, query, source.rows(self.name).gather(node), node, more)
+            )
+            found = list(zip(ids.at(positions.numpy()), scores.tolist(), strict=True))
         left_out = set(ids.at(known))
         return [Neighbor(*of) for of in found if of[0] not in left_out][:k]
 
@@ -112,13 +115,10 @@ class TableEmbeddings:
         Raises:
             UserError: as `neighbors`.
         """
-        query, model = make_query(self._result.schema, self.name, relation, side), self._result.config.model
-        by = "cosine" if relation is None else f"the model's score ({model.comparator})"
-        if index:
-            from twhin_core.embeddings.index import open_index
+        from twhin_core.embeddings.index import open_index
 
-            found = open_index(self._result, query)
-            by = f"{found.measure}, through the {found.kind} index (recall@10 {found.recall:.3g})"
+        query = make_query(self._result.schema, self.name, relation, side)
+        by = open_index(self._result, query).words if index else exact_words(self._result, query)
         return f"by {by}, step {self._result.scored.step:,}"
 
     def batches(self, batch_rows: int | None = None) -> Iterator[pa.RecordBatch]:

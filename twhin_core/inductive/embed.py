@@ -77,7 +77,7 @@ def embed(
     """
     if table not in run.schema.tables:
         raise NotFound(f"no table named {table!r}; {suggest(table, run.schema.tables)}")
-    embedder, counts, memory = _Embedder(run, table), Counts(), in_bytes(run.config.evaluation.memory_limit)
+    embedder, counts, memory = Embedder(run, table), Counts(), in_bytes(run.config.evaluation.memory_limit)
     with scratch("embed") as folder:
         degrees = {
             name: read_degrees(run.config, run.root, name, rows, folder / f"{number}.degrees")
@@ -88,9 +88,7 @@ def embed(
         for number, block in enumerate(found):
             if not number:
                 _log_counts(counts, table)
-            vectors = embedder.mean(block)
-            if method == "fit":
-                vectors = embedder.fit(block, vectors)
+            vectors = embedder.embed(block, method)
             degree = np.bincount(block.node, minlength=len(block))
             yield pa.RecordBatch.from_arrays(
                 [block.names, pa.array(degree), vector_array(vectors)], schema=schema(vectors.shape[1])
@@ -130,12 +128,19 @@ def _log_counts(counts: Counts, table: str) -> None:
                     f"{counts.unknown_relations:,}", f"{counts.edges:,}")  # fmt: skip
 
 
-class _Embedder:
+class Embedder:
+    """Embeds blocks of nodes of one table. What every block needs is read once."""
+
     def __init__(self, run: Trained, table: str) -> None:
         self._run, self._table = run, table
         self._scorer = run.vectors.scorer().requires_grad_(False)
         self._rows = {name: run.vectors.rows(name) for name in run.schema.tables}
         self._unit = {of.name for of in run.config.model.embeddings.tables if of.is_spherical}
+
+    def embed(self, block: Block, method: Method) -> Tensor:
+        """[n, dim] the vectors of the block's nodes."""
+        vectors = self.mean(block)
+        return self.fit(block, vectors) if method == "fit" else vectors
 
     @cached_property
     def frozen(self) -> Frozen:

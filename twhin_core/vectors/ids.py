@@ -88,9 +88,18 @@ class StoredIds:
         ends = np.searchsorted(self.index, np.cumsum(self._rows))
         return [int(count) for count in np.diff(ends, prepend=0)]
 
+    @property
+    def is_hashed(self) -> bool:
+        """Whether the hash of an id says where it is: see `windows`."""
+        return self._rows is not None
+
+    def windows(self, name: str) -> list[tuple[int, int]]:
+        """Positions [start, stop) outside of which an id cannot be."""
+        return [(0, self.size)] if self._runs is None else hash_windows(name, self._runs)
+
     def find(self, name: str) -> int | None:
         name = _encodable(name)
-        windows = [(0, self.size)] if self._runs is None else hash_windows(name, self._runs)
+        windows = self.windows(name)
         for first, ids in self._read(lambda first, end: any(first < stop and start < end for start, stop in windows)):
             place = pc.index(ids, _scalar(name)).as_py()
             if place >= 0:
@@ -209,16 +218,22 @@ def find_or_refuse(ids: Ids, table: str, name: str) -> int:
     """The position of an id. Raises NotFound, with similar ids, if there is no such id."""
     position = ids.find(name)
     if position is None:
-        hint = f"; near it: {', '.join(map(repr, similar_ids(ids, name)))}" if ids.size else ": the table is empty"
-        raise NotFound(f"{table}: no node has the id {name!r}{hint}")
+        raise unknown_id(ids, table, name)
     return position
 
 
-def similar_ids(ids: Ids, name: str) -> list[str]:
-    """The three ids with the smallest edit distance, among the first `MAX_IDS_TO_COMPARE`."""
+def unknown_id(ids: Ids, table: str, name: str, compared: int = MAX_IDS_TO_COMPARE) -> NotFound:
+    """The error that no node of a table has the id `name`, with similar ones among the first `compared` ids."""
+    near = similar_ids(ids, name, compared) if compared else []
+    hint = f"; near it: {', '.join(map(repr, near))}" if near else "" if ids.size else ": the table is empty"
+    return NotFound(f"{table}: no node has the id {name!r}{hint}")
+
+
+def similar_ids(ids: Ids, name: str, compared: int = MAX_IDS_TO_COMPARE) -> list[str]:
+    """The three ids with the smallest edit distance, among the first `compared`."""
     import duckdb  # only needed for mistakes
 
-    names = pa.RecordBatchReader.from_batches(SCHEMA, _first(ids.batches(IDS_PER_BATCH), MAX_IDS_TO_COMPARE))
+    names = pa.RecordBatchReader.from_batches(SCHEMA, _first(ids.batches(IDS_PER_BATCH), compared))
     with duckdb.connect() as database:
         database.register("names", names)
         query = "SELECT id FROM names ORDER BY levenshtein(id, ?), id LIMIT 3"
