@@ -69,6 +69,7 @@ def test_the_validation_on_the_ci_page_accepts_valid_pipelines_and_refuses_unkno
 
 
 IMAGES = ["docs/deploy.md", "docs/ci.md", "README.md", "Dockerfile", "deploy/training-runtime.yaml"]
+IMAGES += ["deploy/serve.yaml", "deploy/inference-service.yaml"]
 IMAGES += [f"components/{stage}/README.md" for stage in ("prepare", "train", "evaluate", "export")]
 
 
