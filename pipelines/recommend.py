@@ -46,6 +46,9 @@ def recommend(
     exclude_edges: Annotated[
         str | None, typer.Option(metavar="FILE", help="Parquet file of more pairs to leave out: columns lhs and rhs.")
     ] = None,
+    index: Annotated[
+        bool, typer.Option("--index", help="Search the exported faiss index instead of scoring every candidate.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the best candidates of every user, without those that it has an edge to.
@@ -61,7 +64,7 @@ def recommend(
 
     given = {
         "k": k, "users": users, "candidates": candidates, "min_degree": min_degree, "exclude": exclude,
-        "exclude_edges": exclude_edges,
+        "exclude_edges": exclude_edges, "index": index or None,
     }  # fmt: skip
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if candidates_where is not None:

@@ -140,6 +140,9 @@ class Config(Section):
         for name, settings in self.recommend.items():
             _check_names(f"recommend.{name}.exclude", settings.exclude or [], "relation", relations)
 
+            if settings.index and "faiss" not in self.export.formats:
+                raise ValueError(f"recommend.{name}.index: needs faiss in export.formats")
+
     @model_validator(mode="after")
     def _check_earlier(self) -> Config:
         warm_start, anchor = self.training.warm_start, self.training.anchor

@@ -113,6 +113,11 @@ class Recommend(Section):
     exclude_edges: Location | None = Field(
         None, description="Parquet files, a path or pattern, of more pairs to leave out: columns lhs and rhs, with ids."
     )
+    index: bool = Field(
+        False,
+        description="Search the exported faiss index of the rhs table, which looks at a part of the candidates, "
+        "instead of scoring all of them. Needs `faiss` in `export.formats`.",
+    )
     mixture: Mixture | None = Field(
         None,
         description="Candidates from several clusters for users with several interests; `{}` takes the defaults. "
@@ -131,6 +136,17 @@ class Recommend(Section):
     def _check_fetch(self) -> Recommend:
         if self.rule is not None and self.rule.fetch < self.k:
             raise ValueError(f"rule.fetch: {self.rule.fetch} is less than k: {self.k}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_index(self) -> Recommend:
+        others = {
+            "candidates": self.candidates is not None, "min_degree": self.min_degree > 0,
+            "mixture": self.mixture is not None,
+        }  # fmt: skip
+        if self.index and any(others.values()):
+            name = next(name for name, is_set in others.items() if is_set)
+            raise ValueError(f"index: searches all nodes by single vectors; leave out {name}, or the index")
         return self
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -71,20 +72,29 @@ class Projections:
             return self._last[1]
         self._last = None  # first, to free what it keeps
 
-        def project(vectors: Tensor) -> Tensor:
-            rels = torch.full((1, len(vectors)), int(of.relations[0]), device=vectors.device)
-            if not has_prior:
-                return self._scorer_on_device.answers(of.side, rels, vectors[None])[0]
-            answers = self._scorer_on_device.answers(of.side, rels, vectors[None, :, :-1])[0]
-            return torch.cat([answers, vectors[:, -1:]], 1)
-
         is_plain = isinstance(self._scorer, Scorer) and isinstance(self._scorer.comparator, Dot)
         is_projected = not (is_plain and self._scorer.shares_candidates(of.side))
         rows = SelectedRows(self.rows(of), of.size, of.drawn)
-        factors = Candidates(rows, project if is_projected else None, self.arithmetic, shape, self._memory)
+        factors = Candidates(
+            rows, partial(self._project, of) if is_projected else None, self.arithmetic, shape, self._memory
+        )
         if is_shared:
             self._last = key, factors
         return factors
+
+    @torch.inference_mode()
+    def answers(self, of: CandidateSet, columns: Ints) -> Tensor:
+        """The projections of some candidates of a set, by number: int64 [n] → float32 [n, width], on the CPU."""
+        vectors = SelectedRows(self.rows(of), of.size, of.drawn).gather(columns)
+        return self._project(of, vectors.to(self.arithmetic.device)).cpu()
+
+    def _project(self, of: CandidateSet, vectors: Tensor) -> Tensor:
+        """Candidates of a set, with their prior if there is one: [n, dim] → [n, width]."""
+        rels = torch.full((1, len(vectors)), int(of.relations[0]), device=vectors.device)
+        if not self._has_prior(of.side):
+            return self._scorer_on_device.answers(of.side, rels, vectors[None])[0]
+        answers = self._scorer_on_device.answers(of.side, rels, vectors[None, :, :-1])[0]
+        return torch.cat([answers, vectors[:, -1:]], 1)
 
     def _has_prior(self, side: Side) -> bool:
         return self._prior is not None and side in self._prior.sides

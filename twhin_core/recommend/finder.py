@@ -28,6 +28,9 @@ class Found:
     """int8 [Q, k]: positions in `sources`."""
     sources: tuple[str, ...]
     """What candidates were found by."""
+    compared: tuple[int, int] = (0, 0)
+    """Of the lists of some users, if the others are not exact either: how many candidates of their exact lists were
+    found, and how many these have."""
 
 
 class Finder(Protocol):

@@ -8,6 +8,8 @@ from torch import Tensor
 from twhin_core import sizes
 from twhin_core.config.recommend import Recommend
 from twhin_core.data.splits import open_split
+from twhin_core.embeddings.result import open_result
+from twhin_core.embeddings.search import Query
 from twhin_core.errors import UserError
 from twhin_core.export.vector_set import TrainedRun
 from twhin_core.ranking.candidates import CandidateSet
@@ -17,6 +19,7 @@ from twhin_core.recommend.cluster_search import ClusterSearch
 from twhin_core.recommend.clusters import find_clusters
 from twhin_core.recommend.finder import ExactFinder, Finder
 from twhin_core.recommend.histories import Histories
+from twhin_core.recommend.index_finder import open_finder
 from twhin_core.recommend.mixture import Mixtures
 from twhin_core.recommend.mixture_finder import MixtureFinder
 
@@ -25,7 +28,8 @@ def make_finder(run: TrainedRun, settings: Recommend, of: CandidateSet, device: 
     """What finds `settings.fetched` of the candidates `of` a relation for each of its users.
 
     Raises:
-        UserError: mixtures need faiss, more clusters are asked for than nodes, or a number is not finite.
+        UserError: no index was exported, mixtures need faiss, more clusters are asked for than nodes, or a number is
+            not finite.
     """
     scorer, arithmetic = run.scorer(), Arithmetic("fp32", device)
     memory = sizes.in_bytes(run.config.evaluation.memory_limit) // 4
@@ -35,10 +39,12 @@ def make_finder(run: TrainedRun, settings: Recommend, of: CandidateSet, device: 
         return Projections(scorer, run.schema, tables, arithmetic, memory, run.prior)
 
     exact = ExactFinder(scorer, projections(), of, settings.fetched)
-    mixture = settings.mixture
+    mixture, rel = settings.mixture, int(of.relations[0])
+    if settings.index:
+        query = Query(run.schema.table_of(rel, "lhs"), of.table, rel)
+        return open_finder(exact, open_result(run.root), query)
     if mixture is None:
         return exact
-    rel = int(of.relations[0])
     users, items = tables[run.schema.table_of(rel, "lhs")], tables[of.table]
     if mixture.clusters > items.size:
         raise UserError(

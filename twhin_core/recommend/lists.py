@@ -12,7 +12,6 @@ from twhin_core.ranking.best import NONE
 from twhin_core.ranking.pair_files import PairFiles
 from twhin_core.recommend.finder import Finder, Found
 from twhin_core.recommend.known import excluded
-from twhin_core.recommend.rule import AppliedRule
 from twhin_core.recommend.users import Users
 from twhin_core.vectors.ids import Ids
 from twhin_core.vectors.names import names_of
@@ -32,11 +31,11 @@ class Lists:
     """Of the candidates' table."""
     known: PairFiles
     """(user's number, candidate's row) of what is left out."""
-    rule: AppliedRule | None
-    k: int
 
-    def make(self, part: int, progress: Progress) -> pa.RecordBatch:
-        """The lists of a part's users, with the columns of `SCHEMA`. A user with no candidate left has an empty list.
+    def make(self, part: int, progress: Progress) -> tuple[pa.RecordBatch, tuple[int, int]]:
+        """The lists of a part's users, with the columns of `SCHEMA`, and what was compared (`Found.compared`).
+
+        A user with no candidate left has an empty list.
 
         Raises:
             UserError: a score is not finite, or the rule does not do what it must.
@@ -44,17 +43,9 @@ class Lists:
         numbers = self.users.part(part)
         left_out = excluded(self.known, self.users, part, self.finder.candidates)
         found = self.finder.find(self.users.row[numbers], left_out, progress)
-        is_there = found.rows != NONE
-        candidates = listed(found, self.ids)
-        users, lengths = self.users.ids(part), is_there.sum(1)
-        if self.rule is not None:
-            kept = self.rule.apply(users, lengths, candidates, self.k)
-            before = np.concatenate([[0], kept.cumsum()])
-            ends = lengths.cumsum()
-            candidates, lengths = candidates.filter(pa.array(kept)), before[ends] - before[ends - lengths]
-        offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
-        lists = pa.ListArray.from_arrays(pa.array(offsets), candidates)
-        return pa.RecordBatch.from_arrays([users, lists], schema=SCHEMA)
+        offsets = np.concatenate([[0], (found.rows != NONE).sum(1).cumsum()]).astype(np.int32)
+        lists = pa.ListArray.from_arrays(pa.array(offsets), listed(found, self.ids))
+        return pa.RecordBatch.from_arrays([self.users.ids(part), lists], schema=SCHEMA), found.compared
 
 
 def listed(found: Found, ids: Ids) -> pa.StructArray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pydantic import BaseModel, ValidationError
 
 from twhin_core import storage
@@ -33,6 +35,8 @@ class ListsManifest(BaseModel):
     unknown_candidates: int
     excluded: list[str]
     """The relations whose known edges are left out."""
+    share_of_exact: float | None = None
+    """Which share of exact lists is in these, measured with some users; None if they are exact."""
     files: list[FileEntry]
 
 
@@ -41,6 +45,8 @@ class Part(BaseModel):
 
     made_from: str
     file: FileEntry
+    compared: tuple[int, int] = (0, 0)
+    """As `Found.compared`."""
 
 
 def read_lists_manifest(folder: str) -> ListsManifest | None:
@@ -48,17 +54,23 @@ def read_lists_manifest(folder: str) -> ListsManifest | None:
     return read_as(ListsManifest, storage.join(folder, MANIFEST))
 
 
-def read_part(folder: str, part: int, made_from: str) -> FileEntry | None:
-    """The file of a part, or None if it is not finished, made from something else, or incomplete."""
+def read_part(folder: str, part: int, made_from: str) -> Part | None:
+    """The record of a part, or None if it is not finished, made from something else, or incomplete."""
     try:
         record = Part.model_validate(storage.find_json(record_url(folder, part)))
     except (ValidationError, Damaged):  # no record, or one of another version, or a damaged one
         return None
-    return record.file if record.made_from == made_from and record.file.is_there(folder) else None
+    return record if record.made_from == made_from and record.file.is_there(folder) else None
 
 
-def write_finished_part(folder: str, part: int, made_from: str, file: FileEntry) -> None:
-    storage.write_json(record_url(folder, part), Part(made_from=made_from, file=file).model_dump())
+def write_finished_part(folder: str, part: int, record: Part) -> None:
+    storage.write_json(record_url(folder, part), record.model_dump())
+
+
+def share_of_exact(parts: Iterable[Part]) -> float | None:
+    """As in the manifest."""
+    found, wanted = (sum(of) for of in zip(*(part.compared for part in parts), strict=True))
+    return round(found / wanted, 4) if wanted else None
 
 
 def record_url(folder: str, part: int) -> str:

@@ -111,7 +111,8 @@ def _finder(
 ) -> Finder:
     evaluation, of, k = run.config.evaluation, task.candidates, settings.fetched
     if name == MODEL:
-        return make_finder(run, settings, of, device)
+        exact = settings.model_copy(update={"index": False})  # which is exported after evaluation
+        return make_finder(run, exact, of, device)
     if name == POPULARITY:
         return PopularityFinder(of, task.edges, k, device)
     if name == RANDOM:

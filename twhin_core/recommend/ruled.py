@@ -43,4 +43,4 @@ class RuledFinder:
         rows, scores, source = (
             np.take_along_axis(of, first, 1) for of in (np.where(kept, found.rows, NONE), found.scores, found.source)
         )
-        return Found(rows, scores, source, found.sources)
+        return Found(rows, scores, source, found.sources, found.compared)

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 from twhin_core import __version__, plugins, sizes, storage
 from twhin_core.config.recommend import Recommend
 from twhin_core.data.splits import open_splits
+from twhin_core.embeddings.index import open_index
+from twhin_core.embeddings.result import open_result
+from twhin_core.embeddings.search import make_query
 from twhin_core.export.vector_set import TrainedRun
 from twhin_core.export.write import identify
-from twhin_core.parquet import FileEntry, part_path, write_part
+from twhin_core.parquet import part_path, write_part
 from twhin_core.paths import find_files
 from twhin_core.progress import Progress
 from twhin_core.recommend import known
@@ -22,12 +25,15 @@ from twhin_core.recommend.lists import SCHEMA, Lists
 from twhin_core.recommend.manifest import (
     MANIFEST,
     ListsManifest,
+    Part,
     read_lists_manifest,
     read_part,
     record_url,
+    share_of_exact,
     write_finished_part,
 )
 from twhin_core.recommend.rule import AppliedRule
+from twhin_core.recommend.ruled import RuledFinder
 from twhin_core.recommend.users import find_users
 from twhin_core.scratch import scratch
 from twhin_core.series.id_list import read_ids
@@ -100,10 +106,13 @@ class _Writer:
             left_out = known.left_out(run, self._rel, settings, self._splits.values(), users, self._files)
             pairs = known.collect(left_out, users, todo, self._files)
             finder = make_finder(run, settings, of, self._ranks.device)
-            lists = Lists(finder, users, run.ids(rhs), pairs, rule, settings.k)
-            self._write_parts(todo, lists)
+            if rule is not None:
+                finder = RuledFinder(finder, rule, run.ids(lhs), run.ids(rhs), settings.k)
+            self._write_parts(todo, Lists(finder, users, run.ids(rhs), pairs))
         self._ranks.wait()
-        entries = [read_part(self._folder, part, self._made_from) for part in range(users.parts)]
+        parts = [read_part(self._folder, part, self._made_from) for part in range(users.parts)]
+        finished = [part for part in parts if part is not None]
+        assert len(finished) == users.parts
         manifest = ListsManifest(
             version=__version__,
             relation=self._relation,
@@ -116,9 +125,9 @@ class _Writer:
             candidates=of.size,
             unknown_candidates=unknown,
             excluded=self._excluded,
-            files=[entry for entry in entries if entry is not None],
+            share_of_exact=share_of_exact(finished),
+            files=[part.file for part in finished],
         )
-        assert len(manifest.files) == users.parts
         if self._ranks.is_first:
             storage.publish_json(storage.join(self._folder, MANIFEST), manifest.model_dump())
         return manifest
@@ -128,9 +137,9 @@ class _Writer:
         storage.remove(storage.join(self._folder, MANIFEST))  # first: without it, nothing counts as complete
         kept = []
         for part in range(parts):
-            entry = read_part(self._folder, part, self._made_from)
-            if entry is not None:
-                kept += [storage.join(self._folder, entry.path), record_url(self._folder, part)]
+            finished = read_part(self._folder, part, self._made_from)
+            if finished is not None:
+                kept += [storage.join(self._folder, finished.file.path), record_url(self._folder, part)]
         storage.remove_all_but(self._folder, kept)
 
     def _write_parts(self, parts: list[int], lists: Lists) -> None:
@@ -138,14 +147,18 @@ class _Writer:
         name, quiet = f"recommend {self._relation}", not self._ranks.is_first
         with Progress(name, total * lists.finder.candidates.size, "scores", quiet=quiet) as progress:
             for part in parts:
-                made = lists.make(part, progress)
-                entry: FileEntry = write_part([made], SCHEMA, self._folder, part_path("", part).lstrip("/"))
-                write_finished_part(self._folder, part, self._made_from, entry)
+                made, compared = lists.make(part, progress)
+                file = write_part([made], SCHEMA, self._folder, part_path("", part).lstrip("/"))
+                write_finished_part(self._folder, part, Part(made_from=self._made_from, file=file, compared=compared))
 
 
 def _digest(run: TrainedRun, relation: str, settings: Recommend) -> str:
-    """Of the vectors, the settings, and the files and the rule that these name."""
-    parts = [identify(run), run.step, relation, *identified(settings)]
+    """Of the vectors, the settings, and the files, the rule and the index that these name."""
+    index = None
+    if settings.index:
+        query = make_query(run.schema, run.schema.table_of(run.schema.names.index(relation), "lhs"), relation, "rhs")
+        index = open_index(open_result(run.root), query).file.sha256
+    parts = [identify(run), run.step, relation, *identified(settings), index]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
