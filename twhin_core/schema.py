@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -21,11 +21,31 @@ OTHER: dict[Side, Side] = {"lhs": "rhs", "rhs": "lhs"}
 
 
 @dataclass(frozen=True)
+class ContentShape:
+    """The content of a table: the length of its vectors, the number of categories and of all their values."""
+
+    dim: int
+    categories: int
+    values: int
+
+    @property
+    def width(self) -> int:
+        """Of a row: the vector, then the numbers of the categories."""
+        return self.dim + self.categories
+
+    @property
+    def stored_width(self) -> int:
+        """Of a row in memory: the kernels need a multiple of 4."""
+        return -(-self.width // 4) * 4
+
+
+@dataclass(frozen=True)
 class Schema:
-    """The tables of a graph with their row counts, and its relations in the order of their ids."""
+    """The tables of a graph with their row counts, its relations in the order of their ids, and content by table."""
 
     tables: dict[str, int]
     relations: list[Relation]
+    content: dict[str, ContentShape] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:

@@ -26,7 +26,9 @@ from twhin_core.graph.manifest import read_as
 from twhin_core.model.scorer import Scorer
 from twhin_core.run import differences
 from twhin_core.schema import Schema
+from twhin_core.vectors.content import ComposedRows, content_of
 from twhin_core.vectors.prior import Prior
+from twhin_core.vectors.rows import Rows
 
 FOLDER = "checkpoints"
 FINISHED = "training/finished.json"
@@ -66,6 +68,8 @@ class ModelDescription(BaseModel):
     target: str | None = None
     """The relation whose weight is fixed while those of the others are found."""
     optimizers: dict[str, str]
+    content: dict[str, list[int]] = {}
+    """By table, the length of its vectors of content, the number of categories and of their values."""
 
 
 def model_description(config: Config, schema: Schema) -> ModelDescription:
@@ -81,6 +85,7 @@ def model_description(config: Config, schema: Schema) -> ModelDescription:
         prior=None if model.prior is None else _prior_description(model.prior),
         target=model.target,
         optimizers={**optimizers, "relations": model.translation_optimizer.name},
+        content={table: [of.dim, of.categories, of.values] for table, of in schema.content.items()},
     )
 
 
@@ -135,15 +140,31 @@ class Checkpoint:
     @property
     def digest(self) -> str:
         """Tells it apart from any other checkpoint, also one of the same step."""
-        return hashlib.sha256(self.marker.model_dump_json().encode()).hexdigest()[:16]
+        left_out = {} if self.marker.model.content else {"model": {"content"}}  # as before there was any
+        return hashlib.sha256(self.marker.model_dump_json(exclude=left_out).encode()).hexdigest()[:16]
 
     @cached_property
     def _index(self) -> dict[str, StoredShape]:
         """Read once: it is as long as there are tables."""
         return or_gone(self.url, lambda: read_index(self.url, self.marker.files))
 
-    def rows(self, table: str) -> StoredTensor:
-        """The vectors of a table, float32 [rows, dim], to read block by block."""
+    def rows(self, table: str) -> Rows:
+        """The vectors of a table, float32 [rows, dim], to read block by block: with the content of nodes, if any."""
+        ids, shape = self.id_rows(table), self.marker.model.content.get(table)
+        if shape is None:
+            return ids
+        dim, categories, _ = shape
+        content = content_of(self.url.rsplit("/", 2)[0], table, ids.size)
+        names = (["vector"] if dim else []) + (["values"] if categories else [])
+        tower, predictor = (
+            {name: self.stored(f"{part}.{name}.weight").read_whole() for name in names}
+            for part in (f"towers.{table}", f"predictors.{table}.tower")
+        )
+        scale = float(self.stored(f"predictors.{table}.log_scale").read_whole().exp())
+        return ComposedRows(ids, content, tower, predictor, scale)
+
+    def id_rows(self, table: str) -> StoredTensor:
+        """What was learned of each node by its id alone, float32 [rows, dim], to read block by block."""
         return self.stored(f"tables.embeddings.{table}.weight")
 
     def stored(self, name: str) -> StoredTensor:

@@ -10,7 +10,7 @@ from twhin_core.config.derive import Derive
 from twhin_core.config.generate import Generate
 from twhin_core.config.numbers import Count, Duration, Location, Memory, Name, Seed, Strength
 from twhin_core.config.section import Section
-from twhin_core.config.sources import Labels, Source
+from twhin_core.config.sources import Features, Labels, Source
 from twhin_core.config.time_window import TimeWindow
 
 
@@ -78,6 +78,11 @@ class Prepare(Section):
     )
     labels: list[Labels] = Field(
         default_factory=list, description="Labels of nodes, which `twhin neighbors` and the report show."
+    )
+    features: list[Features] = Field(
+        default_factory=list,
+        description="Content of nodes, such as embeddings of texts or images, that vectors are learned from beside the "
+        "edges. See [features](features.md).",
     )
     time_window: TimeWindow | None = Field(None, description="Keep the edges of this time window. Default: all.")
     window: Duration | None = Field(
@@ -168,6 +173,14 @@ class Prepare(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_features(self) -> Prepare:
+        tables = [of.table for of in self.features]
+        for position, table in enumerate(tables):
+            if table in tables[:position]:
+                raise ValueError(f"features.{position}.table: {table!r} is listed twice; use one entry")
+        return self
+
+    @model_validator(mode="after")
     def _check_engine(self) -> Prepare:
         if self.engine == "duckdb" and self.spark_master is not None:
             raise ValueError("spark_master: has no effect with engine: duckdb; remove it")
@@ -221,6 +234,8 @@ class Prepare(Section):
         """Refuses what depends on rows of earlier days that the previous graph does not hold."""
         if self.previous is None:
             return self
+        if self.features:
+            raise ValueError("features: a graph with content cannot be continued yet; remove them, or previous")
         if self.generate is not None:
             raise ValueError("previous: continues a graph with new files, and generate has none; remove either")
         if self.min_degree:

@@ -127,3 +127,41 @@ class Labels(Section):
             path=self.path, format=self.format, columns=self.columns, lhs=self.id, rhs=self.label, relation=self.table,
             key=f"prepare.labels.{position}", uses={"lhs": "id", "rhs": "label"},
         )  # fmt: skip
+
+
+class ContentSource(NodeSource):
+    """Rows of nodes with their content. `vector`: the column of vectors, if any."""
+
+    vector: str | None
+    categories: list[str]
+
+
+class Features(Section):
+    """Content of nodes, in Parquet files: a vector of a model of texts or images, categories, or both."""
+
+    table: Name = Field(description="The table of the nodes.")
+    path: Location = Field(description="As the `path` of a source.")
+    id: Name = Field("id", description="Column of the node's id.")
+    column: Name | None = Field(
+        None, description="Column of its vector: a list of floats, as many for every node. Default: none."
+    )
+    categories: list[Name] = Field(
+        default_factory=list, description="Columns of categories: string or integer. Each value has a vector."
+    )
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> Features:
+        if self.column is None and not self.categories:
+            raise ValueError("needs column, categories or both")
+        names = [self.id, *([] if self.column is None else [self.column]), *self.categories]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"categories: columns must differ; repeated: {', '.join(repeated)}")
+        return self
+
+    def as_source(self, position: int) -> ContentSource:
+        """The files as a source of the engine."""
+        return ContentSource(
+            path=self.path, format="parquet", lhs=self.id, rhs=self.id, relation=self.table,
+            key=f"prepare.features.{position}", uses={"lhs": "id", "rhs": "id"},
+            vector=self.column, categories=self.categories,
+        )  # fmt: skip

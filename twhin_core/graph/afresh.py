@@ -46,14 +46,24 @@ class Made:
 
 
 def make(
-    engine: Engine, valid: ir.Table, relations: list[Relation], settings: Prepare, split: Split | None, by_age: bool
+    engine: Engine,
+    valid: ir.Table,
+    relations: list[Relation],
+    settings: Prepare,
+    split: Split | None,
+    by_age: bool,
+    with_content: ir.Table | None = None,
 ) -> Made:
     """Builds the graph from rows that passed the row checks.
 
     Args:
         by_age: whether the weights of rows that do not come from a column depend on the age.
+        with_content: nodes (table, id) that the graph has even without an edge.
     """
-    nodes = engine.keep("nodes", number_nodes(find_nodes(valid)))
+    found = find_nodes(valid)
+    if with_content is not None:
+        found = found.union(with_content).distinct()
+    nodes = engine.keep("nodes", number_nodes(found))
     encoded = engine.keep("encoded", encode(valid, nodes, seed=0 if split is None else split.seed))
     repeats = engine.keep("repeats", find_repeats(encoded))
     by_weight = merging(settings, by_age)
@@ -80,6 +90,10 @@ def make(
         degrees = engine.keep("all_degrees", count_degrees(edges))
 
     vocabulary = nodes.inner_join(degrees, ["table", "index"]).select("table", "index", "id", "degree")
+    if with_content is not None:
+        others = nodes.semi_join(with_content, ["table", "id"]).anti_join(degrees, ["table", "index"])
+        others = others.mutate(degree=ibis.literal(0, type="int64"))
+        vocabulary = vocabulary.union(others.select("table", "index", "id", "degree"))
     if settings.min_degree or settings.cold_nodes == "drop" or settings.repeats == "sum":  # these may remove nodes
         vocabulary = engine.keep("vocabulary", number_nodes(vocabulary.rename(before="index")))
         edges = engine.keep("renumbered", renumber(edges, vocabulary))

@@ -16,6 +16,7 @@ from twhin_core.dependents import note_use
 from twhin_core.errors import UserError
 from twhin_core.graph.changes import entries_of
 from twhin_core.graph.connect import connect
+from twhin_core.graph.content_rows import check_content
 from twhin_core.graph.earlier import Earlier, check_new, find_earlier, without_taken
 from twhin_core.graph.forgotten import Blocked, blocked_at
 from twhin_core.graph.manifest import SPLITS, Manifest
@@ -57,6 +58,8 @@ def build_graph(config: Config, sources: list[Source], root: str, checks: Checks
     earlier = find_earlier(config)
     raw = _find_raw(settings, sources, earlier)
     labels = check_sources([of.as_source(position) for position, of in enumerate(settings.labels)])
+    features = check_sources([of.as_source(position) for position, of in enumerate(settings.features)])
+    check_content(features)
     split = _split(settings, raw)
     if earlier is not None:
         earlier.check_fits(config, split, raw)
@@ -64,13 +67,13 @@ def build_graph(config: Config, sources: list[Source], root: str, checks: Checks
     storage.remove(storage.join(root, "graph"))  # an interrupted run may have left files
     blocked = blocked_at(root) or (blocked_at(settings.previous) if settings.previous is not None else None)
     with connect(settings) as engine:
-        graph = plan(engine, config, raw, labels, split, earlier, checks.relations, blocked)
+        graph = plan(engine, config, raw, labels, features, split, earlier, checks.relations, blocked)
         counts = count_graph(graph, earlier)
         _log(counts)
         _check_counts(config, raw, split, counts, graph)
         checks.sizes(Schema(counts.nodes, graph.relations), {split: sum(counts.edges[split]) for split in SPLITS})
         manifest = write_graph(engine, graph, counts, root, earlier)
-    manifest = _completed(manifest, config, raw, labels, split, earlier, blocked)
+    manifest = _completed(manifest, config, raw, labels + features, split, earlier, blocked)
     for line in describe_reversed(manifest):
         log.warning("prepare: %s", line)
     warn_of_skew(manifest.relations)
@@ -91,7 +94,7 @@ def _completed(
     manifest: Manifest,
     config: Config,
     raw: list[RawSource],
-    labels: list[RawSource],
+    others: list[RawSource],
     split: Split | None,
     earlier: Earlier | None,
     blocked: Blocked | None,
@@ -105,7 +108,7 @@ def _completed(
         entry.id_kinds = sorted(kinds)
     return manifest.model_copy(
         update={
-            "raw_files": entries_of(raw + labels),
+            "raw_files": entries_of(raw + others),
             "rules": rules_of(config.prepare, split),
             "times": kind or (earlier and earlier.manifest.times),
             "previous": earlier and earlier.entry,

@@ -25,7 +25,11 @@ def check_unchanged(settings: Prepare, before: list[RawFileEntry]) -> None:
     """
     if settings.changed_files == "keep" or not settings.sources:
         return
-    paths = [*(source.path for source in settings.sources), *(labels.path for labels in settings.labels)]
+    paths = [
+        *(source.path for source in settings.sources),
+        *(labels.path for labels in settings.labels),
+        *(features.path for features in settings.features),
+    ]
     now = {file.url: _entry(file) for path in paths for file in _find(path)}
     changed = [entry for entry in before if now.get(entry.path, entry) != entry]
     if changed:

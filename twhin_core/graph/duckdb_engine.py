@@ -19,7 +19,10 @@ from twhin_core.graph.raw_files import RawSource
 from twhin_core.graph.sources import as_literal, read_sources, register
 from twhin_core.parquet import FileEntry, StoredFile, open_parquet, write_parts
 
-SQL_TYPES = {pa.int64(): "BIGINT", pa.int32(): "INTEGER", pa.float32(): "FLOAT", pa.string(): "VARCHAR"}
+SQL_TYPES = {
+    pa.int64(): "BIGINT", pa.int32(): "INTEGER", pa.float32(): "FLOAT", pa.string(): "VARCHAR",
+    pa.list_(pa.float32()): "FLOAT[]",
+}  # fmt: skip
 
 
 class DuckDBEngine(Engine):
@@ -31,7 +34,7 @@ class DuckDBEngine(Engine):
         self.sources: list[RawSource] = []
 
     def read(self, sources: list[RawSource]) -> ir.Table:
-        self.sources = sources
+        self.sources = [*self.sources, *sources]
         return read_sources(self.backend, sources)
 
     def read_files(self, name: str, files: list[StoredFile], schema: pa.Schema) -> ir.Table:
@@ -63,7 +66,8 @@ class DuckDBEngine(Engine):
 
     def write(self, rows: ir.Table, order: Sequence[str], schema: pa.Schema, root: str, folder: str) -> list[FileEntry]:
         ordered = rows.order_by(*order).select(*schema.names)
-        return write_parts(stream(self.backend, ordered), schema, root, folder)
+        batches = (batch.cast(schema) for batch in stream(self.backend, ordered))  # vectors to their length
+        return write_parts(batches, schema, root, folder)
 
 
 def _columns(file: StoredFile) -> list[str]:

@@ -16,6 +16,7 @@ from twhin_core.config import Config, Relation
 from twhin_core.graph.afresh import Made
 from twhin_core.graph.blocked import without_names, without_nodes
 from twhin_core.graph.connect import connect
+from twhin_core.graph.content import earlier_content
 from twhin_core.graph.degrees import at
 from twhin_core.graph.derived import with_derived
 from twhin_core.graph.earlier import Earlier
@@ -78,6 +79,7 @@ def forget_nodes(config: Config, source: str, root: str, blocked: Blocked) -> Fo
             rejected=rejected if before.rejected is None else rejected.union(before.rejected),
             labels=find_all_labels(engine, [], before.vocabulary, earlier),
             derive=settings.derive,
+            content=earlier_content(engine, earlier, before.vocabulary),
         )
         counts = count_graph(graph, earlier)
         written = write_graph(engine, graph, counts, root, earlier)

@@ -12,6 +12,7 @@ from twhin_core.checksum import crc32c
 from twhin_core.config import Config, Relation
 from twhin_core.config.derive import Derive
 from twhin_core.errors import UserError, one_line
+from twhin_core.graph.content_entry import ContentEntry
 from twhin_core.parquet import FileEntry
 from twhin_core.schema import Schema
 
@@ -49,6 +50,7 @@ class TableEntry(BaseModel):
     degrees: DegreeEntry
     files: list[FileEntry]
     labels: list[FileEntry] = []
+    content: ContentEntry | None = None
     forgotten: int = 0
     added: list[int] = []
     lost: int = 0
@@ -275,7 +277,8 @@ def read_schema(config: Config, root: str) -> Schema:
                 f"{entry.num_embeddings}"
             )
         tables[entry.name] = stated or entry.num_embeddings
-    return Schema(tables, relations_of(config, manifest))
+    content = {entry.name: entry.content.shape for entry in manifest.tables if entry.content is not None}
+    return Schema(tables, relations_of(config, manifest), content)
 
 
 def previous_root(root: str) -> str:

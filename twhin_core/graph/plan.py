@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import ibis.expr.types as ir
 
@@ -18,6 +18,7 @@ from twhin_core.errors import UserError
 from twhin_core.graph.afresh import Made, make
 from twhin_core.graph.ages import ages_of, newest_time
 from twhin_core.graph.blocked import without_names, without_nodes
+from twhin_core.graph.content import Content, nodes_of, plan_content
 from twhin_core.graph.derived import check_rows, with_derived
 from twhin_core.graph.earlier import Earlier
 from twhin_core.graph.edge_weights import normalized
@@ -38,9 +39,9 @@ class Graph:
     """The graph as tables of the engine.
 
     `vocabulary`, `edges`, `new`, `cold`, `lost` and `keeps_files`: as in `afresh.Made`; `rejected`: as
-    `edges.decoded` returns it; `labels`: index, id, label of the nodes with one, by table; `tables` in the order of the
-    config, `relations` in the order of their ids; `newest`: the newest time of a row that became an edge, if any;
-    `derive`: by name, how the derived relations were made.
+    `edges.decoded` returns it; `labels`: index, id, label of the nodes with one, by table; `content`: by table;
+    `tables` in the order of the config, `relations` in the order of their ids; `newest`: the newest time of a row that
+    became an edge, if any; `derive`: by name, how the derived relations were made.
     """
 
     tables: list[str]
@@ -53,6 +54,7 @@ class Graph:
     rejected: ir.Table
     labels: dict[str, ir.Table]
     derive: Mapping[str, Derive]
+    content: dict[str, Content] = field(default_factory=dict)
 
 
 def plan(
@@ -60,6 +62,7 @@ def plan(
     config: Config,
     sources: list[RawSource],
     labels: list[RawSource],
+    features: list[RawSource],
     split: Split | None,
     earlier: Earlier | None,
     check_relations: Callable[[list[str]], None],
@@ -91,6 +94,7 @@ def plan(
     times = [newest_time(rows), earlier.manifest.newest if earlier else None]
     newest = max((time for time in times if time is not None), default=None)
     ages = ages_of(settings, newest)
+    content = plan_content(engine, features, blocked)
     rows = ages.with_reasons(rows)
 
     gone: list[ir.Table] = []
@@ -100,7 +104,7 @@ def plan(
     # A derived relation has no rows, so that it does not make the order of edges that of a graph with reverses.
     of_rows = [of.model_copy(update={"symmetric": of.symmetric and of.name not in settings.derive}) for of in relations]
     if earlier is None:
-        made = make(engine, valid, of_rows, settings, split, by_age=ages.half_life is not None)
+        made = make(engine, valid, of_rows, settings, split, ages.half_life is not None, nodes_of(content))
     else:
         before = read_before(engine, earlier, relations)
         if blocked is not None and not blocked.is_within(earlier.manifest.forgotten):
@@ -123,6 +127,7 @@ def plan(
         rejected=functools.reduce(lambda one, other: one.union(other), [invalid, *dropped, *gone]),
         labels=find_all_labels(engine, labels, made.vocabulary, earlier),
         derive=settings.derive,
+        content=content,
     )
 
 

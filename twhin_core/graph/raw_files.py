@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from twhin_core.conditions import Compare, IsNull, comparisons, parse
 from twhin_core.config import Relation
-from twhin_core.config.sources import Source
+from twhin_core.config.sources import ContentSource, Source
 from twhin_core.config.time_window import TimeWindow
 from twhin_core.errors import UserError
 from twhin_core.graph.filters import check_comparison
@@ -160,6 +160,9 @@ def _used_columns(source: Source) -> list[tuple[str, str]]:
     names = [(source.use(end), getattr(source, end)) for end in ("lhs", "rhs")]
     names += [(use, getattr(source, use)) for use in ("relation_column", "timestamp")]
     names.append(("weight", source.weight.column if source.weight else None))
+    if isinstance(source, ContentSource):
+        names = [names[0], *(((f"{source.key}.column"), source.vector),)]
+        names += [(f"{source.key}.categories", name) for name in source.categories]
     return [
         *((use, name) for use, name in names if name is not None),
         *(("where", leaf.column) for leaf in _leaves(source)),
@@ -191,7 +194,7 @@ def _check_parquet(found: FoundFile, source: Source) -> RawFile:
     time = _time_in_path(source, in_path)
     columns = [(field.name, _value_type(field.type)) for field in schema]
     for use, name in _used_columns(source):
-        if name not in schema.names or use == "where":
+        if name not in schema.names or use == "where" or use.endswith((".column", ".categories")):
             continue
         kind = dict(columns)[name]
         _check_type(url, use, name, kind)

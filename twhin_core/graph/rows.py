@@ -5,9 +5,6 @@ Ibis expressions that all engines evaluate identically.
 
 from __future__ import annotations
 
-import functools
-import itertools
-
 import ibis
 import ibis.expr.types as ir
 import numpy as np
@@ -19,9 +16,9 @@ from twhin_core.config.sources import Source
 from twhin_core.errors import UserError
 from twhin_core.graph.edge_weights import transformed
 from twhin_core.graph.filters import keeps
-from twhin_core.graph.folder_columns import from_folders
 from twhin_core.graph.hashes import bound, edge_hash
-from twhin_core.graph.raw_files import BINARY_ID, RawFile, TimeKind
+from twhin_core.graph.raw_columns import RawColumns
+from twhin_core.graph.raw_files import RawFile, TimeKind
 from twhin_core.graph.reverses import with_ordered_ends
 
 MAX_ID_SIZE = 65_536  # bytes in UTF-8
@@ -33,29 +30,16 @@ def bit_length(text: str) -> int:  # type: ignore[empty-body] # built into the e
     """The number of bits of a text in UTF-8."""
 
 
-@ibis.udf.scalar.builtin(name="hex")  # type: ignore[untyped-decorator] # Ibis has no types
-def hexadecimal(data: bytes) -> str:  # type: ignore[empty-body] # built into the engine
-    """Two digits per byte."""
-
-
 def normalize(table: ir.Table, file: RawFile, source: Source, position: int) -> ir.Table:
     """The rows of files with one layout, with the columns listed in `sources.read_source`.
 
     `table` has the columns of the files as c0, c1 … and their URL as `file`.
     """
-    names = [name for name, _ in file.columns]
-
-    def column(name: str) -> ir.Column:
-        if in_path := file.folder_column(name):
-            return from_folders(table.file, in_path)
-        return table[f"c{names.index(name)}"]
+    columns = RawColumns(table, file)
+    column, text = columns.raw, columns.text
 
     def number(name: str) -> ir.Column:
         return column(name).strip() if file.is_text(name) else column(name)
-
-    def text(name: str) -> ir.Column:
-        is_binary = dict(file.columns).get(name) == BINARY_ID
-        return _uuid(column(name)) if is_binary else column(name).cast("string")
 
     def value(name: str) -> ir.Column:
         return column(name).nullif("") if file.is_text(name) else column(name)
@@ -87,13 +71,6 @@ def normalize(table: ir.Table, file: RawFile, source: Source, position: int) -> 
         source=ibis.literal(position, type="int32"),
     )
     return rows.mutate(lhs=rows.lhs.nullif(""), rhs=rows.rhs.nullif(""))
-
-
-def _uuid(data: ir.BinaryColumn) -> ir.StringColumn:
-    """Formats 16 bytes as a UUID."""
-    digits = hexadecimal(data).lower()
-    parts = [digits.substr(start, end - start) for start, end in itertools.pairwise((0, 8, 12, 16, 20, 32))]
-    return functools.reduce(lambda text, part: text + "-" + part, parts)
 
 
 def _times(given: ir.Column, kind: TimeKind | None, is_text: bool) -> dict[str, ir.Column]:

@@ -17,10 +17,12 @@ DEGREES = [
 
 
 def list_graph(manifest: Manifest) -> list[Listing]:
-    """The splits, the tables, the relations with the most edges first, their weights, and the rejected rows."""
+    """The splits, the tables, their content, the relations with the most edges first, weights, and rejected rows."""
     weights = [_weights(manifest)] if manifest.weighted else []
+    content = [_content(manifest)] if any(entry.content for entry in manifest.tables) else []
     derived = [_derived(manifest)] if any(of.derived is not None for of in manifest.relations) else []
-    return [_splits(manifest), _tables(manifest), *_relations(manifest), *derived, *weights, _rejected(manifest)]
+    listings = [_splits(manifest), _tables(manifest), *content, *_relations(manifest), *derived, *weights]
+    return [*listings, _rejected(manifest)]
 
 
 def _splits(manifest: Manifest) -> Listing:
@@ -39,6 +41,20 @@ def _splits(manifest: Manifest) -> Listing:
 def _tables(manifest: Manifest) -> Listing:
     rows = [[entry.name, *_figures(entry.degrees)] for entry in manifest.tables]
     return Listing("tables", "training degrees by table", [Column("table"), *DEGREES], rows)
+
+
+def _content(manifest: Manifest) -> Listing:
+    rows: list[list[Cell]] = [
+        [entry.name, of.nodes, of.nodes / max(entry.nodes, 1), of.cold, of.dim, of.values, sum(of.rejected.values())]
+        for entry in manifest.tables
+        if (of := entry.content) is not None
+    ]
+    columns = [
+        Column("table"), Column("nodes", ",d"), Column("share", ".1%"),
+        Column("without training edges", ",d", keys=("cold",)), Column("dim", ",d"), Column("values", ",d"),
+        Column("rows left out", ",d", keys=("rejected",)),
+    ]  # fmt: skip
+    return Listing("features", "nodes with content by table", columns, rows)
 
 
 def _relations(manifest: Manifest) -> tuple[Listing, Listing]:

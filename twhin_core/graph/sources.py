@@ -11,7 +11,9 @@ import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
 from twhin_core import limits, storage
+from twhin_core.config.sources import ContentSource
 from twhin_core.errors import UserError
+from twhin_core.graph.content_rows import CONTENT_SCHEMA, content_rows
 from twhin_core.graph.raw_files import RawFile, RawSource
 from twhin_core.graph.rows import normalize
 from twhin_core.graph.text_files import DELIMITERS, QUOTES, verify_zipped
@@ -22,6 +24,11 @@ SCHEMA = pa.schema(
     + [("weight", pa.float64()), ("time", pa.int64()), ("bad_time", pa.bool_()), ("filtered", pa.bool_())]
     + [("split", pa.string()), ("file", pa.string()), ("source", pa.int32())]
 )
+
+
+def schema_of(sources: list[RawSource]) -> pa.Schema:
+    """What `read_sources` returns for them, which are all interactions and labels, or all content."""
+    return CONTENT_SCHEMA if isinstance(sources[0].source, ContentSource) else SCHEMA
 
 
 def read_sources(engine: Backend, sources: list[RawSource]) -> ir.Table:
@@ -41,6 +48,8 @@ def read_source(engine: Backend, raw: RawSource, position: int) -> ir.Table:
         filtered: whether `where` leaves the row out.
         split: null if the source specifies none.
         file, source: the URL of the file and the position.
+
+    Those of content have the columns of `CONTENT_SCHEMA`.
     """
     with ThreadPoolExecutor(limits.cores()) as pool:
         list(pool.map(verify_zipped, [file.url for file in raw.files if file.is_zipped]))
@@ -51,7 +60,8 @@ def read_source(engine: Backend, raw: RawSource, position: int) -> ir.Table:
     tables = []
     for files in layouts.values():
         table = _open(engine, files, has_header=raw.source.columns is None)
-        tables.append(normalize(table, files[0], raw.source, position))
+        form = content_rows if isinstance(raw.source, ContentSource) else normalize
+        tables.append(form(table, files[0], raw.source, position))  # type: ignore[arg-type]  # of either kind
     return functools.reduce(lambda one, other: one.union(other), tables)
 
 

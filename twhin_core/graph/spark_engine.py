@@ -32,7 +32,7 @@ from twhin_core.errors import TwhinError, UserError, one_line
 from twhin_core.graph.duckdb_backend import read_alone
 from twhin_core.graph.engine import ROW_BITS, Engine, scratch
 from twhin_core.graph.raw_files import RawFile, RawSource
-from twhin_core.graph.sources import SCHEMA
+from twhin_core.graph.sources import schema_of
 from twhin_core.parquet import (
     ROWS_PER_FILE,
     ROWS_PER_GROUP,
@@ -61,7 +61,11 @@ except ImportError as missing:
 
 TASKS_PER_CORE = 16
 BYTES_PER_SHUFFLE_PARTITION = 16 << 20  # of raw files, which are compressed
-SQL_TYPES = {"int64": "bigint", "int32": "int", "bool": "boolean", "float": "float"}  # where Arrow's names differ
+SQL_TYPES = {  # where Arrow's names differ
+    "int64": "bigint", "int32": "int", "bool": "boolean", "float": "float",
+    str(pa.list_(pa.float64())): "array<double>", str(pa.list_(pa.float32())): "array<float>",
+    str(pa.list_(pa.string())): "array<string>",
+}  # fmt: skip
 ENTRY = "entry string"  # a `FileEntry` as JSON
 
 
@@ -75,14 +79,16 @@ class SparkEngine(Engine):
         self._backend.register_options()
         self._backend.do_connect(session)
         self._kept: dict[str, int] = {}
+        self._reads = itertools.count()
 
     def read(self, sources: list[RawSource]) -> ir.Table:
         pieces = [(file, raw.source, position) for position, raw in enumerate(sources) for file in raw.files]
         self._size_shuffles(sum(file.found.size for file, _, _ in pieces))
         tasks = min(len(pieces), TASKS_PER_CORE * self.session.sparkContext.defaultParallelism)
         numbers = self.session.range(0, len(pieces), numPartitions=tasks)
-        numbers.mapInArrow(functools.partial(_read, pieces), _sql(SCHEMA)).createOrReplaceTempView("raw")
-        return self._backend.table("raw")
+        schema, name = schema_of(sources), f"raw_{next(self._reads)}"
+        numbers.mapInArrow(functools.partial(_read, pieces, schema), _sql(schema)).createOrReplaceTempView(name)
+        return self._backend.table(name)
 
     def read_files(self, name: str, files: list[StoredFile], schema: pa.Schema) -> ir.Table:
         numbers = self.session.range(0, len(files), numPartitions=max(1, len(files)))
@@ -155,12 +161,14 @@ def _read_stored(
                     )
 
 
-def _read(pieces: list[tuple[RawFile, Source, int]], numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _read(
+    pieces: list[tuple[RawFile, Source, int]], schema: pa.Schema, numbers: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
     """Runs in a task: reads the rows of its files."""
     for batch in numbers:
         for number in batch["id"].to_pylist():
             for rows in read_alone(*pieces[number]):
-                yield rows.cast(SCHEMA)
+                yield rows.cast(schema)
 
 
 def _write(schema: pa.Schema, root: str, folder: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -8,10 +8,19 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from twhin_core import __version__, storage
+from twhin_core.graph.content import CATEGORIES_SCHEMA
+from twhin_core.graph.content_entry import ContentEntry
 from twhin_core.graph.copies import copy_file
 from twhin_core.graph.earlier import Earlier
 from twhin_core.graph.engine import Engine
-from twhin_core.graph.manifest import SPLITS, Manifest, RejectedEntry, RelationEntry, SplitEntry, TableEntry
+from twhin_core.graph.manifest import (
+    SPLITS,
+    Manifest,
+    RejectedEntry,
+    RelationEntry,
+    SplitEntry,
+    TableEntry,
+)
 from twhin_core.graph.plan import Graph
 from twhin_core.graph.reverses import count_reversed
 from twhin_core.graph.statistics import relation_degrees, table_degrees
@@ -78,6 +87,7 @@ def write_graph(engine: Engine, graph: Graph, counts: Counts, root: str, earlier
                 f"graph/vocab/{table}",
             ),
             labels=_write_labels(engine, graph, table, root) if table in graph.labels else [],
+            content=_write_content(engine, graph, table, root) if table in graph.content else None,
             forgotten=graph.made.gaps.get(table, 0),
             added=_added(table, counts.nodes[table], earlier),
             lost=graph.made.lost.get(table, 0),
@@ -142,6 +152,24 @@ def _in_order(by_split: dict[str, int]) -> dict[str, int]:
 
 def _write_labels(engine: Engine, graph: Graph, table: str, root: str) -> list[FileEntry]:
     return engine.write(graph.labels[table], ["index"], LABELS_SCHEMA, root, f"graph/labels/{table}")
+
+
+def _write_content(engine: Engine, graph: Graph, table: str, root: str) -> ContentEntry:
+    content, vocabulary = graph.content[table], graph.made.vocabulary
+    entry, names = content.entry, list[FileEntry]()
+    nodes = vocabulary.filter(vocabulary.table == table).inner_join(content.rows, "id")
+    nodes = nodes.select("index", "degree", *content.columns)
+    vector = [pa.field("vector", pa.list_(pa.float32(), entry.dim))] if entry.dim else []
+    codes = [pa.field(name, pa.int32()) for name in content.columns if name != "vector"]
+    schema = pa.schema([("index", pa.int64()), ("degree", pa.int64()), *vector, *codes])
+    files = engine.write(nodes, ["index"], schema, root, f"graph/features/{table}")
+    if content.values is not None:
+        values = content.values.select("code", "value", "nodes", category="name")
+        names = engine.write(values, ["code"], CATEGORIES_SCHEMA, root, f"graph/categories/{table}")
+    cold = int(nodes.filter(nodes.degree == 0).count().execute())
+    return entry.model_copy(
+        update={"files": files, "names": names, "nodes": sum(file.rows for file in files), "cold": cold}
+    )
 
 
 def _added(table: str, nodes: int, earlier: Earlier | None) -> list[int]:

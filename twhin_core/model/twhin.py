@@ -16,6 +16,7 @@ from twhin_core.config import Model
 from twhin_core.model import both_sides, fused_softmax
 from twhin_core.model.anchor import Anchors
 from twhin_core.model.batch import Batch, Queries
+from twhin_core.model.content import ContentTables, Predictor, Tower
 from twhin_core.model.losses import Correction, Softmax, make_loss
 from twhin_core.model.regularizer import Regularizer
 from twhin_core.model.relation_prediction import RelationPrediction
@@ -64,6 +65,11 @@ class Twhin(nn.Module):
         self.anchors = anchors
         ones = None if model.target is None else torch.ones(len(schema.relations), device=device)
         self.register_buffer("relation_weights", ones)
+        self.content = ContentTables(schema) if schema.content else None
+        self.towers, self.predictors = (
+            nn.ModuleDict({name: kind(shape, model.dim) for name, shape in schema.content.items()}).to(device)
+            for kind in (Tower, Predictor)
+        )
         self.extra: list[Regularizer | RelationPrediction] = []
         if model.regularization is not None:
             self.extra.append(Regularizer(model.regularization))
@@ -75,7 +81,8 @@ class Twhin(nn.Module):
 
         In training, it includes regularization, relation prediction and anchors if they are configured.
         """
-        anchored, rows = batch, self._gather(batch)  # anchors hold nodes whatever their edges weigh
+        rows, prediction_loss = self._gather(batch)
+        anchored = batch  # anchors hold nodes whatever their edges weigh
         if self.training and self.relation_weights is not None:
             batch = batch.weighted(self.relation_weights)
         if both_sides.are_worthwhile(rows[0].device):
@@ -92,6 +99,8 @@ class Twhin(nn.Module):
         if self.training and self.anchors is not None:
             world_size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
             loss = loss + self.anchors(anchored, rows, world_size)
+        if self.training and prediction_loss is not None:
+            loss = loss + prediction_loss - prediction_loss.detach()  # no part of what is reported
         return loss
 
     @property
@@ -100,21 +109,32 @@ class Twhin(nn.Module):
         operators = [self.scorer.operator, *([] if self.scorer.inverse is None else [self.scorer.inverse])]
         return isinstance(self.loss, Softmax) and all(of.has_fixed_shapes for of in operators)
 
-    def _gather(self, batch: Batch) -> Sequence[Tensor]:
-        """The rows [n, dim] of each of the batch's gathers."""
+    def _gather(self, batch: Batch) -> tuple[Sequence[Tensor], Tensor | None]:
+        """The rows [n, dim] of each of the batch's gathers, and the loss of predicting them from content, if any."""
         if batch.lookups is None:
-            return self.tables.gather(batch.gathers)  # type: ignore[no-any-return]  # nn.Module attributes are untyped
-        return _gathered(self.looked_up(batch.lookups), batch)
+            return self.tables.gather(batch.gathers), None
+        looked_up, losses = self._look_up(batch.lookups)
+        return _gathered(looked_up, batch), None if losses is None else self._prediction_loss(batch, losses)
 
     def looked_up(self, lookups: KeyedJaggedTensor) -> Tensor:
-        """The rows of all tables, one table after the other: [m, dim]."""
+        """The rows of all tables with their content, one table after the other: [m, dim]."""
+        return self._look_up(lookups)[0]
+
+    def _look_up(self, lookups: KeyedJaggedTensor) -> tuple[Tensor, Tensor | None]:
+        """As `looked_up`, and the loss of predicting each row from its content, [m], if any node has content."""
         found = self.tables(lookups)  # in the order of the sharding
         of_tables = [
             # No change for rows of length 1; backward, the projection.
             F.normalize(found[name].values()) if name in self.project_gradients_of else found[name].values()
             for name in self.table_names
         ]
-        return torch.cat(of_tables) if len(of_tables) > 1 else of_tables[0]
+        losses = None
+        if self.content is not None:
+            pairs = zip(self.table_names, of_tables, strict=True)
+            with_losses = [self._with_content(*pair, lookups) for pair in pairs]
+            of_tables = [rows for rows, _ in with_losses]
+            losses = torch.cat([of for _, of in with_losses])
+        return torch.cat(of_tables) if len(of_tables) > 1 else of_tables[0], losses
 
     def losses_of_relations(self, batch: Batch, looked_up: Tensor) -> Tensor:
         """The sum of the weighted losses of each relation's edges, both sides: [relations].
@@ -127,6 +147,24 @@ class Twhin(nn.Module):
             losses = self._losses(batch, side, rows) * queries.weight
             total = total.index_add(0, queries.rel.flatten(), losses.flatten())
         return total
+
+    def _with_content(self, table: str, rows: Tensor, lookups: KeyedJaggedTensor) -> tuple[Tensor, Tensor]:
+        """The looked-up rows of a table, [n, dim], with content, and the loss of predicting each: [n]."""
+        if self.content is None or table not in self.towers:
+            return rows, rows.new_zeros(len(rows))
+        content = self.content.look_up(table, lookups)
+        of_content = self.towers[table](content).to(rows.dtype)
+        return rows + of_content, self.predictors[table](content, rows)
+
+    def _prediction_loss(self, batch: Batch, losses: Tensor) -> Tensor:
+        """This rank's part of the mean over the step's edges of what predicting their ends loses.
+
+        `losses`: of each looked-up row.
+        """
+        edges = batch.queries["rhs"]  # each edge has exactly one slot
+        is_edge = (edges.weight > 0).flatten()  # not padding
+        of_ends = losses[batch.gathers[edges.node]] + losses[batch.gathers[edges.answer]]
+        return (of_ends * is_edge).sum() / batch.step_edges
 
     def _loss(self, whole: Batch, side: Side, rows: Sequence[Tensor]) -> Tensor:
         """Weighted sum of the losses of the batch's queries for `side`, a scalar. `rows`: those of each gather."""

@@ -146,7 +146,9 @@ def _versions(metrics: Metrics, root: str, config_text: str) -> Pairs:
 
 def _tables(metrics: Metrics, config: Config, manifest: Manifest | None) -> Table:
     degrees = {entry.name: entry.degrees for entry in manifest.tables} if manifest is not None else {}
+    content = {of.name: of.content for of in manifest.tables if of.content} if manifest is not None else {}
     headings = ["table", "nodes", "type"] + (["mean degree", "median", "largest"] if degrees else [])
+    headings += ["with content", "of these without training edges"] if content else []
     rows = []
     for name, nodes in metrics["graph"]["tables"].items():
         row = [name, f"{nodes:,}", config.model.table(name).data_type]
@@ -154,6 +156,9 @@ def _tables(metrics: Metrics, config: Config, manifest: Manifest | None) -> Tabl
             of = degrees[name]
             quantiles = sorted(of.quantiles.items(), key=lambda item: float(item[0]))
             row += [f"{of.mean:,.1f}", f"{of.quantiles.get('0.5', quantiles[0][1]):,}", f"{quantiles[-1][1]:,}"]
+        if content:
+            with_content = content.get(name)
+            row += [f"{with_content.nodes:,}", f"{with_content.cold:,}"] if with_content else ["0", "0"]
         rows.append(row)
     return Table(headings, rows)
 

@@ -54,7 +54,7 @@ class Batches:
         if ranks.device.type == "cpu":
             self._maker = BatchMaker(schema, config.model, data, frequencies)
         else:
-            is_local = LocalModel.can_hold(config.model, ranks.device, ranks.world_size)
+            is_local = LocalModel.can_hold(config.model, ranks.device, ranks.world_size, bool(schema.content))
             self._maker = DeviceBatchMaker(schema, config.model, data, frequencies, ranks.device, is_local)
             if source is None and ranks.world_size == 1 and self._maker.is_uniform:
                 self._windows = Windows(files, self._seed, data.shuffle_buffer, held=reading_threads())

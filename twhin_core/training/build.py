@@ -42,6 +42,7 @@ from twhin_core.training.shard_rows import ShardRows, use_row_optimizers
 Tag = TypeVar("Tag")
 
 ANCHORS = "anchors.tables.embeddings."
+CONTENT = "content.of."
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,19 @@ class TrainableModel:
 
     def state(self) -> dict[str, Tensor | ShardedTensor]:
         """Every tensor that training resumes from, by name; changing them in place changes the model."""
-        model = {name: value for name, value in self.model.state_dict().items() if not name.startswith(ANCHORS)}
+        left_out = (ANCHORS, CONTENT)
+        model = {name: value for name, value in self.model.state_dict().items() if not name.startswith(left_out)}
         return {**model, **self.optimizers.state(), **self.degrees}
 
     def anchors(self) -> dict[str, Tensor | ShardedTensor]:
         """The anchors by table, [rows, dim + 4]; empty without any. They are no part of the state."""
         found = {name: value for name, value in self.model.state_dict().items() if name.startswith(ANCHORS)}
         return {name.removeprefix(ANCHORS).partition(SUFFIX)[0]: value for name, value in found.items()}
+
+    def content(self) -> dict[str, Tensor | ShardedTensor]:
+        """The content by table, [rows, width]; empty without any. It is no part of the state."""
+        found = {name: value for name, value in self.model.state_dict().items() if name.startswith(CONTENT)}
+        return {name.removeprefix(CONTENT).partition(".")[0]: value for name, value in found.items()}
 
     def _precision(self) -> AbstractContextManager[None]:
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.amp)
@@ -141,7 +148,7 @@ def build(config: Config, schema: Schema, ranks: Ranks, frequencies: Frequencies
     anchors = None if config.training.anchor is None else Anchors(config.model, schema, in_batch, ranks.device)
     twhin = Twhin(config.model, schema, table_device=torch.device("meta"), device=ranks.device, anchors=anchors)
     model: DistributedModelParallel | LocalModel
-    if LocalModel.can_hold(config.model, ranks.device, ranks.world_size):
+    if LocalModel.can_hold(config.model, ranks.device, ranks.world_size, bool(schema.content)):
         check_single_rank(config, schema, ranks)
         model, plan, shards = LocalModel(config.model, schema, twhin, ranks.device), None, list[ShardRows]()
     else:

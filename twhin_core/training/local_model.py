@@ -9,6 +9,7 @@ from twhin_core.config import Model
 from twhin_core.model import fused_softmax
 from twhin_core.model.anchor import JoinedAnchors, LocalAnchors
 from twhin_core.model.batch import Batch
+from twhin_core.model.content import LocalContent
 from twhin_core.model.twhin import Twhin
 from twhin_core.schema import Schema
 from twhin_core.training.joined_tables import JoinedTables
@@ -29,14 +30,21 @@ class LocalModel(nn.Module):
             is_cpu = device.type == "cpu"
             twhin.anchors.tables = LocalAnchors(model, schema) if is_cpu else JoinedAnchors(model, schema, device)
 
+        if twhin.content is not None:
+            for name, shape in schema.content.items():
+                twhin.content.of[name] = LocalContent(name, schema.tables[name], shape)
+
     @staticmethod
-    def can_hold(model: Model, device: torch.device, world_size: int) -> bool:
-        """Whether the tables can be local; on a GPU, Triton must be there and all tables have the same optimizer."""
+    def can_hold(model: Model, device: torch.device, world_size: int, has_content: bool = False) -> bool:
+        """Whether the tables can be local; on a GPU, Triton must be there and all tables have the same optimizer.
+
+        Joined tables on a GPU have no content.
+        """
         tables = model.embeddings.tables
         if world_size > 1 or any(table.data_type != "fp32" for table in tables):
             return False
         same = all(table.optimizer == tables[0].optimizer for table in tables)
-        return device.type == "cpu" or (same and fused_softmax.has_triton())
+        return device.type == "cpu" or (same and not has_content and fused_softmax.has_triton())
 
     def forward(self, batch: Batch) -> Tensor:
         loss: Tensor = self.module(batch)

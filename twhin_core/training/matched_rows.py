@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from twhin_core.checkpoints.earlier import EarlierRun
-from twhin_core.checkpoints.stored_tensor import StoredTensor
 from twhin_core.training.initialise import Part, local_parts
 from twhin_core.vectors.ids import Ids, Ints
+from twhin_core.vectors.rows import Rows
 
 MATCHING_BYTES = 1 << 30
 """For each rank's matching of ids."""
@@ -77,7 +77,7 @@ def known_rows(matched: MatchedTable, part: Part, trained: bool = False) -> Iter
         yield Known(torch.from_numpy(start + place), earlier[place])
 
 
-def copy_rows(matched: MatchedTable, stored: StoredTensor, target: Whole, trained: bool = False) -> None:
+def copy_rows(matched: MatchedTable, stored: Rows, target: Whole, trained: bool = False) -> None:
     """Copies the earlier rows of a table, or of its optimizer's state, into this rank's part of it.
 
     `trained`: only of rows that had training edges.

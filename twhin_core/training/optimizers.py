@@ -59,6 +59,8 @@ def fuse(config: Config, twhin: Twhin) -> None:
             apply_optimizer_in_backward(FUSED[table.optimizer.name], [weight], arguments)
     if twhin.anchors is not None:  # for a kernel of their own, which no gradient reaches
         apply_optimizer_in_backward(torch.optim.SGD, list(twhin.anchors.parameters()), {"lr": 0.0})
+    if twhin.content is not None:
+        apply_optimizer_in_backward(torch.optim.SGD, list(twhin.content.parameters()), {"lr": 0.0})
 
 
 def _arguments(optimizer: Optimizer) -> dict[str, Any]:
@@ -78,10 +80,11 @@ def _distinct_optimizers(config: Config) -> list[Optimizer]:
     return distinct
 
 
-PRIOR = "prior"
-"""The scorer's parameter of that name: the learned weights of the prior."""
-PRIOR_RATE = 0.005
-"""Of its Adagrad: the first step of each weight, whatever the scale of its gradient."""
+FIXED_RATES = {"scorer.prior": 0.005, "towers.": 0.03, "predictors.": 0.3}
+"""By the start of parameters' names, the rates of their Adagrad: the first step, whatever the scale of the gradient.
+
+The prior's weights are near 1, and content has a mean square of 1, whatever the scale of vectors. Towers compete with
+the rows of ids, and at a high rate they would fit what content says by chance. Predictors follow these rows."""
 
 
 class Optimizers:
@@ -94,11 +97,17 @@ class Optimizers:
         self._steps = torch.zeros((), dtype=torch.int64)
         self._before = 0
         self._choice = config.model.translation_optimizer
-        self._named_relations = dict(model.module.scorer.named_parameters())
-        of_prior = self._named_relations.get(PRIOR)
-        relations = [of for name, of in self._named_relations.items() if name != PRIOR]
+        self._dense = {
+            f"{part}.{name}": of
+            for part in ("scorer", "towers", "predictors")
+            for name, of in getattr(model.module, part).named_parameters()
+        }
+        rates = {name: rate for name in self._dense for start, rate in FIXED_RATES.items() if name.startswith(start)}
+        relations = [of for name, of in self._dense.items() if name not in rates]
         self._relations = _relation_optimizer(self._choice, relations)
-        self._prior = None if of_prior is None else torch.optim.Adagrad([of_prior], lr=PRIOR_RATE)
+        groups = [{"params": [self._dense[name]], "lr": rate} for name, rate in rates.items()]
+        self._fixed = torch.optim.Adagrad(groups) if groups else None
+        self._of = {name: self._fixed if name in rates else self._relations for name in self._dense}
         self._tables: list[TableOptimizer] = []
         if isinstance(model, LocalModel):
             self._tables.append(model.tables)
@@ -124,16 +133,16 @@ class Optimizers:
         for group in self._relations.param_groups:
             group["lr"] = rate(self._choice, step)
         self._relations.zero_grad()
-        if self._prior is not None:
-            self._prior.zero_grad()
+        if self._fixed is not None:
+            self._fixed.zero_grad()
         for table in self._tables:
             table.start(step)
 
     def finish(self) -> None:
         """Updates what the backward pass has not; every rank has the same gradients for it."""
         self._relations.step()
-        if self._prior is not None:
-            self._prior.step()
+        if self._fixed is not None:
+            self._fixed.step()
         self._steps += 1
         for table in self._tables:
             table.finish(int(self._steps) - self._before)
@@ -143,10 +152,11 @@ class Optimizers:
         state: dict[str, Tensor | ShardedTensor] = {"optimizer.steps": self._steps}
         for table in self._tables:
             state.update(table.optimizer_state())
-        for name, parameter in self._named_relations.items():
-            of = self._prior if name == PRIOR and self._prior is not None else self._relations
-            entries = of.state[parameter]
-            state.update({f"optimizer.scorer.{name}.{key}": value for key, value in entries.items()})
+        for name, parameter in self._dense.items():
+            optimizer = self._of[name]
+            assert optimizer is not None
+            entries = optimizer.state[parameter]
+            state.update({f"optimizer.{name}.{key}": value for key, value in entries.items()})
         return state
 
 

@@ -24,6 +24,7 @@ from twhin_core.config import Config, Table
 from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import UserError
 from twhin_core.model.anchor import COLUMNS, SUFFIX
+from twhin_core.model.content import SUFFIX as CONTENT
 from twhin_core.model.twhin import Twhin
 from twhin_core.progress import log
 from twhin_core.schema import Schema
@@ -100,6 +101,10 @@ def _plan(config: Config, schema: Schema, twhin: Twhin, ranks: Ranks, memory: in
             **{
                 table.name + SUFFIX: ParameterConstraints(sharding_types=list(AUTO), compute_kernels=["fused"])
                 for table in tables
+            },
+            **{
+                table + CONTENT: ParameterConstraints(sharding_types=list(AUTO), compute_kernels=["fused"])
+                for table in schema.content
             },
         },
         storage_reservation=FixedPercentageStorageReservation(RESERVED),
@@ -185,6 +190,7 @@ def check_single_rank(config: Config, schema: Schema, ranks: Ranks) -> None:
     needed = sum(_bytes(table, schema.tables[table.name], table.embedding_dim) for table in tables)
     if config.training.anchor is not None:
         needed += sum(4 * schema.tables[table.name] * (table.embedding_dim + COLUMNS) for table in tables)
+    needed += sum(4 * schema.tables[table] * shape.stored_width for table, shape in schema.content.items())
     limit = int(_memory_of(ranks) * (1 - RESERVED))
     if needed > limit:
         raise UserError(

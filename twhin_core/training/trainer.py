@@ -32,6 +32,7 @@ from twhin_core.training.anchored import fill_anchors
 from twhin_core.training.batches import Batches, PreparedBatch
 from twhin_core.training.build import build, warn_of_slow_products
 from twhin_core.training.compared_edges import number_of_target
+from twhin_core.training.content import fill_content
 from twhin_core.training.divergence import STEPS_BETWEEN_CHECKS, LossGuard, advice
 from twhin_core.training.earlier import open_anchored, open_start
 from twhin_core.training.frequencies import count_together
@@ -80,6 +81,7 @@ class Trainer:
             warn_of_slow_products(config, ranks)
             plan.show(self.model.plan)
             plan.write(self.model.plan, root)
+        fill_content(self.model.content(), root, self.schema)
         self.description = checkpoint.model_description(config, self.schema)
         self._resume()
         if self.anchored_to is not None:
