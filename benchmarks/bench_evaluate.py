@@ -40,7 +40,8 @@ from torch import Tensor
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
 
 from twhin_core import __version__, storage
-from twhin_core.checkpoints.checkpoint import Checkpoint, Marker, Position, model_description
+from twhin_core.checkpoints.checkpoint import Checkpoint, Marker, Position
+from twhin_core.checkpoints.description import model_description
 from twhin_core.config import Config
 from twhin_core.data.edges import Edges
 from twhin_core.distributed.ranks import alone

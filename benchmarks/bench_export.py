@@ -24,7 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from twhin_core.checkpoints.checkpoint import Position, model_description, newest
+from twhin_core.checkpoints.checkpoint import Position, newest
+from twhin_core.checkpoints.description import model_description
 from twhin_core.checkpoints.writer import CheckpointWriter
 from twhin_core.config import Config
 from twhin_core.config import file as config_file

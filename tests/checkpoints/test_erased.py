@@ -20,7 +20,8 @@ from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, Fsspec
 from tests.conftest import SmallConfig
 from tests.ranks import run_ranks
 from twhin_core.checkpoints import erased
-from twhin_core.checkpoints.checkpoint import Checkpoint, Marker, ModelDescription, Position, newest
+from twhin_core.checkpoints.checkpoint import Checkpoint, Marker, Position, newest
+from twhin_core.checkpoints.description import ModelDescription
 from twhin_core.checkpoints.erased import copy_erased
 from twhin_core.checkpoints.index import read_index
 from twhin_core.stages.prepare import prepare

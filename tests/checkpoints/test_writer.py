@@ -25,7 +25,8 @@ from tests.full_disk import small_files
 from tests.ranks import run_ranks
 from twhin_core import storage
 from twhin_core.checkpoints import checkpoint
-from twhin_core.checkpoints.checkpoint import ModelDescription, Position
+from twhin_core.checkpoints.checkpoint import Position
+from twhin_core.checkpoints.description import ModelDescription
 from twhin_core.checkpoints.stored_tensor import StoredTensor
 from twhin_core.checkpoints.writer import CheckpointWriter
 from twhin_core.config import Config

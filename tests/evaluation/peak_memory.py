@@ -14,7 +14,8 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
 
 from twhin_core import __version__
-from twhin_core.checkpoints.checkpoint import Checkpoint, Marker, Position, model_description
+from twhin_core.checkpoints.checkpoint import Checkpoint, Marker, Position
+from twhin_core.checkpoints.description import model_description
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.evaluation.measure import measure

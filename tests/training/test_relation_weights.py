@@ -20,6 +20,7 @@ from tests.conftest import SmallConfig
 from tests.ranks import run_ranks
 from tests.training.test_resume import local_parts
 from twhin_core.checkpoints import checkpoint
+from twhin_core.checkpoints.description import ModelDescription
 from twhin_core.config import Config, Relation
 from twhin_core.config import file as config_file
 from twhin_core.data.edges import Edges
@@ -146,7 +147,7 @@ def test_a_checkpoint_of_another_target_is_refused(small_config: SmallConfig, tm
     found = checkpoint.newest(str(tmp_path / "run"))
     assert found is not None
     assert found.marker.model.target == "fav"
-    other = checkpoint.ModelDescription.model_validate({**found.marker.model.model_dump(), "target": "follow"})
+    other = ModelDescription.model_validate({**found.marker.model.model_dump(), "target": "follow"})
     with pytest.raises(UserError, match="target 'fav' there, 'follow' here"):
         found.check_fits(other)
     found.check_fits(other, weights_only=True)

@@ -16,10 +16,10 @@ from pydantic import BaseModel
 
 from twhin_core import storage
 from twhin_core.checkpoints.blocks import MARKER, or_gone
+from twhin_core.checkpoints.description import NOT_OF_WEIGHTS, ModelDescription
 from twhin_core.checkpoints.index import INDEX, StoredShape, read_index
 from twhin_core.checkpoints.stored_tensor import StoredTensor
-from twhin_core.config import Config, Model, Relation
-from twhin_core.config.model import Prior as PriorSettings
+from twhin_core.config import Model, Relation
 from twhin_core.data.frequencies import Frequencies
 from twhin_core.errors import TwhinError, UserError, damaged
 from twhin_core.graph.manifest import read_as
@@ -43,7 +43,6 @@ MAX_DIFFERENCES = 10
 OPTIMIZER = "optimizer."
 """The prefix of optimizer state; all other tensors are weights."""
 
-
 PRIOR = "scorer.prior"
 """The learned weights of the prior."""
 
@@ -52,49 +51,6 @@ WEIGHTS = "relation_weights"
 
 KEYS, COUNTS = "degrees.key", "degrees.count"
 """The training degrees that `model.prior` is computed from, as `Frequencies`."""
-
-
-class ModelDescription(BaseModel):
-    """The properties that a checkpoint and a model must share."""
-
-    tables: dict[str, int]
-    dim: int
-    relations: list[str]
-    operators: list[str]
-    comparator: str
-    reciprocal: bool
-    prior: list[str] | None = None
-    """The sides with a prior, and whether its weight is learned."""
-    target: str | None = None
-    """The relation whose weight is fixed while those of the others are found."""
-    optimizers: dict[str, str]
-    content: dict[str, list[int]] = {}
-    """By table, the length of its vectors of content, the number of categories and of their values."""
-
-
-def model_description(config: Config, schema: Schema) -> ModelDescription:
-    model = config.model
-    optimizers = {table.name: table.optimizer.name for table in model.embeddings.tables}
-    return ModelDescription(
-        tables=schema.tables,
-        dim=model.dim,
-        relations=[relation.name for relation in schema.relations],
-        operators=[relation.operator for relation in schema.relations],
-        comparator=model.comparator,
-        reciprocal=model.reciprocal,
-        prior=None if model.prior is None else _prior_description(model.prior),
-        target=model.target,
-        optimizers={**optimizers, "relations": model.translation_optimizer.name},
-        content={table: [of.dim, of.categories, of.values] for table, of in schema.content.items()},
-    )
-
-
-def _prior_description(prior: PriorSettings) -> list[str]:
-    return [*sorted(prior.sides), "learned" if prior.weight == "learned" else "fixed"]
-
-
-# Properties that only matter for resuming, not for loading weights.
-NOT_OF_WEIGHTS = {"comparator", "optimizers", "prior", "target"}
 
 
 class Position(BaseModel):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from twhin_core import storage
-from twhin_core.checkpoints.checkpoint import at_step, last, model_description
+from twhin_core.checkpoints.checkpoint import at_step, last
+from twhin_core.checkpoints.description import model_description
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import read_schema
 from twhin_core.published import find_root

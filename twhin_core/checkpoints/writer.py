@@ -26,7 +26,8 @@ from torch.distributed.remote_device import _remote_device
 from twhin_core import __version__, storage
 from twhin_core.checkpoints import checkpoint
 from twhin_core.checkpoints.blocks import MARKER, SUFFIX, Digests, checksums, digest
-from twhin_core.checkpoints.checkpoint import FOLDER, Marker, ModelDescription, Position
+from twhin_core.checkpoints.checkpoint import FOLDER, Marker, Position
+from twhin_core.checkpoints.description import ModelDescription
 from twhin_core.checkpoints.index import INDEX
 from twhin_core.checkpoints.io import CheckedFiles, location
 from twhin_core.distributed.ranks import Ranks

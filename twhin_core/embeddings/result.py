@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from twhin_core import storage
-from twhin_core.checkpoints.checkpoint import NoCheckpoint, at_step, last, model_description
+from twhin_core.checkpoints.checkpoint import NoCheckpoint, at_step, last
+from twhin_core.checkpoints.description import model_description
 from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.export.alignment import read_rotation

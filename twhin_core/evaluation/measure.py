@@ -167,7 +167,7 @@ def _alone() -> Ranks:
 
 def _read_schema(config: Config, root: str, checkpoint: Checkpoint) -> Schema:
     """The nodes and relations. Raises UserError if the checkpoint has others."""
-    from twhin_core.checkpoints.checkpoint import model_description
+    from twhin_core.checkpoints.description import model_description
 
     schema = read_schema(config, root)
     checkpoint.check_fits(model_description(config, schema))

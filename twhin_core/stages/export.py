@@ -26,7 +26,8 @@ def export(config: Config, root: str) -> ExportManifest:
         UserError: there is no checkpoint; gates are set but this checkpoint has no metrics; `embeddings/` belongs to
             another run; a format does not support a table; or a vocabulary is broken.
     """
-    from twhin_core.checkpoints.checkpoint import NoCheckpoint, last, model_description
+    from twhin_core.checkpoints.checkpoint import NoCheckpoint, last
+    from twhin_core.checkpoints.description import model_description
     from twhin_core.export import write
     from twhin_core.export.vector_set import TrainedRun
 

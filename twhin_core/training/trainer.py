@@ -12,6 +12,7 @@ from torch import Tensor
 from twhin_core import storage
 from twhin_core.checkpoints import checkpoint
 from twhin_core.checkpoints.checkpoint import FINISHED, Position
+from twhin_core.checkpoints.description import model_description
 from twhin_core.checkpoints.earlier import EarlierRun
 from twhin_core.checkpoints.writer import CheckpointWriter
 from twhin_core.config import Config
@@ -82,7 +83,7 @@ class Trainer:
             plan.show(self.model.plan)
             plan.write(self.model.plan, root)
         fill_content(self.model.content(), root, self.schema)
-        self.description = checkpoint.model_description(config, self.schema)
+        self.description = model_description(config, self.schema)
         self._resume()
         if self.anchored_to is not None:
             self._anchor(self.anchored_to)
