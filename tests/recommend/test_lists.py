@@ -314,7 +314,7 @@ def test_the_command_prints_what_it_wrote_and_refuses_in_one_line(trained: Train
         "recommend", root, "--relation", "fav", "-k", "2", "--users", tmp_path / "users.csv", "--output", lists
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].split("\t") == ["fav", "2", "1", "30", "2", "1", str(lists)]
+    assert done.stdout.splitlines()[-1].split("\t") == ["fav", "2", "1", "30", "2", "", "1", str(lists)]
     assert list(read_lists(lists)) == ["u1", "u3"]
     for arguments, message in (
         (["--relation", "fav"], "name the folder for the lists: --output"),

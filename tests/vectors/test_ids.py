@@ -15,7 +15,6 @@ from tests.conftest import SmallConfig
 from twhin_core.errors import NotFound, UserError
 from twhin_core.parquet import StoredFile
 from twhin_core.stages.prepare import prepare
-from twhin_core.vectors import ids as module
 from twhin_core.vectors.ids import StoredIds, find_or_refuse, similar_ids
 from twhin_core.vectors.names import open_ids
 
@@ -105,7 +104,7 @@ def test_the_search_window_is_wide_enough() -> None:
     assert np.abs(off).max() < 4 * 1_000 / 2
 
 
-def test_similar_ids_have_a_small_edit_distance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_similar_ids_have_a_small_edit_distance(tmp_path: Path) -> None:
     names = by_md5(["ann", "anna", "hanna", "bob", "johanna", "it's"])
     ids = stored(tmp_path, names)
     assert similar_ids(ids, "Anna") == ["anna", "ann", "hanna"]  # 1, 2 and 2 letters
@@ -114,8 +113,7 @@ def test_similar_ids_have_a_small_edit_distance(tmp_path: Path, monkeypatch: pyt
         find_or_refuse(ids, "user", "hana")
     assert isinstance(error.value, UserError)
     assert isinstance(error.value, KeyError)
-    monkeypatch.setattr(module, "MAX_IDS_TO_COMPARE", 2)
-    assert sorted(similar_ids(ids, "x")) == sorted(names[:2])
+    assert sorted(similar_ids(ids, "x", compared=2)) == sorted(names[:2])
 
 
 def test_an_empty_table_has_no_similar_ids(tmp_path: Path) -> None:
