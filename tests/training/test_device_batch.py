@@ -63,8 +63,8 @@ ONE_RANK = [case for case in CASES if case not in COMBINED or case.sharding == "
 def ways(case: Case) -> list[str]:
     """How scores are computed and rows looked up: as on several GPUs without Triton and with it, or on a single GPU."""
     fused = case.loss == "softmax" and (case.operator == "translation" or case.comparator == "cos")
-    # What joined tables do does not depend on the operator, and is slow in Triton's interpreter.
-    joined = case.sharding == "row_wise" and case.operator == "translation"
+    # What joined tables do does not depend on the operator or on many negatives, and is slow in Triton's interpreter.
+    joined = case.sharding == "row_wise" and case.operator == "translation" and case.uniform < 100
     return ["in memory", *["fused"] * fused, *["joined"] * joined]
 
 
