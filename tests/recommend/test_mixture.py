@@ -20,7 +20,7 @@ from tests.ranks import run_ranks
 from tests.recommend.test_apportion import ideal_places
 from tests.recommend.test_lists import MODELS, Graph, read_lists, with_lists
 from twhin_core import storage
-from twhin_core.config import Config
+from twhin_core.config import Config, Relation
 from twhin_core.config.recommend import Mixture
 from twhin_core.data.edges import Edges
 from twhin_core.embeddings import Embeddings
@@ -31,9 +31,12 @@ from twhin_core.recommend import finders, histories
 from twhin_core.recommend.clusters import find_clusters
 from twhin_core.recommend.histories import Histories
 from twhin_core.recommend.mixture import Mixtures
+from twhin_core.schema import Schema
+from twhin_core.scratch import scratch
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.recommend import recommend, recommend_once
 from twhin_core.stages.train import train
+from twhin_core.vectors.adjacency import read_adjacencies
 from twhin_core.vectors.rows import TensorRows
 
 Trained = tuple[Config, str]
@@ -68,7 +71,11 @@ def test_mixtures_are_smoothed_multinomials(data: st.DataObject, users: int, clu
     vectors = np.random.default_rng(data.draw(st.integers(0, 99))).standard_normal((users, 3)).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(histories, "EDGES_AT_ONCE", 3)
-        stored = Histories(Stored(edges, 7), 0, users)  # type: ignore[arg-type]
+        relations = [Relation(name=name, lhs="user", rhs="item") for name in ("fav", "other")]
+        schema, of_users = Schema({"user": users, "item": 6}, relations), (0, "lhs")
+        with scratch("test") as folder:
+            of = read_adjacencies([Stored(edges, 7)], schema, [of_users], folder)  # type: ignore[arg-type,list-item]
+        stored = Histories(of[of_users])  # type: ignore[index]
         settings_ = Mixture(clusters=clusters, smoothing=smoothing, neighbors=k)
         arithmetic = Arithmetic("fp32", torch.device("cpu"))
         mixtures = Mixtures(stored, TensorRows(torch.from_numpy(vectors)), cluster, settings_, arithmetic, 1 << 20)

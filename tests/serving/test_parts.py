@@ -24,8 +24,8 @@ from twhin_core.errors import UserError
 from twhin_core.parquet import StoredFile
 from twhin_core.schema import Schema
 from twhin_core.serving.batching import LARGEST, Batcher
-from twhin_core.serving.known import read_adjacencies
 from twhin_core.serving.limits import BODY_BYTES, Guarded
+from twhin_core.vectors.adjacency import read_adjacencies
 from twhin_core.vectors.held import hold_ids
 from twhin_core.vectors.ids import Ids, ListedIds, NumberedIds, StoredIds
 

@@ -22,6 +22,8 @@ from twhin_core.recommend.histories import Histories
 from twhin_core.recommend.index_finder import open_finder
 from twhin_core.recommend.mixture import Mixtures
 from twhin_core.recommend.mixture_finder import MixtureFinder
+from twhin_core.scratch import scratch
+from twhin_core.vectors.adjacency import End, read_adjacencies
 
 
 def make_finder(run: TrainedRun, settings: Recommend, of: CandidateSet, device: torch.device) -> Finder:
@@ -57,7 +59,10 @@ def make_finder(run: TrainedRun, settings: Recommend, of: CandidateSet, device: 
         return scorer.answer_points("rhs", torch.full((1, len(vectors)), rel), vectors[None])[0]
 
     cluster = find_clusters(items, point, mixture.clusters, run.config.model.comparator == "cos")
-    histories = Histories(open_split(run.config, run.root, run.schema, "train"), rel, users.size)
-    mixtures = Mixtures(histories, users, cluster, mixture, arithmetic, memory)
+    train = open_split(run.config, run.root, run.schema, "train")
+    of_users: End = (rel, "lhs")
+    with scratch("recommend") as folder:
+        edges = read_adjacencies([train], run.schema, [of_users], folder)[of_users]
+    mixtures = Mixtures(Histories(edges), users, cluster, mixture, arithmetic, memory)
     # Projections of their own, since those of the exact finder keep its candidates.
     return MixtureFinder(exact, ClusterSearch(scorer, projections(), items, rel), mixtures, users)

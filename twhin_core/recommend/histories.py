@@ -3,48 +3,28 @@
 from __future__ import annotations
 
 import itertools
-import os
-import tempfile
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
-from twhin_core.data.files import EdgeFiles
 from twhin_core.ranking.queries import Floats, Ints
+from twhin_core.vectors.adjacency import Adjacency
 
 EDGES_AT_ONCE = 1 << 20
 
 
 class Histories:
-    """The rhs of each lhs. Edges are kept on disk, and their counts in memory."""
+    """The rhs of each lhs."""
 
-    def __init__(self, train: EdgeFiles, rel: int, users: int) -> None:
-        """`users`: rows of the lhs table."""
-        self.count: Ints = np.zeros(users, np.int64)
+    def __init__(self, edges: Adjacency) -> None:
+        """`edges`: of each user."""
+        self._edges = edges
+        self.count: Ints = np.diff(edges.starts)
         """[users] edges of each."""
-        for edges in train.chunks():
-            self.count += np.bincount(edges.lhs[edges.rel == rel], minlength=users)
-        self._first = self.count.cumsum() - self.count
-        size = max(1, int(self.count.sum()))  # a file of no bytes cannot be mapped
-        with tempfile.TemporaryFile(prefix="twhin-recommend-") as file:
-            os.posix_fallocate(file.fileno(), 0, 8 * size)  # a full disk is an error here, not a signal when mapped
-            self._item: npt.NDArray[np.int64] = np.memmap(file, np.int64, "w+", shape=size)
-        place = self._first.copy()
-        for edges in train.chunks():
-            of = edges.take(edges.rel == rel)
-            order = np.argsort(of.lhs, kind="stable")
-            user, times = np.unique(of.lhs, return_counts=True)
-            start = np.repeat(place[user] - (times.cumsum() - times), times)
-            self._item[start + np.arange(len(order))] = of.rhs[order]
-            place[user] += times
 
     def of(self, users: Ints) -> tuple[Ints, Ints]:
         """(position in `users`, item) of the edges of users, in the order of the users."""
-        count = self.count[users]
-        position = np.repeat(np.arange(len(users)), count)
-        start = self._first[users] - (count.cumsum() - count)
-        return position, self._item[start[position] + np.arange(len(position))]
+        return self._edges.of_each(users)
 
     def shares(self, users: Ints, cluster: Ints, clusters: int) -> Floats:
         """The shares of users' edges that lead to each cluster: float64 [n, clusters], 0 for a user without edges.

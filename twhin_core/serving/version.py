@@ -25,8 +25,8 @@ from twhin_core.schema import Side
 from twhin_core.scratch import scratch
 from twhin_core.series.reading import Reading
 from twhin_core.serving.fold_in import FoldIn
-from twhin_core.serving.known import Adjacency, End, read_adjacencies
 from twhin_core.serving.vectors import HeldVectors
+from twhin_core.vectors.adjacency import Adjacency, End, read_adjacencies
 from twhin_core.vectors.ids import find_positions
 from twhin_core.vectors.rows import Ints
 

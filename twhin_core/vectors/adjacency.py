@@ -1,4 +1,4 @@
-"""The known edges of a relation by the nodes at one side, mapped from a file."""
+"""The edges of a relation by the nodes at one side, mapped from a file."""
 
 from __future__ import annotations
 
@@ -23,10 +23,17 @@ class Adjacency(NamedTuple):
     starts: Ints
     """[N + 1] the first edge of each row in `others`."""
     others: Ints
-    """[edges], in no order within a row."""
+    """[edges], those of a row in the order in which they were read."""
 
     def of(self, row: int) -> Ints:
         return self.others[self.starts[row] : self.starts[row + 1]]
+
+    def of_each(self, rows: Ints) -> tuple[Ints, Ints]:
+        """(position in `rows`, row at the other end) of the edges of many rows, in the order of these."""
+        count = self.starts[rows + 1] - self.starts[rows]
+        position = np.repeat(np.arange(len(rows)), count)
+        first = self.starts[rows] - (count.cumsum() - count)
+        return position, self.others[first[position] + np.arange(len(position))]
 
 
 def read_adjacencies(
