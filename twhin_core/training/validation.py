@@ -26,7 +26,8 @@ def validation_loss(
     Raises:
         UserError: no edge there counts.
     """
-    total, edges = torch.zeros((), device=ranks.device), torch.zeros((), device=ranks.device, dtype=torch.float64)
+    total, edges = torch.zeros((), device=ranks.device), 0
+    counted_edges = torch.zeros((), device=ranks.device, dtype=torch.float64)
     model.model.eval()
     with torch.no_grad():
         for count, batch in enumerate(batches.in_order()):
@@ -35,14 +36,17 @@ def validation_loss(
             made = batch.to(ranks.device)
             if counted is not None:
                 made = made.weighted(counted)
+                counted_edges += (made.queries["rhs"].weight > 0).sum()  # neither padding nor left out
             total += model.model(made) * batch.step_edges
-            edges += (made.queries["rhs"].weight > 0).sum()  # not padding
+            edges += batch.step_edges
     model.model.train()
-    if not (all_edges := ranks.sum(edges)):
+    if counted is None:
+        return ranks.sum(total) / edges
+    if not (all_counted := ranks.sum(counted_edges)):
         raise UserError(
             f"training.num_eval_steps: the first {num_steps} validation batches have no edge of model.target; raise it"
         )
-    return ranks.sum(total) / all_edges
+    return ranks.sum(total) / all_counted
 
 
 class Patience:
