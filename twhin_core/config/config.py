@@ -152,7 +152,6 @@ class Config(Section):
         _check_names("recommend", self.recommend, "relation", relations)
         for name, settings in self.recommend.items():
             _check_names(f"recommend.{name}.exclude", settings.exclude or [], "relation", relations)
-
             if settings.index and "faiss" not in self.export.formats:
                 raise ValueError(f"recommend.{name}.index: needs faiss in export.formats")
 

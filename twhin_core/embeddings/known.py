@@ -15,8 +15,11 @@ from twhin_core.schema import OTHER, Schema, Side
 from twhin_core.vectors.ids import find_positions
 
 
-def known_sides(schema: Schema, query: Query, relations: Sequence[str]) -> dict[int, Side]:
+def known_sides(schema: Schema, query: Query, relations: Sequence[str], key: str = "exclude") -> dict[int, Side]:
     """By relation, the side of a query's node in the edges that lead from it to candidates.
+
+    Args:
+        key: what `relations` are the value of, for messages.
 
     Raises:
         UserError: there is no such relation, or it leads between other tables.
@@ -26,9 +29,7 @@ def known_sides(schema: Schema, query: Query, relations: Sequence[str]) -> dict[
         rel = relation_named(schema, name)
         side = schema.side_between(rel, query.table, query.candidates, OTHER[query.side])
         if side is None:
-            raise UserError(
-                f"exclude: relation {name} does not lead between tables {query.table} and {query.candidates}"
-            )
+            raise UserError(f"{key}: relation {name} does not lead between tables {query.table} and {query.candidates}")
         sides[rel] = side
     return sides
 

@@ -12,7 +12,7 @@ from twhin_core.ranking.best import NONE, find_best, list_shape
 from twhin_core.ranking.candidates import CandidateSet
 from twhin_core.ranking.products import Arithmetic, Candidates
 from twhin_core.ranking.queries import Ints, split_by
-from twhin_core.recommend.finder import Found
+from twhin_core.recommend.finder import Found, found_by
 from twhin_core.vectors.rows import TensorRows
 
 
@@ -59,9 +59,3 @@ class RandomFinder:
             columns[number, : len(kept)] = kept
         progress.update(len(rows) * of.size)
         return found_by("random", of, columns, np.zeros(columns.shape, np.float32))
-
-
-def found_by(source: str, of: CandidateSet, columns: Ints, scores: np.ndarray) -> Found:
-    """What one source found, by columns of the candidates: int64 [Q, k], with scores float32 [Q, k]."""
-    rows = columns if of.drawn is None else np.where(columns == NONE, NONE, of.drawn[columns])
-    return Found(rows, scores, np.zeros(columns.shape, np.int8), (source,))

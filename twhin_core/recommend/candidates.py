@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from twhin_core import sizes
 from twhin_core.config.recommend import Recommend
 from twhin_core.data.files import EdgeFiles
 from twhin_core.errors import UserError
+from twhin_core.export.vector_set import TrainedRun
 from twhin_core.ranking.candidates import CandidateSet
 from twhin_core.ranking.queries import Ints
-from twhin_core.schema import Schema
+from twhin_core.recommend.catalog import read_catalog
 from twhin_core.vectors.ids import IDS_PER_BATCH, Ids
 
 
-def choose(
-    schema: Schema, rel: int, ids: Ids, asked: list[str] | None, settings: Recommend, train: EdgeFiles
-) -> tuple[CandidateSet, int]:
-    """The nodes of a relation's rhs table with an id, that are `asked` for and have enough training edges.
+def choose(run: TrainedRun, rel: int, settings: Recommend, train: EdgeFiles, folder: Path) -> tuple[CandidateSet, int]:
+    """The nodes of a relation's rhs table with an id, that the catalog chooses and that have enough training edges.
 
-    Also returns how many of the ids that are asked for the table does not have.
+    Also returns how many of the catalog's ids the table does not have.
 
     Args:
-        ids: of the table.
         train: the training edges, which are read if degrees matter.
+        folder: for files.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or as `read_catalog`.
     """
-    table = schema.table_of(rel, "rhs")
+    schema, table = run.schema, run.schema.table_of(rel, "rhs")
+    ids, asked = run.ids(table), None
+    if settings.candidates is not None:
+        memory = sizes.in_bytes(run.config.evaluation.memory_limit) // 4
+        asked = read_catalog(settings.candidates, f"recommend.{schema.names[rel]}.candidates", folder, memory)
     rows: Ints | None = ids.index if asked is None else find_rows(ids, asked)
     unknown = 0 if asked is None or rows is None else len(asked) - len(rows)
     if settings.min_degree:

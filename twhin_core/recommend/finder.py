@@ -33,6 +33,12 @@ class Found:
     found, and how many these have."""
 
 
+def found_by(source: str, of: CandidateSet, columns: Ints, scores: np.ndarray) -> Found:
+    """What one source found, by columns of the candidates: int64 [Q, k], with scores float32 [Q, k]."""
+    rows = columns if of.drawn is None else np.where(columns == NONE, NONE, of.drawn[columns])
+    return Found(rows, scores, np.zeros(columns.shape, np.int8), (source,))
+
+
 class Finder(Protocol):
     """A way to find the candidates of users."""
 
@@ -68,9 +74,6 @@ class ExactFinder:
         products, columns = find_best(
             vectors, self.projections.candidates(of, shape), min(self.k, of.size), excluded, progress
         )
-        found = columns.numpy()
-        if of.drawn is not None:
-            found = np.where(found == NONE, NONE, of.drawn[found])
         with torch.no_grad():
             scores = self.scorer.comparator.finish(products).numpy()
-        return Found(found, scores, np.zeros(found.shape, np.int8), ("vector",))
+        return found_by("vector", of, columns.numpy(), scores)

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from twhin_core import sizes
 from twhin_core.config.recommend import Recommend
 from twhin_core.data.files import EdgeFiles
 from twhin_core.evaluation.list_metrics import lengths_of
@@ -20,7 +19,6 @@ from twhin_core.ranking.pair_files import PairFiles
 from twhin_core.ranking.queries import REMOVED, Ints
 from twhin_core.recommend import known
 from twhin_core.recommend.candidates import choose, degrees, find_rows
-from twhin_core.recommend.catalog import read_catalog
 from twhin_core.recommend.users import NumberedUsers
 from twhin_core.schema import SIDES, Schema
 from twhin_core.series.id_list import read_ids
@@ -91,11 +89,7 @@ def find_held_out(
     number = np.full(schema.tables[lhs], -1)
     number[rows] = np.arange(len(rows))
     users = NumberedUsers(rows, number, max(1, ENTRIES_AT_ONCE // settings.fetched))
-    wanted, name = None, schema.names[rel]
-    if (catalog := settings.candidates) is not None:
-        memory = sizes.in_bytes(evaluation.memory_limit) // 4
-        wanted = read_catalog(catalog, f"recommend.{name}.candidates", folder, memory)
-    candidates, _ = choose(schema, rel, run.ids(rhs), wanted, settings, splits["train"])
+    candidates, _ = choose(run, rel, settings, splits["train"], folder)
     before = [splits[name] for name in REMOVED[evaluation.split] if name in splits]
     pairs = known.left_out(run, rel, settings, before, users, folder)
     of_users = number[user] >= 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from twhin_core.ranking.best import NONE
 from twhin_core.ranking.candidates import CandidateSet
 from twhin_core.ranking.queries import Ints
 from twhin_core.ranking.rescore import rescore
-from twhin_core.recommend.finder import ExactFinder, Found
+from twhin_core.recommend.finder import ExactFinder, Found, found_by
 
 USERS_AT_ONCE = 1024
 """Users that are searched for together: those with about as many known edges, of which as many more are asked for."""
@@ -62,8 +62,7 @@ class IndexFinder:
             progress.update(len(chosen) * size)
         with torch.no_grad():
             scores = self.exact.scorer.comparator.finish(products).numpy()
-        compared = self._compare(rows, excluded, columns)
-        return Found(columns, scores, np.zeros(columns.shape, np.int8), ("index",), compared)
+        return replace(found_by("index", of, columns, scores), compared=self._compare(rows, excluded, columns))
 
     def _compare(self, rows: Ints, excluded: tuple[Ints, Ints], columns: Ints) -> tuple[int, int]:
         """As `Found.compared`, of every `EVERY`th user."""

@@ -19,8 +19,7 @@ from twhin_core.progress import Progress
 from twhin_core.ranking.best import NONE
 from twhin_core.ranking.candidates import CandidateSet
 from twhin_core.ranking.queries import Floats, Ints, split_by
-from twhin_core.recommend.baselines import found_by
-from twhin_core.recommend.finder import Found
+from twhin_core.recommend.finder import Found, found_by
 from twhin_core.schema import Schema
 
 Scores = npt.NDArray[np.float32]

@@ -11,7 +11,8 @@ import pyarrow as pa
 from twhin_core import sizes
 from twhin_core.config.recommend import Recommend
 from twhin_core.data.files import EdgeFiles
-from twhin_core.embeddings.search import relation_named
+from twhin_core.embeddings.known import known_sides
+from twhin_core.embeddings.search import Query
 from twhin_core.errors import UserError, one_line
 from twhin_core.export.vector_set import TrainedRun
 from twhin_core.parquet import open_parquet
@@ -33,17 +34,10 @@ def sides_of_users(schema: Schema, rel: int, settings: Recommend) -> dict[int, S
     Raises:
         UserError: `exclude` names an unknown relation, or one between other tables.
     """
-    sides, name = dict[int, Side](), schema.names[rel]
-    lhs, rhs = (schema.table_of(rel, of) for of in ("lhs", "rhs"))
-    for excluded in [name] if settings.exclude is None else settings.exclude:
-        other = relation_named(schema, excluded)
-        side = schema.side_between(other, lhs, rhs)
-        if side is None:
-            raise UserError(
-                f"recommend.{name}.exclude: relation {excluded} does not lead between tables {lhs} and {rhs}"
-            )
-        sides[other] = side
-    return sides
+    name = schema.names[rel]
+    query = Query(schema.table_of(rel, "lhs"), schema.table_of(rel, "rhs"), rel)
+    excluded = [name] if settings.exclude is None else settings.exclude
+    return known_sides(schema, query, excluded, f"recommend.{name}.exclude")
 
 
 def left_out(

@@ -19,7 +19,6 @@ from twhin_core.paths import find_files
 from twhin_core.progress import Progress
 from twhin_core.recommend import known
 from twhin_core.recommend.candidates import choose
-from twhin_core.recommend.catalog import read_catalog
 from twhin_core.recommend.finders import make_finder
 from twhin_core.recommend.lists import SCHEMA, Lists
 from twhin_core.recommend.manifest import (
@@ -89,14 +88,11 @@ class _Writer:
         run, settings, schema = self._run, self._settings, self._run.schema
         lhs, rhs = (schema.table_of(self._rel, side) for side in ("lhs", "rhs"))
         asked = None if settings.users is None else read_ids(settings.users)
-        wanted = None
-        if (catalog := settings.candidates) is not None:
-            wanted = read_catalog(catalog, f"recommend.{self._relation}.candidates", self._files, self._memory // 4)
         rule = None if settings.rule is None else AppliedRule(settings.rule.name, self._relation)
         users = find_users(
             run.ids(lhs), schema.tables[lhs], asked, settings.users_per_file, self._files, self._memory // 4
         )
-        of, unknown = choose(schema, self._rel, run.ids(rhs), wanted, settings, self._splits["train"])
+        of, unknown = choose(run, self._rel, settings, self._splits["train"], self._files)
         if self._ranks.is_first:
             self._prepare_folder(users.parts)
         self._ranks.wait()
