@@ -24,8 +24,9 @@ from twhin_core.data.frequencies import Frequencies
 from twhin_core.errors import TwhinError, UserError, damaged
 from twhin_core.graph.manifest import read_as
 from twhin_core.model.scorer import Scorer
+from twhin_core.model.tower import Tower
 from twhin_core.run import differences
-from twhin_core.schema import Schema
+from twhin_core.schema import ContentShape, Schema
 from twhin_core.vectors.content import ComposedRows, content_of
 from twhin_core.vectors.prior import Prior
 from twhin_core.vectors.rows import Rows
@@ -109,13 +110,10 @@ class Checkpoint:
         ids, shape = self.id_rows(table), self.marker.model.content.get(table)
         if shape is None:
             return ids
-        dim, categories, _ = shape
         content = content_of(self.url.rsplit("/", 2)[0], table, ids.size)
-        names = (["vector"] if dim else []) + (["values"] if categories else [])
-        tower, predictor = (
-            {name: self.stored(f"{part}.{name}.weight").read_whole() for name in names}
-            for part in (f"towers.{table}", f"predictors.{table}.tower")
-        )
+        tower, predictor = (Tower(ContentShape(*shape), ids.dim) for _ in range(2))
+        for of, part in ((tower, f"towers.{table}"), (predictor, f"predictors.{table}.tower")):
+            of.load_state_dict({name: self.stored(f"{part}.{name}").read_whole() for name in of.state_dict()})
         scale = float(self.stored(f"predictors.{table}.log_scale").read_whole().exp())
         return ComposedRows(ids, content, tower, predictor, scale)
 

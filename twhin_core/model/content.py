@@ -12,33 +12,11 @@ import torch
 from torch import Tensor, nn
 from torchrec import EmbeddingCollection, EmbeddingConfig, JaggedTensor, KeyedJaggedTensor
 
+from twhin_core.model.tower import Tower
 from twhin_core.schema import ContentShape, Schema
 
 SUFFIX = "@content"
 """Of the tables' names, so that none equals that of a table."""
-
-
-class Tower(nn.Module):
-    """What content adds to the vectors of a table."""
-
-    def __init__(self, shape: ContentShape, dim: int) -> None:
-        """Starts at zero, where content changes nothing."""
-        super().__init__()
-        self._shape = shape
-        self.vector = nn.Linear(shape.dim, dim, bias=False) if shape.dim else None
-        self.values = nn.Embedding(shape.values + 1, dim, padding_idx=0) if shape.categories else None
-        for parameter in self.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, content: Tensor) -> Tensor:
-        """Content [n, at least shape.width]: a vector, then the numbers of categories → [n, dim]."""
-        parts = []
-        if self.vector is not None:
-            parts.append(self.vector(content[:, : self._shape.dim]))
-        if self.values is not None:
-            parts.append(self.values(content[:, self._shape.dim : self._shape.width].long()).sum(1))
-        total: Tensor = sum(parts[1:], parts[0])
-        return total
 
 
 class Predictor(nn.Module):

@@ -16,11 +16,12 @@ from twhin_core.config import Model
 from twhin_core.model import both_sides, fused_softmax
 from twhin_core.model.anchor import Anchors
 from twhin_core.model.batch import Batch, Queries
-from twhin_core.model.content import ContentTables, Predictor, Tower
+from twhin_core.model.content import ContentTables, Predictor
 from twhin_core.model.losses import Correction, Softmax, make_loss
 from twhin_core.model.regularizer import Regularizer
 from twhin_core.model.relation_prediction import RelationPrediction
 from twhin_core.model.scorer import Scorer
+from twhin_core.model.tower import Tower
 from twhin_core.schema import SIDES, Schema, Side
 
 DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16}

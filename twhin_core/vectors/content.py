@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from twhin_core.graph.content_entry import ContentEntry
 from twhin_core.graph.manifest import find_manifest
+from twhin_core.model.tower import Tower
 from twhin_core.parquet import StoredFile, open_parquet
 from twhin_core.vectors.rows import Ints, Rows
 
@@ -112,17 +113,16 @@ class ComposedRows:
         self,
         ids: Rows,
         content: ContentRows,
-        tower: Mapping[str, Tensor],
-        predictor: Mapping[str, Tensor],
+        tower: Tower,
+        predictor: Tower,
         scale: float,
     ) -> None:
         """
         Args:
-            tower, predictor: `vector` [dim, length of x] and, by code, `values` [codes, dim], as far as needed.
             scale: what makes predictions as long as what they predict; at most `LONGEST` is used.
         """
-        self._ids, self._content, self._tower = ids, content, tower
-        self._predictor = {name: min(scale, LONGEST) * of for name, of in predictor.items()}
+        self._ids, self._content, self._tower, self._predictor = ids, content, tower, predictor
+        self._scale = min(scale, LONGEST)
         self.size, self.dim = ids.size, ids.dim
 
     def read(self, start: int, stop: int) -> Tensor:
@@ -131,23 +131,14 @@ class ComposedRows:
     def gather(self, rows: Ints) -> Tensor:
         return self._composed(self._ids.gather(rows), self._content.gather(rows))
 
+    @torch.no_grad()
     def _composed(self, vectors: Tensor, content: Tensor) -> Tensor:
         is_new = content[:, -1] > 0
         if is_new.any():
             vectors = vectors.clone()
-            vectors[is_new] = _applied(self._predictor, content[is_new])
-        return vectors + _applied(self._tower, content)
-
-
-def _applied(weights: Mapping[str, Tensor], content: Tensor) -> Tensor:
-    """As `model.content.Tower`."""
-    parts, dim = [], 0
-    if (vector := weights.get("vector")) is not None:
-        dim = vector.shape[1]
-        parts.append(content[:, :dim] @ vector.T)
-    if (values := weights.get("values")) is not None:
-        parts.append(values[content[:, dim:-1].long()].sum(1))
-    return sum(parts[1:], parts[0])
+            vectors[is_new] = self._scale * self._predictor(content[is_new])
+        composed: Tensor = vectors + self._tower(content)
+        return composed
 
 
 def content_of(root: str, table: str, size: int) -> ContentRows:
