@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -25,9 +26,9 @@ CASES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("options", [{**NONE, **case} for case in CASES.values()], ids=CASES)
-def test_days_one_by_one_on_spark(small_config: SmallConfig, options: dict[str, Any], symmetric: bool) -> None:
+@pytest.mark.parametrize(("name", "symmetric"), zip(CASES, itertools.cycle([False, True]), strict=False))
+def test_days_one_by_one_on_spark(small_config: SmallConfig, name: str, symmetric: bool) -> None:
+    options = {**NONE, **CASES[name]}
     rng = random.Random(5)
 
     def row(day: int) -> Row:

@@ -63,8 +63,10 @@ ONE_RANK = [case for case in CASES if case not in COMBINED or case.sharding == "
 def ways(case: Case) -> list[str]:
     """How scores are computed and rows looked up: as on several GPUs without Triton and with it, or on a single GPU."""
     fused = case.loss == "softmax" and (case.operator == "translation" or case.comparator == "cos")
-    # What joined tables do does not depend on the operator or on many negatives, and is slow in Triton's interpreter.
-    joined = case.sharding == "row_wise" and case.operator == "translation" and case.uniform < 100
+    # Joined tables are slow in Triton's interpreter. What they do depends neither on how their rows are scored nor on
+    # many negatives.
+    are_scores_plain = case.operator == "translation" and case.loss == "softmax" and case.comparator == "dot"
+    joined = case.sharding == "row_wise" and are_scores_plain and case.uniform < 100
     return ["in memory", *["fused"] * fused, *["joined"] * joined]
 
 
