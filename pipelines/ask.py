@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from twhin.pipelines import options
 from twhin.pipelines.options import AsJson, RunRootPath
 from twhin_core.errors import UserError
 from twhin_core.progress import log
@@ -75,6 +76,15 @@ def neighbors(
         list[str] | None,
         typer.Option(metavar="RELATION", help="Leave out nodes that known edges of this relation lead to. Repeatable."),
     ] = None,
+    exclude_edges: options.ExcludeEdges = None,
+    candidates: options.Candidates = None,
+    candidates_id: options.CandidatesId = None,
+    candidates_where: options.CandidatesWhere = None,
+    candidates_timestamp: options.CandidatesTimestamp = None,
+    max_age: options.MaxAge = None,
+    min_degree: options.MinDegree = None,
+    rule: options.RuleName = None,
+    fetch: options.Fetch = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the neighbors of a node, with their scores.
@@ -83,12 +93,23 @@ def neighbors(
     the relation that the model scores highest. Uses the exported embeddings or, before the first export, the newest
     checkpoint. Put an ID that starts with a dash after `--`.
     """
+    choice = options.choice_settings(
+        candidates,
+        candidates_id,
+        candidates_where,
+        candidates_timestamp,
+        max_age,
+        min_degree,
+        exclude_edges,
+        rule,
+        fetch,
+    )
     embeddings = _load(run_root)
 
     from twhin_core.embeddings.show import list_neighbors
     from twhin_core.output import show
 
-    found = embeddings[table].neighbors(node, relation, k, side, index, exclude or ())
+    found = embeddings[table].neighbors(node, relation, k, side, index, exclude or (), **choice)
     by = embeddings[table].describe(relation, side, index)
     show([list_neighbors(embeddings, table, node, relation, side, by, found)], as_json)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from twhin.pipelines import options
 from twhin.pipelines.options import AsJson, RunRootPath
 from twhin_core.errors import UserError
 
@@ -26,26 +27,21 @@ def recommend(
         str | None,
         typer.Option(metavar="FILE", help="File with the ids of the users. Default: all nodes of the lhs table."),
     ] = None,
-    candidates: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="File with the ids of the candidates. Default: all nodes of the rhs table."),
-    ] = None,
-    candidates_where: Annotated[
-        str | None,
-        typer.Option(metavar="CONDITION", help="Only rows of --candidates for which this holds: `in_stock = true`."),
-    ] = None,
-    min_degree: Annotated[
-        int | None, typer.Option(metavar="N", help="Only candidates with at least N training edges of the relation.")
-    ] = None,
+    candidates: options.Candidates = None,
+    candidates_id: options.CandidatesId = None,
+    candidates_where: options.CandidatesWhere = None,
+    candidates_timestamp: options.CandidatesTimestamp = None,
+    max_age: options.MaxAge = None,
+    min_degree: options.MinDegree = None,
     exclude: Annotated[
         list[str] | None,
         typer.Option(
             metavar="RELATION", help="Leave out known edges of this relation. Repeatable. Default: --relation's."
         ),
     ] = None,
-    exclude_edges: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Parquet file of more pairs to leave out: columns lhs and rhs.")
-    ] = None,
+    exclude_edges: options.ExcludeEdges = None,
+    rule: options.RuleName = None,
+    fetch: options.Fetch = None,
     index: Annotated[
         bool, typer.Option("--index", help="Search the exported faiss index instead of scoring every candidate.")
     ] = False,
@@ -62,15 +58,19 @@ def recommend(
     from twhin_core.run import saved_config
     from twhin_core.stages import recommend as stage
 
-    given = {
-        "k": k, "users": users, "candidates": candidates, "min_degree": min_degree, "exclude": exclude,
-        "exclude_edges": exclude_edges, "index": index or None,
-    }  # fmt: skip
-    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if candidates_where is not None:
-        if candidates is None:
-            raise UserError("--candidates-where chooses from a file: --candidates")
-        settings["candidates"] = {"path": candidates, "where": candidates_where}
+    settings = options.choice_settings(
+        candidates,
+        candidates_id,
+        candidates_where,
+        candidates_timestamp,
+        max_age,
+        min_degree,
+        exclude_edges,
+        rule,
+        fetch,
+    )
+    given = {"k": k, "users": users, "exclude": exclude, "index": index or None}
+    settings |= {name: value for name, value in given.items() if value is not None}
     if relation is None:
         if settings or output is not None:
             raise UserError("name the relation: --relation")

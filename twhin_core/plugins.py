@@ -9,7 +9,7 @@ from twhin_core.errors import UserError
 
 OPERATORS, EXPORT_FORMATS, RULES = "twhin.operators", "twhin.export_formats", "twhin.rules"
 """Entry point groups: a subclass of `Operator`; a function like `write` in twhin_core/export/npy.py; a function like
-`Keep` in twhin_core/recommend/rule.py."""
+`Keep` in twhin_core/embeddings/rule.py."""
 
 
 def check_name(group: str, name: str, built_in: tuple[str, ...]) -> str:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tests.command_line import assert_refused, twhin
 from tests.recommend.test_lists import Trained, read_lists
 from twhin_core.config.recommend import Catalog
+from twhin_core.embeddings.catalog import read_catalog
 from twhin_core.errors import UserError
-from twhin_core.recommend.catalog import read_catalog
 from twhin_core.stages.recommend import recommend_once
 
 MEMORY = 2**28

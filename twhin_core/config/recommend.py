@@ -90,15 +90,9 @@ class Mixture(Section):
     )
 
 
-class Recommend(Section):
-    """The best nodes of a relation's rhs table for each node of its lhs table, the users."""
+class Choice(Section):
+    """Which nodes an answer may have."""
 
-    k: Few = Field(100, le=10_000, description="Candidates per user.")
-    users: Location | None = Field(
-        None,
-        description="A file with the ids of the users: Parquet, CSV or TSV with a column `id`, or text with an id per "
-        "line. Default: all nodes.",
-    )
     candidates: Annotated[Catalog | None, BeforeValidator(_as_catalog)] = Field(
         None,
         description="A file with the ids of the candidates, like `users`, or a mapping that chooses by other columns. "
@@ -113,6 +107,46 @@ class Recommend(Section):
     exclude_edges: Location | None = Field(
         None, description="Parquet files, a path or pattern, of more pairs to leave out: columns lhs and rhs, with ids."
     )
+    rule: Rule | None = Field(None, description="Business rules that drop candidates. Default: none.")
+
+    @model_validator(mode="after")
+    def _check_exclude(self) -> Choice:
+        if self.exclude is not None and len(set(self.exclude)) < len(self.exclude):
+            raise ValueError(f"exclude: each may be listed once; got {', '.join(self.exclude)}")
+        return self
+
+    @property
+    def chosen_by(self) -> str | None:
+        """The first key that makes some nodes no candidates; None if all are."""
+        return "candidates" if self.candidates is not None else "min_degree" if self.min_degree else None
+
+    def to_find(self, k: int) -> int:
+        """How many candidates to look for, so that k may be left.
+
+        Raises:
+            ValueError: the rule is asked about fewer.
+        """
+        if self.rule is None:
+            return k
+        if self.rule.fetch < k:
+            raise ValueError(f"rule.fetch: {self.rule.fetch} is less than k: {k}")
+        return self.rule.fetch
+
+
+def not_by_index(key: str) -> str:
+    """Why the index cannot be searched. `key`: what needs more than the index does."""
+    return f"index: searches all nodes by single vectors; leave out {key}, or the index"
+
+
+class Recommend(Choice):
+    """The best nodes of a relation's rhs table for each node of its lhs table, the users."""
+
+    k: Few = Field(100, le=10_000, description="Candidates per user.")
+    users: Location | None = Field(
+        None,
+        description="A file with the ids of the users: Parquet, CSV or TSV with a column `id`, or text with an id per "
+        "line. Default: all nodes.",
+    )
     index: bool = Field(
         False,
         description="Search the exported faiss index of the rhs table, which looks at a part of the candidates, "
@@ -123,33 +157,21 @@ class Recommend(Section):
         description="Candidates from several clusters for users with several interests; `{}` takes the defaults. "
         "Default: the best by the user's single vector.",
     )
-    rule: Rule | None = Field(None, description="Business rules that drop candidates. Default: none.")
     users_per_file: Count = Field(65_536, le=10_000_000, description="Users per file, and in memory at once.")
 
     @model_validator(mode="after")
-    def _check_exclude(self) -> Recommend:
-        if self.exclude is not None and len(set(self.exclude)) < len(self.exclude):
-            raise ValueError(f"exclude: each may be listed once; got {', '.join(self.exclude)}")
-        return self
-
-    @model_validator(mode="after")
     def _check_fetch(self) -> Recommend:
-        if self.rule is not None and self.rule.fetch < self.k:
-            raise ValueError(f"rule.fetch: {self.rule.fetch} is less than k: {self.k}")
+        self.to_find(self.k)
         return self
 
     @model_validator(mode="after")
     def _check_index(self) -> Recommend:
-        others = {
-            "candidates": self.candidates is not None, "min_degree": self.min_degree > 0,
-            "mixture": self.mixture is not None,
-        }  # fmt: skip
-        if self.index and any(others.values()):
-            name = next(name for name, is_set in others.items() if is_set)
-            raise ValueError(f"index: searches all nodes by single vectors; leave out {name}, or the index")
+        key = self.chosen_by or (None if self.mixture is None else "mixture")
+        if self.index and key is not None:
+            raise ValueError(not_by_index(key))
         return self
 
     @property
     def fetched(self) -> int:
         """Candidates per user that are looked for."""
-        return self.k if self.rule is None else self.rule.fetch
+        return self.to_find(self.k)

@@ -10,6 +10,7 @@ import numpy as np
 from twhin_core.errors import NotFound, UserError, suggest
 from twhin_core.schema import OTHER, Schema, Side
 from twhin_core.vectors import top_k
+from twhin_core.vectors.ids import find_positions
 from twhin_core.vectors.rows import Ints, Rows
 from twhin_core.vectors.top_k import Score, answers, similar
 
@@ -61,20 +62,47 @@ def relation_named(schema: Schema, name: str) -> int:
     return names.index(name)
 
 
-def find_nearest(vectors: ScoredVectors, query: Query, given: Tensor, nodes: Ints, k: int) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Among:
+    """Some candidates of a query."""
+
+    positions: Ints
+    """[n], ascending."""
+    rows: Rows
+    """Their vectors, as those of `candidates_of`."""
+
+
+def find_nearest(
+    vectors: ScoredVectors, query: Query, given: Tensor, nodes: Ints, k: int, among: Among | None = None
+) -> list[tuple[list[float], Ints]]:
     """The k best candidates for each of Q nodes, best first, without the node itself.
 
     Args:
         given: float32 [Q, dim], the vectors of the nodes.
         nodes: [Q] their positions, or -1 for those that are not in the table.
+        among: default: all nodes of the table.
 
     Returns:
-        scores float32 [Q, n] and positions int64 [Q, n], where n is k, or the number of candidates if that is smaller.
+        The scores and the positions int64 of each: k, or all candidates if they are fewer.
     """
     import torch
 
-    exclude = torch.from_numpy(nodes) if query.candidates == query.table else None
-    return top_k.top_k(_score(vectors, query, given), len(nodes), _candidates(vectors, query), k, exclude)
+    rows = candidates_of(vectors, query) if among is None else among.rows
+    exclude = None
+    if query.candidates == query.table:
+        places = nodes
+        if among is not None:
+            places, is_among = find_positions(among.positions, nodes)
+            places = np.where(is_among, places, -1)
+        exclude = torch.from_numpy(places)
+    scores, found = top_k.top_k(_score(vectors, query, given), len(nodes), rows, k, exclude)
+    places = found.numpy()
+    positions = places if among is None else among.positions[places]
+    counts = (scores != -torch.inf).sum(1).tolist()
+    return [
+        (of_scores[:count], of_positions[:count])
+        for of_scores, of_positions, count in zip(scores.tolist(), positions, counts, strict=True)
+    ]
 
 
 def exact_words(result: Result, query: Query) -> str:
@@ -97,7 +125,7 @@ def find_rank(vectors: ScoredVectors, query: Query, position: int, answer: int) 
     """The rank of the node at `answer` among all candidates for the node at `position`, without that node itself."""
     import torch
 
-    rows = _candidates(vectors, query)
+    rows = candidates_of(vectors, query)
     left_out = position if query.candidates == query.table and position != answer else None
     with torch.no_grad():
         given = vectors.rows(query.table).gather(np.array([position]))
@@ -105,7 +133,8 @@ def find_rank(vectors: ScoredVectors, query: Query, position: int, answer: int) 
     return NodeRank(score, rank, rows.size - (left_out is not None))
 
 
-def _candidates(vectors: ScoredVectors, query: Query) -> Rows:
+def candidates_of(vectors: ScoredVectors, query: Query) -> Rows:
+    """The vectors of all candidates of a query, by position, as its scores take them."""
     return vectors.rows(query.candidates) if query.rel is None else vectors.candidates(query.side, query.rel)
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from twhin_core.embeddings.known import known_answers
+from twhin_core.embeddings.neighbors import find_neighbors, read_choice
 from twhin_core.embeddings.result import Result
-from twhin_core.embeddings.search import exact_words, find_nearest, make_query
+from twhin_core.embeddings.search import exact_words, make_query
 from twhin_core.errors import UserError
 from twhin_core.schema import Side
 from twhin_core.vectors.ids import IDS_PER_BATCH, Id, find_or_refuse, id_text
@@ -72,6 +72,10 @@ class TableEmbeddings:
         side: Side | None = None,
         index: bool = False,
         exclude: Sequence[str] = (),
+        exclude_edges: str | None = None,
+        candidates: str | Mapping[str, Any] | None = None,
+        min_degree: int = 0,
+        rule: Mapping[str, Any] | None = None,
     ) -> list[Neighbor]:
         """The k nodes that score highest for the node `name`, best first, without the node itself.
 
@@ -84,30 +88,27 @@ class TableEmbeddings:
             index: use the exported faiss index, which ranks by inner product, by cosine with `export.normalize`, or by
                 distance.
             exclude: relations; leaves out the nodes that their known edges, of all splits, lead to. Reads all edges.
+            exclude_edges: Parquet files of more pairs to leave out: columns lhs and rhs, with ids, as the ends of the
+                relation. Without one, the node is the lhs.
+            candidates: a file with the ids of the nodes that may be found, or a mapping as in the section `recommend`.
+            min_degree: only nodes with at least as many training edges of the relation.
+            rule: a business rule as in the section `recommend`, `{"name": …, "fetch": …}`.
 
         Raises:
-            UserError: there is no such id, no such relation at this table, or no index; or k < 1.
+            UserError: there is no such id, no such relation at this table, or no index; k < 1; nothing is a candidate,
+                a file is broken, or what is chosen does not fit the question.
         """
         if k < 1:
             raise UserError(f"k: {k} is less than 1")
+        choice = read_choice(
+            {"exclude": list(exclude), "exclude_edges": exclude_edges, "candidates": candidates,
+             "min_degree": min_degree, "rule": rule}
+        )  # fmt: skip
         query = make_query(self._result.schema, self.name, relation, side)
         name = id_text(name)
         position = find_or_refuse(self._ids, self.name, name)
-        known = known_answers(self._result, query, position, exclude)
-        more = min(k + len(known), self._result.schema.tables[query.candidates])  # k of them are not known
-        ids = self._result.scored.ids(query.candidates)
-        if index:
-            from twhin_core.embeddings.index import search  # imports faiss, which is optional
-
-            found = search(self._result, query, position, name, more)
-        else:
-            source, node = self._result.scored, np.array([position])
-            scores, positions = (
-                of[0] for of in find_nearest(source, query, source.rows(self.name).gather(node), node, more)
-            )
-            found = list(zip(ids.at(positions.numpy()), scores.tolist(), strict=True))
-        left_out = set(ids.at(known))
-        return [Neighbor(*of) for of in found if of[0] not in left_out][:k]
+        found = find_neighbors(self._result, query, position, name, k, choice, index)
+        return [Neighbor(*of) for of in found]
 
     def describe(self, relation: str | None = None, side: Side | None = None, index: bool = False) -> str:
         """What `neighbors` ranks by, and the step, in words.

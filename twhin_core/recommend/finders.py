@@ -9,12 +9,12 @@ from twhin_core import sizes
 from twhin_core.config.recommend import Recommend
 from twhin_core.data.splits import open_split
 from twhin_core.embeddings.result import open_result
-from twhin_core.embeddings.search import Query
 from twhin_core.errors import UserError
 from twhin_core.export.vector_set import TrainedRun
 from twhin_core.ranking.candidates import CandidateSet
 from twhin_core.ranking.products import Arithmetic
 from twhin_core.ranking.projections import Projections
+from twhin_core.recommend.candidates import query_of
 from twhin_core.recommend.cluster_search import ClusterSearch
 from twhin_core.recommend.clusters import find_clusters
 from twhin_core.recommend.finder import ExactFinder, Finder
@@ -43,8 +43,7 @@ def make_finder(run: TrainedRun, settings: Recommend, of: CandidateSet, device: 
     exact = ExactFinder(scorer, projections(), of, settings.fetched)
     mixture, rel = settings.mixture, int(of.relations[0])
     if settings.index:
-        query = Query(run.schema.table_of(rel, "lhs"), of.table, rel)
-        return open_finder(exact, open_result(run.root), query)
+        return open_finder(exact, open_result(run.root), query_of(run.schema, rel))
     if mixture is None:
         return exact
     users, items = tables[run.schema.table_of(rel, "lhs")], tables[of.table]

@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from twhin_core.config.recommend import Recommend
 from twhin_core.data.files import EdgeFiles
+from twhin_core.embeddings.candidates import degrees, find_rows
+from twhin_core.embeddings.known import numbered
 from twhin_core.evaluation.list_metrics import lengths_of
 from twhin_core.evaluation.metrics import bucket_of
 from twhin_core.export.vector_set import TrainedRun
@@ -18,7 +20,7 @@ from twhin_core.ranking.candidates import CandidateSet
 from twhin_core.ranking.pair_files import PairFiles
 from twhin_core.ranking.queries import REMOVED, Ints
 from twhin_core.recommend import known
-from twhin_core.recommend.candidates import choose, degrees, find_rows
+from twhin_core.recommend.candidates import candidates_of
 from twhin_core.recommend.users import NumberedUsers
 from twhin_core.schema import SIDES, Schema
 from twhin_core.series.id_list import read_ids
@@ -86,10 +88,9 @@ def find_held_out(
     rows = _sample(user[_have_ids(user, run.ids(lhs))], asked, evaluation.lists.users, evaluation.seed)
     if not len(rows):
         return None
-    number = np.full(schema.tables[lhs], -1)
-    number[rows] = np.arange(len(rows))
+    number = numbered(rows, schema.tables[lhs]).number
     users = NumberedUsers(rows, number, max(1, ENTRIES_AT_ONCE // settings.fetched))
-    candidates, _ = choose(run, rel, settings, splits["train"], folder)
+    candidates, _ = candidates_of(run, rel, settings, folder)
     before = [splits[name] for name in REMOVED[evaluation.split] if name in splits]
     pairs = known.left_out(run, rel, settings, before, users, folder)
     of_users = number[user] >= 0
@@ -99,7 +100,7 @@ def find_held_out(
         users=users,
         bucket=bucket_of(_degrees(splits["train"], schema, lhs, users), evaluation),
         keys=np.unique(number[user[of_users]] * schema.tables[rhs] + answer[of_users]),
-        edges=degrees(splits["train"], rel, schema.tables[rhs]),
+        edges=degrees(splits["train"], rel, "rhs", schema.tables[rhs]),
         candidates=candidates,
         known=known.collect(pairs, users, parts_of(users, *mine), folder),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from twhin_core.embeddings.rule import CANDIDATE
 from twhin_core.progress import Progress
 from twhin_core.ranking.best import NONE
 from twhin_core.ranking.pair_files import PairFiles
@@ -16,7 +17,6 @@ from twhin_core.recommend.users import Users
 from twhin_core.vectors.ids import Ids
 from twhin_core.vectors.names import names_of
 
-CANDIDATE = pa.struct([("id", pa.string()), ("score", pa.float32()), ("source", pa.string())])
 SCHEMA = pa.schema([("id", pa.string()), ("candidates", pa.list_(CANDIDATE))])
 """Of a file of lists: the user, and its candidates, best first."""
 

@@ -15,6 +15,7 @@ from twhin_core.config import Config
 from twhin_core.config.recommend import Recommend
 from twhin_core.data.files import EdgeFiles
 from twhin_core.data.splits import open_splits
+from twhin_core.embeddings.rule import AppliedRule
 from twhin_core.errors import NotFound, suggest
 from twhin_core.evaluation.list_metrics import Lists
 from twhin_core.evaluation.metrics import MODEL, POPULARITY, RANDOM
@@ -25,7 +26,6 @@ from twhin_core.recommend.finder import Finder
 from twhin_core.recommend.finders import make_finder
 from twhin_core.recommend.held_out import HeldOutLists, find_held_out, parts_of
 from twhin_core.recommend.item_item import ITEM_ITEM, ItemItemFinder
-from twhin_core.recommend.rule import AppliedRule
 from twhin_core.recommend.ruled import RuledFinder
 from twhin_core.recommend.tally import Tally, summary
 from twhin_core.recommend.write import identified
@@ -102,7 +102,9 @@ def _finders(
     for name in _names(run.config):
         finder = _finder(name, run, settings, task, train, device)
         if settings.rule is not None:
-            finder = RuledFinder(finder, AppliedRule(settings.rule.name, relation), lhs, rhs, settings.k)
+            finder = RuledFinder(
+                finder, AppliedRule(settings.rule.name, relation, f"recommend.{relation}.rule"), lhs, rhs, settings.k
+            )
         yield name, finder
 
 

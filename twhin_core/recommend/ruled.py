@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from twhin_core.embeddings.rule import AppliedRule
 from twhin_core.progress import Progress
 from twhin_core.ranking.best import NONE
 from twhin_core.ranking.candidates import CandidateSet
 from twhin_core.ranking.queries import Ints
 from twhin_core.recommend.finder import Finder, Found
 from twhin_core.recommend.lists import listed
-from twhin_core.recommend.rule import AppliedRule
 from twhin_core.vectors.ids import Ids
 from twhin_core.vectors.names import names_of
 

@@ -11,19 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from twhin_core.ranking.queries import Ints
+from twhin_core.embeddings.known import Numbered, numbered
 from twhin_core.vectors.ids import IDS_PER_BATCH, SCHEMA, Ids
 from twhin_core.vectors.matching import fill, in_one_line, open_database
 
 
 @dataclass(frozen=True)
-class NumberedUsers:
+class NumberedUsers(Numbered):
     """U users with a number each. A part is a range of numbers: users whose lists are made at once."""
 
-    row: Ints
-    """[U] their rows in their table."""
-    number: Ints
-    """[N] the number of each row of their table, or -1."""
     per_part: int
 
     @property
@@ -62,7 +58,7 @@ def find_users(ids: Ids, rows: int, asked: list[str] | None, per_part: int, fold
     Raises:
         UserError: a vocabulary is broken, DuckDB needs more memory, or `folder` is full.
     """
-    found, number, names = [np.empty(0, np.int64)], np.full(rows, -1), folder / "users.parquet"
+    found, names = [np.empty(0, np.int64)], folder / "users.parquet"
     too_small = "evaluation.memory_limit: too small to sort the ids of the users; raise it"
     with (
         in_one_line(folder, too_small, "the ids of the users cannot be sorted"),
@@ -76,9 +72,8 @@ def find_users(ids: Ids, rows: int, asked: list[str] | None, per_part: int, fold
         for part in _parts(database, asked is not None, per_part):
             writer.write_table(part, per_part)
             found.append(part["index"].to_numpy())
-    row = np.concatenate(found)
-    number[row] = np.arange(len(row))
-    return Users(row, number, per_part, 0 if asked is None else len(asked) - len(row), names)
+    of = numbered(np.concatenate(found), rows)
+    return Users(of.row, of.number, per_part, 0 if asked is None else len(asked) - len(of.row), names)
 
 
 def _parts(database: duckdb.DuckDBPyConnection, has_asked: bool, per_part: int) -> Iterator[pa.Table]:

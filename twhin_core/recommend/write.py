@@ -11,14 +11,14 @@ from twhin_core.config.recommend import Recommend
 from twhin_core.data.splits import open_splits
 from twhin_core.embeddings.index import open_index
 from twhin_core.embeddings.result import open_result
-from twhin_core.embeddings.search import make_query
+from twhin_core.embeddings.rule import AppliedRule
 from twhin_core.export.vector_set import TrainedRun
 from twhin_core.export.write import identify
 from twhin_core.parquet import part_path, write_part
 from twhin_core.paths import find_files
 from twhin_core.progress import Progress
 from twhin_core.recommend import known
-from twhin_core.recommend.candidates import choose
+from twhin_core.recommend.candidates import candidates_of, query_of
 from twhin_core.recommend.finders import make_finder
 from twhin_core.recommend.lists import SCHEMA, Lists
 from twhin_core.recommend.manifest import (
@@ -31,7 +31,6 @@ from twhin_core.recommend.manifest import (
     share_of_exact,
     write_finished_part,
 )
-from twhin_core.recommend.rule import AppliedRule
 from twhin_core.recommend.ruled import RuledFinder
 from twhin_core.recommend.users import find_users
 from twhin_core.scratch import scratch
@@ -88,11 +87,15 @@ class _Writer:
         run, settings, schema = self._run, self._settings, self._run.schema
         lhs, rhs = (schema.table_of(self._rel, side) for side in ("lhs", "rhs"))
         asked = None if settings.users is None else read_ids(settings.users)
-        rule = None if settings.rule is None else AppliedRule(settings.rule.name, self._relation)
+        rule = (
+            None
+            if settings.rule is None
+            else AppliedRule(settings.rule.name, self._relation, f"recommend.{self._relation}.rule")
+        )
         users = find_users(
             run.ids(lhs), schema.tables[lhs], asked, settings.users_per_file, self._files, self._memory // 4
         )
-        of, unknown = choose(run, self._rel, settings, self._splits["train"], self._files)
+        of, unknown = candidates_of(run, self._rel, settings, self._files)
         if self._ranks.is_first:
             self._prepare_folder(users.parts)
         self._ranks.wait()
@@ -152,7 +155,7 @@ def _digest(run: TrainedRun, relation: str, settings: Recommend) -> str:
     """Of the vectors, the settings, and the files, the rule and the index that these name."""
     index = None
     if settings.index:
-        query = make_query(run.schema, run.schema.table_of(run.schema.names.index(relation), "lhs"), relation, "rhs")
+        query = query_of(run.schema, run.schema.names.index(relation))
         index = open_index(open_result(run.root), query).file.sha256
     parts = [identify(run), run.step, relation, *identified(settings), index]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -134,8 +134,7 @@ class Version:
         query, given = question.query, torch.stack([node.vector for node in nodes])
         if not question.by_index:
             positions = np.array([node.position for node in nodes], np.int64)
-            scores, found = find_nearest(self.vectors, query, given, positions, question.count)
-            return list(zip(scores.tolist(), found.numpy(), strict=True))
+            return find_nearest(self.vectors, query, given, positions, question.count)
         entry, is_own_table = self._entry(query), query.candidates == query.table
         # A search of a graph or of lists takes less time than waking other threads up, and other cores have requests
         # to read. The setting is this thread's own.

@@ -23,13 +23,14 @@ def top_k(score: Score, queries: int, candidates: Rows, k: int, exclude: Tensor 
     """The k best candidates of each of the Q `queries`, best first. Ties are in arbitrary order.
 
     Args:
-        exclude: int64 [Q], a row per query that is not a candidate, such as the query's own node.
+        exclude: int64 [Q], a row per query that is not a candidate, such as the query's own node; -1 for none.
 
     Returns:
-        scores float32 [Q, n] and rows int64 [Q, n], where n is k, or the number of candidates if that is smaller.
+        scores float32 [Q, n] and rows int64 [Q, n], where n is k, or the number of candidates if that is smaller. If
+        some queries have one candidate fewer than others, their last may be the excluded one, with the score -inf.
     """
     scores, found = torch.empty(queries, 0), torch.empty(queries, 0, dtype=torch.int64)
-    count = min(k, candidates.size - (exclude is not None))
+    count = min(k, candidates.size - (exclude is not None and bool((exclude >= 0).all())))
     for start, vectors in blocks(candidates, max(1, BLOCK_VALUES // max(candidates.dim, queries))):
         of_block = score(vectors)
         if exclude is not None:

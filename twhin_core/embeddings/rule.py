@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -9,6 +10,10 @@ import pyarrow as pa
 
 from twhin_core import plugins
 from twhin_core.errors import UserError
+
+CANDIDATE = pa.struct([("id", pa.string()), ("score", pa.float32()), ("source", pa.string())])
+Scored = tuple[str, float]
+"""The id and the score of a candidate."""
 
 
 class Keep(Protocol):
@@ -33,9 +38,31 @@ class AppliedRule:
         UserError: it does not load.
     """
 
-    def __init__(self, name: str, relation: str) -> None:
+    def __init__(self, name: str, relation: str, key: str) -> None:
+        """`key`: what names the rule, for messages."""
         self._keep: Keep = plugins.load(plugins.RULES, name)
-        self._name, self._relation = name, relation
+        self._name, self._relation, self._key = name, relation, key
+
+    def filter(
+        self, users: Sequence[str], lists: Sequence[Sequence[Scored]], source: str, k: int
+    ) -> list[list[Scored]]:
+        """The first k candidates of each user's list that it keeps. Raises UserError as `apply`.
+
+        Args:
+            source: what the candidates were found by.
+        """
+        flat = [of for found in lists for of in found]
+        columns = [
+            pa.array([name for name, _ in flat], pa.string()), pa.array([score for _, score in flat], pa.float32()),
+            pa.array([source] * len(flat), pa.string()),
+        ]  # fmt: skip
+        candidates = pa.StructArray.from_arrays(columns, fields=list(CANDIDATE))
+        lengths = np.array([len(found) for found in lists], np.int64)
+        stays = np.split(self.apply(pa.array(users, pa.string()), lengths, candidates, k), lengths.cumsum()[:-1])
+        return [
+            [of for of, kept in zip(found, of_list.tolist(), strict=True) if kept]
+            for found, of_list in zip(lists, stays, strict=True)
+        ]
 
     def apply(self, users: pa.StringArray, lengths: np.ndarray, candidates: pa.StructArray, k: int) -> np.ndarray:
         """Whether each candidate stays: the rule keeps it, and it is one of the first k of its user that it keeps.
@@ -57,7 +84,7 @@ class AppliedRule:
         kept = answer.to_numpy(zero_copy_only=False) if isinstance(answer, pa.Array) else np.asarray(answer)
         if kept.dtype != np.bool_ or kept.shape != (len(candidates),):
             raise UserError(
-                f"recommend.{self._relation}.rule: {self._name} returned {kept.dtype} {list(kept.shape)}; it must say "
+                f"{self._key}: {self._name} returned {kept.dtype} {list(kept.shape)}; it must say "
                 f"true or false for each of the {len(candidates):,} candidates"
             )
         before = np.concatenate([[0], kept.cumsum()])  # kept among all candidates before
