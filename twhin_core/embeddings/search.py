@@ -54,11 +54,15 @@ def make_query(schema: Schema, table: str, relation: str | None, side: Side | No
     return Query(table, schema.table_of(rel, wanted), rel, wanted)
 
 
-def relation_named(schema: Schema, name: str) -> int:
-    """The id of a relation. Raises NotFound, with suggestions, if there is no such relation."""
+def relation_named(schema: Schema, name: str, prefix: str = "") -> int:
+    """The id of a relation. Raises NotFound, with suggestions, if there is no such relation.
+
+    Args:
+        prefix: of the message.
+    """
     names = [relation.name for relation in schema.relations]
     if name not in names:
-        raise NotFound(f"no relation named {name!r}; {suggest(name, names)}")
+        raise NotFound(f"{prefix}no relation named {name!r}; {suggest(name, names)}")
     return names.index(name)
 
 

@@ -16,7 +16,7 @@ from twhin_core.config.recommend import Recommend
 from twhin_core.data.files import EdgeFiles
 from twhin_core.data.splits import open_splits
 from twhin_core.embeddings.rule import AppliedRule
-from twhin_core.errors import NotFound, suggest
+from twhin_core.embeddings.search import relation_named
 from twhin_core.evaluation.list_metrics import Lists
 from twhin_core.evaluation.metrics import MODEL, POPULARITY, RANDOM
 from twhin_core.export.vector_set import TrainedRun
@@ -48,8 +48,7 @@ def measure_lists(run: TrainedRun, ranks: Ranks) -> Lists:
     config, found = run.config, {}
     splits = open_splits(config, run.root, run.schema, ("train", config.evaluation.split))
     for name in config.recommend:
-        if name not in run.schema.names:
-            raise NotFound(f"recommend: no relation named {name!r}; {suggest(name, run.schema.names)}")
+        relation_named(run.schema, name, "recommend: ")  # refuses before any work
         with scratch("lists") as folder:
             measured = _measure(run, name, splits, ranks, folder)
         if measured is None:

@@ -9,11 +9,13 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 import torch
 
+from twhin_core.embeddings.rule import Scored
 from twhin_core.embeddings.search import Query, relation_named
 from twhin_core.errors import NotFound, UserError
 from twhin_core.inductive.embed import Method
 from twhin_core.schema import OTHER, Schema, Side
 from twhin_core.serving import models
+from twhin_core.serving.chosen import Chosen
 from twhin_core.serving.fold_in import Folded, GivenEdge
 from twhin_core.serving.limits import MOST_EDGES, Limits
 from twhin_core.serving.service import Running, Service
@@ -53,7 +55,7 @@ class Answers:
                 excluded = [asked.relation] if settings is None or settings.exclude is None else settings.exclude
             query = version.query(version.schema.table_of(rel, "lhs"), asked.relation, "rhs")
             new = await self._embed(version, query.table, asked.edges, "fit") if asked.edges else ([], [])
-            return await self._find(running, query, asked, excluded, *new)
+            return await self._find(running, query, asked, excluded, version.chosen.get(rel), *new)
 
     async def score(self, asked: models.ScoreRequest) -> models.ScoreAnswer:
         self._check_count("pairs", len(asked.pairs))
@@ -113,10 +115,16 @@ class Answers:
         query: Query,
         asked: models.NeighborsRequest | models.RecommendRequest,
         exclude: Sequence[str],
+        chosen: Chosen | None = None,
         new: Sequence[Folded] = (),
         unknown: Sequence[str] = (),
     ) -> models.FoundAnswer:
-        """The best candidates of the nodes that are asked for, and of `new` ones."""
+        """The best candidates of the nodes that are asked for, and of `new` ones.
+
+        Args:
+            chosen: which nodes are candidates.
+            unknown: ids that led to no vector.
+        """
         vectors = {of.id: torch.tensor(of.embedding) for of in new}
         names = [*asked.ids, *(name for name in vectors if name not in asked.ids)]
         self._check_count("ids", len(names))
@@ -125,7 +133,7 @@ class Answers:
         if asked.k > self._limits.k:
             raise UserError(f"k: {asked.k:,} is more than {self._limits.k:,}, the most that this server gives")
         version = running.version
-        by_index, ends = version.uses_index(query, asked.index), version.known_ends(query, exclude)
+        by_index, ends = _uses_index(version, query, asked.index, chosen), version.known_ends(query, exclude)
         if not version.knows(ends):
             await self._work(version.read_known, ends)
         ids, candidates = version.vectors.ids(query.table), version.vectors.ids(query.candidates)
@@ -135,27 +143,49 @@ class Answers:
             raise await self._unknown(ids, query.table, names[0])
         nodes = dict(zip(known, version.nodes(query.table, np.array([*known.values()], np.int64)), strict=True))
         nodes |= {name: Node(vector, NEW) for name, vector in vectors.items()}
-        left_out = {name: version.known(query, node.position, ends) for name, node in nodes.items()}
+        left_out = {name: version.known(query, node.position, ends, chosen) for name, node in nodes.items()}
         if isinstance(asked, models.RecommendRequest) and asked.edges:
             seen = _led_to(asked.edges, version.schema, dict(ends), candidates)
             left_out = {name: np.concatenate([of, seen.get(name, of[:0])]) for name, of in left_out.items()}
-        most = version.candidates(query)
-        questions = [
-            (Question(query, min(_rounded(asked.k + len(left_out[name])), most), by_index), node)
-            for name, node in nodes.items()
-        ]
-        found = dict(zip(nodes, await asyncio.gather(*(running.batcher.ask(*of) for of in questions)), strict=True))
+        found = await self._search(running, query, nodes, left_out, asked.k, by_index, chosen)
         return models.FoundAnswer(
             version=version.name,
             step=version.step,
             by=version.words(query, by_index),
             answers=[
-                models.Listed(id=name, found=_without(candidates, *found[name], left_out[name], asked.k))
+                models.Listed(id=name, found=[models.Scored(id=of, score=score) for of, score in found[name]])
                 for name in names
                 if name in found
             ],
             unknown=list(dict.fromkeys([*(name for name in names if name not in found), *unknown])),
         )
+
+    async def _search(
+        self,
+        running: Running,
+        query: Query,
+        nodes: Mapping[str, Node],
+        left_out: Mapping[str, Ints],
+        k: int,
+        by_index: bool,
+        chosen: Chosen | None,
+    ) -> dict[str, list[Scored]]:
+        """The k best candidates of each node by its id, without the positions that are left out."""
+        version, is_chosen = running.version, chosen is not None
+        candidates, most = version.vectors.ids(query.candidates), version.candidates(query, is_chosen)
+        wanted = k if chosen is None else max(k, chosen.fetch)
+        counts = [min(_rounded(wanted + len(left_out[name])), most) for name in nodes]
+        answers = await asyncio.gather(
+            *(
+                running.batcher.ask(Question(query, count, by_index, is_chosen), node)
+                for count, node in zip(counts, nodes.values(), strict=True)
+            )
+        )
+        lists = [_without(candidates, *of, left_out[name], wanted) for name, of in zip(nodes, answers, strict=True)]
+        if chosen is not None and chosen.rule is not None:
+            loop, source = asyncio.get_running_loop(), "index" if by_index else "vector"
+            lists = await loop.run_in_executor(self._service.rules, chosen.filter, list(nodes), lists, source, k)
+        return dict(zip(nodes, lists, strict=True))
 
     async def _work(self, function: Callable[P, T], *arguments: P.args, **_: P.kwargs) -> T:
         """Calls what takes long, while other requests are answered."""
@@ -194,9 +224,18 @@ def _led_to(
     return {name: np.array(positions) for name, positions in found.items()}
 
 
-def _without(ids: Ids, scores: Sequence[float], positions: Ints, left_out: Ints, k: int) -> list[models.Scored]:
+def _uses_index(version: Version, query: Query, wanted: bool | None, chosen: Chosen | None) -> bool:
+    """As `Version.uses_index`; raises UserError also if the index is wanted, which searches all nodes, among some."""
+    if chosen is None or chosen.among is None:
+        return version.uses_index(query, wanted)
+    if wanted:
+        raise UserError("index: searches all nodes, but the run's section `recommend` chooses some; leave it out")
+    return False
+
+
+def _without(ids: Ids, scores: Sequence[float], positions: Ints, left_out: Ints, k: int) -> list[Scored]:
     """The first k candidates that are not left out."""
     known = set(left_out.tolist())
     kept = [place for place, position in enumerate(positions.tolist()) if position not in known][:k]
     names = ids.at(positions[kept])
-    return [models.Scored(id=name, score=scores[place]) for name, place in zip(names, kept, strict=True)]
+    return [(name, scores[place]) for name, place in zip(names, kept, strict=True)]

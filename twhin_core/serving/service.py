@@ -37,6 +37,8 @@ class Service:
         self._searches = ThreadPoolExecutor(1, "search")
         self.work = ThreadPoolExecutor(1, "work")
         """For what takes long and is rare: folding in, known edges read on demand, suggestions for a typo."""
+        self.rules = ThreadPoolExecutor(1, "rules")
+        """For business rules, which need not be safe to call from several threads."""
         self._running = Running(version, self._searches, metrics)
         metrics.serves(version.name, version.step)
 
@@ -63,7 +65,7 @@ class Service:
             asyncio.get_running_loop().run_in_executor(None, running.version.close)  # may ask an object store
 
     def close(self) -> None:
-        for pool in (self._searches, self.work):
+        for pool in (self._searches, self.work, self.rules):
             pool.shutdown(cancel_futures=True)
         self._running.version.close()
 

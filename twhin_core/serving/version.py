@@ -16,7 +16,7 @@ from twhin_core.data.splits import open_splits
 from twhin_core.embeddings.index import Index, open_index, read_index, search_index
 from twhin_core.embeddings.known import known_sides
 from twhin_core.embeddings.result import Result, open_result
-from twhin_core.embeddings.search import Query, exact_words, find_nearest, make_query
+from twhin_core.embeddings.search import Among, Query, exact_words, find_nearest, make_query
 from twhin_core.errors import NotFound, UserError, suggest
 from twhin_core.export import faiss_library
 from twhin_core.progress import log
@@ -24,6 +24,7 @@ from twhin_core.published import find_root, is_version
 from twhin_core.schema import Side
 from twhin_core.scratch import scratch
 from twhin_core.series.reading import Reading
+from twhin_core.serving.chosen import Chosen, read_chosen
 from twhin_core.serving.fold_in import FoldIn
 from twhin_core.serving.vectors import HeldVectors
 from twhin_core.vectors.adjacency import Adjacency, End, read_adjacencies
@@ -38,6 +39,8 @@ class Question:
     query: Query
     count: int
     by_index: bool
+    is_chosen: bool = False
+    """Whether the candidates are those that the section `recommend` chooses."""
 
 
 class Node(NamedTuple):
@@ -64,12 +67,18 @@ class Version:
         vectors: HeldVectors,
         known: dict[End, Adjacency],
         indices: dict[str, Any],
+        chosen: dict[int, Chosen],
         reading: Reading | None,
     ) -> None:
-        """`indices`: by table, as `read_index` returns them. `reading`: keeps the version from being removed."""
+        """
+        Args:
+            indices: by table, as `read_index` returns them.
+            chosen: by relation, as `read_chosen` returns them.
+            reading: keeps the version from being removed.
+        """
         self.result, self.schema, self.vectors = result, result.schema, vectors
         self.name = result.root.rstrip("/").rsplit("/", 1)[-1] if is_version(result.root) else None
-        self._known, self._indices, self._reading = known, indices, reading
+        self._known, self._indices, self.chosen, self._reading = known, indices, chosen, reading
         self._entries: dict[Query, Index] = {}
         self._lock = threading.Lock()
         self.fold_in = FoldIn(result, vectors)
@@ -117,9 +126,16 @@ class Version:
         """What answers are ranked by, as `twhin neighbors` says it."""
         return self._entry(query).words if by_index else exact_words(self.result, query)
 
-    def candidates(self, query: Query) -> int:
-        """How many nodes may be an answer."""
+    def candidates(self, query: Query, is_chosen: bool = False) -> int:
+        """How many nodes may be an answer, at most."""
+        among = self._among(Question(query, 0, by_index=False, is_chosen=is_chosen))
+        if among is not None:
+            return len(among.positions)
         return self.vectors.ids(query.candidates).size - (query.candidates == query.table)
+
+    def _among(self, question: Question) -> Among | None:
+        rel = question.query.rel
+        return self.chosen[rel].among if question.is_chosen and rel is not None else None
 
     def nodes(self, table: str, positions: Ints) -> list[Node]:
         """The nodes of a table at some positions."""
@@ -134,7 +150,7 @@ class Version:
         query, given = question.query, torch.stack([node.vector for node in nodes])
         if not question.by_index:
             positions = np.array([node.position for node in nodes], np.int64)
-            return find_nearest(self.vectors, query, given, positions, question.count)
+            return find_nearest(self.vectors, query, given, positions, question.count, self._among(question))
         entry, is_own_table = self._entry(query), query.candidates == query.table
         # A search of a graph or of lists takes less time than waking other threads up, and other cores have requests
         # to read. The setting is this thread's own.
@@ -167,13 +183,18 @@ class Version:
                 splits = open_splits(self.result.config, self.result.root, self.schema, ["train"])
                 self._known |= read_adjacencies(splits.values(), self.schema, missing, folder)
 
-    def known(self, query: Query, node: int, ends: Sequence[End]) -> Ints:
-        """Positions of the candidates that known edges of the node at a position lead to. See `read_known`."""
-        if not ends or node == NEW:
+    def known(self, query: Query, node: int, ends: Sequence[End], chosen: Chosen | None = None) -> Ints:
+        """Positions of the candidates that known edges of the node at a position lead to. See `read_known`.
+
+        Args:
+            chosen: also leaves out these pairs.
+        """
+        if node == NEW:
             return np.empty(0, np.int64)
         index = self.vectors.ids(query.table).index
         row = node if index is None else int(index[node])
-        rows = np.concatenate([self._known[end].of(row) for end in ends])
+        given = np.empty(0, np.int64) if chosen is None else chosen.left_out(row)
+        rows = np.concatenate([given, *(self._known[end].of(row) for end in ends)])
         positions, is_named = find_positions(self.vectors.ids(query.candidates).index, rows)
         return positions[is_named]
 
@@ -181,18 +202,20 @@ class Version:
 def load(path: str) -> Version:
     """Reads the run at `path`, or the published version of the series there.
 
-    Holds its ids and known edges' counts in memory, and maps its vectors, known edges and indices from files.
+    Holds its ids, known edges' counts and given pairs in memory, and maps its vectors, known edges and indices from
+    files.
 
     Raises:
         StorageRefused: there is no room for temporary files.
-        UserError: there is no run, no version is published, or a file is broken.
+        UserError: there is no run, no version is published, a file is broken, or as `read_chosen`.
     """
     root = find_root(path)
     reading = Reading(root) if is_version(root) else None
     result = open_result(root)
     with scratch("serve") as folder:
         vectors = HeldVectors(result.config, result.schema, result.scored, folder)
-    version = Version(result, vectors, {}, _read_indices(result), reading)
+        chosen = read_chosen(result, vectors, folder)
+    version = Version(result, vectors, {}, _read_indices(result), chosen, reading)
     version.read_known([(rel, "lhs") for rel in range(len(result.schema.relations))])
     with suppress(UserError):  # of normalized vectors alone: cosines need no scorer
         vectors.scorer()

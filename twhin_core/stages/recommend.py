@@ -11,7 +11,7 @@ from twhin_core import storage
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.durations import measured
-from twhin_core.errors import NotFound, UserError, suggest
+from twhin_core.errors import UserError
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import log
 from twhin_core.published import find_root, is_version
@@ -82,6 +82,7 @@ def _scored_step(root: str) -> int:
 
 def _open(config: Config, root: str, step: int) -> TrainedRun:
     from twhin_core.checkpoints.checkpoint import at_step
+    from twhin_core.embeddings.search import relation_named
     from twhin_core.export.vector_set import TrainedRun
 
     checkpoint = at_step(root, step)
@@ -89,8 +90,7 @@ def _open(config: Config, root: str, step: int) -> TrainedRun:
         raise UserError(f"{root}: the checkpoint of step {step}, which was exported, no longer exists")
     schema = read_schema(config, root)
     for name in config.recommend:
-        if name not in schema.names:
-            raise NotFound(f"recommend: no relation named {name!r}; {suggest(name, schema.names)}")
+        relation_named(schema, name, "recommend: ")  # refuses before any work
     return TrainedRun(config, root, checkpoint, schema)
 
 

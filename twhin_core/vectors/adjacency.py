@@ -36,6 +36,12 @@ class Adjacency(NamedTuple):
         return position, self.others[first[position] + np.arange(len(position))]
 
 
+def adjacency(rows: Ints, others: Ints, size: int) -> Adjacency:
+    """Pairs [n] of a row and another one, by the first, in memory. `size`: how many rows there are."""
+    starts = np.concatenate([[0], np.bincount(rows, minlength=size).cumsum()])
+    return Adjacency(starts, others[np.argsort(rows, kind="stable")])
+
+
 def read_adjacencies(
     splits: Iterable[EdgeFiles], schema: Schema, ends: Iterable[End], folder: Path
 ) -> dict[End, Adjacency]:
