@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from twhin.components.image import IMAGE
-from twhin.pipelines.machines import GpuType
+from twhin.pipelines.machines import GPUS, Gpu, GpuType
+from twhin.pipelines.pod_section import Bytes, Label, Name, Path, Placement, Pod, Size, Topology
 from twhin_core import __version__, storage
 from twhin_core.config import file as config_file
 from twhin_core.config.numbers import Few
@@ -38,40 +39,42 @@ def _of_this_version(image: str) -> str:
 
 
 Image = Annotated[str, Field(min_length=1), AfterValidator(_of_this_version)]
-Cores = Annotated[str, Field(pattern=r"^\d+(\.\d+)?m?$", max_length=20)]
-Bytes = Annotated[str, Field(pattern=r"^\d+([EPTGMK]i?)?$", max_length=20)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
-Path = Annotated[str, Field(pattern=r"^/[^:]+$")]
+Duration = Annotated[str, Field(pattern=r"^[1-9]\d*[smhd]$", max_length=10)]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def in_seconds(duration: str) -> int:
+    return int(duration[:-1]) * SECONDS[duration[-1]]
 
 
 class Accelerator(Section):
     """The GPUs of one machine. The stage runs one rank on each."""
 
-    type: GpuType = Field(
+    type: GpuType | None = Field(
+        None,
         description="Kubeflow: `nvidia.com/gpu`, on nodes with GKE's label for that type unless `node_selector` is "
-        "set. Vertex AI: the accelerator type, which together with `count` determines the machine types."
+        "set. Vertex AI: the accelerator type, which together with `count` determines the machine types.",
+    )
+    resource: Label | None = Field(
+        None,
+        description="In place of `type`, the name of any resource of the nodes, such as `amd.com/gpu`, "
+        "`nvidia.com/mig-1g.5gb` or, for any other GPU of NVIDIA, `nvidia.com/gpu` with a `node_selector` such as "
+        "`{nvidia.com/gpu.product: NVIDIA-A10G}`. Kubeflow only.",
     )
     count: Few = Field(1, description="GPUs per machine.")
 
-
-class Toleration(Section):
-    """A node taint that the stage's pods tolerate."""
-
-    key: str = Field(description="The taint's key.")
-    operator: Literal["Equal", "Exists"] = Field("Equal", description="`Equal` compares `value`; `Exists` ignores it.")
-    value: str | None = Field(None, description="The taint's value.")
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
-        None, description="The taint's effect. Null matches every effect."
-    )
+    @model_validator(mode="after")
+    def _type_or_resource(self) -> Accelerator:
+        self.exactly_one("type", "resource")
+        if self.resource is not None and "/mig-" in self.resource and self.count > 1:
+            raise ValueError(f"count: CUDA finds one MIG slice per machine, not {self.count}; use more `nodes`")
+        return self
 
 
-class Stage(Section):
+class Stage(Placement, Size):
     """The machine of one stage."""
 
-    cpu: Cores = Field(description='Cores, such as "4" or "500m". On Kubernetes, both the request and the limit.')
-    memory: Bytes = Field(description='Memory, such as "16Gi". On Kubernetes, both the request and the limit.')
     disk: Bytes | None = Field(
         None, description="Kubeflow: the maximum size of /tmp on the node's disk. Vertex AI: the size of the boot disk."
     )
@@ -80,20 +83,17 @@ class Stage(Section):
     retries: int = Field(
         3, ge=0, le=1000, description="Retries, after 1, 2, 4 … minutes. Training resumes from its newest checkpoint."
     )
-    timeout: Annotated[str, Field(pattern=r"^[1-9]\d*[smhd]$", max_length=10)] | None = Field(
-        None, description='Time limit of one attempt, such as "12h".'
-    )
-    node_selector: dict[str, str] | None = Field(None, description="Labels of the nodes to run on. Kubeflow only.")
-    tolerations: list[Toleration] = Field([], description="Node taints to tolerate. Kubeflow only.")
+    timeout: Duration | None = Field(None, description='Time limit of one attempt, such as "12h".')
     service_account: str | None = Field(
         None,
         description="Service account of the machines. Vertex AI default: that of the run. On Kubeflow only the nodes "
         "of a TrainJob can have their own; other pods have that of the run (`twhin submit --service-account`).",
     )
+    pod: Pod = Field(Pod(), description="What else Kubernetes is told about the pods. Kubeflow only.")
 
     @property
     def timeout_in_s(self) -> int | None:
-        return int(self.timeout[:-1]) * SECONDS[self.timeout[-1]] if self.timeout else None
+        return in_seconds(self.timeout) if self.timeout else None
 
     @property
     def has_several_machines(self) -> bool:
@@ -106,18 +106,19 @@ class RankedStage(Stage):
     accelerator: Accelerator | None = Field(None, description="GPUs. Default: none.")
 
 
-class Readers(Section):
-    """Processes on separate machines that read the training edges for the trainers."""
+class Readers(Placement, Size):
+    """Processes on separate machines that read the training edges for the trainers.
+
+    A reader's memory holds three windows of `train_data.shuffle_buffer` edges.
+    """
 
     count: Few = Field(description="Number of machines, with one process each.")
-    cpu: Cores = Field(description="Cores per machine.")
-    memory: Bytes = Field(
-        description="Memory per machine. A reader holds three windows of `train_data.shuffle_buffer` edges."
-    )
     token: str = Field(
         description="The token that trainers send to readers. Kubeflow: the name of a Secret that has it under the key "
         "`token`. Vertex AI: a gs:// file."
     )
+    pod: Pod = Field(Pod(), description="What else Kubernetes is told about the pods. Kubeflow only.")
+    topology: Topology = Field(Topology(), description="Where the machines are. Kubeflow only.")
 
 
 class TrainStage(RankedStage):
@@ -125,6 +126,17 @@ class TrainStage(RankedStage):
 
     nodes: Few = Field(1, description="Number of training machines, each with the GPUs above.")
     readers: Readers | None = Field(None, description="Reader processes. Default: none, the trainers read edges.")
+    topology: Topology = Field(Topology(), description="Where the machines of a TrainJob are. Kubeflow only.")
+    runtime: Name = Field(
+        "twhin",
+        description="The TrainingRuntime of the TrainJob, a copy of `deploy/training-runtime.yaml` with what a "
+        "TrainJob cannot set, such as a priority class. Kubeflow only.",
+    )
+    abandoned_after: Duration = Field(
+        "15m",
+        description="How long the machines of a TrainJob go on after the task that follows it was killed. They then "
+        "write a checkpoint and end. Kubeflow only.",
+    )
 
     @property
     def has_several_machines(self) -> bool:
@@ -166,6 +178,11 @@ class Resources(Section):
     env: dict[Variable, str] = Field({}, description="Environment variables of every stage.")
     secrets: list[Secret] = Field([], description="Secrets of every stage. Kubeflow only.")
     volume: Volume | None = Field(None, description="A volume for every stage. Kubeflow only.")
+    pod: Pod = Field(Pod(), description="As `pod` of each stage and of the readers that does not set a key itself.")
+    allow_host_path: bool = Field(
+        False,
+        description="Whether volumes may be folders of nodes, which gives pods access to them. Kubeflow only.",
+    )
     prepare: Stage = Field(description="The prepare stage.")
     train: TrainStage = Field(description="The train stage.")
     evaluate: RankedStage = Field(description="The evaluate stage.")
@@ -180,12 +197,21 @@ class Resources(Section):
             "recommend": self.recommend or self.evaluate, "plan": self.plan, "publish": self.publish,
         }  # fmt: skip
 
+    def pod_of(self, of: Stage | Readers) -> Pod:
+        """What Kubernetes is told about the pods of a stage or of the readers."""
+        return of.pod.over(self.pod)
+
     def image_of(self, stage: Stage) -> str:
         return stage.image or self.image or (f"{IMAGE}-cuda" if accelerator_of(stage) else IMAGE)
 
 
-def accelerator_of(stage: Stage) -> Accelerator | None:
-    return stage.accelerator if isinstance(stage, RankedStage) else None
+def accelerator_of(of: Placement) -> Accelerator | None:
+    return of.accelerator if isinstance(of, RankedStage) else None
+
+
+def gpu_of(accelerator: Accelerator | None) -> Gpu | None:
+    """The GPU, if it is one that the platforms know by its type."""
+    return GPUS[accelerator.type] if accelerator is not None and accelerator.type is not None else None
 
 
 def refuse(resources: Resources, keys: Iterable[str], stage_keys: Iterable[str], why: str) -> None:

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from twhin.components.task import SHARED_MEMORY
 from twhin.pipelines import pods
-from twhin.pipelines.resources import Readers, Resources, Stage, accelerator_of
+from twhin.pipelines.pod_section import Placement, Pod, Size
+from twhin.pipelines.resources import Readers, Resources, accelerator_of
 
 Spec = dict[str, Any]
 
-RUNTIME = {"apiGroup": "trainer.kubeflow.org", "kind": "TrainingRuntime", "name": "twhin"}
+RUNTIME = {"apiGroup": "trainer.kubeflow.org", "kind": "TrainingRuntime"}
 """deploy/training-runtime.yaml. A failed node ends the job; the pipeline's retries start a new one."""
 NODE = "node"
 """Kubeflow Trainer's name for the trainers' job and container."""
 COMMAND = ["twhin", "launch", "train", "{run_root}/config.yaml", "--run-root", "{run_root}"]
 """The train task writes the resolved config there."""
+TRAINERS = {"jobset.sigs.k8s.io/jobset-name": "{name}", "jobset.sigs.k8s.io/replicatedjob-name": NODE}
+READERS = {"batch.kubernetes.io/job-name": "{name}-readers"}
+"""Labels that Kubernetes' controllers give the pods of the nodes, and of the readers."""
 READER_PORT = 2222
 TOKEN_KEY = "token"  # noqa: S105 -- the name of the key of a Secret
 NO_SIDECAR = {"sidecar.istio.io/inject": "false"}
@@ -43,41 +46,41 @@ def manifests(resources: Resources) -> list[Spec]:
 
 def _train_job(resources: Resources, more_env: list[Spec]) -> Spec:
     train, accelerator = resources.train, accelerator_of(resources.train)
-    gpus = {pods.GPU: str(accelerator.count)} if accelerator is not None else {}
-    pod = _pod(resources, train)
-    patch = {**pod, "terminationGracePeriodSeconds": GRACE}
-    mounts = [mount for _, mount in _volumes(resources, train)]
-    if mounts:
-        patch["containers"] = [{"name": NODE, "volumeMounts": mounts}]
+    own = resources.pod_of(train)
+    gpus = {pods.resource_of(accelerator): str(accelerator.count)} if accelerator is not None else {}
+    pod = {
+        **_pod(resources, train, own, pods.affinity(own.affinity, train.topology, TRAINERS)),
+        "terminationGracePeriodSeconds": GRACE,
+        "containers": [{"name": NODE, **_container(resources, train, own)}],
+    }
+    labels = pods.labels(own, "train")
+    annotations = {"annotations": own.annotations} if own.annotations else {}
+    of_pods = {"labels": pods.without_queue(labels), **annotations}
     return {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
         "kind": "TrainJob",
-        "metadata": {"name": "{name}"},
+        "metadata": {"name": "{name}", "labels": labels, **annotations},
         "spec": {
-            "runtimeRef": RUNTIME,
+            "runtimeRef": {**RUNTIME, "name": train.runtime},
             **({"activeDeadlineSeconds": train.timeout_in_s} if train.timeout_in_s else {}),
             "trainer": {
                 "image": resources.image_of(train),
                 "command": COMMAND,
                 "numNodes": train.nodes,
                 "numProcPerNode": accelerator.count if accelerator is not None else 1,
-                "resourcesPerNode": _limits({"cpu": train.cpu, "memory": train.memory, **gpus}),
+                "resourcesPerNode": _amounts(train, gpus),
                 "env": _env(resources) + more_env,
             },
-            "runtimePatches": [
-                {
-                    "manager": "twhin.pipeline/compile",
-                    "trainingRuntimeSpec": {
-                        "template": {
-                            "spec": {
-                                "replicatedJobs": [{"name": NODE, "template": {"spec": {"template": {"spec": patch}}}}]
-                            }
-                        }
-                    },
-                }
-            ],
+            "runtimePatches": [_patch({"metadata": of_pods, "spec": pod})],
         },
     }
+
+
+def _patch(pod_template: Spec) -> Spec:
+    """A change to the TrainingRuntime: that of the nodes' pods."""
+    jobs = [{"name": NODE, "template": {"spec": {"template": pod_template}}}]
+    spec = {"template": {"spec": {"replicatedJobs": jobs}}}
+    return {"manager": "twhin.pipeline/compile", "trainingRuntimeSpec": spec}
 
 
 def _service() -> Spec:
@@ -87,7 +90,7 @@ def _service() -> Spec:
         "metadata": {"name": "{name}-readers"},
         "spec": {
             "clusterIP": "None",
-            "selector": {"batch.kubernetes.io/job-name": "{name}-readers"},
+            "selector": READERS,
             "ports": [{"name": "edges", "port": READER_PORT}],
         },
     }
@@ -95,70 +98,73 @@ def _service() -> Spec:
 
 def _reader_job(resources: Resources, readers: Readers) -> Spec:
     """An indexed Job, whose pods have stable host names. It is deleted with the TrainJob, which owns it."""
-    on_any_node: Spec = {"accelerator": None, "disk": None, "node_selector": None, "tolerations": [], "spot": False}
-    stage = resources.train.model_copy(update=on_any_node)
+    own = resources.pod_of(readers)
     bind = [_variable("TWHIN_TASK_TYPE", "reader"), _variable("TWHIN_BIND", f"0.0.0.0:{READER_PORT}")]
+    policy = {"imagePullPolicy": own.image_pull_policy} if own.image_pull_policy is not None else {}
     container = {
         "name": "reader",
-        "image": resources.image_of(stage),
+        "image": resources.image_of(resources.train.model_copy(update={"accelerator": None})),
+        **policy,
         "command": COMMAND,
         "env": [*_env(resources), *bind, _token(readers)],
         "ports": [{"name": "edges", "containerPort": READER_PORT}],
-        "resources": _limits({"cpu": readers.cpu, "memory": readers.memory}),
-        "volumeMounts": [mount for _, mount in _volumes(resources, stage)],
+        "resources": _amounts(readers, {}),
+        **_container(resources, readers, own),
     }
     pod = {
-        **_pod(resources, stage),
+        **_pod(resources, readers, own, pods.affinity(own.affinity, readers.topology, READERS)),
+        **({"priorityClassName": own.priority_class} if own.priority_class is not None else {}),
         "subdomain": "{name}-readers",
         "restartPolicy": "OnFailure",
         "containers": [container],
     }
+    labels = pods.labels(own, "readers")
+    annotations = {"annotations": own.annotations} if own.annotations else {}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": "{name}-readers"},
+        "metadata": {"name": "{name}-readers", "labels": labels, **annotations},
         "spec": {
             "completionMode": "Indexed",
             "completions": readers.count,
             "parallelism": readers.count,
             "backoffLimit": 1000,  # lost readers are replaced; training ends by itself if all are lost
-            "template": {"metadata": {"labels": NO_SIDECAR}, "spec": pod},
+            "template": {
+                "metadata": {"labels": {**NO_SIDECAR, **pods.without_queue(labels)}, **annotations},
+                "spec": pod,
+            },
         },
     }
 
 
-def _pod(resources: Resources, stage: Stage) -> Spec:
+def _pod(resources: Resources, of: Placement, own: Pod, affinity: Spec) -> Spec:
     """The pod's spec, without containers and empty fields."""
     spec = {
-        "serviceAccountName": stage.service_account,
-        "nodeSelector": pods.node_selector(stage),
-        "tolerations": pods.tolerations(stage),
-        "volumes": [volume for volume, _ in _volumes(resources, stage)],
+        "serviceAccountName": resources.train.service_account,
+        "imagePullSecrets": [{"name": name} for name in own.image_pull_secrets],
+        "nodeSelector": pods.node_selector(of),
+        "tolerations": pods.tolerations(of),
+        "affinity": affinity,
+        "securityContext": pods.pod_security(own.security),
+        "volumes": [volume for volume, _ in pods.volumes(resources, of, own)],
     }
     return {key: value for key, value in spec.items() if value}
 
 
-def _volumes(resources: Resources, stage: Stage) -> list[tuple[Spec, Spec]]:
-    """Each volume of a pod with its mount."""
-    volumes: list[tuple[str, str, Spec]] = []
-    if accelerator_of(stage) is not None:
-        volumes.append(("shm", SHARED_MEMORY, {"emptyDir": {"medium": "Memory"}}))
-    if stage.disk is not None:
-        volumes.append(("scratch", pods.SCRATCH, {"emptyDir": {"sizeLimit": stage.disk}}))
-    if resources.volume is not None:
-        claim = {"persistentVolumeClaim": {"claimName": resources.volume.claim}}
-        volumes.append(("run-root", resources.volume.mount, claim))
-    for index, secret in enumerate(resources.secrets):
-        if secret.mount is not None:
-            volumes.append((f"secret-{index}", secret.mount, {"secret": {"secretName": secret.name}}))
-    return [({"name": name, **source}, {"name": name, "mountPath": path}) for name, path, source in volumes]
+def _container(resources: Resources, of: Placement, own: Pod) -> Spec:
+    """What the container of a pod of `_pod` has."""
+    return {
+        "securityContext": pods.container_security(own.security),
+        "volumeMounts": [mount for _, mount in pods.volumes(resources, of, own)],
+    }
 
 
 def _env(resources: Resources) -> list[Spec]:
     secrets = [
         _from_secret(name, secret.name, key) for secret in resources.secrets for name, key in (secret.env or {}).items()
     ]
-    return [_variable(name, value) for name, value in resources.env.items()] + secrets
+    home = {"HOME": pods.SCRATCH}  # libraries keep caches there, and the image's home may be read-only
+    return [_variable(name, value) for name, value in {**home, **resources.env}.items()] + secrets
 
 
 def _variable(name: str, value: str) -> Spec:
@@ -173,5 +179,5 @@ def _token(readers: Readers) -> Spec:
     return _from_secret("TWHIN_READER_TOKEN", readers.token, TOKEN_KEY)
 
 
-def _limits(quantities: dict[str, str]) -> Spec:
-    return {"limits": quantities, "requests": quantities}
+def _amounts(of: Size, gpus: dict[str, str]) -> Spec:
+    return {"limits": {"cpu": of.cpu, "memory": of.memory, **gpus}, "requests": {**of.requested, **gpus}}

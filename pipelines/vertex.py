@@ -14,9 +14,9 @@ from google_cloud_pipeline_components.v1.custom_job import create_custom_trainin
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
-from twhin.pipelines.machines import GPUS, Machine, in_gib, pick
+from twhin.pipelines.machines import Machine, in_gib, pick
 from twhin.pipelines.pipeline import Start
-from twhin.pipelines.resources import Resources, Stage, TrainStage, accelerator_of, refuse
+from twhin.pipelines.resources import Resources, Stage, TrainStage, accelerator_of, gpu_of, refuse
 from twhin.pipelines.run_root import check_shared
 from twhin_core import storage
 from twhin_core.errors import UserError
@@ -31,6 +31,8 @@ GCS = "/gcs/"
 """Where the machines of a CustomJob mount buckets."""
 DISK = 100
 """Default size of a boot disk, in GiB. The CUDA image takes about 20."""
+KUBERNETES = ("requests", "node_selector", "tolerations", "pod", "topology", "runtime", "abandoned_after")
+"""Keys of a stage, or of readers, that only Kubernetes understands."""
 WEEK = 7 * 86400
 """Default timeout of a CustomJob, in seconds: that of Vertex AI."""
 
@@ -40,11 +42,17 @@ def check(resources: Resources, run_root: str | None) -> None:
     if run_root is not None and not storage.is_remote(run_root):
         check_shared(run_root, "vertex")
     why = "not supported on Vertex AI; leave it out for --target vertex"
-    refuse(resources, ("secrets", "volume"), ("node_selector", "tolerations"), why)
+    refuse(resources, ("secrets", "volume", "pod", "allow_host_path"), KUBERNETES, why)
+    readers = resources.train.readers
+    for key in KUBERNETES:
+        if readers is not None and key in readers.model_fields_set:
+            raise UserError(f"train.readers.{key}: {why}")
     for name, stage in resources.stages().items():
+        accelerator = accelerator_of(stage)
+        if accelerator is not None and accelerator.resource is not None:
+            raise UserError(f"{name}.accelerator.resource: {why}, and set accelerator.type")
         if _is_custom_job(stage):
             _machine(name, stage)
-    readers = resources.train.readers
     if readers is not None:
         pick(readers.cpu, readers.memory, None, "train.readers")
         if not storage.is_remote(readers.token):
@@ -111,14 +119,14 @@ def _pool(
 ) -> Spec:
     if count == 0:
         return {}  # keeps the numbers of the following pools
-    accelerator, gpus = accelerator_of(stage), {}
-    if accelerator is not None:
-        gpus = {"accelerator_type": GPUS[accelerator.type].vertex, "accelerator_count": accelerator.count}
+    accelerator = accelerator_of(stage)
+    gpu = gpu_of(accelerator)
+    gpus = {"accelerator_type": gpu.vertex, "accelerator_count": accelerator.count} if accelerator and gpu else {}
     return {
         "machine_spec": {"machine_type": machine.name, **gpus},
         "replica_count": count,
         "disk_spec": {
-            "boot_disk_type": GPUS[accelerator.type].disk if accelerator is not None else "pd-ssd",
+            "boot_disk_type": gpu.disk if gpu is not None else "pd-ssd",
             "boot_disk_size_gb": math.ceil(in_gib(stage.disk)) if stage.disk else DISK,
         },
         "container_spec": {
@@ -131,5 +139,5 @@ def _pool(
 
 def _machine(name: str, stage: Stage) -> Machine:
     accelerator = accelerator_of(stage)
-    gpu = None if accelerator is None else (accelerator.type, accelerator.count)
+    gpu = (accelerator.type, accelerator.count) if accelerator and accelerator.type else None
     return pick(stage.cpu, stage.memory, gpu, name)

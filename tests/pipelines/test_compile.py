@@ -148,6 +148,7 @@ def test_every_stage_runs_in_the_one_image_with_its_resources(
     for stage in STAGES:
         labels = {"app.kubernetes.io/name": "twhin", "app.kubernetes.io/component": stage}
         assert placed[f"exec-{stage}"].pop("podMetadata") == {"labels": labels}
+        assert placed[f"exec-{stage}"].pop("securityContext") == {"runAsNonRoot": True}
     assert placed.pop("exec-train") == {
         "emptyDirMounts": [{"medium": "Memory", "mountPath": "/dev/shm", "volumeName": "shm"}],
         "nodeSelector": {"labels": {"cloud.google.com/gke-accelerator": "nvidia-l4"}},
