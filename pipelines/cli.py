@@ -147,6 +147,10 @@ def launch_train(
     """
     settings, root = _load_run(config, run_root, overrides)
 
+    from twhin_core import heartbeat
+
+    heartbeat.end_if_abandoned(root)
+
     from twhin_core.distributed.launch import launch
     from twhin_core.stages.readers import find_readers, serve_if_reader
     from twhin_core.stages.train import train

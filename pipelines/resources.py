@@ -138,6 +138,12 @@ class TrainStage(RankedStage):
         "write a checkpoint and end. Kubeflow only.",
     )
 
+    @model_validator(mode="after")
+    def _beats_in_time(self) -> TrainStage:
+        if in_seconds(self.abandoned_after) < 180:
+            raise ValueError(f"abandoned_after: {self.abandoned_after} is less than 3m, which an outage may last")
+        return self
+
     @property
     def has_several_machines(self) -> bool:
         return self.nodes > 1 or self.readers is not None

@@ -11,7 +11,8 @@ from typing import Any
 
 from twhin.pipelines import pods
 from twhin.pipelines.pod_section import Placement, Pod, Size
-from twhin.pipelines.resources import Readers, Resources, accelerator_of
+from twhin.pipelines.resources import Readers, Resources, accelerator_of, in_seconds
+from twhin_core.heartbeat import ABANDONED_AFTER
 
 Spec = dict[str, Any]
 
@@ -69,7 +70,7 @@ def _train_job(resources: Resources, more_env: list[Spec]) -> Spec:
                 "numNodes": train.nodes,
                 "numProcPerNode": accelerator.count if accelerator is not None else 1,
                 "resourcesPerNode": _amounts(train, gpus),
-                "env": _env(resources) + more_env,
+                "env": [*_env(resources), *more_env],
             },
             "runtimePatches": [_patch({"metadata": of_pods, "spec": pod})],
         },
@@ -163,8 +164,11 @@ def _env(resources: Resources) -> list[Spec]:
     secrets = [
         _from_secret(name, secret.name, key) for secret in resources.secrets for name, key in (secret.env or {}).items()
     ]
-    home = {"HOME": pods.SCRATCH}  # libraries keep caches there, and the image's home may be read-only
-    return [_variable(name, value) for name, value in {**home, **resources.env}.items()] + secrets
+    ours = {
+        "HOME": pods.SCRATCH,  # libraries keep caches there, and the image's home may be read-only
+        ABANDONED_AFTER: str(in_seconds(resources.train.abandoned_after)),
+    }
+    return [_variable(name, value) for name, value in {**ours, **resources.env}.items()] + secrets
 
 
 def _variable(name: str, value: str) -> Spec:

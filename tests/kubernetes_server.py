@@ -91,6 +91,20 @@ class KubernetesServer:
             self.train_jobs[name]["status"] = {"conditions": [condition]}
             self.lock.notify_all()
 
+    def suspend(self, job: Any) -> None:
+        """What Kueue and Trainer do with a TrainJob without quota."""
+        condition = {"type": "Suspended", "status": "True", "reason": "Suspended", "message": "TrainJob is suspended"}
+        with self.lock:
+            job["spec"]["suspend"] = True
+            job["status"] = {"conditions": [{**condition, "lastTransitionTime": _second(0)}]}
+
+    def admit(self, name: str) -> None:
+        condition = {"type": "Suspended", "status": "False", "reason": "Resumed", "message": "TrainJob is resumed"}
+        with self.lock:
+            self.train_jobs[name]["spec"]["suspend"] = False
+            self.train_jobs[name]["status"] = {"conditions": [{**condition, "lastTransitionTime": _second(9)}]}
+            self.lock.notify_all()
+
     def wait_until(self, holds: Callable[[], bool]) -> None:
         with self.lock:
             assert self.lock.wait_for(holds, timeout=120)
@@ -193,6 +207,8 @@ class _Handler(Answers, BaseHTTPRequestHandler):
             assert dryRun == "All"
             return self.answer(job, 201)
         job["metadata"]["uid"] = f"uid-of-{name}"
+        if "kueue.x-k8s.io/queue-name" in job["metadata"].get("labels", {}):  # as Kueue's webhook does
+            self.state.suspend(job)
         self.state.train_jobs[name] = job
         self.answer(job, 201)
         threading.Thread(target=self.state.act, args=(self.state, name), daemon=True).start()

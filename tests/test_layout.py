@@ -16,9 +16,9 @@ from tests.command_line import ROOT
 # A module or folder of twhin_core imports only from those before it here.
 LAYERS = [
     "errors", "limits", "plugins", "sizes", "conditions", "output", "progress", "checksum", "object_store", "storage",
-    "scratch", "paths", "parquet", "config", "schema", "lease", "run", "removed", "published", "dependents",
-    "durations", "libraries", "synthetic", "graph", "data", "model", "vectors", "distributed", "checkpoints", "ranking",
-    "training", "evaluation", "export", "series", "inductive", "embeddings", "recommend",
+    "scratch", "paths", "parquet", "config", "schema", "lease", "heartbeat", "run", "removed", "published",
+    "dependents", "durations", "libraries", "synthetic", "graph", "data", "model", "vectors", "distributed",
+    "checkpoints", "ranking", "training", "evaluation", "export", "series", "inductive", "embeddings", "recommend",
     "serving",
     "report", "stages",
 ]  # fmt: skip

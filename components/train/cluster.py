@@ -164,6 +164,12 @@ class Cluster:
         return UserError(f"{self._host}: {message}")
 
 
+def condition(job: Manifest, kind: str) -> Manifest | None:
+    """The condition of that type in a TrainJob's status, if it holds."""
+    conditions: list[Manifest] = job.get("status", {}).get("conditions", [])
+    return next((entry for entry in conditions if entry["type"] == kind and entry["status"] == "True"), None)
+
+
 def _how(dry_run: bool) -> dict[str, str]:
     return {"field_validation": "Strict", **({"dry_run": "All"} if dry_run else {})}
 

@@ -15,9 +15,10 @@ import time
 from collections.abc import Iterator
 
 from twhin.components.run_root import is_below
-from twhin.components.train.cluster import Cluster, Manifest
+from twhin.components.train.cluster import Cluster, Manifest, condition
 from twhin.components.train.nodes import CONTAINER, Node, NodeLog, find_nodes
-from twhin_core import storage
+from twhin.components.train.quota import Wait
+from twhin_core import heartbeat, storage
 from twhin_core.checkpoints.checkpoint import FINISHED
 from twhin_core.config import Config
 from twhin_core.errors import Preempted, TwhinError, UserError
@@ -76,9 +77,9 @@ def train(config: Config, run_root: str, manifests: list[Manifest], run: str) ->
     train_job, *owned = _filled(manifests, run_root)
     made_of = json.dumps([train_job, owned, config.model_dump(mode="json")], sort_keys=True)
     annotations = {DIGEST: hashlib.sha256(made_of.encode()).hexdigest()[:16], RUN: run}
-    train_job["metadata"]["annotations"] = annotations
+    train_job["metadata"]["annotations"] = {**train_job["metadata"].get("annotations", {}), **annotations}
     cluster = Cluster()
-    with _deleted_on_sigterm(cluster, name):
+    with heartbeat.beating(run_root), _deleted_on_sigterm(cluster, name):
         job = _find(cluster, name)
         if job is not None and _is_active(job):
             _check_same(cluster, job, annotations)
@@ -93,9 +94,7 @@ def train(config: Config, run_root: str, manifests: list[Manifest], run: str) ->
                 _make_room(cluster, job, annotations)
             job = cluster.create(train_job)
         log.info("train: TrainJob %s in namespace %s", name, cluster.namespace)
-        for manifest in owned:
-            cluster.create_owned({**manifest, "metadata": {**manifest["metadata"], **_owned_by(job)}})
-        _follow(cluster, name)
+        _follow(cluster, name, owned)
         cluster.delete(name)
 
 
@@ -114,7 +113,9 @@ def _check_shared(run_root: str, train_job: Manifest) -> None:
     pod = _pod_patch(train_job)
     claims = {volume["name"] for volume in pod.get("volumes", []) if "persistentVolumeClaim" in volume}
     mounts = [mount for container in pod.get("containers", []) for mount in container["volumeMounts"]]
-    if not is_below(run_root, [mount["mountPath"] for mount in mounts if mount["name"] in claims]):
+    if not is_below(
+        run_root, [mount["mountPath"] for mount in mounts if mount["name"] in claims and not mount.get("readOnly")]
+    ):
         raise UserError(
             f"{run_root}: the training machines do not share this run root; "
             "use a gs:// prefix, or compile with a `volume` in the resources"
@@ -184,7 +185,7 @@ def _make_room(cluster: Cluster, job: Manifest, annotations: dict[str, str]) -> 
             must not occupy the machines again.
     """
     of = job["metadata"].get("annotations", {})
-    if _condition(job, "Failed") is not None and annotations.items() <= of.items():
+    if condition(job, "Failed") is not None and annotations.items() <= of.items():
         failure = _failure(cluster, job)
         if isinstance(failure, UserError):
             raise failure
@@ -194,32 +195,33 @@ def _make_room(cluster: Cluster, job: Manifest, annotations: dict[str, str]) -> 
 
 
 def _is_active(job: Manifest) -> bool:
-    return _condition(job, "Complete") is None and _condition(job, "Failed") is None
+    return condition(job, "Complete") is None and condition(job, "Failed") is None
 
 
-def _condition(job: Manifest, kind: str) -> Manifest | None:
-    conditions: list[Manifest] = job.get("status", {}).get("conditions", [])
-    return next((entry for entry in conditions if entry["type"] == kind and entry["status"] == "True"), None)
-
-
-def _follow(cluster: Cluster, name: str) -> None:
-    """Copies the first node's log until the TrainJob has ended.
+def _follow(cluster: Cluster, name: str, owned: list[Manifest]) -> None:
+    """Copies the first node's log until the TrainJob has ended. Creates the objects it owns once it may start.
 
     Raises:
         TwhinError: it failed.
     """
-    node_log, logged = NodeLog(cluster), ""
+    node_log, wait, logged = NodeLog(cluster), Wait(), ""
     while True:
         job = cluster.find(name)
         if job is None:
             raise TrainJobFailed(f"the TrainJob {name} was deleted by someone else")
+        if _is_active(job) and wait.is_on(job):
+            time.sleep(POLL_S)
+            continue
+        for manifest in owned:
+            cluster.create_owned({**manifest, "metadata": {**manifest["metadata"], **_owned_by(job)}})
+        owned = []
         nodes = find_nodes(cluster, name)
         first = next((node for node in reversed(nodes) if node.index == 0 and node.has_started), None)
         if first is not None:
             node_log.copy(first, follow=_is_active(job))
-        if _condition(job, "Complete") is not None:
+        if condition(job, "Complete") is not None:
             return
-        if _condition(job, "Failed") is not None:
+        if condition(job, "Failed") is not None:
             raise _failure(cluster, job)
         waiting = "; ".join(f"node {node.index}: {node.waits_for}" for node in nodes if node.waits_for)
         if waiting and waiting != logged:
@@ -230,11 +232,11 @@ def _follow(cluster: Cluster, name: str) -> None:
 
 def _failure(cluster: Cluster, job: Manifest) -> TwhinError:
     """Why a TrainJob failed. Copies the last lines of the node to blame to stderr."""
-    name, condition = job["metadata"]["name"], _condition(job, "Failed")
-    assert condition is not None
+    name, failed = job["metadata"]["name"], condition(job, "Failed")
+    assert failed is not None
     ended = [node for node in find_nodes(cluster, name) if node.has_failed]
     if not ended:  # a machine was lost, or the job timed out
-        return TrainJobFailed(f"the TrainJob {name} failed: {' '.join(condition['message'].split())}")
+        return TrainJobFailed(f"the TrainJob {name} failed: {' '.join(failed['message'].split())}")
     node = min(ended, key=_blame)
     lines = list(cluster.log(node.pod, CONTAINER, tail_lines=LAST_LINES))
     for line in lines:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,11 +20,14 @@ from tests.command_line import ROOT
 from tests.components.conftest import as_kfp_gives
 from tests.conftest import SmallConfig
 from tests.kubernetes_server import KubernetesServer, Pod, free_url, granted, write_kubeconfig
-from twhin.components.train import cluster, train_job
+from twhin.components.train import cluster, quota, train_job
 from twhin.components.train.check_component import check_cluster
 from twhin.components.train.train_job import TrainJobFailed, name_of
-from twhin.pipelines import resources, trainjob
+from twhin.pipelines import pod_section, resources, trainjob
 from twhin.pipelines.resources import Resources
+from twhin_core import heartbeat
+from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.errors import Preempted, UserError
 
 READERS = {"count": 3, "cpu": "2", "memory": "4Gi", "token": "twhin-readers"}
@@ -189,27 +194,31 @@ def test_a_mistake_of_the_users_costs_no_machines_again_but_in_another_run(
 SCRIPT = """
 import json, sys
 from twhin.components.train import train_job
+from twhin_core import heartbeat
 from twhin_core.config import file as config_file
-train_job.POLL_S = 0.02
+train_job.POLL_S, heartbeat.BEAT_S = 0.02, 0.2
 config, root, manifests = sys.argv[1:]
 train_job.train(config_file.load(config), root, json.loads(manifests), "run-1")
 """
+
+
+def start_task(config: Config, root: str, needs: Resources, folder: Path) -> subprocess.Popen[str]:
+    """The train task as a process of its own."""
+    path = folder / "config.yaml"
+    path.write_text(config_file.to_yaml(config))
+    arguments = [str(path), root, json.dumps(trainjob.manifests(needs))]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *arguments], env=environment, stderr=subprocess.PIPE, text=True
+    )
 
 
 def test_a_task_that_is_killed_finds_its_job_again(
     server: KubernetesServer, train: Callable[..., None], small_config: SmallConfig, needs: Resources, root: str,
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    from twhin_core.config import file as config_file
-
-    path = tmp_path / "config.yaml"
-    path.write_text(config_file.to_yaml(small_config()))
     server.act = lambda server, name: server.say(start_nodes(server, name)[0], "step 0")
-    arguments = [str(path), root, json.dumps(trainjob.manifests(needs))]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    task = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, *arguments], env=environment, stderr=subprocess.PIPE, text=True
-    )
+    task = start_task(small_config(), root, needs, tmp_path)
     assert task.stderr is not None
     try:
         for line in task.stderr:  # it follows
@@ -295,6 +304,99 @@ def test_what_a_node_waits_for_is_said_once(
     caplog.set_level(logging.INFO, logger="twhin")
     train()
     assert caplog.text.count("node 1: Unschedulable: 0/5 nodes") == 1
+
+
+def queued(needs: Resources) -> Resources:
+    """The same in a queue of Kueue, and with an annotation."""
+    labels = {"kueue.x-k8s.io/queue-name": "team-a"}
+    return needs.model_copy(update={"pod": pod_section.Pod(labels=labels, annotations={"example.com/owner": "ada"})})
+
+
+def test_a_job_without_quota_is_said_to_wait_and_its_readers_are_not_started_before_it(
+    server: KubernetesServer, train: Callable[..., None], needs: Resources, root: str,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(quota, "REMIND_S", 0.1)
+
+    def act(server: KubernetesServer, name: str) -> None:
+        server.wait_until(lambda: caplog.text.count("waiting for quota") > 2)
+        assert not server.owned
+        assert ("list", "", "pods") not in server.used
+        server.admit(name)
+        server.wait_until(lambda: len(server.owned) == 2)
+        succeed(server, name)
+
+    server.act = act
+    caplog.set_level(logging.INFO, logger="twhin")
+    train(needs=queued(needs), readers=resources.Readers(**READERS))
+    said = [line for line in caplog.messages if "quota" in line]
+    assert re.fullmatch(
+        r"train: waiting for quota in the Kueue queue team-a since 2026-01-01T00:01:00Z, \d+ min", said[0]
+    )
+    assert said[-1] == "train: the TrainJob has its quota"
+    annotations = server.train_jobs[name_of(root)]["metadata"]["annotations"]
+    assert annotations["example.com/owner"] == "ada"
+    assert annotations["twhin/run"] == "run-1"
+
+
+def test_a_job_that_loses_its_quota_waits_again_and_goes_on(
+    server: KubernetesServer, train: Callable[..., None], needs: Resources, caplog: pytest.LogCaptureFixture
+) -> None:
+    def act(server: KubernetesServer, name: str) -> None:
+        server.admit(name)
+        for node in start_nodes(server, name):
+            server.say(node, "step 0")
+        server.wait_until(lambda: ("get", "", "pods/log") in server.used)
+        server.suspend(server.train_jobs[name])  # Kueue gives its quota to a more urgent one
+        with server.lock:
+            server.pods.clear()
+            server.lock.notify_all()
+        server.wait_until(lambda: "waiting for quota" in caplog.text)
+        server.admit(name)
+        succeed(server, name)
+
+    server.act = act
+    caplog.set_level(logging.INFO, logger="twhin")
+    train(needs=queued(needs))
+    assert created(server) == 1
+
+
+def test_a_suspended_job_that_has_failed_is_not_waited_for(
+    server: KubernetesServer, train: Callable[..., None], needs: Resources
+) -> None:
+    server.act = lambda server, name: server.end_job(name, "Failed", "deactivated")
+    with pytest.raises(TrainJobFailed, match="failed: deactivated"):
+        train(needs=queued(needs))
+
+
+def test_a_job_that_someone_suspended_is_said_to_be(caplog: pytest.LogCaptureFixture) -> None:
+    job = {"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"suspend": True}}
+    assert quota.describe(job).startswith("the TrainJob is suspended since 2026-01-01T00:00:00Z, ")
+    assert quota.describe({"metadata": {}, "spec": {"suspend": True}}) == "the TrainJob is suspended"
+    assert not quota.Wait().is_on({"metadata": {}, "spec": {"suspend": False}})
+    assert not quota.Wait().is_on({"metadata": {}, "spec": {}})
+
+
+def test_the_task_keeps_a_heartbeat_while_it_follows(
+    server: KubernetesServer, train: Callable[..., None], root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "BEAT_S", 0.02)
+    file, seen = Path(root, ".leases/follower"), set[str]()
+
+    def act(server: KubernetesServer, name: str) -> None:
+        for _ in range(500):
+            seen.add(file.read_text() if file.exists() else "")
+            time.sleep(0.01)
+            if len(seen) > 3:
+                break
+        succeed(server, name)
+
+    server.act = act
+    train()
+    assert len(seen) > 3
+    last = file.read_text()
+    time.sleep(0.1)
+    assert file.read_text() == last  # with the task
 
 
 @pytest.mark.parametrize("right", sorted(granted() - {("update", "trainer.kubeflow.org", "trainjobs/finalizers")}))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.components.test_train_job import start_task
 from tests.conftest import SmallConfig
 from tests.kubernetes_server import KubernetesServer, Pod
 from tests.nodes import SECONDS, Node, kill, kubeflow_trainer, two_nodes
 from twhin.components.train.train_job import TrainJobFailed, name_of
+from twhin.pipelines.resources import Resources
 from twhin_core.checkpoints import checkpoint
 from twhin_core.stages.prepare import prepare
 
@@ -69,3 +72,37 @@ def test_a_node_is_lost_and_the_retry_trains_to_the_end(
     assert interrupted.step < end.step
     assert Path(root, "training/finished.json").exists()
     assert server.train_jobs[name_of(root)]["metadata"]["deletionTimestamp"]
+
+
+@pytest.mark.timeout(2 * SECONDS)
+def test_nodes_whose_task_is_killed_write_a_checkpoint_and_end(
+    server: KubernetesServer, small_config: SmallConfig, needs: Resources, root: str, tmp_path: Path
+) -> None:
+    config: Any = small_config(training={"num_epochs": 100_000, "checkpoint_every_n": 10})
+    prepare(config, root)
+    machine = needs.train.model_copy(update={"accelerator": None, "abandoned_after": "5s"})
+    server.act = lambda server, name: start_nodes(server, name, lambda: False)
+    task = start_task(config, root, needs.model_copy(update={"train": machine}), tmp_path)
+    try:
+        _wait_until(lambda: bool(checkpoint.complete(root)))  # they train
+    finally:
+        task.kill()
+        task.communicate()
+    at_kill = checkpoint.newest(root)
+    assert at_kill is not None
+    _wait_until(lambda: "status" in server.train_jobs[name_of(root)])
+    assert server.train_jobs[name_of(root)]["status"]["conditions"][0]["type"] == "Failed"
+    ends = [pod.status["containerStatuses"][0]["state"]["terminated"]["exitCode"] for pod in server.pods.values()]
+    assert ends == [75, 75]  # as after a preemption: a retry resumes
+    said = "\n".join(line for pod in server.pods.values() for line in pod.lines)
+    assert "no heartbeat for 5 s" in said
+    end = checkpoint.newest(root)
+    assert end is not None
+    assert end.step > at_kill.step
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

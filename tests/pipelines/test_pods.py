@@ -297,6 +297,7 @@ def test_what_kubeflow_cannot_tell_about_a_pod_is_refused(file: Path, changes: A
             "train.accelerator.count: CUDA finds one MIG slice per machine, not 2",
         ),
         ({"train": {"accelerator": {"resource": "a b"}}}, "train.accelerator.resource"),
+        ({"train": {"abandoned_after": "179s"}}, "train.abandoned_after: 179s is less than 3m"),
     ],
 )  # fmt: skip
 def test_a_pod_that_kubernetes_would_not_take_is_refused_by_its_key(file: Path, changes: Any, said: str) -> None:
