@@ -14,7 +14,7 @@ from twhin.components.train.nodes_component import train as train_on_nodes
 from twhin.pipelines import pod_checks, pods, trainjob
 from twhin.pipelines.pipeline import Start
 from twhin.pipelines.pod_section import Pod
-from twhin.pipelines.resources import Resources, Stage, accelerator_of
+from twhin.pipelines.resources import Resources, Stage, accelerator_of, refuse
 from twhin.pipelines.run_root import check_shared
 from twhin_core import storage
 from twhin_core.errors import UserError
@@ -22,6 +22,8 @@ from twhin_core.errors import UserError
 
 def check(resources: Resources, run_root: str | None) -> None:
     """Raises UserError for settings that Kubeflow does not support."""
+    why = "not supported on Kubeflow; leave it out for --target kubeflow"
+    refuse(resources, ("vertex",), ("reservation", "disk_type"), why)
     pod_checks.check(resources)
     for name, stage in resources.stages().items():
         if stage.service_account is not None and not stage.has_several_machines:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from twhin.pipelines import pods
 from twhin.pipelines.pod_section import Pod
-from twhin.pipelines.resources import Readers, Resources, Stage, accelerator_of
+from twhin.pipelines.resources import Readers, Resources, Stage, accelerator_of, refuse_keys
 from twhin_core.errors import UserError
 
 NO_FIELD = "Kubeflow Pipelines has no field for it; only {who} can have it; leave it out"
@@ -29,9 +29,7 @@ def check(resources: Resources) -> None:
         pod = resources.pod_of(train.readers)
         _check_volumes(resources, train.readers, pod, _Keys("train.readers", train.readers))
     if not train.has_several_machines:
-        for field in ONLY_NODES:
-            if field in train.model_fields_set:
-                raise UserError(f"train.{field}: only a TrainJob has it: training with several nodes or readers")
+        refuse_keys(train, "train.", ONLY_NODES, "only a TrainJob has it: training with several nodes or readers")
 
 
 class _Keys:

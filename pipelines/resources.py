@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 from twhin.components.image import IMAGE
 from twhin.pipelines.machines import GPUS, Gpu, GpuType
 from twhin.pipelines.pod_section import Bytes, Label, Name, Path, Placement, Pod, Size, Topology
+from twhin.pipelines.vertex_section import DiskType, Reservation, Vertex
 from twhin_core import __version__, storage
 from twhin_core.config import file as config_file
 from twhin_core.config.numbers import Few
@@ -89,7 +90,21 @@ class Stage(Placement, Size):
         description="Service account of the machines. Vertex AI default: that of the run. On Kubeflow only the nodes "
         "of a TrainJob can have their own; other pods have that of the run (`twhin submit --service-account`).",
     )
+    reservation: Reservation | None = Field(
+        None,
+        description="Where machines come from: `any` reservation that fits, `none`, or the one named "
+        "`projects/…/zones/…/reservations/…`. Vertex AI only.",
+    )
+    disk_type: DiskType | None = Field(
+        None, description="Type of the boot disk. Default: `pd-ssd`, or what the machine supports. Vertex AI only."
+    )
     pod: Pod = Field(Pod(), description="What else Kubernetes is told about the pods. Kubeflow only.")
+
+    @model_validator(mode="after")
+    def _spot_or_reserved(self) -> Stage:
+        if self.spot and self.reservation not in (None, "none"):
+            raise ValueError("reservation: spot machines come from no reservation")
+        return self
 
     @property
     def timeout_in_s(self) -> int | None:
@@ -189,6 +204,7 @@ class Resources(Section):
         False,
         description="Whether volumes may be folders of nodes, which gives pods access to them. Kubeflow only.",
     )
+    vertex: Vertex = Field(Vertex(), description="What Vertex AI is told about every stage. Vertex AI only.")
     prepare: Stage = Field(description="The prepare stage.")
     train: TrainStage = Field(description="The train stage.")
     evaluate: RankedStage = Field(description="The evaluate stage.")
@@ -222,13 +238,17 @@ def gpu_of(accelerator: Accelerator | None) -> Gpu | None:
 
 def refuse(resources: Resources, keys: Iterable[str], stage_keys: Iterable[str], why: str) -> None:
     """Raises UserError for the first of `keys`, or of any stage's `stage_keys`, that the file sets."""
-    for key in keys:
-        if key in resources.model_fields_set:
-            raise UserError(f"{key}: {why}")
+    refuse_keys(resources, "", keys, why)
     for name, stage in resources.stages().items():
-        for key in stage_keys:
-            if key in stage.model_fields_set:
-                raise UserError(f"{name}.{key}: {why}")
+        refuse_keys(stage, f"{name}.", stage_keys, why)
+
+
+def refuse_keys(section: Section, prefix: str, keys: Iterable[str], why: str) -> None:
+    """Raises UserError for the first of `keys` that a section has and that is not at its default."""
+    fields = type(section).model_fields
+    for key in keys:
+        if key in fields and getattr(section, key) != fields[key].default:
+            raise UserError(f"{prefix}{key}: {why}")
 
 
 def load(path: str) -> Resources:

@@ -16,8 +16,9 @@ from kfp.dsl.base_component import BaseComponent
 
 from twhin.pipelines.machines import Machine, in_gib, pick
 from twhin.pipelines.pipeline import Start
-from twhin.pipelines.resources import Resources, Stage, TrainStage, accelerator_of, gpu_of, refuse
+from twhin.pipelines.resources import Resources, Stage, TrainStage, accelerator_of, gpu_of, refuse, refuse_keys
 from twhin.pipelines.run_root import check_shared
+from twhin.pipelines.vertex_section import Vertex
 from twhin_core import storage
 from twhin_core.errors import UserError
 
@@ -44,14 +45,14 @@ def check(resources: Resources, run_root: str | None) -> None:
     why = "not supported on Vertex AI; leave it out for --target vertex"
     refuse(resources, ("secrets", "volume", "pod", "allow_host_path"), KUBERNETES, why)
     readers = resources.train.readers
-    for key in KUBERNETES:
-        if readers is not None and key in readers.model_fields_set:
-            raise UserError(f"train.readers.{key}: {why}")
+    if readers is not None:
+        refuse_keys(readers, "train.readers.", KUBERNETES, why)
     for name, stage in resources.stages().items():
         accelerator = accelerator_of(stage)
         if accelerator is not None and accelerator.resource is not None:
             raise UserError(f"{name}.accelerator.resource: {why}, and set accelerator.type")
-        if _is_custom_job(stage):
+        _check_disk(name, stage)
+        if _is_custom_job(stage, resources):
             _machine(name, stage)
     if readers is not None:
         pick(readers.cpu, readers.memory, None, "train.readers")
@@ -66,7 +67,7 @@ def start(resources: Resources) -> Start:
         stage = resources.stages()[component.name]
         if "run" in inputs:
             inputs["run"] = dsl.PIPELINE_JOB_NAME_PLACEHOLDER  # Vertex AI's id of a run
-        if _is_custom_job(stage):
+        if _is_custom_job(stage, resources):
             return _custom_job(component, stage, resources)(**inputs)
         task = component(**inputs).set_container_image(resources.image_of(stage))
         task.set_cpu_limit(stage.cpu).set_memory_limit(stage.memory)
@@ -77,9 +78,28 @@ def start(resources: Resources) -> Start:
     return start_task
 
 
-def _is_custom_job(stage: Stage) -> bool:
-    more = (stage.disk, stage.timeout, stage.service_account, accelerator_of(stage))
-    return stage.spot or stage.has_several_machines or any(key is not None for key in more)
+def _check_disk(name: str, stage: Stage) -> None:
+    """Raises UserError if the machines do not support the type of their boot disk."""
+    supported = _disk_type(stage.model_copy(update={"disk_type": None}))
+    if _is_hyperdisk(stage.disk_type or supported) != _is_hyperdisk(supported):
+        what = "no hyperdisks" if _is_hyperdisk(stage.disk_type or "") else f"only {supported}"
+        raise UserError(f"{name}.disk_type: these machines of Vertex AI support {what}")
+
+
+def _disk_type(stage: Stage) -> str:
+    gpu = gpu_of(accelerator_of(stage))
+    return stage.disk_type or (gpu.disk if gpu is not None else "pd-ssd")
+
+
+def _is_hyperdisk(kind: str) -> bool:
+    return kind.startswith("hyperdisk")
+
+
+def _is_custom_job(stage: Stage, resources: Resources) -> bool:
+    more = (stage.disk, stage.disk_type, stage.reservation, stage.timeout, stage.service_account, accelerator_of(stage))
+    return (
+        stage.spot or stage.has_several_machines or any(key is not None for key in more) or resources.vertex != Vertex()
+    )
 
 
 def _custom_job(component: BaseComponent, stage: Stage, resources: Resources) -> BaseComponent:
@@ -92,11 +112,30 @@ def _custom_job(component: BaseComponent, stage: Stage, resources: Resources) ->
         restart_job_on_worker_restart=stage.spot or stage.has_several_machines,
         service_account=stage.service_account or SERVICE_ACCOUNT,
         strategy="SPOT" if stage.spot else "STANDARD",
+        **_of_all_jobs(resources.vertex),
     )
     # That function supports only one kind of machine, with the component's image. Replace its default.
     pools = job.component_spec.inputs["worker_pool_specs"]
     pools.default = _pools(component.name, stage, resources, pools.default[0]["container_spec"])
     return job
+
+
+def _of_all_jobs(vertex: Vertex) -> Spec:
+    """The settings of every CustomJob, by the names of their parameters."""
+    psc: Spec | None = None
+    if vertex.network_attachment is not None:
+        peerings = [
+            {"domain": peering.domain, "target_project": peering.project, "target_network": peering.network}
+            for peering in vertex.dns_peerings
+        ]
+        psc = {"network_attachment": vertex.network_attachment, "dns_peering_configs": peerings}
+    return {
+        "network": vertex.network or "",
+        "reserved_ip_ranges": vertex.reserved_ip_ranges or None,
+        "psc_interface_config": psc,
+        "encryption_spec_key_name": vertex.encryption_key or "",
+        "labels": vertex.labels or None,
+    }
 
 
 def _pools(name: str, stage: Stage, resources: Resources, container: Spec) -> list[Spec]:
@@ -110,7 +149,7 @@ def _pools(name: str, stage: Stage, resources: Resources, container: Spec) -> li
     trainers = [_pool(count, machine, stage, resources, container, env) for count in (1, stage.nodes - 1)]
     machine = pick(stage.readers.cpu, stage.readers.memory, None, f"{name}.readers")
     env = {**env, "TWHIN_BIND": f"0.0.0.0:{READER_PORT}"}
-    reader = stage.model_copy(update={"accelerator": None})
+    reader = stage.model_copy(update={"accelerator": None, "reservation": None, "disk_type": None})
     return [*trainers, _pool(stage.readers.count, machine, reader, resources, container, env)]
 
 
@@ -123,10 +162,10 @@ def _pool(
     gpu = gpu_of(accelerator)
     gpus = {"accelerator_type": gpu.vertex, "accelerator_count": accelerator.count} if accelerator and gpu else {}
     return {
-        "machine_spec": {"machine_type": machine.name, **gpus},
+        "machine_spec": {"machine_type": machine.name, **gpus, **_reservation(stage)},
         "replica_count": count,
         "disk_spec": {
-            "boot_disk_type": gpu.disk if gpu is not None else "pd-ssd",
+            "boot_disk_type": _disk_type(stage),
             "boot_disk_size_gb": math.ceil(in_gib(stage.disk)) if stage.disk else DISK,
         },
         "container_spec": {
@@ -135,6 +174,16 @@ def _pool(
             "env": [{"name": key, "value": value} for key, value in env.items()],
         },
     }
+
+
+def _reservation(stage: Stage) -> Spec:
+    if stage.reservation is None:
+        return {}
+    kind = {"any": "ANY_RESERVATION", "none": "NO_RESERVATION"}.get(stage.reservation)
+    if kind is not None:
+        return {"reservation_affinity": {"reservation_affinity_type": kind}}
+    named = {"key": "compute.googleapis.com/reservation-name", "values": [stage.reservation]}
+    return {"reservation_affinity": {"reservation_affinity_type": "SPECIFIC_RESERVATION", **named}}
 
 
 def _machine(name: str, stage: Stage) -> Machine:

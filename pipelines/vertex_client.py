@@ -82,9 +82,13 @@ class Vertex:
 
     def _job(self, request: Request) -> Any:
         shared, *_ = request.root.partition(RUN)
+        document = request.documents[0]
+        key = _of_jobs(document, "encryption_spec_key_name")
         return aiplatform_v1.PipelineJob(
+            labels=_of_jobs(document, "labels") or {},
+            encryption_spec={"kms_key_name": key} if key else None,
             display_name=request.name,
-            pipeline_spec=request.documents[0],
+            pipeline_spec=document,
             service_account=request.service_account or "",
             runtime_config={
                 "gcs_output_directory": f"{shared.rstrip('/')}/vertex",
@@ -111,6 +115,13 @@ class Vertex:
             raise UserError(f"{where}: {_message(error)}") from None
         except GoogleAuthError as error:
             raise UserError(f"{where}: no credentials: {one_line(error)}") from None
+
+
+def _of_jobs(document: Any, parameter: str) -> Any:
+    """The default of a parameter of the pipeline's CustomJobs, which all have the same; None if there is none."""
+    inputs = [component.get("inputDefinitions", {}) for component in document["components"].values()]
+    found = [part["parameters"][parameter] for part in inputs if parameter in part.get("parameters", {})]
+    return next((default["defaultValue"] for default in found if "defaultValue" in default), None)
 
 
 def _message(error: exceptions.GoogleAPICallError) -> str:

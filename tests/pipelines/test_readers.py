@@ -14,6 +14,7 @@ import pytest
 
 from tests.command_line import COMMAND, ROOT, assert_refused, twhin
 from tests.conftest import SmallConfig
+from twhin_core import heartbeat
 from twhin_core.checkpoints import checkpoint
 from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
@@ -96,6 +97,18 @@ def test_in_vertex_pool_of_readers_the_command_that_trains_reads(command: str, g
     spec = json.dumps({"cluster": cluster, "task": {"type": "workerpool2", "index": 0}})
     with reader(command, *graph, CLUSTER_SPEC=spec, TWHIN_BIND="127.0.0.1:0"):
         pass
+
+
+def test_a_reader_whose_task_is_gone_ends_without_being_restarted(
+    graph: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "BEAT_S", 0.2)
+    role = {"TWHIN_TASK_TYPE": "reader", "TWHIN_BIND": "127.0.0.1:0", "TWHIN_ABANDONED_AFTER": "3"}
+    task = heartbeat.beating(str(graph[1]))
+    task.__enter__()
+    with reader("launch train", *graph, **role) as (_, process):
+        task.__exit__(None, None, None)
+        assert process.wait(60) == 0  # Kubernetes starts a reader that failed again
 
 
 @pytest.mark.parametrize("graph", [20_000], indirect=True)

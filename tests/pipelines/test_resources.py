@@ -20,6 +20,7 @@ from twhin_core.errors import UserError
 
 DIGEST = f"@sha256:{'0' * 64}"
 TWO = {"nodes": 2}
+READERS = {"count": 2, "cpu": "2", "memory": "4Gi", "token": "gs://bucket/token"}
 
 
 def write(path: Path, **changes: Any) -> str:
@@ -101,7 +102,7 @@ def test_an_image_of_this_version_or_a_digest_passes(file: Path, image: str) -> 
         ({"train": {"abandoned_after": "1h"}}, "train.abandoned_after: not supported on Vertex AI"),
         ({"train": {"accelerator": {"resource": "amd.com/gpu"}}}, "train.accelerator.resource: not supported"),
         (
-            {"train": {"readers": {"count": 2, "cpu": "2", "memory": "4Gi", "token": "gs://b/t", "pod": {}}}},
+            {"train": {"readers": {**READERS, "pod": {"shm": "1Gi"}}}},
             "train.readers.pod: not supported on Vertex AI",
         ),
         ({"train": {"accelerator": {"type": "a100-80gb", "count": 3}}}, "machines with 1, 2, 4, 8 a100-80gb, not 3"),

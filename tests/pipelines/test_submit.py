@@ -20,7 +20,7 @@ from tests.command_line import ROOT
 from tests.object_store import serve_bucket
 from tests.platform_server import PlatformServer
 from twhin.components import step
-from twhin.pipelines import cli, resources, submit, vertex_client
+from twhin.pipelines import cli, resources, submit, vertex_client, vertex_section
 from twhin.pipelines.compile import compile_pipeline
 from twhin.pipelines.kubeflow_client import TOKEN, Kubeflow
 from twhin.pipelines.resources import Target
@@ -63,6 +63,17 @@ def run(server: PlatformServer, target: Target, *arguments: str, path: str | Non
     cli.app(command, standalone_mode=False)
 
 
+def test_the_run_on_vertex_has_the_key_and_the_labels_of_its_jobs(server: PlatformServer, tmp_path: Path) -> None:
+    key, labels = "projects/p/locations/l/keyRings/r/cryptoKeys/k", {"cost": "r42"}
+    needs = resources.load(str(ROOT / "configs/resources/cpu-small.yaml"))
+    of_jobs = vertex_section.Vertex(encryption_key=key, labels=labels)
+    output = str(tmp_path / "pipeline.yaml")
+    compile_pipeline(golden.source(), needs.model_copy(update={"vertex": of_jobs}), "vertex", output)
+    run(server, "vertex", path=output)
+    ((_, body),) = server.made
+    assert (body["encryptionSpec"], body["labels"]) == ({"kmsKeyName": key}, labels)
+
+
 @pytest.mark.parametrize("path", [CPU, GPU, NODES])
 def test_kubeflow_gets_the_compiled_pipeline_and_the_runs_own_values(
     server: PlatformServer, path: str, capsys: pytest.CaptureFixture[str]
@@ -94,6 +105,8 @@ def test_vertex_gets_the_compiled_pipeline_and_the_runs_own_values(
     given = body["runtimeConfig"]["parameterValues"]
     assert given["run_root"] == ROOT_URL
     assert config_file.parse(given["config"], overrides=given["overrides"]).training.num_epochs == 7
+    assert "encryptionSpec" not in body
+    assert "labels" not in body
     assert body["pipelineSpec"]["deploymentSpec"] == golden.documents(Path(VERTEX))[0]["deploymentSpec"]
     link = f"https://console.cloud.google.com/vertex-ai/locations/europe-west4/pipelines/runs/{job}?project=my-project"
     assert link in capsys.readouterr().out
