@@ -48,6 +48,9 @@ lists every key; `configs/resources/` has examples. `make docs` generates it fro
   machine type that is large enough: one of the accelerator's own types, or of the n2 family.
 - On Kubeflow, training with several `nodes` or with `readers` becomes a TrainJob. [deploy](../deploy/README.md) lists
   what the namespace needs for it.
+- `pod` is for Kubeflow, `vertex` for Vertex AI. Kubeflow Pipelines cannot set everything in `pod` for a task, nor can a
+  TrainJob for its nodes; compiling names the key that cannot be set. [deploy](deploy.md#what-platform-teams-ask-for)
+  has examples.
 """
 
 DEFAULTS = """\

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests import strict
 from tests.command_line import ROOT
 from tests.pipelines.test_resources import compiled, file, write
-from twhin.pipelines import pod_checks, resources, trainjob
+from twhin.pipelines import kubeflow, pod_checks, resources, trainjob, vertex
 from twhin.pipelines.pod_section import Pod
 from twhin.pipelines.resources import Resources
 from twhin_core.errors import UserError
@@ -313,6 +318,98 @@ def test_a_stage_adds_to_the_labels_of_all_and_replaces_the_rest() -> None:
     assert own.over(general) == Pod(
         labels={"a": "1", "b": "2", "c": "2"}, annotations={"x": "1"}, image_pull_secrets=["two"], shm="1Gi"
     )
+
+
+KEYS = st.sampled_from(["a", "example.com/b", "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class", "C_1.d"])
+VALUES = st.sampled_from(["", "x", "X-1", "r_42.b"])
+AMOUNTS = st.sampled_from(["1Gi", "500M", "64Mi"])
+RULE = st.one_of(
+    st.fixed_dictionaries({"key": KEYS, "operator": st.sampled_from(["Exists", "DoesNotExist"])}),
+    st.fixed_dictionaries({"key": KEYS, "values": st.lists(VALUES, min_size=1, max_size=3)}),
+    st.fixed_dictionaries({"key": KEYS, "operator": st.sampled_from(["Gt", "Lt"]), "values": st.just(["3"])}),
+)
+WEIGHT = st.fixed_dictionaries({}, optional={"weight": st.integers(1, 100)})
+MOUNT = st.fixed_dictionaries(
+    {"mount": st.sampled_from(["/tmp", "/dev/shm", "/data", "/cache", "/cache/"])},
+    optional={"read_only": st.booleans(), "sub_path": st.sampled_from(["", "a/b"])},
+)
+SOURCE = st.sampled_from([{"claim": "c"}, {"claim": "d"}, {"host_path": "/mnt"}])
+SECURITY = st.fixed_dictionaries(
+    {},
+    optional={
+        "non_root": st.booleans(), "user": st.integers(1, 9), "group": st.integers(0, 9), "read_only": st.booleans(),
+        "seccomp": st.sampled_from(["RuntimeDefault", "Unconfined"]),
+    },
+)  # fmt: skip
+DESCRIBED: dict[str, st.SearchStrategy[Any]] = {
+    "labels": st.dictionaries(KEYS, VALUES, max_size=3),
+    "annotations": st.dictionaries(KEYS, st.text("aé: {\"\n", max_size=5)),
+    "image_pull_secrets": st.lists(st.sampled_from(["one", "two"]), unique=True), "shm": AMOUNTS,
+    "affinity": st.lists(st.builds(dict.__or__, RULE, WEIGHT), max_size=3),
+}  # fmt: skip
+GENERAL = st.fixed_dictionaries({}, optional=DESCRIBED)
+OWN = st.fixed_dictionaries(
+    {},
+    optional={
+        **DESCRIBED,
+        "security": SECURITY,
+        "volumes": st.lists(st.builds(dict.__or__, MOUNT, SOURCE), max_size=2),
+    },
+)
+TOPOLOGY = st.fixed_dictionaries({}, optional={"together": KEYS, "apart": KEYS, "required": st.booleans()})
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(general=GENERAL, trainers=OWN, reading=OWN, topology=TOPOLOGY, disk=st.none() | AMOUNTS)
+def test_pods_have_one_mount_a_path_or_are_refused_and_nothing_is_lost(
+    general: Any, trainers: Any, reading: Any, topology: Any, disk: str | None, tmp_path: Path
+) -> None:
+    train = {"nodes": 2, "disk": disk, "pod": trainers, "topology": topology}
+    train["readers"] = {**READERS, "pod": reading, "topology": topology}
+    needs = resources.load(write(tmp_path / "resources.yaml", pod=general, train=train, allow_host_path=True))
+    clash = _has_clash({**general, **trainers}, disk) or _has_clash({**general, **reading}, None)
+    with pytest.raises(UserError, match=r"has \d mounts") if clash else nullcontext():
+        pod_checks.check(needs)
+    if clash:
+        return
+    job, _, readers = manifests(tmp_path / "resources.yaml", pod=general, train=train, allow_host_path=True)
+    for template, own in ((_template(job), trainers), (readers["spec"]["template"], reading)):
+        (container,) = template["spec"]["containers"]
+        paths = [mount["mountPath"].rstrip("/") for mount in container["volumeMounts"]]
+        assert len(paths) == len(set(paths))
+        assert "/tmp" in paths
+        names = [mount["name"] for mount in container["volumeMounts"]]
+        assert sorted(names) == sorted(volume["name"] for volume in template["spec"]["volumes"])
+        wanted = {**general.get("labels", {}), **own.get("labels", {})}
+        found = template["metadata"]["labels"]
+        assert {key: value for key, value in wanted.items() if "kueue" not in key}.items() <= found.items()
+        assert not [key for key in found if "kueue" in key]
+        whole = (job if own is trainers else readers)["metadata"]
+        assert wanted.items() <= whole["labels"].items()
+        rules = own.get("affinity", general.get("affinity", []))
+        text = str(template["spec"].get("affinity", {}).get("nodeAffinity", ""))
+        assert text.count("operator") == len(rules)
+
+
+def _has_clash(pod: Any, disk: str | None) -> bool:
+    """Whether two volumes of a pod would have one path."""
+    paths = [volume["mount"].rstrip("/") for volume in pod.get("volumes", [])]
+    if "shm" in pod:
+        paths.append("/dev/shm")
+    if disk is not None:
+        paths.append("/tmp")
+    return len(paths) != len(set(paths))
+
+
+def test_the_examples_of_the_docs_are_what_their_platforms_take(file: Path) -> None:
+    section = (
+        (ROOT / "docs/deploy.md").read_text().partition("\n## What platform teams ask for\n")[2].partition("\n## ")[0]
+    )
+    for_kubeflow, for_vertex = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
+    manifests(file, **yaml.safe_load(for_kubeflow))
+    kubeflow.check(resources.load(str(file)), None)
+    file.write_text(for_vertex)
+    vertex.check(resources.load(str(file)), None)
 
 
 def test_every_preset_passes() -> None:
