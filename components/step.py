@@ -21,7 +21,7 @@ from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.errors import TwhinError
 from twhin_core.evaluation.result import place
-from twhin_core.progress import log, show_error, show_log
+from twhin_core.progress import log, log_of, prefer_format, show_error, show_log
 from twhin_core.stages.report import report_url
 
 ERROR_FILE = "TWHIN_ERROR_FILE"
@@ -79,7 +79,10 @@ def read_inputs(config: str, run_root: str, run: str, overrides: list[str] | Non
     `config`: YAML, or the path or gs:// URL of a YAML file. A command line holds 128 KiB of it, some servers less.
     """
     root = fill_run_root(run_root, run)
-    return config_file.parse(read_text(config), config if _is_file(config) else "config", overrides or ()), root
+    log_of(run=root)
+    settings = config_file.parse(read_text(config), config if _is_file(config) else "config", overrides or ())
+    prefer_format(settings.runtime.log_format)
+    return settings, root
 
 
 def read_text(config: str) -> str:

@@ -16,7 +16,7 @@ from twhin.pipelines import serve as serving
 from twhin.pipelines.options import AsJson, ConfigPath, Overrides, SavedConfigPath
 from twhin_core import __version__, limits
 from twhin_core.errors import GateFailed, TwhinError, UserError
-from twhin_core.progress import LOG_FORMAT, log, show_error, show_log
+from twhin_core.progress import LOG_FORMAT, log, log_of, prefer_format, show_error, show_log
 from twhin_core.stages.readers import LOOPBACK
 
 if TYPE_CHECKING:
@@ -56,9 +56,13 @@ def _show_version(wanted: bool) -> None:
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Log more, and show the traceback of every error.")] = False,
     log_format: Annotated[
-        Literal["text", "json"],
-        typer.Option(envvar=LOG_FORMAT, help="How the log is written to stderr; json is one object per line."),
-    ] = "text",
+        Literal["text", "json"] | None,
+        typer.Option(
+            envvar=LOG_FORMAT,
+            help="How the log is written to stderr; json is one object per line. Default: the config's "
+            "runtime.log_format, or text.",
+        ),
+    ] = None,
     _version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_show_version)
     ] = False,
@@ -73,7 +77,8 @@ def options(
     timed out waiting for a checkpoint; 75 stopped by SIGTERM, or lost all readers or its lease (run the same command
     again to resume from the newest checkpoint); 1 anything else.
     """
-    os.environ[LOG_FORMAT] = log_format  # the processes that this one starts inherit it
+    if log_format is not None:
+        os.environ[LOG_FORMAT] = log_format  # the processes that this one starts inherit it
     show_log(debug)
 
 
@@ -272,7 +277,9 @@ app.command()(deploy.doctor)
 def _load(path: str, overrides: list[str] | None) -> Config:
     from twhin_core.config import file as config_file
 
-    return config_file.load(path, overrides or ())
+    config = config_file.load(path, overrides or ())
+    prefer_format(config.runtime.log_format)
+    return config
 
 
 def _load_run(path: str | None, run_root: str | None, overrides: list[str] | None) -> tuple[Config, str]:
@@ -295,7 +302,9 @@ def _load_run(path: str | None, run_root: str | None, overrides: list[str] | Non
     root = run_root or config.training.save_dir
     if root is None:
         raise UserError("there is no run root: set --run-root, or training.save_dir in the config")
-    return config, fill_run_root(root, run="")
+    root = fill_run_root(root, run="")
+    log_of(run=root)
+    return config, root
 
 
 def _find_saved(run_root: str, overrides: list[str] | None) -> str:

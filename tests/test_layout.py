@@ -17,7 +17,7 @@ from tests.command_line import ROOT
 LAYERS = [
     "errors", "limits", "plugins", "sizes", "conditions", "output", "progress", "checksum", "object_store", "storage",
     "scratch", "paths", "parquet", "config", "schema", "lease", "heartbeat", "run", "removed", "published",
-    "dependents", "durations", "libraries", "synthetic", "graph", "data", "model", "vectors", "distributed",
+    "dependents", "durations", "libraries", "tracking", "synthetic", "graph", "data", "model", "vectors", "distributed",
     "checkpoints", "ranking", "training", "evaluation", "export", "series", "inductive", "embeddings", "recommend",
     "serving",
     "report", "stages",

@@ -23,6 +23,8 @@ LOG_INTERVAL = 5.0  # seconds
 
 LOG_FORMAT = "TWHIN_LOG_FORMAT"
 """Environment variable, which the processes of a run inherit: `text`, or `json` for one JSON object per line."""
+_context: dict[str, str | int | None] = {"run": None, "stage": None, "step": None}
+"""What lines of JSON say of the work that they are about."""
 DATE = "%Y-%m-%d %H:%M:%S"
 
 
@@ -46,6 +48,21 @@ def show_log(debug: bool = False) -> None:
         handler.addFilter(lambda record: record.levelno > logging.WARNING or "torchrec" not in record.pathname)
 
 
+def prefer_format(wanted: str | None) -> None:
+    """Writes the log as the config wants it, unless `TWHIN_LOG_FORMAT` is set. Only entry points call it."""
+    if wanted is not None and LOG_FORMAT not in os.environ:
+        os.environ[LOG_FORMAT] = wanted
+        show_log(debug=log.isEnabledFor(logging.DEBUG))
+
+
+def log_of(**context: str | int) -> None:
+    """Sets the `run`, `stage` or `step` that following lines of JSON are about. A new stage has no step yet."""
+    assert context.keys() <= _context.keys()
+    if context.get("stage", _context["stage"]) != _context["stage"]:
+        _context["step"] = None
+    _context.update(context)
+
+
 def show_error(error: TwhinError) -> None:
     """Shows what ends this process: one line on stderr, after its traceback if debugging."""
     is_debugged = log.isEnabledFor(logging.DEBUG) and error.__traceback__ is not None
@@ -64,7 +81,10 @@ def _is_json() -> bool:
 
 
 class _JsonFormatter(logging.Formatter):
-    """A line per record, with the fields that Cloud Logging knows; others can be told to read them too."""
+    """A line per record, with the fields that Cloud Logging knows; others can be told to read them too.
+
+    `run`, `stage` and `step` are null before they are known.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {
@@ -72,6 +92,8 @@ class _JsonFormatter(logging.Formatter):
             "severity": record.levelname,
             "message": record.getMessage(),
             "logger": record.name,
+            "rank": int(os.environ.get("RANK", "0")),
+            **_context,
         }
         if record.exc_info:
             fields["stack_trace"] = self.formatException(record.exc_info)

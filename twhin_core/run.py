@@ -15,6 +15,7 @@ from twhin_core.checksum import crc32c
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.errors import StorageError, UserError, damaged, one_line
+from twhin_core.progress import log_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,13 +27,13 @@ CURRENT, VERSIONS = "current.json", "versions"
 SEAL = "# crc32c "
 """The start of the second line of `config.yaml`: the checksum of the lines after it."""
 
-# Settings that may change between calls: how the result is evaluated and exported, what training logs and keeps, and
-# which engine builds the graph.
+# Settings that may change between calls: how the result is evaluated and exported, what training logs and keeps, where
+# it is tracked and logged, and which engine builds the graph.
 CHANGEABLE = (
-    "test_data", "evaluation", "export", "recommend", "training.save_dir", "training.train_log_every_n",
-    "training.checkpoint_every_n", "training.checkpoint_max_to_keep", "training.eval_timeout_in_s",
-    "training.readers_timeout_in_s", "prepare.engine", "prepare.spark_master", "prepare.memory_limit",
-    "prepare.temp_directory", "prepare.changed_files",
+    "test_data", "evaluation", "export", "recommend", "runtime.log_format", "training.save_dir",
+    "training.train_log_every_n", "training.checkpoint_every_n", "training.checkpoint_max_to_keep",
+    "training.eval_timeout_in_s", "training.readers_timeout_in_s", "prepare.engine", "prepare.spark_master",
+    "prepare.memory_limit", "prepare.temp_directory", "prepare.changed_files", "tracking",
 )  # fmt: skip
 EXTENDABLE = ("training.num_epochs", "training.num_train_steps")
 """Settings that may be raised, unless a learning rate falls until the last step."""
@@ -70,6 +71,7 @@ def working(config: Config, root: str, name: str) -> Iterator[None]:
     """
     if is_series(root):
         raise UserError(f"{root}: is a series, not a run root; name a version, such as {root}/{VERSIONS}/1")
+    log_of(run=root, stage=name)
     with lease.hold(root, name), unremoved(root):
         open_run(config, root, name)
         yield
@@ -100,7 +102,7 @@ def open_run(config: Config, root: str, name: str = "") -> None:
             that differs.
     """
     url = storage.join(root, CONFIG)
-    header = f"# The resolved config of this run. twhin {__version__}, revision {_revision()}\n"
+    header = f"# The resolved config of this run. twhin {__version__}, revision {revision()}\n"
     body = config_file.to_yaml(config)
     content = f"{header}{SEAL}{crc32c([body.encode()])}\n{body}"
     with contextlib.nullcontext() if storage.is_remote(root) else lease.hold(root, "config"):
@@ -212,7 +214,7 @@ def differences(old: Any, new: Any, missing: object = None, key: str = "") -> li
     return [] if old == new else [(key, old, new)]
 
 
-def _revision() -> str:
+def revision() -> str:
     """The git revision of the source tree, or `unknown` in an installed package or image without one."""
     try:
         command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]

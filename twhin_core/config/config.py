@@ -15,13 +15,14 @@ from twhin_core.config.prepare import Prepare
 from twhin_core.config.recommend import Recommend
 from twhin_core.config.runtime import Runtime
 from twhin_core.config.section import Section
+from twhin_core.config.tracking import Tracking
 from twhin_core.config.training import Training
 
 
 class Config(Section):
     """The config of a run."""
 
-    runtime: Runtime = Field(default_factory=Runtime, description="Numerical precision.")
+    runtime: Runtime = Field(default_factory=Runtime, description="Numerical precision, and the log.")
     prepare: Prepare | None = Field(None, description="(ours) Builds vocabulary and edges from raw interactions.")
     model: Model = Field(description="Tables, relations and the loss.")
     training: Training = Field(default_factory=Training, description="Duration, logging and checkpoints.")
@@ -39,6 +40,8 @@ class Config(Section):
     recommend: dict[str, Recommend] = Field(
         default_factory=dict, description="(ours) Lists of the best candidates, by relation: `{fav: {k: 100}}`."
     )
+
+    tracking: Tracking = Field(default_factory=Tracking, description="(ours) Where else the figures of the run go.")
 
     @property
     def needs_frequencies(self) -> bool:

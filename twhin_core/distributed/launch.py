@@ -21,7 +21,7 @@ from twhin_core import limits
 from twhin_core.distributed.nodes import Nodes, find_nodes
 from twhin_core.distributed.parent import end_with_parent
 from twhin_core.errors import Preempted, TwhinError, UserError
-from twhin_core.progress import log, show_error, show_log
+from twhin_core.progress import log, log_of, show_error, show_log
 
 RENDEZVOUS_TIMEOUT = 900
 """Seconds to wait for the other machines, which may be scheduled later."""
@@ -49,6 +49,7 @@ def launch(stage: Callable[..., object], *arguments: Any) -> None:
         Preempted: SIGTERM was received and passed on to the ranks.
         RanksFailed: ranks of this machine have failed; it carries the exit code of the cause.
     """
+    log_of(stage=stage.__name__)
     nodes = find_nodes()
     if nodes.world_size == 1:
         for name in ("RANK", "WORLD_SIZE"):  # Vertex AI sets them per machine, readers included

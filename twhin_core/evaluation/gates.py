@@ -114,8 +114,8 @@ def _check_drift(path: str, name: str, metric: str, config: Config, relations: C
 
 def decide(config: Config, metrics: Metrics) -> Decision:
     """Judges `metrics` by the gates of the config. Raises UserError if a gate names no metric."""
-    (split, result), degrees = split_of(metrics), metrics.get("degrees", {})
-    figures = _paths(split, result, degrees.get(MODEL, {})) | _of_drift(metrics) | figures_of_lists(metrics)
+    split, degrees = split_of(metrics)[0], metrics.get("degrees", {})
+    figures = named_figures(metrics)
     before = _paths(split, metrics["baselines"].get(PREVIOUS, {}), degrees.get(PREVIOUS, {}))
     differences = {
         f"{split}.{relation}.{name}": values[0]
@@ -132,7 +132,8 @@ def decide(config: Config, metrics: Metrics) -> Decision:
             misses = _misses(gate, value, previous, drop)
             reason = f"{path} is {value:.6g}, {' and '.join(misses) or 'within its bounds'}"
         else:
-            _check_path(path, config, {relation.name for relation in config.model.relations} | result.keys())
+            relations = {relation.name for relation in config.model.relations}
+            _check_path(path, config, relations | metrics[split].keys())
             misses = [reason := f"{path} has no value: {_why_none(path, config)}"]
         entry = {"metric": path, "value": value, "previous": previous, "bounds": gate.model_dump(exclude_none=True)}
         gates.append({**entry, "passed": not misses, "reason": reason})
@@ -193,6 +194,12 @@ def _misses(gate: Gate, value: float, previous: float | None, drop: float | None
     if gate.max_drop is not None and drop is not None and not drop <= gate.max_drop:
         misses.append(f"{drop:.3g} below the previous {previous:.6g}; at most {gate.max_drop:g} is allowed")
     return misses
+
+
+def named_figures(metrics: Metrics) -> dict[str, float]:
+    """The figures of the model that a gate can name, by path."""
+    (split, result), degrees = split_of(metrics), metrics.get("degrees", {})
+    return _paths(split, result, degrees.get(MODEL, {})) | _of_drift(metrics) | figures_of_lists(metrics)
 
 
 def _paths(split: str, by_relation: Figures, by_degree: dict[str, Figures]) -> dict[str, float]:

@@ -15,10 +15,11 @@ from twhin_core.evaluation.list_metrics import LISTS
 from twhin_core.evaluation.metrics import Metrics, headline_name
 from twhin_core.evaluation.result import headline, is_current, metrics_url, read_metrics
 from twhin_core.graph.manifest import read_schema
-from twhin_core.progress import log
+from twhin_core.progress import log, log_of
 from twhin_core.ranking.queries import Split
 from twhin_core.run import working
 from twhin_core.stages import report
+from twhin_core.stages.track import tracking
 
 if TYPE_CHECKING:
     from twhin_core.checkpoints.checkpoint import Checkpoint
@@ -39,10 +40,12 @@ def evaluate(config: Config, root: str) -> Metrics:
     """
     from twhin_core.distributed.ranks import joined
 
+    log_of(run=root, stage="evaluate")
     check_names(config)
     with joined() as ranks, working(config, root, "evaluate") if ranks.is_first else contextlib.nullcontext():
         ranks.wait()  # until the first rank has claimed the root
-        metrics = _find_or_measure(config, root, ranks)
+        with tracking(config, root) if ranks.is_first else contextlib.nullcontext():
+            metrics = _find_or_measure(config, root, ranks)
         ranks.wait()  # until the first rank has written
     return metrics
 
@@ -56,6 +59,7 @@ def _find_or_measure(config: Config, root: str, ranks: Ranks) -> Metrics:
     checkpoint, metrics = ranks.of_first(lambda: (last(root), _find_results(root, split)))
     if checkpoint is None:
         raise NoCheckpoint(root)
+    log_of(step=checkpoint.step)
     check_names(config, read_schema(config, root).names)
     if metrics is not None and is_current(metrics, config, checkpoint.step):
         log.info("evaluate: up to date: %s, step %d", metrics_url(root, split), checkpoint.step)

@@ -10,12 +10,14 @@ from twhin_core.evaluation.gates import check_names, decide, missed
 from twhin_core.evaluation.result import is_current, metrics_url, read_metrics
 from twhin_core.export.manifest import MANIFEST, ExportManifest, read_export_manifest
 from twhin_core.graph.manifest import read_schema
-from twhin_core.progress import log
+from twhin_core.progress import log, log_of
 from twhin_core.run import stage
 from twhin_core.stages import report
+from twhin_core.stages.track import tracked
 
 
 @stage("export")
+@tracked
 def export(config: Config, root: str) -> ExportManifest:
     """Writes `embeddings/` from the newest checkpoint unless it is up to date, and redraws the report.
 
@@ -35,6 +37,7 @@ def export(config: Config, root: str) -> ExportManifest:
     checkpoint = last(root)
     if checkpoint is None:
         raise NoCheckpoint(root)
+    log_of(step=checkpoint.step)
     schema = read_schema(config, root)
     check_names(config, schema.names)
     checkpoint.check_fits(model_description(config, schema))

@@ -23,6 +23,7 @@ from twhin_core.progress import log
 from twhin_core.published import find_root
 from twhin_core.run import check_same_graph, working
 from twhin_core.stages.refusals import check_align, check_relations, check_sizes
+from twhin_core.stages.track import tracking
 from twhin_core.synthetic.generate import generate
 
 
@@ -39,7 +40,7 @@ def prepare(config: Config, root: str) -> Manifest:
     if settings is None:
         raise UserError("prepare: the config has no such section; add it, or skip this stage")
     check_names(config)  # before the config claims the root
-    with working(config, root, "prepare"):
+    with working(config, root, "prepare"), tracking(config, root):
         manifest = read_manifest(root)
         if manifest is not None:
             check_unchanged(settings, list(manifest.taken.values()))

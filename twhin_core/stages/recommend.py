@@ -13,7 +13,7 @@ from twhin_core.config import file as config_file
 from twhin_core.durations import measured
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import read_schema
-from twhin_core.progress import log
+from twhin_core.progress import log, log_of
 from twhin_core.published import find_root, is_version
 from twhin_core.recommend.manifest import FOLDER, ListsManifest, read_lists_manifest
 from twhin_core.run import saved_config, working
@@ -39,6 +39,7 @@ def recommend(config: Config, root: str) -> dict[str, ListsManifest]:
     """
     from twhin_core.distributed.ranks import joined
 
+    log_of(run=root, stage="recommend")
     if not config.recommend:
         raise UserError("recommend: names no relation; add one, such as `recommend: {fav: {k: 100}}`")
     with joined() as ranks, working(config, root, "recommend") if ranks.is_first else contextlib.nullcontext():

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from twhin_core import libraries
 from twhin_core.config import Config
 from twhin_core.durations import measured
+from twhin_core.progress import log_of
 from twhin_core.run import working
+from twhin_core.stages.track import tracking
 
 
 def train(config: Config, root: str, readers: Sequence[str] = ()) -> None:
@@ -24,6 +26,7 @@ def train(config: Config, root: str, readers: Sequence[str] = ()) -> None:
         UserError: as `Trainer`, or a library that it needs does not load.
         Preempted, CheckpointFailed, ReadersLost: as `Trainer`.
     """
+    log_of(run=root, stage="train")
     libraries.check()
     from twhin_core.distributed.ranks import process_group
     from twhin_core.training.trainer import Trainer
@@ -31,8 +34,9 @@ def train(config: Config, root: str, readers: Sequence[str] = ()) -> None:
     with process_group() as ranks, working(config, root, "train") if ranks.is_first else contextlib.nullcontext():
         ranks.wait()  # until the first rank has claimed the root
         started = time.monotonic()
-        trainer = Trainer(config, root, ranks, readers)
         with contextlib.ExitStack() as stack:
+            sinks = [stack.enter_context(tracking(config, root))] if ranks.is_first else []
+            trainer = Trainer(config, root, ranks, readers, sinks)
             if ranks.is_first and trainer.has_steps_left:
                 stack.enter_context(measured(root, "train", started, resumes=trainer.newest is not None))
             trainer.run()

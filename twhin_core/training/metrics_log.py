@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from twhin_core import storage
 from twhin_core.checksum import seal_line, unseal_lines
 from twhin_core.distributed.ranks import Ranks
 from twhin_core.progress import log
+from twhin_core.tracking.stream import Sink
 from twhin_core.training.tensorboard import EventFiles
 
 SECONDS_BETWEEN_WRITES = 10.0
@@ -29,10 +30,10 @@ class MetricsLog:
     cannot append.
     """
 
-    def __init__(self, root: str, step: int, ranks: Ranks) -> None:
+    def __init__(self, root: str, step: int, ranks: Ranks, others: Sequence[Sink] = ()) -> None:
         """Continues the log of a run that is at `step`; drops the lines of later steps, which a killed run lost.
 
-        Lines that are not whole are left out, with a warning.
+        Lines that are not whole are left out, with a warning. `others` get the new figures of the first rank too.
         """
         self._url = storage.join(root, "training/metrics.jsonl")
         self._lines: list[str] = []
@@ -41,13 +42,14 @@ class MetricsLog:
             self._lines = [seal_line(line) for line in lines if line["step"] <= step]
         elif step and ranks.is_first:
             log.warning("train: %s is missing: the figures of the steps before %d are lost", self._url, step + 1)
-        self._events = EventFiles(root, step) if ranks.is_first else None
+        self._is_first = ranks.is_first
+        self._sinks: list[Sink] = [EventFiles(root, step), *others] if ranks.is_first else []
         self._written = time.monotonic()
 
     def add(self, step: int, epoch: int, **figures: float) -> None:
         self._lines.append(seal_line({"step": step, "epoch": epoch, **figures}))
-        if self._events is not None:
-            self._events.add(step, {"epoch": epoch, **figures})
+        for sink in self._sinks:
+            sink.add(step, {"epoch": epoch, **figures})
         if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
             self.write()
 
@@ -60,13 +62,14 @@ class MetricsLog:
     def write(self) -> None:
         """Brings the files up to date. If the disk is full, training continues and the next write tries again."""
         self._written = time.monotonic()
-        if self._events is None:
+        if not self._is_first:
             return
         try:
             storage.write_text(self._url, "".join(f"{line}\n" for line in self._lines))
         except OSError as error:
             log.error("train: %s could not be written and will be tried again: %s", self._url, error)
-        self._events.flush()
+        for sink in self._sinks:
+            sink.flush()
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -75,8 +78,8 @@ class MetricsLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.write()
-        if self._events is not None:
-            self._events.close()
+        for sink in self._sinks:
+            sink.close()
 
 
 class Interval:

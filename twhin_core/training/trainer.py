@@ -26,8 +26,9 @@ from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import CheckpointFailed, Diverged, Preempted, UserError
 from twhin_core.graph.manifest import read_schema
 from twhin_core.model.negatives import note_small_tables
-from twhin_core.progress import Progress, log
+from twhin_core.progress import Progress, log, log_of
 from twhin_core.schema import check_prior
+from twhin_core.tracking.stream import Sink
 from twhin_core.training import plan
 from twhin_core.training.anchored import fill_anchors
 from twhin_core.training.batches import Batches, PreparedBatch
@@ -58,13 +59,16 @@ class Trainer:
         ReadersLost: no reader answered within the timeout.
     """
 
-    def __init__(self, config: Config, root: str, ranks: Ranks, readers: Sequence[str] = ()) -> None:
+    def __init__(
+        self, config: Config, root: str, ranks: Ranks, readers: Sequence[str] = (), sinks: Sequence[Sink] = ()
+    ) -> None:
         self.config, self.training, self.root, self.ranks = config, config.training, root, ranks
         self.schema = read_schema(config, root)
         if ranks.is_first:
             note_small_tables(self.schema, config)
         self.newest = checkpoint.newest(root)
         self.position = Position() if self.newest is None else self.newest.marker.position
+        log_of(step=self.position.step)
         resumes = self.newest is not None
         self.start = open_start(config, root, self.schema, ranks, resumes)
         self.anchored_to = None if resumes else open_anchored(config, root, self.schema, ranks, resumes)
@@ -73,7 +77,7 @@ class Trainer:
         self.source = self._connect(readers)
         self.batches = Batches(config, self.schema, self.edges, config.train_data, ranks, self.frequencies, self.source)
         self.validation = self._read_validation()
-        self.metrics = MetricsLog(root, self.position.step, ranks)
+        self.metrics = MetricsLog(root, self.position.step, ranks, sinks)
         self.patience = Patience(self.training.early_stopping, self.metrics.past("validation_loss"))
         if resumes and self.has_steps_left:  # a run that is done needs the earlier one no more
             self.anchored_to = open_anchored(config, root, self.schema, ranks, resumes)
@@ -118,6 +122,7 @@ class Trainer:
                 guard.add(loss, self.position)
                 interval.add(loss, edges)
                 self.position = position
+                log_of(step=position.step)
                 if is_last or position.step % training.train_log_every_n == 0:
                     self.metrics.add(position.step, position.epoch, **interval.close())
                 if self.weights is not None and not is_last and self.weights.is_due(position.step):

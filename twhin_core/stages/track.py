@@ -1,0 +1,140 @@
+"""Tells the trackers of the section `tracking` what a stage does and has done."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import posixpath
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from twhin_core import __version__, storage
+from twhin_core.checksum import unseal_lines
+from twhin_core.config import Config
+from twhin_core.errors import Damaged, Preempted, StorageError
+from twhin_core.evaluation.gates import decision_url, named_figures
+from twhin_core.evaluation.result import metrics_url, read_metrics
+from twhin_core.export.manifest import MANIFEST as EXPORT
+from twhin_core.graph.manifest import MANIFEST as GRAPH
+from twhin_core.progress import log
+from twhin_core.run import CONFIG, revision
+from twhin_core.stages.report import report_url
+from twhin_core.tracking.open import open_trackers
+from twhin_core.tracking.prometheus import Exposition
+from twhin_core.tracking.session import About, Results, Session
+from twhin_core.tracking.stream import Stream
+from twhin_core.tracking.tracker import FAILED, FINISHED, STOPPED, Point
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def tracked(function: Callable[Concatenate[Config, str, P], R]) -> Callable[Concatenate[Config, str, P], R]:
+    """Decorates a stage that runs in one process: it then runs within `tracking`."""
+
+    @functools.wraps(function)
+    def run(config: Config, root: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with tracking(config, root):
+            return function(config, root, *args, **kwargs)
+
+    return run
+
+
+@contextlib.contextmanager
+def tracking(config: Config, root: str) -> Iterator[Stream]:
+    """Brings the trackers up to date before and after the block, and passes figures of training on during it.
+
+    The caller holds the lease of the stage. A tracker that cannot be reached costs a warning.
+
+    Raises:
+        UserError: a tracker refuses the config, or its library is missing. The block has not begun.
+    """
+    settings = config.tracking.prometheus
+    others = [] if settings is None else [Exposition(settings, _title(root))]
+    trackers = open_trackers(config.tracking, root)
+    about = About(_title(root), {"twhin.run_root": root, **_code()}, _parameters(config)) if trackers else None
+    sessions = [] if about is None else [Session(tracker, root, about) for tracker in trackers]
+    points = _points(root) if sessions else []
+    for session in sessions:
+        session.start(points)
+    stream, how = Stream([*sessions, *others]), FAILED
+    try:
+        yield stream
+        how = FINISHED
+    except Preempted:
+        how = STOPPED
+        raise
+    finally:
+        stream.close()
+        for other in others:
+            other.send()
+        if sessions:
+            results = _results_or_none(config, root)
+            for session in sessions:
+                session.finish(results, how)
+
+
+def _title(root: str) -> str:
+    """Of the versions of a series, the series too: `clicks/versions/3`."""
+    parts = root.rstrip("/").split("/")
+    return posixpath.join(*parts[-3:] if parts[-2:-1] == ["versions"] else parts[-1:])
+
+
+def _code() -> dict[str, str]:
+    return {"twhin.version": __version__, "twhin.revision": revision()}
+
+
+def _parameters(config: Config) -> dict[str, str]:
+    """The resolved config, a dotted key per value."""
+    leaves = _leaves(config.model_dump(mode="json"), ())
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in leaves}
+
+
+def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """Sections, and lists of sections by position; a list of plain values is one value."""
+    items = value
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        items = dict(enumerate(value))
+    if not isinstance(items, dict) or not items:
+        yield ".".join(path), value
+        return
+    for key, item in items.items():
+        yield from _leaves(item, (*path, str(key)))
+
+
+def _points(root: str) -> list[Point]:
+    """The lines of `training/metrics.jsonl`."""
+    url = storage.join(root, "training/metrics.jsonl")
+    if not storage.exists(url):
+        return []
+    now = time.time()
+    lines = unseal_lines(storage.read_bytes(url), url)
+    return [Point(line.pop("step"), now, line) for line in lines]
+
+
+def _results_or_none(config: Config, root: str) -> Results:
+    """A file that does not read is the matter of the stage that needs it."""
+    try:
+        return _results(config, root)
+    except (Damaged, StorageError) as error:
+        log.warning("tracking: results are not sent: %s", error)
+        return Results(0, {}, {})
+
+
+def _results(config: Config, root: str) -> Results:
+    split = config.evaluation.split
+    metrics = read_metrics(root, split)
+    files = {
+        "config.yaml": storage.join(root, CONFIG),
+        "graph-manifest.json": storage.join(root, GRAPH),
+        "metrics.json": metrics_url(root, split),
+        "gates.json": decision_url(root, split),
+        "report.html": report_url(root, split),
+        "export-manifest.json": storage.join(root, EXPORT),
+    }
+    there = {name: url for name, url in files.items() if storage.exists(url)}
+    if metrics is None:
+        return Results(0, {}, there)
+    return Results(metrics["checkpoint"], named_figures(metrics), there)

@@ -1,0 +1,1 @@
+"""What a run root says, sent on to the trackers that the config names."""

@@ -1,0 +1,44 @@
+"""What a tracker has of a run: `tracking/<tracker>.json` under the run root."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+from twhin_core import storage
+from twhin_core.errors import Damaged
+from twhin_core.progress import log
+
+
+class Sent(BaseModel):
+    """What was sent to the tracked run `run` at `place`, so that each stage sends only the rest."""
+
+    place: str
+    run: str
+    step: int = 0
+    """The curves are complete up to this step."""
+    parameters: dict[str, str] = Field(default_factory=dict)
+    """As sent first."""
+    changed: dict[str, str] = Field(default_factory=dict)
+    """Parameters whose values changed since, as sent last."""
+    figures: str = ""
+    """The checksum of the metrics that the final figures were taken from."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """Their checksums by name."""
+
+
+def read_sent(root: str, tracker: str) -> Sent | None:
+    """None if nothing was sent, or if the record is damaged: then the run is tracked anew."""
+    try:
+        found = storage.find_json(_url(root, tracker))
+    except Damaged as error:
+        log.warning("tracking.%s: the run is tracked anew: %s", tracker, error)
+        return None
+    return None if found is None else Sent.model_validate(found)
+
+
+def write_sent(root: str, tracker: str, sent: Sent) -> None:
+    storage.write_json(_url(root, tracker), sent.model_dump())
+
+
+def _url(root: str, tracker: str) -> str:
+    return storage.join(root, "tracking", f"{tracker}.json")
