@@ -18,7 +18,8 @@ LAYERS = [
     "errors", "limits", "plugins", "sizes", "conditions", "output", "progress", "checksum", "object_store", "storage",
     "scratch", "paths", "parquet", "config", "schema", "lease", "heartbeat", "run", "removed", "published",
     "dependents", "durations", "libraries", "tracking", "synthetic", "graph", "data", "model", "vectors", "distributed",
-    "checkpoints", "ranking", "training", "evaluation", "export", "series", "inductive", "embeddings", "recommend",
+    "checkpoints", "ranking", "training", "evaluation", "export", "registry", "series", "inductive", "embeddings",
+    "recommend",
     "serving",
     "report", "stages",
 ]  # fmt: skip

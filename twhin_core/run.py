@@ -24,6 +24,8 @@ Stage = Callable[Concatenate[Config, str, P], R]
 CONFIG = "config.yaml"
 CURRENT, VERSIONS = "current.json", "versions"
 """What a series has in place of a config: see `published`."""
+HEADER = re.compile(r"twhin (?P<version>\S+), revision (?P<revision>\S+)$")
+"""In the first line of `config.yaml`."""
 SEAL = "# crc32c "
 """The start of the second line of `config.yaml`: the checksum of the lines after it."""
 
@@ -33,7 +35,7 @@ CHANGEABLE = (
     "test_data", "evaluation", "export", "recommend", "runtime.log_format", "training.save_dir",
     "training.train_log_every_n", "training.checkpoint_every_n", "training.checkpoint_max_to_keep",
     "training.eval_timeout_in_s", "training.readers_timeout_in_s", "prepare.engine", "prepare.spark_master",
-    "prepare.memory_limit", "prepare.temp_directory", "prepare.changed_files", "tracking",
+    "prepare.memory_limit", "prepare.temp_directory", "prepare.changed_files", "tracking", "registry",
 )  # fmt: skip
 EXTENDABLE = ("training.num_epochs", "training.num_train_steps")
 """Settings that may be raised, unless a learning rate falls until the last step."""
@@ -147,6 +149,13 @@ def _parse(text: str, url: str) -> Config:
     if is_sealed and lines[1].removeprefix(SEAL).strip() != crc32c(["".join(lines[2:]).encode()]):
         raise damaged(url, "its content does not match its checksum; if you edited it, remove its second line")
     return config_file.parse(text, origin=url)
+
+
+def made_by(root: str) -> tuple[str, str]:
+    """The version and the git revision that saved the config of the run at `root`."""
+    header = storage.read_bytes(storage.join(root, CONFIG)).decode(errors="replace").partition("\n")[0]
+    found = HEADER.search(header)
+    return (found["version"], found["revision"]) if found else ("unknown", "unknown")
 
 
 def check_same_graph(config: Config, root: str) -> None:

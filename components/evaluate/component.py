@@ -22,7 +22,8 @@ def evaluate(
     Args:
         config: The config, as YAML, or the path or gs:// URL of a YAML file.
         run_root: Folder or gs:// prefix of the run.
-        metrics: Figures over all relations; those of each relation are in the report and `metrics.json`.
+        metrics: Figures over all relations; those of each relation are in the report and `metrics.json`. Its metadata
+            says what they are figures of: the checkpoint, code, config and graph.
         report: The report, one HTML page.
         summary: Whether the gates passed, and the figures of each relation.
         run: Id of the pipeline run, which replaces `{run}` in `run_root`.
@@ -36,6 +37,7 @@ def evaluate(
     from twhin_core.distributed.launch import launch
     from twhin_core.evaluation import gates, result
     from twhin_core.progress import log
+    from twhin_core.registry import lineage
     from twhin_core.stages import evaluate
 
     with step.step():
@@ -49,6 +51,7 @@ def evaluate(
         missed = gates.missed(decision)
         text = summaries.evaluation_text(settings, found, missed)
         step.report(metrics, summaries.evaluation_figures(settings, found), summary, text)
+        metrics.metadata.update(lineage.read_facts(run_root, found["checkpoint"]))
         for sentence in missed:
             log.warning("%s", sentence)
     return bool(decision["passed"])

@@ -135,6 +135,13 @@ def test_evaluate_says_which_gates_hold(call: Callable[..., Any], trained: tuple
     assert held
     metrics = json.loads(Path(root, "evaluation/metrics.json").read_text())
     assert artifacts["metrics"].metadata["test.all.mrr"] == metrics["test"]["all"]["mrr"]
+    lineage = {name: artifacts["metrics"].metadata[name] for name in ("run_root", "checkpoint", "graph", "config")}
+    assert lineage == {
+        "run_root": root,
+        "checkpoint": str(metrics["checkpoint"]),
+        "graph": f"{root}/graph/manifest.json",
+        "config": f"{root}/config.yaml",
+    }
     assert artifacts["report"].metadata == {"uri": f"{root}/evaluation"}
     text = Path(artifacts["summary"].path).read_text()
     assert "The config has no gates." in text

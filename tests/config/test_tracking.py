@@ -15,7 +15,7 @@ from twhin_core.errors import UserError
     [
         ({"mlflow": "mlflow.example:5000"}, "tracking.mlflow: expected the http"),
         ({"mlflow": "ftp://mlflow.example"}, "tracking.mlflow: expected the http"),
-        ({"mlflow": "http://"}, "tracking.mlflow: expected the http"),
+        ({"mlflow": "http://"}, "tracking.mlflow: expected an http"),
         ({"mlflow": "sqlite:///"}, "tracking.mlflow: expected the http"),
         ({"mlflow": "./mlruns"}, "tracking.mlflow: expected the http"),
         ({"mlflow": "http://me:secret@mlflow.example"}, "tracking.mlflow: holds a password"),
@@ -30,7 +30,7 @@ from twhin_core.errors import UserError
         ),
         ({"prometheus": {"textfile": "a.txt"}}, "tracking.prometheus.textfile: expected a local file"),
         ({"prometheus": {"textfile": "gs://b/a.prom"}}, "tracking.prometheus.textfile: expected a local"),
-        ({"prometheus": {"pushgateway": "push.example"}}, "tracking.prometheus.pushgateway: expected the"),
+        ({"prometheus": {"pushgateway": "push.example"}}, "tracking.prometheus.pushgateway: expected an http"),
         ({"mlfow": "http://mlflow.example"}, "tracking.mlfow: unknown key; did you mean mlflow?"),
     ],
 )

@@ -13,6 +13,7 @@ from twhin_core.config.export import Export
 from twhin_core.config.model import ROTATABLE_OPERATORS, Model
 from twhin_core.config.prepare import Prepare
 from twhin_core.config.recommend import Recommend
+from twhin_core.config.registry import Registry
 from twhin_core.config.runtime import Runtime
 from twhin_core.config.section import Section
 from twhin_core.config.tracking import Tracking
@@ -42,6 +43,9 @@ class Config(Section):
     )
 
     tracking: Tracking = Field(default_factory=Tracking, description="(ours) Where else the figures of the run go.")
+    registry: Registry = Field(
+        default_factory=Registry, description="(ours) Where the published versions of a series are registered."
+    )
 
     @property
     def needs_frequencies(self) -> bool:

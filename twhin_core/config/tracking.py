@@ -4,36 +4,22 @@ from __future__ import annotations
 
 import re
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
 from twhin_core.config.numbers import Location, Name
 from twhin_core.config.section import Section
+from twhin_core.config.urls import web_url
 
-WEB = ("http", "https")
-
-
-def _without_secrets(url: str) -> str:
-    if urlsplit(url).password is not None:
-        raise ValueError("holds a password, which config.yaml would show; set it in the environment instead")
-    return url
+FILE = "sqlite:///"
 
 
 def _mlflow_uri(uri: str) -> str:
-    parts = urlsplit(uri)
-    if parts.scheme in WEB and parts.hostname:
-        return _without_secrets(uri)
-    if parts.scheme == "sqlite" and uri.startswith("sqlite:///") and len(uri) > len("sqlite:///"):
+    if uri.startswith(FILE) and len(uri) > len(FILE):
         return uri
-    raise ValueError(f"expected the http(s):// URL of an MLflow server, or sqlite:///FILE; got {uri!r}")
-
-
-def _pushgateway_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in WEB or not parts.hostname:
-        raise ValueError(f"expected the http(s):// URL of a Pushgateway; got {url!r}")
-    return _without_secrets(url)
+    if not uri.startswith(("http://", "https://")):
+        raise ValueError(f"expected the http(s):// URL of a server, or {FILE}FILE; got {uri!r}")
+    return web_url(uri)
 
 
 def _textfile(path: str) -> str:
@@ -54,7 +40,7 @@ class Prometheus(Section):
     textfile: Annotated[Location, AfterValidator(_textfile)] | None = Field(
         None, description="A `.prom` file in the folder of node-exporter's textfile collector. Replaced atomically."
     )
-    pushgateway: Annotated[Location, AfterValidator(_pushgateway_url)] | None = Field(
+    pushgateway: Annotated[Location, AfterValidator(web_url)] | None = Field(
         None, description="The http(s):// URL of a Pushgateway."
     )
 

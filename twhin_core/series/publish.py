@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from typing import Literal
 
 from twhin_core import lease, storage
 from twhin_core.checkpoints.checkpoint import FINISHED
 from twhin_core.checksum import crc32c
+from twhin_core.config import Config
 from twhin_core.errors import GateFailed, StorageRefused, UserError
 from twhin_core.evaluation.gates import read_decision
 from twhin_core.evaluation.result import metrics_url
@@ -16,20 +18,23 @@ from twhin_core.export.manifest import read_export_manifest
 from twhin_core.graph.manifest import MANIFEST as GRAPH
 from twhin_core.progress import log
 from twhin_core.published import Current, Entry, list_ids, read_generation, root_of
+from twhin_core.registry.lineage import read_lineage
+from twhin_core.registry.open import open_registries
+from twhin_core.registry.registry import Registry, Unreachable
 from twhin_core.removed import check_present
 from twhin_core.run import CURRENT, check_is_run, saved_config
 from twhin_core.series.versions import missed_gates
 
 
 def publish(series: str, version: str, after: str | None = None) -> Current:
-    """Makes `version` the published one, unless it is already.
+    """Makes `version` the published one, unless it is already, and registers it as its config says.
 
     Args:
         after: the version that must be the published one until then; empty: none. By default, whichever it is now.
 
     Raises:
-        UserError: there is no such version, it was removed, or its export has not finished; or another version than
-            `after` is published, maybe since this call began.
+        UserError: there is no such version, it was removed, or its export has not finished; a registry refuses; or
+            another version than `after` is published, maybe since this call began.
         GateFailed: its data or its metrics miss a gate.
     """
     current, generation = read_generation(series)
@@ -41,9 +46,13 @@ def publish(series: str, version: str, after: str | None = None) -> Current:
     manifest = read_export_manifest(root)
     if manifest is None:
         raise UserError(f"{root}: nothing is exported ({EXPORT}); a version is published once its export has finished")
-    if reasons := missed_gates(root, saved_config(root)):
+    config = saved_config(root)
+    if reasons := missed_gates(root, config):
         raise GateFailed(f"version {version} was not published: {'; '.join(reasons)}")
-    return _replace(series, version, "publish", current, generation)
+    registries = _open_registries(config, series)
+    new = _replace(series, version, "publish", current, generation)
+    _register(registries, series, version)
+    return new
 
 
 def rollback(series: str, version: str | None = None) -> Current:
@@ -64,7 +73,29 @@ def rollback(series: str, version: str | None = None) -> Current:
     elif version not in published:
         raise UserError(f"{series}: version {version} was never published; there are {', '.join(published)}")
     _check_version(series, version)
-    return _replace(series, version, "rollback", current, generation)
+    registries = _open_registries(saved_config(root_of(series, version)), series)
+    new = _replace(series, version, "rollback", current, generation)
+    _register(registries, series, version)
+    return new
+
+
+def _open_registries(config: Config, series: str) -> list[Registry]:
+    """Those of the config. Raises UserError if one refuses, before anything is published."""
+    registries = open_registries(config.registry, series)
+    for registry in registries:
+        with contextlib.suppress(Unreachable):  # `_register` tries again
+            registry.check()
+    return registries
+
+
+def _register(registries: list[Registry], series: str, version: str) -> None:
+    """A registry that fails does not undo what is published."""
+    for registry in registries:
+        try:
+            name = registry.register(read_lineage(series, version, root_of(series, version)))
+            log.info("registered: %s", name)
+        except (Unreachable, UserError) as error:
+            log.warning("%s; the version is published: `twhin publish` registers it when called again", error)
 
 
 def _check_version(series: str, version: str) -> None:

@@ -1,0 +1,1 @@
+"""Registers the published version of a series, with what it was made from."""
