@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from twhin.components.run_root import fill_run_root
-from twhin.pipelines import ask, deploy, recommend, series
+from twhin.pipelines import ask, deploy, operate, recommend, series
 from twhin.pipelines import serve as serving
 from twhin.pipelines.options import AsJson, ConfigPath, Overrides, SavedConfigPath
 from twhin_core import __version__, limits
@@ -264,6 +264,7 @@ app.command()(recommend.recommend)
 app.command()(serving.serve)
 app.command()(ask.compare)
 app.command()(ask.verify)
+app.command()(operate.status)
 app.command()(series.refresh)
 app.command()(series.versions)
 app.command()(series.publish)

@@ -20,7 +20,7 @@ from kfp.dsl.graph_component import GraphComponent
 
 from twhin.components import step
 from twhin.pipelines import pipeline, refresh
-from twhin_core import lease, storage
+from twhin_core import activity, lease, storage
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.errors import GateFailed, Preempted, TwhinError, UserError
@@ -59,7 +59,10 @@ def run_pipeline(of: GraphComponent, root: str, debug: bool, **parameters: Any) 
         Preempted: this process received SIGTERM, and the running step has ended.
         StepFailed: a step failed with another error.
     """
-    with tempfile.TemporaryDirectory(prefix="twhin-") as scratch, lease.hold(root, "run", grace=0):
+    with (
+        tempfile.TemporaryDirectory(prefix="twhin-") as scratch, lease.hold(root, "run", grace=0),
+        activity.noted(root, "run"),
+    ):  # fmt: skip
         error_file = Path(scratch) / "error.json"
         # KFP's artifacts are small copies of files under the run root. They must be local.
         folder = scratch if storage.is_remote(root) else storage.filesystem(root)[1]

@@ -16,7 +16,7 @@ from tests.command_line import ROOT
 # A module or folder of twhin_core imports only from those before it here.
 LAYERS = [
     "errors", "limits", "plugins", "sizes", "conditions", "output", "progress", "checksum", "object_store", "storage",
-    "scratch", "paths", "parquet", "config", "schema", "lease", "heartbeat", "run", "removed", "published",
+    "scratch", "paths", "parquet", "config", "schema", "lease", "activity", "heartbeat", "run", "removed", "published",
     "dependents", "durations", "libraries", "tracking", "synthetic", "graph", "data", "model", "vectors", "distributed",
     "checkpoints", "ranking", "training", "evaluation", "export", "registry", "series", "inductive", "embeddings",
     "recommend",

@@ -20,13 +20,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from twhin_core import storage
 from twhin_core.errors import LeaseLost, StorageError, StorageRefused, TwhinError, UserError
 from twhin_core.progress import log, show_error
 
 FOLDER = ".leases"
-STAGES = ("run", "prepare", "train", "evaluate", "follow", "export")
+STAGES = ("run", "prepare", "train", "evaluate", "follow", "export", "recommend")
 """The leases that are held for long; `publish` and `config` are only held for moments."""
 
 HEARTBEAT, EXPIRY = 10.0, 180.0
@@ -62,6 +63,20 @@ def check_alone(root: str, *own: str) -> None:
         if other not in own:
             lease = _lease(root, other)
             _wait(lease.is_free, lease, root, other, 0)
+
+
+class Holder(NamedTuple):
+    """Who a lease names."""
+
+    name: str
+    is_alive: bool | None
+    """None if it runs on another machine or in another container, where this process cannot see it."""
+
+
+def look(root: str, stage: str) -> Holder | None:
+    """The process that the lease of `stage` names, or None if it is free. Takes nothing and writes nothing."""
+    text, _ = storage.read_generation(storage.join(root, FOLDER, stage))
+    return Holder(_holder_name(text), _is_alive(text)) if text else None
 
 
 def _lease(root: str, stage: str) -> _FileLease | _ObjectLease:

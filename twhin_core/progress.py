@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -10,8 +11,10 @@ import threading
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
 from datetime import datetime
 from types import TracebackType
+from typing import TypedDict
 
 from tqdm import tqdm
 
@@ -116,11 +119,56 @@ def _log_uncaught_in_thread(of: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(of)
 
 
+class Figures(TypedDict):
+    """How far the work of this process is; None for what is not known."""
+
+    work: str | None
+    """What it does or waits for."""
+    waits: bool
+    done: int | None
+    total: int | None
+    unit: str | None
+    per_s: float | None
+    """The mean of this process, in units per second."""
+    left_s: float | None
+    step: int | None
+    steps: int | None
+    """The last step of training."""
+
+
+_shown: list[Progress] = []
+"""The progress that this process shows, innermost last."""
+_waits: list[str] = []
+"""What this process waits for."""
+
+
+def figures() -> Figures:
+    """How far this process is, for `activity`."""
+    found = _shown[-1].figures() if _shown else Figures(
+        work=None, waits=False, done=None, total=None, unit=None, per_s=None, left_s=None, step=None, steps=None
+    )  # fmt: skip
+    return {**found, "work": _waits[-1], "waits": True} if _waits else found
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Says that this process waits for something while the block runs."""
+    _waits.append(what)
+    try:
+        yield
+    finally:
+        _waits.pop()
+
+
 class Progress:
     """Shows progress: `with Progress("train", total, "edges") as progress: progress.update(n, loss=0.3)`."""
 
-    def __init__(self, name: str, total: int, unit: str, done: int = 0, quiet: bool = False) -> None:
-        self._name, self._total, self._unit = name, total, unit
+    def __init__(
+        self, name: str, total: int, unit: str, done: int = 0, quiet: bool = False, steps: int | None = None
+    ) -> None:
+        """`steps`: the last step of training; updates then give the figure `step`."""
+        self._name, self._total, self._unit, self._steps = name, total, unit, steps
+        self._step: int | None = None
         self._start, self._done = done, done
         self._quiet = quiet
         self._started = self._printed = time.monotonic()
@@ -129,9 +177,13 @@ class Progress:
             self._bar = tqdm(desc=name, total=total, initial=done, unit=f" {unit}", unit_scale=True, file=sys.stderr)
 
     def __enter__(self) -> Progress:
+        if not self._quiet:
+            _shown.append(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not self._quiet:
+            _shown.remove(self)
         if self._bar is not None:
             self._bar.close()
         elif kind is None and not self._quiet:
@@ -140,6 +192,8 @@ class Progress:
     def update(self, count: int, **figures: float) -> None:
         """Adds `count` finished units; `figures` are shown next to the progress."""
         self._done += count
+        if self._steps is not None:
+            self._step = int(figures["step"])
         shown = ", ".join(f"{name} {_short(value)}" for name, value in figures.items())
         if self._bar is not None:
             self._bar.set_postfix_str(shown, refresh=False)
@@ -147,10 +201,21 @@ class Progress:
         elif not self._quiet and time.monotonic() - self._printed >= LOG_INTERVAL:
             self._line(shown)
 
+    def figures(self) -> Figures:
+        rate, left = self._speed()
+        return Figures(
+            work=self._name, waits=False, done=self._done, total=self._total, unit=self._unit, per_s=round(rate, 1),
+            left_s=round(left, 1), step=self._step, steps=self._steps,
+        )  # fmt: skip
+
+    def _speed(self) -> tuple[float, float]:
+        """Units per second until now, and the seconds left at that speed."""
+        rate = (self._done - self._start) / max(time.monotonic() - self._started, 1e-9)
+        return rate, (self._total - self._done) / rate if rate else 0.0
+
     def _line(self, shown: str) -> None:
         self._printed = time.monotonic()
-        rate = (self._done - self._start) / max(self._printed - self._started, 1e-9)
-        left = (self._total - self._done) / rate if rate else 0.0
+        rate, left = self._speed()
         share = self._done / self._total if self._total else 1.0
         text = f"{self._name}: {share:.0%} of {self._total:,} {self._unit}, {rate:,.0f}/s, {left:.0f} s left"
         log.info("%s", f"{text}, {shown}" if shown else text)

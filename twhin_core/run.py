@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from twhin_core import __version__, lease, storage
+from twhin_core import __version__, activity, lease, storage
 from twhin_core.checksum import crc32c
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
@@ -74,7 +74,7 @@ def working(config: Config, root: str, name: str) -> Iterator[None]:
     if is_series(root):
         raise UserError(f"{root}: is a series, not a run root; name a version, such as {root}/{VERSIONS}/1")
     log_of(run=root, stage=name)
-    with lease.hold(root, name), unremoved(root):
+    with lease.hold(root, name), activity.noted(root, name), unremoved(root):
         open_run(config, root, name)
         yield
 

@@ -384,7 +384,7 @@ def test_half_written_output_is_replaced(
     listed = {
         file.path for entry in (*manifest.tables, *manifest.splits.values(), manifest.rejected) for file in entry.files
     }
-    assert files - {".leases/prepare", ".leases/config"} == {
+    assert files - {".leases/prepare", ".leases/prepare.activity", ".leases/config"} == {
         "config.yaml",
         "durations/prepare.json",
         "graph/manifest.json",

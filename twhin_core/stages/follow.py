@@ -11,7 +11,7 @@ from twhin_core.errors import TimedOut, UserError
 from twhin_core.evaluation.gates import check_names
 from twhin_core.evaluation.metrics import Metrics, Ranking
 from twhin_core.evaluation.result import headline, is_current, place, read_metrics
-from twhin_core.progress import log
+from twhin_core.progress import log, waiting
 from twhin_core.ranking.queries import Split
 from twhin_core.run import stage
 from twhin_core.stages import report
@@ -44,20 +44,21 @@ def follow(config: Config, root: str, poll_s: float = 2.0) -> None:
     while True:
         # Checked first, so that the last checkpoint is already listed below.
         is_finished = storage.exists(storage.join(root, FINISHED))
-        waiting = [checkpoint for checkpoint in complete(root) if checkpoint.step not in seen]
-        for checkpoint in waiting:
+        new = [checkpoint for checkpoint in complete(root) if checkpoint.step not in seen]
+        for checkpoint in new:
             earlier = _evaluate(config, root, checkpoint, earlier) or earlier
             seen.add(checkpoint.step)
             last_new = time.monotonic()
-        if is_finished and not waiting:
+        if is_finished and not new:
             log.info("evaluate: training has finished, and all its checkpoints are done")
             return
         if time.monotonic() - last_new > timeout:
             raise TimedOut(
                 f"{root}: no new checkpoint in {timeout} s (training.eval_timeout_in_s), and training has not finished"
             )
-        if not waiting:
-            time.sleep(poll_s)
+        if not new:
+            with waiting("for the next checkpoint"):
+                time.sleep(poll_s)
 
 
 def metrics_url(root: str, step: int, split: Split = "test") -> str:

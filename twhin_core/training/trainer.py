@@ -232,7 +232,11 @@ class Trainer:
     def _progress(self) -> Progress:
         epoch = self.batches.edges_per_epoch
         total, done = epoch * self.training.num_epochs, epoch * self.position.epoch + self.position.edges
-        return Progress("train", total, "edges", done, quiet=not self.ranks.is_first)
+        step, last = self.position.step, self._last_step()
+        ahead = self.batches.steps_left(_state(self.position), self.training.num_epochs)
+        if last - step < ahead:  # num_train_steps ends it before
+            total = done + (total - done) * (last - step) // ahead
+        return Progress("train", total, "edges", done, quiet=not self.ranks.is_first, steps=last)
 
     def _validate(self, validation: Batches) -> None:
         step, epoch = self.position.step, self.position.epoch

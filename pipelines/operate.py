@@ -1,0 +1,25 @@
+"""Commands for those who operate runs: `status`, `clean`. Each imports only what it needs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from twhin.pipelines.options import AsJson
+
+RunRootOrSeries = Annotated[
+    str, typer.Argument(metavar="RUN_ROOT", help="Folder or gs:// prefix of a run, or of a series: then all versions.")
+]
+
+
+def status(run_root: RunRootOrSeries, as_json: AsJson = False) -> None:
+    """Print what goes on in a run: the state of each stage, how far it is, who works on it and since when.
+
+    Only reads, so it can be called at any time and from any machine.
+    """
+    from twhin_core.output import show
+    from twhin_core.stages.show_status import list_status
+    from twhin_core.stages.status import read_status
+
+    show(list_status(read_status(run_root), run_root), as_json)
