@@ -23,3 +23,19 @@ def status(run_root: RunRootOrSeries, as_json: AsJson = False) -> None:
     from twhin_core.stages.status import read_status
 
     show(list_status(read_status(run_root), run_root), as_json)
+
+
+def clean(
+    run_root: RunRootOrSeries,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it. By default, nothing is removed.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print what a run holds without need, how much that is, and what keeps the rest; with --yes, remove it.
+
+    That is what killed processes have half-written, checkpoints older than the newest once training has finished, and
+    graphs that no run uses. What any command still needs stays.
+    """
+    from twhin_core.output import show
+    from twhin_core.stages.clean import clean, list_leftovers
+
+    show([list_leftovers(clean(run_root, yes), run_root)], as_json)

@@ -47,10 +47,10 @@ def noted(root: str, stage: str) -> Iterator[None]:
         raise  # what could not be written now would only be tried for as long again
     except BaseException as error:
         is_failure = isinstance(error, Exception) and not isinstance(error, Preempted)
-        record.update(ended="failed" if is_failure else "stopped", error=one_line(error))
+        record["ended"], record["error"] = "failed" if is_failure else "stopped", one_line(error)
         raise
     else:
-        record.update(ended="done")
+        record["ended"] = "done"
     finally:
         stop.set()
         if record["ended"] is not None:

@@ -1,4 +1,4 @@
-"""Notes in a version of a series of the other runs that use it, so that it is not removed before they are done with it.
+"""Notes in a run of the other runs that use it, so that nothing is removed of it before they are done with it.
 
 What a run still needs is for its own files to say: see `series/needs.py`.
 """
@@ -12,17 +12,18 @@ from twhin_core.errors import StorageError, UserError
 from twhin_core.progress import log
 from twhin_core.published import is_version
 from twhin_core.removed import check_present
+from twhin_core.run import CONFIG
 
 FOLDER = ".dependents"
 
 
 def note_use(root: str, by: str) -> None:
-    """Notes in `root`, if it is a version of a series, that the run at `by` uses it.
+    """Notes in `root`, if it is a run root, that the run at `by` uses it.
 
     Raises:
         UserError: the version was removed, or is being removed.
     """
-    if not is_version(root) or same_root(root, by):
+    if same_root(root, by) or not (is_version(root) or storage.exists(storage.join(root, CONFIG))):
         return
     by = _absolute(by)
     url = storage.join(root, FOLDER, hashlib.sha256(by.encode()).hexdigest()[:16])
@@ -38,7 +39,7 @@ def note_use(root: str, by: str) -> None:
 
 
 def noted(root: str) -> list[str]:
-    """The roots of the runs that have used the version at `root`."""
+    """The roots of the runs that have used the one at `root`."""
     fs, path = storage.filesystem(storage.join(root, FOLDER))
     names = [str(name).rsplit("/", 1)[-1] for name in fs.find(path)]
     found = (storage.find_json(storage.join(root, FOLDER, name)) for name in names if not name.startswith("."))

@@ -32,10 +32,10 @@ SEAL = "# crc32c "
 # Settings that may change between calls: how the result is evaluated and exported, what training logs and keeps, where
 # it is tracked and logged, and which engine builds the graph.
 CHANGEABLE = (
-    "test_data", "evaluation", "export", "recommend", "runtime.log_format", "training.save_dir",
-    "training.train_log_every_n", "training.checkpoint_every_n", "training.checkpoint_max_to_keep",
-    "training.eval_timeout_in_s", "training.readers_timeout_in_s", "prepare.engine", "prepare.spark_master",
-    "prepare.memory_limit", "prepare.temp_directory", "prepare.changed_files", "tracking", "registry",
+    "test_data", "evaluation", "export", "recommend", "tracking", "registry", "report", "sweep", "runtime.log_format",
+    "training.save_dir", "training.train_log_every_n", "training.checkpoint_every_n", "training.checkpoint_max_to_keep",
+    "training.keep_checkpoints_after_success", "training.eval_timeout_in_s", "training.readers_timeout_in_s",
+    "prepare.engine", "prepare.spark_master", "prepare.memory_limit", "prepare.temp_directory", "prepare.changed_files",
 )  # fmt: skip
 EXTENDABLE = ("training.num_epochs", "training.num_train_steps")
 """Settings that may be raised, unless a learning rate falls until the last step."""

@@ -7,6 +7,7 @@ not require unpickling.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -247,6 +248,11 @@ def load_initial(url: str, state: Mapping[str, Any], model: ModelDescription) ->
     weights = (name for name in state if not name.startswith(OPTIMIZER) and name not in left_out)
     load(found, {name: state[name] for name in weights})
     return found
+
+
+def root_of_checkpoint(url: str) -> str:
+    """The run root that the URL of a checkpoint, of a folder of them, or of a run root belongs to."""
+    return re.sub(rf"/{FOLDER}(/\d+)?$", "", url.rstrip("/"))
 
 
 def _newest_in(folder: str) -> Checkpoint | None:

@@ -35,6 +35,11 @@ class Training(Section):
         None,
         description="Number of checkpoints to keep; older ones are removed once a new one is complete. Default: all.",
     )
+    keep_checkpoints_after_success: Count | None = Field(
+        None,
+        description="(ours) Number of checkpoints to keep once training has finished; older ones are removed, except "
+        "those that an export, another run or `evaluate --follow` still needs. Default: all.",
+    )
     train_log_every_n: Count = Field(100, description="Steps between lines in `training/metrics.jsonl`.")
     num_eval_steps: Count = Field(100, description="Batches of validation edges per validation loss.")
     eval_log_every_n: Count = Field(

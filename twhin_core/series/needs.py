@@ -6,8 +6,10 @@ start took, and metrics hold all that a comparison found.
 
 from __future__ import annotations
 
+import os
+
 from twhin_core import storage
-from twhin_core.checkpoints.checkpoint import FINISHED, last
+from twhin_core.checkpoints.checkpoint import FINISHED, last, root_of_checkpoint
 from twhin_core.config import Config
 from twhin_core.config.earlier import PREVIOUS
 from twhin_core.dependents import noted, same_root
@@ -30,6 +32,43 @@ def dependent(root: str) -> str | None:
             if same_root(place, root):
                 return f"{by} {use}"
     return None
+
+
+def pins(root: str) -> list[tuple[int | None, str]]:
+    """The steps of checkpoints of the run at `root` that other runs need, each with what for; None for all steps.
+
+    A run needs the checkpoint that it was anchored to for as long as it is there, since it can train for longer, and
+    the one that it starts from until it has one of its own.
+    """
+    found: list[tuple[int | None, str]] = []
+    for by in noted(root):
+        try:
+            found += _pins(by, root)
+        except UserError as error:
+            found.append((None, f"{by} may need it: {error}"))
+    return found
+
+
+def _pins(by: str, root: str) -> list[tuple[int | None, str]]:
+    if not storage.exists(storage.join(by, CONFIG)):
+        return []
+    records, training, begins = read_records(by), saved_config(by).training, last(by) is None
+    found: list[tuple[int | None, str]] = [
+        (record.get("step"), f"{by} {'is anchored to' if key == ANCHOR else 'starts from'} it")
+        for key, record in records.items()
+        if _may_be(record["root"], root) and (key == ANCHOR or begins)
+    ]
+    initial = training.initial_checkpoint_dir
+    if initial is not None and begins and _may_be(root_of_checkpoint(initial), root):
+        step = initial.rstrip("/").rsplit("/", 1)[-1]
+        found.append((int(step) if step.isdigit() else None, f"{by} starts from it"))
+    return found
+
+
+def _may_be(place: str, root: str) -> bool:
+    """Whether `place`, a root that another run names, is `root`, as far as can be told from here."""
+    is_relative = not storage.is_remote(place) and not os.path.isabs(os.path.expanduser(place))
+    return is_relative or same_root(place, root)
 
 
 def _needs(by: str) -> list[tuple[str, str]]:

@@ -49,7 +49,7 @@ def remove_version(series: str, version: str) -> bool:
     if read_removed(root) is None:
         when = datetime.now(UTC).isoformat(timespec="seconds")
         storage.write_json(mark, as_removed(describe(series, version, read_current(series)), when))
-    elif not _files(root):
+    elif not left_of(root):
         return False  # removed by an earlier call
     if (use := _use(root)) is not None:
         storage.remove(mark)
@@ -69,7 +69,7 @@ def _use(root: str) -> str | None:
     return "it is being read" if is_read(root) else dependent(root)
 
 
-def _files(root: str) -> list[str]:
+def left_of(root: str) -> list[str]:
     """The files of a version but its mark, and what readers and other runs leave."""
     fs, path = storage.filesystem(root)
     left = f"/{READERS}/", f"/{DEPENDENTS}/"

@@ -32,6 +32,7 @@ def export(config: Config, root: str) -> ExportManifest:
     from twhin_core.checkpoints.description import model_description
     from twhin_core.export import write
     from twhin_core.export.vector_set import TrainedRun
+    from twhin_core.stages.old_checkpoints import keep_after_success
 
     check_names(config)
     checkpoint = last(root)
@@ -56,6 +57,7 @@ def export(config: Config, root: str) -> ExportManifest:
             manifest = write.write_export(run)
         _publish(config, root, manifest)
     report.draw_missing(config, root, checkpoint.step)
+    keep_after_success(config, root, "export")
     return manifest
 
 

@@ -36,6 +36,7 @@ def follow(config: Config, root: str, poll_s: float = 2.0) -> None:
         TimedOut: no new checkpoint appeared for `training.eval_timeout_in_s` seconds.
     """
     from twhin_core.checkpoints.checkpoint import FINISHED, complete
+    from twhin_core.stages.old_checkpoints import keep_after_success
 
     check_names(config)
     timeout, last_new = config.training.eval_timeout_in_s, time.monotonic()
@@ -51,6 +52,7 @@ def follow(config: Config, root: str, poll_s: float = 2.0) -> None:
             last_new = time.monotonic()
         if is_finished and not new:
             log.info("evaluate: training has finished, and all its checkpoints are done")
+            keep_after_success(config, root, "follow")
             return
         if time.monotonic() - last_new > timeout:
             raise TimedOut(

@@ -72,6 +72,14 @@ def read_status(path: str) -> list[RunStatus]:
     return [RunStatus(path, held, None, None), *runs] if held else runs
 
 
+def at_work(root: str, *own: str) -> str | None:
+    """A stage under `root` that a process works on, other than `own`, in words; None if there is none."""
+    for stage in lease.STAGES:
+        if stage not in own and (of := _of_lease(root, stage)).state in ("running", "waiting"):
+            return f"{stage} is at work: {of.holder}"
+    return None
+
+
 def _of_run(root: str) -> RunStatus:
     config = saved_config(root) if storage.exists(storage.join(root, CONFIG)) else None
     checkpoint = newest(root)

@@ -29,6 +29,7 @@ def train(config: Config, root: str, readers: Sequence[str] = ()) -> None:
     log_of(run=root, stage="train")
     libraries.check()
     from twhin_core.distributed.ranks import process_group
+    from twhin_core.stages.old_checkpoints import keep_after_success
     from twhin_core.training.trainer import Trainer
 
     with process_group() as ranks, working(config, root, "train") if ranks.is_first else contextlib.nullcontext():
@@ -40,3 +41,5 @@ def train(config: Config, root: str, readers: Sequence[str] = ()) -> None:
             if ranks.is_first and trainer.has_steps_left:
                 stack.enter_context(measured(root, "train", started, resumes=trainer.newest is not None))
             trainer.run()
+        if ranks.is_first:
+            keep_after_success(config, root, "train")

@@ -21,6 +21,7 @@ from twhin_core.data.frequencies import Frequencies
 from twhin_core.data.readers import read_secrets, served_edges
 from twhin_core.data.remote import Remote
 from twhin_core.data.splits import has_split, open_split
+from twhin_core.dependents import note_use
 from twhin_core.distributed.preemption import Preemption
 from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import CheckpointFailed, Diverged, Preempted, UserError
@@ -199,6 +200,8 @@ class Trainer:
             WarmStart(self.start, self.config, self.root, self.schema, state, self.ranks).run(self.edges)
         elif initial is not None:
             state = self.model.state()
+            if self.ranks.is_first:
+                note_use(checkpoint.root_of_checkpoint(initial), self.root)
             found = checkpoint.load_initial(initial, state, self.description)
             for table in self.config.model.embeddings.tables:
                 if table.is_spherical:  # the other model's rows may have any length
