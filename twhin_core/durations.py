@@ -25,6 +25,8 @@ class Duration(TypedDict):
     """The work of a stage; calls that find it done do not count."""
 
     seconds: float
+    machine_seconds: float
+    """Times the machines that worked together."""
     ended: str
     """ISO 8601, UTC."""
     machine: str
@@ -38,7 +40,9 @@ class Duration(TypedDict):
 
 
 @contextlib.contextmanager
-def measured(root: str, stage: str, since: float | None = None, resumes: bool = False) -> Iterator[None]:
+def measured(
+    root: str, stage: str, since: float | None = None, resumes: bool = False, machines: int = 1
+) -> Iterator[None]:
     """Records how long the block works, also if it raises, so that a stopped stage can be resumed.
 
     The caller holds the lease of the stage.
@@ -46,6 +50,7 @@ def measured(root: str, stage: str, since: float | None = None, resumes: bool = 
     Args:
         since: `time.monotonic()` when the work began; by default, now.
         resumes: whether the block goes on with the work of earlier ones, whose time then counts too.
+        machines: how many work on it together.
     """
     started = time.monotonic() if since is None else since
     earlier = _read(root, stage) if resumes else None
@@ -58,6 +63,9 @@ def measured(root: str, stage: str, since: float | None = None, resumes: bool = 
             _url(root, stage),
             Duration(
                 seconds=round(seconds + (earlier["seconds"] if earlier is not None else 0.0), 3),
+                machine_seconds=round(
+                    seconds * machines + (machine_seconds(earlier) if earlier is not None else 0.0), 3
+                ),
                 ended=datetime.now(UTC).isoformat(timespec="seconds"),
                 machine=platform.node(),
                 cores=limits.cores(),
@@ -91,6 +99,11 @@ def in_words(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def machine_seconds(of: Duration) -> float:
+    """Seconds times machines. A record of an earlier version counts one machine."""
+    return of.get("machine_seconds", of["seconds"])
 
 
 def describe_memory(of: Duration) -> str:

@@ -14,6 +14,7 @@ from twhin_core.config.model import ROTATABLE_OPERATORS, Model
 from twhin_core.config.prepare import Prepare
 from twhin_core.config.recommend import Recommend
 from twhin_core.config.registry import Registry
+from twhin_core.config.report import Report
 from twhin_core.config.runtime import Runtime
 from twhin_core.config.section import Section
 from twhin_core.config.tracking import Tracking
@@ -41,7 +42,7 @@ class Config(Section):
     recommend: dict[str, Recommend] = Field(
         default_factory=dict, description="(ours) Lists of the best candidates, by relation: `{fav: {k: 100}}`."
     )
-
+    report: Report = Field(default_factory=Report, description="(ours) What the report shows beside the results.")
     tracking: Tracking = Field(default_factory=Tracking, description="(ours) Where else the figures of the run go.")
     registry: Registry = Field(
         default_factory=Registry, description="(ours) Where the published versions of a series are registered."

@@ -39,6 +39,11 @@ class Ranks:
         return int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
 
     @property
+    def machines(self) -> int:
+        """The number of machines."""
+        return -(-self.world_size // self.local_world_size)
+
+    @property
     def is_first(self) -> bool:
         return self.rank == 0
 

@@ -16,6 +16,7 @@ from twhin_core.errors import Damaged
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.graph.manifest import Manifest, read_manifest, relations_of
 from twhin_core.progress import log
+from twhin_core.report import costs
 from twhin_core.report.figures import Table
 
 PLAN = "training/plan.json"
@@ -45,6 +46,7 @@ def collect(metrics: Metrics, config: Config, root: str) -> dict[str, Any]:
         "relation_count": len(relations.rows),
         "plan": _plan(root),
         "durations": _durations(root),
+        "costs": costs.collect(config, root),
         "config": text if len(text) <= CONFIG_SHOWN else "",
     }
 

@@ -68,7 +68,7 @@ def _find_or_measure(config: Config, root: str, ranks: Ranks) -> Metrics:
             _update(config, root, metrics, stated)
         metrics = stated
     else:
-        with measured(root, "evaluate") if ranks.is_first else contextlib.nullcontext():
+        with measured(root, "evaluate", machines=ranks.machines) if ranks.is_first else contextlib.nullcontext():
             found = measure(config, root, checkpoint, ranks=ranks)
             metrics = with_lists(found.metrics, config, root, checkpoint, ranks)
         if ranks.is_first:

@@ -105,7 +105,8 @@ def _write_all(config: Config, root: str, step: int, ranks: Ranks) -> dict[str, 
         for name, settings in config.recommend.items()
     }
     missing = [name for name, manifest in found.items() if manifest is None]
-    with measured(root, "recommend") if missing and ranks.is_first else contextlib.nullcontext():
+    works = measured(root, "recommend", machines=ranks.machines) if missing and ranks.is_first else None
+    with works or contextlib.nullcontext():
         made = {name: write_lists(run, name, config.recommend[name], folders[name], ranks) for name in missing}
     for name in set(found) - set(made):
         log.info("recommend %s: up to date: %s", name, folders[name])

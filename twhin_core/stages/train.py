@@ -39,7 +39,8 @@ def train(config: Config, root: str, readers: Sequence[str] = ()) -> None:
             sinks = [stack.enter_context(tracking(config, root))] if ranks.is_first else []
             trainer = Trainer(config, root, ranks, readers, sinks)
             if ranks.is_first and trainer.has_steps_left:
-                stack.enter_context(measured(root, "train", started, resumes=trainer.newest is not None))
+                resumes = trainer.newest is not None
+                stack.enter_context(measured(root, "train", started, resumes, ranks.machines))
             trainer.run()
         if ranks.is_first:
             keep_after_success(config, root, "train")
