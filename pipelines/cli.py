@@ -172,10 +172,11 @@ def launch_evaluate(
     settings, root = _load_run(config, run_root, overrides)
 
     from twhin_core.distributed.launch import launch
+    from twhin_core.distributed.nodes import find_nodes
     from twhin_core.stages.evaluate import evaluate
 
     launch(evaluate, settings, root)
-    if os.environ.get("RANK", "0") == "0":
+    if find_nodes().index == 0:
         _show_results(settings, root, as_json)
 
 
