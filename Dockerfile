@@ -1,7 +1,8 @@
 # One image for every stage: KFP's steps and `docker run twhin/twhin:0.1.0 twhin train ...` alike, so no entrypoint.
 #   make image                      what requirements/cpu.txt pins
 #   make image DEVICE=cuda          with the CUDA libraries that torch brings itself
-# Both stages begin with the same base, since a virtual environment is bound to the Python that made it.
+# All stages begin with the same base, since a virtual environment is bound to the Python that made it. A tag can be
+# moved: where the registry can be reached, pin it by digest, as docs/deploy.md says.
 ARG BASE=python:3.11.14-slim-bookworm
 
 FROM ${BASE} AS build
@@ -12,11 +13,9 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /src
 RUN python3 -m venv /opt/twhin
 COPY requirements/ requirements/
-# requirements/no_deps.txt says why these come last.
 # An index of one's own, with its credentials, comes as the secret `pip`: it is in no layer.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    /opt/twhin/bin/pip install -r "requirements/${DEVICE}.txt" \
-    && /opt/twhin/bin/pip install --no-deps -r requirements/no_deps.txt
+    requirements/install.sh /opt/twhin/bin/python "${DEVICE}"
 COPY pyproject.toml README.md LICENSE ./
 COPY twhin_core/ twhin_core/
 COPY components/ components/
@@ -24,6 +23,13 @@ COPY pipelines/ pipelines/
 COPY twhin/ twhin/
 RUN /opt/twhin/bin/pip install --no-deps --no-build-isolation . \
     && /opt/twhin/bin/pip uninstall --yes pip
+
+# What lists the packages is not among them.
+FROM build AS sbom
+RUN python3 -m venv /opt/audit
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    requirements/install.sh /opt/audit/bin/python audit
+RUN requirements/sbom.sh /opt/audit/bin /opt/twhin/bin/python /sbom
 
 FROM ${BASE}
 ARG DEVICE=cpu
@@ -34,6 +40,7 @@ LABEL org.opencontainers.image.title="twhin" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/twhin /opt/twhin
+COPY --from=sbom /sbom /usr/share/doc/twhin
 # Triton, which makes the fused loss for the GPU at hand, compiles a few lines of C when it starts: any compiler does.
 # hadolint ignore=DL3008
 RUN if [ "${DEVICE}" = cuda ]; then apt-get update \

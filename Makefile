@@ -10,7 +10,7 @@ PACKAGES := twhin_core twhin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help image run refresh-demo test test-all lint goldens docs clean
+.PHONY: help image run refresh-demo test test-all lint goldens docs hashes sbom clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | column -t -s '|'
@@ -30,11 +30,12 @@ test: $(INSTALLED) ## run the tests but the slow ones
 test-all: test ## run the slow tests too; the image needs Debian's buildah and mmdebstrap
 	$(PYTEST) -m slow
 
-lint: $(INSTALLED) ## check style, types and the Dockerfile
+lint: $(INSTALLED) ## check style, types, the Dockerfile and, where it can be reached, the list of vulnerabilities
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PACKAGES)
 	$(BIN)/hadolint Dockerfile
+	requirements/audit.sh $(BIN)
 
 goldens: $(INSTALLED) ## make the golden pipelines and losses in tests/golden anew
 	$(BIN)/python -m tests.golden.renew
@@ -43,13 +44,19 @@ docs: $(INSTALLED) ## generate docs/{configuration,resources,scale}.md and confi
 	$(BIN)/python docs/generate_configuration.py
 	$(BIN)/python docs/generate_scale.py
 
+hashes: ## write requirements/hashed/, which installing then insists on; DEVICE=cuda for GPUs
+	$(PYTHON) requirements/hashed.py write $(DEVICE)
+	$(PYTHON) requirements/hashed.py write $(DEVICE) dev
+	$(PYTHON) requirements/hashed.py write audit
+
+sbom: $(INSTALLED) ## list what .venv holds in build/: sbom.cdx.json (CycloneDX) and licenses.csv; the image has its own
+	requirements/sbom.sh $(BIN) $(BIN)/python build
+
 clean: ## remove .venv and what the tools left; runs/ stays
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
-# requirements/no_deps.txt says why these come last.
-$(INSTALLED): $(wildcard requirements/*.txt) pyproject.toml
+$(INSTALLED): $(wildcard requirements/*.txt requirements/hashed/*.txt) pyproject.toml
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --quiet -r requirements/$(DEVICE).txt -r requirements/dev.txt $(if $(filter cpu,$(DEVICE)),-r requirements/dev_cpu.txt)
-	$(BIN)/pip install --quiet --no-deps -r requirements/no_deps.txt
+	requirements/install.sh $(BIN)/python $(DEVICE) dev
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
