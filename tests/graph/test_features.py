@@ -19,6 +19,7 @@ from tests.graph.reading import ids, rows
 from tests.graph.spark_session import SPARK, session  # noqa: F401 # a fixture
 from twhin_core.errors import UserError
 from twhin_core.graph.content import RARE
+from twhin_core.graph.content_entry import ContentEntry
 from twhin_core.graph.forget import forget_nodes
 from twhin_core.graph.forgotten import Blocked, hashed
 from twhin_core.stages.prepare import prepare
@@ -82,24 +83,9 @@ def expect(given: list[Row]) -> tuple[dict[str, Row], Counter[str]]:
     return kept, rejected
 
 
-@pytest.mark.parametrize("engine", [{}, pytest.param(SPARK, marks=pytest.mark.slow)], ids=["duckdb", "spark"])
-@pytest.mark.parametrize("seed", range(3))
-def test_it_is_that_of_the_good_rows(small_config: SmallConfig, tmp_path: Path, engine: Any, seed: int) -> None:
-    given, root = draw(seed), tmp_path / "run"
-    write(tmp_path / "content.parquet", given)
-    plain = prepare(small_config(prepare=engine), str(tmp_path / "plain"))
-    features = [settings(tmp_path / "content.parquet")]
-    manifest = prepare(small_config(prepare={"features": features, **engine}), str(root))
-    kept, rejected = expect(given)
-    content = next(of for of in manifest.tables if of.name == "tweet").content
-    assert content is not None
-    assert content.rejected == rejected
-    assert set(rejected) == {"null_id", "null_vector", "wrong_length", "not_finite", "repeated_id"}
+def check_written(root: Path, content: ContentEntry, kept: dict[str, Row]) -> None:
+    """Compares the content of tweets under `root` with the rows of its nodes."""
     names = ids(root, "tweet")
-    assert set(names) == set(ids(tmp_path / "plain", "tweet")) | set(kept)
-    assert {split: of.edges for split, of in manifest.splits.items()} == {
-        split: of.edges for split, of in plain.splits.items()
-    }
     written = rows(root / "graph/features/tweet")
     assert [of["index"] for of in written] == sorted(of["index"] for of in written)
     found = {names[of["index"]]: of for of in written}
@@ -119,12 +105,34 @@ def test_it_is_that_of_the_good_rows(small_config: SmallConfig, tmp_path: Path, 
         for at, column in enumerate(("author", "language")):
             expected = 0 if row[column] in (None, "") else codes.get((at, str(row[column])), 1 + at)
             assert of[f"code_{at}"] == expected
+            assert of[f"rare_{at}"] == (None if expected != 1 + at else str(row[column]))
     values = rows(root / "graph/categories/tweet")
     assert [of["code"] for of in values] == list(range(1, content.values + 1)) == list(range(1, 3 + len(own)))
     assert [(of["category"], of["value"]) for of in values[2:]] == [(("author", "language")[at], v) for at, v in own]
     assert [of["value"] for of in values[:2]] == [None, None]
     square = sum(value**2 for row in kept.values() for value in row["embedding"]) / len(kept)
     assert content.scale == 2.0 ** -round(math.log2(square) / 2)
+
+
+@pytest.mark.parametrize("engine", [{}, pytest.param(SPARK, marks=pytest.mark.slow)], ids=["duckdb", "spark"])
+@pytest.mark.parametrize("seed", range(3))
+def test_it_is_that_of_the_good_rows(small_config: SmallConfig, tmp_path: Path, engine: Any, seed: int) -> None:
+    given, root = draw(seed), tmp_path / "run"
+    write(tmp_path / "content.parquet", given)
+    plain = prepare(small_config(prepare=engine), str(tmp_path / "plain"))
+    features = [settings(tmp_path / "content.parquet")]
+    manifest = prepare(small_config(prepare={"features": features, **engine}), str(root))
+    kept, rejected = expect(given)
+    content = next(of for of in manifest.tables if of.name == "tweet").content
+    assert content is not None
+    assert content.rejected == rejected
+    assert set(rejected) == {"null_id", "null_vector", "wrong_length", "not_finite", "repeated_id"}
+    names = ids(root, "tweet")
+    assert set(names) == set(ids(tmp_path / "plain", "tweet")) | set(kept)
+    assert {split: of.edges for split, of in manifest.splits.items()} == {
+        split: of.edges for split, of in plain.splits.items()
+    }
+    check_written(root, content, kept)
 
 
 @pytest.mark.parametrize("engine", [{}, pytest.param(SPARK, marks=pytest.mark.slow)], ids=["duckdb", "spark"])
@@ -179,17 +187,9 @@ def test_a_mistake_is_named(small_config: SmallConfig, tmp_path: Path, changes: 
     assert message in str(error.value)
 
 
-def test_what_is_not_there_yet_is_refused(small_config: SmallConfig, tmp_path: Path) -> None:
-    features = [settings(tmp_path / "content.parquet")]
-    for sections, key in (
-        ({"prepare": {"features": features, "previous": "before"}}, "prepare.features: a graph with content"),
-        ({"prepare": {"features": features}, "training": {"anchor": {"to": "x", "weight": 1.0}}}, "training.anchor"),
-        ({"prepare": {"features": features}, "training": {"warm_start": {"from": "x"}}}, "training.warm_start"),
-        ({"prepare": {"features": features * 2}}, "features.1.table: 'tweet' is listed twice"),
-    ):
-        with pytest.raises(UserError) as error:
-            small_config(**sections)
-        assert key in str(error.value)
+def test_a_table_that_is_listed_twice_is_refused(small_config: SmallConfig, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"features\.1\.table: 'tweet' is listed twice"):
+        small_config(prepare={"features": [settings(tmp_path / "content.parquet")] * 2})
 
 
 def test_rows_that_are_all_bad_are_refused(small_config: SmallConfig, tmp_path: Path) -> None:

@@ -104,6 +104,27 @@ def test_files_of_a_day_that_failed_belong_to_the_next_version_too(days: Days) -
     assert manifest.previous.root == first.root
 
 
+def test_content_that_is_new_or_was_written_again_makes_a_version(tmp_path: Path, small_config: SmallConfig) -> None:
+    features = [{"table": "tweet", "path": str(tmp_path / "content.parquet"), "column": "vector"}]
+    relations = [{"name": "fav", "lhs": "user", "rhs": "tweet"}]
+    config = small_config(model={"relations": relations}, training={"num_epochs": 1}, prepare={"features": features})
+    days = Days(tmp_path, config)
+    days.arrive(1)
+    for version, tweets in (("1", range(0, 40, 3)), ("2", range(30, 50, 2))):
+        vectors = {"id": [f"t{at}" for at in tweets], "vector": [[float(at), 1.0] for at in tweets]}
+        pq.write_table(pa.table(vectors), tmp_path / "content.parquet")
+        planned = days.plan()
+        assert planned.version == version
+        days.work(planned, *WHOLE)
+        publish(days.series, version, planned.after)
+        assert days.plan().version == version, "nothing is new"
+    manifest = find_manifest(planned.root)
+    assert [Path(entry.path).name for entry in manifest.raw_files] == ["content.parquet"]
+    content = manifest.tables[1].content
+    assert content is not None
+    assert content.nodes == len({*range(0, 40, 3), *range(30, 50, 2)})
+
+
 def test_what_was_rolled_back_does_not_come_back(days: Days) -> None:
     for day in (1, 2):
         days.arrive(day)

@@ -234,8 +234,6 @@ class Prepare(Section):
         """Refuses what depends on rows of earlier days that the previous graph does not hold."""
         if self.previous is None:
             return self
-        if self.features:
-            raise ValueError("features: a graph with content cannot be continued yet; remove them, or previous")
         if self.generate is not None:
             raise ValueError("previous: continues a graph with new files, and generate has none; remove either")
         if self.min_degree:

@@ -16,6 +16,7 @@ from twhin_core.dependents import note_use
 from twhin_core.errors import UserError
 from twhin_core.graph.changes import entries_of
 from twhin_core.graph.connect import connect
+from twhin_core.graph.content_before import find_content
 from twhin_core.graph.content_rows import check_content
 from twhin_core.graph.earlier import Earlier, check_new, find_earlier, without_taken
 from twhin_core.graph.forgotten import Blocked, blocked_at
@@ -58,10 +59,11 @@ def build_graph(config: Config, sources: list[Source], root: str, checks: Checks
     earlier = find_earlier(config)
     raw = _find_raw(settings, sources, earlier)
     labels = check_sources([of.as_source(position) for position, of in enumerate(settings.labels)])
-    features = check_sources([of.as_source(position) for position, of in enumerate(settings.features)])
+    features = find_content([of.as_source(position) for position, of in enumerate(settings.features)], earlier)
     check_content(features)
     split = _split(settings, raw)
     if earlier is not None:
+        check_new(raw, features, earlier)
         earlier.check_fits(config, split, raw)
         note_use(earlier.run, root)
     storage.remove(storage.join(root, "graph"))  # an interrupted run may have left files
@@ -85,9 +87,7 @@ def _find_raw(settings: Prepare, sources: list[Source], earlier: Earlier | None)
     if earlier is None:
         return check_sources(sources, settings.time_window)
     choose = partial(without_taken, earlier=earlier, keep_changed=settings.changed_files == "keep")
-    raw = check_sources(sources, settings.time_window, choose)
-    check_new(raw, earlier)
-    return raw
+    return check_sources(sources, settings.time_window, choose)
 
 
 def _completed(

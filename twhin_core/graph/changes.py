@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twhin_core.config.prepare import Prepare
 from twhin_core.errors import NotFound, StorageRefused, UserError
-from twhin_core.graph.manifest import RawFileEntry
+from twhin_core.graph.raw_file_entry import RawFileEntry
 from twhin_core.graph.raw_files import RawSource
 from twhin_core.paths import FoundFile, find_files
 from twhin_core.progress import log

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import ibis
@@ -17,8 +18,8 @@ import pyarrow as pa
 from twhin_core.config.sources import ContentSource
 from twhin_core.errors import UserError
 from twhin_core.graph.blocked import find_blocked
+from twhin_core.graph.changes import entries_of
 from twhin_core.graph.content_entry import ContentEntry
-from twhin_core.graph.earlier import Earlier
 from twhin_core.graph.engine import Engine
 from twhin_core.graph.forgotten import Blocked
 from twhin_core.graph.raw_files import RawSource
@@ -29,7 +30,7 @@ RARE = 5
 """Values of a category with fewer nodes share one number."""
 MOST_VALUES = 65_536
 """Of all categories of a table; those with the most nodes get numbers of their own."""
-
+PLAIN = ("id", "vector", "categories")
 
 CATEGORIES_SCHEMA = pa.schema(
     [("code", pa.int32()), ("category", pa.string()), ("value", pa.string()), ("nodes", pa.int64())]
@@ -40,99 +41,140 @@ CATEGORIES_SCHEMA = pa.schema(
 class Content:
     """The content of a table's nodes.
 
-    `rows`: id, vector: array<float32>, code_0 …: int32, a row for each node; `values`: code, name, value, nodes:
-    what the numbers stand for, `name` being the column; `entry`: what is known before the nodes are.
+    `rows`: id and the columns of `stored_fields`, a row for each node; `values`: code, name, value, nodes: what the
+    numbers stand for, `name` being the column; `entry`: what is known before the nodes are; `given`: id of the nodes
+    that were in the files, if any was read.
     """
 
     rows: ir.Table
     values: ir.Table | None
     entry: ContentEntry
-
-    @property
-    def columns(self) -> list[str]:
-        """Those of `rows` but the id."""
-        codes = [f"code_{number}" for number in range(len(self.entry.categories))]
-        return [*(["vector"] if self.entry.dim else []), *codes]
+    given: ir.Table | None = None
 
 
-def plan_content(engine: Engine, sources: list[RawSource], blocked: Blocked | None) -> dict[str, Content]:
+@dataclass(frozen=True)
+class Before:
+    """The content of the graph at `root`. `rows`: id, vector and categories, the latter as in `CONTENT_SCHEMA`."""
+
+    rows: ir.Table
+    entry: ContentEntry
+    root: str
+
+
+def stored_fields(entry: ContentEntry, vector: pa.DataType) -> list[pa.Field]:
+    """The columns of content in `graph/features/`: vector, code_0: int32 …, rare_0: string …, whichever there are.
+
+    `rare_0` has the values that share a number, so that the next version may give them their own.
+    """
+    of = range(len(entry.categories))
+    return [
+        *([pa.field("vector", vector)] if entry.dim else []),
+        *(pa.field(f"code_{at}", pa.int32()) for at in of),
+        *(pa.field(f"rare_{at}", pa.string()) for at in of),
+    ]
+
+
+def plan_content(
+    engine: Engine, sources: list[RawSource], blocked: Blocked | None, before: Mapping[str, Before]
+) -> dict[str, Content]:
     """The content by table. Logs the rows that it leaves out.
 
+    `before`: by table, what nodes keep that have no row in `sources`.
+
     Raises:
-        UserError: a table has no row with content.
+        UserError: the files of a table have no row with content, or vectors of another length than before.
     """
     found = {}
     for number, raw in enumerate(sources):
         assert raw.source.relation is not None
-        found[raw.source.relation] = _plan(engine, raw, number, blocked)
+        found[raw.source.relation] = _plan(engine, raw, number, blocked, before.get(raw.source.relation))
     return found
 
 
-def earlier_content(engine: Engine, earlier: Earlier, vocabulary: ir.Table) -> dict[str, Content]:
-    """By table, what the earlier graph has of the nodes of `vocabulary`."""
-    found = {}
-    for number, of in enumerate(earlier.manifest.tables):
-        if (entry := of.content) is None:
-            continue
-        codes = [(f"code_{at}", pa.int32()) for at in range(len(entry.categories))]
-        vector = [("vector", pa.list_(pa.float32()))] if entry.dim else []
-        schema = pa.schema([("index", pa.int64()), *vector, *codes])
-        rows = engine.read_files(f"earlier_content_{number}", earlier.stored(entry.files), schema)
-        nodes = vocabulary.filter(vocabulary.table == of.name).select("index", "id")
-        columns = [name for name in schema.names if name != "index"]
-        values = None
-        if entry.names:
-            values = engine.read_files(f"earlier_values_{number}", earlier.stored(entry.names), CATEGORIES_SCHEMA)
-            values = values.rename(name="category")
-        found[of.name] = Content(rows.inner_join(nodes, "index").select("id", *columns), values, entry)
-    return found
-
-
-def nodes_of(content: dict[str, Content]) -> ir.Table | None:
-    """The nodes (table, id) with content, if any."""
-    tables = [of.rows.select("id", table=ibis.literal(table)).select("table", "id") for table, of in content.items()]
+def nodes_of(content: Mapping[str, Content]) -> ir.Table | None:
+    """The nodes (table, id) with content in the files, if any."""
+    tables = [
+        of.given.select("id", table=ibis.literal(table)).select("table", "id")
+        for table, of in content.items()
+        if of.given is not None
+    ]
     return functools.reduce(lambda one, other: one.union(other), tables) if tables else None
 
 
-def _plan(engine: Engine, raw: RawSource, number: int, blocked: Blocked | None) -> Content:
-    source = raw.source
+def _plan(engine: Engine, raw: RawSource, number: int, blocked: Blocked | None, before: Before | None) -> Content:
+    source, given, rejected = raw.source, None, dict[str, int]()
     assert isinstance(source, ContentSource)
-    assert source.relation is not None
-    given = engine.keep(f"content_{number}_raw", engine.read([raw]))
-    dim = _find_dim(given, source) if source.vector is not None else 0
-    checked = given.mutate(reason=_reason(given, dim))
+    dim = 0 if before is None else before.entry.dim
+    if raw.files:
+        given = engine.keep(f"content_{number}_raw", engine.read([raw]))
+        dim = _find_dim(given, source, before) if source.vector is not None else 0
+        given, rejected = _usable(engine, given, source, number, dim, blocked)
+    rows = _joined(given, before)
+    values = None
+    if source.categories:
+        values = engine.keep(f"content_{number}_values", _number_values(rows, source.categories))
+        coded = _with_codes(rows, values, source.categories)
+    else:
+        coded = rows
+    columns = {"vector": coded.vector.cast("array<float32>")} if dim else {}
+    columns |= {
+        f"{kind}_{at}": coded[f"{kind}_{at}"] for kind in ("code", "rare") for at in range(len(source.categories))
+    }
+    earlier = {} if before is None else {file.path: file for file in before.entry.raw_files}
+    return Content(
+        rows=engine.keep(f"content_{number}", coded.select(id=coded.id, **columns)),
+        values=values,
+        entry=ContentEntry(
+            dim=dim,
+            column=source.vector,
+            scale=_scale(rows) if dim else 1.0,
+            categories=source.categories,
+            values=0 if values is None else int(values.count().execute()),
+            rejected=rejected,
+            raw_files=list({**earlier, **{file.path: file for file in entries_of([raw])}}.values()),
+        ),
+        given=given,
+    )
+
+
+def _usable(
+    engine: Engine, rows: ir.Table, source: ContentSource, number: int, dim: int, blocked: Blocked | None
+) -> tuple[ir.Table, dict[str, int]]:
+    """One row for each node: id, vector and categories, and how many others were left out, by reason."""
+    checked = rows.mutate(reason=_reason(rows, dim))
     checked = engine.keep(f"content_{number}_checked", _with_repeats(checked, dim, len(source.categories)))
     rejected = _count_rejected(checked, source)
-    kept = checked.filter(checked.reason.isnull())
+    kept = checked.filter(checked.reason.isnull()).select(*PLAIN)
     if blocked is not None:
+        assert source.relation is not None
         names = kept.select("id", table=ibis.literal(source.relation))
         kept = kept.anti_join(engine.keep(f"content_{number}_blocked", find_blocked(names, blocked)), "id")
-    codes, values = kept, None
-    if source.categories:
-        values = engine.keep(f"content_{number}_values", _number_values(kept, source.categories))
-        codes = _with_codes(kept, values, source.categories)
-    columns = {"vector": codes.vector.cast("array<float32>")} if dim else {}
-    columns |= {f"code_{at}": codes[f"code_{at}"] for at in range(len(source.categories))}
-    rows = engine.keep(f"content_{number}", codes.select(id=codes.id, **columns))
-    if not int(rows.count().execute()):
+    if not int(kept.count().execute()):
         raise UserError(f"{source.key}: {source.path} has no usable row; left out: {rejected or 'none'}")
-    entry = ContentEntry(
-        dim=dim,
-        scale=_scale(kept) if dim else 1.0,
-        categories=source.categories,
-        values=0 if values is None else int(values.count().execute()),
-        rejected=rejected,
-    )
-    return Content(rows, values, entry)
+    return kept, rejected
 
 
-def _find_dim(rows: ir.Table, source: ContentSource) -> int:
-    """The length of most vectors; of several, the greatest."""
+def _joined(given: ir.Table | None, before: Before | None) -> ir.Table:
+    """What the files say of their nodes, and the graph before of all others."""
+    if before is None:
+        assert given is not None
+        return given
+    rows = before.rows.select(*PLAIN)
+    return rows if given is None else rows.anti_join(given, "id").union(given)
+
+
+def _find_dim(rows: ir.Table, source: ContentSource, before: Before | None) -> int:
+    """The length of most vectors; of several, the greatest. Raises UserError if it was another before."""
     lengths = rows.filter(rows.vector.notnull()).select(length=rows.vector.length())
     counted = lengths.group_by("length").agg(count=lengths.count()).to_pyarrow().to_pylist()
     dim = max(((row["count"], row["length"]) for row in counted), default=(0, 0))[1]
     if not dim:
         raise UserError(f"{source.key}.column: {source.path} has no row with a vector in {source.vector!r}")
+    if before is not None and dim != before.entry.dim:
+        raise UserError(
+            f"{source.key}.column: vectors in {source.vector!r} of {source.path} have {dim} numbers, in {before.root} "
+            f"{before.entry.dim}; those of another model need a column of another name"
+        )
     return int(dim)
 
 
@@ -201,12 +243,13 @@ def _number_values(rows: ir.Table, categories: list[str]) -> ir.Table:
 
 
 def _with_codes(rows: ir.Table, values: ir.Table, categories: list[str]) -> ir.Table:
-    """Adds the number of each category's value: 0 if it is null."""
+    """Adds the number of each category's value, 0 if it is null, and the value if it shares its number."""
     for at in range(len(categories)):
         own = values.filter((values.category == at) & values.value.notnull()).select(given="value", own="code")
         rare = 1 + at
         joined = rows.mutate(given=rows.categories[at])
         joined = joined.left_join(own, "given").select(*joined.columns, "own")
         code = ibis.cases((joined.given.isnull(), 0), (joined.own.isnull(), rare), else_=joined.own)
-        rows = joined.mutate(**{f"code_{at}": code.cast("int32")}).drop("given", "own")
+        shared = joined.own.isnull().ifelse(joined.given, ibis.null("string"))
+        rows = joined.mutate(**{f"code_{at}": code.cast("int32"), f"rare_{at}": shared}).drop("given", "own")
     return rows

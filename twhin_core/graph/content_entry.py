@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
+from twhin_core.graph.raw_file_entry import RawFileEntry
 from twhin_core.parquet import FileEntry
 from twhin_core.schema import ContentShape
 
@@ -14,9 +15,11 @@ class ContentEntry(BaseModel):
     `scale`: what vectors are multiplied by when they are read; `categories`: the columns, in the order of their codes;
     `values`: how many codes there are from 1 on; 0 stands for no value. `nodes`: those with content, of which `cold`
     have no training edges. `rejected`: the rows that were left out, by reason. `names`: what the codes stand for.
+    `column`: that of the vectors, if any; `raw_files`: all that the content was taken from, also by earlier versions.
     """
 
     dim: int
+    column: str | None = None
     scale: float
     categories: list[str]
     values: int
@@ -25,6 +28,7 @@ class ContentEntry(BaseModel):
     cold: int = 0
     files: list[FileEntry] = []
     names: list[FileEntry] = []
+    raw_files: list[RawFileEntry] = []
 
     @property
     def shape(self) -> ContentShape:

@@ -103,9 +103,9 @@ def without_taken(found: list[FoundFile], earlier: Earlier, keep_changed: bool) 
     return [file for file in found if file.url not in taken]
 
 
-def check_new(sources: list[RawSource], earlier: Earlier) -> None:
-    """Raises UserError if no source has a new file."""
-    if not any(raw.files for raw in sources):
+def check_new(sources: list[RawSource], content: list[RawSource], earlier: Earlier) -> None:
+    """Raises UserError if neither a source nor `content` has a new file."""
+    if not any(raw.files for raw in [*sources, *content]):
         paths = ", ".join(raw.source.path for raw in sources)
         raise UserError(f"prepare.sources: no new files: all of {paths} were taken before, by {earlier.root}")
 

@@ -16,7 +16,7 @@ from twhin_core.config import Config, Relation
 from twhin_core.graph.afresh import Made
 from twhin_core.graph.blocked import without_names, without_nodes
 from twhin_core.graph.connect import connect
-from twhin_core.graph.content import earlier_content
+from twhin_core.graph.content_before import earlier_content
 from twhin_core.graph.degrees import at
 from twhin_core.graph.derived import with_derived
 from twhin_core.graph.earlier import Earlier

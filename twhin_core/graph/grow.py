@@ -105,11 +105,18 @@ def grow(
     settings: Prepare,
     split: Split | None,
     ages: Ages,
+    with_content: ir.Table | None = None,
 ) -> Made:
-    """Adds the edges of the rows `valid`, whose weights are decayed, to the graph `before`."""
+    """Adds the edges of the rows `valid`, whose weights are decayed, to the graph `before`.
+
+    `with_content`: as in `afresh.make`.
+    """
     symmetric = any(relation.symmetric for relation in relations)
     since = ages_of(settings, earlier.manifest.newest).now
-    nodes = engine.keep("nodes", _number(engine, engine.keep("found", find_nodes(valid)), before))
+    found = find_nodes(valid)
+    if with_content is not None:
+        found = found.union(with_content).distinct()
+    nodes = engine.keep("nodes", _number(engine, engine.keep("found", found), before))
     encoded = engine.keep("encoded", encode(valid, nodes, seed=0 if split is None else split.seed))
     expired = ages.expired(before.edges)
     old = engine.view("old", ages.aged(before.edges.filter(~expired), since))
@@ -127,7 +134,7 @@ def grow(
 
     new = encoded.anti_join(repeats, EDGE).union(chosen.anti_join(keeps, EDGE))
     if settings.repeats == "sum":  # which rejects edges that are too heavy, and so may leave new nodes without any
-        numbered = engine.keep("numbered", _renumbered(nodes, new, before.starts))
+        numbered = engine.keep("numbered", _renumbered(nodes, new, before.starts, with_content))
         new, nodes_left = renumber(new, numbered.rename(before="old_index")), numbered
     else:
         nodes_left = nodes
@@ -213,11 +220,13 @@ def _next_numbers(nodes: ir.Table, starts: ir.Table) -> ir.Table:
     return numbered.select(*nodes.columns, index=index)
 
 
-def _renumbered(nodes: ir.Table, edges: ir.Table, starts: ir.Table) -> ir.Table:
-    """The nodes (table, id, index, old_index) that are known or have edges."""
+def _renumbered(nodes: ir.Table, edges: ir.Table, starts: ir.Table, with_content: ir.Table | None) -> ir.Table:
+    """The nodes (table, id, index, old_index) that are known, have edges or are among those `with_content`."""
     nodes = nodes.left_join(starts, "table").select("table", "id", "start", old_index="index")
     is_new = nodes.old_index >= nodes["start"].fill_null(0)
     ends = count_degrees(edges.mutate(split=ibis.literal("train"))).select("table", old_index="index")
+    if with_content is not None:
+        ends = ends.union(nodes.semi_join(with_content, ["table", "id"]).select("table", "old_index")).distinct()
     left = nodes.filter(is_new).semi_join(ends, ["table", "old_index"]).select("table", "id", "old_index")
     same = nodes.filter(~is_new).select("table", "id", "old_index", index="old_index")
     return same.union(_next_numbers(left, starts).select(*same.columns))

@@ -13,6 +13,7 @@ from twhin_core.config import Config, Relation
 from twhin_core.config.derive import Derive
 from twhin_core.errors import UserError, one_line
 from twhin_core.graph.content_entry import ContentEntry
+from twhin_core.graph.raw_file_entry import RawFileEntry
 from twhin_core.parquet import FileEntry
 from twhin_core.schema import Schema
 
@@ -101,14 +102,6 @@ class SplitEntry(BaseModel):
     edges: int
     cold_edges: int
     files: list[FileEntry]
-
-
-class RawFileEntry(BaseModel):
-    """A raw file as prepare found it. `version`: as `paths.FoundFile.version`."""
-
-    path: str
-    size: int
-    version: int
 
 
 class PreviousEntry(BaseModel):

@@ -19,6 +19,7 @@ from twhin_core.graph.afresh import Made, make
 from twhin_core.graph.ages import ages_of, newest_time
 from twhin_core.graph.blocked import without_names, without_nodes
 from twhin_core.graph.content import Content, nodes_of, plan_content
+from twhin_core.graph.content_before import content_before
 from twhin_core.graph.derived import check_rows, with_derived
 from twhin_core.graph.earlier import Earlier
 from twhin_core.graph.edge_weights import normalized
@@ -94,23 +95,24 @@ def plan(
     times = [newest_time(rows), earlier.manifest.newest if earlier else None]
     newest = max((time for time in times if time is not None), default=None)
     ages = ages_of(settings, newest)
-    content = plan_content(engine, features, blocked)
     rows = ages.with_reasons(rows)
 
-    gone: list[ir.Table] = []
     valid = rows.filter(rows.reason.isnull())
     weights = {position: raw.source.weight for position, raw in enumerate(sources) if raw.source.weight}
     valid = ages.decayed(normalized(valid, weights))
     # A derived relation has no rows, so that it does not make the order of edges that of a graph with reverses.
     of_rows = [of.model_copy(update={"symmetric": of.symmetric and of.name not in settings.derive}) for of in relations]
+    gone: list[ir.Table] = []
     if earlier is None:
+        content = plan_content(engine, features, blocked, {})
         made = make(engine, valid, of_rows, settings, split, ages.half_life is not None, nodes_of(content))
     else:
         before = read_before(engine, earlier, relations)
         if blocked is not None and not blocked.is_within(earlier.manifest.forgotten):
             before = without_nodes(engine, before, blocked, relations, earlier.root)
             gone = [] if before.rejected is None else [before.rejected]
-        made = grow(engine, valid, earlier, before, of_rows, settings, split, ages)
+        content = plan_content(engine, features, blocked, content_before(engine, earlier, before.vocabulary, features))
+        made = grow(engine, valid, earlier, before, of_rows, settings, split, ages, nodes_of(content))
     if settings.derive:
         made = with_derived(engine, made, relations, settings.derive, seed=0 if split is None else split.seed)
     weighted = settings.repeats in ("count", "sum") or any(raw.source.weight is not None for raw in sources)

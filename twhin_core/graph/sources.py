@@ -6,6 +6,7 @@ import functools
 import re
 from concurrent.futures import ThreadPoolExecutor
 
+import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
@@ -34,6 +35,8 @@ def schema_of(sources: list[RawSource]) -> pa.Schema:
 def read_sources(engine: Backend, sources: list[RawSource]) -> ir.Table:
     """All rows of all sources, lazily, as `read_source` returns them."""
     tables = [read_source(engine, raw, position) for position, raw in enumerate(sources) if raw.files]
+    if not tables:
+        return ibis.memtable(schema_of(sources).empty_table())
     return functools.reduce(lambda one, other: one.union(other), tables)
 
 

@@ -84,7 +84,7 @@ class SparkEngine(Engine):
     def read(self, sources: list[RawSource]) -> ir.Table:
         pieces = [(file, raw.source, position) for position, raw in enumerate(sources) for file in raw.files]
         self._size_shuffles(sum(file.found.size for file, _, _ in pieces))
-        tasks = min(len(pieces), TASKS_PER_CORE * self.session.sparkContext.defaultParallelism)
+        tasks = min(max(1, len(pieces)), TASKS_PER_CORE * self.session.sparkContext.defaultParallelism)
         numbers = self.session.range(0, len(pieces), numPartitions=tasks)
         schema, name = schema_of(sources), f"raw_{next(self._reads)}"
         numbers.mapInArrow(functools.partial(_read, pieces, schema), _sql(schema)).createOrReplaceTempView(name)

@@ -8,7 +8,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from twhin_core import __version__, storage
-from twhin_core.graph.content import CATEGORIES_SCHEMA
+from twhin_core.graph.content import CATEGORIES_SCHEMA, stored_fields
 from twhin_core.graph.content_entry import ContentEntry
 from twhin_core.graph.copies import copy_file
 from twhin_core.graph.earlier import Earlier
@@ -158,10 +158,9 @@ def _write_content(engine: Engine, graph: Graph, table: str, root: str) -> Conte
     content, vocabulary = graph.content[table], graph.made.vocabulary
     entry, names = content.entry, list[FileEntry]()
     nodes = vocabulary.filter(vocabulary.table == table).inner_join(content.rows, "id")
-    nodes = nodes.select("index", "degree", *content.columns)
-    vector = [pa.field("vector", pa.list_(pa.float32(), entry.dim))] if entry.dim else []
-    codes = [pa.field(name, pa.int32()) for name in content.columns if name != "vector"]
-    schema = pa.schema([("index", pa.int64()), ("degree", pa.int64()), *vector, *codes])
+    fields = stored_fields(entry, pa.list_(pa.float32(), entry.dim))
+    nodes = nodes.select("index", "degree", *(field.name for field in fields))
+    schema = pa.schema([("index", pa.int64()), ("degree", pa.int64()), *fields])
     files = engine.write(nodes, ["index"], schema, root, f"graph/features/{table}")
     if content.values is not None:
         values = content.values.select("code", "value", "nodes", category="name")

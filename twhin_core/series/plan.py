@@ -72,19 +72,32 @@ def plan(text: str, series: str, overrides: tuple[str, ...] = (), origin: str = 
         return Planned(version, root, url, after)
 
 
-def _raw_files(config: Config) -> set[str]:
-    """The files of all sources. Raises UserError if a source has none."""
+class RawFiles(NamedTuple):
+    """The raw files of now: those of sources, and those of content, which may be written again."""
+
+    sources: set[str]
+    content: set[tuple[str, int, int]]
+    """Path, size and version."""
+
+
+def _raw_files(config: Config) -> RawFiles:
+    """Raises UserError if a source has none."""
     assert config.prepare is not None
-    return {file.url for source in config.prepare.sources for file in find_files(source.path)}
+    sources = {file.url for source in config.prepare.sources for file in find_files(source.path)}
+    content = [file for features in config.prepare.features for file in find_files(features.path)]
+    return RawFiles(sources, {(file.url, file.size, file.version) for file in content})
 
 
-def _new(files: set[str], root: str) -> set[str]:
-    """The files that the version at `root` and those before it have not taken."""
+def _new(files: RawFiles, root: str) -> bool:
+    """Whether the version at `root` and those before it have not taken all files."""
     manifest = read_manifest(root)
-    return files if manifest is None else files - manifest.taken.keys()
+    if manifest is None:
+        return bool(files.sources)
+    known = {(file.path, file.size, file.version) for file in manifest.taken.values()}
+    return bool(files.sources - manifest.taken.keys() or files.content - known)
 
 
-def _goes_on(config: Config, files: set[str], root: str) -> bool:
+def _goes_on(config: Config, files: RawFiles, root: str) -> bool:
     """Whether a version that was begun can be finished with this config, and will have taken all files then."""
     if read_removed(root) is not None or not storage.exists(storage.join(root, CONFIG)):
         return False
