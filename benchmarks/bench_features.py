@@ -72,7 +72,7 @@ class Network:
             pq.write_table(pa.table(columns), folder / f"{kind}.parquet")
 
     def config(self, kind: str, seed: int, options: argparse.Namespace) -> Config:
-        optimizer = {"rowwise_adagrad": {"lr": options.rate}}
+        optimizer = {options.optimizer: {"lr": options.rate}}
         features = [{"table": "item", "path": str(self._folder / f"{kind}.parquet"), "column": "vector"}]
         tree: dict[str, Any] = {
             "prepare": {
@@ -156,6 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--optimizer", default="rowwise_adagrad")
     parser.add_argument("--rate", type=float, default=0.3)
     parser.add_argument("--comparator", default="dot")
     parser.add_argument("--temperature", type=float, default=1.0)

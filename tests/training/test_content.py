@@ -25,6 +25,7 @@ from twhin_core.data.edges import Edges
 from twhin_core.distributed.ranks import Ranks, process_group
 from twhin_core.embeddings import Embeddings
 from twhin_core.errors import UserError
+from twhin_core.model.tower import Tower
 from twhin_core.schema import ContentShape, Schema
 from twhin_core.stages.evaluate import evaluate
 from twhin_core.stages.export import export
@@ -32,11 +33,15 @@ from twhin_core.stages.prepare import prepare
 from twhin_core.stages.train import train
 from twhin_core.training.build import build
 from twhin_core.training.initialise import local_parts
+from twhin_core.vectors.content import Towers
 
 RATES = {"towers": 0.03, "predictors": 0.3}
 PARTS, NAMES = ("towers.tweet", "predictors.tweet.tower"), ("vector", "values")
 SHAPES = {"user": ContentShape(5, 2, 6), "tweet": ContentShape(0, 1, 3)}
-CASES = [Case("sgd", "row_wise"), Case("adagrad", "table_wise"), Case("rowwise_adagrad", "row_wise", comparator="cos")]
+CASES = [
+    Case("sgd", "row_wise"), Case("adagrad", "table_wise"), Case("rowwise_adagrad", "row_wise", comparator="cos"),
+    Case("spherical_adagrad", "row_wise"), Case("spherical_adagrad", "data_parallel", comparator="cos"),
+]  # fmt: skip
 
 
 def content(table: str) -> Tensor:
@@ -45,7 +50,7 @@ def content(table: str) -> Tensor:
     vectors = torch.randn(SIZES[table], shape.dim, generator=generator)
     codes = torch.randint(shape.values + 1, (SIZES[table], shape.categories), generator=generator)
     whole = torch.cat([vectors, codes.float()], 1)
-    whole[::4] = 0
+    whole[1::4] = 0
     return whole
 
 
@@ -92,6 +97,7 @@ def test_steps_equal_dense_ones(index: int, results: list[tuple[dict[str, Any], 
     before = {name: torch.from_numpy(value).clone() for name, value in one["before"].items()}
     names = [name for name in before if not name.startswith("content.")]
     update, losses, squares = dense.UPDATES[case.optimizer](), list[float](), dict[str, Tensor]()
+    learned = set[str]()
     tables = [f"tables.embeddings.{name}.weight" for name in SIZES]
     for step in range(STEPS):
         edges, batches = make_batches(config, step)
@@ -100,6 +106,8 @@ def test_steps_equal_dense_ones(index: int, results: list[tuple[dict[str, Any], 
             before[name].requires_grad_(True)
         ids = {table: before[f"tables.embeddings.{table}.weight"] for table in SHAPES}
         composed = {table: ids[table] + added(before, f"towers.{table}", table) for table in SHAPES}
+        if case.optimizer == "spherical_adagrad":
+            composed = {table: rows / rows.norm(dim=1, keepdim=True) for table, rows in composed.items()}
         plain = dense.PlainModel(
             tables=composed,
             relation_tables=[(relation.lhs, relation.rhs) for relation in config.model.relations],
@@ -113,11 +121,14 @@ def test_steps_equal_dense_ones(index: int, results: list[tuple[dict[str, Any], 
         )
         loss = plain.loss_of(queries)
         objective = loss + sum(prediction_losses(before, plain.relation_tables, edges)) / sum(map(len, edges))
-        gradients = torch.autograd.grad(objective, [before[name] for name in names])
+        given = torch.autograd.grad(objective, [before[name] for name in names], allow_unused=True)
+        gradients = [
+            torch.zeros_like(before[name]) if of is None else of for name, of in zip(names, given, strict=True)
+        ]
+        learned |= {name for name, gradient in zip(names, gradients, strict=True) if gradient.any()}
         losses.append(float(loss.detach()))
         with torch.no_grad():
             for name, gradient in zip(names, gradients, strict=True):
-                assert gradient.any(), "every parameter must learn"
                 if name in tables:
                     change = update.change(tables.index(name), gradient, before[name])
                 elif (rate := RATES.get(name.partition(".")[0])) is not None:  # by Adagrad
@@ -126,6 +137,7 @@ def test_steps_equal_dense_ones(index: int, results: list[tuple[dict[str, Any], 
                 else:
                     change = 0.2 * gradient
                 before[name] = before[name].detach() - change
+    assert learned == set(names), "every parameter must learn"
     compare(before, losses, (one, two))
 
 
@@ -151,8 +163,12 @@ def prediction_losses(
                 guess = added(weights, f"predictors.{table}.tower", table)[node]
                 a = weights[f"predictors.{table}.log_scale"][0]
                 length = torch.exp(2 * a) * (guess @ guess).detach() / 2 - a * (row @ row)
-                if content(table)[node].any():
+                slope = weights[f"predictors.{table}.slope"][0]
+                if content(table)[node].any() and node % 8:
                     yield (row - guess) @ (row - guess) + length
+                elif content(table)[node].any():
+                    guess = guess.detach()
+                    yield slope**2 * (guess @ guess) / 2 - slope * (guess @ row)
 
 
 def added(weights: dict[str, Tensor], part: str, table: str) -> Tensor:
@@ -166,16 +182,19 @@ def added(weights: dict[str, Tensor], part: str, table: str) -> Tensor:
     return total
 
 
-def with_content(small_config: SmallConfig, folder: Path, **sections: Any) -> Config:
-    rng = np.random.default_rng(3)
-    names = [f"t{at}" for at in range(0, 50, 2)]
+def write_content(path: Path, names: list[str], seed: int = 3, kinds: int = 3, length: float = 1.0) -> None:
+    rng = np.random.default_rng(seed)
     pq.write_table(
         pa.table({
-            "id": names, "x": list(rng.normal(size=(len(names), 6))),
-            "kind": [None if at % 5 == 0 else f"k{at % 3}" for at in range(len(names))],
+            "id": names, "x": list(length * rng.normal(size=(len(names), 6))),
+            "kind": [None if at % 5 == 0 else f"k{at % kinds}" for at in range(len(names))],
         }),
-        folder / "content.parquet",
+        path,
     )  # fmt: skip
+
+
+def with_content(small_config: SmallConfig, folder: Path, **sections: Any) -> Config:
+    write_content(folder / "content.parquet", [f"t{at}" for at in range(0, 50, 2)])
     features = {"table": "tweet", "path": str(folder / "content.parquet"), "column": "x", "categories": ["kind"]}
     return small_config(prepare={"features": [features], **sections.pop("prepare", {})}, **sections)
 
@@ -188,11 +207,11 @@ def done(small_config: SmallConfig, tmp_path: Path) -> tuple[Config, Path]:
     return config, root
 
 
-def composed(root: Path) -> dict[str, np.ndarray]:
+def composed(root: Path, unit: bool = False) -> dict[str, np.ndarray]:
     """The vectors of tweets by id, by numpy from the checkpoint and the files."""
     saved = checkpoint.newest(str(root))
     assert saved is not None
-    used = ["tables.embeddings.tweet.weight", "predictors.tweet.log_scale"]
+    used = ["tables.embeddings.tweet.weight", "predictors.tweet.log_scale", "predictors.tweet.slope"]
     used += [f"{part}.{name}.weight" for part in PARTS for name in NAMES]
     stored = {name: saved.stored(name).read_whole().numpy().astype(np.float64) for name in used}
     manifest = next(of for of in prepare_manifest(root).tables if of.name == "tweet")
@@ -208,8 +227,10 @@ def composed(root: Path) -> dict[str, np.ndarray]:
                 stored[f"{part}.vector.weight"] @ x + stored[f"{part}.values.weight"][row["code_0"]] for part in PARTS
             )
             scale = min(np.exp(stored["predictors.tweet.log_scale"][0]), 2.0)
-            vector = tower + (vector if degrees[name] else scale * predicted)
-        found[name] = vector
+            trust = 0.0 if degrees[name] else np.clip(2 * stored["predictors.tweet.slope"][0], 0.0, 1.0)
+            vector = (1 - trust) * vector + trust * scale * predicted
+            vector = tower + (vector / np.linalg.norm(vector) if unit else vector)
+        found[name] = vector / np.linalg.norm(vector) if unit else vector
     for part in PARTS:
         assert stored[f"{part}.vector.weight"].any()
         assert stored[f"{part}.values.weight"][1:].any()
@@ -299,3 +320,20 @@ def test_a_checkpoint_of_other_content_is_refused(done: tuple[Config, Path], tmp
     prepare(changed, str(tmp_path / "other"))
     with pytest.raises(UserError, match="content"):
         train(changed, str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("slope", "scale", "expected"),
+    [
+        (-1.0, 1.0, [2.0, 4.0]), (0.0, 9.0, [2.0, 4.0]), (0.125, 1.0, [1.75, 3.25]), (0.25, 1.0, [1.5, 2.5]),
+        (0.25, 2.0, [2.0, 3.0]), (0.5, 1.0, [1.0, 1.0]), (0.5, 0.5, [0.5, 0.5]), (0.5, 2.0, [2.0, 2.0]),
+        (0.5, 7.0, [2.0, 2.0]), (4.0, 1.5, [1.5, 1.5]),
+    ],
+)  # fmt: skip
+def test_predictions_are_trusted_as_far_as_they_hold(slope: float, scale: float, expected: list[float]) -> None:
+    """The id row (2, 4) of a new node whose prediction is (1, 1), and that of one with edges."""
+    tower, predictor = (Tower(ContentShape(1, 0, 0), 2) for _ in range(2))
+    predictor.vector.weight.data.fill_(1.0)  # type: ignore[union-attr]
+    content = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
+    found = Towers(tower, predictor, scale, slope).with_new(torch.tensor([[2.0, 4.0]] * 2), content)
+    assert found.tolist() == [pytest.approx(expected), [2.0, 4.0]]

@@ -28,7 +28,7 @@ from twhin_core.model.scorer import Scorer
 from twhin_core.model.tower import Tower
 from twhin_core.run import differences
 from twhin_core.schema import ContentShape, Schema
-from twhin_core.vectors.content import ComposedRows, content_of
+from twhin_core.vectors.content import ComposedRows, Towers, content_of
 from twhin_core.vectors.prior import Prior
 from twhin_core.vectors.rows import Rows
 
@@ -108,15 +108,29 @@ class Checkpoint:
 
     def rows(self, table: str) -> Rows:
         """The vectors of a table, float32 [rows, dim], to read block by block: with the content of nodes, if any."""
-        ids, shape = self.id_rows(table), self.marker.model.content.get(table)
-        if shape is None:
-            return ids
-        content = content_of(self.url.rsplit("/", 2)[0], table, ids.size)
-        tower, predictor = (Tower(ContentShape(*shape), ids.dim) for _ in range(2))
+        return self._composed(table)
+
+    def filled_rows(self, table: str) -> Rows:
+        """As `rows`, less what content adds to them."""
+        return self._composed(table, whole=False)
+
+    def towers(self, table: str) -> Towers | None:
+        """What was learned of a table's content, if it has any."""
+        if (shape := self.marker.model.content.get(table)) is None:
+            return None
+        tower, predictor = (Tower(ContentShape(*shape), self.marker.model.dim) for _ in range(2))
         for of, part in ((tower, f"towers.{table}"), (predictor, f"predictors.{table}.tower")):
             of.load_state_dict({name: self.stored(f"{part}.{name}").read_whole() for name in of.state_dict()})
-        scale = float(self.stored(f"predictors.{table}.log_scale").read_whole().exp())
-        return ComposedRows(ids, content, tower, predictor, scale)
+        log_scale, slope = (self.stored(f"predictors.{table}.{name}").read_whole() for name in ("log_scale", "slope"))
+        is_unit = self.marker.model.optimizers[table] == "spherical_adagrad"
+        return Towers(tower, predictor, float(log_scale.exp()), float(slope), is_unit)
+
+    def _composed(self, table: str, whole: bool = True) -> Rows:
+        ids, towers = self.id_rows(table), self.towers(table)
+        if towers is None:
+            return ids
+        content = content_of(self.url.rsplit("/", 2)[0], table, ids.size)
+        return ComposedRows(ids, content, towers, whole)
 
     def id_rows(self, table: str) -> StoredTensor:
         """What was learned of each node by its id alone, float32 [rows, dim], to read block by block."""

@@ -118,7 +118,7 @@ class Config(Section):
             _check_names("prepare.min_degree", self.prepare.min_degree, "table", tables)
             _check_names("prepare.labels", [labels.table for labels in self.prepare.labels], "table", tables)
             self._check_derive(self.prepare)
-            self._check_features(self.prepare, tables)
+            _check_names("prepare.features", [of.table for of in self.prepare.features], "table", tables)
             if "*" not in relations:
                 _check_names("prepare.sampling", self.prepare.sampling, "relation", relations)
                 split = self.prepare.split
@@ -143,18 +143,6 @@ class Config(Section):
                     f"{key}: connects nodes of the table {table}, the {derive.side} of {derive.relation}; its entry in "
                     f"model.relations leads from {own.lhs} to {own.rhs}"
                 )
-
-    def _check_features(self, prepare: Prepare, tables: list[str]) -> None:
-        _check_names("prepare.features", [of.table for of in prepare.features], "table", tables)
-        for position, of in enumerate(prepare.features):
-            if self.model.table(of.table).is_spherical:
-                raise ValueError(
-                    f"prepare.features.{position}.table: rows of {of.table} keep length 1 under spherical_adagrad, "
-                    "which leaves no room for content; use rowwise_adagrad"
-                )
-        for key in ("warm_start", "anchor"):
-            if prepare.features and getattr(self.training, key) is not None:
-                raise ValueError(f"prepare.features: not yet together with training.{key}; remove either")
 
     def _check_recommend(self, relations: list[str]) -> None:
         _check_names("recommend", self.recommend, "relation", relations)

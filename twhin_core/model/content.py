@@ -17,29 +17,38 @@ from twhin_core.schema import ContentShape, Schema
 
 SUFFIX = "@content"
 """Of the tables' names, so that none equals that of a table."""
+ONE_IN = 8
+"""Of so many nodes, predictions are fitted to all but one."""
 
 
 class Predictor(nn.Module):
     """What content says of a node's id row, fitted to the rows of nodes with edges and of no effect on these.
 
     A prediction by least squares is shorter than what it predicts, the more so the less content tells, and a dot
-    product would rank new nodes after all others. So this also learns what makes them as long, in the root mean square.
+    product would rank new nodes after all others: so this also learns what makes them as long. Where content tells
+    nothing, predictions are noise: so it learns how far to trust them, from nodes that they are not fitted to.
     """
 
     def __init__(self, shape: ContentShape, dim: int) -> None:
         super().__init__()
         self.tower = Tower(shape, dim)
         self.log_scale = nn.Parameter(torch.zeros(1))
+        self.slope = nn.Parameter(torch.zeros(1))
 
-    def forward(self, content: Tensor, rows: Tensor) -> Tensor:
-        """What is minimized, for each of the id `rows`, [n, dim]; 0 without content: [n].
+    def forward(self, content: Tensor, rows: Tensor, nodes: Tensor) -> Tensor:
+        """What is minimized, for each of the id `rows`, [n, dim], of `nodes`, [n]; 0 without content: [n].
 
-        With the scale s = exp(a), it is |row - p|² + s²·|p|² / 2 - a·|row|², p being constant after the first term. The
-        sum over rows is least where s²·Σ|p|² = Σ|row|².
+        With the scale s = exp(a), it is |row - p|² + s²·|p|² / 2 - a·|row|² of the nodes that are fitted, p being
+        constant after the first term. The sum over rows is least where s²·Σ|p|² = Σ|row|². Of the other nodes, it is
+        b²·|p|² / 2 - b·⟨p, row⟩, p being constant, least where the slope is b = Σ⟨p, row⟩ / Σ|p|²: 1 if predictions
+        hold, 0 if they are noise.
         """
         rows, predicted = rows.detach(), self.tower(content).to(rows.dtype)
-        longer = (2 * self.log_scale).exp() * predicted.detach().square().sum(1) / 2
-        total: Tensor = (rows - predicted).square().sum(1) + longer - self.log_scale * rows.square().sum(1)
+        fixed = predicted.detach()
+        longer = (2 * self.log_scale).exp() * fixed.square().sum(1) / 2
+        fitted = (rows - predicted).square().sum(1) + longer - self.log_scale * rows.square().sum(1)
+        others = self.slope.square() * fixed.square().sum(1) / 2 - self.slope * (fixed * rows).sum(1)
+        total: Tensor = torch.where(nodes % ONE_IN != 0, fitted, others)
         return total * content.any(1)
 
 

@@ -59,6 +59,7 @@ class Twhin(nn.Module):
         )
         self.project_gradients_of: set[str] = set()
         """Tables of unit rows whose optimizer does not make gradients tangent to the sphere."""
+        self.unit_tables = {name for name in schema.tables if model.table(name).is_spherical}
         self.dim = model.dim
         self.scorer = Scorer(model, schema.relations).to(device)
         self.comparator = model.comparator
@@ -154,8 +155,9 @@ class Twhin(nn.Module):
         if self.content is None or table not in self.towers:
             return rows, rows.new_zeros(len(rows))
         content = self.content.look_up(table, lookups)
-        of_content = self.towers[table](content).to(rows.dtype)
-        return rows + of_content, self.predictors[table](content, rows)
+        composed = rows + self.towers[table](content).to(rows.dtype)
+        loss = self.predictors[table](content, rows, lookups[table].values())
+        return F.normalize(composed) if table in self.unit_tables else composed, loss
 
     def _prediction_loss(self, batch: Batch, losses: Tensor) -> Tensor:
         """This rank's part of the mean over the step's edges of what predicting their ends loses.

@@ -6,7 +6,7 @@ A node that the earlier version knows but had no training edge of is as good as 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -93,9 +93,12 @@ def fill_from_neighbors(
     known: Mapping[str, Rows],
     targets: Mapping[str, Whole],
     unit: set[str],
+    added: Mapping[str, Callable[[Ints], Tensor]],
     is_first: bool,
 ) -> Counter[str]:
     """Sets each new or untrained row to the mean of what its edges to trained nodes predict, weighted by theirs.
+
+    Where content adds to rows, that mean is what both give together.
 
     Streams the edges once. Rows without such an edge stay as they are.
 
@@ -104,12 +107,13 @@ def fill_from_neighbors(
         known: the earlier vectors, by table.
         targets: the tables, of which this rank fills its part.
         unit: the tables of rows of length 1.
+        added: by table, what content adds to rows: int64 [n] → float32 [n, dim].
         is_first: whether this rank counts the rows that all ranks hold.
 
     Returns:
         How many rows were set, by table, so that those of all ranks add up.
     """
-    means = {table: _Means(target, table in unit) for table, target in targets.items()}
+    means = {table: _Means(target, table in unit, added.get(table)) for table, target in targets.items()}
     found: dict[Kind, list[Ends]] = {}
     count = 0
 
@@ -157,9 +161,9 @@ def _ends_of_new(
 class _Means:
     """The means of a table's rows so far, in the place of the rows."""
 
-    def __init__(self, target: Whole, is_unit: bool) -> None:
+    def __init__(self, target: Whole, is_unit: bool, added: Callable[[Ints], Tensor] | None) -> None:
         self.rows = held_rows(target)
-        self._target, self._is_unit = target, is_unit
+        self._target, self._is_unit, self._added = target, is_unit, added
         self._total = torch.zeros(len(self.rows), dtype=torch.float64)
 
     def add(self, nodes: Ints, sums: Tensor, weights: Tensor) -> None:
@@ -183,10 +187,30 @@ class _Means:
         return part.values, local.to(part.values.device), columns
 
     def finish(self, is_first: bool) -> int:
-        """Gives unit rows their length. Returns the number of rows that this rank counts."""
+        """Gives unit rows their length, and takes off what content adds. Returns how many rows this rank counts."""
         filled = self._total.nonzero().squeeze(1)
         if self._is_unit:
             for part in local_parts(self._target):
                 values, local, _ = self._within(part, filled)
                 values[local] = F.normalize(values[local])
+        if self._added is not None:
+            for some in filled.split(PREDICTIONS_AT_ONCE):
+                self._take_off(some, self._added((some + self.rows.start).numpy()))
         return len(filled) if any(True for _ in counted_parts(self._target, is_first)) else 0
+
+    def _take_off(self, place: Tensor, of_content: Tensor) -> None:
+        for part in local_parts(self._target):
+            values, local, columns = self._within(part, place)
+            values[local] = _without(values[local], of_content[:, columns].to(values), self._is_unit)
+
+
+def _without(vectors: Tensor, of_content: Tensor, unit: bool) -> Tensor:
+    """The id rows that give `vectors`, or unit ones their direction, together with what content adds to them: [n, dim].
+
+    A unit row is c·vector - of_content for the c that gives it length 1, or as near to that as it gets.
+    """
+    if not unit:
+        return vectors - of_content
+    along = torch.linalg.vecdot(vectors, of_content).unsqueeze(1)
+    rest = 1 - of_content.square().sum(1, keepdim=True) + along.square()
+    return F.normalize((along + rest.clamp(min=0).sqrt()).clamp(min=0) * vectors - of_content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,13 +15,17 @@ from twhin_core.config import Config
 from twhin_core.data.files import EdgeFiles
 from twhin_core.distributed.ranks import Ranks
 from twhin_core.model.scorer import Scorer
+from twhin_core.model.tower import Tower
 from twhin_core.progress import log
 from twhin_core.schema import Schema
 from twhin_core.scratch import scratch
+from twhin_core.training.carried_content import carry, tables_carried
 from twhin_core.training.earlier import START, Record, keep_record
 from twhin_core.training.initialise import normalise_rows
 from twhin_core.training.matched_rows import MatchedTable, Whole, copy_rows, count_known, held_rows
 from twhin_core.training.new_nodes import fill_from_neighbors
+from twhin_core.vectors.content import content_of
+from twhin_core.vectors.ids import Ints
 from twhin_core.vectors.names import open_ids
 
 State = dict[str, Whole]
@@ -38,6 +43,7 @@ class WarmStart:
         self._settings = config.training.warm_start
         self._earlier, self._config, self._schema, self._state = earlier, config, schema, state
         self._root, self._ranks = root, ranks
+        self._carried = tables_carried(earlier, config, root, schema)
         self._ids = {table: open_ids(config, root, table, rows) for table, rows in schema.tables.items()}
 
     def run(self, edges: EdgeFiles) -> None:
@@ -53,6 +59,8 @@ class WarmStart:
         Raises:
             UserError: a vocabulary is broken, or the earlier checkpoint is damaged.
         """
+        for table in self._carried:
+            carry(self._earlier, self._root, table, self._state, self._settings.optimizer_state)
         with scratch("train") as folder:
             matched = {table: self._match(table, folder) for table in self._schema.tables}
             for table in self._schema.tables:
@@ -75,7 +83,7 @@ class WarmStart:
 
     def _copy_table(self, table: str, matched: MatchedTable) -> None:
         checkpoint, weight = self._earlier.checkpoint, self._weight(table)
-        copy_rows(matched, checkpoint.rows(table), weight)
+        copy_rows(matched, (checkpoint.filled_rows if table in self._carried else checkpoint.rows)(table), weight)
         if self._makes_unit(table):
             normalise_rows(weight)
         if self._settings.optimizer_state:
@@ -143,7 +151,19 @@ class WarmStart:
         known = {table: self._earlier.checkpoint.rows(table) for table in tables}
         targets = {table: self._weight(table) for table in self._schema.tables}
         unit = {table for table in self._schema.tables if self._config.model.table(table).is_spherical}
-        return fill_from_neighbors(scorer, self._schema, edges, matched, known, targets, unit, self._ranks.is_first)
+        added = {table: self._added(table) for table in self._carried}
+        is_first = self._ranks.is_first
+        return fill_from_neighbors(scorer, self._schema, edges, matched, known, targets, unit, added, is_first)
+
+    def _added(self, table: str) -> Callable[[Ints], Tensor]:
+        """What content adds to the rows of a table."""
+        content = content_of(self._root, table, self._schema.tables[table])
+        tower = Tower(self._schema.content[table], self._config.model.dim)
+        for name, parameter in tower.named_parameters():
+            trained = self._state[f"towers.{table}.{name}"]
+            assert isinstance(trained, Tensor)
+            parameter.data.copy_(trained)
+        return lambda rows: tower(content.gather(rows)).detach()
 
     def _count(self, matched: dict[str, MatchedTable], trained: bool = False) -> Counter[str]:
         """The number of matched rows of each table, over all ranks. A collective."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from twhin_core.graph.content_entry import ContentEntry
@@ -17,7 +18,9 @@ from twhin_core.parquet import StoredFile, open_parquet
 from twhin_core.vectors.rows import Ints, Rows
 
 LONGEST = 2.0
-"""How much longer predictions become at most: those of content that tells nothing are noise, and must stay short."""
+"""How much longer predictions become at most: new nodes compete with the others, the more the longer they are."""
+TRUST = 2.0
+"""A new node's id row is its prediction from a slope of 1/2 on, and a mixture with its own row below."""
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -102,27 +105,46 @@ def _groups(files: list[StoredFile]) -> Iterator[_Group]:
                 yield _Group(of, number, known.min, known.max)
 
 
-class ComposedRows:
-    """The vectors of a table with content: id row + W·x + Σ rows of categories.
+class Towers(NamedTuple):
+    """What was learned of a table's content (see `model.content`): the tower, and the predictor with its figures.
 
-    The id row of a node without training edges has only been pushed away as a negative. What content predicts of it
-    takes its place.
+    `unit`: whether id rows and vectors have length 1.
     """
 
-    def __init__(
-        self,
-        ids: Rows,
-        content: ContentRows,
-        tower: Tower,
-        predictor: Tower,
-        scale: float,
-    ) -> None:
-        """
-        Args:
-            scale: what makes predictions as long as what they predict; at most `LONGEST` is used.
-        """
-        self._ids, self._content, self._tower, self._predictor = ids, content, tower, predictor
-        self._scale = min(scale, LONGEST)
+    tower: Tower
+    predictor: Tower
+    scale: float
+    slope: float
+    unit: bool = False
+
+    def added(self, content: Tensor) -> Tensor:
+        """What content adds to the id rows: [n, width] → [n, dim]."""
+        with torch.no_grad():
+            return self.tower(content)  # type: ignore[no-any-return]
+
+    def with_new(self, rows: Tensor, content: Tensor) -> Tensor:
+        """The id rows, [n, dim], those of nodes without training edges moved towards what content predicts."""
+        is_new = content[:, -1] > 0
+        if not is_new.any():
+            return rows
+        rows = rows.clone()
+        with torch.no_grad():
+            predicted = min(self.scale, LONGEST) * self.predictor(content[is_new])
+        moved = rows[is_new].lerp(predicted, min(max(TRUST * self.slope, 0.0), 1.0))
+        rows[is_new] = F.normalize(moved) if self.unit else moved
+        return rows
+
+
+class ComposedRows:
+    """The rows of a table with content, composed of id rows and content: the vectors, or the id rows of new nodes.
+
+    The id row of a node without training edges has only been pushed away as a negative. It moves towards what content
+    predicts of it, as far as predictions hold.
+    """
+
+    def __init__(self, ids: Rows, content: ContentRows, towers: Towers, whole: bool = True) -> None:
+        """`whole`: whether to add what content adds to all vectors."""
+        self._ids, self._content, self._towers, self._whole = ids, content, towers, whole
         self.size, self.dim = ids.size, ids.dim
 
     def read(self, start: int, stop: int) -> Tensor:
@@ -131,19 +153,32 @@ class ComposedRows:
     def gather(self, rows: Ints) -> Tensor:
         return self._composed(self._ids.gather(rows), self._content.gather(rows))
 
-    @torch.no_grad()
-    def _composed(self, vectors: Tensor, content: Tensor) -> Tensor:
-        is_new = content[:, -1] > 0
-        if is_new.any():
-            vectors = vectors.clone()
-            vectors[is_new] = self._scale * self._predictor(content[is_new])
-        composed: Tensor = vectors + self._tower(content)
-        return composed
+    def _composed(self, rows: Tensor, content: Tensor) -> Tensor:
+        rows = self._towers.with_new(rows, content)
+        if not self._whole:
+            return rows
+        composed = rows + self._towers.added(content)
+        return F.normalize(composed) if self._towers.unit else composed
 
 
 def content_of(root: str, table: str, size: int) -> ContentRows:
-    """The content of a table of the run at `root`. Raises UserError if it has none."""
-    manifest = find_manifest(root)
-    entry = next(of.content for of in manifest.tables if of.name == table)
+    """The content of a table of the run at `root`, which has some."""
+    return ContentRows(content_entry(root, table), find_manifest(root).holder(root), size)
+
+
+def content_entry(root: str, table: str) -> ContentEntry:
+    """What the graph of the run at `root` says of the content of a table, which has some."""
+    entry = next(of.content for of in find_manifest(root).tables if of.name == table)
     assert entry is not None, "or the checkpoint would be of another model"
-    return ContentRows(entry, manifest.holder(root), size)
+    return entry
+
+
+def values_of(root: str, table: str) -> list[tuple[str, str | None]]:
+    """The category and the value that each number from 1 on stands for; None for all that share it."""
+    files = [file.under(find_manifest(root).holder(root)) for file in content_entry(root, table).names]
+    found: dict[int, tuple[str, str | None]] = {}
+    for of in files:
+        with open_parquet(of.url, footer=of.footer) as file:
+            for row in file.read(["code", "category", "value"]).to_pylist():
+                found[row["code"]] = (row["category"], row["value"])
+    return [found[code] for code in sorted(found)]
