@@ -31,7 +31,7 @@ generates both lists from `twhin_core/config/`.
 - Unknown keys and values of the wrong type are errors.
 - `${NAME}` in a string is replaced with that environment variable, which must be set.
 - `--set section.key=value` overrides one value on the command line. List entries are addressed by position:
-  `--set model.embeddings.tables.0.embedding_dim=32`.
+  `--set model.embeddings.tables.0.embedding_dim=32`. `*` stands for every entry of a list.
 - `(ours)` marks additions to the schema of the reference implementation.
 - Each run saves its config with all defaults as `<run_root>/config.yaml`.
 """
@@ -182,7 +182,7 @@ def _name(annotation: Any) -> str:
         return f"list of {len(arguments)} {_name(arguments[0])}s"
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return "section"
-    words = {int: "integer", float: "number", str: "string", bool: "boolean", type(None): "null", Any: "any"}
+    words = {int: "integer", float: "number", str: "string", bool: "boolean", type(None): "null", Any: "value"}
     return words[annotation]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from twhin.components.run_root import fill_run_root
-from twhin.pipelines import ask, deploy, operate, recommend, series
+from twhin.pipelines import ask, deploy, operate, recommend, series, tune
 from twhin.pipelines import serve as serving
 from twhin.pipelines.options import AsJson, ConfigPath, Overrides, SavedConfigPath
 from twhin_core import __version__, limits
@@ -272,6 +272,7 @@ app.command()(series.versions)
 app.command()(series.publish)
 app.command()(series.rollback)
 app.command()(series.forget)
+app.command()(tune.tune)
 app.command(name="compile")(deploy.compile_pipeline)
 app.command()(deploy.submit)
 app.command()(deploy.doctor)

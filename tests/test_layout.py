@@ -21,7 +21,7 @@ LAYERS = [
     "checkpoints", "ranking", "training", "evaluation", "export", "registry", "series", "inductive", "embeddings",
     "recommend",
     "serving",
-    "report", "stages",
+    "report", "stages", "tuning",
 ]  # fmt: skip
 
 # Where torch may be imported with a module; elsewhere functions import it, and the type checker.

@@ -17,6 +17,7 @@ from twhin_core.config.registry import Registry
 from twhin_core.config.report import Report
 from twhin_core.config.runtime import Runtime
 from twhin_core.config.section import Section
+from twhin_core.config.sweep import SweepOrPreset
 from twhin_core.config.tracking import Tracking
 from twhin_core.config.training import Training
 
@@ -46,6 +47,11 @@ class Config(Section):
     tracking: Tracking = Field(default_factory=Tracking, description="(ours) Where else the figures of the run go.")
     registry: Registry = Field(
         default_factory=Registry, description="(ours) Where the published versions of a series are registered."
+    )
+    sweep: SweepOrPreset | None = Field(
+        None,
+        description="(ours) Settings for `twhin tune` to try, and how: `retrieval` or `facts`, which are presets, or a "
+        "section, which may name one as its `preset`. Other commands ignore it.",
     )
 
     @property

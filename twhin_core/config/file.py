@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import os
@@ -144,17 +145,40 @@ def _override(tree: dict[str, Any], override: str) -> None:
     origin = _in_one_line(f"--set {override}", 200)
     if not separator or not path:
         raise UserError(f"{origin}: expected section.key=value")
+    put(tree, path, read_yaml(text, origin), origin)
+
+
+def put(tree: dict[str, Any], path: str, value: Any, origin: str) -> None:
+    """Sets one `section.key` of a tree in place. `*` stands for every entry of a list.
+
+    Raises:
+        UserError: there is no such key. Starts with `origin`.
+    """
     *parents, last = path.split(".")
-    node: Any = tree
+    nodes: list[Any] = [tree]
     try:
         for key in parents:
-            node = node[int(key)] if isinstance(node, list) else node.setdefault(key, {})
-            if node is None:
+            nodes = [child for node in nodes for child in _children(node, key)]
+            if any(node is None for node in nodes):
                 raise UserError(f"{origin}: {key} is null and has no keys")
-        value = read_yaml(text, origin)
-        node[int(last) if isinstance(node, list) else last] = value
+        for node in nodes:
+            for place in _places(node, last):
+                node[place] = copy.deepcopy(value)
     except (TypeError, ValueError, IndexError, AttributeError):
         raise UserError(f"{origin}: there is no key {_in_one_line(path, 200)}") from None
+
+
+def _places(node: Any, key: str) -> list[Any]:
+    """The positions or keys of a list or mapping that one part of a path names."""
+    if not isinstance(node, list):
+        return [key]
+    return list(range(len(node))) if key == "*" else [int(key)]
+
+
+def _children(node: Any, key: str) -> list[Any]:
+    if isinstance(node, list):
+        return [node[place] for place in _places(node, key)]
+    return [node.setdefault(key, {})]
 
 
 def _in_one_line(text: str, most: int) -> str:

@@ -41,7 +41,7 @@ def write_report(url: str, metrics: Metrics, config: Config, root: str) -> None:
     section whose files are missing.
     """
     page = (
-        _templates()
+        templates()
         .get_template("report.html")
         .render(
             root=root,
@@ -65,7 +65,7 @@ def write_report(url: str, metrics: Metrics, config: Config, root: str) -> None:
 
 
 @functools.cache
-def _templates() -> jinja2.Environment:
+def templates() -> jinja2.Environment:
     """Cached, since it keeps the templates that it has compiled, which takes as long as the rest of a small report."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("twhin_core.report", "templates"),
