@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -14,7 +15,12 @@ from twhin_core.errors import UserError
 def compile_pipeline(
     config: ConfigPath,
     resources: Annotated[str, typer.Option(metavar="FILE", help="CPUs, memory and GPUs; see configs/resources/.")],
-    target: Annotated[Literal["kubeflow", "vertex"], typer.Option(help="Where the pipeline will run.")],
+    target: Annotated[
+        Literal["kubeflow", "vertex", "katib"],
+        typer.Option(
+            help="Where the pipeline will run; katib: the config's sweep, as an Experiment of Kubeflow Katib."
+        ),
+    ],
     output: Annotated[str, typer.Option(metavar="FILE", help="The YAML to write.")],
     run_root: Annotated[
         str | None,
@@ -32,7 +38,7 @@ def compile_pipeline(
     ] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Compile the pipeline for Kubeflow or Vertex AI.
+    """Compile the pipeline for Kubeflow or Vertex AI, or the sweep of the config for Katib.
 
     The text of CONFIG becomes the default of the pipeline's parameter `config`, and `--set` that of `overrides`. Both
     can be changed when a run is started, without recompiling.
@@ -44,6 +50,9 @@ def compile_pipeline(
 
     if series is not None and run_root is not None:
         raise UserError("--run-root and --series: a refresh makes a run root for each version; leave out --run-root")
+    if target == "katib":
+        _compile_sweep(config, resources, output, run_root, series, check, overrides or [])
+        return
     source = config_file.read(config, overrides or (), config_file.load if series is None else check_refresh)
 
     needs = load(resources)
@@ -53,6 +62,36 @@ def compile_pipeline(
     elif differences := compiling.find_differences(source, needs, target, output, run_root, series):
         typer.echo(differences)
         raise compiling.OutOfDate(f"{output} is out of date; compile it without --check")
+    else:
+        typer.echo(f"current: {output}")
+
+
+def _compile_sweep(
+    config: str,
+    resources: str,
+    output: str,
+    run_root: str | None,
+    series: str | None,
+    check: bool,
+    overrides: list[str],
+) -> None:
+    """Writes the Experiment, or compares the file with it."""
+    from twhin.pipelines import katib
+    from twhin.pipelines.compile import OutOfDate
+    from twhin.pipelines.resources import load
+    from twhin_core.config import file as config_file
+
+    if series is not None:
+        raise UserError(f"--series {series}: a sweep is of one run; name the run root of its graph with --run-root")
+    if run_root is None:
+        raise UserError("--target katib needs --run-root: the run that `twhin prepare` has made with this config")
+    made = katib.experiment(config_file.load(config, overrides), load(resources), run_root, Path(output).stem)
+    if not check:
+        katib.write(made, output)
+        typer.echo(f"compiled for katib: {output}")
+    elif differences := katib.find_differences(made, output):
+        typer.echo(differences)
+        raise OutOfDate(f"{output} is out of date; compile it without --check")
     else:
         typer.echo(f"current: {output}")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from twhin.pipelines import pods
-from twhin.pipelines.pod_section import Placement, Pod, Size
+from twhin.pipelines.pod_section import Placement, Pod, Size, Topology
 from twhin.pipelines.resources import Readers, Resources, accelerator_of, in_seconds
 from twhin_core.heartbeat import ABANDONED_AFTER
 
@@ -101,40 +101,67 @@ def _reader_job(resources: Resources, readers: Readers) -> Spec:
     """An indexed Job, whose pods have stable host names. It is deleted with the TrainJob, which owns it."""
     own = resources.pod_of(readers)
     bind = [_variable("TWHIN_TASK_TYPE", "reader"), _variable("TWHIN_BIND", f"0.0.0.0:{READER_PORT}")]
-    policy = {"imagePullPolicy": own.image_pull_policy} if own.image_pull_policy is not None else {}
     container = {
         "name": "reader",
         "image": resources.image_of(resources.train.model_copy(update={"accelerator": None})),
-        **policy,
         "command": COMMAND,
         "env": [*_env(resources), *bind, _token(readers)],
         "ports": [{"name": "edges", "containerPort": READER_PORT}],
         "resources": _amounts(readers, {}),
-        **_container(resources, readers, own),
     }
+    affinity = pods.affinity(own.affinity, readers.topology, READERS)
     pod = {
-        **_pod(resources, readers, own, pods.affinity(own.affinity, readers.topology, READERS)),
-        **({"priorityClassName": own.priority_class} if own.priority_class is not None else {}),
+        **_plain_pod(resources, readers, own, affinity, container),
         "subdomain": "{name}-readers",
         "restartPolicy": "OnFailure",
-        "containers": [container],
     }
-    labels = pods.labels(own, "readers")
+    spec = {
+        "completionMode": "Indexed",
+        "completions": readers.count,
+        "parallelism": readers.count,
+        "backoffLimit": 1000,  # lost readers are replaced; training ends by itself if all are lost
+    }
+    return _job({"name": "{name}-readers"}, spec, own, "readers", pod)
+
+
+def trial_job(resources: Resources, name: str, command: list[str]) -> Spec:
+    """A Job whose container `name` runs a command on a machine of the stage train: a trial of a sweep."""
+    train, accelerator = resources.train, accelerator_of(resources.train)
+    own = resources.pod_of(train)
+    gpus = {pods.resource_of(accelerator): str(accelerator.count)} if accelerator is not None else {}
+    container = {
+        "name": name,
+        "image": resources.image_of(train),
+        "command": command,
+        "env": _env(resources),
+        "resources": _amounts(train, gpus),
+    }
+    affinity = pods.affinity(own.affinity, Topology(), {})  # machines of different trials need not be near each other
+    pod = {**_plain_pod(resources, train, own, affinity, container), "restartPolicy": "Never"}
+    deadline = {"activeDeadlineSeconds": train.timeout_in_s} if train.timeout_in_s else {}
+    return _job({}, {"backoffLimit": train.retries, **deadline}, own, "trial", pod)
+
+
+def _job(metadata: Spec, spec: Spec, own: Pod, component: str, pod: Spec) -> Spec:
+    """A Job, of no TrainJob, whose pods have the spec `pod`."""
+    labels = pods.labels(own, component)
     annotations = {"annotations": own.annotations} if own.annotations else {}
+    of_pods = {"labels": {**NO_SIDECAR, **pods.without_queue(labels)}, **annotations}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": "{name}-readers", "labels": labels, **annotations},
-        "spec": {
-            "completionMode": "Indexed",
-            "completions": readers.count,
-            "parallelism": readers.count,
-            "backoffLimit": 1000,  # lost readers are replaced; training ends by itself if all are lost
-            "template": {
-                "metadata": {"labels": {**NO_SIDECAR, **pods.without_queue(labels)}, **annotations},
-                "spec": pod,
-            },
-        },
+        "metadata": {**metadata, "labels": labels, **annotations},
+        "spec": {**spec, "template": {"metadata": of_pods, "spec": pod}},
+    }
+
+
+def _plain_pod(resources: Resources, of: Placement, own: Pod, affinity: Spec, container: Spec) -> Spec:
+    """The spec of a pod of a Job, with one container."""
+    policy = {"imagePullPolicy": own.image_pull_policy} if own.image_pull_policy is not None else {}
+    return {
+        **_pod(resources, of, own, affinity),
+        **({"priorityClassName": own.priority_class} if own.priority_class is not None else {}),
+        "containers": [{**container, **policy, **_container(resources, of, own)}],
     }
 
 
