@@ -6,6 +6,7 @@ import difflib
 import os
 import tempfile
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from kfp.dsl.base_component import BaseComponent
 from twhin.components.task import configure
 from twhin.pipelines import kubeflow, pipeline, refresh, vertex
 from twhin.pipelines.resources import Resources, Target
+from twhin_core.config import file as config_file
 from twhin_core.config.file import ConfigText
 from twhin_core.errors import TwhinError, UserError
 
@@ -35,8 +37,9 @@ def compile_pipeline(
     output: str,
     run_root: str | None = None,
     series: str | None = None,
+    sweep: bool = False,
 ) -> None:
-    """Writes the pipeline for `target` to `output`; with a `series`, that of its refresh.
+    """Writes the pipeline for `target` to `output`; with a `series`, that of its refresh; with `sweep`, that of one.
 
     `source` is the default of the parameters `config` and `overrides`; `run_root` and `series`, if given, are those of
     the parameters of these names. For Kubeflow the file has a second YAML document with settings for Kubernetes; Vertex
@@ -44,7 +47,7 @@ def compile_pipeline(
 
     Raises:
         UserError: `output` does not end in .yaml, the cluster cannot see `run_root`, or the target does not support
-            the `resources`.
+            the `resources` or the sweep.
     """
     if not output.endswith((".yaml", ".yml")):
         raise UserError(f"--output {output}: expected a name that ends in .yaml")
@@ -58,6 +61,11 @@ def compile_pipeline(
     roots = {"run_root": run_root, "series": series}
     defaults |= {name: root for name, root in roots.items() if root is not None}
     build = pipeline.build if series is None else refresh.build
+    if sweep:
+        from twhin.pipelines import vertex_sweep  # imports Vertex AI's client
+
+        config = config_file.parse(source.text, overrides=source.overrides)
+        build = partial(vertex_sweep.build, config=config, resources=resources)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=Path(output).parent) as aside:
         compiled = str(Path(aside) / "pipeline.yaml")
@@ -84,6 +92,7 @@ def find_differences(
     output: str,
     run_root: str | None = None,
     series: str | None = None,
+    sweep: bool = False,
 ) -> str:
     """The unified diff from `output` to what `compile_pipeline` would write; empty if they are equal.
 
@@ -94,7 +103,7 @@ def find_differences(
         raise UserError(f"{output}: no such file; leave out --check to write it")
     with tempfile.TemporaryDirectory() as aside:
         now = str(Path(aside) / "pipeline.yaml")
-        compile_pipeline(source, resources, target, now, run_root, series)
+        compile_pipeline(source, resources, target, now, run_root, series, sweep)
         before, after = _lines(output), _lines(now)
     return "\n".join(difflib.unified_diff(before, after, output, "compiled now", lineterm="", n=2))
 

@@ -30,6 +30,10 @@ def compile_pipeline(
         str | None,
         typer.Option(metavar="URL", help="Compile the refresh of a series, and make this the default of its series."),
     ] = None,
+    sweep: Annotated[
+        bool,
+        typer.Option("--sweep", help="Vertex AI: compile the sweep of the config, as a HyperparameterTuningJob."),
+    ] = False,
     check: Annotated[
         bool,
         typer.Option(
@@ -50,6 +54,8 @@ def compile_pipeline(
 
     if series is not None and run_root is not None:
         raise UserError("--run-root and --series: a refresh makes a run root for each version; leave out --run-root")
+    if sweep and (target != "vertex" or series is not None):
+        raise UserError("--sweep: is for --target vertex, of one run; for Kubeflow, use --target katib")
     if target == "katib":
         _compile_sweep(config, resources, output, run_root, series, check, overrides or [])
         return
@@ -57,9 +63,9 @@ def compile_pipeline(
 
     needs = load(resources)
     if not check:
-        compiling.compile_pipeline(source, needs, target, output, run_root, series)
+        compiling.compile_pipeline(source, needs, target, output, run_root, series, sweep)
         typer.echo(f"compiled for {target}: {output}")
-    elif differences := compiling.find_differences(source, needs, target, output, run_root, series):
+    elif differences := compiling.find_differences(source, needs, target, output, run_root, series, sweep):
         typer.echo(differences)
         raise compiling.OutOfDate(f"{output} is out of date; compile it without --check")
     else:

@@ -237,7 +237,8 @@ def _read_documents(path: str) -> list[Any]:
 
 
 def _has_nodes(documents: list[Any]) -> bool:
-    return "manifests" in documents[0]["root"]["dag"]["tasks"]["train"]["inputs"]["parameters"]
+    tasks = documents[0]["root"]["dag"]["tasks"]
+    return "train" in tasks and "manifests" in tasks["train"]["inputs"]["parameters"]
 
 
 def _shared_mounts(documents: list[Any]) -> set[str]:

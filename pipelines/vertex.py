@@ -190,3 +190,8 @@ def _machine(name: str, stage: Stage) -> Machine:
     accelerator = accelerator_of(stage)
     gpu = (accelerator.type, accelerator.count) if accelerator and accelerator.type else None
     return pick(stage.cpu, stage.memory, gpu, name)
+
+
+def trial_pool(resources: Resources, command: list[str]) -> list[Spec]:
+    """The only worker pool of a sweep's trial, on a machine of the stage train."""
+    return _pools("train", resources.train, resources, {"command": command})
