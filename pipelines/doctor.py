@@ -14,7 +14,7 @@ from twhin.components.task import SHARED_MEMORY
 from twhin_core import __version__, libraries, limits, storage
 from twhin_core.errors import StorageError, UserError
 
-PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "pyarrow", "duckdb", "kfp", "gcsfs")
+PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "pyarrow", "duckdb", "kfp", "gcsfs", "obstore")
 ENOUGH_SHARED_MEMORY = 1 << 30
 """Ranks of one machine exchange data there. A container has 64 MiB unless more is mounted."""
 
@@ -106,6 +106,8 @@ def _write_and_read(url: str) -> str:
     try:
         if storage.read_text(place) != "well":
             raise StorageError(f"{place}: what was read differs from what was written")
+        if storage.write_if(place, "ill", 0) is not None:
+            raise StorageError(f"{url}: the store ignores If-None-Match, so two runs could write under one root")
     finally:
         storage.remove(place)
     return "can be written, read and deleted from"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import aiohttp
+import yarl
 from aiohttp import web
 
 BUSY = (429, 503)
@@ -32,6 +33,10 @@ class FaultProxy:
     is_down: bool = False
     """While it is set, every request is answered 503."""
     url: str = ""
+    store: str = ""
+    """The scheme of the object store that the server is, if it is one."""
+    dropped_headers: tuple[str, ...] = ()
+    """Of requests, in lower case: as if the server did not know them."""
     requests: int = 0
     faults: collections.Counter[str] = field(default_factory=collections.Counter)
 
@@ -72,15 +77,22 @@ class FaultProxy:
         part = (request.raw_path, request.headers.get("Content-Range", ""))
         if "upload_id" in request.query and part in self._answers:
             return self._copy(self._answers[part])
-        headers = {name: value for name, value in request.headers.items() if name.lower() != "host"}
+        headers = {
+            name: value
+            for name, value in request.headers.items()
+            if name.lower() not in ("host", *self.dropped_headers)
+        }
+        url = yarl.URL(self.upstream + request.raw_path, encoded=True)
         async with self._session.request(
-            request.method, self.upstream + request.raw_path, headers=headers, data=body, allow_redirects=False
+            request.method, url, headers=headers, data=body, allow_redirects=False, skip_auto_headers=["Content-Type"]
         ) as response:
             kept = {
                 name: value.replace(self.upstream, self.url)  # where a resumable upload goes on
                 for name, value in response.headers.items()
                 if name.lower() not in ("transfer-encoding", "content-encoding", "content-length", "connection")
             }
+            if request.method == "HEAD":
+                kept["Content-Length"] = response.headers.get("Content-Length", "0")
             answer = web.Response(status=response.status, headers=kept, body=await response.read())
         if "upload_id" in request.query:
             self._answers[part] = answer

@@ -15,11 +15,12 @@ import pytest
 
 from tests.conftest import SmallConfig
 from tests.export.exporting import changed
+from tests.fault_proxy import FaultProxy
 from tests.full_disk import small_files
-from tests.object_store import serve_bucket
+from tests.object_store import GS_FIRST, STORES, reach, serve_bucket, settings
 from tests.preloaded import CONTEXT
 from tests.training.same_result import assert_same_result
-from twhin_core import lease, object_store, storage
+from twhin_core import lease, storage
 from twhin_core.checkpoints import checkpoint
 from twhin_core.config import Config
 from twhin_core.errors import StorageRefused, UserError
@@ -37,10 +38,8 @@ STAGES: dict[str, tuple[Callable[[Config, str], object], str, str]] = {
     "export": (export, "embeddings", export_manifest.MANIFEST),
 }
 
-FORMATS = {
-    "local": ["parquet", "npy", "faiss", "pq", "vertex-vector-search", "tensorboard-projector"],
-    "gs": ["parquet", "npy", "faiss", "pq"],
-}
+EVERY = ["parquet", "npy", "faiss", "pq", "vertex-vector-search", "tensorboard-projector"]
+FORMATS = {"local": EVERY, **dict.fromkeys(STORES, EVERY[:4])}
 EVERY_FORMAT: dict[str, Any] = {
     "faiss": {"kind": "flat", "tables": {"user": "hnsw"}},
     "pq": {"subspaces": 2, "bits": 4},
@@ -49,22 +48,21 @@ EVERY_FORMAT: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with serve_bucket() as proxy:
-        yield proxy.url
+@pytest.fixture
+def server(place: str) -> Iterator[FaultProxy]:
+    with serve_bucket(store=place) as proxy:
+        yield proxy
 
 
-def work(stage: str, config: Config, root: str, emulator: str) -> None:
-    os.environ[object_store.EMULATOR] = emulator
+def work(stage: str, config: Config, root: str, where: dict[str, str]) -> None:
+    os.environ.update(where)
     lease.EXPIRY = 10_000  # the killed process ran on this machine, so it is known to be dead
     STAGES[stage][0](config, root)
 
 
 def start(stage: str, config: Config, root: str) -> multiprocessing.context.ForkServerProcess:
     """A process that runs the stage, once it holds the lease."""
-    emulator = os.environ.get(object_store.EMULATOR, "")
-    process = CONTEXT.Process(target=work, args=(stage, config, root, emulator), daemon=True)
+    process = CONTEXT.Process(target=work, args=(stage, config, root, settings()), daemon=True)
     process.start()
     deadline = time.monotonic() + 60
     url = storage.join(root, lease.FOLDER, stage)
@@ -92,7 +90,7 @@ def finish(stage: str, config: Config, root: str) -> float:
 
 
 @pytest.mark.parametrize("stage", ["prepare", "export"])
-@pytest.mark.parametrize("place", ["local", "gs"])
+@pytest.mark.parametrize("place", ["local", *GS_FIRST])
 @pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.slow)])
 def test_the_result_is_the_same_after_repeated_kills(
     kills: int,
@@ -110,9 +108,9 @@ def test_the_result_is_the_same_after_repeated_kills(
     if stage == "prepare":
         storage.remove(made)
     roots = [f"{tmp_path}/disturbed", f"{tmp_path}/undisturbed"]
-    if place == "gs":
-        monkeypatch.setenv(object_store.EMULATOR, request.getfixturevalue("server"))
-        roots = [f"gs://bucket/{tmp_path.name}/{name}" for name in ("disturbed", "undisturbed")]
+    if place != "local":
+        bucket = reach(request.getfixturevalue("server"), monkeypatch)
+        roots = [f"{bucket}/{tmp_path.name}/{name}" for name in ("disturbed", "undisturbed")]
     for root in roots:
         copy(made, root)
     disturbed, undisturbed = roots
@@ -146,12 +144,13 @@ def copy(made: str, root: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("place", STORES)
 def test_training_killed_on_an_object_store_resumes_to_the_same_weights(
-    small_config: SmallConfig, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    small_config: SmallConfig, server: FaultProxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(object_store.EMULATOR, server)
+    bucket = reach(server, monkeypatch)
     config = small_config(training={"num_epochs": 12, "checkpoint_every_n": 7, "checkpoint_max_to_keep": 2})
-    disturbed, undisturbed = f"gs://bucket/{tmp_path.name}/run", str(tmp_path / "run")
+    disturbed, undisturbed = f"{bucket}/{tmp_path.name}/run", str(tmp_path / "run")
     for root in (disturbed, undisturbed):
         prepare(config, root)
     rng = random.Random(0)

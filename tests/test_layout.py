@@ -15,11 +15,11 @@ from tests.command_line import ROOT
 
 # A module or folder of twhin_core imports only from those before it here.
 LAYERS = [
-    "errors", "limits", "plugins", "sizes", "conditions", "output", "progress", "checksum", "object_store", "storage",
-    "scratch", "paths", "parquet", "config", "schema", "lease", "activity", "heartbeat", "run", "removed", "published",
-    "dependents", "durations", "libraries", "tracking", "synthetic", "graph", "data", "model", "vectors", "distributed",
-    "checkpoints", "ranking", "training", "evaluation", "export", "registry", "series", "inductive", "embeddings",
-    "recommend",
+    "errors", "limits", "plugins", "sizes", "conditions", "output", "progress", "checksum", "object_store", "gcs",
+    "obstore_errors", "obstore_file", "cloud_settings", "s3_and_azure", "storage", "scratch", "paths", "parquet",
+    "config", "schema", "lease", "activity", "heartbeat", "run", "removed", "published", "dependents", "durations",
+    "libraries", "tracking", "synthetic", "graph", "data", "model", "vectors", "distributed", "checkpoints", "ranking",
+    "training", "evaluation", "export", "registry", "series", "inductive", "embeddings", "recommend",
     "serving",
     "report", "stages", "tuning",
 ]  # fmt: skip
@@ -46,8 +46,8 @@ WITHOUT_TORCH = [
     *(f"twhin_core.evaluation.{name}" for name in ("gates", "measure")),
 ]  # fmt: skip
 SLOW_TO_IMPORT = [
-    *TORCH, "kfp", "kfp_kubernetes", "google.cloud.storage", "gcsfs", "duckdb", "ibis", "pandas", "scipy", "pyspark",
-    "faiss", "pyarrow.flight", "pyarrow.parquet", "tensorboard",
+    *TORCH, "kfp", "kfp_kubernetes", "google.cloud.storage", "gcsfs", "obstore", "duckdb", "ibis", "pandas", "scipy",
+    "pyspark", "faiss", "pyarrow.flight", "pyarrow.parquet", "tensorboard",
 ]  # fmt: skip
 LINES = 300
 """The maximum length of a file of the library."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ from tests.command_line import ROOT, assert_refused, twhin
 from tests.conftest import SmallConfig
 from tests.fault_proxy import FaultProxy
 from tests.full_disk import small_files
-from tests.object_store import serve_bucket
+from tests.object_store import STORES, reach, serve_bucket, settings
 from tests.preloaded import CONTEXT
 from twhin_core import lease, object_store, storage
 from twhin_core.config import file as config_file
@@ -29,39 +30,42 @@ from twhin_core.errors import LeaseLost, StorageRefused, TwhinError, UserError
 from twhin_core.run import working
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultProxy]:
-    with serve_bucket() as proxy:
+@pytest.fixture(scope="module", params=STORES)
+def server(request: pytest.FixtureRequest) -> Iterator[FaultProxy]:
+    with serve_bucket(store=request.param) as proxy:
         yield proxy
 
 
-@pytest.fixture(params=["local", "gs"])
-def root(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    if request.param == "local":
-        return str(tmp_path)
-    monkeypatch.setenv(object_store.EMULATOR, request.getfixturevalue("server").url)
-    return f"gs://bucket/{tmp_path.name}"
+@pytest.fixture(scope="module", params=["local", *STORES])
+def place(request: pytest.FixtureRequest) -> Iterator[FaultProxy | None]:
+    """The server of a store, or None for a local disk."""
+    with contextlib.nullcontext() if request.param == "local" else serve_bucket(store=request.param) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def root(place: FaultProxy | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    return str(tmp_path) if place is None else f"{reach(place, monkeypatch)}/{tmp_path.name}"
 
 
 @pytest.fixture
 def remote(server: FaultProxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """A root on the object store, with short intervals for renewal and expiry."""
-    monkeypatch.setenv(object_store.EMULATOR, server.url)
+    bucket = reach(server, monkeypatch)
     monkeypatch.setattr(lease, "HEARTBEAT", 0.1)
     monkeypatch.setattr(lease, "EXPIRY", 1.0)
-    return f"gs://bucket/{tmp_path.name}"
+    return f"{bucket}/{tmp_path.name}"
 
 
-def hold_until_killed(root: str, emulator: str) -> None:
-    os.environ[object_store.EMULATOR] = emulator
+def hold_until_killed(root: str, where: dict[str, str]) -> None:
+    os.environ.update(where)
     with lease.hold(root, "train"):
         time.sleep(60)
 
 
 def start_holder(root: str) -> multiprocessing.context.ForkServerProcess:
     """A process that holds the lease of the train stage under `root`."""
-    emulator = os.environ.get(object_store.EMULATOR, "")
-    process = CONTEXT.Process(target=hold_until_killed, args=(root, emulator), daemon=True)
+    process = CONTEXT.Process(target=hold_until_killed, args=(root, settings()), daemon=True)
     process.start()
     deadline = time.monotonic() + 60
     while not storage.read_generation(storage.join(root, lease.FOLDER, "train"))[0]:
@@ -135,7 +139,8 @@ def test_a_remote_lease_that_is_renewed_is_respected(remote: str, monkeypatch: p
     def renew() -> None:
         while not stop.wait(0.1):
             text, generation = storage.read_generation(url)
-            storage.write_if(url, text, generation)
+            identity = json.loads(text)
+            storage.write_if(url, json.dumps({**identity, "beat": f"{identity['beat']}1"}), generation)
 
     thread = threading.Thread(target=renew)
     thread.start()

@@ -6,46 +6,46 @@ import contextlib
 import gc
 import http.server
 import json
+import logging
 import os
 import threading
-from collections.abc import Iterator
+import traceback
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from xml.sax.saxutils import escape
 
-import gcsfs
 import numpy as np
 import pytest
 
 from tests.command_line import assert_refused, twhin
 from tests.fault_proxy import KINDS, FaultProxy
-from tests.object_store import serve_bucket
-from twhin_core import object_store, storage
+from tests.object_store import STORES, environment, environment_at, files_at, reach, serve_bucket
+from twhin_core import gcs, object_store, storage
 from twhin_core.errors import StorageError, StorageRefused
+from twhin_core.graph.copies import copy_file
 from twhin_core.paths import find_files
 from twhin_core.training.tensorboard import EventFiles
 
+LARGE = {"gs": 12_500_000, "s3": 35_000_000, "abfs": 35_000_000}
+"""The size of an object in three parts."""
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultProxy]:
-    with serve_bucket(faults=0.1, seed=1) as proxy:
+
+@pytest.fixture(scope="module", params=STORES)
+def server(request: pytest.FixtureRequest) -> Iterator[FaultProxy]:
+    with serve_bucket(faults=0.1, seed=1, store=request.param) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def bucket(server: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv(object_store.EMULATOR, server.url)
-    monkeypatch.setattr(object_store, "RETRY_DELAYS", (0.01, 0.1))
-    return "gs://bucket"
-
-
-def stored(server: FaultProxy) -> gcsfs.GCSFileSystem:
-    """The objects on the server, read without the proxy."""
-    return gcsfs.GCSFileSystem(token="anon", endpoint_url=server.upstream, use_listings_cache=False)
+    return reach(server, monkeypatch)
 
 
 def test_objects_survive_a_round_trip(server: FaultProxy, bucket: str) -> None:
     rng, before = np.random.default_rng(0), server.faults.total()
     contents = {f"{bucket}/data/{number}": rng.bytes(3_000 * number**2) for number in range(40)}
-    contents[f"{bucket}/data/large"] = rng.bytes(12_500_000)  # in three parts
+    contents[f"{bucket}/data/large"] = rng.bytes(LARGE[server.store])
     for url, content in contents.items():
         with storage.open_write(url) as file:
             for start in range(0, len(content), 1_000_000):
@@ -85,7 +85,7 @@ def test_publishing_does_not_overwrite_another_run(bucket: str) -> None:
     assert storage.read_json(url) == {"of": "this run"}
 
 
-@pytest.mark.parametrize("size", [10, 7_000_000])
+@pytest.mark.parametrize("size", [10, 7_000_000, 20_000_000])
 def test_a_failed_write_leaves_nothing(size: int, server: FaultProxy, bucket: str) -> None:
     url = f"{bucket}/failed/{size}"
 
@@ -97,40 +97,84 @@ def test_a_failed_write_leaves_nothing(size: int, server: FaultProxy, bucket: st
     with pytest.raises(ZeroDivisionError):
         fail()
     gc.collect()
-    assert not stored(server).exists(url)
+    assert not files_at(server).exists(url.partition("://")[2])
 
 
-def test_a_bucket_that_does_not_exist(bucket: str) -> None:
+def test_a_bucket_that_does_not_exist(server: FaultProxy, bucket: str) -> None:
+    nowhere = f"{server.store}://nowhere"
     for act in (
-        lambda: storage.write_text("gs://nowhere/x", "1"),
-        lambda: storage.publish("gs://nowhere/x", "1"),
-        lambda: find_files("gs://nowhere/*.parquet"),
+        lambda: storage.write_text(f"{nowhere}/x", "1"),
+        lambda: storage.publish(f"{nowhere}/x", "1"),
+        lambda: find_files(f"{nowhere}/*.parquet"),
     ):
-        with pytest.raises(StorageRefused, match=r"gs://nowhere/.*: there is no bucket nowhere"):
+        with pytest.raises(StorageRefused, match=rf"{nowhere}/.*: there is no bucket nowhere"):
             act()
 
 
 def test_the_command_names_a_bucket_that_does_not_exist(server: FaultProxy) -> None:
-    ran = twhin(
-        "prepare", "configs/quickstart.yaml", "--run-root", "gs://nowhere/run", STORAGE_EMULATOR_HOST=server.url
-    )
-    assert_refused(ran, "gs://nowhere/run", "there is no bucket nowhere")
+    root = f"{server.store}://nowhere/run"
+    ran = twhin("prepare", "configs/quickstart.yaml", "--run-root", root, **environment(server))
+    assert_refused(ran, root, "there is no bucket nowhere")
+
+
+def test_ranges_are_those_of_the_content(server: FaultProxy, bucket: str) -> None:
+    content = np.random.default_rng(0).bytes(3_000_000)
+    with storage.open_write(f"{bucket}/ranges/one") as file:
+        file.write(content)
+    fs, path = storage.filesystem(f"{bucket}/ranges/one")
+    for start, end in ((0, 10), (5, 5), (2_999_990, 3_000_000), (-7, None), (1_000_000, None), (None, 3), (-9, -2)):
+        assert fs.cat_file(path, start, end) == content[start:end]
+    starts = [0, 10, 2_500_000, 10, 1_234_567]
+    ends = [4, 1_000_010, 3_000_000, 20, 1_234_568]
+    expected = [content[start:end] for start, end in zip(starts, ends, strict=True)]
+    assert fs.cat_ranges([path] * 5, starts, ends, on_error="raise") == expected
+    with storage.open_read(f"{bucket}/ranges/one") as file:
+        for start in (2_999_000, 0, 1_500_000):
+            file.seek(start)
+            assert file.read(500) == content[start : start + 500]
+
+
+def test_a_copy_in_a_store_and_between_stores(server: FaultProxy, bucket: str, tmp_path: Path) -> None:
+    storage.write_text(f"{bucket}/copied/one", "1")
+    for target in (f"{bucket}/copied/two", str(tmp_path / "three"), f"{bucket}/copied/four"):
+        copy_file(f"{bucket}/copied/one" if "four" not in target else str(tmp_path / "three"), target)
+        assert storage.read_text(target) == "1"
+
+
+def test_objects_that_only_make_a_folder_visible_are_no_files(server: FaultProxy, bucket: str) -> None:
+    if server.store != "s3":
+        pytest.skip("only the console of S3 makes them")
+    for key in ("shown/", "shown/sub/", "shown/sub/x"):
+        body = b"1" if key.endswith("x") else b""
+        request = urllib.request.Request(f"{server.upstream}/bucket/{key}", body, method="PUT")
+        request.add_header("Content-Type", "text/plain")
+        urllib.request.urlopen(request).close()
+    assert [file.url for file in find_files(f"{bucket}/shown")] == [f"{bucket}/shown/sub/x"]
+    assert [file.url for file in find_files(f"{bucket}/shown/*")] == [f"{bucket}/shown/sub/x"]
+    assert storage.list_folders(f"{bucket}/shown") == ["sub"]
+    storage.remove(f"{bucket}/shown")
+    assert not storage.exists(f"{bucket}/shown/sub/x")
 
 
 @contextlib.contextmanager
-def answering(status: int, message: str) -> Iterator[str]:
-    """A server that gives every request the same answer."""
+def answering(status: int, message: str, code: str = "") -> Iterator[str]:
+    """A server that gives every request the same answer; in XML with a `code`, as S3 and Azure do."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             body = json.dumps({"error": {"code": status, "message": message}}).encode()
+            if code:
+                # S3 says what it was sent, and so tells more than anyone should log.
+                sent = escape(f"{self.path} {self.headers}")
+                body = f"<Error><Code>{code}</Code><Message>{message}</Message><Sent>{sent}</Sent></Error>".encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
-        do_POST = do_GET  # noqa: N815 -- http.server's names
+        do_POST = do_PUT = do_HEAD = do_DELETE = do_GET  # noqa: N815 -- http.server's names
 
         def log_message(self, *_: object) -> None:
             pass
@@ -151,7 +195,7 @@ def answering(status: int, message: str) -> Iterator[str]:
 )
 def test_credentials_that_are_missing_or_refused(status: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with answering(status, said) as url:
-        monkeypatch.setenv(object_store.EMULATOR, url)
+        monkeypatch.setenv(gcs.EMULATOR, url)
         for act in (
             lambda: storage.write_text("gs://bucket/x", "1"),
             lambda: storage.publish("gs://bucket/x", "1"),
@@ -166,6 +210,106 @@ def test_credentials_that_are_missing_or_refused(status: int, said: str, monkeyp
                 act()
             assert said in str(caught.value)
             assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("store", ["s3", "abfs"])
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (403, "AccessDenied", "Access Denied"),
+        (403, "InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records."),
+        (403, "AuthorizationFailure", "This request is not authorized to perform this operation."),
+        (401, "NoAuthenticationInformation", "Server failed to authenticate the request."),
+        (400, "ExpiredToken", "The provided token has expired."),
+    ],
+)
+def test_credentials_that_s3_or_azure_refuses(
+    store: str, status: int, code: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with answering(status, said, code) as url:
+        for name, value in environment_at(store, url).items():
+            monkeypatch.setenv(name, value)
+        acts: dict[Callable[[], object], str] = {
+            lambda: storage.write_text(f"{store}://bucket/x", "1"): said,
+            lambda: storage.publish(f"{store}://bucket/x", "1"): said,
+            lambda: storage.exists(f"{store}://bucket/x"): str(status),  # the answer to HEAD has no body
+            lambda: storage.read_text(f"{store}://bucket/x"): said,
+            lambda: storage.list_folders(f"{store}://bucket/x"): said,
+        }
+        for act, words in acts.items():
+            with pytest.raises(StorageRefused, match=rf"{store}://bucket") as caught:
+                act()
+            assert words in str(caught.value)
+            assert "\n" not in str(caught.value)
+
+
+def test_a_bucket_of_another_region_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AWS answers so, without a place to go on."""
+    with answering(301, "Must be addressed using the specified endpoint.", "PermanentRedirect") as url:
+        for name, value in environment_at("s3", url).items():
+            monkeypatch.setenv(name, value)
+        for act in (storage.read_bytes, storage.list_folders, lambda url: storage.write_text(url, "1")):
+            with pytest.raises(StorageRefused, match=r"^s3://bucket/x: .*incorrectly configured region"):
+                act("s3://bucket/x")
+
+
+SECRETS = ["AKIDSECRET", "wJalrXUtnFEMI", "FwoGZXIvYXdz", "c2VjcmV0LWtleQ==", "c2lnbmF0dXJl"]
+KEY_ID, KEY, TOKEN, AZURE_KEY, SIGNATURE = SECRETS
+SAS = f"sv=2020&sig={SIGNATURE}"
+OF_S3 = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": KEY, "AWS_SESSION_TOKEN": TOKEN}
+OF_AZURE = {"AZURE_STORAGE_ACCOUNT_NAME": "account", "AZURE_STORAGE_ACCOUNT_KEY": AZURE_KEY}
+OF_SAS = {"AZURE_STORAGE_ACCOUNT_NAME": "account", "AZURE_STORAGE_SAS_KEY": SAS}
+CONNECTION = f"AccountName=account;AccountKey={AZURE_KEY};BlobEndpoint=URL/account"
+
+
+@pytest.mark.parametrize(
+    ("store", "settings"),
+    [
+        ("s3", OF_S3),
+        ("s3", {**OF_S3, "AWS_ACCESS_KEY_ID": f"{KEY_ID}\n"}),
+        ("s3", {**OF_S3, "AWS_SECRET_ACCESS_KEY": f" {KEY}"}),
+        ("s3", {**OF_S3, "AWS_SESSION_TOKEN": f"{TOKEN}é"}),
+        ("s3", {**OF_S3, "AWS_ENDPOINT_URL": "minio:9000"}),
+        ("s3", {**OF_S3, "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}),
+        ("s3", {"AWS_PROFILE": "default", "AWS_SHARED_CREDENTIALS_FILE": "FILE"}),
+        ("s3", {"AWS_PROFILE": "other", "AWS_SHARED_CREDENTIALS_FILE": "FILE"}),
+        ("s3", {"AWS_SHARED_CREDENTIALS_FILE": "BROKEN"}),
+        ("abfs", OF_AZURE),
+        ("abfs", {**OF_AZURE, "AZURE_STORAGE_ACCOUNT_KEY": f"{AZURE_KEY}!"}),
+        ("abfs", OF_SAS),
+        ("abfs", {**OF_SAS, "AZURE_STORAGE_SAS_KEY": SAS.replace("&", "&nonsense&")}),
+        ("abfs", {**OF_SAS, "AZURE_STORAGE_ENDPOINT": "http://127.0.0.1:1"}),
+        ("abfs", {"AZURE_STORAGE_CONNECTION_STRING": CONNECTION}),
+    ],
+)
+@pytest.mark.parametrize("status", [403, 400, 503, 301])
+def test_credentials_are_never_shown(
+    store: str,
+    settings: dict[str, str],
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Neither in a message nor in a traceback, nor in a log of any level."""
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr(object_store, "RETRY_TIMEOUT", 0.2)
+    monkeypatch.setattr(object_store, "RETRY_DELAYS", (0.01, 0.02))
+    keys = f"aws_access_key_id = {KEY_ID}\naws_secret_access_key = {KEY}\n"
+    (tmp_path / "FILE").write_text(f"[default]\n{keys}[other]\nrole_arn = {KEY}\n")
+    (tmp_path / "BROKEN").write_text(keys)
+    with answering(status, "Refused", "Refused") as url:
+        endpoint = "AWS_ENDPOINT_URL" if store == "s3" else "AZURE_STORAGE_ENDPOINT"
+        for name, value in {endpoint: url, **settings}.items():
+            at = str(tmp_path / value) if value in ("FILE", "BROKEN") else value.replace("URL", url)
+            monkeypatch.setenv(name, at)
+        for act in (storage.exists, storage.read_bytes, lambda url: storage.write_text(url, "1")):
+            with pytest.raises(StorageError) as caught:
+                act(f"{store}://bucket/x")
+            assert "\n" not in str(caught.value)
+            shown = "".join(traceback.format_exception(caught.value)) + caplog.text + "".join(capfd.readouterr())
+            assert [secret for secret in SECRETS if secret in shown] == []
 
 
 def test_the_command_reports_it_in_one_line() -> None:
@@ -186,8 +330,8 @@ def test_a_missing_credentials_file() -> None:
 def test_an_invalid_credentials_file(content: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     key = tmp_path / "key.json"
     key.write_text(content)
-    monkeypatch.delenv(object_store.EMULATOR, raising=False)
-    monkeypatch.setenv(object_store.CREDENTIALS, str(key))
+    monkeypatch.delenv(gcs.EMULATOR, raising=False)
+    monkeypatch.setenv(gcs.CREDENTIALS, str(key))
     with pytest.raises(StorageRefused, match=r"GOOGLE_APPLICATION_CREDENTIALS: .+") as caught:
         storage.exists("gs://bucket/x")
     assert "\n" not in str(caught.value)
@@ -198,7 +342,7 @@ def test_retries_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_store, "RETRY_TIMEOUT", 0.5)
     monkeypatch.setattr(object_store, "RETRY_DELAYS", (0.01, 0.1))
     with answering(503, "Service Unavailable") as url:
-        monkeypatch.setenv(object_store.EMULATOR, url)
+        monkeypatch.setenv(gcs.EMULATOR, url)
         with pytest.raises(
             StorageError, match=r"gs://bucket.*: failed after retrying for 0\.5 s: Service Unavailable"
         ) as caught:
@@ -215,7 +359,7 @@ def test_training_survives_event_files_that_cannot_be_written(
 ) -> None:
     monkeypatch.setattr(object_store, "RETRY_TIMEOUT", 0.2)
     with answering(503, "Service Unavailable") as url:
-        monkeypatch.setenv(object_store.EMULATOR, url)
+        monkeypatch.setenv(gcs.EMULATOR, url)
         events = EventFiles("gs://bucket/run", 0)
         events.add(1, {"loss": 0.5})
         events.flush()

@@ -68,9 +68,28 @@ def test_join() -> None:
     assert storage.join("runs", "a") == "runs/a"
 
 
-def test_other_schemes_are_refused() -> None:
-    with pytest.raises(UserError, match="s3://bucket/x: only local paths and gs://"):
-        storage.exists("s3://bucket/x")
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://bucket/x",
+        "https://host/x",
+        "minio://bucket/x",
+        "S3://bucket/x",
+        "gcs://bucket/x",
+        "://x",
+        "hdfs://x",
+        "az://x",
+    ],
+)
+def test_other_schemes_are_refused(url: str) -> None:
+    with pytest.raises(UserError, match=f"^{url}: only local paths, gs://, s3:// and abfs:// are supported$"):
+        storage.exists(url)
+
+
+@pytest.mark.parametrize("url", ["gs://", "s3://", "s3:///", "abfs://", "abfs:///"])
+def test_a_url_without_a_bucket_is_refused(url: str) -> None:
+    with pytest.raises(UserError, match=f"^{url}: names no bucket$"):
+        storage.exists(url)
 
 
 def bitwise_crc32c(content: bytes) -> int:

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from twhin_core import storage
 from twhin_core.errors import LeaseLost, StorageError, StorageRefused, TwhinError, UserError
+from twhin_core.object_store import Generation
 from twhin_core.progress import log, show_error
 
 FOLDER = ".leases"
@@ -167,12 +168,12 @@ class _ObjectLease:
     def __init__(self, url: str) -> None:
         self._url = url
         self._identity = {**_identity(), "owner": uuid.uuid4().hex, "beat": "0"}
-        self._generation = 0
+        self._generation: Generation = 0
         self._stop = threading.Event()
         self._heartbeat = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._renewed_at = 0.0  # when the last renewal that succeeded was sent
         # The content and generation found last, when they were first seen, and whether they ever changed.
-        self._found: tuple[str, int] | None = None
+        self._found: tuple[str, Generation] | None = None
         self._found_at = 0.0
         self._has_changed = False
 

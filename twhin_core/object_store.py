@@ -1,109 +1,75 @@
-"""Google Cloud Storage: gcsfs with our own retries, errors and preconditions.
+"""What every object store offers beside fsspec's interface, and which class serves which scheme.
 
-`storage` registers `ObjectStore` for gs://, so that torch's checkpoints and DuckDB use it too.
+fsspec knows the classes by name, so that torch's checkpoints use them too and only the store in use is imported.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import re
-import uuid
-from typing import Any
-from urllib.parse import quote, unquote, urljoin
+from typing import Any, Protocol
 
-import aiohttp
-from gcsfs.core import GCSFileSystem
-from gcsfs.retry import HttpError, NonRetryableError, is_retriable
-from google.api_core.exceptions import RetryError
-from google.api_core.retry import AsyncRetry
-from google.auth.exceptions import GoogleAuthError, RefreshError
+import fsspec
 
-from twhin_core.errors import StorageError, StorageRefused
+from twhin_core.errors import UserError
+
+CLASSES = {
+    "gs": "twhin_core.gcs.ObjectStore",
+    "s3": "twhin_core.s3_and_azure.S3",
+    "abfs": "twhin_core.s3_and_azure.Azure",
+}
+"""The class of each scheme."""
 
 RETRY_TIMEOUT = 120.0
 """Seconds for which a request with a transient error is retried."""
 RETRY_DELAYS = 0.5, 20.0
 """The initial and maximum delay between retries in seconds; delays grow exponentially, with jitter."""
+CONNECT_TIMEOUT, SILENCE_TIMEOUT = 20, 60
+"""Seconds for a connection to be made, and without a byte from the server. A large upload may take longer."""
 
-# Limits a server's silence, not the total time of a large upload.
-REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=20, sock_read=60)
+Generation = int | str
+"""What changes with every write of other content: Google's generation, or an ETag; 0 if there is no object."""
 
-CREDENTIALS, EMULATOR = "GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST"
-
-REQUEST_ERRORS = (HttpError, NonRetryableError, aiohttp.ClientError, GoogleAuthError, OSError, ValueError)
-
-# gcsfs logs a traceback of every failed request, including those that are retried or handled by the caller.
-logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+for _scheme, _name in CLASSES.items():
+    fsspec.register_implementation(_scheme, _name, clobber=True)
 
 
-def options() -> dict[str, Any]:
-    """The arguments of every `ObjectStore`.
+def scheme_of(url: str) -> str:
+    """The scheme of `url` if it is on an object store, and `""` if it is local.
 
     Raises:
-        UserError: the credentials file named in the environment does not exist.
+        UserError: no object store here has this scheme, or `url` names no bucket.
     """
-    token = None
-    if os.environ.get(EMULATOR):
-        token = "anon"  # noqa: S105 -- an emulator needs no credentials, and searching for some takes seconds
-    elif path := os.environ.get(CREDENTIALS):
-        if not os.path.exists(path):
-            raise StorageRefused(f"{CREDENTIALS}: there is no file {path}")
-        token = "google_default"  # noqa: S105 -- do not fall back to other credentials
-    return {
-        "endpoint_url": os.environ.get(EMULATOR),
-        "token": token,
-        "requests_timeout": REQUEST_TIMEOUT,
-        "use_listings_cache": False,  # it would hide what other processes write
-    }
+    scheme, separator, path = url.partition("://")
+    if not separator or scheme == "file":
+        return ""
+    if scheme not in CLASSES:
+        *known, last = (f"{known}://" for known in CLASSES)
+        raise UserError(f"{url}: only local paths, {', '.join(known)} and {last} are supported")
+    if not path.strip("/"):
+        raise UserError(f"{url}: names no bucket")
+    return scheme
 
 
-class ObjectStore(GCSFileSystem):  # type: ignore[misc] # gcsfs has no types
-    """gcsfs with a deadline for retries instead of a number of them, and one-line errors.
+class ObjectStore(Protocol):
+    """Beside these, a store has the methods of fsspec's file systems. A path is `bucket/key`.
 
     Every method may raise FileNotFoundError, StorageRefused (missing or insufficient credentials) or StorageError.
     """
 
-    def __init__(self, **options: Any) -> None:
-        try:
-            super().__init__(**options)
-        except GoogleAuthError as error:
-            raise StorageRefused(f"{CREDENTIALS}: {_last_line(error)}") from error
+    @staticmethod
+    def options() -> dict[str, Any]:
+        """The arguments of the class.
 
-    async def _request(self, method: str, path: str, *args: str, **kwargs: Any) -> Any:
-        once = GCSFileSystem._request.__wrapped__  # without gcsfs's own retries
-        initial, maximum = RETRY_DELAYS
-        retry = AsyncRetry(_is_transient, initial=initial, maximum=maximum, multiplier=2, timeout=RETRY_TIMEOUT)
-        try:
-            return await retry(once)(self, method, path, *args, **kwargs)
-        except (FileNotFoundError, FileExistsError) as error:
-            raise type(error)(f"{_object_url(path, args)}: {_last_line(error)}") from None
-        except RetryError as error:
-            raise StorageError(
-                f"{_object_url(path, args)}: failed after retrying for {RETRY_TIMEOUT:g} s: {_last_line(error.cause)}"
-            ) from error
-        except REQUEST_ERRORS as error:
-            raise _storage_error(error, _object_url(path, args)) from error
+        Raises:
+            UserError: what the environment says of credentials is wrong.
+        """
 
-    def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> Any:
-        # gcsfs's default cache reads a checkpoint's index in tiny requests and leaves tasks behind.
-        return super()._open(path, mode, cache_type="readahead", **kwargs)
+    def has_bucket(self, bucket: str) -> bool:
+        """Whether there is a bucket of this name."""
 
-    async def _glob(self, path: str, **_: Any) -> list[str]:
-        # gcsfs and DuckDB take any path for a pattern, and would read or remove what another name matches.
-        return [path]
-
-    def read_generation(self, path: str) -> tuple[bytes, int]:
+    def read_generation(self, path: str) -> tuple[bytes, Generation]:
         """An object's content and generation, from one request; `b""` and 0 if there is no object."""
-        bucket, key, _ = self.split_path(path)
-        try:
-            headers, content = self.call("GET", "b/{}/o/{}", bucket, key, alt="media")
-        except FileNotFoundError:
-            return b"", 0
-        return content, int(headers["X-Goog-Generation"])
 
-    def write_if(self, path: str, content: bytes, generation: int) -> int | None:
+    def write_if(self, path: str, content: bytes, generation: Generation) -> Generation | None:
         """Writes an object if its generation is still `generation` (0: there is none).
 
         A retry can fail because the first attempt succeeded and only its response was lost. So if the precondition
@@ -112,55 +78,3 @@ class ObjectStore(GCSFileSystem):  # type: ignore[misc] # gcsfs has no types
         Returns:
             The new generation, or None if the object has another generation and content.
         """
-        bucket, key, _ = self.split_path(path)
-        upload = urljoin(self.base, f"/upload/storage/v1/b/{quote(bucket, safe='')}/o")
-        # A multipart upload, because fake-gcs-server ignores the preconditions of simple ones.
-        boundary = uuid.uuid4().hex.encode()
-        parts = [(b"application/json", json.dumps({"name": key}).encode()), (b"application/octet-stream", content)]
-        body = b"".join(b"--%b\r\nContent-Type: %b\r\n\r\n%b\r\n" % (boundary, *part) for part in parts)
-        try:
-            written = self.call(
-                "POST",
-                upload,
-                headers={"Content-Type": f"multipart/related; boundary={boundary.decode()}"},
-                data=body + b"--%b--" % boundary,
-                json_out=True,
-                uploadType="multipart",
-                ifGenerationMatch=str(generation),
-            )
-        except FileExistsError:
-            found, current = self.read_generation(path)
-            return current if current and found == content else None
-        return int(written["generation"])
-
-
-def _is_transient(error: BaseException) -> bool:
-    """Whether the same request may succeed later."""
-    if isinstance(error, HttpError) and error.code == 401:
-        # gcsfs also raises this if refreshing a token failed temporarily.
-        return isinstance(error.__cause__, RefreshError) and bool(error.__cause__.retryable)
-    return isinstance(error, TimeoutError) or bool(is_retriable(error))
-
-
-def _storage_error(error: Exception, url: str) -> StorageError:
-    denied = isinstance(error, HttpError) and error.code == 401
-    if denied or isinstance(error, GoogleAuthError | NonRetryableError) or str(error).startswith("Forbidden"):
-        return StorageRefused(
-            f"{url}: credentials are missing or lack permission: {_last_line(error)}; set {CREDENTIALS}, or run "
-            "`gcloud auth application-default login`"
-        )
-    return StorageError(f"{url}: {_last_line(error)}")
-
-
-def _last_line(error: BaseException | None) -> str:
-    """The last line of an error's message, which is the server's own message if there is one."""
-    return (str(error).strip() or type(error).__name__).splitlines()[-1]
-
-
-def _object_url(path: str, args: tuple[str, ...]) -> str:
-    """The `gs://bucket/key` that a request is about, as far as its path tells."""
-    address = path.format(*(quote(arg, safe="") for arg in args)) if args else path
-    found = re.search(r"\bb/([^/?]+)(?:/o/([^?]+))?", address)
-    if found is None:
-        return "gs://"
-    return "gs://" + "/".join(unquote(part) for part in found.groups() if part)

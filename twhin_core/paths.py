@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
-from twhin_core import storage
+from twhin_core import object_store, storage
 from twhin_core.errors import NotFound, StorageRefused, UserError
 from twhin_core.progress import log
 
@@ -23,7 +23,8 @@ MAGIC = re.compile(r"[*?[]")
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file. `version`: when it was last modified, in ns since 1970; on an object store, its generation."""
+    """A file. `version`: when it was last modified, in ns since 1970; on an object store, its generation, or a number
+    that stands for its ETag."""
 
     url: str
     size: int
@@ -83,7 +84,7 @@ def _locate(path: str) -> tuple[_Tree, str, list[str]]:
     if storage.is_remote(path):
         fs, key = storage.filesystem(path)
         bucket, _, rest = key.partition("/")
-        return _Bucket(fs), bucket, rest.split("/") if rest else []
+        return _Bucket(fs, object_store.scheme_of(path)), bucket, rest.split("/") if rest else []
     path = path.removeprefix("file://")
     base = os.getcwd()
     while path.startswith("../"):
@@ -229,10 +230,8 @@ class _Disk:
 class _Bucket:
     """An object store. Its folders are what the names of objects say."""
 
-    prefix = "gs://"
-
-    def __init__(self, fs: Any) -> None:
-        self._fs = fs
+    def __init__(self, fs: Any, scheme: str) -> None:
+        self._fs, self.prefix = fs, f"{scheme}://"
 
     def entry(self, path: str, linked: bool = False) -> _Entry | None:
         try:
@@ -256,6 +255,6 @@ class _Bucket:
 
 
 def _object(found: dict[str, Any]) -> _Entry:
-    """The entry of what gcsfs found."""
+    """The entry of what fsspec found."""
     is_folder = found["type"] == "directory"
     return _Entry(found["name"].rstrip("/"), is_folder, found["size"] or 0, int(found.get("generation", 0)))

@@ -3,7 +3,7 @@
     <series>/versions/<id>/   a run root each
     <series>/current.json     the published version; replaced as a whole, so that readers see one version or the other
 
-A series may be a local folder or a gs:// prefix.
+A series may be a local folder or a prefix on an object store.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from twhin_core import storage
 from twhin_core.checksum import crc32c
 from twhin_core.errors import UserError, damaged, one_line
+from twhin_core.object_store import Generation
 from twhin_core.removed import check_present
 from twhin_core.run import CURRENT, VERSIONS, is_series
 
@@ -48,7 +49,7 @@ def read_current(series: str) -> Current | None:
     return read_generation(series)[0]
 
 
-def read_generation(series: str) -> tuple[Current | None, int]:
+def read_generation(series: str) -> tuple[Current | None, Generation]:
     """Like `read_current`, with the generation that `storage.write_if` takes."""
     url = storage.join(series, CURRENT)
     text, generation = storage.read_generation(url)

@@ -1,7 +1,7 @@
-"""One interface to local files and gs:// objects.
+"""One interface to local files and the objects of gs://, s3:// and abfs://.
 
-A URL is a local path or `gs://bucket/key`. Writes are atomic: a reader sees either the old or the new content. Files
-that belong together are published by writing their manifest or marker last.
+A URL is a local path or `scheme://bucket/key`. Writes are atomic: a reader sees either the old or the new content.
+Files that belong together are published by writing their manifest or marker last.
 
 A failed read or write raises StorageError, an OSError with a one-line message; a missing file raises
 FileNotFoundError.
@@ -21,40 +21,34 @@ os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 import fsspec
 
-from twhin_core import checksum
+from twhin_core import checksum, object_store
 from twhin_core.errors import StorageError, StorageRefused, UserError, damaged, one_line
 
 if TYPE_CHECKING:
     import pyarrow.fs
 
-    from twhin_core.object_store import ObjectStore
-
-# By name, so that only runs on gs:// pay for the import.
-fsspec.register_implementation("gs", "twhin_core.object_store.ObjectStore", clobber=True)
+    from twhin_core.object_store import Generation, ObjectStore
 
 
 def is_remote(url: str) -> bool:
-    """Whether `url` is on an object store. Raises UserError for schemes other than gs and file."""
-    scheme, separator, _ = url.partition("://")
-    if separator and scheme not in ("gs", "file"):
-        raise UserError(f"{url}: only local paths and gs:// are supported")
-    return scheme == "gs" and bool(separator)
+    """Whether `url` is on an object store. Raises UserError as `scheme_of`."""
+    return object_store.scheme_of(url) != ""
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of `url`, and its path there."""
-    if is_remote(url):
-        return fsspec.filesystem("gs", **options(url)), url.removeprefix("gs://").rstrip("/")
+    if scheme := object_store.scheme_of(url):
+        return fsspec.filesystem(scheme, **options(url)), url.removeprefix(f"{scheme}://").rstrip("/")
     return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(url.removeprefix("file://")))
 
 
 def options(url: str) -> dict[str, Any]:
     """The arguments of `url`'s file system, for libraries that create it themselves."""
-    if not is_remote(url):
+    scheme = object_store.scheme_of(url)
+    if not scheme:
         return {}
-    from twhin_core import object_store
-
-    return object_store.options()
+    store: type[ObjectStore] = fsspec.get_filesystem_class(scheme)
+    return store.options()
 
 
 def arrow_filesystem(url: str) -> tuple[pyarrow.fs.FileSystem, str]:
@@ -85,11 +79,10 @@ def size(url: str) -> int:
 def check_bucket(url: str) -> None:
     """Raises UserError if the bucket of `url` does not exist."""
     fs, path = filesystem(url)
+    store: ObjectStore = fs
     bucket = path.partition("/")[0]
-    try:
-        fs.ls(bucket, max_results=1)
-    except FileNotFoundError:
-        raise StorageRefused(f"{url}: there is no bucket {bucket}") from None
+    if not store.has_bucket(bucket):
+        raise StorageRefused(f"{url}: there is no bucket {bucket}")
 
 
 def list_folders(url: str) -> list[str]:
@@ -249,8 +242,8 @@ def _open_local(url: str) -> Iterator[IO[bytes]]:
         raise
 
 
-def read_generation(url: str) -> tuple[str, int]:
-    """A small file's content, and a number that changes with every write; `""` and 0 if there is no file."""
+def read_generation(url: str) -> tuple[str, Generation]:
+    """A small file's content, and what changes with every write of other content; `""` and 0 if there is no file."""
     fs, path = filesystem(url)
     if is_remote(url):
         store: ObjectStore = fs
@@ -264,7 +257,7 @@ def read_generation(url: str) -> tuple[str, int]:
         return "", 0
 
 
-def write_if(url: str, text: str, generation: int) -> int | None:
+def write_if(url: str, text: str, generation: Generation) -> Generation | None:
     """Writes a small file if nobody has written it since `read_generation` returned `generation`.
 
     Atomic on an object store; on a local disk, the caller must hold a lease (see `lease`).

@@ -121,3 +121,32 @@ def test_dates_need_no_quotes_and_survive_saving(small_config: SmallConfig) -> N
     assert config.prepare.time_window.bounds == (1672531200, 1672574400)
     assert config_file.parse(config_file.to_yaml(config)) == config
     assert config_file.parse(config_file.to_line(config)) == config
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "training.save_dir", "training.initial_checkpoint_dir", "train_data.data_root", "evaluation.previous",
+        "export.align", "prepare.graph", "prepare.previous", "prepare.sources.0.path", "prepare.features.0.path",
+        "prepare.labels.0.path",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("url", ["ftp://host/x", "s3a://bucket/x", "https://host/x", "s3://"])
+def test_a_place_that_no_store_here_has_is_refused_with_its_key(key: str, url: str) -> None:
+    section, _, rest = key.partition(".")
+    name = rest.partition(".")[0]
+    entries = {
+        "sources": {"path": url, "relation": "r"},
+        "features": {"table": "user", "path": url, "column": "vector"},
+        "labels": {"table": "user", "path": url},
+    }
+    value = json.dumps([entries[name]]) if name in entries else url
+    with pytest.raises(UserError, match=f"{key}: {url}: (only local paths, gs://, s3:// and abfs://|names no bucket)"):
+        config_file.load("configs/quickstart.yaml", [f"{section}.{name}={value}"])
+
+
+def test_spark_may_spill_to_any_system() -> None:
+    settings = {"prepare.engine": "spark", "prepare.spark_master": "yarn", "prepare.temp_directory": "hdfs://host/tmp"}
+    config = config_file.load("configs/quickstart.yaml", [f"{key}={value}" for key, value in settings.items()])
+    assert config.prepare is not None
+    assert config.prepare.temp_directory == "hdfs://host/tmp"

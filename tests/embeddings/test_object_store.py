@@ -1,4 +1,4 @@
-"""A run under gs:// gives the same answers as on a local disk, though a tenth of the requests go wrong."""
+"""A run on an object store gives the same answers as on a local disk, though a tenth of the requests go wrong."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import shutil
 from collections.abc import Iterator
 from typing import Any, get_args
 
-import gcsfs
 import pyarrow as pa
 import pytest
 
 from tests.export.exporting import changed
 from tests.fault_proxy import FaultProxy
-from tests.object_store import serve_bucket
-from twhin_core import object_store
+from tests.object_store import GS_FIRST, files_at, reach, serve_bucket
 from twhin_core.config import Config
 from twhin_core.embeddings import Embeddings, Neighbor
 from twhin_core.embeddings.embeddings import EdgeScore
@@ -25,9 +23,9 @@ Answers = tuple[list[Neighbor] | EdgeScore | list[str] | list[float] | list[dict
 EDGES = pa.table({"lhs": ["new", "u4", "new"], "relation": ["fav", "follow", "fav"], "rhs": ["t3", "new", "t9"]})
 
 
-@pytest.fixture
-def server() -> Iterator[FaultProxy]:
-    with serve_bucket(faults=0.1) as proxy:
+@pytest.fixture(params=GS_FIRST)
+def server(request: pytest.FixtureRequest) -> Iterator[FaultProxy]:
+    with serve_bucket(faults=0.1, store=request.param) as proxy:
         yield proxy
 
 
@@ -53,12 +51,11 @@ def test_the_answers_are_the_same(
     export(changed(config, "export", formats=["parquet", "faiss"], rows_per_file=7), root)
     if not kept:
         shutil.rmtree(f"{root}/checkpoints")
-    monkeypatch.setenv(object_store.EMULATOR, server.url)
-    monkeypatch.setattr(object_store, "RETRY_DELAYS", (0.01, 0.1))
-    gcsfs.GCSFileSystem(token="anon", endpoint_url=server.upstream).put(f"{root}/", "bucket/run/", recursive=True)
-    assert answers("gs://bucket/run") == answers(root)
+    bucket = reach(server, monkeypatch)
+    files_at(server).put(f"{root}/", "bucket/run/", recursive=True)
+    assert answers(f"{bucket}/run") == answers(root)
     assert server.faults.total() > 0
-    with pytest.raises(UserError, match=r"gs://bucket/nothing: there is no run here"):
-        Embeddings.load("gs://bucket/nothing")
+    with pytest.raises(UserError, match=rf"{bucket}/nothing: there is no run here"):
+        Embeddings.load(f"{bucket}/nothing")
     with pytest.raises(UserError, match=r"near it: 'u33'"):
-        Embeddings.load("gs://bucket/run")["user"]["u33x"]
+        Embeddings.load(f"{bucket}/run")["user"]["u33x"]

@@ -11,8 +11,7 @@ import pytest
 
 from tests.graph.names import NAMES, ON_A_DISK, expected_rows, write_named
 from tests.graph.test_sources import read, refused
-from tests.object_store import serve_bucket
-from twhin_core import object_store
+from tests.object_store import STORES, reach, serve_bucket
 from twhin_core.config.prepare import Prepare
 from twhin_core.config.sources import Source
 from twhin_core.graph.connect import connect
@@ -45,12 +44,13 @@ def test_a_backslash(tmp_path: Path) -> None:
     assert message.startswith(f"{tmp_path}/back\\s[la]sh.csv: a backslash and one of * ? [ cannot both be in a path")
 
 
-def test_each_object_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    with serve_bucket() as server:
-        monkeypatch.setenv(object_store.EMULATOR, server.url)
-        write_named("gs://bucket/raw", [*NAMES, "_temporary/0/p.csv"])
-        assert rows_of("gs://bucket/raw") == expected_rows("gs://bucket/raw", NAMES)
-        assert rows_of("gs://bucket/raw/p[[]1].*") == expected_rows("gs://bucket/raw", ["p[1].csv", "p[1].parquet"])
+@pytest.mark.parametrize("store", STORES)
+def test_each_object_is_read_once(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve_bucket(store=store) as server:
+        raw = f"{reach(server, monkeypatch)}/raw"
+        write_named(raw, [*NAMES, "_temporary/0/p.csv"])
+        assert rows_of(raw) == expected_rows(raw, NAMES)
+        assert rows_of(f"{raw}/p[[]1].*") == expected_rows(raw, ["p[1].csv", "p[1].parquet"])
 
 
 # --- partition folders -------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Preparing gs:// sources of every format, with a tenth of requests failing, gives the same graph as local files."""
+"""Sources of every format on an object store, a tenth of whose requests fail, give the same graph as local files."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import pytest
 
 from tests.conftest import SmallConfig, write_raw
 from tests.fault_proxy import FaultProxy
-from tests.object_store import serve_bucket
-from twhin_core import object_store, storage
+from tests.object_store import STORES, reach, serve_bucket
+from twhin_core import storage
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import Manifest
 from twhin_core.stages.prepare import prepare
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultProxy]:
-    with serve_bucket(faults=0.1) as proxy:
+@pytest.fixture(scope="module", params=STORES)
+def server(request: pytest.FixtureRequest) -> Iterator[FaultProxy]:
+    with serve_bucket(faults=0.1, store=request.param) as proxy:
         yield proxy
 
 
@@ -44,10 +44,9 @@ def sources(tmp_path: Path) -> Path:
 def test_every_format_is_read(
     sources: Path, small_config: SmallConfig, server: FaultProxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(object_store.EMULATOR, server.url)
-    monkeypatch.setattr(object_store, "RETRY_DELAYS", (0.01, 0.1))
+    bucket = reach(server, monkeypatch)
     for path in sources.iterdir():
-        with storage.open_write(f"gs://bucket/sources/{path.name}") as file:
+        with storage.open_write(f"{bucket}/sources/{path.name}") as file:
             file.write(path.read_bytes())
 
     def made(folder: str, root: str) -> Manifest:
@@ -58,35 +57,34 @@ def test_every_format_is_read(
         return manifest.model_copy(update={"raw_files": []})
 
     before = server.faults.total()
-    remote, local = "gs://bucket/run", str(tmp_path / "run")
-    manifest = made("gs://bucket/sources", remote)
+    remote, local = f"{bucket}/run", str(tmp_path / "run")
+    manifest = made(f"{bucket}/sources", remote)
     assert server.faults.total() - before > 3
     assert manifest == made(str(sources), local)
     assert manifest == without_names(prepare(small_config(), str(tmp_path / "one-file")))
-    with pytest.raises(UserError, match=r"gs://bucket/other/\*: no file matches"):
-        made("gs://bucket/other", "gs://bucket/another-run")
-    with pytest.raises(UserError, match=r"gs://nowhere/\*: there is no bucket nowhere"):
-        made("gs://nowhere", "gs://bucket/another-run")
+    with pytest.raises(UserError, match=rf"{bucket}/other/\*: no file matches"):
+        made(f"{bucket}/other", f"{bucket}/another-run")
+    with pytest.raises(UserError, match=rf"{server.store}://nowhere/\*: there is no bucket nowhere"):
+        made(f"{server.store}://nowhere", f"{bucket}/another-run")
 
 
 def test_a_graph_on_an_object_store_is_continued(
     sources: Path, small_config: SmallConfig, server: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Edges of two of the three files, and then of the third, whose edges are distinct."""
-    monkeypatch.setenv(object_store.EMULATOR, server.url)
-    monkeypatch.setattr(object_store, "RETRY_DELAYS", (0.01, 0.1))
+    bucket = reach(server, monkeypatch)
     for days, root in (("second.csv", "day-1"), ("third.tsv.gz", "day-2")):
         for name in ("first.parquet", days):
-            with storage.open_write(f"gs://bucket/{root}/{name}") as file:
+            with storage.open_write(f"{bucket}/{root}/{name}") as file:
                 file.write((sources / name).read_bytes())
-    asked = [{"path": "gs://bucket/day-1/*", "relation_column": "relation"}]
-    before = prepare(small_config(prepare={"sources": asked}), "gs://bucket/run-1")
-    asked.append({"path": "gs://bucket/day-2/third.tsv.gz", "relation_column": "relation"})
-    config = small_config(prepare={"sources": asked, "previous": "gs://bucket/run-1"})
-    manifest = prepare(config, "gs://bucket/run-2")
+    asked = [{"path": f"{bucket}/day-1/*", "relation_column": "relation"}]
+    before = prepare(small_config(prepare={"sources": asked}), f"{bucket}/run-1")
+    asked.append({"path": f"{bucket}/day-2/third.tsv.gz", "relation_column": "relation"})
+    config = small_config(prepare={"sources": asked, "previous": f"{bucket}/run-1"})
+    manifest = prepare(config, f"{bucket}/run-2")
     assert sum(split.edges for split in manifest.splits.values()) == 600
-    assert [entry.path for entry in manifest.raw_files] == ["gs://bucket/day-2/third.tsv.gz"]
+    assert [entry.path for entry in manifest.raw_files] == [f"{bucket}/day-2/third.tsv.gz"]
     for name, split in manifest.splits.items():
         assert {entry.sha256 for entry in before.splits[name].files} < {entry.sha256 for entry in split.files}
         for entry in split.files:
-            entry.check("gs://bucket/run-2")
+            entry.check(f"{bucket}/run-2")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.command_line import twhin
+from tests.object_store import STORES, files_at, reach, serve_bucket
 from twhin.pipelines import doctor
 from twhin_core import libraries
 
@@ -28,6 +29,23 @@ def test_a_place_that_cannot_be_written_is_amiss(tmp_path: Path) -> None:
     (line,) = [line for line in ran.stdout.splitlines() if "FAILED" in line]
     assert str(tmp_path / "file") in line
     assert "Traceback" not in ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_store_is_tried_out(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve_bucket(store=store) as server:
+        url = f"{reach(server, monkeypatch)}/runs"
+        *_, tried = doctor.examine(url)
+        assert (tried.name, tried.passed, tried.found) == (url, True, "can be written, read and deleted from")
+        assert files_at(server).find("bucket") == []
+
+
+def test_a_server_that_ignores_conditions_is_amiss(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve_bucket(store="s3") as server:
+        server.dropped_headers = ("if-none-match",)
+        *_, tried = doctor.examine(f"{reach(server, monkeypatch)}/runs")
+    assert not tried.passed
+    assert "the store ignores If-None-Match" in tried.found
 
 
 def test_libraries_that_do_not_load_are_amiss(monkeypatch: pytest.MonkeyPatch) -> None:

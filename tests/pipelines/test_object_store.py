@@ -1,4 +1,4 @@
-"""The whole DAG under a gs:// root, a tenth of whose requests go wrong, does what it does on a local disk."""
+"""The whole DAG on an object store, a tenth of whose requests go wrong, does what it does on a local disk."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gcsfs
 import pytest
 import torch
 
 from tests.command_line import assert_refused, twhin
 from tests.fault_proxy import KINDS, FaultProxy
-from tests.object_store import serve_bucket
+from tests.object_store import GS_FIRST, environment, files_at, reach, serve_bucket
 from twhin_core import object_store, storage
 from twhin_core.checkpoints import checkpoint
 from twhin_core.checkpoints.checkpoint import Position
@@ -38,9 +37,9 @@ SMALL = [
 ]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultProxy]:
-    with serve_bucket(faults=0.1) as proxy:
+@pytest.fixture(scope="module", params=GS_FIRST)
+def server(request: pytest.FixtureRequest) -> Iterator[FaultProxy]:
+    with serve_bucket(faults=0.1, store=request.param) as proxy:
         yield proxy
 
 
@@ -85,9 +84,10 @@ def assert_same(root: str, local: str, server: FaultProxy) -> None:
     for name, tensor in weights(root).items():
         assert torch.equal(tensor, expected[name]), name
     # The very files that the manifests list, and none besides.
-    files = gcsfs.GCSFileSystem(token="anon", endpoint_url=server.upstream, use_listings_cache=False)
+    files = files_at(server)
+    key = root.partition("://")[2]
     for folder in ("graph", "embeddings", "checkpoints"):
-        there = {path.removeprefix(root.removeprefix("gs://")) for path in files.find(f"{root}/{folder}")}
+        there = {path.removeprefix(key) for path in files.find(f"{key}/{folder}")}
         here = {str(path).removeprefix(local) for path in Path(local, folder).rglob("*") if path.is_file()}
         assert there == here
 
@@ -95,9 +95,7 @@ def assert_same(root: str, local: str, server: FaultProxy) -> None:
 def test_every_stage_comes_to_the_same(
     config: Config, local: str, server: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(object_store.EMULATOR, server.url)
-    monkeypatch.setattr(object_store, "RETRY_DELAYS", (0.01, 0.1))
-    root, before = "gs://bucket/stages", server.requests
+    root, before = f"{reach(server, monkeypatch)}/stages", server.requests
     for stage in (prepare, train, evaluate, export):
         stage(config, root)
     assert server.requests - before > 200
@@ -113,9 +111,7 @@ def test_every_stage_comes_to_the_same(
 def test_a_store_that_is_down_for_a_while_costs_only_the_checkpoints_of_that_while(
     config: Config, local: str, server: FaultProxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv(object_store.EMULATOR, server.url)
-    monkeypatch.setattr(object_store, "RETRY_DELAYS", (0.01, 0.1))
-    root, save = "gs://bucket/down", CheckpointWriter.save
+    root, save = f"{reach(server, monkeypatch)}/down", CheckpointWriter.save
     prepare(config, root)
 
     def down_for_the_second(writer: CheckpointWriter, state: State, position: Position) -> None:
@@ -126,7 +122,7 @@ def test_a_store_that_is_down_for_a_while_costs_only_the_checkpoints_of_that_whi
 
     monkeypatch.setattr(CheckpointWriter, "save", down_for_the_second)
     train(config, root)
-    assert "the checkpoint of step 8 could not be written: gs://bucket" in caplog.text
+    assert f"the checkpoint of step 8 could not be written: {server.store}://bucket" in caplog.text
     assert [entry.step for entry in checkpoint.complete(root)] == [12, 15]
     expected = weights(local)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(root).items())
@@ -136,17 +132,17 @@ def test_a_store_that_is_down_for_a_while_costs_only_the_checkpoints_of_that_whi
 
 @pytest.mark.slow
 def test_the_command_runs_the_dag_and_refuses_another_config(local: str, server: FaultProxy) -> None:
-    root = "gs://bucket/dag"
+    root, where = f"{server.store}://bucket/dag", environment(server)
     options = [option for override in SMALL for option in ("--set", override)]
     before = server.faults.total()
-    ran = twhin("run", "configs/quickstart.yaml", "--run-root", root, *options, STORAGE_EMULATOR_HOST=server.url)
+    ran = twhin("run", "configs/quickstart.yaml", "--run-root", root, *options, **where)
     assert ran.returncode == 0, ran.stderr
     assert f"{root}/embeddings/manifest.json" in ran.stdout
     assert "Traceback" not in ran.stderr
     assert server.faults.total() - before > 10
-    described = twhin("describe", root, STORAGE_EMULATOR_HOST=server.url)
+    described = twhin("describe", root, **where)
     assert described.returncode == 0, described.stderr
     assert described.stdout == twhin("describe", local).stdout
     more = [*options, "--set", "training.seed=1"]
-    again = twhin("run", "configs/quickstart.yaml", "--run-root", root, *more, STORAGE_EMULATOR_HOST=server.url)
+    again = twhin("run", "configs/quickstart.yaml", "--run-root", root, *more, **where)
     assert_refused(again, "made with another config", "training.seed")

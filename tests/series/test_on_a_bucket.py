@@ -8,17 +8,17 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import gcsfs
 import pytest
 
 from tests.command_line import twhin
 from tests.conftest import SmallConfig
 from tests.fault_proxy import FaultProxy
-from tests.object_store import serve_bucket
+from tests.object_store import GS_FIRST, environment_at, files_at, serve_bucket
 from tests.series.conftest import raw_of
 from tests.series.test_publish import upload
-from twhin_core import lease, object_store, storage
+from twhin_core import lease, storage
 from twhin_core.dependents import noted
 from twhin_core.embeddings import Embeddings
 from twhin_core.errors import UserError
@@ -30,33 +30,32 @@ from twhin_core.series.versions import list_versions
 from twhin_core.stages.prepare import prepare
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultProxy]:
-    with serve_bucket(faults=0.1) as proxy:
+@pytest.fixture(scope="module", params=GS_FIRST)
+def server(request: pytest.FixtureRequest) -> Iterator[FaultProxy]:
+    with serve_bucket(faults=0.1, store=request.param) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def bucket(server: FaultProxy) -> gcsfs.GCSFileSystem:
+def bucket(server: FaultProxy) -> Any:
     """The store as another machine sees it, which keeps no listings."""
-    return gcsfs.GCSFileSystem(token="anon", endpoint_url=server.upstream, use_listings_cache=False)
+    return files_at(server)
 
 
 @pytest.fixture
-def remote(series: str, server: FaultProxy, bucket: gcsfs.GCSFileSystem, monkeypatch: pytest.MonkeyPatch) -> str:
+def remote(series: str, server: FaultProxy, bucket: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     """Versions 1, 2 and 10 on the store."""
-    if bucket.exists("bucket/series"):
-        bucket.rm("bucket/series", recursive=True)
-    storage.filesystem("gs://bucket")[0].invalidate_cache()
+    for path in bucket.find("bucket/series"):
+        bucket.rm_file(path)
     return upload(series, server, monkeypatch)
 
 
-def files(bucket: gcsfs.GCSFileSystem, version: str) -> list[str]:
+def files(bucket: Any, version: str) -> list[str]:
     root = f"bucket/series/versions/{version}/"
     return sorted(path.removeprefix(root) for path in bucket.find(root))
 
 
-def test_the_oldest_are_removed_and_their_figures_stay(remote: str, bucket: gcsfs.GCSFileSystem) -> None:
+def test_the_oldest_are_removed_and_their_figures_stay(remote: str, bucket: Any) -> None:
     for version in ("1", "2", "10"):
         publish(remote, version)
     before = {version.id: version for version in list_versions(remote)}
@@ -74,18 +73,19 @@ def test_the_oldest_are_removed_and_their_figures_stay(remote: str, bucket: gcsf
     assert rollback(remote).version == "2"
 
 
-def test_a_removal_that_was_interrupted_is_completed(remote: str, bucket: gcsfs.GCSFileSystem) -> None:
+def test_a_removal_that_was_interrupted_is_completed(remote: str, bucket: Any) -> None:
     publish(remote, "10")
     kept = [path for path in files(bucket, "1") if not path.startswith(".leases/")][::2]
     assert keep_newest(remote, 2) == ["1"]
-    bucket.pipe({f"bucket/series/versions/1/{path}": b"left" for path in kept})
+    for path in kept:
+        bucket.pipe_file(f"bucket/series/versions/1/{path}", b"left")
     storage.filesystem(remote)[0].invalidate_cache()
     assert keep_newest(remote, 2) == ["1"]
     assert files(bucket, "1") == ["removed.json"]
 
 
 def test_readers_get_the_published_version_and_keep_it(
-    remote: str, series: str, bucket: gcsfs.GCSFileSystem, monkeypatch: pytest.MonkeyPatch
+    remote: str, series: str, bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(remote, "1")
     embeddings, local = Embeddings.load(remote), Embeddings.load(f"{series}/versions/1")
@@ -98,7 +98,7 @@ def test_readers_get_the_published_version_and_keep_it(
     assert keep_newest(remote, 1) == ["2"]
     # Another machine begins to read after this one has listed the marks, and is then killed.
     now = time.time()
-    bucket.pipe("bucket/series/versions/1/.readers/other", json.dumps({"until": now + 3600}).encode())
+    bucket.pipe_file("bucket/series/versions/1/.readers/other", json.dumps({"until": now + 3600}).encode())
     embeddings.close()
     assert [path for path in files(bucket, "1") if path.startswith(".readers/")] == [".readers/other"]
     assert keep_newest(remote, 1) == []
@@ -128,11 +128,10 @@ def test_a_graph_that_a_run_elsewhere_uses_stays(
     assert keep_newest(remote, 1) == ["1"]
 
 
-def test_the_command(
-    remote: str, server: FaultProxy, bucket: gcsfs.GCSFileSystem, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command(remote: str, server: FaultProxy, bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(remote, "10")
-    monkeypatch.setenv(object_store.EMULATOR, server.upstream)  # a process of its own would retry at leisure
+    for name, value in environment_at(server.store, server.upstream).items():
+        monkeypatch.setenv(name, value)  # a process of its own would retry at leisure
     shown = twhin("versions", remote, "--keep", "1", "--json")
     rows = json.loads(shown.stdout)["versions"]
     assert {row["version"]: row["state"].split(" ")[0] for row in rows} == {

@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-import gcsfs
 import pytest
 
 from tests.command_line import assert_refused, twhin
 from tests.fault_proxy import FaultProxy
-from tests.object_store import serve_bucket
+from tests.object_store import STORES, files_at, reach, serve_bucket
 from tests.preloaded import CONTEXT
-from twhin_core import object_store, storage
+from twhin_core import storage
 from twhin_core.embeddings import Embeddings
 from twhin_core.errors import Damaged, GateFailed, StorageRefused, UserError
 from twhin_core.published import find_root, list_ids, read_current
@@ -142,24 +141,22 @@ def test_a_damaged_current_is_one_line(series: str, text: str) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[FaultProxy]:
-    with serve_bucket(faults=0.1) as proxy:
+def server(where: str) -> Iterator[FaultProxy]:
+    with serve_bucket(faults=0.1, store=where) as proxy:
         yield proxy
 
 
 def upload(series: str, server: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
-    monkeypatch.setattr(object_store, "RETRY_DELAYS", (0.01, 0.1))
-    gcsfs.GCSFileSystem(token="anon", endpoint_url=server.upstream).put(f"{series}/", "bucket/series/", recursive=True)
-    return "gs://bucket/series"
+    files_at(server).put(f"{series}/", "bucket/series/", recursive=True)
+    return f"{reach(server, monkeypatch)}/series"
 
 
-@pytest.mark.parametrize("where", ["disk", "bucket"])
+@pytest.mark.parametrize("where", ["disk", *STORES])
 def test_of_two_publishers_one_wins_and_the_other_says_so(
-    series: str, where: str, server: FaultProxy, monkeypatch: pytest.MonkeyPatch
+    series: str, where: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if where == "bucket":
-        series = upload(series, server, monkeypatch)
+    if where != "disk":
+        series = upload(series, request.getfixturevalue("server"), monkeypatch)
     publish(series, "1")
     both_have_read = threading.Barrier(2, timeout=60)
     hold = publishing.lease.hold

@@ -15,8 +15,7 @@ import pytest
 
 from tests.command_line import assert_refused, twhin
 from tests.conftest import SmallConfig, write_raw
-from tests.object_store import serve_bucket
-from twhin_core import object_store
+from tests.object_store import GS_FIRST, reach, serve_bucket
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.embeddings import Embeddings
@@ -326,14 +325,19 @@ def test_a_graph_made_again_from_the_same_rows_is_the_same(
     train(config, str(tmp_path / "run"))
 
 
+@pytest.mark.parametrize("store", GS_FIRST)
 def test_on_an_object_store(
-    small_config: SmallConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    store: str,
+    small_config: SmallConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with serve_bucket() as proxy:
-        monkeypatch.setenv(object_store.EMULATOR, proxy.url)
-        prepare(small_config(), "gs://bucket/base")
-        config = small_config(prepare={"graph": "gs://bucket/base/"}, training={"num_epochs": 1})
-        for root in ("gs://bucket/run", str(tmp_path / "run")):
+    with serve_bucket(store=store) as proxy:
+        bucket = reach(proxy, monkeypatch)
+        prepare(small_config(), f"{bucket}/base")
+        config = small_config(prepare={"graph": f"{bucket}/base/"}, training={"num_epochs": 1})
+        for root in (f"{bucket}/run", str(tmp_path / "run")):
             prepare(config, root)
             train(config, root)
             evaluate(config, root)
@@ -342,5 +346,5 @@ def test_on_an_object_store(
             assert len(Embeddings.load(root)["user"]) == 40
             assert {part.state for part in verify(root)} == {"whole"}
     shared = json.loads((tmp_path / "run/graph/manifest.json").read_text())
-    assert shared["shared_by"].rstrip("/") == "gs://bucket/base"
+    assert shared["shared_by"].rstrip("/") == f"{bucket}/base"
     assert pq.read_table(tmp_path / "run/embeddings/user").num_rows == 40

@@ -15,10 +15,9 @@ import pytest
 
 from tests.command_line import assert_refused, twhin
 from tests.conftest import SmallConfig
-from tests.object_store import serve_bucket
+from tests.object_store import STORES, environment, reach, serve_bucket
 from tests.ranks import run_ranks
 from tests.training.same_result import assert_same_result
-from twhin_core import object_store
 from twhin_core.config import Config
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.train import train
@@ -80,20 +79,20 @@ def test_a_glob_that_matches_nothing(server: str, tmp_path: Path) -> None:
     assert_refused(ran, pattern, "no file matches")
 
 
-def train_there(config: Config, root: str, emulator: str) -> None:
-    os.environ[object_store.EMULATOR] = emulator
+def train_there(config: Config, root: str, where: dict[str, str]) -> None:
+    os.environ.update(where)
     train(config, root)
 
 
 @pytest.mark.slow
-def test_two_ranks_write_checkpoints_through_faults(small_config: SmallConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("store", STORES)
+def test_two_ranks_write_checkpoints_through_faults(store: str, small_config: SmallConfig, tmp_path: Path) -> None:
     config, local = small_config(), str(tmp_path / "run")
     prepare(config, local)
     run_ranks(2, train, config, local)
-    with serve_bucket(faults=0.1) as proxy, pytest.MonkeyPatch.context() as here:
-        here.setenv(object_store.EMULATOR, proxy.url)
-        remote = "gs://bucket/run"
+    with serve_bucket(faults=0.1, store=store) as proxy, pytest.MonkeyPatch.context() as here:
+        remote = f"{reach(proxy, here)}/run"
         prepare(config, remote)
-        run_ranks(2, train_there, config, remote, proxy.url)
+        run_ranks(2, train_there, config, remote, environment(proxy))
         assert proxy.faults.total() > 10
         assert_same_result(local, remote)

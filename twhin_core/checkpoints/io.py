@@ -1,4 +1,4 @@
-"""Reads torch.distributed.checkpoint from local folders and gs://, unpickling nothing but the index.
+"""Reads torch.distributed.checkpoint from local folders and object stores, unpickling nothing but the index.
 
 Computes the checksums of the files that it writes, and compares them with what it reads.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from torch.distributed.checkpoint._fsspec_filesystem import FileSystem, FsspecReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
-from twhin_core import storage
+from twhin_core import object_store, storage
 from twhin_core.checkpoints.blocks import SUFFIX, BlockReader, BlockWriter, Digests, open_blocks, or_gone
 from twhin_core.checkpoints.index import IndexUnpickler, load_index
 
@@ -58,7 +58,8 @@ class _Reader(FsspecReader):
 def location(url: str) -> tuple[str, dict[str, Any]]:
     """The path and file system options of `url`, as torch's readers and writers take them."""
     _, path = storage.filesystem(url)
-    return f"gs://{path}" if storage.is_remote(url) else path, storage.options(url)
+    scheme = object_store.scheme_of(url)
+    return f"{scheme}://{path}" if scheme else path, storage.options(url)
 
 
 def make_reader(url: str, digests: Digests) -> FsspecReader:

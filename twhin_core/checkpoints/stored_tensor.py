@@ -1,4 +1,4 @@
-"""Reads arbitrary rows of a checkpoint's tensor, from disk or gs://, without reading the rest.
+"""Reads arbitrary rows of a checkpoint's tensor, from disk or an object store, without reading the rest.
 
 torch.distributed.checkpoint stores each shard as a torch.save zip file, which contains the values uncompressed and in
 row-major order; torch itself can only load complete shards.

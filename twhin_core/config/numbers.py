@@ -10,7 +10,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from twhin_core import sizes
+from twhin_core import object_store, sizes
+from twhin_core.errors import UserError
 
 INT64 = 2**63
 
@@ -44,8 +45,20 @@ Drop = Annotated[float, Field(ge=0, le=1e15)]
 Figure = Annotated[float, Field(ge=-1e15, le=1e15)]
 """A metric, which may be a number of edges."""
 
-Location = Annotated[str, Field(min_length=1, max_length=4096)]
-"""A path or URL."""
+AnyLocation = Annotated[str, Field(min_length=1, max_length=4096)]
+"""A path or URL of any system, such as HDFS."""
+
+
+def _reachable(url: str) -> str:
+    try:
+        object_store.scheme_of(url)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return url
+
+
+Location = Annotated[AnyLocation, AfterValidator(_reachable)]
+"""A path, or a URL of an object store."""
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
 """Of a column or relation."""
 

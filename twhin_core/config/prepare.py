@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from twhin_core.config.derive import Derive
 from twhin_core.config.generate import Generate
-from twhin_core.config.numbers import Count, Duration, Location, Memory, Name, Seed, Strength
+from twhin_core.config.numbers import AnyLocation, Count, Duration, Location, Memory, Name, Seed, Strength
 from twhin_core.config.section import Section
 from twhin_core.config.sources import Features, Labels, Source
 from twhin_core.config.time_window import TimeWindow
@@ -143,7 +143,7 @@ class Prepare(Section):
         "4GB",
         description="Memory of the engine; for Spark, the heap of the driver and each executor. The rest is spilled.",
     )
-    temp_directory: Location | None = Field(
+    temp_directory: AnyLocation | None = Field(
         None,
         description="Parent of a temporary folder for intermediate tables and spilled data. Default: TMPDIR. A Spark "
         "cluster needs one that all executors can access.",

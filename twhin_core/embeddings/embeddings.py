@@ -43,7 +43,7 @@ class Embeddings(Mapping[str, TableEmbeddings]):
 
     @classmethod
     def load(cls, run_root: str | Path) -> Embeddings:
-        """Opens the export under a run root, local or gs://, or its newest checkpoint if nothing was exported.
+        """Opens the export under a run root or its URL, or its newest checkpoint if nothing was exported.
 
         Of a series, opens the published version, and keeps it from being removed until `close` is called or nothing
         refers to these embeddings and their tables any more. Reads manifests now and vectors on demand. Scores are from

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 
-from twhin_core import storage
+from twhin_core import object_store, storage
 
 COPIED_BYTES = 4 << 20
 
@@ -13,7 +13,7 @@ COPIED_BYTES = 4 << 20
 def copy_file(source: str, target: str) -> None:
     """Copies a file that nobody will write in place: on one disk as a hard link, in one object store without a read."""
     fs, path = storage.filesystem(target)
-    if storage.is_remote(source) and storage.is_remote(target):
+    if storage.is_remote(target) and object_store.scheme_of(source) == object_store.scheme_of(target):
         fs.cp_file(storage.filesystem(source)[1], path)
         return
     if not storage.is_remote(source) and not storage.is_remote(target):

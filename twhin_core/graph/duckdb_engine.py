@@ -16,7 +16,7 @@ from twhin_core.errors import TwhinError, UserError
 from twhin_core.graph.duckdb_backend import ERRORS, duckdb_line, open_backend, read_alone, stream
 from twhin_core.graph.engine import ROW_BITS, Engine, scratch
 from twhin_core.graph.raw_files import RawSource
-from twhin_core.graph.sources import as_literal, read_sources, register
+from twhin_core.graph.sources import as_literal, in_sql, read_sources, register
 from twhin_core.parquet import FileEntry, StoredFile, open_parquet, write_parts
 
 SQL_TYPES = {
@@ -44,11 +44,12 @@ class DuckDBEngine(Engine):
             f"{column.name if column.name in stored else 'NULL'}::{SQL_TYPES[column.type]} AS {column.name}"
             for column in schema
         ]
+        paths = in_sql([as_literal(file.url) for file in files])
         # Ibis cannot name the two columns that tell the position.
         self.backend.raw_sql(
             f"CREATE OR REPLACE VIEW {name} AS SELECT {', '.join(columns)}, "  # noqa: S608 # names of ours, quoted paths
             f"file_index::BIGINT << {ROW_BITS} | file_row_number AS position "
-            f"FROM read_parquet([{', '.join(map(_quoted, files))}], union_by_name = true, hive_partitioning = false)"
+            f"FROM read_parquet({paths}, union_by_name = true, hive_partitioning = false)"
         )
         return self.backend.table(name)
 
@@ -74,10 +75,6 @@ def _columns(file: StoredFile) -> list[str]:
     with open_parquet(file.url, footer=file.footer) as opened:
         names: list[str] = opened.schema_arrow.names
         return names
-
-
-def _quoted(file: StoredFile) -> str:
-    return "'" + as_literal(file.url).replace("'", "''") + "'"
 
 
 @contextlib.contextmanager

@@ -162,7 +162,7 @@ class SharedGraph(BaseModel):
     """`graph/manifest.json` of a run that uses another's graph."""
 
     shared_by: str
-    """That run's root: an absolute path or gs:// prefix."""
+    """That run's root: an absolute path or URL."""
     manifest: str
     """The CRC-32C of its manifest, which holds the checksums of everything else."""
 

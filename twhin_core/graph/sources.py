@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import ibis
@@ -11,7 +12,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
-from twhin_core import limits, storage
+from twhin_core import limits, object_store, storage
 from twhin_core.config.sources import ContentSource
 from twhin_core.errors import UserError
 from twhin_core.graph.content_rows import CONTENT_SCHEMA, content_rows
@@ -74,10 +75,12 @@ def _open(engine: Backend, files: list[RawFile], has_header: bool) -> ir.Table:
     names = [f"c{position}" for position in range(len(first.columns))]
     if first.format == "parquet":
         url = _unused({name for name, _ in first.columns})
-        table = engine.read_parquet(urls, filename=url, hive_partitioning=False)
+        table = _view(engine, "read_parquet", urls, filename=url, hive_partitioning=False)
     else:
         url = "file"
-        table = engine.read_csv(
+        table = _view(
+            engine,
+            "read_csv",
             urls,
             columns=dict.fromkeys(names, "VARCHAR"),
             filename=url,
@@ -93,11 +96,28 @@ def _open(engine: Backend, files: list[RawFile], has_header: bool) -> ir.Table:
     return table.select(**dict(zip(names, map(table.__getitem__, table.columns), strict=False)), file=table[url])
 
 
+def _view(engine: Backend, function: str, urls: list[str], **options: object) -> ir.Table:
+    """What a function of DuckDB reads. Ibis's own methods would download an extension for the URLs of s3://."""
+    name = f"raw_{uuid.uuid4().hex}"
+    arguments = [in_sql(urls), *(f"{option} = {in_sql(value)}" for option, value in options.items())]
+    engine.raw_sql(f"CREATE TEMP VIEW {name} AS FROM {function}({', '.join(arguments)})")
+    return engine.table(name)
+
+
+def in_sql(value: object) -> str:
+    """A literal of DuckDB's SQL."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(in_sql, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{in_sql(key)}: {in_sql(of)}' for key, of in value.items())}}}"
+    return str(value).lower() if isinstance(value, bool) else "'" + str(value).replace("'", "''") + "'"
+
+
 def register(engine: Backend, urls: list[str]) -> None:
-    """Lets DuckDB read the files on an object store."""
-    remote = [url for url in urls if storage.is_remote(url)]
-    if remote and not engine.con.filesystem_is_registered("gs"):
-        engine.register_filesystem(storage.filesystem(remote[0])[0])
+    """Lets DuckDB read the files on object stores."""
+    for scheme, url in {object_store.scheme_of(url): url for url in urls}.items():
+        if scheme and not engine.con.filesystem_is_registered(scheme):
+            engine.register_filesystem(storage.filesystem(url)[0])
 
 
 def _unused(names: set[str]) -> str:
@@ -109,7 +129,7 @@ def _unused(names: set[str]) -> str:
 
 
 def as_literal(url: str) -> str:
-    """Escapes a local path, which DuckDB takes for a pattern. `ObjectStore` has none."""
+    """Escapes a local path, which DuckDB takes for a pattern. Object stores have none."""
     if storage.is_remote(url) or not MAGIC.search(url):
         return url
     if "\\" in url:  # a separator to DuckDB, and only in a pattern

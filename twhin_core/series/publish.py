@@ -16,6 +16,7 @@ from twhin_core.evaluation.result import metrics_url
 from twhin_core.export.manifest import MANIFEST as EXPORT
 from twhin_core.export.manifest import read_export_manifest
 from twhin_core.graph.manifest import MANIFEST as GRAPH
+from twhin_core.object_store import Generation
 from twhin_core.progress import log
 from twhin_core.published import Current, Entry, list_ids, read_generation, root_of
 from twhin_core.registry.lineage import read_lineage
@@ -107,7 +108,7 @@ def _check_version(series: str, version: str) -> None:
 
 
 def _replace(
-    series: str, version: str, action: Literal["publish", "rollback"], current: Current | None, generation: int
+    series: str, version: str, action: Literal["publish", "rollback"], current: Current | None, generation: Generation
 ) -> Current:
     """Writes `current.json`, if nobody has since `current` was read with this `generation`."""
     root = root_of(series, version)
