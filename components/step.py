@@ -76,7 +76,7 @@ def _end_with_reader() -> None:
 def read_inputs(config: str, run_root: str, run: str, overrides: list[str] | None) -> tuple[Config, str]:
     """The config and the run root of a component with these inputs. Raises UserError for a mistake in either.
 
-    `config`: YAML, or the path or gs:// URL of a YAML file. A command line holds 128 KiB of it, some servers less.
+    `config`: YAML, or the path or URL of a YAML file. A command line holds 128 KiB of it, some servers less.
     """
     root = fill_run_root(run_root, run)
     log_of(run=root)
@@ -86,7 +86,7 @@ def read_inputs(config: str, run_root: str, run: str, overrides: list[str] | Non
 
 
 def read_text(config: str) -> str:
-    """The text of a config that is given as YAML, or as the path or gs:// URL of a YAML file."""
+    """The text of a config that is given as YAML, or as the path or URL of a YAML file."""
     return config_file.read_text(config) if _is_file(config) else config
 
 

@@ -43,7 +43,7 @@ lists every key; `configs/resources/` has examples. `make docs` generates it fro
 
 - Unknown keys are errors. Compiling also rejects keys that the target does not support.
 - An image's tag must be this version, optionally with a suffix such as `-cuda`; or name the image by digest.
-- A run root that is not a gs:// prefix must be below `volume.mount`, which only Kubeflow supports.
+- A run root that is not on an object store must be below `volume.mount`, which only Kubeflow supports.
 - On Vertex AI, a stage that sets more than `cpu`, `memory`, `image` and `retries` becomes a CustomJob on the smallest
   machine type that is large enough: one of the accelerator's own types, or of the n2 family.
 - On Kubeflow, training with several `nodes` or with `readers` becomes a TrainJob. [deploy](../deploy/README.md) lists

@@ -160,7 +160,7 @@ def embed(
         ),
     ],
     table: Annotated[str, typer.Option(metavar="TABLE", help="The table of the nodes to embed.")],
-    output: Annotated[str, typer.Option(metavar="FILE", help="Parquet file to write, local or gs://.")],
+    output: Annotated[str, typer.Option(metavar="FILE", help="Parquet file to write, local or on an object store.")],
     method: Annotated[
         Literal["fit", "mean"],
         typer.Option(help="fit: a few steps of the training loss; mean: the mean of what the edges predict."),

@@ -36,7 +36,7 @@ app.add_typer(launch_app, name="launch")
 
 RunRoot = Annotated[
     str | None,
-    typer.Option(metavar="DIR", help="Folder or gs:// prefix of the run. Default: the config's training.save_dir."),
+    typer.Option(metavar="DIR", help="Folder or URL of the run. Default: the config's training.save_dir."),
 ]
 Readers = Annotated[
     str | None,
@@ -69,7 +69,7 @@ def options(
 ) -> None:
     """Learns an embedding for every node of a heterogeneous network from its typed edges.
 
-    A run is one config and one run root, the folder or gs:// prefix that holds everything the run produces. `run`
+    A run is one config and one run root, the folder or URL that holds everything the run produces. `run`
     executes all stages; `prepare`, `train`, `evaluate` and `export` execute one each. A stage resumes from what is
     already finished under the run root.
 
@@ -87,7 +87,7 @@ def run(
     config: ConfigPath,
     run_root: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="Folder or gs:// prefix of the run. Default: runs/ and the config's name."),
+        typer.Option(metavar="DIR", help="Folder or URL of the run. Default: runs/ and the config's name."),
     ] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -249,7 +249,7 @@ def export(
 
 
 @app.command()
-def generate(folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder or gs:// prefix to write to.")]) -> None:
+def generate(folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder or URL to write to.")]) -> None:
     """Write the raw data of the quickstart, a generated Twitter-like network."""
     from twhin_core.config.generate import Generate
     from twhin_core.synthetic import generate

@@ -173,9 +173,7 @@ def submit(
 
 
 def doctor(
-    url: Annotated[
-        str | None, typer.Argument(metavar="URL", help="A folder or gs:// prefix that runs will write to.")
-    ] = None,
+    url: Annotated[str | None, typer.Argument(metavar="URL", help="A folder or URL that runs will write to.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check versions, devices and, with URL, access to storage. Exits with code 1 if a check fails."""

@@ -38,8 +38,8 @@ def build(start: Start = start_locally) -> GraphComponent:
         """Raw interactions in, entity embeddings out.
 
         Args:
-            config: The config, as YAML, or the path or gs:// URL of a YAML file.
-            run_root: Folder or gs:// prefix of the run. The id of the pipeline run replaces `{run}` in it.
+            config: The config, as YAML, or the path or URL of a YAML file.
+            run_root: Folder or URL of the run. The id of the pipeline run replaces `{run}` in it.
             overrides: Values of the config to change, each `section.key=value`.
         """
         of_run = {

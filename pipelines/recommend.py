@@ -20,7 +20,7 @@ def recommend(
         ),
     ] = None,
     output: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder or gs:// prefix for the lists of --relation.")
+        str | None, typer.Option(metavar="DIR", help="Folder or URL for the lists of --relation.")
     ] = None,
     k: Annotated[int | None, typer.Option("-k", metavar="N", help="Candidates per user. Default: 100.")] = None,
     users: Annotated[

@@ -20,8 +20,8 @@ def build(start: Start = start_locally) -> GraphComponent:
         """New files in, the next version of the embeddings published.
 
         Args:
-            config: The config, as YAML, or the path or gs:// URL of a YAML file.
-            series: Folder or gs:// prefix of the series.
+            config: The config, as YAML, or the path or URL of a YAML file.
+            series: Folder or URL of the series.
             keep: How many of the newest versions to keep; 0: all.
             overrides: Values of the config to change, each `section.key=value`.
         """

@@ -28,6 +28,9 @@ def check_shared(
         raise UserError(f"{key} {run_root}: Vertex AI needs a gs:// prefix")
     if not mounts:
         why = "the nodes do not share it" if has_nodes else "the next pod cannot see it"
-        raise UserError(f"{key} {run_root}: {why}; use a gs:// prefix, or compile with a `volume` in the resources")
+        raise UserError(
+            f"{key} {run_root}: {why}; use a gs:// prefix or another object store, or compile with a `volume` in the "
+            "resources"
+        )
     if not is_below(run_root, mounts):
         raise UserError(f"{key} {run_root}: is not on the volume, which is mounted at {', '.join(sorted(mounts))}")

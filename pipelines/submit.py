@@ -170,8 +170,8 @@ def with_short_parameters(request: Request) -> Request:
     if not storage.is_remote(root):
         log.warning(
             "submit: the config makes parameters of %s bytes, and Kubeflow Pipelines refuses more than %s unless it "
-            "is configured otherwise; with a gs:// run root, a file would hold the config; relations that share "
-            "their tables need only one entry, `*`",
+            "is configured otherwise; with a run root on an object store, a file would hold the config; relations that "
+            "share their tables need only one entry, `*`",
             f"{size:,}", f"{LONGEST_PARAMETERS:,}",
         )  # fmt: skip
         return request

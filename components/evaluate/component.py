@@ -20,8 +20,8 @@ def evaluate(
     """Ranks the held-out edges, with one rank per GPU, and checks the gates.
 
     Args:
-        config: The config, as YAML, or the path or gs:// URL of a YAML file.
-        run_root: Folder or gs:// prefix of the run.
+        config: The config, as YAML, or the path or URL of a YAML file.
+        run_root: Folder or URL of the run.
         metrics: Figures over all relations; those of each relation are in the report and `metrics.json`. Its metadata
             says what they are figures of: the checkpoint, code, config and graph.
         report: The report, one HTML page.

@@ -21,8 +21,8 @@ def export(
     """Writes the embeddings with their original ids.
 
     Args:
-        config: The config, as YAML, or the path or gs:// URL of a YAML file.
-        run_root: Folder or gs:// prefix of the run.
+        config: The config, as YAML, or the path or URL of a YAML file.
+        run_root: Folder or URL of the run.
         embeddings: Manifest of the embeddings under the run root.
         report: The report, now with what was exported.
         metrics: The exported step, and the rows of each table.

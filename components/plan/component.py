@@ -12,8 +12,8 @@ def plan(config: str, series: str, overrides: Optional[list[str]] = None) -> Nam
     """Finds or begins the version that the raw files of now belong to.
 
     Args:
-        config: The config, as YAML, or the path or gs:// URL of a YAML file.
-        series: Folder or gs:// prefix of the series.
+        config: The config, as YAML, or the path or URL of a YAML file.
+        series: Folder or URL of the series.
         overrides: Values of the config to change, each `section.key=value`.
 
     Returns:

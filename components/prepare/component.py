@@ -20,8 +20,8 @@ def prepare(
     """Turns raw interactions into a vocabulary and edges.
 
     Args:
-        config: The config, as YAML, or the path or gs:// URL of a YAML file.
-        run_root: Folder or gs:// prefix of the run.
+        config: The config, as YAML, or the path or URL of a YAML file.
+        run_root: Folder or URL of the run.
         graph: Manifest of the graph under the run root.
         metrics: Nodes per table, edges per split, rejected rows.
         summary: The same as tables, with the edges of each relation.

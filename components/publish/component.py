@@ -10,7 +10,7 @@ def publish(series: str, version: str, after: str, keep: int, current: dsl.Outpu
     """Makes a version the one that readers of the series get, and removes old ones.
 
     Args:
-        series: Folder or gs:// prefix of the series.
+        series: Folder or URL of the series.
         version: Id of the version.
         after: The version that must be the published one until then; empty: none.
         keep: How many of the newest versions to keep; 0: all.

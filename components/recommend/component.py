@@ -20,8 +20,8 @@ def recommend(
     """Writes lists of the best candidates for users, with one rank per GPU.
 
     Args:
-        config: The config, as YAML, or the path or gs:// URL of a YAML file.
-        run_root: Folder or gs:// prefix of the run.
+        config: The config, as YAML, or the path or URL of a YAML file.
+        run_root: Folder or URL of the run.
         lists: The manifests of the lists, by relation.
         metrics: Users and candidates of each relation.
         summary: The same as a table, with where the lists are.

@@ -10,7 +10,7 @@ def check_cluster(run_root: str, manifests: list[Any], run: str) -> None:
     """Asks the cluster, before any work, whether it would accept the TrainJob. Creates nothing.
 
     Args:
-        run_root: Folder or gs:// prefix of the run, visible to all machines.
+        run_root: Folder or URL of the run, visible to all machines.
         manifests: The manifests of the train stage.
         run: Id of the pipeline run, which replaces `{run}` in `run_root`.
     """

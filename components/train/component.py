@@ -20,8 +20,8 @@ def train(
     """Learns the embeddings with one rank per GPU, resuming from the newest checkpoint.
 
     Args:
-        config: The config, as YAML, or the path or gs:// URL of a YAML file.
-        run_root: Folder or gs:// prefix of the run.
+        config: The config, as YAML, or the path or URL of a YAML file.
+        run_root: Folder or URL of the run.
         checkpoint: The run's resolved config. Its metadata has the newest checkpoint's `uri` and `step`.
         metrics: Step, epoch, losses and speed.
         summary: Why training ended, its figures, and how the tables are sharded.

@@ -21,8 +21,8 @@ def train(
     """Learns the embeddings through a TrainJob of Kubeflow Trainer, resuming from the newest checkpoint.
 
     Args:
-        config: The config, as YAML, or the path or gs:// URL of a YAML file.
-        run_root: Folder or gs:// prefix of the run, visible to all machines.
+        config: The config, as YAML, or the path or URL of a YAML file.
+        run_root: Folder or URL of the run, visible to all machines.
         manifests: The TrainJob to create and follow, then the objects that it owns.
         run: Id of the pipeline run, shared by its retries, which replaces `{run}` in `run_root`.
         checkpoint: The run's resolved config. Its metadata has the newest checkpoint's `uri` and `step`.

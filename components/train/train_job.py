@@ -118,7 +118,7 @@ def _check_shared(run_root: str, train_job: Manifest) -> None:
     ):
         raise UserError(
             f"{run_root}: the training machines do not share this run root; "
-            "use a gs:// prefix, or compile with a `volume` in the resources"
+            "use a gs:// prefix or another object store, or compile with a `volume` in the resources"
         )
 
 

@@ -16,7 +16,7 @@ class EdgeData(Section):
     data_root: Location | None = Field(
         None,
         description="Glob of Parquet files with columns lhs, rel, rhs (vocabulary indices) and optionally weight; "
-        "local or gs://. Default: the split that `prepare` wrote under the run root.",
+        "local or on an object store. Default: the split that `prepare` wrote under the run root.",
     )
     limit: Count | None = Field(None, description="Use at most this many edges, in data set order.")
     offset: CountOrNone = Field(0, description="Skip this many edges first, in data set order.")

@@ -33,7 +33,7 @@ class ConfigText(NamedTuple):
 
 
 def load(path: str, overrides: Iterable[str] = ()) -> Config:
-    """Reads the config at `path` (local or gs://) and applies `overrides`, each `section.key=value`.
+    """Reads the config at `path` (local or on an object store) and applies `overrides`, each `section.key=value`.
 
     Raises:
         UserError: the file does not exist or is not YAML in UTF-8, a variable is not set, or a key or value is invalid.

@@ -40,8 +40,8 @@ class Source(Section):
     """Raw interactions in one or more files with the same columns."""
 
     path: Location = Field(
-        description="File, folder (with its subfolders) or pattern, local or gs://. Folders named `column=value` are "
-        "columns too."
+        description="File, folder (with its subfolders) or pattern, local or on an object store. Folders named "
+        "`column=value` are columns too."
     )
     format: Literal["parquet", "csv", "tsv"] | None = Field(
         None,

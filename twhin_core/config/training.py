@@ -22,7 +22,7 @@ class Training(Section):
     """Duration, logging and checkpoints."""
 
     save_dir: Location | None = Field(
-        None, description="Run root of `twhin train` if `--run-root` is not given: a folder or gs:// prefix."
+        None, description="Run root of `twhin train` if `--run-root` is not given: a folder or URL."
     )
     num_train_steps: Count | None = Field(
         None, description="Train for this many steps or `num_epochs`, whichever ends first."
