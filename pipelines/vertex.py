@@ -19,8 +19,9 @@ from twhin.pipelines.pipeline import Start
 from twhin.pipelines.resources import Resources, Stage, TrainStage, accelerator_of, gpu_of, refuse, refuse_keys
 from twhin.pipelines.run_root import check_shared
 from twhin.pipelines.vertex_section import Vertex
-from twhin_core import object_store, storage
+from twhin_core import storage
 from twhin_core.errors import UserError
+from twhin_core.stores.interface import scheme_of
 
 Spec = dict[str, Any]
 
@@ -56,7 +57,7 @@ def check(resources: Resources, run_root: str | None) -> None:
             _machine(name, stage)
     if readers is not None:
         pick(readers.cpu, readers.memory, None, "train.readers")
-        if object_store.scheme_of(readers.token) != "gs":
+        if scheme_of(readers.token) != "gs":
             raise UserError(f"train.readers.token: {readers.token!r} is not a gs:// file, which Vertex AI needs")
 
 

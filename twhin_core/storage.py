@@ -16,35 +16,33 @@ import uuid
 from collections.abc import Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any, cast
 
-# gcsfs would query a storage-control service about hierarchical namespaces, which emulators do not answer.
-os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-
 import fsspec
 
-from twhin_core import checksum, object_store
+from twhin_core import checksum
 from twhin_core.errors import StorageError, StorageRefused, UserError, damaged, one_line
+from twhin_core.stores.interface import scheme_of
 
 if TYPE_CHECKING:
     import pyarrow.fs
 
-    from twhin_core.object_store import Generation, ObjectStore
+    from twhin_core.stores.interface import Generation, ObjectStore
 
 
 def is_remote(url: str) -> bool:
     """Whether `url` is on an object store. Raises UserError as `scheme_of`."""
-    return object_store.scheme_of(url) != ""
+    return scheme_of(url) != ""
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of `url`, and its path there."""
-    if scheme := object_store.scheme_of(url):
+    if scheme := scheme_of(url):
         return fsspec.filesystem(scheme, **options(url)), url.removeprefix(f"{scheme}://").rstrip("/")
     return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(url.removeprefix("file://")))
 
 
 def options(url: str) -> dict[str, Any]:
     """The arguments of `url`'s file system, for libraries that create it themselves."""
-    scheme = object_store.scheme_of(url)
+    scheme = scheme_of(url)
     if not scheme:
         return {}
     store: type[ObjectStore] = fsspec.get_filesystem_class(scheme)

@@ -13,7 +13,7 @@ import torch
 from tests.command_line import assert_refused, twhin
 from tests.fault_proxy import KINDS, FaultProxy
 from tests.object_store import GS_FIRST, environment, files_at, reach, serve_bucket
-from twhin_core import object_store, storage
+from twhin_core import storage
 from twhin_core.checkpoints import checkpoint
 from twhin_core.checkpoints.checkpoint import Position
 from twhin_core.checkpoints.stored_tensor import StoredTensor
@@ -25,6 +25,7 @@ from twhin_core.stages.export import export
 from twhin_core.stages.follow import follow
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.train import train
+from twhin_core.stores import failures
 
 SMALL = [
     "prepare.generate={users: 150, tweets: 200, communities: 5, edges_per_user: 20}",
@@ -117,7 +118,7 @@ def test_a_store_that_is_down_for_a_while_costs_only_the_checkpoints_of_that_whi
     def down_for_the_second(writer: CheckpointWriter, state: State, position: Position) -> None:
         writer.wait()
         server.is_down = position.step == 8
-        monkeypatch.setattr(object_store, "RETRY_TIMEOUT", 0.5 if server.is_down else 120.0)
+        monkeypatch.setattr(failures, "RETRY_TIMEOUT", 0.5 if server.is_down else 120.0)
         save(writer, state, position)
 
     monkeypatch.setattr(CheckpointWriter, "save", down_for_the_second)

@@ -19,10 +19,10 @@ import pytest
 from tests.command_line import ROOT, assert_refused, twhin
 from tests.conftest import SmallConfig
 from tests.export.exporting import changed
-from tests.object_store import serve_bucket
+from tests.object_store import reach, serve_bucket
 from tests.stages.test_status import copied, everything
 from tests.test_lease import start_holder
-from twhin_core import lease, object_store, storage
+from twhin_core import lease, storage
 from twhin_core.checkpoints import checkpoint
 from twhin_core.config import Config
 from twhin_core.embeddings import Embeddings
@@ -337,8 +337,7 @@ def test_a_series_is_cleaned_version_by_version_and_keeps_whole_ones(trained: Tr
 
 def test_a_run_on_an_object_store_is_cleaned_too(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     with serve_bucket() as server:
-        monkeypatch.setenv(object_store.EMULATOR, server.url)
-        place = "gs://bucket/run"
+        place = f"{reach(server, monkeypatch)}/run"
         copied(trained[1], place)
         before = everything(place)
         announced = clean(place, removes=False)

@@ -16,9 +16,9 @@ import pytest
 from tests.command_line import assert_refused, twhin
 from tests.conftest import SmallConfig
 from tests.export.exporting import changed
-from tests.object_store import serve_bucket
+from tests.object_store import reach, serve_bucket
 from tests.test_lease import start_holder
-from twhin_core import activity, lease, object_store, progress, storage
+from twhin_core import activity, lease, progress, storage
 from twhin_core.checkpoints.checkpoint import at_step, remove
 from twhin_core.config import Config
 from twhin_core.errors import Preempted, UserError
@@ -214,8 +214,7 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_p
         yield str(tmp_path / "place")
         return
     with serve_bucket() as server:
-        monkeypatch.setenv(object_store.EMULATOR, server.url)
-        yield "gs://bucket/place"
+        yield f"{reach(server, monkeypatch)}/place"
 
 
 def copied(source: str, target: str) -> None:

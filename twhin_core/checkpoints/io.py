@@ -14,7 +14,7 @@ from typing import Any
 from torch.distributed.checkpoint._fsspec_filesystem import FileSystem, FsspecReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
-from twhin_core import object_store, storage
+from twhin_core import storage
 from twhin_core.checkpoints.blocks import SUFFIX, BlockReader, BlockWriter, Digests, open_blocks, or_gone
 from twhin_core.checkpoints.index import IndexUnpickler, load_index
 
@@ -57,9 +57,8 @@ class _Reader(FsspecReader):
 
 def location(url: str) -> tuple[str, dict[str, Any]]:
     """The path and file system options of `url`, as torch's readers and writers take them."""
-    _, path = storage.filesystem(url)
-    scheme = object_store.scheme_of(url)
-    return f"{scheme}://{path}" if scheme else path, storage.options(url)
+    path = url.rstrip("/") if storage.is_remote(url) else storage.filesystem(url)[1]
+    return path, storage.options(url)
 
 
 def make_reader(url: str, digests: Digests) -> FsspecReader:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from twhin_core import object_store, sizes
+from twhin_core import sizes, storage
 from twhin_core.errors import UserError
 
 INT64 = 2**63
@@ -51,7 +51,7 @@ AnyLocation = Annotated[str, Field(min_length=1, max_length=4096)]
 
 def _reachable(url: str) -> str:
     try:
-        object_store.scheme_of(url)
+        storage.is_remote(url)
     except UserError as error:
         raise ValueError(str(error)) from None
     return url

@@ -12,7 +12,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
-from twhin_core import limits, object_store, storage
+from twhin_core import limits, storage
 from twhin_core.config.sources import ContentSource
 from twhin_core.errors import UserError
 from twhin_core.graph.content_rows import CONTENT_SCHEMA, content_rows
@@ -20,6 +20,7 @@ from twhin_core.graph.raw_files import RawFile, RawSource
 from twhin_core.graph.rows import normalize
 from twhin_core.graph.text_files import DELIMITERS, QUOTES, verify_zipped
 from twhin_core.paths import MAGIC
+from twhin_core.stores.interface import scheme_of
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("lhs", "relation", "rhs")]
@@ -115,7 +116,7 @@ def in_sql(value: object) -> str:
 
 def register(engine: Backend, urls: list[str]) -> None:
     """Lets DuckDB read the files on object stores."""
-    for scheme, url in {object_store.scheme_of(url): url for url in urls}.items():
+    for scheme, url in {scheme_of(url): url for url in urls}.items():
         if scheme and not engine.con.filesystem_is_registered(scheme):
             engine.register_filesystem(storage.filesystem(url)[0])
 

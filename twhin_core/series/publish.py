@@ -16,7 +16,6 @@ from twhin_core.evaluation.result import metrics_url
 from twhin_core.export.manifest import MANIFEST as EXPORT
 from twhin_core.export.manifest import read_export_manifest
 from twhin_core.graph.manifest import MANIFEST as GRAPH
-from twhin_core.object_store import Generation
 from twhin_core.progress import log
 from twhin_core.published import Current, Entry, list_ids, read_generation, root_of
 from twhin_core.registry.lineage import read_lineage
@@ -25,6 +24,7 @@ from twhin_core.registry.registry import Registry, Unreachable
 from twhin_core.removed import check_present
 from twhin_core.run import CURRENT, check_is_run, saved_config
 from twhin_core.series.versions import missed_gates
+from twhin_core.stores.interface import Generation
 
 
 def publish(series: str, version: str, after: str | None = None) -> Current:

@@ -1,6 +1,6 @@
 """Google Cloud Storage: gcsfs with our own retries, errors and preconditions.
 
-Its public methods are described in `object_store`.
+Its public methods are described in `interface`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import uuid
 from typing import Any
 from urllib.parse import quote, unquote, urljoin
 
+# Else gcsfs also imports an experimental file system and the client behind it, which nothing here uses.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+
 import aiohttp
 from gcsfs.core import GCSFileSystem
 from gcsfs.retry import HttpError, NonRetryableError, is_retriable
@@ -20,15 +23,16 @@ from google.api_core.exceptions import RetryError
 from google.api_core.retry import AsyncRetry
 from google.auth.exceptions import GoogleAuthError, RefreshError
 
-from twhin_core import object_store
 from twhin_core.errors import StorageError, StorageRefused
-from twhin_core.object_store import Generation
+from twhin_core.stores import failures
+from twhin_core.stores.interface import Generation
 
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(
-    total=None, sock_connect=object_store.CONNECT_TIMEOUT, sock_read=object_store.SILENCE_TIMEOUT
+    total=None, sock_connect=failures.CONNECT_TIMEOUT, sock_read=failures.SILENCE_TIMEOUT
 )
 
 CREDENTIALS, EMULATOR = "GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST"
+REMEDY = f"set {CREDENTIALS}, or run `gcloud auth application-default login`"
 
 REQUEST_ERRORS = (HttpError, NonRetryableError, aiohttp.ClientError, GoogleAuthError, OSError, ValueError)
 
@@ -36,7 +40,7 @@ REQUEST_ERRORS = (HttpError, NonRetryableError, aiohttp.ClientError, GoogleAuthE
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 
-class ObjectStore(GCSFileSystem):  # type: ignore[misc] # gcsfs has no types
+class GCS(GCSFileSystem):  # type: ignore[misc] # gcsfs has no types
     """gcsfs with a deadline for retries instead of a number of them, and one-line errors."""
 
     def __init__(self, **options: Any) -> None:
@@ -62,18 +66,14 @@ class ObjectStore(GCSFileSystem):  # type: ignore[misc] # gcsfs has no types
         }
 
     async def _request(self, method: str, path: str, *args: str, **kwargs: Any) -> Any:
-        timeout = object_store.RETRY_TIMEOUT
         once = GCSFileSystem._request.__wrapped__  # without gcsfs's own retries
-        initial, maximum = object_store.RETRY_DELAYS
-        retry = AsyncRetry(_is_transient, initial=initial, maximum=maximum, multiplier=2, timeout=timeout)
+        retry = AsyncRetry(_is_transient, **failures.schedule()._asdict())
         try:
             return await retry(once)(self, method, path, *args, **kwargs)
         except (FileNotFoundError, FileExistsError) as error:
             raise type(error)(f"{_object_url(path, args)}: {_last_line(error)}") from None
         except RetryError as error:
-            raise StorageError(
-                f"{_object_url(path, args)}: failed after retrying for {timeout:g} s: {_last_line(error.cause)}"
-            ) from error
+            raise failures.timed_out(_object_url(path, args), _last_line(error.cause)) from error
         except REQUEST_ERRORS as error:
             raise _storage_error(error, _object_url(path, args)) from error
 
@@ -134,10 +134,7 @@ def _is_transient(error: BaseException) -> bool:
 def _storage_error(error: Exception, url: str) -> StorageError:
     denied = isinstance(error, HttpError) and error.code == 401
     if denied or isinstance(error, GoogleAuthError | NonRetryableError) or str(error).startswith("Forbidden"):
-        return StorageRefused(
-            f"{url}: credentials are missing or lack permission: {_last_line(error)}; set {CREDENTIALS}, or run "
-            "`gcloud auth application-default login`"
-        )
+        return failures.denied(url, _last_line(error), REMEDY)
     return StorageError(f"{url}: {_last_line(error)}")
 
 

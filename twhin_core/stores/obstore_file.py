@@ -1,4 +1,4 @@
-"""An object as a file, for the file systems of `s3_and_azure`."""
+"""An object as a file, for `obstore_filesystem`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import obstore
 from fsspec.spec import AbstractBufferedFile
-from obstore.exceptions import BaseError
 
-from twhin_core.obstore_errors import Busy, explained, timed_out
+from twhin_core.stores import failures
+from twhin_core.stores.obstore_errors import ERRORS, Busy, explained
 
 PART = 16 << 20
 """Bytes of a part of an upload. A store takes 10,000 parts, thus objects of up to 160 GB."""
@@ -47,11 +47,11 @@ class ObjectFile(AbstractBufferedFile):  # type: ignore[misc] # fsspec has no ty
             self._writer.write(self.buffer.getbuffer())
             if final:
                 self._writer.close()
-        except (BaseError, OSError) as error:
+        except ERRORS as error:
             if not final or not self._is_whole():
                 url = self.fs.url_of(self.path)
                 failure = explained(error, url, self.fs.credentials)
-                raise timed_out(url, failure) if isinstance(failure, Busy) else failure from None
+                raise failures.timed_out(url, failure) if isinstance(failure, Busy) else failure from None
         return True
 
     def _now(self) -> Any:

@@ -1,6 +1,6 @@
-"""S3 (and what speaks its protocol: MinIO, Ceph) and Azure Blob Storage through obstore.
+"""What S3 and Azure Blob Storage have in common: a file system of fsspec on obstore's clients.
 
-The methods beside those of fsspec's file systems are described in `object_store`.
+The methods beside those of fsspec's file systems are described in `interface`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import obstore
 from fsspec.spec import AbstractFileSystem
@@ -19,22 +19,39 @@ from google.api_core.exceptions import RetryError
 from google.api_core.retry import Retry
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
-from twhin_core import cloud_settings, object_store
-from twhin_core.errors import StorageError
-from twhin_core.object_store import Generation
-from twhin_core.obstore_errors import Busy, explained, said, timed_out
-from twhin_core.obstore_file import PART, ObjectFile, split
+from twhin_core.errors import StorageError, StorageRefused, one_line
+from twhin_core.stores import failures
+from twhin_core.stores.interface import Generation
+from twhin_core.stores.obstore_errors import ERRORS, Busy, explained, said
+from twhin_core.stores.obstore_file import PART, ObjectFile, split
+from twhin_core.stores.obstore_settings import Environment, environment, retry_config
+
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig
 
 T = TypeVar("T")
 
 REMOVALS_AT_ONCE = 16
+CLIENTS = 64
+"""How many are kept."""
 
 
-class _Files(AbstractFileSystem):  # type: ignore[misc] # fsspec has no types
-    """The objects of one kind of store. It holds nothing but its name: clients are shared, see `cloud_settings`."""
+class ObstoreFileSystem(AbstractFileSystem):  # type: ignore[misc] # fsspec has no types
+    """The objects of one kind of store. It holds nothing itself, and shares its clients with others."""
 
+    prefix: str
+    """What the names of the store's environment variables begin with."""
     credentials: str
     """What to set if they are missing."""
+
+    @staticmethod
+    def connect(bucket: str, given: dict[str, str], retries: RetryConfig) -> Any:
+        """A client of the bucket, with settings from the environment variables in `given`.
+
+        Raises:
+            StorageRefused, BaseError, ValueError: the settings are wrong.
+        """
+        raise NotImplementedError
 
     @staticmethod
     def options() -> dict[str, Any]:
@@ -68,9 +85,8 @@ class _Files(AbstractFileSystem):  # type: ignore[misc] # fsspec has no types
         bucket, key = split(path)
         found = self.request(path, lambda store: store.list_with_delimiter(key or None))
         folders = [_folder(f"{bucket}/{name}") for name in found["common_prefixes"]]
-        names = {path, *(folder["name"] for folder in folders)}
         files = [_file(bucket, meta) for meta in found["objects"]]
-        entries = folders + [file for file in files if file["size"] or file["name"] not in names]
+        entries = folders + _without_folders(files, {path, *(folder["name"] for folder in folders)})
         if not entries and key:
             entries = [self.info(path)]
         return entries if detail else [entry["name"] for entry in entries]
@@ -177,17 +193,12 @@ class _Files(AbstractFileSystem):  # type: ignore[misc] # fsspec has no types
     def _open(self, path: str, mode: str = "rb", **_: Any) -> ObjectFile:
         return ObjectFile(self, path, mode, PART if mode == "wb" else "default", cache_type="readahead")
 
-    def _objects(self, path: str) -> Iterator[dict[str, Any]]:
-        """The objects below a folder, without those of no bytes that only make a folder visible."""
+    def _objects(self, path: str) -> list[dict[str, Any]]:
+        """The objects below a folder."""
         bucket, key = split(path)
-        last: dict[str, Any] | None = None  # they are sorted, and a folder's own object is just before those in it
-        for meta in self.request(path, lambda store: store.list(key or None).collect()):
-            file = _file(bucket, meta)
-            if last is not None and (last["size"] or not file["name"].startswith(last["name"] + "/")):
-                yield last
-            last = file if file["size"] or file["name"] != path else None
-        if last is not None:
-            yield last
+        listed = self.request(path, lambda store: store.list(key or None).collect())
+        files = [_file(bucket, meta) for meta in listed]
+        return _without_folders(files, {path, *(above for file in files for above in _folders_above(file["name"]))})
 
     def _has_objects(self, path: str) -> bool:
         """Whether anything is below a folder. Raises FileNotFoundError if there is no such bucket."""
@@ -198,7 +209,12 @@ class _Files(AbstractFileSystem):  # type: ignore[misc] # fsspec has no types
         return f"{self.protocol}://{path}"
 
     def client_of(self, bucket: str) -> Any:
-        raise NotImplementedError
+        """A client of the bucket. Raises StorageRefused if the settings are wrong."""
+        given, schedule = environment(self.prefix), failures.schedule()
+        try:
+            return _client(self.connect, bucket, given, schedule)
+        except (BaseError, ValueError) as error:
+            raise StorageRefused(f"{self.url_of(bucket)}: {one_line(error)}") from None
 
     def request(self, path: str, act: Callable[[Any], T]) -> T:
         """What `act` returns, given a client.
@@ -206,44 +222,27 @@ class _Files(AbstractFileSystem):  # type: ignore[misc] # fsspec has no types
         The client retries every request that it knows to be safe to repeat. `act` is called again for the others, and
         for answers that were cut short.
         """
-        client, (initial, maximum) = self.client_of(split(path)[0]), object_store.RETRY_DELAYS
+        client = self.client_of(split(path)[0])
 
         def once() -> T:
             try:
                 return act(client)
             except StorageError:
                 raise
-            except (BaseError, OSError, ValueError) as error:
+            except ERRORS as error:
                 raise explained(error, self.url_of(path), self.credentials) from None
 
-        retry = Retry(
-            lambda error: isinstance(error, Busy),
-            initial=initial, maximum=maximum, multiplier=2, timeout=object_store.RETRY_TIMEOUT,
-        )  # fmt: skip
+        retry = Retry(lambda error: isinstance(error, Busy), **failures.schedule()._asdict())
         try:
             return retry(once)()
         except RetryError as error:
-            raise timed_out(self.url_of(path), error.cause) from None
+            raise failures.timed_out(self.url_of(path), error.cause) from None
 
 
-class S3(_Files):
-    protocol = "s3"
-    credentials = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-
-    def client_of(self, bucket: str) -> Any:
-        return cloud_settings.s3_client(bucket, cloud_settings.environment("AWS_"), _retries())
-
-
-class Azure(_Files):
-    protocol = "abfs"
-    credentials = "AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_KEY, or AZURE_CLIENT_ID"
-
-    def client_of(self, bucket: str) -> Any:
-        return cloud_settings.azure_client(bucket, cloud_settings.environment("AZURE_"), _retries())
-
-
-def _retries() -> cloud_settings.Retries:
-    return (*object_store.RETRY_DELAYS, object_store.RETRY_TIMEOUT)
+@functools.lru_cache(CLIENTS)
+def _client(connect: Callable[..., Any], bucket: str, given: Environment, schedule: failures.Schedule) -> Any:
+    """A client that is used again until the environment changes."""
+    return connect(bucket, dict(given), retry_config(schedule))
 
 
 def _file(bucket: str, meta: Any) -> dict[str, Any]:
@@ -255,3 +254,13 @@ def _file(bucket: str, meta: Any) -> dict[str, Any]:
 
 def _folder(path: str) -> dict[str, Any]:
     return {"name": path, "size": 0, "type": "directory"}
+
+
+def _folders_above(path: str) -> Iterator[str]:
+    while path := path.rpartition("/")[0]:
+        yield path
+
+
+def _without_folders(files: list[dict[str, Any]], folders: set[str]) -> list[dict[str, Any]]:
+    """Leaves out the objects of no bytes that only make a folder visible."""
+    return [file for file in files if file["size"] or file["name"] not in folders]

@@ -10,8 +10,9 @@ import pytest
 
 from tests.loopback import Answers, serving
 from tests.object_store import environment_at
-from twhin_core import object_store, storage
+from twhin_core import storage
 from twhin_core.errors import StorageError, StorageRefused
+from twhin_core.stores import failures
 
 FILES = {
     "credentials": """
@@ -128,8 +129,8 @@ def test_a_service_account_of_eks_comes_before_a_profile(
 ) -> None:
     """Its token cannot be exchanged here, and nothing is asked in anyone else's name."""
     (tmp_path / "token").write_text("a.b.c")
-    monkeypatch.setattr(object_store, "RETRY_TIMEOUT", 0.2)
-    monkeypatch.setattr(object_store, "RETRY_DELAYS", (0.01, 0.1))
+    monkeypatch.setattr(failures, "RETRY_TIMEOUT", 0.2)
+    monkeypatch.setattr(failures, "RETRY_DELAYS", (0.01, 0.1))
     monkeypatch.setenv("AWS_ENDPOINT_URL", url)
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", "https://127.0.0.1:1")
     monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
@@ -168,6 +169,35 @@ def test_the_account_in_the_url_and_a_shared_access_signature(
     settings = {"AZURE_STORAGE_SAS_TOKEN": "sv=2020&sig=abc", "AZURE_STORAGE_ENDPOINT": "URL"}
     ask("abfs://container@two.dfs.core.windows.net/x", url, settings, monkeypatch)
     assert asked[0][0] == "/container/x?sv=2020&sig=abc"
+
+
+def test_only_what_is_sent_has_to_be_ascii(
+    url: str, asked: list[tuple[str, dict[str, str]]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "clé").write_text("[bureau é]\naws_access_key_id = AKONE\naws_secret_access_key = one\n")
+    settings = {**AT, "AWS_PROFILE": "bureau é", "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "clé")}
+    ask("s3://bucket/x", url, settings, monkeypatch)
+    assert "AKONE" in asked[0][1]["authorization"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "place", "named"),
+    [
+        ({"AWS_ENDPOINT_URL": "minio:9000"}, "s3://bucket/x", "AWS_ENDPOINT_URL"),
+        ({"AWS_ENDPOINT_URL_S3": "minio:9000", "AWS_ENDPOINT_URL": "URL"}, "s3://bucket/x", "AWS_ENDPOINT_URL_S3"),
+        ({"AZURE_STORAGE_ENDPOINT": "minio:9000"}, "abfs://c@one.dfs.core.windows.net/x", "AZURE_STORAGE_ENDPOINT"),
+        (
+            {"AZURE_STORAGE_CONNECTION_STRING": f"AccountName=one;AccountKey={KEY};BlobEndpoint=minio:9000"},
+            "abfs://c/x",
+            "AZURE_STORAGE_CONNECTION_STRING",
+        ),
+    ],
+)
+def test_an_endpoint_without_a_scheme_is_refused(
+    settings: dict[str, str], place: str, named: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StorageRefused, match=f"^{named}: 'minio:9000' does not begin with http:// or https://$"):
+        ask(place, url, settings, monkeypatch)
 
 
 def test_an_account_is_needed() -> None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import re
 
-from twhin_core import object_store
-from twhin_core.errors import StorageError, StorageRefused
+from obstore.exceptions import BaseError
+
+from twhin_core.errors import StorageRefused
+from twhin_core.stores import failures
+
+ERRORS = (BaseError, OSError, ValueError)
+"""What obstore raises."""
 
 BUSY = (408, 429)
 METADATA_SERVER = "169.254.169.254"
@@ -36,16 +41,10 @@ def explained(error: Exception, url: str, credentials: str) -> Exception:
     if status in BUSY or status >= 500:
         return Busy(words)
     if status in (401, 403) or METADATA_SERVER in text or re.search("Token|Credential|Auth", words):
-        return StorageRefused(
-            f"{url}: credentials are missing or lack permission: {words}; set {credentials} (docs/stores.md)"
-        )
+        return failures.denied(url, words, f"set {credentials} (docs/stores.md)")
     if status or isinstance(error, ValueError) or any(refusal in text for refusal in REFUSALS):
         return StorageRefused(f"{url}: {words}")
     return Busy(words)
-
-
-def timed_out(url: str, failure: BaseException | None) -> StorageError:
-    return StorageError(f"{url}: failed after retrying for {object_store.RETRY_TIMEOUT:g} s: {failure}")
 
 
 def said(error: Exception) -> str:

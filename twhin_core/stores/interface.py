@@ -12,18 +12,11 @@ import fsspec
 from twhin_core.errors import UserError
 
 CLASSES = {
-    "gs": "twhin_core.gcs.ObjectStore",
-    "s3": "twhin_core.s3_and_azure.S3",
-    "abfs": "twhin_core.s3_and_azure.Azure",
+    "gs": "twhin_core.stores.gcs.GCS",
+    "s3": "twhin_core.stores.s3.S3",
+    "abfs": "twhin_core.stores.azure.Azure",
 }
 """The class of each scheme."""
-
-RETRY_TIMEOUT = 120.0
-"""Seconds for which a request with a transient error is retried."""
-RETRY_DELAYS = 0.5, 20.0
-"""The initial and maximum delay between retries in seconds; delays grow exponentially, with jitter."""
-CONNECT_TIMEOUT, SILENCE_TIMEOUT = 20, 60
-"""Seconds for a connection to be made, and without a byte from the server. A large upload may take longer."""
 
 Generation = int | str
 """What changes with every write of other content: Google's generation, or an ETag; 0 if there is no object."""
