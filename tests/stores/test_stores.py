@@ -369,6 +369,28 @@ def test_retries_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
             storage.list_folders("gs://bucket/x")
 
 
+@pytest.mark.parametrize("store", STORES)
+def test_a_server_that_does_not_listen_is_tried_again(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is while it starts again."""
+    monkeypatch.setattr(failures, "RETRY_TIMEOUT", 0.2)
+    monkeypatch.setattr(failures, "RETRY_DELAYS", (0.01, 0.02))
+    for name, value in environment_at(store, "http://127.0.0.1:1").items():
+        monkeypatch.setenv(name, value)
+    url = f"{store}://bucket/x"
+    acts: list[Callable[[], object]] = [
+        lambda: storage.write_if(url, "1", 0),
+        lambda: storage.write_text(url, "1"),
+        lambda: storage.read_bytes(url),
+        lambda: storage.exists(url),
+        lambda: storage.list_folders(url),
+        lambda: storage.remove(url),
+    ]
+    for act in acts:
+        with pytest.raises(StorageError, match=rf"^{store}://bucket.*: failed after retrying for 0\.2 s: ") as caught:
+            act()
+        assert caught.value.exit_code == 1
+
+
 def test_training_survives_event_files_that_cannot_be_written(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -16,7 +16,8 @@ BUSY = (408, 429)
 METADATA_SERVER = "169.254.169.254"
 """Where a machine of a cloud asks for the credentials of its own account."""
 # The errors hold the address of the request and the whole answer: of all this, only these parts are shown.
-STATUS = re.compile(r"(?:status )?code: (\d{3})(?: ([^:\n]*))?")
+# Of an answer, or of one removal in a batch; an error of the operating system has a `code` too.
+STATUS = re.compile(r"(?:status |(?<=\())code: (\d{3})(?: [^:\n]*)?")
 CODE, MESSAGE = re.compile(r"<Code>([^<]*)</Code>"), re.compile(r"<Message>([^<\n]*)")
 REASON = re.compile(r" - ((?:HTTP error|Received redirect)[^\n]*)")
 REFUSALS = ("invalid path", "builder error", "Received redirect")
