@@ -76,6 +76,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"temp_directory": "gs://b/t"},
         "prepare.temp_directory: DuckDB needs a local folder",
     ),
+    "remote scratch space with Spark on one machine": (
+        {"engine": "spark", "temp_directory": "s3://b/t"},
+        "prepare.temp_directory: Spark on one machine needs a local folder",
+    ),
     "a cluster without shared scratch space": (
         {"engine": "spark", "spark_master": "yarn"},
         "prepare.temp_directory: is required on a cluster",

@@ -23,14 +23,17 @@ from tests.graph.names import NAMES, ON_A_DISK, expected_rows, write_named
 from tests.graph.reading import rejected, rows
 from tests.graph.spark_session import SPARK, session
 from tests.graph.test_broken_files import PROVOKED
+from tests.object_store import STORES, reach, serve_bucket
 from twhin_core.config import file as config_file
 from twhin_core.config.prepare import Prepare
 from twhin_core.config.sources import Source
 from twhin_core.errors import UserError
 from twhin_core.graph import spark_engine
 from twhin_core.graph.connect import connect
-from twhin_core.graph.manifest import SPLITS, Manifest
+from twhin_core.graph.copies import copy_file
+from twhin_core.graph.manifest import SPLITS, Manifest, find_manifest
 from twhin_core.graph.raw_files import check_sources
+from twhin_core.paths import find_files
 from twhin_core.stages.prepare import prepare
 
 __all__ = ["session"]  # a fixture
@@ -216,6 +219,19 @@ def test_keeping_a_table_again_removes_the_old_one(small_config: SmallConfig, tm
     assert not list((tmp_path / "scratch").iterdir())
 
 
+@pytest.mark.usefixtures("session")
+@pytest.mark.parametrize(
+    "place", ["s3://bucket/t", "s3a://bucket/t", "abfs://c@a.dfs.core.windows.net/t", "abfss://c@a/t", "gs://bucket/t"]
+)
+def test_a_place_for_which_spark_has_no_jars(place: str, small_config: SmallConfig) -> None:
+    keys = {**SPARK, "spark_master": "spark://host:7077", "temp_directory": place}
+    settings = small_config(prepare=keys).prepare
+    assert settings is not None
+    with pytest.raises(UserError, match=f"^prepare.temp_directory: {place}: Spark lacks the jars for it") as caught:
+        connect(settings).__enter__()
+    assert "\n" not in str(caught.value)
+
+
 @pytest.fixture
 def spark_yaml(small_config: SmallConfig, tmp_path: Path) -> Callable[..., Path]:
     """Writes a config for Spark, for processes that have no session yet."""
@@ -246,6 +262,30 @@ def test_no_java(spark_yaml: Callable[..., Path], tmp_path: Path, variables: dic
 def test_too_little_memory(spark_yaml: Callable[..., Path], tmp_path: Path) -> None:
     ran = twhin("prepare", spark_yaml(memory_limit="100MB"), "--run-root", tmp_path / "run")
     assert_refused(ran, "prepare.memory_limit", "100MB is too small for Spark")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("store", STORES)
+def test_sources_and_results_on_an_object_store(
+    store: str,
+    spark_yaml: Callable[..., Path],
+    small_config: SmallConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Spark's tasks reach it through this package, with the variables of their machine and no jars."""
+    expected = prepare(small_config(), str(tmp_path / "local"))
+    with serve_bucket(store=store) as server:
+        bucket = reach(server, monkeypatch)
+        copy_file(str(tmp_path / "raw.parquet"), f"{bucket}/raw.parquet")
+        sources = [{"path": f"{bucket}/*.parquet", "relation_column": "relation"}]
+        config = spark_yaml(sources=sources, spark_master="local[1]")
+        ran = new_twhin("prepare", config, "--run-root", f"{bucket}/run")
+        assert ran.returncode == 0, ran.stderr
+        for file in find_files(f"{bucket}/run"):
+            copy_file(file.url, str(tmp_path / file.url.removeprefix(f"{bucket}/")))
+        found = find_manifest(f"{bucket}/run")
+    assert_same_graph(tmp_path / "run", tmp_path / "local", found, expected)
 
 
 @pytest.mark.slow

@@ -184,8 +184,9 @@ class Prepare(Section):
     def _check_engine(self) -> Prepare:
         if self.engine == "duckdb" and self.spark_master is not None:
             raise ValueError("spark_master: has no effect with engine: duckdb; remove it")
-        if self.engine == "duckdb" and self.temp_directory is not None and "://" in self.temp_directory:
-            raise ValueError(f"temp_directory: DuckDB needs a local folder; got {self.temp_directory!r}")
+        if not self.is_cluster and self.temp_directory is not None and "://" in self.temp_directory:
+            engine = "DuckDB" if self.engine == "duckdb" else "Spark on one machine"
+            raise ValueError(f"temp_directory: {engine} needs a local folder; got {self.temp_directory!r}")
         if self.is_cluster and self.temp_directory is None:
             raise ValueError("temp_directory: is required on a cluster; set a place that all executors can access")
         return self

@@ -127,10 +127,15 @@ class SparkEngine(Engine):
         return sorted((FileEntry.model_validate_json(row.entry) for row in entries), key=lambda entry: entry.path)
 
     def delete(self, url: str) -> None:
-        """Removes a folder through Hadoop's file system API."""
+        """Removes a folder."""
+        files, path = self.locate(url)
+        files.delete(path, True)
+
+    def locate(self, url: str) -> tuple[Any, Any]:
+        """Hadoop's file system of `url`, and the path there. Raises Py4JError if its jars are missing."""
         jvm: Any = self.session.sparkContext._jvm
         path = jvm.org.apache.hadoop.fs.Path(url)
-        path.getFileSystem(self.session.sparkContext._jsc.hadoopConfiguration()).delete(path, True)
+        return path.getFileSystem(self.session.sparkContext._jsc.hadoopConfiguration()), path
 
     def _size_shuffles(self, size: int) -> None:
         """Starts with enough shuffle partitions for `size` bytes: Spark coalesces small ones, splits no large ones."""
@@ -198,6 +203,7 @@ def connect(settings: Prepare) -> Iterator[SparkEngine]:
                 stack.callback(session.stop)
             engine = SparkEngine(session, f"{folder}/tables" if settings.is_cluster else f"file://{folder}/tables")
             if settings.is_cluster:
+                engine.locate(folder)  # raises now what is missing
                 stack.callback(engine.delete, folder)
             yield engine
         except TwhinError:
@@ -241,6 +247,11 @@ def _explained(error: Exception, settings: Prepare, folder: str) -> TwhinError:
         return kind(raised[2])
     if full := re.search(r"No space left on device|Disk quota exceeded|File too large", text):
         return UserError(f"prepare.temp_directory: {os.path.dirname(folder)} is full: {full[0]}")
+    if jars := re.search(r"No FileSystem for scheme.*|Class org\.apache\.hadoop\.fs\.\S+ not found", text):
+        return UserError(
+            f"prepare.temp_directory: {settings.temp_directory}: Spark lacks the jars for it: {jars[0]}; see "
+            "docs/spark.md"
+        )
     memory = r"Java heap space|GC overhead limit|UNABLE_TO_ACQUIRE_MEMORY|memory \d+ must be at least \d+"
     if short := re.search(memory, text):
         return UserError(f"prepare.memory_limit: {settings.memory_limit} is too small for Spark: {short[0]}")
