@@ -106,8 +106,11 @@ def _write_and_read(url: str) -> str:
     try:
         if storage.read_text(place) != "well":
             raise StorageError(f"{place}: what was read differs from what was written")
-        if storage.write_if(place, "ill", 0) is not None:
-            raise StorageError(f"{url}: the store ignores If-None-Match, so two runs could write under one root")
+        _, generation = storage.read_generation(place)
+        storage.write_text(place, "better")
+        for condition, replaced in (("If-None-Match", 0), ("If-Match", generation)):
+            if storage.write_if(place, "ill", replaced) is not None:
+                raise StorageError(f"{url}: the store ignores {condition}, so two runs could write under one root")
     finally:
         storage.remove(place)
     return "can be written, read and deleted from"

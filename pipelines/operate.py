@@ -9,7 +9,7 @@ import typer
 from twhin.pipelines.options import AsJson
 
 RunRootOrSeries = Annotated[
-    str, typer.Argument(metavar="RUN_ROOT", help="Folder or gs:// prefix of a run, or of a series: then all versions.")
+    str, typer.Argument(metavar="RUN_ROOT", help="Folder or URL of a run, or of a series: then all versions.")
 ]
 
 

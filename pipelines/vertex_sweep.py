@@ -57,8 +57,8 @@ def build(start: Start, config: Config, resources: Resources) -> GraphComponent:
         """Raw interactions in, the best settings of a sweep out.
 
         Args:
-            config: The config, as YAML, or the path or gs:// URL of a YAML file. Its space is that of the compiled job.
-            run_root: gs:// prefix of the run. The id of the pipeline run replaces `{run}` in it.
+            config: The config, as YAML, or the path or URL of a YAML file. Its space is that of the compiled job.
+            run_root: URL of the run. The id of the pipeline run replaces `{run}` in it.
             overrides: Values of the config to change, each `section.key=value`.
         """
         of_run = {"config": config, "overrides": overrides, "run_root": run_root}
