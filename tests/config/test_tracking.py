@@ -52,3 +52,8 @@ def test_a_wrong_value_names_its_key(small_config: SmallConfig, tracking: dict[s
 )
 def test_what_a_tracker_takes(small_config: SmallConfig, tracking: dict[str, Any]) -> None:
     assert small_config(tracking=tracking).tracking.model_dump(exclude_unset=True) == tracking
+
+
+@pytest.mark.parametrize("url", ["http://registry.example:8080", "https://registry.example/base"])
+def test_what_a_registry_takes(small_config: SmallConfig, url: str) -> None:
+    assert small_config(registry={"kubeflow": url}).registry.kubeflow == url

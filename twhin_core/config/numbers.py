@@ -46,7 +46,7 @@ Figure = Annotated[float, Field(ge=-1e15, le=1e15)]
 """A metric, which may be a number of edges."""
 
 AnyLocation = Annotated[str, Field(min_length=1, max_length=4096)]
-"""A path or URL of any system, such as HDFS."""
+"""A path or URL of any system, such as HDFS, or of a server."""
 
 
 def _reachable(url: str) -> str:

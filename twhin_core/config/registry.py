@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from twhin_core.config.numbers import Location
+from twhin_core.config.numbers import AnyLocation
 from twhin_core.config.section import Section
 from twhin_core.config.urls import web_url
 
@@ -14,7 +14,7 @@ from twhin_core.config.urls import web_url
 class Registry(Section):
     """Registries that learn which version of a series is published, and what it was made from."""
 
-    kubeflow: Annotated[Location, AfterValidator(web_url)] | None = Field(
+    kubeflow: Annotated[AnyLocation, AfterValidator(web_url)] | None = Field(
         None, description="The http(s):// URL of a Kubeflow Model Registry, without its `/api`."
     )
     vertex: str | None = Field(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from twhin_core.config.numbers import Location, Name
+from twhin_core.config.numbers import AnyLocation, Location, Name
 from twhin_core.config.section import Section
 from twhin_core.config.urls import web_url
 
@@ -40,7 +40,7 @@ class Prometheus(Section):
     textfile: Annotated[Location, AfterValidator(_textfile)] | None = Field(
         None, description="A `.prom` file in the folder of node-exporter's textfile collector. Replaced atomically."
     )
-    pushgateway: Annotated[Location, AfterValidator(web_url)] | None = Field(
+    pushgateway: Annotated[AnyLocation, AfterValidator(web_url)] | None = Field(
         None, description="The http(s):// URL of a Pushgateway."
     )
 
@@ -53,7 +53,7 @@ class Prometheus(Section):
 class Tracking(Section):
     """Trackers that follow the run. One that cannot be reached does not end a stage."""
 
-    mlflow: Annotated[Location, AfterValidator(_mlflow_uri)] | None = Field(
+    mlflow: Annotated[AnyLocation, AfterValidator(_mlflow_uri)] | None = Field(
         None, description="The http(s):// URL of an MLflow server, or `sqlite:///FILE` for a store on this machine."
     )
     experiment: Name = Field("twhin", description="The experiment of MLflow; created if it does not exist.")
