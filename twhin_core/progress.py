@@ -45,7 +45,8 @@ def show_log(debug: bool = False) -> None:
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         warnings.filterwarnings("ignore", category=UserWarning, module=r"torchrec\.")
-        for name in ("torch", "torch.fx._symbolic_trace", "torchrec"):
+        # Those who asked say that a server did not answer; urllib3 would say it for each attempt.
+        for name in ("torch", "torch.fx._symbolic_trace", "torchrec", "urllib3.connectionpool"):
             logging.getLogger(name).setLevel(logging.ERROR)
         # torchrec also writes to the root logger
         handler.addFilter(lambda record: record.levelno > logging.WARNING or "torchrec" not in record.pathname)

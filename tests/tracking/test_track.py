@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import socket
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.command_line import twhin
+from tests.conftest import SmallConfig
 from tests.tracking.test_session import Kept
 from twhin_core.config import Config
+from twhin_core.config import file as config_file
 from twhin_core.errors import Preempted
 from twhin_core.stages import track
 from twhin_core.stages.evaluate import evaluate
@@ -85,3 +92,41 @@ def test_a_run_is_named_after_its_root(root: str, title: str) -> None:
 )
 def test_a_config_is_flattened(tree: dict[str, Any], leaves: dict[str, Any]) -> None:
     assert dict(track._leaves(tree, ())) == leaves
+
+
+@pytest.mark.parametrize("fails_first", [False, True])
+def test_a_tracker_that_hangs_costs_one_warning_and_a_bounded_time(
+    kept: Kept, trained: tuple[Config, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    fails_first: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(track, "LONGEST_END", 0.2)
+    kept.failures = int(fails_first)  # the first contact
+    answers = threading.Event()
+    began = time.monotonic()
+    with track.tracking(*trained):
+        monkeypatch.setattr(kept, "end", lambda _: answers.wait())
+    took = time.monotonic() - began
+    answers.set()
+    assert 0.2 <= took < 5
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("tracking.kept: not up to date: ")
+
+
+@pytest.mark.parametrize("answers", [False, True], ids=["nobody listens", "nobody answers"])
+def test_a_server_that_is_not_there_costs_one_warning_per_stage(
+    small_config: SmallConfig, tmp_path: Path, answers: bool
+) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if answers:
+            server.listen()
+        path, url = tmp_path / "config.yaml", f"http://127.0.0.1:{server.getsockname()[1]}"
+        config = small_config(tracking={"mlflow": url, "prometheus": {"pushgateway": url}})
+        path.write_text(config_file.to_yaml(config))
+        ran = twhin("prepare", path, "--run-root", tmp_path / "run", MLFLOW_HTTP_REQUEST_TIMEOUT="1")
+    assert ran.returncode == 0, ran.stderr
+    assert [line for line in ran.stderr.splitlines() if "127.0.0.1" in line] == [
+        line for line in ran.stderr.splitlines() if "tracking.mlflow: not up to date: " in line
+    ]
+    assert ran.stderr.count("not up to date") == 1

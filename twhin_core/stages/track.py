@@ -6,8 +6,9 @@ import contextlib
 import functools
 import json
 import posixpath
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from twhin_core import __version__, storage
@@ -23,9 +24,12 @@ from twhin_core.run import CONFIG, revision
 from twhin_core.stages.report import report_url
 from twhin_core.tracking.open import open_trackers
 from twhin_core.tracking.prometheus import Exposition
-from twhin_core.tracking.session import About, Results, Session
+from twhin_core.tracking.session import NOTHING, About, Results, Session
 from twhin_core.tracking.stream import Stream
 from twhin_core.tracking.tracker import FAILED, FINISHED, STOPPED, Point
+
+LONGEST_END = 30.0
+"""Seconds that the end of a stage waits for all trackers together."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,7 +50,8 @@ def tracked(function: Callable[Concatenate[Config, str, P], R]) -> Callable[Conc
 def tracking(config: Config, root: str) -> Iterator[Stream]:
     """Brings the trackers up to date before and after the block, and passes figures of training on during it.
 
-    The caller holds the lease of the stage. A tracker that cannot be reached costs a warning.
+    The caller holds the lease of the stage. A tracker that cannot be reached costs a warning, and at the end, where all
+    of them have `LONGEST_END` seconds, no more time than that.
 
     Raises:
         UserError: a tracker refuses the config, or its library is missing. The block has not begun.
@@ -67,13 +72,29 @@ def tracking(config: Config, root: str) -> Iterator[Stream]:
         how = STOPPED
         raise
     finally:
-        stream.close()
+        results = _results_or_none(config, root) if sessions else NOTHING
+        _end(stream, sessions, others, results, how)
+
+
+def _end(stream: Stream, sessions: Sequence[Session], others: Sequence[Exposition], results: Results, how: str) -> None:
+    """Sends what is left, from a thread: a client may be slower than it was asked to be."""
+
+    def send() -> None:
+        stream.wait()
         for other in others:
             other.send()
-        if sessions:
-            results = _results_or_none(config, root)
-            for session in sessions:
-                session.finish(results, how)
+        for session in sessions:
+            session.finish(results, how)
+
+    stream.close()
+    if not sessions and not others:
+        return
+    thread = threading.Thread(target=send, name="tracking", daemon=True)
+    thread.start()
+    thread.join(LONGEST_END)
+    if thread.is_alive():
+        for session in sessions:
+            session.give_up(LONGEST_END)
 
 
 def _title(root: str) -> str:
@@ -120,7 +141,7 @@ def _results_or_none(config: Config, root: str) -> Results:
         return _results(config, root)
     except (Damaged, StorageError) as error:
         log.warning("tracking: results are not sent: %s", error)
-        return Results(0, {}, {})
+        return NOTHING
 
 
 def _results(config: Config, root: str) -> Results:

@@ -17,8 +17,8 @@ from twhin_core.tracking.tracker import FAILED, FINISHED, STOPPED, TRAINING, Gon
 T = TypeVar("T")
 
 SETTINGS = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # instead of 120 s and 7 retries, for which the end of a stage would wait
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # instead of 120 s and 7 retries, for which a stage would wait
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # a session tries again by itself
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # where results go
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }

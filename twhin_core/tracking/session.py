@@ -35,6 +35,9 @@ class Results(NamedTuple):
     """URLs by name."""
 
 
+NOTHING = Results(0, {}, {})
+
+
 class Session:
     """The tracker's part of a stage: curves while it works, results at its end.
 
@@ -47,7 +50,7 @@ class Session:
         self._sent: Sent | None = None
         """None until the tracker has answered."""
         self._points: list[Point] = []
-        self._has_warned = False
+        self._has_warned = self._is_finished = False
         self._sending = threading.Lock()
         self._adding = threading.Lock()
 
@@ -83,7 +86,12 @@ class Session:
     def finish(self, results: Results, how: str) -> None:
         """Sends everything that is left, and how the stage ended."""
         with self._sending:
-            self._try(lambda: self._send_results(results, how))
+            self._is_finished = self._try(lambda: self._send_results(results, how))
+
+    def give_up(self, seconds: float) -> None:
+        """Says what is missing if `finish`, in another thread, has not ended for so long."""
+        if not self._is_finished:
+            self._warn(Unreachable(f"it did not take the end of the stage within {seconds:g} s"))
 
     def _send_results(self, results: Results, how: str) -> None:
         self._send_points(is_whole=True)

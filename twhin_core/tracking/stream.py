@@ -52,8 +52,11 @@ class Stream:
         """The thread has its own rhythm."""
 
     def close(self) -> None:
-        """Waits for what is being sent; the rest is left to the end of the stage."""
+        """Begins to send no more; what was kept is left to the end of the stage."""
         self._ends.set()
+
+    def wait(self) -> None:
+        """After `close`, until nothing is being sent."""
         if self._receivers:
             self._thread.join()
 

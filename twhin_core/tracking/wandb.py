@@ -30,6 +30,7 @@ class Wandb:
     def __init__(self, project: str, root: str) -> None:
         """Raises UserError if the client is not installed, finds no key, or has no folder to keep offline runs in."""
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to the makers of the client
+        os.environ.setdefault("WANDB_SILENT", "true")  # before there are settings, it would say that it logs in
         try:
             import wandb as library
         except ImportError as error:
