@@ -331,7 +331,7 @@ EXPORTED = "embeddings/manifest.json"
 
 def _lists(config: Config) -> dict[str, str]:
     """The manifest of each relation's lists, under the run root."""
-    from twhin_core.stages.recommend import path_of
+    from twhin_core.recommend.manifest import path_of
 
     return {f"lists of {name}": f"{path_of(name)}/manifest.json" for name in config.recommend}
 

@@ -13,16 +13,27 @@ RunRootOrSeries = Annotated[
 ]
 
 
-def status(run_root: RunRootOrSeries, as_json: AsJson = False) -> None:
+def status(
+    run_root: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN_ROOT", help="Folder or gs:// prefix of a run, of a series (all versions) or of a sweep."
+        ),
+    ],
+    as_json: AsJson = False,
+) -> None:
     """Print what goes on in a run: the state of each stage, how far it is, who works on it and since when.
 
     Only reads, so it can be called at any time and from any machine.
     """
     from twhin_core.output import show
+    from twhin_core.run import is_sweep
     from twhin_core.stages.show_status import list_status
     from twhin_core.stages.status import read_status
+    from twhin_core.tuning.status import read_sweep_status
 
-    show(list_status(read_status(run_root), run_root), as_json)
+    read = read_sweep_status if is_sweep(run_root) else read_status
+    show(list_status(read(run_root), run_root), as_json)
 
 
 def clean(

@@ -9,6 +9,7 @@ import typer
 from twhin.pipelines import options
 from twhin.pipelines.options import AsJson, RunRootPath
 from twhin_core.errors import UserError
+from twhin_core.progress import prefer_format
 
 
 def recommend(
@@ -75,7 +76,9 @@ def recommend(
         if settings or output is not None:
             raise UserError("name the relation: --relation")
         root = find_root(run_root)
-        made = stage.recommend(saved_config(root), root)
+        config = saved_config(root)
+        prefer_format(config.runtime.log_format)
+        made = stage.recommend(config, root)
         folders = {name: stage.folder_of(root, name) for name in made}
     else:
         if output is None:

@@ -10,6 +10,7 @@ import typer
 from twhin.components.run_root import fill_run_root
 from twhin.pipelines.options import AsJson, ConfigPath, Overrides
 from twhin_core.errors import UserError
+from twhin_core.progress import prefer_format
 
 
 def tune(
@@ -27,7 +28,9 @@ def tune(
     from twhin_core.tuning.page import list_trials
     from twhin_core.tuning.tune import tune as run_sweep
 
-    found = run_sweep(config_file.load(config, overrides or ()), run_root)
+    settings = config_file.load(config, overrides or ())
+    prefer_format(settings.runtime.log_format)
+    found = run_sweep(settings, run_root)
     places = Listing(
         "files",
         "results",

@@ -53,7 +53,7 @@ def show_log(debug: bool = False) -> None:
 
 
 def prefer_format(wanted: str | None) -> None:
-    """Writes the log as the config wants it, unless `TWHIN_LOG_FORMAT` is set. Only entry points call it."""
+    """Writes the log as the config wants it, unless `TWHIN_LOG_FORMAT` is set. Called once a command has its config."""
     if wanted is not None and LOG_FORMAT not in os.environ:
         os.environ[LOG_FORMAT] = wanted
         show_log(debug=log.isEnabledFor(logging.DEBUG))

@@ -17,7 +17,7 @@ from twhin_core import storage
 from twhin_core.checksum import crc32c
 from twhin_core.errors import UserError, damaged, one_line
 from twhin_core.removed import check_present
-from twhin_core.run import CURRENT, VERSIONS, is_series
+from twhin_core.run import CURRENT, VERSIONS, check_is_no_sweep, is_series
 from twhin_core.stores.interface import Generation
 
 
@@ -102,13 +102,14 @@ def find_root(path: str, key: str | None = None) -> str:
         key: the config's key that names `path`, for errors.
 
     Raises:
-        UserError: it is a version that was removed; or as `find_current`.
+        UserError: it is a version that was removed, or a sweep; or as `find_current`.
     """
     try:
         if is_series(path):
             return find_current(path)
         if is_version(path):
             check_present(path)
+        check_is_no_sweep(path)
     except UserError as error:
         if key is None:
             raise

@@ -24,6 +24,8 @@ Stage = Callable[Concatenate[Config, str, P], R]
 CONFIG = "config.yaml"
 CURRENT, VERSIONS = "current.json", "versions"
 """What a series has in place of a config: see `published`."""
+SWEEP, TRIALS = "sweep.yaml", "trials"
+"""What a sweep of `twhin tune` has in place of a config, and where the trials of any sweep are."""
 HEADER = re.compile(r"twhin (?P<version>\S+), revision (?P<revision>\S+)$")
 """In the first line of `config.yaml`."""
 SEAL = "# crc32c "
@@ -69,10 +71,11 @@ def working(config: Config, root: str, name: str) -> Iterator[None]:
     Raises:
         StorageRefused: the root cannot be written.
         UserError: another process runs this stage of the root, a file of the root is removed while the block reads it,
-            the root is a series, or as `open_run`.
+            the root is a series or a sweep, or as `open_run`.
     """
     if is_series(root):
         raise UserError(f"{root}: is a series, not a run root; name a version, such as {root}/{VERSIONS}/1")
+    check_is_no_sweep(root)
     log_of(run=root, stage=name)
     with lease.hold(root, name), activity.noted(root, name), unremoved(root):
         open_run(config, root, name)
@@ -126,8 +129,30 @@ def is_series(path: str) -> bool:
     )
 
 
+def is_sweep(path: str) -> bool:
+    """Whether `path` is a sweep of `twhin tune`, which are local."""
+    return not storage.is_remote(path) and storage.exists(storage.join(path, SWEEP))
+
+
+def check_is_no_sweep(path: str) -> None:
+    """Raises UserError for a sweep of `twhin tune`, which has runs but is none."""
+    if is_sweep(path):
+        raise UserError(f"{path}: is a sweep, not a run root; name a trial, such as {storage.join(path, TRIALS, '1')}")
+
+
+def sweep_with(root: str) -> str | None:
+    """The sweep that the run at `root` is a trial of, here or on a cluster; None if it is none."""
+    path = root.rstrip("/") if storage.is_remote(root) else storage.filesystem(root)[1]
+    *above, folder, _ = path.rsplit("/", 2)
+    if folder != TRIALS:
+        return None
+    sweep = above[0] or "/"
+    return sweep if is_sweep(sweep) or storage.exists(storage.join(sweep, CONFIG)) else None
+
+
 def check_is_run(root: str) -> None:
     """Raises UserError if there is no run at `root`."""
+    check_is_no_sweep(root)
     if not storage.exists(storage.join(root, CONFIG)):
         raise UserError(f"{root}: there is no run here ({CONFIG})")
 

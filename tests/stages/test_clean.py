@@ -19,6 +19,7 @@ import pytest
 from tests.command_line import ROOT, assert_refused, twhin
 from tests.conftest import SmallConfig
 from tests.export.exporting import changed
+from tests.graph import test_features as features
 from tests.object_store import reach, serve_bucket
 from tests.stages.test_status import copied, everything
 from tests.test_lease import start_holder
@@ -304,6 +305,23 @@ def test_a_run_that_shares_a_graph_needs_none_of_its_own(small_config: SmallConf
     assert prepare(config, second) == shared
     assert clean(first, removes=True) == []
     train(config, second)
+
+
+def test_the_content_of_a_graph_stays_with_it(small_config: SmallConfig, tmp_path: Path) -> None:
+    """Of a run of its own, of one that shares its graph, and of the next day's, which adds to it."""
+    content = [features.settings(tmp_path / "content-*.parquet")]
+    sources = small_config().model_dump(mode="json", exclude_unset=True)["prepare"]["sources"]
+    roots = [str(tmp_path / name) for name in ("first", "shares", "next")]
+    for day, (root, of) in enumerate(zip(roots, ({}, {"graph": roots[0]}, {"previous": roots[0]}), strict=True)):
+        if day != 1:  # the second run takes no files
+            features.write(tmp_path / f"content-{day}.parquet", features.draw(day))
+        prepare(small_config(prepare={"sources": sources, "features": content, **of}), root)
+    before = {path for path in tmp_path.rglob("*.parquet") if "features" in path.parts}
+    assert {path.relative_to(tmp_path).parts[0] for path in before} == {"first", "next"}
+    for root in roots:
+        assert clean(root, removes=True) == []
+        assert [part.faults for part in verify(root) if part.faults] == []
+    assert {path for path in tmp_path.rglob("*.parquet") if "features" in path.parts} == before
 
 
 def test_a_finished_graph_keeps_what_else_is_there(trained: Trained) -> None:

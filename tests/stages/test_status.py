@@ -30,6 +30,7 @@ from twhin_core.stages.recommend import recommend
 from twhin_core.stages.show_status import list_status
 from twhin_core.stages.status import StageStatus, read_status
 from twhin_core.stages.train import train
+from twhin_core.tracking.sent import Sent, write_sent
 
 Trained = tuple[Config, str]
 
@@ -292,3 +293,19 @@ def test_a_run_that_just_began_and_a_step_that_waits_for_its_turn(trained: Train
         assert states(root)["evaluate"] == "waiting"
         assert states(root)["run"] == "running"
         assert os.getpid() == int(str(status_of(root, "run").holder).split()[1])
+
+
+@pytest.mark.parametrize("trackers", [(), ("mlflow",), ("wandb",), ("mlflow", "wandb")])
+def test_a_tracked_run_shows_where_and_to_which_step(trained: Trained, trackers: tuple[str, ...]) -> None:
+    _, root = trained
+    for number, tracker in enumerate(trackers):
+        write_sent(root, tracker, Sent(place=f"http://{tracker}", run=f"r{number}", step=10 + number))
+    before = everything(root)
+    listings = list_status(read_status(root), root)
+    assert everything(root) == before
+    tables = {listing.name: listing.rows for listing in listings}
+    expected = [
+        ["run", tracker, f"http://{tracker}", f"r{number}", 10 + number] for number, tracker in enumerate(trackers)
+    ]
+    assert tables.get("tracked", []) == expected
+    assert ("tracked" in tables) == bool(trackers)

@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,17 @@ import pytest
 
 from tests.command_line import twhin
 from tests.conftest import SmallConfig
+from tests.export.exporting import changed
 from tests.tracking.test_session import Kept
+from twhin_core import lease
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.errors import Preempted
+from twhin_core.evaluation.result import read_metrics
+from twhin_core.stages import follow as following
 from twhin_core.stages import track
 from twhin_core.stages.evaluate import evaluate
+from twhin_core.stages.recommend import recommend
 from twhin_core.tracking.tracker import FAILED, FINISHED, STOPPED
 
 
@@ -71,6 +77,7 @@ def test_damaged_results_are_not_sent_and_do_not_end_a_stage(
         ("gs://bucket/runs/my/", "my"),
         ("/models/clicks/versions/3", "clicks/versions/3"),
         ("versions/3", "versions/3"),
+        ("sweeps/first/trials/3", "first/trials/3"),
         ("my", "my"),
     ],
 )
@@ -130,3 +137,30 @@ def test_a_server_that_is_not_there_costs_one_warning_per_stage(
         line for line in ran.stderr.splitlines() if "tracking.mlflow: not up to date: " in line
     ]
     assert ran.stderr.count("not up to date") == 1
+
+
+def test_following_and_recommending_bring_a_tracker_up_to_date(
+    kept: Kept, trained: tuple[Config, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, root = trained
+    monkeypatch.setattr(following, "open_trackers", lambda *_: [kept])
+    began = time.monotonic()
+    with ThreadPoolExecutor() as pool, lease.hold(root, "train"):
+        done = pool.submit(following.follow, config, root)
+        while read_metrics(root) is None or not Path(root, "evaluation/report.html").exists():
+            assert time.monotonic() - began < 60
+            time.sleep(0.05)
+        time.sleep(0.2)
+        assert kept.ends == []  # training still speaks
+        monkeypatch.setattr(track, "LOOK", 0.01)
+    done.result()
+    assert kept.ends == [FINISHED]
+    metrics = read_metrics(root)
+    assert metrics is not None
+    ((step, figures),) = kept.figures
+    assert step == metrics["checkpoint"]
+    assert figures["test.all.mrr"] == metrics["test"]["all"]["mrr"]
+    recommend(changed(config, "recommend", fav={"k": 3}), root)
+    assert kept.ends == [FINISHED, FINISHED]
+    names = {name for name, _ in kept.files}
+    assert {"lists-fav.json", "metrics.json", "report.html"} <= names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 
@@ -47,6 +48,11 @@ class Part(BaseModel):
     file: FileEntry
     compared: tuple[int, int] = (0, 0)
     """As `Found.compared`."""
+
+
+def path_of(relation: str) -> str:
+    """Where the lists of a relation are under a run root."""
+    return f"{FOLDER}/{quote(relation, safe='')}"
 
 
 def read_lists_manifest(folder: str) -> ListsManifest | None:

@@ -18,7 +18,7 @@ from twhin_core.graph.manifest import MANIFEST, shared_graph
 from twhin_core.output import Cell, Column, Listing
 from twhin_core.published import list_ids, root_of
 from twhin_core.removed import read_removed
-from twhin_core.run import check_is_run, is_series, saved_config
+from twhin_core.run import TRIALS, check_is_run, is_series, saved_config
 from twhin_core.series.retention import left_of, remove_version
 from twhin_core.sizes import readable
 from twhin_core.stages.old_checkpoints import sort_out
@@ -118,7 +118,8 @@ def _remove(of: Leftover) -> None:
 
 def _find(root: str) -> list[Leftover]:
     fs, base = storage.filesystem(root)
-    files = {name[len(base) + 1 :]: of for name, of in fs.find(base, detail=True).items()}
+    found = {name[len(base) + 1 :]: of for name, of in fs.find(base, detail=True).items()}
+    files = {path: of for path, of in found.items() if not path.startswith(f"{TRIALS}/")}  # runs of their own
     sizes = {path: int(of["size"]) for path, of in files.items()}
     try:
         config = saved_config(root) if "config.yaml" in sizes else None

@@ -16,6 +16,8 @@ from twhin_core.ranking.queries import Split
 from twhin_core.run import stage
 from twhin_core.stages import report
 from twhin_core.stages.evaluate import publish, with_lists
+from twhin_core.stages.track import track_after_training
+from twhin_core.tracking.open import open_trackers
 
 if TYPE_CHECKING:
     from twhin_core.checkpoints.checkpoint import Checkpoint
@@ -39,6 +41,7 @@ def follow(config: Config, root: str, poll_s: float = 2.0) -> None:
     from twhin_core.stages.old_checkpoints import keep_after_success
 
     check_names(config)
+    open_trackers(config.tracking, root)  # refuses before any work, not at the end
     timeout, last_new = config.training.eval_timeout_in_s, time.monotonic()
     seen: set[int] = set()
     earlier: Earlier | None = None
@@ -53,6 +56,7 @@ def follow(config: Config, root: str, poll_s: float = 2.0) -> None:
         if is_finished and not new:
             log.info("evaluate: training has finished, and all its checkpoints are done")
             keep_after_success(config, root, "follow")
+            track_after_training(config, root)
             return
         if time.monotonic() - last_new > timeout:
             raise TimedOut(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from twhin_core import storage
 from twhin_core.config import Config
@@ -15,9 +14,10 @@ from twhin_core.errors import UserError
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import log, log_of
 from twhin_core.published import find_root, is_version
-from twhin_core.recommend.manifest import FOLDER, ListsManifest, read_lists_manifest
+from twhin_core.recommend.manifest import ListsManifest, path_of, read_lists_manifest
 from twhin_core.run import saved_config, working
 from twhin_core.series.reading import Reading
+from twhin_core.stages.track import tracking
 
 if TYPE_CHECKING:
     from twhin_core.distributed.ranks import Ranks
@@ -44,7 +44,8 @@ def recommend(config: Config, root: str) -> dict[str, ListsManifest]:
         raise UserError("recommend: names no relation; add one, such as `recommend: {fav: {k: 100}}`")
     with joined() as ranks, working(config, root, "recommend") if ranks.is_first else contextlib.nullcontext():
         step = ranks.of_first(lambda: _scored_step(root))  # after the first rank has claimed the root
-        made = _write_all(config, root, step, ranks)
+        with tracking(config, root) if ranks.is_first else contextlib.nullcontext():
+            made = _write_all(config, root, step, ranks)
         ranks.wait()  # until the first rank has published
     return made
 
@@ -122,8 +123,3 @@ def read_lists(config: Config, root: str) -> dict[str, ListsManifest]:
 def folder_of(root: str, relation: str) -> str:
     """Where the lists of a relation are."""
     return storage.join(root, path_of(relation))
-
-
-def path_of(relation: str) -> str:
-    """Where the lists of a relation are under a run root."""
-    return f"{FOLDER}/{quote(relation, safe='')}"

@@ -10,8 +10,12 @@ from twhin_core.stages.status import RunStatus, StageStatus
 
 
 def list_status(runs: list[RunStatus], place: str) -> list[Listing]:
-    """The stages, the leases that are held and the newest checkpoints; of a series, those of its versions."""
-    return [_stages(runs, place), _leases(runs, place), _checkpoints(runs, place)]
+    """The stages, the leases that are held, the newest checkpoints and, where runs are tracked, what trackers have.
+
+    Of a series, those of its versions.
+    """
+    tracked = [_tracked(runs, place)] if any(run.tracked for run in runs) else []
+    return [_stages(runs, place), _leases(runs, place), _checkpoints(runs, place), *tracked]
 
 
 def _stages(runs: list[RunStatus], place: str) -> Listing:
@@ -71,6 +75,22 @@ def _checkpoints(runs: list[RunStatus], place: str) -> Listing:
         if run.checkpoint is not None and run.written is not None
     ]  # fmt: skip
     return Listing("checkpoints", "newest checkpoints", columns, rows)
+
+
+def _tracked(runs: list[RunStatus], place: str) -> Listing:
+    columns = [
+        Column("run"),
+        Column("tracker"),
+        Column("place"),
+        Column("id"),
+        Column("curves to step", ",d", ("step",)),
+    ]
+    rows: list[list[Cell]] = [
+        [_name(run.root, place), tracker, sent.place, sent.run, sent.step]
+        for run in runs
+        for tracker, sent in run.tracked.items()
+    ]
+    return Listing("tracked", "tracked runs", columns, rows)
 
 
 def _name(root: str, place: str) -> str:

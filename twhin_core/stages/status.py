@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
@@ -21,6 +21,7 @@ from twhin_core.published import list_ids, root_of
 from twhin_core.removed import read_removed
 from twhin_core.run import CONFIG, check_is_run, is_series, saved_config
 from twhin_core.stages.recommend import read_lists
+from twhin_core.tracking.sent import Sent, read_all
 
 OF_A_SERIES = ("run", "plan", "publish")
 """The leases of a series itself."""
@@ -54,6 +55,8 @@ class RunStatus:
     """The newest complete one."""
     written: datetime | None
     """When it was complete."""
+    tracked: dict[str, Sent] = field(default_factory=dict)
+    """What each tracker has of it."""
 
 
 def read_status(path: str) -> list[RunStatus]:
@@ -64,34 +67,35 @@ def read_status(path: str) -> list[RunStatus]:
     """
     if not is_series(path):
         check_is_run(path)
-        return [_of_run(path)]
+        return [of_run(path)]
     roots = [root for version in list_ids(path) if read_removed(root := root_of(path, version)) is None]
     with ThreadPoolExecutor(8) as pool:
-        runs = list(pool.map(_of_run, roots))
-    held = [_of_lease(path, name) for name in OF_A_SERIES if lease.look(path, name) is not None]
+        runs = list(pool.map(of_run, roots))
+    held = [of_lease(path, name) for name in OF_A_SERIES if lease.look(path, name) is not None]
     return [RunStatus(path, held, None, None), *runs] if held else runs
 
 
 def at_work(root: str, *own: str) -> str | None:
     """A stage under `root` that a process works on, other than `own`, in words; None if there is none."""
     for stage in lease.STAGES:
-        if stage not in own and (of := _of_lease(root, stage)).state in ("running", "waiting"):
+        if stage not in own and (of := of_lease(root, stage)).state in ("running", "waiting"):
             return f"{stage} is at work: {of.holder}"
     return None
 
 
-def _of_run(root: str) -> RunStatus:
+def of_run(root: str) -> RunStatus:
+    """The state of a run root."""
     config = saved_config(root) if storage.exists(storage.join(root, CONFIG)) else None
     checkpoint = newest(root)
-    run = _of_lease(root, "run")
+    run = of_lease(root, "run")
     stages = [
         _of_stage(root, stage, find, checkpoint, is_next=run.state == "running")
         for stage, find in _finders(root, config).items()
     ]
     if lease.look(root, "follow") is not None:
-        stages.append(_of_lease(root, "follow"))
+        stages.append(of_lease(root, "follow"))
     written = None if checkpoint is None else _modified(storage.join(checkpoint.url, MARKER))
-    return RunStatus(root, [*stages, run] if run.holder is not None else stages, checkpoint, written)
+    return RunStatus(root, [*stages, run] if run.holder is not None else stages, checkpoint, written, read_all(root))
 
 
 def _finders(root: str, config: Config | None) -> dict[str, Callable[[], int | bool | None]]:
@@ -119,7 +123,7 @@ def _recommended(config: Config, root: str) -> int | None:
 def _of_stage(
     root: str, stage: str, find: Callable[[], int | bool | None], newest: Checkpoint | None, is_next: bool
 ) -> StageStatus:
-    status = _of_lease(root, stage)
+    status = of_lease(root, stage)
     activity, state, note = status.activity, status.state, status.note
     try:
         found = find()
@@ -140,7 +144,7 @@ def _of_stage(
     return StageStatus(root, stage, state, activity, status.holder, step, note)
 
 
-def _of_lease(root: str, stage: str) -> StageStatus:
+def of_lease(root: str, stage: str) -> StageStatus:
     """The state of a stage as far as its lease and its record tell."""
     holder, activity = lease.look(root, stage), read_activity(root, stage)
     name = None if holder is None else holder.name

@@ -10,8 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
+from urllib.parse import quote
 
-from twhin_core import __version__, storage
+from twhin_core import __version__, lease, storage
 from twhin_core.checksum import unseal_lines
 from twhin_core.config import Config
 from twhin_core.errors import Damaged, Preempted, StorageError
@@ -19,8 +20,10 @@ from twhin_core.evaluation.gates import decision_url, named_figures
 from twhin_core.evaluation.result import metrics_url, read_metrics
 from twhin_core.export.manifest import MANIFEST as EXPORT
 from twhin_core.graph.manifest import MANIFEST as GRAPH
-from twhin_core.progress import log
-from twhin_core.run import CONFIG, revision
+from twhin_core.progress import log, waiting
+from twhin_core.recommend.manifest import MANIFEST as LISTS
+from twhin_core.recommend.manifest import path_of
+from twhin_core.run import CONFIG, TRIALS, VERSIONS, revision
 from twhin_core.stages.report import report_url
 from twhin_core.tracking.open import open_trackers
 from twhin_core.tracking.prometheus import Exposition
@@ -28,6 +31,8 @@ from twhin_core.tracking.session import NOTHING, About, Results, Session
 from twhin_core.tracking.stream import Stream
 from twhin_core.tracking.tracker import FAILED, FINISHED, STOPPED, Point
 
+LOOK = 0.5
+"""Seconds between two looks whether training has ended."""
 LONGEST_END = 30.0
 """Seconds that the end of a stage waits for all trackers together."""
 
@@ -76,6 +81,24 @@ def tracking(config: Config, root: str) -> Iterator[Stream]:
         _end(stream, sessions, others, results, how)
 
 
+def track_after_training(config: Config, root: str) -> None:
+    """Brings the trackers up to date, once training, which has finished, has told them of its own end.
+
+    One process at a time: two would send the same, and Weights & Biases takes one.
+    """
+    if not open_trackers(config.tracking, root):
+        return
+    deadline = time.monotonic() + 2 * LONGEST_END
+    with waiting("for training to end"):
+        while (holder := lease.look(root, "train")) is not None and holder.is_alive is not False:
+            if time.monotonic() > deadline:
+                log.warning("tracking: not up to date: training has not ended; later stages send what is missing")
+                return
+            time.sleep(LOOK)
+    with tracking(config, root):
+        pass
+
+
 def _end(stream: Stream, sessions: Sequence[Session], others: Sequence[Exposition], results: Results, how: str) -> None:
     """Sends what is left, from a thread: a client may be slower than it was asked to be."""
 
@@ -98,9 +121,9 @@ def _end(stream: Stream, sessions: Sequence[Session], others: Sequence[Expositio
 
 
 def _title(root: str) -> str:
-    """Of the versions of a series, the series too: `clicks/versions/3`."""
+    """Of the versions of a series, the series too: `clicks/versions/3`; so of the trials of a sweep."""
     parts = root.rstrip("/").split("/")
-    return posixpath.join(*parts[-3:] if parts[-2:-1] == ["versions"] else parts[-1:])
+    return posixpath.join(*parts[-3:] if parts[-2:-1] in ([VERSIONS], [TRIALS]) else parts[-1:])
 
 
 def _code() -> dict[str, str]:
@@ -155,6 +178,8 @@ def _results(config: Config, root: str) -> Results:
         "report.html": report_url(root, split),
         "export-manifest.json": storage.join(root, EXPORT),
     }
+    for relation in config.recommend:
+        files[f"lists-{quote(relation, safe='')}.json"] = storage.join(root, path_of(relation), LISTS)
     there = {name: url for name, url in files.items() if storage.exists(url)}
     if metrics is None:
         return Results(0, {}, there)

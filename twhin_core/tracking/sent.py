@@ -8,6 +8,8 @@ from twhin_core import storage
 from twhin_core.errors import Damaged
 from twhin_core.progress import log
 
+TRACKERS = ("mlflow", "wandb")
+
 
 class Sent(BaseModel):
     """What was sent to the tracked run `run` at `place`, so that each stage sends only the rest."""
@@ -34,6 +36,12 @@ def read_sent(root: str, tracker: str) -> Sent | None:
         log.warning("tracking.%s: the run is tracked anew: %s", tracker, error)
         return None
     return None if found is None else Sent.model_validate(found)
+
+
+def read_all(root: str) -> dict[str, Sent]:
+    """What each tracker has of the run, by tracker."""
+    found = {name: read_sent(root, name) for name in TRACKERS}
+    return {name: sent for name, sent in found.items() if sent is not None}
 
 
 def write_sent(root: str, tracker: str, sent: Sent) -> None:

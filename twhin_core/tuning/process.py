@@ -5,12 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-import traceback
 
 from twhin_core import limits, storage
 from twhin_core.config import file as config_file
 from twhin_core.errors import TwhinError
-from twhin_core.progress import show_log
+from twhin_core.progress import show_error, show_log
 
 LOG, ERROR = "trial.log", "trial_error.txt"
 
@@ -66,5 +65,5 @@ def _train(config: str, root: str, processes: int, own_log: bool) -> None:
         train(config_file.parse(config), root)
     except TwhinError as error:
         storage.write_text(storage.join(root, ERROR), str(error))
-        traceback.print_exc()
+        show_error(error)
         sys.exit(error.exit_code)

@@ -13,8 +13,8 @@ from typing import Any, Literal
 from twhin_core import storage
 from twhin_core.config.sweep import Parameter, Sweep
 from twhin_core.errors import TwhinError, UserError, suggest
-from twhin_core.progress import log
-from twhin_core.run import saved_config
+from twhin_core.progress import log, log_of, prefer_format
+from twhin_core.run import TRIALS, saved_config
 from twhin_core.tuning.space import Values, check, combine, labels, metric_id, short_names, sweep_of, words
 from twhin_core.tuning.trial import Trial
 
@@ -50,12 +50,14 @@ def run_trial(root: str, name: str, given: Mapping[str, str], report: Report) ->
         TrialFailed: training failed.
     """
     config = saved_config(root)
+    prefer_format(config.runtime.log_format)
     check(config)
     sweep = sweep_of(config)
     values = read_given(sweep, given)
     log.info("trial: %s", json.dumps(values, ensure_ascii=False))
-    own = storage.join(root, "trials", name)
+    own = storage.join(root, TRIALS, name)
     trial = Trial(config, values, own, root if config.prepare is not None else None, own_log=False)
+    log_of(run=own, stage="trial")  # no longer that of its prepare stage
     try:
         while True:
             was_over = trial.is_over()

@@ -10,13 +10,13 @@ from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.config.sweep import Parameter, Sweep
 from twhin_core.errors import UserError
-from twhin_core.run import CHANGEABLE, differences
+from twhin_core.run import CHANGEABLE, SWEEP, differences
 from twhin_core.tuning.space import Values, combine, labels, own_values, sweep_of
 
 if TYPE_CHECKING:
     import optuna
 
-STUDY, CONFIG, NAME = "study.db", "sweep.yaml", "sweep"
+STUDY, NAME = "study.db", "sweep"
 SECONDS, CURVE, REASON = "seconds", "curve", "reason"
 """Of a trial: the time that it took, (share of training, metric) at each look, and why it ended early."""
 
@@ -54,7 +54,7 @@ class Study:
 
         self.sweep = sweep_of(config)
         _claim(config, root)
-        self._storage = optuna.storages.RDBStorage(f"sqlite:///{storage.filesystem(storage.join(root, STUDY))[1]}")
+        self._storage = _opened(root)
         self._study = optuna.create_study(
             storage=self._storage,
             study_name=NAME,
@@ -134,13 +134,32 @@ class Study:
         return dict(optuna.importance.get_param_importances(self._study, evaluator=evaluator))
 
 
+def read_states(root: str) -> dict[int, str]:
+    """The states of the trials of the sweep at `root`, by Optuna's names; numbers from 0. Writes nothing."""
+    import optuna
+
+    if not storage.exists(storage.join(root, STUDY)):
+        return {}
+    there = _opened(root)
+    if NAME not in optuna.get_all_study_names(there):
+        return {}
+    trials = optuna.load_study(study_name=NAME, storage=there).get_trials(deepcopy=False)
+    return {trial.number: trial.state.name for trial in trials}
+
+
+def _opened(root: str) -> optuna.storages.RDBStorage:
+    import optuna
+
+    return optuna.storages.RDBStorage(f"sqlite:///{storage.filesystem(storage.join(root, STUDY))[1]}")
+
+
 def seconds_of(trial: optuna.trial.FrozenTrial) -> float:
     return float(trial.user_attrs.get(SECONDS, 0.0))
 
 
 def _claim(config: Config, root: str) -> None:
     """Ties the root to the config. Raises UserError if it has another."""
-    url = storage.join(root, CONFIG)
+    url = storage.join(root, SWEEP)
     if storage.exists(url):
         before = config_file.load(url)
         free_keys = tuple(f"{part}." for part in (*CHANGEABLE, *ADJUSTABLE) if part != "sweep")

@@ -14,6 +14,7 @@ from twhin_core.errors import UserError
 from twhin_core.evaluation.gates import decide
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.graph.manifest import read_schema
+from twhin_core.run import TRIALS
 from twhin_core.stages.prepare import prepare
 from twhin_core.tuning.process import Training
 from twhin_core.tuning.space import Values, measured, sweep_of, with_values
@@ -30,7 +31,7 @@ NO_BASELINES: Metrics = {"degrees": {}}
 
 def trial_root(root: str, number: int) -> str:
     """`number` counts from 0, as Optuna does; what people see counts from 1."""
-    return storage.join(root, "trials", str(number + 1))
+    return storage.join(root, TRIALS, str(number + 1))
 
 
 def trial_config(config: Config, values: Values, prepared: str | None) -> Config:
@@ -54,7 +55,11 @@ def last_step(config: Config, root: str) -> int:
 def with_looks(config: Config, root: str, looks: int) -> Config:
     """The config with a checkpoint at each look, all of which are kept."""
     every = -(-last_step(config, root) // looks)
-    update = {"checkpoint_every_n": every, "checkpoint_max_to_keep": None}
+    update = {
+        "checkpoint_every_n": every,
+        "checkpoint_max_to_keep": None,
+        "keep_checkpoints_after_success": None,
+    }
     return config.model_copy(update={"training": config.training.model_copy(update=update)})
 
 

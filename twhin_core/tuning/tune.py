@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from twhin_core import lease, storage
+from twhin_core import activity, lease, storage
 from twhin_core.config import Config
 from twhin_core.config.yaml_reader import to_yaml
 from twhin_core.data.splits import has_split
 from twhin_core.errors import UserError
-from twhin_core.progress import log
+from twhin_core.progress import log, log_of
 from twhin_core.stages.prepare import prepare
 from twhin_core.tuning.page import draw
 from twhin_core.tuning.space import check, with_values
@@ -52,7 +52,8 @@ def tune(config: Config, root: str) -> Found:
             f"--run-root {root}: a sweep keeps its state in a local file; name a folder, or compile the sweep for a "
             "cluster"
         )
-    with lease.hold(root, "tune", grace=0):
+    log_of(run=root, stage="tune")
+    with lease.hold(root, "tune", grace=0), activity.noted(root, "tune"):
         study = Study(config, root)
         prepared = _prepare(config, root)
         _run(config, root, study, prepared)
@@ -65,6 +66,7 @@ def _prepare(config: Config, root: str) -> str | None:
         return None
     prepared = storage.join(root, PREPARED)
     prepare(config.model_copy(update={"sweep": None}), prepared)
+    log_of(run=root, stage="tune")
     if not has_split(config, prepared, "validation"):
         raise UserError("sweep: the graph has no validation edges to compare trials by; hold some out (prepare.split)")
     return prepared
@@ -110,6 +112,8 @@ def _start(config: Config, root: str, study: Study, asked: optuna.Trial, prepare
     except UserError as error:
         _fail(study, asked, str(error))
         return None
+    finally:
+        log_of(run=root, stage="tune")  # no longer that of the trial's prepare stage
     log.info("tune: trial %d of %d: %s", asked.number + 1, study.sweep.trials, _in_words(asked.params))
     return Running(asked, trial, asked.user_attrs.get(SECONDS, 0.0))
 
