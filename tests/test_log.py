@@ -15,6 +15,7 @@ from tests.command_line import twhin
 from tests.conftest import SmallConfig
 from twhin_core import progress
 from twhin_core.config import file as config_file
+from twhin_core.errors import UserError
 
 KEYS = ("run", "stage", "rank", "step")
 
@@ -27,7 +28,7 @@ def as_before() -> Iterator[None]:
 
 
 def lines(ran: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in ran.stderr.splitlines() if line.startswith("{")]
+    return [json.loads(line) for line in ran.stderr.splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -86,4 +87,23 @@ def test_the_environment_takes_precedence(small_config: SmallConfig, tmp_path: P
     path.write_text(config_file.to_yaml(small_config(runtime={"log_format": "json"})))
     ran = twhin("--log-format", "text", "prepare", path, "--run-root", tmp_path / "run")
     assert ran.returncode == 0
-    assert lines(ran) == []
+    assert not [line for line in ran.stderr.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("message", ["no such file", "error: twice", "two: parts", '{"severity": "ERROR"}', "é"])
+def test_an_error_is_found_in_either_format(
+    form: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TWHIN_LOG_FORMAT", form)
+    progress.show_log()
+    progress.say("a title")
+    progress.show_error(UserError(message))
+    progress.say("the end")
+    shown = capsys.readouterr().err.splitlines()
+    assert [progress.error_in(line) for line in shown] == [None, message, None]
+
+
+@pytest.mark.parametrize("line", ["", "{", "[1]", "null", '"error"', "an error: ", '{"severity": "INFO"}', "3"])
+def test_other_lines_are_no_errors(line: str) -> None:
+    assert progress.error_in(line) is None

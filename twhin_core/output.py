@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from twhin_core.progress import say
+
 Cell = str | int | float | None | tuple[float, ...]
 
 
@@ -85,7 +87,7 @@ def _print_pairs(listing: Listing, console: Console) -> None:
 
 def print_lines(listings: Sequence[Listing]) -> None:
     for number, listing in enumerate(listings):
-        sys.stderr.write(f"{listing.title}\n")
+        say(listing.title)
         if number:
             sys.stdout.write("\n")
         if listing.has_header:

@@ -80,6 +80,27 @@ def show_error(error: TwhinError) -> None:
     sys.stderr.flush()
 
 
+def error_in(line: str) -> str | None:
+    """The message that `show_error` made this line of, in either format; None if it is another line."""
+    if line.startswith("error: "):
+        return line.removeprefix("error: ")
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    is_error = isinstance(found, dict) and found.get("severity") == "ERROR"
+    return str(found.get("message")) if is_error else None
+
+
+def say(line: str) -> None:
+    """Shows a line on stderr that is no message of the log, but becomes one where the log is JSON."""
+    if _is_json():
+        log.info("%s", line)
+        return
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
 def _is_json() -> bool:
     return os.environ.get(LOG_FORMAT) == "json"
 

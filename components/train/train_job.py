@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 import signal
-import sys
 import time
 from collections.abc import Iterator
 
@@ -22,7 +21,7 @@ from twhin_core import heartbeat, storage
 from twhin_core.checkpoints.checkpoint import FINISHED
 from twhin_core.config import Config
 from twhin_core.errors import Preempted, TwhinError, UserError
-from twhin_core.progress import log
+from twhin_core.progress import error_in, log, say
 from twhin_core.run import open_run
 
 POLL_S = 5.0
@@ -240,9 +239,9 @@ def _failure(cluster: Cluster, job: Manifest) -> TwhinError:
     node = min(ended, key=_blame)
     lines = list(cluster.log(node.pod, CONTAINER, tail_lines=LAST_LINES))
     for line in lines:
-        sys.stderr.write(f"node {node.index}: {line}\n")
-    reason = next((line for line in reversed(lines) if line.startswith("error: ")), node.end)
-    message = f"the TrainJob {name} failed: node {node.index} ({node.pod}): {reason.removeprefix('error: ')}"
+        say(f"node {node.index}: {line}")
+    reason = next((reason for line in reversed(lines) if (reason := error_in(line)) is not None), node.end)
+    message = f"the TrainJob {name} failed: node {node.index} ({node.pod}): {reason}"
     kinds = {kind.exit_code: kind for kind in (UserError, Preempted)}
     return kinds.get(node.exit_code or 1, TrainJobFailed)(message)
 

@@ -16,6 +16,7 @@ from twhin_core.durations import measured, read_durations
 from twhin_core.errors import UserError
 from twhin_core.report import costs
 from twhin_core.stages.evaluate import evaluate
+from twhin_core.stages.recommend import recommend
 
 H200, A100 = "NVIDIA H200", "NVIDIA A100"
 # prices, the stage, its seconds times machines, its GPUs, and the price of an hour and the cost as the table shows them
@@ -108,3 +109,17 @@ def test_the_report_shows_costs_if_there_are_prices(trained: tuple[Config, str])
 def test_bad_prices_are_refused_by_their_key(given: dict[str, Any], said: str, small_config: SmallConfig) -> None:
     with pytest.raises(UserError, match=said.replace(".", r"\.")):
         small_config(report={"costs": given})
+
+
+def test_the_report_shows_what_lists_cost_once_they_are_written(trained: tuple[Config, str]) -> None:
+    config, root = trained
+    priced = changed(config, "report", costs={"currency": "EUR", "machine": 2})
+    evaluate(priced, root)
+    path = Path(root, "evaluation/report.html")
+    assert "<td>recommend</td>" not in path.read_text().replace(' class="name"', "")
+    recommend(changed(priced, "recommend", fav={"k": 3}), root)
+    table = costs.collect(priced, root)
+    assert table is not None
+    assert "recommend" in [row[0] for row in table.rows]
+    for cell in next(row for row in table.rows if row[0] == "recommend"):
+        assert f">{cell}<" in path.read_text()

@@ -64,10 +64,7 @@ def export(config: Config, root: str) -> ExportManifest:
 def _publish(config: Config, root: str, manifest: ExportManifest) -> None:
     """Writes the manifest; removes the report of the same checkpoint, which does not show the export."""
     with lease.hold(root, "publish"):
-        split = config.evaluation.split
-        metrics = read_metrics(root, split)
-        if metrics is not None and is_current(metrics, config, manifest.checkpoint):
-            report.remove(root, split)
+        report.remove_that_of(config, root, manifest.checkpoint)
         storage.publish_json(storage.join(root, MANIFEST), manifest.model_dump())
 
 

@@ -6,7 +6,7 @@ import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from twhin_core import storage
+from twhin_core import lease, storage
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.durations import measured
@@ -17,6 +17,7 @@ from twhin_core.published import find_root, is_version
 from twhin_core.recommend.manifest import ListsManifest, path_of, read_lists_manifest
 from twhin_core.run import saved_config, working
 from twhin_core.series.reading import Reading
+from twhin_core.stages import report
 from twhin_core.stages.track import tracking
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def recommend(config: Config, root: str) -> dict[str, ListsManifest]:
         step = ranks.of_first(lambda: _scored_step(root))  # after the first rank has claimed the root
         with tracking(config, root) if ranks.is_first else contextlib.nullcontext():
             made = _write_all(config, root, step, ranks)
+            if ranks.is_first and config.report.costs is not None:
+                _redraw(config, root, step)
         ranks.wait()  # until the first rank has published
     return made
 
@@ -112,6 +115,13 @@ def _write_all(config: Config, root: str, step: int, ranks: Ranks) -> dict[str, 
     for name in set(found) - set(made):
         log.info("recommend %s: up to date: %s", name, folders[name])
     return {name: manifest or made[name] for name, manifest in found.items()}
+
+
+def _redraw(config: Config, root: str, step: int) -> None:
+    """Draws the report again, which shows what this stage cost."""
+    with lease.hold(root, "publish"):
+        report.remove_that_of(config, root, step)
+    report.draw_missing(config, root, step)
 
 
 def read_lists(config: Config, root: str) -> dict[str, ListsManifest]:

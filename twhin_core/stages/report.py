@@ -20,6 +20,13 @@ def remove(root: str, split: Split) -> None:
     storage.remove(report_url(root, split))
 
 
+def remove_that_of(config: Config, root: str, step: int) -> None:
+    """Removes the report of the checkpoint `step`, which lacks what was just made. The caller holds `publish`."""
+    metrics = read_metrics(root, config.evaluation.split)
+    if metrics is not None and is_current(metrics, config, step):
+        remove(root, config.evaluation.split)
+
+
 def draw_missing(config: Config, root: str, step: int) -> None:
     """Draws the report of the checkpoint `step` if its metrics exist and the report does not.
 
