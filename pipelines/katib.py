@@ -9,62 +9,41 @@ import difflib
 import re
 from typing import Any
 
+from twhin.pipelines import kubeflow, pod_checks
 from twhin.pipelines.resources import Resources
-from twhin.pipelines.run_root import check_shared
+from twhin.pipelines.sweep_checks import MOST_FAILURES, check_sweep
 from twhin.pipelines.trainjob import trial_job
 from twhin_core import storage
 from twhin_core.config import Config
 from twhin_core.config.sweep import Parameter, Sweep
 from twhin_core.config.yaml_reader import to_yaml
 from twhin_core.errors import UserError
-from twhin_core.progress import log
-from twhin_core.tuning.space import check, free, metric_id, short_names, sweep_of, words
+from twhin_core.tuning.space import free, metric_id, short_names, words
 
 Spec = dict[str, Any]
 
 CONTAINER, TRIAL = "trial", "trial"
 """The name of the container, and of the parameter with the name of the trial."""
 TYPES = {"uniform": "double", "log": "double", "integer": "int", "log_integer": "int", "choice": "categorical"}
-MOST_FAILURES = 3
 
 
 def experiment(config: Config, resources: Resources, run_root: str, name: str) -> Spec:
     """The Experiment, whose trials use the graph that has been prepared at `run_root`.
 
     Raises:
-        UserError: as `check`; the trials do not share `run_root`; or Katib does not support a setting.
+        UserError: as `check_sweep`; the trials do not share `run_root`; or they do not support a key of `resources`.
     """
-    check(config)
-    check_machines(resources, "katib")
-    if not storage.is_remote(run_root):
-        check_shared(run_root, "kubeflow", [] if resources.volume is None else [resources.volume.mount])
-    sweep = sweep_of(config)
-    if sweep.stopping == "asha":
-        raise UserError("sweep.stopping: Katib stops trials by median only, not by asha; set median or null")
-    warn_of_budget(sweep, "Katib")
-    names, metric = short_names(sweep), metric_id(sweep)
-    stopping = {
-        "algorithmName": "medianstop",
-        "algorithmSettings": [
-            {"name": "min_trials_required", "value": "3"},
-            {"name": "start_step", "value": str(-(-sweep.looks // 2))},
-        ],
-    }
+    sweep = check_sweep(config, resources, "katib")
+    kubeflow.refuse_vertex(resources, "katib")
+    pod_checks.check_trial(resources)
+    kubeflow.check_root(resources, run_root)
+    names = short_names(sweep)
     return {
         "apiVersion": "kubeflow.org/v1beta1",
         "kind": "Experiment",
         "metadata": {"name": re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "twhin"},
         "spec": {
-            "objective": {
-                "type": sweep.direction,
-                "objectiveMetricName": metric,
-                "metricStrategies": [{"name": metric, "value": "latest"}],
-            },
-            "algorithm": {
-                "algorithmName": "tpe",
-                "algorithmSettings": [{"name": "random_state", "value": str(sweep.seed % 2**31)}],
-            },
-            **({"earlyStopping": stopping} if sweep.stopping == "median" else {}),
+            **_search(sweep),
             "maxTrialCount": sweep.trials,
             "parallelTrialCount": min(sweep.parallelism, sweep.trials),
             "maxFailedTrialCount": min(MOST_FAILURES, sweep.trials),
@@ -101,19 +80,27 @@ def find_differences(made: Spec, output: str) -> str:
     return "\n".join(difflib.unified_diff(before, after, output, "compiled now", lineterm="", n=2))
 
 
-def check_machines(resources: Resources, target: str) -> None:
-    """Raises UserError unless a trial, which is one process, can use all of a `train` machine."""
-    train = resources.train
-    if train.has_several_machines:
-        key = "nodes" if train.readers is None else "readers"
-        raise UserError(f"train.{key}: a trial of a sweep runs on one machine; leave it out for --target {target}")
-    if train.accelerator is not None and train.accelerator.count > 1:
-        raise UserError("train.accelerator.count: a trial of a sweep uses one GPU; set it to 1")
-
-
-def warn_of_budget(sweep: Sweep, platform: str) -> None:
-    if sweep.budget is not None:
-        log.warning("compile: sweep.budget has no effect on %s, which runs all %d trials", platform, sweep.trials)
+def _search(sweep: Sweep) -> Spec:
+    """What is optimized, and how."""
+    metric = metric_id(sweep)
+    found: Spec = {
+        "objective": {
+            "type": sweep.direction,
+            "objectiveMetricName": metric,
+            "metricStrategies": [{"name": metric, "value": "latest"}],
+        },
+        "algorithm": {
+            "algorithmName": "tpe",
+            "algorithmSettings": [{"name": "random_state", "value": str(sweep.seed % 2**31)}],
+        },
+    }
+    if sweep.stopping == "median":
+        settings = {"min_trials_required": 3, "start_step": -(-sweep.looks // 2)}
+        found["earlyStopping"] = {
+            "algorithmName": "medianstop",
+            "algorithmSettings": [{"name": name, "value": str(value)} for name, value in settings.items()],
+        }
+    return found
 
 
 def _parameter(name: str, of: Parameter) -> Spec:

@@ -22,8 +22,7 @@ from twhin_core.errors import UserError
 
 def check(resources: Resources, run_root: str | None) -> None:
     """Raises UserError for settings that Kubeflow does not support."""
-    why = "not supported on Kubeflow; leave it out for --target kubeflow"
-    refuse(resources, ("vertex",), ("reservation", "disk_type"), why)
+    refuse_vertex(resources, "kubeflow")
     pod_checks.check(resources)
     for name, stage in resources.stages().items():
         if stage.service_account is not None and not stage.has_several_machines:
@@ -34,7 +33,19 @@ def check(resources: Resources, run_root: str | None) -> None:
     readers = resources.train.readers
     if readers is not None and "/" in readers.token:
         raise UserError(f"train.readers.token: {readers.token!r} is not the name of a Secret, which Kubeflow needs")
-    if run_root is not None and not storage.is_remote(run_root):
+    if run_root is not None:
+        check_root(resources, run_root)
+
+
+def refuse_vertex(resources: Resources, target: str) -> None:
+    """Raises UserError for settings that only Vertex AI has."""
+    why = f"not supported on Kubeflow; leave it out for --target {target}"
+    refuse(resources, ("vertex",), ("reservation", "disk_type"), why)
+
+
+def check_root(resources: Resources, run_root: str) -> None:
+    """Raises UserError if the pods do not share the run root."""
+    if not storage.is_remote(run_root):
         mounts = [] if resources.volume is None else [resources.volume.mount]
         check_shared(run_root, "kubeflow", mounts, has_nodes=resources.train.has_several_machines)
 

@@ -29,7 +29,20 @@ def check(resources: Resources) -> None:
         pod = resources.pod_of(train.readers)
         _check_volumes(resources, train.readers, pod, _Keys("train.readers", train.readers))
     if not train.has_several_machines:
-        refuse_keys(train, "train.", ONLY_NODES, "only a TrainJob has it: training with several nodes or readers")
+        _refuse_of_nodes(resources)
+
+
+def check_trial(resources: Resources) -> None:
+    """Raises UserError for the first key that the Job of a sweep's trial, on a machine of the stage train, lacks."""
+    train = resources.train
+    _check_volumes(resources, train, resources.pod_of(train), _Keys("train", train))
+    _check_image(resources, "train", train)
+    _refuse_of_nodes(resources)
+
+
+def _refuse_of_nodes(resources: Resources) -> None:
+    why = "only a TrainJob has it: training with several nodes or readers"
+    refuse_keys(resources.train, "train.", ONLY_NODES, why)
 
 
 class _Keys:

@@ -101,12 +101,13 @@ class PodVolume(Section):
     host_path: Path | None = Field(
         None,
         description="Folder of the node, such as a cache on its disks. Needs `allow_host_path`. Only the nodes of a "
-        "TrainJob and readers.",
+        "TrainJob, readers and Katib's trials.",
     )
     mount: Path = Field(description="Mount path.")
     sub_path: str = Field("", description="Folder of the claim to mount. Default: its top.")
     read_only: bool = Field(
-        False, description="Whether the pods may only read it. Only the nodes of a TrainJob and readers."
+        False,
+        description="Whether the pods may only read it. Only the nodes of a TrainJob, readers and Katib's trials.",
     )
 
     @model_validator(mode="after")
@@ -124,12 +125,12 @@ class Security(Section):
     read_only: bool | None = Field(
         None,
         description="Whether the root file system is read-only; /tmp and /dev/shm stay writable. Default: true for the "
-        "nodes of a TrainJob and readers. Kubeflow Pipelines cannot set it for other pods.",
+        "nodes of a TrainJob, readers and Katib's trials. Kubeflow Pipelines cannot set it for other pods.",
     )
     seccomp: Literal["RuntimeDefault", "Unconfined"] | None = Field(
         None,
-        description="Filter of system calls. Default: `RuntimeDefault` for the nodes of a TrainJob and readers. "
-        "Kubeflow Pipelines cannot set it for other pods.",
+        description="Filter of system calls. Default: `RuntimeDefault` for the nodes of a TrainJob, readers and "
+        "Katib's trials. Kubeflow Pipelines cannot set it for other pods.",
     )
 
     @model_validator(mode="after")
@@ -144,8 +145,8 @@ class Pod(Section):
 
     labels: dict[Label, LabelValue] = Field(
         {},
-        description="Labels, added to those of all pods. Those of Kueue (`kueue.x-k8s.io/…`) go to a TrainJob or the "
-        "readers' Job and not to its pods.",
+        description="Labels, added to those of all pods. Those of Kueue (`kueue.x-k8s.io/…`) go to a TrainJob or a Job "
+        "(of readers or of a trial) and not to its pods.",
     )
     annotations: dict[Label, str] = Field({}, description="Annotations, added to those of all pods.")
     image_pull_secrets: list[Name] = Field([], description="Names of Secrets with logins of the image's registry.")
@@ -153,7 +154,8 @@ class Pod(Section):
         None, description="When nodes pull the image. A TrainJob has that of its TrainingRuntime."
     )
     priority_class: Name | None = Field(
-        None, description="PriorityClass. Only readers; a TrainJob has that of its TrainingRuntime."
+        None,
+        description="PriorityClass. Only readers and Katib's trials; a TrainJob has that of its TrainingRuntime.",
     )
     shm: Bytes | None = Field(
         None, description="Size of /dev/shm. Default: limited only by memory with GPUs, and 64 MiB without."

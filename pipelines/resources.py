@@ -88,7 +88,8 @@ class Stage(Placement, Size):
     service_account: str | None = Field(
         None,
         description="Service account of the machines. Vertex AI default: that of the run. On Kubeflow only the nodes "
-        "of a TrainJob can have their own; other pods have that of the run (`twhin submit --service-account`).",
+        "of a TrainJob and Katib's trials can have their own; other pods have that of the run "
+        "(`twhin submit --service-account`).",
     )
     reservation: Reservation | None = Field(
         None,

@@ -2,7 +2,7 @@
 
 They are an input of the task that creates them (`components/train/nodes_component.py`), so that the compiled pipeline
 shows what will run, except for `{name}` and `{run_root}`, which are known at run time. `deploy/` has the objects that
-the namespace needs.
+the namespace needs. A trial of a sweep is a Job like that of the readers.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from twhin.pipelines import pods
-from twhin.pipelines.pod_section import Placement, Pod, Size, Topology
-from twhin.pipelines.resources import Readers, Resources, accelerator_of, in_seconds
+from twhin.pipelines.pod_section import Placement, Pod, Topology
+from twhin.pipelines.resources import Readers, Resources, Stage, TrainStage, accelerator_of, in_seconds
 from twhin_core.heartbeat import ABANDONED_AFTER
 
 Spec = dict[str, Any]
@@ -48,7 +48,6 @@ def manifests(resources: Resources) -> list[Spec]:
 def _train_job(resources: Resources, more_env: list[Spec]) -> Spec:
     train, accelerator = resources.train, accelerator_of(resources.train)
     own = resources.pod_of(train)
-    gpus = {pods.resource_of(accelerator): str(accelerator.count)} if accelerator is not None else {}
     pod = {
         **_pod(resources, train, own, pods.affinity(own.affinity, train.topology, TRAINERS)),
         "terminationGracePeriodSeconds": GRACE,
@@ -69,8 +68,8 @@ def _train_job(resources: Resources, more_env: list[Spec]) -> Spec:
                 "command": COMMAND,
                 "numNodes": train.nodes,
                 "numProcPerNode": accelerator.count if accelerator is not None else 1,
-                "resourcesPerNode": _amounts(train, gpus),
-                "env": [*_env(resources), *more_env],
+                "resourcesPerNode": _amounts(train),
+                "env": [*_env(resources, _followed(train)), *more_env],
             },
             "runtimePatches": [_patch({"metadata": of_pods, "spec": pod})],
         },
@@ -105,9 +104,9 @@ def _reader_job(resources: Resources, readers: Readers) -> Spec:
         "name": "reader",
         "image": resources.image_of(resources.train.model_copy(update={"accelerator": None})),
         "command": COMMAND,
-        "env": [*_env(resources), *bind, _token(readers)],
+        "env": [*_env(resources, _followed(resources.train)), *bind, _token(readers)],
         "ports": [{"name": "edges", "containerPort": READER_PORT}],
-        "resources": _amounts(readers, {}),
+        "resources": _amounts(readers),
     }
     affinity = pods.affinity(own.affinity, readers.topology, READERS)
     pod = {
@@ -126,18 +125,20 @@ def _reader_job(resources: Resources, readers: Readers) -> Spec:
 
 def trial_job(resources: Resources, name: str, command: list[str]) -> Spec:
     """A Job whose container `name` runs a command on a machine of the stage train: a trial of a sweep."""
-    train, accelerator = resources.train, accelerator_of(resources.train)
+    train = resources.train
     own = resources.pod_of(train)
-    gpus = {pods.resource_of(accelerator): str(accelerator.count)} if accelerator is not None else {}
     container = {
         "name": name,
         "image": resources.image_of(train),
         "command": command,
-        "env": _env(resources),
-        "resources": _amounts(train, gpus),
+        "env": _env(resources, {}),
+        "resources": _amounts(train),
     }
     affinity = pods.affinity(own.affinity, Topology(), {})  # machines of different trials need not be near each other
     pod = {**_plain_pod(resources, train, own, affinity, container), "restartPolicy": "Never"}
+    # Katib adds a container whose image runs as root, which the pod must not refuse.
+    (ours,) = pod["containers"]
+    ours["securityContext"] = {**pod.pop("securityContext"), **ours["securityContext"]}
     deadline = {"activeDeadlineSeconds": train.timeout_in_s} if train.timeout_in_s else {}
     return _job({}, {"backoffLimit": train.retries, **deadline}, own, "trial", pod)
 
@@ -187,15 +188,17 @@ def _container(resources: Resources, of: Placement, own: Pod) -> Spec:
     }
 
 
-def _env(resources: Resources) -> list[Spec]:
+def _followed(train: TrainStage) -> dict[str, str]:
+    """The variable by which machines end once nobody follows them."""
+    return {ABANDONED_AFTER: str(in_seconds(train.abandoned_after))}
+
+
+def _env(resources: Resources, more: dict[str, str]) -> list[Spec]:
     secrets = [
         _from_secret(name, secret.name, key) for secret in resources.secrets for name, key in (secret.env or {}).items()
     ]
-    ours = {
-        "HOME": pods.SCRATCH,  # libraries keep caches there, and the image's home may be read-only
-        ABANDONED_AFTER: str(in_seconds(resources.train.abandoned_after)),
-    }
-    return [_variable(name, value) for name, value in {**ours, **resources.env}.items()] + secrets
+    home = {"HOME": pods.SCRATCH}  # libraries keep caches there, and the image's home may be read-only
+    return [_variable(name, value) for name, value in {**home, **more, **resources.env}.items()] + secrets
 
 
 def _variable(name: str, value: str) -> Spec:
@@ -210,5 +213,7 @@ def _token(readers: Readers) -> Spec:
     return _from_secret("TWHIN_READER_TOKEN", readers.token, TOKEN_KEY)
 
 
-def _amounts(of: Size, gpus: dict[str, str]) -> Spec:
+def _amounts(of: Stage | Readers) -> Spec:
+    accelerator = accelerator_of(of)
+    gpus = {pods.resource_of(accelerator): str(accelerator.count)} if accelerator is not None else {}
     return {"limits": {"cpu": of.cpu, "memory": of.memory, **gpus}, "requests": {**of.requested, **gpus}}

@@ -193,6 +193,18 @@ def _machine(name: str, stage: Stage) -> Machine:
     return pick(stage.cpu, stage.memory, gpu, name)
 
 
-def trial_pool(resources: Resources, command: list[str]) -> list[Spec]:
-    """The only worker pool of a sweep's trial, on a machine of the stage train."""
-    return _pools("train", resources.train, resources, {"command": command})
+def trial_job(resources: Resources, command: list[str]) -> Spec:
+    """The CustomJobSpec of a sweep's trials, each on a machine of the stage train."""
+    train, of_all = resources.train, _of_all_jobs(resources.vertex)
+    scheduling = {
+        "timeout": f"{train.timeout_in_s or WEEK}s",
+        "restart_job_on_worker_restart": train.spot,
+        "strategy": "SPOT" if train.spot else "STANDARD",
+    }
+    networks = {key: of_all[key] for key in ("network", "reserved_ip_ranges", "psc_interface_config") if of_all[key]}
+    return {
+        "worker_pool_specs": _pools("train", train, resources, {"command": command}),
+        "service_account": train.service_account or SERVICE_ACCOUNT,
+        "scheduling": scheduling,
+        **networks,
+    }

@@ -5,6 +5,7 @@ Vertex AI chooses a value for every key, and a trial ignores those whose conditi
 
 import copy
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any, Optional
 
@@ -17,37 +18,31 @@ from kfp.dsl.graph_component import GraphComponent
 from kfp.dsl.placeholders import ConcatPlaceholder
 
 from twhin.components.prepare.component import prepare
-from twhin.pipelines.katib import MOST_FAILURES, check_machines, warn_of_budget
 from twhin.pipelines.pipeline import Start
 from twhin.pipelines.resources import Resources
-from twhin.pipelines.vertex import SERVICE_ACCOUNT, trial_pool
+from twhin.pipelines.sweep_checks import MOST_FAILURES, check_sweep
+from twhin.pipelines.vertex import trial_job
 from twhin_core.config import Config
 from twhin_core.config.sweep import Parameter
-from twhin_core.errors import UserError
-from twhin_core.tuning.space import check, free, metric_id, short_names, sweep_of, words
+from twhin_core.tuning.space import free, metric_id, short_names, words
 
 LOCATION = "{{$.pipeline_google_cloud_location}}"
 """Vertex AI replaces it by the region of the run."""
-AFTER_STUDY = ', "max_trial_count": '
-"""What follows the study's settings in the payload of Google's component."""
-STOPPING = ', "median_automated_stopping_spec": {}'
+OF_STUDY, OF_JOB, OF_TRIAL = (
+    ', "measurement_selection_type": "',
+    ', "max_trial_count": ',
+    ', "base_output_directory": {',
+)
+"""In the payload of Google's component, items of the study, of the whole job and of the CustomJob of a trial."""
 
 
 def build(start: Start, config: Config, resources: Resources) -> GraphComponent:
     """The pipeline, with tasks made by `start`; the space of `config` is fixed in it.
 
     Raises:
-        UserError: as `check`, or Vertex AI does not support a setting of the sweep.
+        UserError: as `check_sweep`.
     """
-    check(config)
-    check_machines(resources, "vertex")
-    for key in ("spot", "timeout"):
-        if getattr(resources.train, key):
-            raise UserError(f"train.{key}: Google's component for sweeps cannot set it; leave it out for --sweep")
-    sweep = sweep_of(config)
-    if sweep.stopping == "asha":
-        raise UserError("sweep.stopping: Vertex AI stops trials by median only, not by asha; set median or null")
-    warn_of_budget(sweep, "Vertex AI")
+    sweep = check_sweep(config, resources, "vertex")
     names = short_names(sweep)
     parameters = [_parameter(names[key], of) for key, of in free(sweep).items()]
     goal = {"metric_id": metric_id(sweep), "goal": sweep.direction.upper()}
@@ -64,17 +59,21 @@ def build(start: Start, config: Config, resources: Resources) -> GraphComponent:
         of_run = {"config": config, "overrides": overrides, "run_root": run_root}
         prepared = start(prepare, **of_run, run=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
         command = ["twhin", "trial", run_root, "--run", dsl.PIPELINE_JOB_NAME_PLACEHOLDER, "--report", "vertex"]
-        job = _component(sweep.stopping == "median")(
+        trial = trial_job(resources, command)
+        given = {key: trial.pop(key) for key in ("worker_pool_specs", "service_account", "network") if key in trial}
+        stopping: dict[str, Any] = {"median_automated_stopping_spec": {}} if sweep.stopping == "median" else {}
+        labels = {"labels": resources.vertex.labels} if resources.vertex.labels else {}
+        job = _component({OF_STUDY: stopping, OF_JOB: labels, OF_TRIAL: trial})(
+            **given,
             display_name="twhin-sweep",
             base_output_directory=dsl.PIPELINE_ROOT_PLACEHOLDER,
-            worker_pool_specs=trial_pool(resources, command),
             study_spec_metrics=[goal],
             study_spec_parameters=parameters,
             study_spec_measurement_selection_type="LAST_MEASUREMENT",
             max_trial_count=sweep.trials,
             parallel_trial_count=min(sweep.parallelism, sweep.trials),
             max_failed_trial_count=min(MOST_FAILURES, sweep.trials),
-            service_account=resources.train.service_account or SERVICE_ACCOUNT,
+            encryption_spec_key_name=resources.vertex.encryption_key or "",
             location=LOCATION,
         )
         job.after(prepared)
@@ -99,8 +98,8 @@ def _parameter(name: str, of: Parameter) -> dict[str, Any]:
     return made
 
 
-def _component(stops: bool) -> BaseComponent:
-    """Google's component, which has no input for stopping trials early: its payload gets the setting.
+def _component(settings: dict[str, dict[str, Any]]) -> BaseComponent:
+    """Google's component, which does not have inputs for everything: its payload gets `settings`, by an item beside.
 
     Its package imports all of Vertex AI's client, with more than is installed; its module alone does not.
     """
@@ -112,10 +111,8 @@ def _component(stops: bool) -> BaseComponent:
     found.loader.exec_module(module)
     made = module.hyperparameter_tuning_job
     spec = copy.deepcopy(made.component_spec)
-    if stops:
-        args = spec.implementation.container.args
-        (payload,) = [of for of in args if isinstance(of, ConcatPlaceholder)]
-        end = payload.items.index(AFTER_STUDY) - 1
-        assert payload.items[end] == "}"
-        payload.items.insert(end, STOPPING)
+    (payload,) = [of for of in spec.implementation.container.args if isinstance(of, ConcatPlaceholder)]
+    for item, added in settings.items():
+        text = "".join(f", {json.dumps(key)}: {json.dumps(value)}" for key, value in added.items())
+        payload.items.insert(payload.items.index(item), text)
     return ContainerComponent(spec, made.pipeline_func)

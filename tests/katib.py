@@ -145,4 +145,5 @@ def as_created(made: Any, name: str, values: dict[str, str]) -> Any:
             return [filled(of) for of in value]
         return PLACEHOLDER.sub(lambda match: found[match[1]], value) if isinstance(value, str) else value
 
-    return {**filled(template["trialSpec"]), "metadata": {"name": name}}
+    made = filled(template["trialSpec"])
+    return {**made, "metadata": {**made.get("metadata", {}), "name": name}}

@@ -14,6 +14,8 @@ from tests import katib as schema
 from tests import strict
 from tests.command_line import ROOT, assert_refused, twhin
 from tests.conftest import SmallConfig
+from tests.pipelines.test_pods import NODE_AFFINITY, POD
+from tests.pipelines.test_resources import write
 from twhin.pipelines import resources
 from twhin.pipelines.katib import experiment
 from twhin.pipelines.resources import Resources
@@ -129,6 +131,105 @@ def test_every_trial_is_a_job_that_kubernetes_and_a_shell_accept(small_config: S
         if prior == "null":
             expected["model.comparator"] = comparator
         assert found == expected
+
+
+def test_a_trial_takes_all_that_the_stage_train_says_of_its_pod(small_config: SmallConfig, tmp_path: Path) -> None:
+    train = {
+        "accelerator": {"type": "l4"}, "requests": {"cpu": "1500m"}, "disk": "30Gi", "spot": True, "timeout": "2h",
+        "retries": 5, "service_account": "trainer", "tolerations": [{"key": "training", "operator": "Exists"}],
+        "pod": {
+            "priority_class": "low", "image_pull_policy": "Always", "labels": {"cost-center": "r43"},
+            "security": {"user": 4000, "group": 4001, "seccomp": "Unconfined"},
+            "volumes": [{"host_path": "/mnt/cache", "mount": "/cache", "read_only": True}],
+        },
+    }  # fmt: skip
+    path = write(
+        tmp_path / "resources.yaml", train=train, pod=POD, allow_host_path=True, env={"LOG": "1"},
+        volume={"claim": "runs", "mount": "/runs"},
+        secrets=[{"name": "keys", "mount": "/keys"}, {"name": "more", "env": {"KEY": "of"}}],
+    )  # fmt: skip
+    made = experiment(sweep(small_config), resources.load(path), "/runs/mine", "sweep")
+    schema.check_experiment(made)
+    values = {"temperature": "1", "global_negatives": "7", "prior": "null", "comparator": "l2", "lr": "0.25"}
+    job = schema.as_created(made, "sweep-abcd", values)
+    strict.check_manifest(job)
+
+    labels = {"app.kubernetes.io/name": "twhin", "app.kubernetes.io/component": "trial", "cost-center": "r43"}
+    queue = {"kueue.x-k8s.io/queue-name": "team-a"}
+    assert job["metadata"] == {"name": "sweep-abcd", "labels": {**labels, **queue}, "annotations": POD["annotations"]}
+    assert (job["spec"]["backoffLimit"], job["spec"]["activeDeadlineSeconds"]) == (5, 7200)
+    template = job["spec"]["template"]
+    assert template["metadata"] == {
+        "labels": {"sidecar.istio.io/inject": "false", **labels}, "annotations": POD["annotations"],
+    }  # fmt: skip
+    pod = template["spec"]
+    (container,) = pod["containers"]
+    # Katib adds a container that runs as root: the pod as a whole must not refuse it.
+    assert "securityContext" not in pod
+    assert container["securityContext"] == {
+        "runAsNonRoot": True, "runAsUser": 4000, "runAsGroup": 4001, "seccompProfile": {"type": "Unconfined"},
+        "readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]},
+    }  # fmt: skip
+    assert container["imagePullPolicy"] == "Always"
+    assert container["resources"] == {
+        "limits": {"cpu": "2", "memory": "4Gi", "nvidia.com/gpu": "1"},
+        "requests": {"cpu": "1500m", "memory": "4Gi", "nvidia.com/gpu": "1"},
+    }
+    # No task follows a trial, so there is no heartbeat that it could wait for.
+    assert container["env"] == [
+        {"name": "HOME", "value": "/tmp"},
+        {"name": "LOG", "value": "1"},
+        {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "more", "key": "of"}}},
+    ]
+    sources = {volume.pop("name"): volume for volume in pod["volumes"]}
+    mounts = {
+        mount["mountPath"]: (sources[mount["name"]], mount.get("readOnly")) for mount in container["volumeMounts"]
+    }
+    assert mounts == {
+        "/dev/shm": ({"emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}}, None),
+        "/tmp": ({"emptyDir": {"sizeLimit": "30Gi"}}, None),
+        "/runs": ({"persistentVolumeClaim": {"claimName": "runs"}}, None),
+        "/keys": ({"secret": {"secretName": "keys"}}, None),
+        "/cache": ({"hostPath": {"path": "/mnt/cache", "type": "Directory"}}, True),
+    }
+    assert pod["affinity"] == {"nodeAffinity": NODE_AFFINITY}
+    assert pod["nodeSelector"] == {
+        "cloud.google.com/gke-accelerator": "nvidia-l4", "cloud.google.com/gke-spot": "true",
+    }  # fmt: skip
+    assert [entry["key"] for entry in pod["tolerations"]] == ["training", "cloud.google.com/gke-spot"]
+    assert (pod["serviceAccountName"], pod["priorityClassName"]) == ("trainer", "low")
+    assert (pod["imagePullSecrets"], pod["restartPolicy"]) == ([{"name": "registry"}], "Never")
+
+
+CACHE = {"host_path": "/mnt/cache", "mount": "/cache"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train": {"pod": {"volumes": [CACHE]}}}, "train.pod.volumes.0.host_path: it gives the pods access"),
+        ({"pod": {"volumes": [CACHE]}}, "pod.volumes.0.host_path: it gives the pods access"),
+        (
+            {"train": {"disk": "9Gi", "pod": {"volumes": [{"claim": "c", "mount": "/tmp/"}]}}},
+            "train.pod.volumes: /tmp has 2 mounts",
+        ),
+        ({"train": {"accelerator": {"resource": "amd.com/gpu"}}}, "train.image: our image has CUDA only"),
+        ({"train": {"topology": {"apart": "zone"}}}, "train.topology: only a TrainJob has it"),
+        ({"train": {"runtime": "mine"}}, "train.runtime: only a TrainJob has it"),
+        ({"train": {"abandoned_after": "5m"}}, "train.abandoned_after: only a TrainJob has it"),
+        ({"train": {"reservation": "any"}}, "train.reservation: not supported on Kubeflow"),
+        ({"train": {"disk_type": "pd-ssd"}}, "train.disk_type: not supported on Kubeflow"),
+        ({"vertex": {"labels": {"cost": "r42"}}}, "vertex: not supported on Kubeflow; leave it out for --target katib"),
+    ],
+)  # fmt: skip
+def test_what_a_trial_cannot_tell_kubernetes_is_refused(
+    changes: Any, said: str, small_config: SmallConfig, tmp_path: Path
+) -> None:
+    needs = resources.load(write(tmp_path / "resources.yaml", **changes))
+    with pytest.raises(UserError) as caught:
+        experiment(sweep(small_config), needs, GRAPH, "sweep")
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

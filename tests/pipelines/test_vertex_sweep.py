@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.cloud.aiplatform_v1.types import HyperparameterTuningJob, StudySpec
+from google.cloud.aiplatform_v1.types import HyperparameterTuningJob, Scheduling, StudySpec
 from google.protobuf import json_format
 
 from tests import golden, strict
 from tests.command_line import ROOT, assert_refused, twhin
 from tests.conftest import SmallConfig
+from tests.pipelines.test_resources import write
+from tests.pipelines.test_vertex_fields import ATTACHMENT, KEY, NETWORK, RESERVED
 from twhin.pipelines import resources, submit
 from twhin.pipelines.compile import compile_pipeline
 from twhin_core import storage
@@ -26,10 +28,12 @@ INPUT = re.compile(r"\{\{\$\.inputs\.parameters\['([\w-]+)'\]\}\}")
 JOB = "hyperparameter-tuning-job"
 
 
-def compiled(tmp_path: Path, overrides: list[str], machine: str = "gpu-1") -> list[Any]:
+def compiled(tmp_path: Path, overrides: list[str], machine: str = "gpu-1", **changes: Any) -> list[Any]:
+    """With the resources of a machine or, given `changes`, of a small machine with these."""
     source = config_file.read(str(ROOT / "configs/quickstart.yaml"), overrides)
     output = tmp_path / "sweep.yaml"
-    needs = resources.load(str(ROOT / f"configs/resources/{machine}.yaml"))
+    path = write(tmp_path / "resources.yaml", **changes) if changes else ROOT / f"configs/resources/{machine}.yaml"
+    needs = resources.load(str(path))
     compile_pipeline(source, needs, "vertex", str(output), "gs://bucket/{run}", sweep=True)
     return golden.documents(output)
 
@@ -111,6 +115,42 @@ def test_the_job_follows_prepare_and_gets_the_run_root(tmp_path: Path) -> None:
     assert not job_of(document).study_spec.HasField("median_automated_stopping_spec")
     request = submit.read(str(tmp_path / "sweep.yaml"), "vertex")
     assert request.root == "gs://bucket/{run}"
+
+
+def test_a_trial_takes_all_that_the_stage_train_says(tmp_path: Path) -> None:
+    train = {
+        "accelerator": {"type": "a100-80gb", "count": 1}, "reservation": RESERVED, "disk": "200Gi",
+        "disk_type": "pd-balanced", "timeout": "2h", "service_account": "trainer@mine",
+    }  # fmt: skip
+    settings = {"network": NETWORK, "reserved_ip_ranges": ["range-1"], "encryption_key": KEY, "labels": {"cost": "r42"}}
+    documents = compiled(tmp_path, ["sweep=retrieval"], train=train, vertex=settings, env={"LOG": "1"})
+    strict.check_pipeline(documents)
+    job = job_of(documents[0])
+    assert job.encryption_spec.kms_key_name == KEY
+    assert dict(job.labels) == {"cost": "r42"}
+    assert job.study_spec.HasField("median_automated_stopping_spec")
+    trial = job.trial_job_spec
+    assert (trial.network, list(trial.reserved_ip_ranges)) == (NETWORK, ["range-1"])
+    assert trial.service_account == "trainer@mine"
+    assert (trial.scheduling.timeout.seconds, trial.scheduling.restart_job_on_worker_restart) == (7200, False)
+    assert trial.scheduling.strategy == Scheduling.Strategy.STANDARD
+    (pool,) = trial.worker_pool_specs
+    assert list(pool.machine_spec.reservation_affinity.values) == [RESERVED]
+    assert (pool.disk_spec.boot_disk_type, pool.disk_spec.boot_disk_size_gb) == ("pd-balanced", 200)
+    assert {of.name: of.value for of in pool.container_spec.env} == {"LOG": "1"}
+
+
+def test_trials_reach_a_private_network_and_run_on_spot_machines(tmp_path: Path) -> None:
+    peering = {"domain": "example.com.", "project": "mine", "network": "inner"}
+    settings = {"network_attachment": ATTACHMENT, "dns_peerings": [peering]}
+    (document,) = compiled(tmp_path, ["sweep=retrieval"], train={"spot": True}, vertex=settings)
+    trial = job_of(document).trial_job_spec
+    assert not trial.network
+    assert trial.psc_interface_config.network_attachment == ATTACHMENT
+    (dns,) = trial.psc_interface_config.dns_peering_configs
+    assert (dns.domain, dns.target_project, dns.target_network) == ("example.com.", "mine", "inner")
+    assert trial.scheduling.strategy == Scheduling.Strategy.SPOT
+    assert trial.scheduling.restart_job_on_worker_restart
 
 
 @pytest.mark.parametrize(
