@@ -235,6 +235,46 @@ def test_a_preset_fits_its_recipe_which_is_its_first_trial(name: str, monkeypatc
     assert made.model_dump() == config.model_copy(update={"sweep": None}).model_dump()
 
 
+@pytest.mark.parametrize(
+    ("preset", "own", "expected"),
+    [
+        # The recipe's rate, as the config has another optimizer, and the config's temperature where the space has it.
+        ("retrieval", {}, {"lr": 3.0, "prior": "null"}),
+        ("retrieval", {"temperature": 0.2}, {"lr": 3.0, "prior": "null", "temperature": 0.2}),
+        ("retrieval", {"temperature": 0.5}, {"lr": 3.0, "prior": "null"}),
+        # The prior as docs/tuning.md writes it is the preset's, which leaves out the default sides.
+        ("retrieval", {"prior": {"weight": 0.5, "sides": ["rhs", "lhs"]}}, {"lr": 3.0, "prior": '{"weight":0.5}'}),
+        ("retrieval", {"prior": {"weight": 0.5}}, {"lr": 3.0, "prior": '{"weight":0.5}'}),
+        ("retrieval", {"prior": {"weight": 0.25}}, {"lr": 3.0}),
+        ("facts", {}, {"lr": 0.2, "comparator": "dot"}),
+        ("facts", {"comparator": "l2"}, {"lr": 0.2, "comparator": "l2"}),
+        ("facts", {"comparator": "squared_l2"}, {"lr": 0.2}),
+        (
+            "facts",
+            {"regularization": {"tables": 0.01, "relations": 0.01}},
+            {"lr": 0.2, "comparator": "dot", "tables": 0.01},
+        ),
+    ],
+)
+def test_the_first_trial_is_the_config_with_what_its_preset_sets(
+    preset: str, own: dict[str, Any], expected: dict[str, Any], small_config: SmallConfig
+) -> None:
+    config = small_config(sweep=preset, model=own)
+    check(config)
+    names = short_names(sweep_of(config))
+    assert {names[key]: value for key, value in own_values(config).items()} == expected
+
+
+def test_every_trial_of_facts_learns_relations_as_fast_as_tables(small_config: SmallConfig) -> None:
+    config = small_config(sweep="facts")
+    key = "model.embeddings.tables.*.optimizer.rowwise_adagrad.lr"
+    for rate in (0.05, 0.3, 0.8):
+        drawn = {key: rate, "model.comparator": "l2"}
+        made = with_values(config, combine(sweep_of(config), lambda key, _, drawn=drawn: drawn[key])).model_dump()
+        rates = [table["optimizer"]["rowwise_adagrad"]["lr"] for table in made["model"]["embeddings"]["tables"]]
+        assert [*rates, made["model"]["translation_optimizer"]["adagrad"]["lr"]] == [rate] * (len(rates) + 1)
+
+
 def test_a_preset_can_be_changed(small_config: SmallConfig) -> None:
     sweep = sweep_of(
         small_config(sweep={"preset": "facts", "trials": 3, "space": {"model.comparator": {"choice": ["dot", "cos"]}}})

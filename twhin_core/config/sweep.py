@@ -164,9 +164,11 @@ _PRESETS: dict[str, dict[str, Any]] = {
             "model.loss": {"choice": ["softmax"]},
             "model.comparator": {"choice": ["l2", "dot"]},
             _OPTIMIZER: {"choice": [{"rowwise_adagrad": {"lr": 0.2}}]},
-            f"{_OPTIMIZER}.rowwise_adagrad.lr": {"log": [0.05, 0.8]},
             "model.translation_optimizer": {"choice": [{"adagrad": {"lr": 0.2}}]},
-            "model.translation_optimizer.adagrad.lr": {"log": [0.05, 0.8]},
+            f"{_OPTIMIZER}.rowwise_adagrad.lr": {  # relations that learn more slowly than the tables hold them back
+                "log": [0.05, 0.8],
+                "also": ["model.translation_optimizer.adagrad.lr"],
+            },
             "model.regularization.tables": {
                 "log": [0.002, 0.05],
                 "also": ["model.regularization.relations"],

@@ -126,28 +126,40 @@ def _read(key: str, parameter: Parameter, given: Any) -> Any:
     except ValueError:
         raise UserError(f"sweep.space.{key}: {given!r} is not a number") from None
     if not low <= value <= high or (whole and value != int(value)):
-        raise UserError(f"sweep.space.{key}: {given} is not {'an integer' if whole else ''} from {low} to {high}")
+        raise UserError(
+            f"sweep.space.{key}: {given} is not {'an integer' if whole else 'a number'} from {low} to {high}"
+        )
     return int(value) if whole else value
 
 
 def own_values(config: Config) -> dict[str, Any]:
-    """What the config itself says for the free keys, where that is in the space; choices by their labels."""
-    tree: Any = config.model_dump(mode="json")
-    found: dict[str, Any] = {}
-    for key, parameter in free(sweep_of(config)).items():
-        values = _get(tree, key.split("."))
-        if not values or any(value != values[0] for value in values):
-            continue
+    """What the config itself says for the free keys, where that is in the space; choices by their labels.
+
+    Keys with a single choice are set before, so that a section that only the space has, has its values.
+    """
+    sweep = sweep_of(config)
+    try:
+        own = with_values(config, _combination(sweep, {}, with_others=False)).model_copy(update={"sweep": sweep})
+    except UserError:  # they need values of other keys
+        own = config
+    tree, found = own.model_dump(mode="json"), dict[str, Any]()
+    for key, parameter in free(sweep).items():
         if parameter.choice is not None:
-            own = next((one for one in parameter.choice if one == values[0]), _NONE)
-            if own is not _NONE:
-                found[key] = label(own)
-        elif isinstance(values[0], int | float) and parameter.bounds[0] <= values[0] <= parameter.bounds[1]:
+            found.update((key, label(one)) for one in parameter.choice if _is_own(own, key, one))
+            continue
+        values = _get(tree, key.split("."))
+        is_one = values and isinstance(values[0], int | float) and all(value == values[0] for value in values)
+        if is_one and parameter.bounds[0] <= values[0] <= parameter.bounds[1]:
             found[key] = values[0]
     return found
 
 
-_NONE = object()
+def _is_own(config: Config, key: str, choice: Any) -> bool:
+    """Whether a choice is what the config says, with its defaults."""
+    try:
+        return with_values(config, {key: choice}) == config.model_copy(update={"sweep": None})
+    except UserError:
+        return False
 
 
 def _get(tree: Any, parts: list[str]) -> list[Any]:
