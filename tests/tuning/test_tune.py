@@ -21,6 +21,8 @@ from twhin_core.config import file as config_file
 from twhin_core.stages.evaluate import evaluate
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.train import train
+from twhin_core.tuning.study import CURVE, Study, check_installed
+from twhin_core.tuning.tune import remove_checkpoints
 
 METRIC = "validation.all.mrr_rhs"
 LR = "model.embeddings.tables.*.optimizer.rowwise_adagrad.lr"
@@ -142,6 +144,55 @@ def test_trials_that_fail_do_not_end_a_sweep_unless_all_do(small_config: SmallCo
         assert trial["state"] == ("failed" if failed else "complete")
     assert {trial["state"] for trial in trials.values()} == {"failed", "complete"}
     assert "nowhere" in (tmp_path / "some" / "report.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_best_trial_keeps_as_many_checkpoints_as_the_config_says(small_config: SmallConfig, tmp_path: Path) -> None:
+    """Training is over before most of its checkpoints are measured; none may go before."""
+    config = small_config(
+        sweep={"space": SPACE, "metric": METRIC, "trials": 2, "looks": 4, "stopping": None},
+        training={"num_epochs": 8, "keep_checkpoints_after_success": 1},
+    )
+    root = tmp_path / "sweep"
+    trials = trials_of(twhin("tune", write_config(config, tmp_path / "config.yaml"), "--run-root", root, "--json"))
+    assert [trial["state"] for trial in trials.values()] == ["complete"] * 2
+    study = Study(config_file.load(str(root / "sweep.yaml")), str(root))
+    assert [len(trial.user_attrs[CURVE]) for trial in study.trials()] == [4, 4]
+    assert len(list((root / "trials").glob("*/checkpoints/[0-9]*"))) == 1
+
+
+def test_only_the_best_of_the_trials_that_ended_keeps_its_checkpoints(
+    small_config: SmallConfig, tmp_path: Path
+) -> None:
+    """Whatever ended them, and also if the process was killed before it removed them."""
+    check_installed()
+    root = str(tmp_path)
+    study = Study(sweep(small_config, trials=9), root)
+
+    def ask() -> Any:
+        trial = study.ask()
+        (tmp_path / "trials" / str(trial.number + 1) / "checkpoints/8").mkdir(parents=True)
+        return trial
+
+    def kept() -> list[int]:
+        remove_checkpoints(root, study)
+        return sorted(int(path.parent.name) for path in (tmp_path / "trials").glob("*/checkpoints"))
+
+    running = ask()
+    assert kept() == [1]
+    study.tell(ask(), None, "its loss diverged", failed=True)
+    assert kept() == [1]
+    study.tell(ask(), None, "stopped: others were better by then")
+    assert kept() == [1]
+    study.tell(ask(), 0.25)
+    assert kept() == [1, 4]
+    study.tell(ask(), 0.125)
+    assert kept() == [1, 4]
+    study.tell(ask(), 0.5)
+    assert kept() == [1, 6]
+    study.tell(running, 0.375)
+    assert kept() == [6]
 
 
 def test_a_sweep_needs_validation_edges_and_a_folder(small_config: SmallConfig, tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def run_trial(root: str, name: str, given: Mapping[str, str], report: Report) ->
         trial.stop()
     if trial.error is not None:
         raise TrialFailed(f"trial: {trial.error}")
+    trial.finish()
     assert trial.value is not None
     return trial.value
 

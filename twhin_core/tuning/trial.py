@@ -14,7 +14,8 @@ from twhin_core.errors import UserError
 from twhin_core.evaluation.gates import decide
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.graph.manifest import read_schema
-from twhin_core.run import TRIALS
+from twhin_core.run import TRIALS, working
+from twhin_core.stages.old_checkpoints import keep_after_success
 from twhin_core.stages.prepare import prepare
 from twhin_core.tuning.process import Training
 from twhin_core.tuning.space import Values, measured, sweep_of, with_values
@@ -53,7 +54,7 @@ def last_step(config: Config, root: str) -> int:
 
 
 def with_looks(config: Config, root: str, looks: int) -> Config:
-    """The config with a checkpoint at each look, all of which are kept."""
+    """The config with a checkpoint at each look, all of which stay until they are measured."""
     every = -(-last_step(config, root) // looks)
     update = {
         "checkpoint_every_n": every,
@@ -129,7 +130,8 @@ class Trial:
         if own.prepare is not None:
             prepare(own, root)
         sweep = sweep_of(config)
-        own = with_looks(own, root, sweep.looks)
+        self._kept = own.training.keep_checkpoints_after_success
+        self._own = own = with_looks(own, root, sweep.looks)
         self._looks = Looks(config, own, root)
         self.curve = list(curve)
         """(share of training, metric) at each look."""
@@ -168,3 +170,11 @@ class Trial:
 
     def stop(self) -> None:
         self._training.stop()
+
+    def finish(self) -> None:
+        """Keeps as many checkpoints as the config says, once all have been measured."""
+        if self._kept is not None:
+            training = self._own.training.model_copy(update={"keep_checkpoints_after_success": self._kept})
+            own = self._own.model_copy(update={"training": training})
+            with working(own, self.root, "train"):
+                keep_after_success(own, self.root, "train")

@@ -83,6 +83,7 @@ class Running(NamedTuple):
 
 def _run(config: Config, root: str, study: Study, prepared: str | None) -> None:
     left, running = study.left(), list[Running]()
+    remove_checkpoints(root, study)
     try:
         while True:
             while len(running) < study.sweep.parallelism and (left or _may_start(study)):
@@ -93,6 +94,7 @@ def _run(config: Config, root: str, study: Study, prepared: str | None) -> None:
             for one in list(running):
                 if not _step(one, study):
                     running.remove(one)
+                    remove_checkpoints(root, study)
             time.sleep(PAUSE)
     finally:
         for one in running:
@@ -129,12 +131,13 @@ def _step(running: Running, study: Study) -> bool:
         reason = _reason_to_stop(study, asked) if trial.share < 1 else ""  # however fast its training has been
         if reason:
             trial.stop()
-            _end(study, running, None, reason)
+            _end(study, asked, None, reason)
         return not reason
     if was_over and trial.error is not None:
         _fail(study, asked, trial.error)
     elif was_over:
-        _end(study, running, trial.value, "")
+        trial.finish()
+        _end(study, asked, trial.value, "complete")
     return not was_over
 
 
@@ -145,16 +148,9 @@ def _reason_to_stop(study: Study, asked: optuna.Trial) -> str:
     return "stopped: the budget is spent" if study.is_over_budget() else ""
 
 
-def _end(study: Study, running: Running, value: float | None, reason: str) -> None:
-    """Ends a trial. Only the best one keeps its checkpoints."""
-    before, root = study.best, running.trial.root
-    study.tell(running.asked, value, reason)
-    number, best = running.asked.number, study.best
-    log.info("tune: trial %d: %s", number + 1, reason or "complete")
-    if best is None or best.number != number:
-        _remove_checkpoints(root)
-    elif before is not None:
-        _remove_checkpoints(trial_root(root.rsplit("/", 2)[0], before.number))
+def _end(study: Study, asked: optuna.Trial, value: float | None, how: str) -> None:
+    study.tell(asked, value, how if value is None else "")
+    log.info("tune: trial %d: %s", asked.number + 1, how)
 
 
 def _fail(study: Study, asked: optuna.Trial, reason: str) -> None:
@@ -170,8 +166,12 @@ def _fail(study: Study, asked: optuna.Trial, reason: str) -> None:
         raise UserError(f"tune: the first {len(failed)} trials failed; trial {asked.number + 1}: {reason}")
 
 
-def _remove_checkpoints(root: str) -> None:
-    storage.remove(storage.join(root, "checkpoints"))
+def remove_checkpoints(root: str, study: Study) -> None:
+    """Removes those of all trials that have ended, except of the best."""
+    best = study.best
+    for trial in study.trials():
+        if trial.state.is_finished() and (best is None or trial.number != best.number):
+            storage.remove(storage.join(trial_root(root, trial.number), "checkpoints"))
 
 
 def _write(config: Config, root: str, study: Study) -> Found:
