@@ -18,6 +18,9 @@ from twhin_core.stages.evaluate import evaluate
 from twhin_core.stages.export import export
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.train import train
+from twhin_core.tuning.page import tried
+from twhin_core.tuning.study import check_installed
+from twhin_core.tuning.tune import tune
 
 pytest.importorskip("flask_cors", reason="requirements/dev.txt installs what the server needs")
 
@@ -49,6 +52,30 @@ def lines(root: Path) -> list[dict[str, Any]]:
 def curve(url: str, run: Any, name: str) -> list[tuple[int, float]]:
     """(step, value) in the order in which they were sent."""
     return [(point.step, point.value) for point in client(url).get_metric_history(run.info.run_id, name)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_trials_are_runs_of_one_experiment_with_their_figures(
+    server: str, small_config: SmallConfig, tmp_path: Path
+) -> None:
+    check_installed()
+    metric = "validation.all.mrr_rhs"
+    space = {"model.temperature": {"log": [0.1, 10.0]}}
+    config = small_config(
+        tracking={"mlflow": server, "experiment": "sweep"},
+        sweep={"space": space, "metric": metric, "trials": 3, "looks": 2, "stopping": "asha"},
+    )
+    found = tune(config, str(tmp_path / "first"))
+    experiment = client(server).get_experiment_by_name("sweep")
+    runs = {run.info.run_name: run for run in client(server).search_runs([experiment.experiment_id])}
+    assert set(runs) == {"prepared", "first/trials/1", "first/trials/2", "first/trials/3"}
+    for trial in tried(found.study):
+        run = runs[f"first/trials/{trial.number}"]
+        assert run.info.status == {"complete": "FINISHED", "stopped": "KILLED"}[trial.state]
+        assert run.data.metrics[metric] == trial.value
+        assert float(run.data.params["model.temperature"]) == trial.values["model.temperature"]
+        assert "training.loss" in run.data.metrics
 
 
 @pytest.mark.slow

@@ -55,6 +55,16 @@ def test_a_tracker_learns_how_a_stage_ended(
     assert kept.ends == [how]
 
 
+@pytest.mark.parametrize("how", [FINISHED, STOPPED])
+def test_what_a_sweep_measured_goes_to_the_run_of_the_trial(kept: Kept, trained: tuple[Config, str], how: str) -> None:
+    figures = {"validation.all.recall@20": 0.25}
+    for _ in range(2):  # as after a kill
+        track.track_trial(*trained, 8, figures, how)
+    assert kept.figures == [(8, figures)]
+    assert kept.ends == [how, how]
+    assert not Path(trained[1], "evaluation/validation").exists()
+
+
 def test_damaged_results_are_not_sent_and_do_not_end_a_stage(
     kept: Kept, trained: tuple[Config, str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -77,7 +87,8 @@ def test_damaged_results_are_not_sent_and_do_not_end_a_stage(
         ("gs://bucket/runs/my/", "my"),
         ("/models/clicks/versions/3", "clicks/versions/3"),
         ("versions/3", "versions/3"),
-        ("sweeps/first/trials/3", "first/trials/3"),
+        ("sweeps/first/trials/12", "first/trials/12"),
+        ("gs://bucket/sweep/trials/sweep-abcd", "sweep/trials/sweep-abcd"),
         ("my", "my"),
     ],
 )

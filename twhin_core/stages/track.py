@@ -8,7 +8,7 @@ import json
 import posixpath
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import quote
 
@@ -63,9 +63,7 @@ def tracking(config: Config, root: str) -> Iterator[Stream]:
     """
     settings = config.tracking.prometheus
     others = [] if settings is None else [Exposition(settings, _title(root))]
-    trackers = open_trackers(config.tracking, root)
-    about = About(_title(root), {"twhin.run_root": root, **_code()}, _parameters(config)) if trackers else None
-    sessions = [] if about is None else [Session(tracker, root, about) for tracker in trackers]
+    sessions = _sessions(config, root)
     points = _points(root) if sessions else []
     for session in sessions:
         session.start(points)
@@ -100,7 +98,7 @@ def track_after_training(config: Config, root: str) -> None:
 
 
 def _end(stream: Stream, sessions: Sequence[Session], others: Sequence[Exposition], results: Results, how: str) -> None:
-    """Sends what is left, from a thread: a client may be slower than it was asked to be."""
+    """Sends what is left."""
 
     def send() -> None:
         stream.wait()
@@ -110,14 +108,45 @@ def _end(stream: Stream, sessions: Sequence[Session], others: Sequence[Expositio
             session.finish(results, how)
 
     stream.close()
-    if not sessions and not others:
-        return
+    if sessions or others:
+        _in_time(send, sessions)
+
+
+def _in_time(send: Callable[[], None], sessions: Sequence[Session]) -> None:
+    """Sends from a thread, since a client may be slower than it was asked to be."""
     thread = threading.Thread(target=send, name="tracking", daemon=True)
     thread.start()
     thread.join(LONGEST_END)
     if thread.is_alive():
         for session in sessions:
             session.give_up(LONGEST_END)
+
+
+def track_trial(config: Config, root: str, step: int, figures: Mapping[str, float], how: str) -> None:
+    """Sends what a sweep has measured of a trial whose training has ended, and how that was.
+
+    Raises:
+        UserError: as `tracking`.
+    """
+    sessions = _sessions(config, root)
+    results = Results(step, figures, {})
+
+    def send() -> None:
+        for session in sessions:
+            session.finish(results, how)
+
+    for session in sessions:
+        session.start([])
+    if sessions:
+        _in_time(send, sessions)
+
+
+def _sessions(config: Config, root: str) -> list[Session]:
+    trackers = open_trackers(config.tracking, root)
+    if not trackers:
+        return []
+    about = About(_title(root), {"twhin.run_root": root, **_code()}, _parameters(config))
+    return [Session(tracker, root, about) for tracker in trackers]
 
 
 def _title(root: str) -> str:

@@ -17,6 +17,8 @@ from twhin_core.graph.manifest import read_schema
 from twhin_core.run import TRIALS, working
 from twhin_core.stages.old_checkpoints import keep_after_success
 from twhin_core.stages.prepare import prepare
+from twhin_core.stages.track import track_trial
+from twhin_core.tracking.tracker import FINISHED, STOPPED
 from twhin_core.tuning.process import Training
 from twhin_core.tuning.space import Values, measured, sweep_of, with_values
 
@@ -69,7 +71,7 @@ class Looks:
 
     def __init__(self, config: Config, own: Config, root: str) -> None:
         """`own`: the config of the trial, which `config` has the sweep for."""
-        self._metric = sweep_of(config).metric
+        self.metric = sweep_of(config).metric
         self._config = measured(own.model_copy(update={"sweep": config.sweep}))
         self._root, self._every = root, own.training.checkpoint_every_n
         self._steps = last_step(own, root)
@@ -81,6 +83,10 @@ class Looks:
     def share(self, step: int) -> float:
         """How much of the training is done at a step."""
         return min(1.0, step / self._steps)
+
+    def step(self, share: float) -> int:
+        """The step at which so much of the training was done."""
+        return round(share * self._steps)
 
     def waiting(self, done: int) -> list[Checkpoint]:
         """The complete checkpoints of later looks than `done`: of regular steps, and of the last."""
@@ -169,10 +175,21 @@ class Trial:
         return self._training.error()
 
     def stop(self) -> None:
+        """Ends the training at once; another process may go on with it."""
         self._training.stop()
 
+    def give_up(self) -> None:
+        """Ends the training for good, and tells the trackers the figure so far."""
+        self.stop()
+        self._track(STOPPED)
+
+    def _track(self, how: str) -> None:
+        assert self.value is not None
+        track_trial(self._own, self.root, self._looks.step(self.share), {self._looks.metric: self.value}, how)
+
     def finish(self) -> None:
-        """Keeps as many checkpoints as the config says, once all have been measured."""
+        """Tells the trackers the figure, and keeps as many checkpoints as the config says. All have been measured."""
+        self._track(FINISHED)
         if self._kept is not None:
             training = self._own.training.model_copy(update={"keep_checkpoints_after_success": self._kept})
             own = self._own.model_copy(update={"training": training})

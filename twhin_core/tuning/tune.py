@@ -130,7 +130,7 @@ def _step(running: Running, study: Study) -> bool:
         log.info("tune: trial %d: %.0f %% trained: %.4f", asked.number + 1, 100 * trial.share, trial.value)
         reason = _reason_to_stop(study, asked) if trial.share < 1 else ""  # however fast its training has been
         if reason:
-            trial.stop()
+            trial.give_up()
             _end(study, asked, None, reason)
         return not reason
     if was_over and trial.error is not None:
