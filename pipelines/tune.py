@@ -58,7 +58,7 @@ def trial(
 
     name = name or os.environ.get(TRIAL)
     if not name:
-        raise UserError(f"trial: has no name; set --name, or {TRIAL} as Vertex AI does")
+        raise UserError(f"trial: needs a name; set --name, or {TRIAL} as Vertex AI does")
     given = {}
     for argument in context.args:
         option, separator, value = argument.partition("=")

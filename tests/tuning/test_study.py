@@ -56,6 +56,22 @@ def test_what_is_tried_does_not_depend_on_which_processes_ask(config: Config, tm
         assert values["train_data.global_negatives"] in range(4, 65)
 
 
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_the_table_starts_with_the_best_also_if_its_training_ended_early(
+    direction: str, small_config: SmallConfig, tmp_path: Path
+) -> None:
+    check_installed()
+    study = Study(small_config(sweep={"space": SPACE, "direction": direction}), str(tmp_path))
+    sign = 1 if direction == "maximize" else -1
+    for share, figure, ends in ((1.0, 0.8, True), (0.5, 0.9, True), (0.25, 0.7, False), (0.75, 0.1, False)):
+        trial = study.ask()
+        study.note(trial, [(share, sign * figure)], 1.0)
+        study.tell(trial, sign * figure if ends else None)
+    assert [of.number for of in tried(study)] == [2, 1, 4, 3]
+    assert study.best is not None
+    assert study.best.number + 1 == 2
+
+
 def test_a_trial_that_was_left_has_its_values_and_its_curve(config: Config, tmp_path: Path) -> None:
     study, draw = Study(config, str(tmp_path)), random.Random(1)
     values, curves = [], []

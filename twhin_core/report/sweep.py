@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -133,23 +134,15 @@ def _curves(metric: str, best: Tried, trials: Sequence[Tried]) -> Panel | None:
 
 
 def _progress(metric: str, trials: Sequence[Tried]) -> Panel | None:
-    """The best value so far, by trial."""
-    so_far: list[tuple[float, float]] = []
+    """The best value so far, by trial. `trials` start with the best."""
     complete = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
-    best = trials_in_order(complete)
-    ranked = {trial.number: position for position, trial in enumerate(complete)}  # the table starts with the best
-    top = len(ranked)
-    for trial in best:
-        top = min(top, ranked[trial.number])
-        so_far.append((float(trial.number), complete[top].value or 0.0))
+    ranks = sorted((trial.number, rank) for rank, trial in enumerate(complete))
+    best = itertools.accumulate((rank for _, rank in ranks), min)
+    so_far = [(float(number), complete[rank].value or 0.0) for (number, _), rank in zip(ranks, best, strict=True)]
     chart = line_chart({BEST: so_far})
     if chart is None or len(so_far) < 2:
         return None
     return Panel("Best so far by trial", chart, [(BEST, metric, shown(so_far[-1][1]))])
-
-
-def trials_in_order(trials: Sequence[Tried]) -> list[Tried]:
-    return sorted(trials, key=lambda trial: trial.number)
 
 
 def _scatter(of: Ranged, best: Tried, complete: Sequence[Tried]) -> Panel:

@@ -20,10 +20,12 @@ SHOWN = 20
 def tried(study: Study) -> list[Tried]:
     """All trials: complete ones, the best first, then the others, those that trained longest first."""
     sign = -1 if study.sweep.direction == "maximize" else 1
-    found = [_tried(trial) for trial in study.trials()]
-    return sorted(
-        found, key=lambda of: (of.state != "complete", -of.share, sign * of.value if of.value is not None else 0.0)
-    )
+
+    def place(of: Tried) -> tuple[bool, float, float]:
+        is_complete = of.state == "complete"  # if training ended early by itself, so is one with a smaller share
+        return not is_complete, 0.0 if is_complete else -of.share, sign * of.value if of.value is not None else 0.0
+
+    return sorted(map(_tried, study.trials()), key=place)
 
 
 def _tried(trial: optuna.trial.FrozenTrial) -> Tried:
