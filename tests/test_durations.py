@@ -59,7 +59,7 @@ def test_resumed_work_adds_up_even_if_it_was_stopped(tmp_path: Path) -> None:
         pass
     assert read_durations(root)["train"]["seconds"] < 1
     assert set(storage.read_json(f"{root}/durations/train.json")) == {
-        "seconds", "ended", "machine", "cores", "memory", "gpus",
+        "seconds", "machine_seconds", "ended", "machine", "cores", "memory", "gpus",
     }  # fmt: skip
 
 

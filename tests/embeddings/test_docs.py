@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from tests.command_line import ROOT
 from tests.embeddings.test_embeddings import cosine, read, relation
 from twhin_core.config import file as config_file
+from twhin_core.graph.manifest import SPLITS, find_manifest
 from twhin_core.stages.export import export
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.train import train
@@ -36,6 +38,25 @@ def quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "runs/quickstart"
 
 
+def count_favs(root: str, user: str) -> tuple[Counter[str], set[str]]:
+    """The training edges of each tweet, and the tweets that a user has faved in any split."""
+    relations = [entry.name for entry in find_manifest(root).relations]
+    ids = {table: dict(zip(*read_columns(f"{root}/graph/vocab/{table}"), strict=True)) for table in ("user", "tweet")}
+    degree, mine = Counter[str](), set()
+    for split in SPLITS:
+        for lhs, rel, rhs in zip(*read_columns(f"{root}/graph/edges/{split}"), strict=True):
+            if relations[rel] == "fav":
+                degree[ids["tweet"][rhs]] += split == "train"
+                if ids["user"][lhs] == user:
+                    mine.add(ids["tweet"][rhs])
+    return degree, mine
+
+
+def read_columns(folder: str) -> list[list[Any]]:
+    names = ["lhs", "rel", "rhs"] if "/edges/" in folder else ["index", "id"]
+    return [pq.read_table(folder)[name].to_pylist() for name in names]
+
+
 def test_the_notebook_example_runs(quickstart: str, capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     names: dict[str, Any] = {}
@@ -51,6 +72,9 @@ def test_the_notebook_example_runs(quickstart: str, capsys: pytest.CaptureFixtur
     best = np.argsort(-scores)[:5]
     assert [one.id for one in names["favs"]] == [tweets[at] for at in best]
     assert [one.score for one in names["favs"]] == pytest.approx(scores[best].tolist(), abs=1e-5)
+    degree, mine = count_favs(quickstart, "user:17")
+    new = [at for at in np.argsort(-scores) if tweets[at] not in mine and degree[tweets[at]] >= 20]
+    assert [one.id for one in names["new"]] == [tweets[at] for at in new[:5]]
     inverse = relation(quickstart, "fav", "inverse")  # the quickstart is reciprocal
     fans = np.argsort(-(of_users @ (of_tweets[best[0]] + inverse)))[:10]
     assert [one.id for one in names["fans"]] == [users[at] for at in fans]

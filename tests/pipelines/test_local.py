@@ -64,13 +64,17 @@ def test_kfp_gets_the_metrics_the_report_and_the_places(first: subprocess.Comple
         return found
 
     figures = json.loads((root / "evaluation/metrics.json").read_text())["test"]["all"]
-    assert metadata("evaluate", "metrics") == {f"test.all.{name}": value for name, value in figures.items()}
+    found = metadata("evaluate", "metrics")
+    named = {name: found.pop(name) for name in list(found) if name.startswith("test.")}
+    assert named == {f"test.all.{name}": value for name, value in figures.items()}
+    assert found.items() >= {"run_root": str(root), "graph": f"{root}/graph/manifest.json"}.items()
     reports = {stage: (outputs[stage].parent / "report").read_text() for stage in ("evaluate", "export")}
     assert reports["export"] == (root / "evaluation/report.html").read_text()
     assert 'id="exported"' in reports["export"]
     assert 'id="exported"' not in reports["evaluate"]  # it was written before there was any export
     assert 'id="figures"' in reports["evaluate"]
     checkpoint = metadata("train", "checkpoint")
+    assert found["checkpoint"] == str(checkpoint["step"])
     assert Path(str(checkpoint["uri"])) == root / "checkpoints" / str(checkpoint["step"])
     assert metadata("export", "embeddings") == {"uri": f"{root}/embeddings"}
 

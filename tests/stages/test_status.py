@@ -57,12 +57,17 @@ def holder(machine: str = "another", pid: str = "1", started: str = "7") -> str:
 
 
 def record(ended: str | None, seconds_ago: float, waits: bool = False, error: str | None = None) -> dict[str, Any]:
-    when = (datetime.now(UTC) - timedelta(seconds=seconds_ago)).isoformat()
     figures = {
         "work": "for rain" if waits else "train", "waits": waits, "done": 30, "total": 120, "unit": "edges",
         "per_s": 6.0, "left_s": 15.0, "step": 3, "steps": 12,
     }  # fmt: skip
-    return {"since": when, "at": when, "ended": ended, "error": error, "figures": figures}
+    return {"seconds_ago": seconds_ago, "ended": ended, "error": error, "figures": figures}
+
+
+def written_now(noted: dict[str, Any]) -> dict[str, Any]:
+    """The tests may run long after the cases below were made."""
+    when = (datetime.now(UTC) - timedelta(seconds=noted["seconds_ago"])).isoformat()
+    return {"since": when, "at": when, **{key: noted[key] for key in ("ended", "error", "figures")}}
 
 
 HERE = lease._identity()
@@ -102,6 +107,7 @@ def test_the_state_of_a_stage_follows_from_its_lease_its_record_and_its_result(c
     storage.write_text(f"{root}/.leases/train", text)
     storage.remove(f"{root}/.leases/train.activity")
     if noted is not None:
+        noted = written_now(noted)
         storage.write_json(f"{root}/.leases/train.activity", noted)
     if not is_finished:
         storage.remove(f"{root}/training/finished.json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from twhin_core.config.numbers import Few, Figure, Seed
 from twhin_core.config.section import Section
@@ -22,6 +22,14 @@ def _is_budget(budget: float | str) -> float | str:
     if not is_valid:
         raise ValueError(f"needs a duration, such as 12h, or a number above 0; got {budget!r}")
     return budget
+
+
+# Checked by one function, since a union of types would say what each of them expects.
+Budget = Annotated[
+    float | str,
+    AfterValidator(_is_budget),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number", "exclusiveMinimum": 0, "maximum": 1e6}]}),
+]
 
 
 class Parameter(Section):
@@ -86,7 +94,7 @@ class Sweep(Section):
     )
     direction: Literal["maximize", "minimize"] = Field("maximize", description="Whether more or less is better.")
     trials: Few = Field(20, description="How many combinations to try.")
-    budget: Annotated[float | str, AfterValidator(_is_budget)] | None = Field(
+    budget: Budget | None = Field(
         None,
         description="Stop when all trials together have taken this long: `12h`, or a number for that many times what "
         "the first complete trial took. Default: no limit.",
