@@ -10,7 +10,6 @@ import pytest
 
 from tests.command_line import assert_refused, twhin
 from tests.conftest import SmallConfig
-from tests.export.exporting import changed
 from tests.stages.test_clean import LONG_AGO, going, kept, write_aside
 from twhin_core import activity, lease
 from twhin_core.checkpoints import checkpoint
@@ -18,7 +17,6 @@ from twhin_core.config import Config
 from twhin_core.errors import UserError
 from twhin_core.run import open_run
 from twhin_core.stages.clean import clean
-from twhin_core.stages.old_checkpoints import keep_after_success
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.show_status import list_status
 from twhin_core.stages.train import train
@@ -121,7 +119,6 @@ def test_every_look_of_a_trial_can_be_measured_after_its_training_whatever_is_cl
     before = sorted(path for path in Path(root).rglob("*") if ".leases" not in path.parts)
     for place in (trial, prepared):
         clean(place, removes=True)
-    keep_after_success(changed(own, "training", keep_checkpoints_after_success=1), trial, "export")
     assert sorted(path for path in Path(root).rglob("*") if ".leases" not in path.parts) == before
     assert [of.step for of in looks.waiting(0)] == waiting
     Path(root, "sweep.yaml").rename(Path(root, "moved.yaml"))  # then it is a run like any other

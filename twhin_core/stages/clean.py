@@ -18,7 +18,7 @@ from twhin_core.graph.manifest import MANIFEST, shared_graph
 from twhin_core.output import Cell, Column, Listing
 from twhin_core.published import list_ids, root_of
 from twhin_core.removed import read_removed
-from twhin_core.run import TRIALS, check_is_run, is_series, saved_config
+from twhin_core.run import TRIALS, check_is_run, is_series, saved_config, sweep_with
 from twhin_core.series.retention import left_of, remove_version
 from twhin_core.sizes import readable
 from twhin_core.stages.old_checkpoints import sort_out
@@ -147,7 +147,10 @@ def _checkpoints(config: Config | None, root: str, sizes: dict[str, int]) -> Ite
     if config is None:
         return
     count = config.training.keep_checkpoints_after_success or 1
+    sweep = sweep_with(root)  # which removes what it has measured by itself
     for checkpoint, use in sort_out(root, count):
+        if sweep is not None and use is None:
+            use = f"the sweep {sweep} may not have measured it"
         yield _folder(root, f"{FOLDER}/{checkpoint.step}", sizes, "a newer one is complete", use)
 
 

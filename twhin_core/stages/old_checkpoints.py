@@ -13,7 +13,6 @@ from twhin_core.evaluation.result import place
 from twhin_core.export.manifest import read_export_manifest
 from twhin_core.progress import log
 from twhin_core.ranking.queries import Split
-from twhin_core.run import sweep_with
 from twhin_core.series.needs import pins
 from twhin_core.series.reading import is_read
 from twhin_core.stages.status import at_work
@@ -55,8 +54,6 @@ def _uses(root: str, steps: list[int]) -> dict[int, str]:
     """What each step is needed for, where there is something."""
     if not storage.exists(storage.join(root, FINISHED)):
         return dict.fromkeys(steps, "training has not finished")
-    if (sweep := sweep_with(root)) is not None:
-        return dict.fromkeys(steps, f"the sweep {sweep} may not have measured it")
     if is_read(root):
         return dict.fromkeys(steps, "the run is being read")
     uses = dict.fromkeys(_waiting(root, steps), "evaluate --follow has not measured it")
