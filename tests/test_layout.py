@@ -15,7 +15,7 @@ from tests.command_line import ROOT
 
 # A module or folder of twhin_core imports only from those before it here.
 LAYERS = [
-    "errors", "limits", "plugins", "sizes", "conditions", "output", "progress", "checksum", "stores", "storage",
+    "errors", "limits", "plugins", "sizes", "conditions", "progress", "output", "checksum", "stores", "storage",
     "scratch", "paths", "parquet", "config", "schema", "lease", "activity", "heartbeat", "run", "removed", "published",
     "dependents", "durations", "libraries", "tracking", "synthetic", "graph", "data", "model", "vectors", "distributed",
     "checkpoints", "ranking", "training", "evaluation", "export", "registry", "series", "inductive", "embeddings",
