@@ -14,8 +14,7 @@ from twhin_core.errors import UserError
 from twhin_core.evaluation.gates import decide
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.graph.manifest import read_schema
-from twhin_core.run import TRIALS, working
-from twhin_core.stages.old_checkpoints import keep_after_success
+from twhin_core.run import TRIALS
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.track import track_trial
 from twhin_core.tracking.tracker import FINISHED, STOPPED
@@ -189,9 +188,8 @@ class Trial:
 
     def finish(self) -> None:
         """Tells the trackers the figure, and keeps as many checkpoints as the config says. All have been measured."""
+        from twhin_core.checkpoints import checkpoint
+
         self._track(FINISHED)
-        if self._kept is not None:
-            training = self._own.training.model_copy(update={"keep_checkpoints_after_success": self._kept})
-            own = self._own.model_copy(update={"training": training})
-            with working(own, self.root, "train"):
-                keep_after_success(own, self.root, "train")
+        for old in checkpoint.complete(self.root)[: -self._kept] if self._kept is not None else ():
+            checkpoint.remove(old)
