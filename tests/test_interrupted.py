@@ -91,7 +91,7 @@ def finish(stage: str, config: Config, root: str) -> float:
 
 @pytest.mark.parametrize("stage", ["prepare", "export"])
 @pytest.mark.parametrize("place", ["local", *GS_FIRST])
-@pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(6, marks=pytest.mark.slow)])
 def test_the_result_is_the_same_after_repeated_kills(
     kills: int,
     place: str,

@@ -1,4 +1,4 @@
-"""Content of nodes: what prepare writes of drawn rows, against plain Python, on both engines."""
+"""Content of nodes: what prepare writes of drawn rows, against plain Python."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import pytest
 from tests.command_line import twhin
 from tests.conftest import SmallConfig
 from tests.graph.reading import ids, rows
-from tests.graph.spark_session import SPARK, session  # noqa: F401 # a fixture
 from twhin_core.errors import UserError
 from twhin_core.graph.content import RARE
 from twhin_core.graph.content_entry import ContentEntry
@@ -114,9 +113,12 @@ def check_written(root: Path, content: ContentEntry, kept: dict[str, Row]) -> No
     assert content.scale == 2.0 ** -round(math.log2(square) / 2)
 
 
-@pytest.mark.parametrize("engine", [{}, pytest.param(SPARK, marks=pytest.mark.slow)], ids=["duckdb", "spark"])
 @pytest.mark.parametrize("seed", range(3))
-def test_it_is_that_of_the_good_rows(small_config: SmallConfig, tmp_path: Path, engine: Any, seed: int) -> None:
+def test_it_is_that_of_the_good_rows(small_config: SmallConfig, tmp_path: Path, seed: int) -> None:
+    check_good_rows(small_config, tmp_path, seed)
+
+
+def check_good_rows(small_config: SmallConfig, tmp_path: Path, seed: int, **engine: str) -> None:
     given, root = draw(seed), tmp_path / "run"
     write(tmp_path / "content.parquet", given)
     plain = prepare(small_config(prepare=engine), str(tmp_path / "plain"))
@@ -135,8 +137,11 @@ def test_it_is_that_of_the_good_rows(small_config: SmallConfig, tmp_path: Path, 
     check_written(root, content, kept)
 
 
-@pytest.mark.parametrize("engine", [{}, pytest.param(SPARK, marks=pytest.mark.slow)], ids=["duckdb", "spark"])
-def test_forgotten_nodes_leave_no_content(small_config: SmallConfig, tmp_path: Path, engine: Any) -> None:
+def test_forgotten_nodes_leave_no_content(small_config: SmallConfig, tmp_path: Path) -> None:
+    check_forgotten_nodes(small_config, tmp_path)
+
+
+def check_forgotten_nodes(small_config: SmallConfig, tmp_path: Path, **engine: str) -> None:
     write(tmp_path / "content.parquet", draw(5))
     config = small_config(prepare={"features": [settings(tmp_path / "content.parquet")], **engine})
     before, after = str(tmp_path / "before"), str(tmp_path / "after")

@@ -78,7 +78,7 @@ def finish(config: Config, root: Path) -> None:
     assert (root / FINISHED).exists()
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])
 def test_a_run_killed_again_and_again_ends_as_the_undisturbed_one(
     kills: int, small_config: SmallConfig, tmp_path: Path
 ) -> None:
