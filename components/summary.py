@@ -11,9 +11,10 @@ from twhin_core.checksum import unseal_lines
 from twhin_core.config import Config
 from twhin_core.evaluation.list_metrics import LISTS, figures_of_lists
 from twhin_core.evaluation.metrics import ALL, Metrics
-from twhin_core.export.manifest import Aligned, ExportManifest
+from twhin_core.export.manifest import Aligned, ExportManifest, VersionMap
 from twhin_core.graph.manifest import SPLITS, Manifest
 from twhin_core.recommend.manifest import ListsManifest
+from twhin_core.report.exports import MAP_COLUMNS, map_rows
 from twhin_core.schema import SIDES
 
 Figures = dict[str, float]
@@ -121,6 +122,7 @@ def export_text(manifest: ExportManifest, folder: str) -> str:
         f"{manifest.dim} dimensions, compared by {COMPARED_BY[manifest.comparator]}, in `{folder}`.",
         _table(("table", "rows", "files"), rows),
         *([] if manifest.aligned is None else _aligned_text(manifest.aligned)),
+        *([] if manifest.map is None else _map_text(manifest.map)),
     )
 
 
@@ -131,6 +133,11 @@ def _aligned_text(aligned: Aligned) -> tuple[str, str]:
     ]
     head = ("table", "nodes of both", "mean cosine, as learned", "mean cosine, rotated")
     return f"Rotated onto the embeddings of `{aligned.root}`.", _table(head, rows)
+
+
+def _map_text(of: VersionMap) -> tuple[str, str]:
+    title = f"Maps to the embeddings of `{of.root}`, measured on nodes that they were not fitted to:"
+    return title, _table(MAP_COLUMNS, map_rows(of))
 
 
 def lists_figures(made: Mapping[str, ListsManifest]) -> Figures:

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from twhin_core import storage
 from twhin_core.checksum import ChecksumWriter, crc32c, sha256
-from twhin_core.errors import TwhinError, UserError, damaged, one_line
+from twhin_core.errors import Damaged, TwhinError, UserError, damaged, one_line
 
 T = TypeVar("T")
 
@@ -85,6 +85,14 @@ class FileEntry(BaseModel):
             raise damaged(url, "is missing") from None
         if found != (self.crc32c or self.sha256):
             raise damaged(url, "does not match its checksum")
+
+    def is_whole(self, root: str) -> bool:
+        """Whether `check` passes."""
+        try:
+            self.check(root)
+        except Damaged:
+            return False
+        return True
 
     def is_there(self, root: str) -> bool:
         """Whether the file exists with its size, if that is known."""

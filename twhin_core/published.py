@@ -90,9 +90,17 @@ def find_current(series: str) -> str:
     return root
 
 
+def series_of(root: str) -> str | None:
+    """The series that the run root is a version of, or None."""
+    parts = root.rstrip("/").rsplit("/", 2)
+    if parts[-2:-1] != [VERSIONS]:
+        return None
+    return parts[0] if len(parts) > 2 else "."
+
+
 def is_version(root: str) -> bool:
     """Whether the run root is a version of a series."""
-    return root.rstrip("/").rsplit("/", 2)[-2:-1] == [VERSIONS]
+    return series_of(root) is not None
 
 
 def find_root(path: str, key: str | None = None) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from twhin.components.summary import export_text
 from twhin_core.config.model import Model
-from twhin_core.export.manifest import Aligned, AlignedTable, ExportManifest, TableExport
+from twhin_core.export.manifest import Aligned, AlignedTable, ExportManifest, TableExport, TableMap, VersionMap
 from twhin_core.parquet import FileEntry
 
 
@@ -42,3 +42,16 @@ def test_export_says_what_it_was_aligned_with() -> None:
     text = export_text(manifest, "runs/my/embeddings")
     assert "Rotated onto the embeddings of `runs/before`." in text
     assert "| user | 1,234 | -0.0125 | 0.9375 |" in text
+
+
+def test_export_says_how_well_its_vectors_are_mapped() -> None:
+    file = FileEntry(path="embeddings/map-user-0.npy", rows=8, sha256="")
+    of = TableMap(matrix=file, nodes=1234, held_out=137, relative_error=0.25, cosine=0.9375, neighbors_kept=0.5)
+    mapped = VersionMap(root="runs/before", space="", kind="linear", tables={"user": of})
+    manifest = ExportManifest(
+        version="0", run="", checkpoint=7, config="", dim=8, comparator="dot", normalized=False, reciprocal=False,
+        map=mapped, tables=[], relations=file, formats={},
+    )  # fmt: skip
+    text = export_text(manifest, "runs/my/embeddings")
+    assert "Maps to the embeddings of `runs/before`" in text
+    assert "| user | 1,234 | 137 | 0.2500 | 0.9375 | 50.0% |" in text

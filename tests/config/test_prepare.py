@@ -131,8 +131,8 @@ def test_dates_need_no_quotes_and_survive_saving(small_config: SmallConfig) -> N
     "key",
     [
         "training.save_dir", "training.initial_checkpoint_dir", "train_data.data_root", "evaluation.previous",
-        "export.align", "prepare.graph", "prepare.previous", "prepare.sources.0.path", "prepare.features.0.path",
-        "prepare.labels.0.path",
+        "export.align", "export.map.to", "prepare.graph", "prepare.previous", "prepare.sources.0.path",
+        "prepare.features.0.path", "prepare.labels.0.path",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("url", ["ftp://host/x", "s3a://bucket/x", "https://host/x", "s3://"])
@@ -143,8 +143,10 @@ def test_a_place_that_no_store_here_has_is_refused_with_its_key(key: str, url: s
         "sources": {"path": url, "relation": "r"},
         "features": {"table": "user", "path": url, "column": "vector"},
         "labels": {"table": "user", "path": url},
+        "map": {"to": url},
     }
-    value = json.dumps([entries[name]]) if name in entries else url
+    of_list = name in entries and name != "map"
+    value = json.dumps([entries[name]] if of_list else entries.get(name, url))
     with pytest.raises(UserError, match=f"{key}: {url}: (only local paths, gs://, s3:// and abfs://|names no bucket)"):
         config_file.load("configs/quickstart.yaml", [f"{section}.{name}={value}"])
 

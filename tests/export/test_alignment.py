@@ -26,7 +26,7 @@ from twhin_core.config import file as config_file
 from twhin_core.embeddings import Embeddings
 from twhin_core.errors import Damaged, UserError
 from twhin_core.evaluation.result import read_metrics
-from twhin_core.export import alignment
+from twhin_core.export import shared_nodes
 from twhin_core.export.manifest import MANIFEST, read_export_manifest
 from twhin_core.stages.evaluate import evaluate
 from twhin_core.stages.export import export
@@ -264,7 +264,7 @@ def test_vectors_are_read_block_by_block(
     whole = export(changed(config, "export", align=before), root).aligned
     kept = matrix(root)
     shutil.rmtree(f"{root}/embeddings")
-    monkeypatch.setattr(alignment, "VECTOR_BYTES_PER_GROUP", 7 * 4 * 8)
+    monkeypatch.setattr(shared_nodes, "VECTOR_BYTES_PER_GROUP", 7 * 4 * 8)
     gather, read = TensorRows.gather, []
 
     def gathered(self: TensorRows, rows: npt.NDArray[np.int64]) -> torch.Tensor:

@@ -86,6 +86,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     ANCHOR: {"training": {"anchor": {"to": "", "weight": 0.1}, "num_epochs": 1}},
     "evaluation.previous": {"evaluation": {"previous": ""}, "training": {"num_epochs": 1}},
     "export.align": {"export": {"align": ""}, "training": {"num_epochs": 1}},
+    "export.map.to": {"export": {"map": {"to": ""}}, "training": {"num_epochs": 1}},
 }
 
 
@@ -109,6 +110,8 @@ def named(value: Any, root: str) -> Any:
         ("evaluation.previous", "after evaluating", None),
         ("export.align", "before exporting after training", "has not been exported with it"),
         ("export.align", "after exporting after training", None),
+        ("export.map.to", "before exporting after training", "has not been exported with it"),
+        ("export.map.to", "after exporting after training", None),
     ],
 )
 def test_an_unfinished_run_keeps_what_it_needs_to_go_on(

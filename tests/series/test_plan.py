@@ -147,7 +147,7 @@ def test_another_config_begins_another_version_where_it_must(days: Days) -> None
 def test_the_first_version_needs_no_earlier_one(days: Days) -> None:
     tree = yaml.safe_load(days.text)
     tree["training"]["anchor"] = {"to": "previous", "weight": 1.0}
-    tree["export"] = {"align": "previous"}
+    tree["export"] = {"align": "previous", "map": {"to": "previous"}}
     tree["evaluation"] = {
         "previous": "previous",
         "gates": {
@@ -159,12 +159,15 @@ def test_the_first_version_needs_no_earlier_one(days: Days) -> None:
     first, later = with_previous(tree, None), with_previous(tree, "before")
     assert (first.training.warm_start, first.training.anchor, first.evaluation.previous) == (None, None, None)
     assert first.export.align is None
+    assert first.export.map is None
     assert {path: gate.model_dump(exclude_none=True) for path, gate in first.evaluation.gates.items()} == {
         "test.all.mrr": {"min": 0.01}
     }
     assert later.training.anchor is not None
     assert later.evaluation.previous == "before"
     assert later.earlier_place(later.export.align) == "before"
+    assert later.export.map is not None
+    assert later.earlier_place(later.export.map.to) == "before"
     assert set(later.evaluation.gates) == set(tree["evaluation"]["gates"])
 
 

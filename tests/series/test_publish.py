@@ -21,11 +21,30 @@ from tests.preloaded import CONTEXT
 from twhin_core import storage
 from twhin_core.embeddings import Embeddings
 from twhin_core.errors import Damaged, GateFailed, StorageRefused, UserError
-from twhin_core.published import find_root, list_ids, read_current
+from twhin_core.published import find_root, list_ids, read_current, series_of
 from twhin_core.run import is_series
 from twhin_core.series import publish as publishing
 from twhin_core.series.publish import publish, rollback
 from twhin_core.series.versions import list_versions
+
+
+@pytest.mark.parametrize(
+    ("root", "series"),
+    [
+        ("models/versions/1", "models"),
+        ("/data/models/versions/2024-01-01/", "/data/models"),
+        ("gs://bucket/models/versions/1", "gs://bucket/models"),
+        ("versions/1", "."),
+        ("models", None),
+        ("versions", None),
+        ("models/versions", None),
+        ("models/versions/1/graph", None),
+        ("models/trials/1", None),
+        ("myversions/1", None),
+    ],
+)
+def test_a_version_is_known_by_its_folder(root: str, series: str | None) -> None:
+    assert series_of(root) == series
 
 
 def states(series: str) -> dict[str, str]:

@@ -269,18 +269,22 @@ def test_queries_go_on_without_the_node(series: Series) -> None:
     }
 
 
-def test_vectors_that_were_aligned_with_a_version_that_is_gone_stay(series: Series) -> None:
+def test_vectors_that_were_aligned_with_and_mapped_to_a_version_that_is_gone_stay(series: Series) -> None:
     tree = yaml.safe_load(series.text)
-    series.text = yaml.safe_dump(tree | {"export": {"formats": ["parquet"], "align": "previous"}})
+    earlier = {"align": "previous", "map": {"to": "previous"}}
+    series.text = yaml.safe_dump(tree | {"export": {"formats": ["parquet"], **earlier}})
     first = series.published
     before = series.refresh(2)
     aligned, others = read_export_manifest(before), vectors(before, "user")
     assert aligned is not None
+    mapped = Embeddings.load(before)["user"].in_space_of(first)[user(7)]
     shutil.rmtree(first)
     forget(series.root, "user", [user(GONE)], "ada")
     after = read_export_manifest(series.published)
     assert after is not None
     assert after.aligned == aligned.aligned is not None
+    assert after.map == aligned.map is not None
+    assert Embeddings.load(series.root)["user"].in_space_of(first)[user(7)].tobytes() == mapped.tobytes()
     assert vectors(series.published, "user") == {name: of for name, of in others.items() if name != user(GONE)}
 
 

@@ -164,6 +164,7 @@ class Config(Section):
             "training.warm_start.from": None if warm_start is None else warm_start.source,
             "training.anchor.to": None if anchor is None else anchor.to,
             "export.align": self.export.align,
+            "export.map.to": None if self.export.map is None else self.export.map.to,
         }
         for key, place in places.items():
             if place is not None and self.earlier_place(place) is None:

@@ -89,6 +89,20 @@ class Projector(Section):
     rows: Few = Field(10_000, description="Maximum rows per table; larger tables are sampled.")
 
 
+class VersionMap(Section):
+    """A matrix for each table that maps this version's vectors to the space of an earlier version's, as exported."""
+
+    to: Location = Field(
+        description="Run root of the earlier version, a series for its published version, or `previous` for that of "
+        "`prepare.previous`. It must have been exported as Parquet, with the same comparator."
+    )
+    kind: Literal["linear", "orthogonal"] = Field(
+        "linear",
+        description="`linear`: any matrix, also between spaces of different dimensions. `orthogonal`: a rotation, "
+        "maybe with a reflection, which keeps lengths, angles and so all neighbors.",
+    )
+
+
 class Export(Section):
     """Embeddings for other systems."""
 
@@ -108,6 +122,11 @@ class Export(Section):
         description="Run root of an earlier version, or `previous` for that of `prepare.previous`. Multiplies all "
         "vectors by the orthogonal matrix that brings nodes of both versions nearest to where that version's export "
         "has them. Scores stay the same. Not for diagonal and complex_diagonal operators.",
+    )
+    map: VersionMap | None = Field(
+        None,
+        description="Also writes matrices that map vectors to the space of an earlier version. Default: none. Needs "
+        "the format parquet.",
     )
     query_side: str | None = Field(
         None,
@@ -129,6 +148,8 @@ class Export(Section):
         for section, name in sections.items():
             if getattr(self, section) is not None and name not in self.formats:
                 raise ValueError(f"{section}: has no effect without {name} in export.formats; add it or remove this")
+        if self.map is not None and "parquet" not in self.formats:
+            raise ValueError("map: maps vectors as Parquet files have them; add parquet to export.formats")
         if self.query_side is not None and not set(QUERY_FORMATS) & set(self.formats):
             raise ValueError(
                 f"query_side: is written only as {' or '.join(QUERY_FORMATS)}; add one of them to export.formats"

@@ -2,5 +2,6 @@
 
 from twhin_core.embeddings.embeddings import Embeddings
 from twhin_core.embeddings.table import Neighbor, TableEmbeddings
+from twhin_core.embeddings.vector_table import VectorTable
 
-__all__ = ["Embeddings", "Neighbor", "TableEmbeddings"]
+__all__ = ["Embeddings", "Neighbor", "TableEmbeddings", "VectorTable"]

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from twhin_core.embeddings.neighbors import find_neighbors, read_choice
 from twhin_core.embeddings.result import Result
 from twhin_core.embeddings.search import exact_words, make_query
+from twhin_core.embeddings.vector_table import VectorTable
 from twhin_core.errors import UserError
+from twhin_core.export.map_chain import read_map
+from twhin_core.published import root_of, series_of
 from twhin_core.schema import Side
-from twhin_core.vectors.ids import IDS_PER_BATCH, Id, find_or_refuse, id_text
-from twhin_core.vectors.named import named_blocks, schema
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-BLOCK_BYTES = 16 << 20
+from twhin_core.vectors.ids import Id, find_or_refuse, id_text
+from twhin_core.vectors.rotation import multiplied
 
 
 class Neighbor(NamedTuple):
@@ -30,39 +25,33 @@ class Neighbor(NamedTuple):
     score: float
 
 
-class TableEmbeddings:
-    """The vectors of a table by id, read on demand.
-
-    `table[id]` is a vector, `id in table` says whether it exists, `len(table)` is the number of vectors, and iteration
-    yields the ids in the order of their index. An id that was an integer or a UUID in the raw files may be given as
-    one.
-    """
+class TableEmbeddings(VectorTable):
+    """The vectors of a table by id, as a run has exported or trained them, and their neighbors."""
 
     def __init__(self, name: str, result: Result, reading: object = None) -> None:
         """`reading` keeps a version of a series from being removed as long as this object lives."""
-        self.name, self._result, self._reading = name, result, reading
-        self._ids, self._rows = result.vectors.ids(name), result.vectors.rows(name)
-        self.dim = self._rows.dim
+        super().__init__(name, result.vectors.ids(name), result.vectors.rows(name), reading)
+        self._result = result
 
     def __repr__(self) -> str:
         return f"<TableEmbeddings {self.name}: {len(self):,} × {self.dim}, step {self._result.vectors.step}>"
 
-    def __len__(self) -> int:
-        return self._ids.size
+    def in_space_of(self, earlier: str | Path) -> VectorTable:
+        """The same nodes' vectors as an earlier version would have them: mapped to its space (`export.map`).
 
-    def __contains__(self, name: object) -> bool:
-        """Raises UserError for what no id can be, such as 2.0."""
-        return self._ids.find(id_text(name)) is not None
+        Args:
+            earlier: the earlier version's run root or, in the same series, its id. The maps of all versions on the way
+                are multiplied.
 
-    def __iter__(self) -> Iterator[str]:
-        for batch in self._ids.batches(IDS_PER_BATCH):
-            yield from batch["id"].to_pylist()
-
-    def __getitem__(self, name: Id) -> npt.NDArray[np.float32]:
-        """The vector of a node, float32 [dim]. Raises NotFound, a UserError and a KeyError, if there is no such id."""
-        position = find_or_refuse(self._ids, self.name, id_text(name))
-        vector: npt.NDArray[np.float32] = self._rows.gather(np.array([position]))[0].numpy()
-        return vector
+        Raises:
+            UserError: no maps of this table lead there, or a version was exported anew since it was mapped to.
+        """
+        earlier, series = str(earlier), series_of(self._result.root)
+        if series is not None and "/" not in earlier:
+            earlier = root_of(series, earlier)
+        matrix = read_map(self._result.root, earlier, self.name)
+        rows = self._rows if matrix is None else multiplied(self._rows, matrix)
+        return VectorTable(self.name, self._ids, rows, self._reading)
 
     def neighbors(
         self,
@@ -121,18 +110,3 @@ class TableEmbeddings:
         query = make_query(self._result.schema, self.name, relation, side)
         by = open_index(self._result, query).words if index else exact_words(self._result, query)
         return f"by {by}, step {self._result.scored.step:,}"
-
-    def batches(self, batch_rows: int | None = None) -> Iterator[pa.RecordBatch]:
-        """All rows (index: int64, id: string, embedding: fixed_size_list<float>[dim]), sorted by index."""
-        names = self._ids.batches(batch_rows or max(1, BLOCK_BYTES // (4 * self.dim)))
-        for block in named_blocks(names, self._rows):
-            yield block.to_batch()
-
-    def to_arrow(self) -> pa.Table:
-        """All rows, with the columns of `batches`."""
-        return pa.Table.from_batches(self.batches(), schema(self.dim))
-
-    def to_pandas(self) -> pd.DataFrame:
-        """All rows with the columns index, id and embedding; each embedding is float32 [dim]."""
-        frame: pd.DataFrame = self.to_arrow().to_pandas()
-        return frame

@@ -141,7 +141,7 @@ def _of_table(task: RankingTask, number: int, shared: Shared, same_space: bool, 
     values = _distances(now, before) if same_space else {}
     k = evaluation.drift.k
     near_now, near_before = (
-        _best(similar(of), own, own, rows, k) for of, rows in ((now, shared.now), (before, shared.before))
+        best(similar(of), own, own, rows, k) for of, rows in ((now, shared.now), (before, shared.before))
     )
     values[f"{NEIGHBORS}{k}"] = jaccard(near_now, near_before)
     values[f"rbo@{k}"] = rank_biased_overlap(near_now, near_before)
@@ -185,8 +185,8 @@ def _answers(
     if not len(nodes) or len(tails.rows) < 2:
         return {}
     own = nodes if of.lhs == of.rhs else None
-    best = [
-        _best(
+    found = [
+        best(
             answers(scorer, side, number, given.gather(nodes)), nodes, own,
             _with_prior(candidates, prior, side, number, rows), drift.k,
         )
@@ -194,7 +194,7 @@ def _answers(
             (now, heads.now, tails.now, tails.rows), (before, heads.before, tails.before, tails.earlier)
         )
     ]  # fmt: skip
-    return {QUERIES: len(nodes), f"answers@{drift.k}": float(_common(*best).mean() / best[0].shape[1])}
+    return {QUERIES: len(nodes), f"answers@{drift.k}": float(common(*found).mean() / found[0].shape[1])}
 
 
 def _with_prior(candidates: Rows, prior: Prior | None, side: Side, number: int, rows: Ints) -> Rows:
@@ -229,7 +229,7 @@ def _downstream(
     return {AUC_BEFORE: carried.before, AUC_NOW: carried.now, AUC_KEPT: carried.now / carried.before}
 
 
-def _best(score: Score, queries: Ints, own: Ints | None, candidates: Rows, k: int) -> Ints:
+def best(score: Score, queries: Ints, own: Ints | None, candidates: Rows, k: int) -> Ints:
     """[Q, k] positions of the best candidates, best first; `own`: the candidate that each query leaves out."""
     import torch
 
@@ -242,8 +242,8 @@ def _best(score: Score, queries: Ints, own: Ints | None, candidates: Rows, k: in
 
 def jaccard(a: Ints, b: Ints) -> Floats:
     """[Q] of the sets in the rows of two arrays [Q, k]: the size of the intersection over that of the union."""
-    common = _common(a, b)
-    jaccard: Floats = common / (2 * a.shape[1] - common)
+    both = common(a, b)
+    jaccard: Floats = both / (2 * a.shape[1] - both)
     return jaccard
 
 
@@ -259,10 +259,10 @@ def rank_biased_overlap(a: Ints, b: Ints, p: float = PERSISTENCE) -> Floats:
     return overlap
 
 
-def _common(a: Ints, b: Ints) -> Floats:
+def common(a: Ints, b: Ints) -> Floats:
     """[Q] how many values the rows of two arrays [Q, k] share."""
-    common: Floats = (a[:, :, None] == b[:, None, :]).sum((1, 2)).astype(np.float64)
-    return common
+    shared: Floats = (a[:, :, None] == b[:, None, :]).sum((1, 2)).astype(np.float64)
+    return shared
 
 
 def _sample(values: Ints, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:

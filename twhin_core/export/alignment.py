@@ -6,24 +6,17 @@ The matrix is fitted once for a checkpoint and kept beside the vectors: whoever 
 from __future__ import annotations
 
 import hashlib
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from pydantic import BaseModel, ValidationError
-
 from twhin_core import storage
-from twhin_core.data.prefetch import Ahead
-from twhin_core.errors import Damaged, UserError
-from twhin_core.export.earlier import KEY, EarlierExport, earlier_root
-from twhin_core.export.manifest import FINISHED, FOLDER, Aligned, AlignedTable
-from twhin_core.export.npy import write_array
+from twhin_core.errors import UserError
+from twhin_core.export.earlier import ALIGN, EarlierExport, earlier_root, open_aligned
+from twhin_core.export.manifest import FINISHED, FOLDER, Aligned, AlignedTable, Record, read_record
+from twhin_core.export.npy import read_array, write_array
 from twhin_core.graph.copies import copy_file
-from twhin_core.parquet import VECTOR_BYTES_PER_GROUP
-from twhin_core.progress import Progress, log
+from twhin_core.progress import log
 from twhin_core.scratch import scratch
-from twhin_core.sizes import in_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,10 +27,9 @@ if TYPE_CHECKING:
 RECORD = f"{FINISHED}/rotation.json"
 
 
-class Record(BaseModel):
+class RotationRecord(Record):
     """The matrix of an export that was killed, or that another format is added to."""
 
-    made_from: str
     aligned: Aligned
 
 
@@ -47,13 +39,15 @@ def align(run: TrainedRun, made_from: str) -> Aligned:
     Files of a finished export stay as they are.
 
     Raises:
-        UserError: as `EarlierExport`; or no node of this run was exported there; or the ids cannot be matched.
+        UserError: as `open_aligned`; or no node of this run was exported there; or the ids cannot be matched.
     """
-    root = earlier_root(run.config, run.root)
+    place = run.config.export.align
+    assert place is not None
+    root = earlier_root(ALIGN, place, run.config, run.root)
     made_from = _digest(made_from, root)
     if (kept := _read_record(run.root, made_from)) is not None:
         return kept
-    earlier = EarlierExport(root, run.config.model.dim, run.schema.tables)
+    earlier = open_aligned(run.config, root, run.schema.tables)
     rotation, tables = fit(run, earlier)
     path = f"{FOLDER}/rotation-{made_from}.npy"
     file = write_array(run.root, path, tuple(rotation.shape), [rotation.numpy()])
@@ -82,7 +76,7 @@ def fit(run: TrainedRun, earlier: EarlierExport) -> tuple[Tensor, dict[str, Alig
         overlaps = {table: _overlap(run, earlier, table, folder / str(at)) for at, table in enumerate(earlier.tables)}
     overlaps = {table: of for table, of in overlaps.items() if of.pairs}
     if not overlaps:
-        raise UserError(f"{KEY}: {earlier.root} has exported none of this run's nodes ({', '.join(earlier.tables)})")
+        raise UserError(f"{ALIGN}: {earlier.root} has exported none of this run's nodes ({', '.join(earlier.tables)})")
     rotation = procrustes.fit(overlaps.values())
     tables = {}
     for table, of in overlaps.items():
@@ -98,23 +92,12 @@ def fit(run: TrainedRun, earlier: EarlierExport) -> tuple[Tensor, dict[str, Alig
 
 
 def _overlap(run: TrainedRun, earlier: EarlierExport, table: str, path: Path) -> Overlap:
-    from twhin_core.vectors.matching import Names, match
-    from twhin_core.vectors.named import named_blocks
-    from twhin_core.vectors.parquet_rows import ParquetRows
+    from twhin_core.export.shared_nodes import SharedNodes
     from twhin_core.vectors.rotation import Overlap
 
-    entry, dim, ids = earlier.tables[table], earlier.manifest.dim, earlier.ids(table)
-    size = entry.rows + entry.unnamed_rows
-    names = Names(f"{entry.rows:,} nodes of table {table}", KEY, earlier.root, "evaluation.memory_limit")
-    match(path, range(size), ids, run.ids(table), in_bytes(run.config.evaluation.memory_limit), names)
-    here, vectors = np.memmap(path, np.int64, "r"), run.checkpoint.rows(table)
-    overlap, batches = Overlap(dim), ids.batches(max(1, VECTOR_BYTES_PER_GROUP // (4 * dim)))
-    blocks = named_blocks(batches, ParquetRows(earlier.files(table), dim))
-    with Progress(f"align {table}", entry.rows, "rows") as progress, Ahead(blocks) as ahead:
-        for block in ahead:
-            rows = here[block.index.to_numpy()]
-            overlap.add(vectors.gather(rows[rows >= 0]), block.vectors[rows >= 0])
-            progress.update(len(block))
+    overlap = Overlap(earlier.manifest.dim)
+    for of in SharedNodes(run, earlier, table, path).vectors(run.checkpoint.rows(table), "align"):
+        overlap.add(of.now, of.before)
     return overlap
 
 
@@ -122,9 +105,7 @@ def read_rotation(root: str, aligned: Aligned) -> Tensor:
     """The matrix under a run root: float32 [dim, dim]. Raises Damaged if its file is missing or has changed."""
     import torch
 
-    aligned.rotation.check(root)
-    content = storage.read_bytes(storage.join(root, aligned.rotation.path))
-    return torch.from_numpy(np.load(io.BytesIO(content)))
+    return torch.from_numpy(read_array(root, aligned.rotation))
 
 
 def _digest(made_from: str, earlier: str) -> str:
@@ -132,13 +113,9 @@ def _digest(made_from: str, earlier: str) -> str:
 
 
 def _write_record(root: str, made_from: str, aligned: Aligned) -> None:
-    storage.write_json(storage.join(root, RECORD), Record(made_from=made_from, aligned=aligned).model_dump())
+    storage.write_json(storage.join(root, RECORD), RotationRecord(made_from=made_from, aligned=aligned).model_dump())
 
 
 def _read_record(root: str, made_from: str) -> Aligned | None:
-    try:
-        record = Record.model_validate(storage.find_json(storage.join(root, RECORD)))
-        record.aligned.rotation.check(root)
-    except (ValidationError, Damaged):  # no record, or one of another version, or a damaged one
-        return None
-    return record.aligned if record.made_from == made_from else None
+    record = read_record(RotationRecord, root, RECORD, made_from)
+    return record.aligned if record is not None and record.aligned.rotation.is_whole(root) else None

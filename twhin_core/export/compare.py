@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import io
-
-import numpy as np
-
-from twhin_core import storage
 from twhin_core.data.splits import has_split
 from twhin_core.evaluation.measure import measure_rows
 from twhin_core.evaluation.metrics import ALL, MRR, Figures, prefix
 from twhin_core.evaluation.result import is_current, read_metrics
 from twhin_core.export.manifest import FormatExport
+from twhin_core.export.npy import read_array
 from twhin_core.export.product_quantization import codebooks_path, decoded_rows
-from twhin_core.export.vector_set import TrainedRun, unit_rows
+from twhin_core.export.vector_set import TrainedRun, exported_rows
 from twhin_core.progress import log
 from twhin_core.vectors.rotation import rotated
 from twhin_core.vectors.rows import Rows
@@ -45,10 +41,6 @@ def compare(run: TrainedRun, exports: dict[str, FormatExport]) -> dict[str, Figu
 def _decoded(run: TrainedRun, export: FormatExport) -> Rows:
     """The vectors of all rows as decoded from their codes, where the checkpoint has them: rotated back."""
     table = export.table
-    rows = rotated(run.checkpoint.rows(table), run.rotation)
     (entry,) = (file for file in export.files if file.path == codebooks_path(table))
-    entry.check(run.root)
-    codebooks = np.load(io.BytesIO(storage.read_bytes(storage.join(run.root, entry.path))))
-    if run.config.export.normalize:
-        rows = unit_rows(rows, lambda row: f"export: {table}: the vector in row {row}")
-    return rotated(decoded_rows(rows, codebooks), None if run.rotation is None else run.rotation.T)
+    decoded = decoded_rows(exported_rows(run, table), read_array(run.root, entry))
+    return rotated(decoded, None if run.rotation is None else run.rotation.T)

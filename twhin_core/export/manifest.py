@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -76,6 +76,38 @@ class Aligned(BaseModel):
     """By table, without those that have no node in both."""
 
 
+class TableMap(BaseModel):
+    """How vectors of a table are mapped to the earlier version's space, and how well that works."""
+
+    matrix: FileEntry
+    """M: an npy file, float32 [dim, dim of the earlier version]. An exported vector x is mapped to x·M."""
+    nodes: int
+    """How many nodes of both versions it was fitted to."""
+    held_out: int
+    """How many others all figures below are of."""
+    relative_error: float
+    """√(Σ|x·M - y|² / Σ|y|²) for the vectors y that the earlier version exported."""
+    cosine: float
+    """The mean cosine of x·M and y."""
+    neighbors_kept: float
+    """Of the 10 nodes that the earlier version has nearest to y (or all, if it has fewer), by cosine, the mean share
+    that are also among the 10 nearest to x·M there."""
+
+
+class VersionMap(BaseModel):
+    """How the exported vectors are mapped to the space of an earlier version (`export.map`)."""
+
+    root: str
+    """The run root of the earlier version."""
+    version: str | None = None
+    """Its id, if both are versions of one series, which may be read under another name than `root`'s."""
+    space: str
+    """The `space` of its export."""
+    kind: Literal["linear", "orthogonal"]
+    tables: dict[str, TableMap]
+    """By table, without those that share too few nodes."""
+
+
 class ExportManifest(BaseModel):
     """`embeddings/manifest.json`: enough to read the embeddings and to score with them."""
 
@@ -94,6 +126,8 @@ class ExportManifest(BaseModel):
     reciprocal: bool
     aligned: Aligned | None = None
     """None unless `export.align` is set."""
+    map: VersionMap | None = None
+    """None unless `export.map` is set."""
     tables: list[TableExport]
     relations: FileEntry
     formats: dict[str, dict[str, FormatExport]]
@@ -104,16 +138,35 @@ class ExportManifest(BaseModel):
     @property
     def files(self) -> list[FileEntry]:
         """All files of the export."""
-        rotation = [] if self.aligned is None else [self.aligned.rotation]
         of_formats = (file for of in self.formats.values() for one in of.values() for file in one.files)
-        return [self.relations, *rotation, *of_formats]
+        return [self.relations, *self.matrices, *of_formats]
+
+    @property
+    def matrices(self) -> list[FileEntry]:
+        """The files of the rotation and the maps."""
+        rotation = [] if self.aligned is None else [self.aligned.rotation]
+        return [*rotation, *([] if self.map is None else [of.matrix for of in self.map.tables.values()])]
+
+    @property
+    def space(self) -> str:
+        """Tells vectors of one space from those of another: equal for exports whose vectors of a node are equal."""
+        rotation = "" if self.aligned is None else self.aligned.rotation.sha256
+        return f"{self.run}-{self.checkpoint}-{self.normalized}-{rotation}"
 
 
-class Finished(BaseModel):
-    """The record of a format and table whose files are complete."""
+class Record(BaseModel):
+    """The record of files that are complete."""
 
     made_from: str
     """Digest of everything that the files depend on."""
+
+
+R = TypeVar("R", bound=Record)
+
+
+class Finished(Record):
+    """The record of a format and table."""
+
     export: FormatExport
 
 
@@ -124,12 +177,8 @@ def read_export_manifest(root: str) -> ExportManifest | None:
 
 def read_finished(root: str, format_name: str, name: str, made_from: str) -> FormatExport | None:
     """The files of a format and name, or None if they are not finished, made from something else, or incomplete."""
-    try:
-        record = Finished.model_validate(storage.find_json(storage.join(root, record_path(format_name, name))))
-    except (ValidationError, Damaged):  # no record, or one of another version, or a damaged one
-        return None
-    is_complete = all(file.is_there(root) for file in record.export.files)
-    return record.export if is_complete and record.made_from == made_from else None
+    record = read_record(Finished, root, record_path(format_name, name), made_from)
+    return record.export if record is not None and all(file.is_there(root) for file in record.export.files) else None
 
 
 def write_finished(root: str, format_name: str, name: str, made_from: str, export: FormatExport) -> None:
@@ -139,3 +188,12 @@ def write_finished(root: str, format_name: str, name: str, made_from: str, expor
 
 def record_path(format_name: str, name: str) -> str:
     return f"{FINISHED}/{format_name}/{name}.json"
+
+
+def read_record(kind: type[R], root: str, path: str, made_from: str) -> R | None:
+    """The record, or None if there is none that is whole, or it is of files that were made from something else."""
+    try:
+        record = kind.model_validate(storage.find_json(storage.join(root, path)))
+    except (ValidationError, Damaged):  # no record, or one of another version, or a damaged one
+        return None
+    return record if record.made_from == made_from else None

@@ -41,6 +41,13 @@ def write_array(root: str, path: str, shape: tuple[int, ...], blocks: Iterable[n
         return FileEntry(path=path, rows=shape[0], **checksum.checksums())
 
 
+def read_array(root: str, entry: FileEntry) -> npt.NDArray[np.float32]:
+    """A small npy file under a run root. Raises Damaged if it is missing or has changed."""
+    entry.check(root)
+    array: npt.NDArray[np.float32] = np.load(io.BytesIO(storage.read_bytes(storage.join(root, entry.path))))
+    return array
+
+
 def write_ids(vector_set: VectorSet, folder: str) -> FileEntry:
     """Writes `<folder>/<table>.ids.parquet`: each row's index in the table and its id, in row order."""
     path = f"{FOLDER}/{folder}/{vector_set.name}.ids.parquet"

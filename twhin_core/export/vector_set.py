@@ -195,6 +195,17 @@ def normalized(vector_set: VectorSet) -> VectorSet:
     return replace(vector_set, rows=unit_rows(vector_set.rows, name), is_normalized=True)
 
 
+def exported_rows(run: TrainedRun, table: str) -> Rows:
+    """All rows of a table as they are exported: rotated and normalized, if the export is.
+
+    Reading a row of zeros that is normalized raises UserError.
+    """
+    rows = rotated(run.checkpoint.rows(table), run.rotation)
+    if not run.config.export.normalize:
+        return rows
+    return unit_rows(rows, lambda row: f"export: {table}: the vector in row {row}")
+
+
 def unit_rows(rows: Rows, name: Callable[[int], str]) -> Rows:
     """`rows` scaled to length 1. Reading a row of zeros raises UserError with the `name` of the row."""
     import torch

@@ -11,7 +11,7 @@ import pyarrow as pa
 from twhin_core import __version__, storage
 from twhin_core.config import Config
 from twhin_core.config.export import Format
-from twhin_core.export.alignment import RECORD, align, read_rotation
+from twhin_core.export import alignment, maps
 from twhin_core.export.compare import compare
 from twhin_core.export.fits import check
 from twhin_core.export.formats import check_installed, digest, takes, writer
@@ -44,11 +44,13 @@ def write_export(run: TrainedRun) -> ExportManifest:
         The manifest. The export is finished once the caller publishes it.
 
     Raises:
-        UserError: a format cannot hold a table, or a vocabulary is broken.
+        UserError: a format cannot hold a table, or a vocabulary is broken; or as `align` and `write_maps`.
     """
     check_installed(run.config.export)
     identity, vectors = identify(run), origin(run)
     run, aligned = _aligned(run, vectors)
+    of_rotated = with_rotation(vectors, aligned)
+    mapped = maps.write_maps(run, of_rotated)
     config, vector_sets = run.config, open_vector_sets(run)
     jobs = [
         (name, vector_set) for name in config.export.formats for vector_set in vector_sets if takes(name, vector_set)
@@ -56,13 +58,14 @@ def write_export(run: TrainedRun) -> ExportManifest:
     for name, vector_set in jobs:
         check(name, config.export, vector_set.name, vector_set.size)
     storage.remove(storage.join(run.root, MANIFEST))  # first: without a manifest, no file counts as exported
-    of_rotated = f"{vectors}-{aligned.rotation.sha256}" if aligned is not None else vectors
     made_from = {name: f"{of_rotated}-{digest(name, config.export)}" for name, _ in jobs}
     finished = {
         (name, vector_set.name): read_finished(run.root, name, vector_set.name, made_from[name])
         for name, vector_set in jobs
     }
-    _remove_all_but(run.root, finished, [] if aligned is None else [RECORD, aligned.rotation.path])
+    rotation = [] if aligned is None else [alignment.RECORD, aligned.rotation.path]
+    matrices = [] if mapped is None else [maps.RECORD, *(of.matrix.path for of in mapped.tables.values())]
+    _remove_all_but(run.root, finished, [*rotation, *matrices])
     formats: dict[str, dict[str, FormatExport]] = {name: {} for name in config.export.formats}
     for name, vector_set in jobs:
         done = finished[name, vector_set.name]
@@ -82,6 +85,7 @@ def write_export(run: TrainedRun) -> ExportManifest:
         normalized=config.export.normalize,
         reciprocal=config.model.reciprocal,
         aligned=aligned,
+        map=mapped,
         tables=[_describe(vector_set, formats) for vector_set in vector_sets if vector_set.relation is None],
         relations=_write_relations(run),
         formats=formats,
@@ -93,8 +97,8 @@ def _aligned(run: TrainedRun, made_from: str) -> tuple[TrainedRun, Aligned | Non
     """The run with its vectors rotated if `export.align` is set, and what the manifest says of it."""
     if run.config.export.align is None:
         return run, None
-    aligned = align(run, made_from)
-    return replace(run, rotation=read_rotation(run.root, aligned)), aligned
+    aligned = alignment.align(run, made_from)
+    return replace(run, rotation=alignment.read_rotation(run.root, aligned)), aligned
 
 
 def _describe(vector_set: VectorSet, formats: dict[str, dict[str, FormatExport]]) -> TableExport:
@@ -137,6 +141,11 @@ def _digest(config: Config) -> str:
 def origin(run: TrainedRun) -> str:
     """What the vectors of a checkpoint are from, as records of finished files say it."""
     return f"{identify(run)}-{run.checkpoint.step}"
+
+
+def with_rotation(vectors: str, aligned: Aligned | None) -> str:
+    """What `vectors` are from, once they are rotated."""
+    return vectors if aligned is None else f"{vectors}-{aligned.rotation.sha256}"
 
 
 def identify(run: TrainedRun) -> str:

@@ -16,7 +16,7 @@ from twhin_core import storage
 from twhin_core.checksum import sha256
 from twhin_core.errors import damaged
 from twhin_core.graph.manifest import read_as
-from twhin_core.published import is_version
+from twhin_core.published import series_of
 from twhin_core.run import is_series
 
 FOLDER = "forgotten"
@@ -118,6 +118,5 @@ def blocked_at(root: str) -> Blocked | None:
 
     `root` may be the series.
     """
-    if is_version(root):
-        return blocked_by(read_records(root.rstrip("/").rsplit("/", 2)[0]))
-    return blocked_by(read_records(root)) if is_series(root) else None
+    series = series_of(root) or (root if is_series(root) else None)
+    return None if series is None else blocked_by(read_records(series))

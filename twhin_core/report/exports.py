@@ -6,9 +6,11 @@ from typing import Any
 
 from twhin_core import storage
 from twhin_core.evaluation.metrics import ALL, EDGES, Figures, Metrics
-from twhin_core.export.manifest import FOLDER, Aligned, FormatExport, read_export_manifest
+from twhin_core.export.manifest import FOLDER, Aligned, FormatExport, VersionMap, read_export_manifest
 from twhin_core.report.figures import SIDED, Table
 from twhin_core.sizes import readable
+
+MAP_COLUMNS = ["table", "fitted to", "measured on", "relative error", "mean cosine", "of the 10 nearest kept"]
 
 
 def collect(metrics: Metrics, root: str) -> dict[str, Any] | None:
@@ -29,6 +31,8 @@ def collect(metrics: Metrics, root: str) -> dict[str, Any] | None:
         "relations": _by_relation(compared) if compared else None,
         "aligned": manifest.aligned,
         "rotated": _rotated(manifest.aligned) if manifest.aligned is not None else None,
+        "map": manifest.map,
+        "maps": Table(MAP_COLUMNS, map_rows(manifest.map)) if manifest.map is not None else None,
     }
 
 
@@ -39,6 +43,15 @@ def _rotated(aligned: Aligned) -> Table:
         for table, of in aligned.tables.items()
     ]
     return Table(["table", "nodes of both", "mean cosine, as learned", "mean cosine, rotated"], rows)
+
+
+def map_rows(of: VersionMap) -> list[list[str]]:
+    """How well vectors are mapped to the earlier version's space, on nodes that the maps were not fitted to."""
+    return [
+        [table, f"{found.nodes:,}", f"{found.held_out:,}", f"{found.relative_error:.4f}", f"{found.cosine:.4f}",
+         f"{found.neighbors_kept:.1%}"]
+        for table, found in of.tables.items()
+    ]  # fmt: skip
 
 
 def _row(format_name: str, export: FormatExport, sizes: dict[str, int]) -> list[str]:

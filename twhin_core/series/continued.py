@@ -27,9 +27,9 @@ def check_text(text: str, overrides: Iterable[str] = (), origin: str = "config")
 def with_previous(tree: dict[str, Any], root: str | None, origin: str = "config") -> Config:
     """The config of a version that continues the one at `root`, or of the first version.
 
-    `previous` in `training.warm_start.from`, `training.anchor.to`, `evaluation.previous` and `export.align` stands for
-    `root`, which `evaluation.previous` also is by default. For the first version, what needs an earlier one is left
-    out: these keys, gates on drift, and `max_drop`.
+    `previous` in `training.warm_start.from`, `training.anchor.to`, `evaluation.previous`, `export.align` and
+    `export.map.to` stands for `root`, which `evaluation.previous` also is by default. For the first version, what needs
+    an earlier one is left out: these keys, gates on drift, and `max_drop`.
 
     Raises:
         UserError: the config is invalid, generates its data, or names another previous version itself.
@@ -46,10 +46,10 @@ def with_previous(tree: dict[str, Any], root: str | None, origin: str = "config"
         if evaluation.get("previous") in (None, PREVIOUS):
             evaluation["previous"] = root
     else:
-        for key, place in (("warm_start", "from"), ("anchor", "to")):
-            section = training.get(key)
+        for of, key, place in ((training, "warm_start", "from"), (training, "anchor", "to"), (export, "map", "to")):
+            section = of.get(key)
             if isinstance(section, dict) and section.get(place) == PREVIOUS:
-                del training[key]
+                del of[key]
         if export.get("align") == PREVIOUS:
             del export["align"]
         if evaluation.get("previous") == PREVIOUS:

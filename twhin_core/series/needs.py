@@ -82,8 +82,10 @@ def _needs(by: str) -> list[tuple[str, str]]:
         found += [(place, "has not finished prepare with it") for place in _given(config.prepare.previous)]
     if not storage.exists(storage.join(by, FINISHED)):
         found += [(place, "has not finished training with it") for place in _training(config, by)]
-    if config.export.align is not None and not storage.exists(storage.join(by, EXPORT)):
-        found += [(place, "has not been exported with it") for place in _places(config, by, config.export.align)]
+    if not storage.exists(storage.join(by, EXPORT)):
+        of_export = [config.export.align, None if config.export.map is None else config.export.map.to]
+        places = (place for key in of_export if key is not None for place in _places(config, by, key))
+        found += [(place, "has not been exported with it") for place in places]
     if not storage.exists(metrics_url(by, config.evaluation.split)):
         found += [(place, "has not been compared with it") for place in _given(config.evaluation.previous)]
     return found

@@ -13,7 +13,6 @@ from twhin_core.errors import GateFailed, UserError
 from twhin_core.evaluation.data_gates import decide_data
 from twhin_core.evaluation.gates import check_names
 from twhin_core.evaluation.task import nodes_only
-from twhin_core.export.earlier import earlier_root
 from twhin_core.graph.build import Checks, build_graph
 from twhin_core.graph.changes import check_unchanged
 from twhin_core.graph.compared import compare, describe_changes, figures_of, write_changes
@@ -22,7 +21,7 @@ from twhin_core.graph.manifest import MANIFEST, Manifest, find_manifest, read_ma
 from twhin_core.progress import log
 from twhin_core.published import find_root
 from twhin_core.run import check_same_graph, working
-from twhin_core.stages.refusals import check_align, check_relations, check_sizes
+from twhin_core.stages.refusals import check_earlier, check_relations, check_sizes
 from twhin_core.stages.track import tracking
 from twhin_core.synthetic.generate import generate
 
@@ -56,9 +55,8 @@ def prepare(config: Config, root: str) -> Manifest:
 
 
 def _build(config: Config, settings: Prepare, root: str) -> Manifest:
-    check_align(config)
-    if config.export.align is not None:
-        note_use(earlier_root(config), root)
+    for earlier in check_earlier(config):
+        note_use(earlier, root)
     sources = settings.sources
     if settings.generate is not None:
         sources = generate(settings.generate, storage.join(root, "raw"))

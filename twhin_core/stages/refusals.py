@@ -6,14 +6,23 @@ from twhin_core.config import Config
 from twhin_core.evaluation.gates import check_names
 from twhin_core.evaluation.task import check_ranking
 from twhin_core.export import fits
-from twhin_core.export.earlier import EarlierExport, earlier_root
+from twhin_core.export.earlier import ALIGN, MAP, earlier_root, open_aligned, open_mapped
 from twhin_core.schema import Schema
 
 
-def check_align(config: Config) -> None:
-    """Raises UserError if vectors of this model cannot be aligned with what `export.align` names, if it does."""
-    if config.export.align is not None:
-        EarlierExport(earlier_root(config), config.model.dim, [table.name for table in config.model.embeddings.tables])
+def check_earlier(config: Config) -> list[str]:
+    """The run roots of the versions that the export will be aligned with and mapped to.
+
+    Raises:
+        UserError: vectors of this model cannot be aligned with what `export.align` names, or mapped to what
+            `export.map` does.
+    """
+    export, tables, roots = config.export, [table.name for table in config.model.embeddings.tables], []
+    if export.align is not None:
+        roots.append(open_aligned(config, earlier_root(ALIGN, export.align, config), tables).root)
+    if export.map is not None:
+        roots.append(open_mapped(config, earlier_root(MAP, export.map.to, config), tables).root)
+    return roots
 
 
 def check_relations(config: Config, relations: list[str]) -> None:

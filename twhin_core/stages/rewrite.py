@@ -51,7 +51,7 @@ def rewrite(source: str, root: str, blocked: Blocked) -> int:
         copy_ranks(source, root, split, relations, forgot.rows)
     _copy(source, root, [*_below(source, TRAINING), *_below(source, DURATIONS), *_metrics(source)])
     storage.publish_json(storage.join(root, MANIFEST), forgot.manifest.model_dump())
-    _keep_rotation(config, source, root)
+    _keep_matrices(config, source, root)
     step = export(config, root).checkpoint
     if config.recommend:
         recommend(config, root)
@@ -61,20 +61,25 @@ def rewrite(source: str, root: str, blocked: Blocked) -> int:
     return forgot.edges
 
 
-def _keep_rotation(config: Config, source: str, root: str) -> None:
-    """The vectors of other nodes stay as they were exported, and what they were aligned with may be gone."""
+def _keep_matrices(config: Config, source: str, root: str) -> None:
+    """The vectors of other nodes stay as they were exported, and the versions that they were aligned with or mapped to
+    may be gone.
+    """
     from twhin_core.checkpoints.checkpoint import at_step
-    from twhin_core.export import alignment
+    from twhin_core.export import alignment, maps
     from twhin_core.export.vector_set import TrainedRun
-    from twhin_core.export.write import origin
+    from twhin_core.export.write import origin, with_rotation
 
     exported = read_export_manifest(source)
-    if exported is None or exported.aligned is None or config.export.align is None:
+    if exported is None:
         return
     checkpoint = at_step(root, exported.checkpoint)
     assert checkpoint is not None
     run = TrainedRun(config, root, checkpoint, read_schema(config, root))
-    alignment.adopt(run, origin(run), source, exported.aligned)
+    if exported.aligned is not None and config.export.align is not None:
+        alignment.adopt(run, origin(run), source, exported.aligned)
+    if exported.map is not None and config.export.map is not None:
+        maps.adopt(run, with_rotation(origin(run), exported.aligned), source, exported.map)
 
 
 def _metrics(root: str) -> list[str]:

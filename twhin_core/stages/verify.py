@@ -169,8 +169,8 @@ def _export(root: str) -> Iterator[tuple[str, Check]]:
         for export in exports.values():
             yield from _files(root, f"embeddings as {name}", export.files)
     yield from _files(root, manifest.relations.path, [manifest.relations])
-    if manifest.aligned is not None:
-        yield from _files(root, manifest.aligned.rotation.path, [manifest.aligned.rotation])
+    for matrix in manifest.matrices:
+        yield from _files(root, matrix.path, [matrix])
 
 
 def _lists(root: str) -> Iterator[tuple[str, Check]]:

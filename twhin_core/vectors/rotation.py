@@ -51,17 +51,25 @@ def fit(overlaps: Iterable[Overlap]) -> Tensor:
 
     Σ ⟨now·Q, before⟩ = tr(Qᵀ·M) for M = Σ now ⊗ before = U·S·Vᵀ, and is largest, tr(S), for Q = U·Vᵀ.
     """
-    left, _, right = torch.linalg.svd(torch.stack([of.products for of in overlaps]).sum(0))
+    return nearest_rotation(torch.stack([of.products for of in overlaps]).sum(0))
+
+
+def nearest_rotation(products: Tensor) -> Tensor:
+    """The orthogonal Q with the largest tr(Qᵀ·`products`): [dim, dim]."""
+    left, _, right = torch.linalg.svd(products)
     rotation: Tensor = left @ right
     return rotation
 
 
 def rotated(rows: Rows, rotation: Tensor | None) -> Rows:
     """The rows times a matrix, float32 [dim, dim]; themselves for None."""
-    if rotation is None:
-        return rows
+    return rows if rotation is None else multiplied(rows, rotation)
+
+
+def multiplied(rows: Rows, matrix: Tensor) -> Rows:
+    """The rows times a matrix, float32 [dim, any]."""
 
     def multiply(vectors: Tensor, _: Ints) -> Tensor:
-        return vectors @ rotation
+        return vectors @ matrix
 
-    return MappedRows(rows, multiply)
+    return MappedRows(rows, multiply, matrix.shape[1])

@@ -66,9 +66,12 @@ class SelectedRows:
 class MappedRows:
     """The rows of a table, transformed by a function."""
 
-    def __init__(self, rows: Rows, function: Callable[[Tensor, Ints], Tensor]) -> None:
-        """`function`: vectors float32 [n, dim] and their rows int64 [n] → float32 [n, dim]."""
-        self._rows, self._function, self.size, self.dim = rows, function, rows.size, rows.dim
+    def __init__(self, rows: Rows, function: Callable[[Tensor, Ints], Tensor], dim: int | None = None) -> None:
+        """`function`: vectors float32 [n, dim of `rows`] and their rows int64 [n] → float32 [n, dim].
+
+        `dim`: None for that of `rows`.
+        """
+        self._rows, self._function, self.size, self.dim = rows, function, rows.size, dim or rows.dim
 
     def read(self, start: int, stop: int) -> Tensor:
         return self._function(self._rows.read(start, stop), np.arange(start, stop))
