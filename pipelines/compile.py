@@ -19,7 +19,7 @@ from twhin.pipelines import kubeflow, pipeline, refresh, vertex
 from twhin.pipelines.resources import Resources, Target
 from twhin_core.config import file as config_file
 from twhin_core.config.file import ConfigText
-from twhin_core.errors import TwhinError, UserError
+from twhin_core.errors import TwhinError, UserError, in_one_line
 
 TARGETS = {"kubeflow": kubeflow, "vertex": vertex}
 CONFIG = "see root.inputDefinitions"
@@ -126,5 +126,5 @@ def _lines(path: str) -> list[str]:
         documents = list(yaml.safe_load_all(Path(path).read_text()))
         documents[0]["root"]["inputDefinitions"]["parameters"]["config"]["defaultValue"]
     except (yaml.YAMLError, LookupError, TypeError) as error:
-        raise UserError(f"{path}: not a compiled pipeline: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: not a compiled pipeline: {in_one_line(error)}") from None
     return yaml.dump_all(documents, Dumper=_Readable, width=120, allow_unicode=True).splitlines()

@@ -16,8 +16,8 @@ import urllib3
 from kfp import Client
 from kfp.client import KF_PIPELINES_SA_TOKEN_ENV, KF_PIPELINES_SA_TOKEN_PATH, ServiceAccountTokenVolumeCredentials
 
-from twhin.pipelines.submit import Outcome, Request, Unreachable, one_line
-from twhin_core.errors import UserError
+from twhin.pipelines.submit import Outcome, Request, Unreachable
+from twhin_core.errors import LONGEST_ANSWER, UserError, in_one_line
 
 TOKEN = "TWHIN_KFP_TOKEN"  # noqa: S105 -- the name of a variable
 """Environment variable with a bearer token. Without it, the token that Kubernetes mounts into a pod is used, if any."""
@@ -82,7 +82,7 @@ class Kubeflow:
         state = found.state or "PENDING"
         tasks = (found.run_details and found.run_details.task_details) or ()
         failures = [
-            f"{task.display_name}: {one_line(task.error.message) if task.error else 'see its log'}"
+            f"{task.display_name}: {in_one_line(task.error.message, LONGEST_ANSWER) if task.error else 'see its log'}"
             for task in tasks
             if task.state == "FAILED"
         ]
@@ -102,7 +102,8 @@ class Kubeflow:
         except kfp_server_api.ApiException as error:
             raise self._explain(error, what) from None
         except urllib3.exceptions.HTTPError as error:
-            raise Unreachable(f"{self.host}: no response: {one_line(getattr(error, 'reason', error))}") from None
+            reason = in_one_line(getattr(error, "reason", error), LONGEST_ANSWER)
+            raise Unreachable(f"{self.host}: no response: {reason}") from None
 
     def _explain(self, error: kfp_server_api.ApiException, what: str) -> Exception:
         message = _message(error)
@@ -128,4 +129,4 @@ def _message(error: kfp_server_api.ApiException) -> str:
         message = json.loads(error.body)["message"]
     except (TypeError, ValueError, LookupError):
         message = error.reason
-    return one_line(f"{error.status} {message}")
+    return in_one_line(f"{error.status} {message}", LONGEST_ANSWER)

@@ -20,7 +20,7 @@ from twhin.pipelines.resources import Target
 from twhin.pipelines.run_root import check_shared
 from twhin_core import storage
 from twhin_core.config import file as config_file
-from twhin_core.errors import GateFailed, TwhinError, UserError
+from twhin_core.errors import LONGEST_ANSWER, GateFailed, TwhinError, UserError, in_one_line
 from twhin_core.evaluation import checks
 from twhin_core.progress import log
 from twhin_core.series.continued import check_text
@@ -212,12 +212,6 @@ def wait(platform: Platform, run: str) -> None:
         time.sleep(POLL_S)
 
 
-def one_line(text: object, most: int = 400) -> str:
-    """A message on one line, truncated to `most` characters."""
-    line = " ".join(str(text).split())
-    return line if len(line) <= most else f"{line[:most]} …"
-
-
 def _read_documents(path: str) -> list[Any]:
     from google.protobuf import json_format
     from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec  # imports all of KFP
@@ -232,7 +226,7 @@ def _read_documents(path: str) -> list[Any]:
         for document in documents[1:]:
             json_format.ParseDict(document, PlatformSpec())
     except (yaml.YAMLError, json_format.ParseError, LookupError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a compiled pipeline: {one_line(error)}") from None
+        raise UserError(f"{path}: not a compiled pipeline: {in_one_line(error, LONGEST_ANSWER)}") from None
     return documents
 
 

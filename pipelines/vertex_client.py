@@ -16,8 +16,8 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud import aiplatform_v1
 
 from twhin.components.run_root import RUN
-from twhin.pipelines.submit import Outcome, Request, Unreachable, one_line
-from twhin_core.errors import UserError
+from twhin.pipelines.submit import Outcome, Request, Unreachable
+from twhin_core.errors import LONGEST_ANSWER, UserError, in_one_line
 
 ENDPOINT = "https://{region}-aiplatform.googleapis.com"
 CONSOLE = "https://console.cloud.google.com/vertex-ai/locations/{region}/pipelines/{kind}/{run}?project={project}"
@@ -71,7 +71,7 @@ class Vertex:
             job = self._pipelines.get_pipeline_job(name=f"{self._parent}/pipelineJobs/{run}", timeout=TIMEOUT)
         state = job.state.name.removeprefix("PIPELINE_STATE_")
         failures = [
-            f"{task.task_name}: {one_line(task.error.message or 'see its log')}"
+            f"{task.task_name}: {in_one_line(task.error.message or 'see its log', LONGEST_ANSWER)}"
             for task in job.job_detail.task_details
             if task.state.name == "FAILED"
         ]
@@ -103,7 +103,7 @@ class Vertex:
         try:
             yield
         except TRANSIENT as error:
-            raise Unreachable(f"{where}: no response: {one_line(error)}") from None
+            raise Unreachable(f"{where}: no response: {in_one_line(error, LONGEST_ANSWER)}") from None
         except exceptions.Unauthorized as error:
             raise UserError(f"{where}: not logged in: {_message(error)}") from None
         except exceptions.Forbidden as error:
@@ -114,7 +114,7 @@ class Vertex:
         except exceptions.GoogleAPICallError as error:
             raise UserError(f"{where}: {_message(error)}") from None
         except GoogleAuthError as error:
-            raise UserError(f"{where}: no credentials: {one_line(error)}") from None
+            raise UserError(f"{where}: no credentials: {in_one_line(error, LONGEST_ANSWER)}") from None
 
 
 def _of_jobs(document: Any, parameter: str) -> Any:
@@ -126,4 +126,4 @@ def _of_jobs(document: Any, parameter: str) -> Any:
 
 def _message(error: exceptions.GoogleAPICallError) -> str:
     """The API's message, without the URL that the client puts before it."""
-    return one_line(re.sub(r"^(GET|POST) \S+: ", "", error.message))
+    return in_one_line(re.sub(r"^(GET|POST) \S+: ", "", error.message), LONGEST_ANSWER)

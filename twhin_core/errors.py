@@ -85,9 +85,19 @@ class Preempted(TwhinError):
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
+LONGEST_ANSWER = 400
+"""Characters that are shown of what a server says."""
+
+
 def one_line(error: BaseException) -> str:
     """The first line of an error's message, or its type if it has no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def in_one_line(text: object, most: int | None = None) -> str:
+    """All lines of a message as one, cut to `most` characters."""
+    line = " ".join(str(text).split())
+    return line if most is None or len(line) <= most else f"{line[:most]} …"
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from twhin_core.errors import UserError
+from twhin_core.errors import UserError, in_one_line
 
 FBGEMM = TORCHREC = "1.8.0"
 """Releases that work together and with the pinned torch."""
@@ -30,7 +30,7 @@ def check() -> str:
 
         why = f"{error}: {error.__cause__}" if error.__cause__ is not None else str(error)
         raise UserError(
-            f"torchrec and fbgemm, which training needs, do not load here ({' '.join(why.split())}); "
+            f"torchrec and fbgemm, which training needs, do not load here ({in_one_line(why)}); "
             f"install them with: {INSTALL['cuda' if torch.cuda.is_available() else 'cpu']}"
         ) from error
 

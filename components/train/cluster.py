@@ -13,7 +13,7 @@ from kubernetes import client
 from kubernetes import config as kubernetes_config
 from kubernetes.client.exceptions import ApiException
 
-from twhin_core.errors import TwhinError, UserError
+from twhin_core.errors import TwhinError, UserError, in_one_line
 from twhin_core.progress import log
 
 Manifest = dict[str, Any]
@@ -147,7 +147,7 @@ class Cluster:
                     raise
                 reason = f"status {error.status}, {_message(error)}"
             except urllib3.exceptions.HTTPError as error:
-                reason = _one_line(str(getattr(error, "reason", None) or error))
+                reason = in_one_line(getattr(error, "reason", None) or error)
             else:
                 self._has_answered = True
                 return answer
@@ -176,10 +176,6 @@ def _how(dry_run: bool) -> dict[str, str]:
 
 def _message(error: ApiException) -> str:
     try:
-        return _one_line(json.loads(error.body)["message"])
+        return in_one_line(json.loads(error.body)["message"])
     except (TypeError, ValueError, KeyError):
-        return _one_line(str(error.body or error.reason))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+        return in_one_line(error.body or error.reason)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from twhin.components.train.cluster import Cluster
+from twhin_core.errors import in_one_line
 
 LABELS = "jobset.sigs.k8s.io/jobset-name={name},jobset.sigs.k8s.io/replicatedjob-name=node"
 """The labels that Kubeflow Trainer's JobSet gives the trainers' pods."""
@@ -59,7 +60,7 @@ def _node(pod: Any) -> Node:
         phase=pod.status.phase,
         exit_code=ended.exit_code if ended is not None else None,
         ended_at=ended.finished_at.timestamp() if ended is not None and ended.finished_at else float("inf"),
-        end=" ".join(end.split()),
+        end=in_one_line(end),
         waits_for=_waits_for(pod, state) if pod.status.phase == "Pending" else "",
     )
 
@@ -67,10 +68,10 @@ def _node(pod: Any) -> Node:
 def _waits_for(pod: Any, state: Any) -> str:
     """A missing machine or image."""
     if state is not None and state.waiting is not None and state.waiting.reason not in STARTS:
-        return " ".join(f"{state.waiting.reason}: {state.waiting.message or ''}".split())
+        return in_one_line(f"{state.waiting.reason}: {state.waiting.message or ''}")
     for condition in pod.status.conditions or []:
         if condition.type == "PodScheduled" and condition.status == "False":
-            return " ".join(f"{condition.reason}: {condition.message or ''}".split())
+            return in_one_line(f"{condition.reason}: {condition.message or ''}")
     return ""
 
 

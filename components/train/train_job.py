@@ -20,7 +20,7 @@ from twhin.components.train.quota import Wait
 from twhin_core import heartbeat, storage
 from twhin_core.checkpoints.checkpoint import FINISHED
 from twhin_core.config import Config
-from twhin_core.errors import Preempted, TwhinError, UserError
+from twhin_core.errors import Preempted, TwhinError, UserError, in_one_line
 from twhin_core.progress import error_in, log, say
 from twhin_core.run import open_run
 
@@ -235,7 +235,7 @@ def _failure(cluster: Cluster, job: Manifest) -> TwhinError:
     assert failed is not None
     ended = [node for node in find_nodes(cluster, name) if node.has_failed]
     if not ended:  # a machine was lost, or the job timed out
-        return TrainJobFailed(f"the TrainJob {name} failed: {' '.join(failed['message'].split())}")
+        return TrainJobFailed(f"the TrainJob {name} failed: {in_one_line(failed['message'])}")
     node = min(ended, key=_blame)
     lines = list(cluster.log(node.pod, CONTAINER, tail_lines=LAST_LINES))
     for line in lines:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from twhin_core import storage
 from twhin_core.config import Config, yaml_reader
 from twhin_core.config.yaml_reader import read_yaml
-from twhin_core.errors import UserError
+from twhin_core.errors import UserError, in_one_line
 
 T = TypeVar("T", bound=BaseModel)
 VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -94,7 +94,7 @@ def validate(schema: type[T], tree: Any, origin: str) -> T:
     try:
         return schema.model_validate(tree)
     except ValidationError as error:
-        raise UserError(f"{origin}: {_in_one_line(_message(error, schema), 1000)}") from None
+        raise UserError(f"{origin}: {in_one_line(_message(error, schema), 1000)}") from None
 
 
 def to_yaml(config: Config) -> str:
@@ -142,7 +142,7 @@ def _expanded(value: Any, path: tuple[str, ...]) -> Iterator[str]:
 def _override(tree: dict[str, Any], override: str) -> None:
     """Applies one `section.key=value` in place; the value is YAML, and list entries are addressed by position."""
     path, separator, text = override.partition("=")
-    origin = _in_one_line(f"--set {override}", 200)
+    origin = in_one_line(f"--set {override}", 200)
     if not separator or not path:
         raise UserError(f"{origin}: expected section.key=value")
     put(tree, path, read_yaml(text, origin), origin)
@@ -165,7 +165,7 @@ def put(tree: dict[str, Any], path: str, value: Any, origin: str) -> None:
             for place in _places(node, last):
                 node[place] = copy.deepcopy(value)
     except (TypeError, ValueError, IndexError, AttributeError):
-        raise UserError(f"{origin}: there is no key {_in_one_line(path, 200)}") from None
+        raise UserError(f"{origin}: there is no key {in_one_line(path, 200)}") from None
 
 
 def _places(node: Any, key: str) -> list[Any]:
@@ -179,12 +179,6 @@ def _children(node: Any, key: str) -> list[Any]:
     if isinstance(node, list):
         return [node[place] for place in _places(node, key)]
     return [node.setdefault(key, {})]
-
-
-def _in_one_line(text: str, most: int) -> str:
-    """A message that quotes the config: on one line, cut to `most` characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= most else f"{line[:most]} …"
 
 
 def _message(error: ValidationError, schema: type[BaseModel]) -> str:

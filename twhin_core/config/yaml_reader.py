@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from twhin_core.errors import UserError
+from twhin_core.errors import UserError, in_one_line
 
 MAX_BYTES = 16 << 20
 """Of the text in UTF-8."""
@@ -38,7 +38,7 @@ def read_yaml(text: str, origin: str) -> Any:
         _Limits().check(node)
         return loader.construct_document(node)
     except yaml.YAMLError as error:
-        raise UserError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{origin}: not valid YAML: {in_one_line(error)}") from None
 
 
 class _Loader(yaml.SafeLoader):

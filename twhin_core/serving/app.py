@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from twhin_core import __version__
-from twhin_core.errors import Damaged, NotFound, StorageError, TwhinError, UserError
+from twhin_core.errors import Damaged, NotFound, StorageError, TwhinError, UserError, in_one_line
 from twhin_core.progress import log
 from twhin_core.serving import models
 from twhin_core.serving.answers import Answers, TooMuch
@@ -120,4 +120,4 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 def _error(status: int, reason: str) -> Response:
-    return JSONResponse({"error": " ".join(reason.split())}, status)
+    return JSONResponse({"error": in_one_line(reason)}, status)

@@ -6,6 +6,7 @@ import logging
 
 from twhin_core import lease, storage
 from twhin_core.config import Config
+from twhin_core.errors import in_one_line
 from twhin_core.evaluation.result import is_current, place, read_metrics
 from twhin_core.progress import log
 from twhin_core.ranking.queries import Split
@@ -44,6 +45,6 @@ def draw_missing(config: Config, root: str, step: int) -> None:
         except Exception as error:  # noqa: BLE001 -- a bug in the report must not fail a run that took hours
             log.warning(
                 "report: could not be drawn: %s: %s; the metrics are saved, and the next run tries again",
-                type(error).__name__, " ".join(str(error).split()),
+                type(error).__name__, in_one_line(error),
                 exc_info=log.isEnabledFor(logging.DEBUG),
             )  # fmt: skip
