@@ -16,8 +16,8 @@ import urllib3
 from kfp import Client
 from kfp.client import KF_PIPELINES_SA_TOKEN_ENV, KF_PIPELINES_SA_TOKEN_PATH, ServiceAccountTokenVolumeCredentials
 
-from twhin.pipelines.submit import Outcome, Request, Unreachable
-from twhin_core.errors import LONGEST_ANSWER, UserError, in_one_line
+from twhin.pipelines.submit import Outcome, Request
+from twhin_core.errors import LONGEST_ANSWER, Unreachable, UserError, in_one_line
 
 TOKEN = "TWHIN_KFP_TOKEN"  # noqa: S105 -- the name of a variable
 """Environment variable with a bearer token. Without it, the token that Kubernetes mounts into a pod is used, if any."""

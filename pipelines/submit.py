@@ -20,7 +20,7 @@ from twhin.pipelines.resources import Target
 from twhin.pipelines.run_root import check_shared
 from twhin_core import storage
 from twhin_core.config import file as config_file
-from twhin_core.errors import LONGEST_ANSWER, GateFailed, TwhinError, UserError, in_one_line
+from twhin_core.errors import LONGEST_ANSWER, GateFailed, TwhinError, Unreachable, UserError, in_one_line
 from twhin_core.evaluation import checks
 from twhin_core.progress import log
 from twhin_core.series.continued import check_text
@@ -35,10 +35,6 @@ TIMEOUT_S = 600.0
 
 class RunFailed(TwhinError):
     """The run did not succeed."""
-
-
-class Unreachable(TwhinError):
-    """The platform does not respond, or is temporarily unavailable. The same request may succeed later."""
 
 
 @dataclass(frozen=True)

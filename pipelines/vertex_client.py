@@ -16,8 +16,8 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud import aiplatform_v1
 
 from twhin.components.run_root import RUN
-from twhin.pipelines.submit import Outcome, Request, Unreachable
-from twhin_core.errors import LONGEST_ANSWER, UserError, in_one_line
+from twhin.pipelines.submit import Outcome, Request
+from twhin_core.errors import LONGEST_ANSWER, Unreachable, UserError, in_one_line
 
 ENDPOINT = "https://{region}-aiplatform.googleapis.com"
 CONSOLE = "https://console.cloud.google.com/vertex-ai/locations/{region}/pipelines/{kind}/{run}?project={project}"

@@ -61,6 +61,10 @@ class CheckpointFailed(TwhinError):
     """The last checkpoint of training could not be written; the newest one before it is complete."""
 
 
+class Unreachable(TwhinError):
+    """A service does not answer, or not as it should. The same request may succeed later."""
+
+
 class TimedOut(TwhinError):
     """A wait took longer than allowed."""
 

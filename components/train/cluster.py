@@ -13,7 +13,7 @@ from kubernetes import client
 from kubernetes import config as kubernetes_config
 from kubernetes.client.exceptions import ApiException
 
-from twhin_core.errors import TwhinError, UserError, in_one_line
+from twhin_core.errors import Unreachable, UserError, in_one_line
 from twhin_core.progress import log
 
 Manifest = dict[str, Any]
@@ -24,10 +24,6 @@ FIRST_TIMEOUT_S, TIMEOUT_S = 60, 600
 REQUEST_TIMEOUTS_S = (10, 30)
 """Timeouts to connect, and between two parts of a response."""
 TRANSIENT = (408, 429, 500, 502, 503, 504)
-
-
-class Unreachable(TwhinError):
-    """The cluster does not respond. A retry may find it, and the TrainJob, again."""
 
 
 class Cluster:

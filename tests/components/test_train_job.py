@@ -28,7 +28,7 @@ from twhin.pipelines.resources import Resources
 from twhin_core import heartbeat
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
-from twhin_core.errors import Preempted, UserError
+from twhin_core.errors import Preempted, Unreachable, UserError
 
 READERS = {"count": 3, "cpu": "2", "memory": "4Gi", "token": "twhin-readers"}
 
@@ -424,7 +424,7 @@ def test_an_unreachable_host_is_one_line(
     monkeypatch.setattr(cluster, "FIRST_TIMEOUT_S", 0)
     url = free_url()
     write_kubeconfig(kubeconfig, url)
-    with pytest.raises(cluster.Unreachable, match=f"{url} cannot be reached: .*refused") as caught:
+    with pytest.raises(Unreachable, match=f"{url} cannot be reached: .*refused") as caught:
         train()
     assert caught.value.exit_code == 1
     assert "\n" not in str(caught.value)

@@ -24,11 +24,11 @@ from twhin.pipelines import cli, resources, submit, vertex_client, vertex_sectio
 from twhin.pipelines.compile import compile_pipeline
 from twhin.pipelines.kubeflow_client import TOKEN, Kubeflow
 from twhin.pipelines.resources import Target
-from twhin.pipelines.submit import RunFailed, Unreachable
+from twhin.pipelines.submit import RunFailed
 from twhin.pipelines.vertex_client import Vertex
 from twhin_core import storage
 from twhin_core.config import file as config_file
-from twhin_core.errors import GateFailed, UserError
+from twhin_core.errors import GateFailed, Unreachable, UserError
 
 CPU = str(golden.FOLDER / "cpu-small.kubeflow.yaml")
 GPU = str(golden.FOLDER / "gpu-1.kubeflow.yaml")

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from twhin_core.errors import Unreachable
 from twhin_core.tracking.sent import read_sent
 from twhin_core.tracking.session import NOTHING, About, Results, Session
 from twhin_core.tracking.stream import Stream
-from twhin_core.tracking.tracker import FAILED, FINISHED, Gone, Point, Refused, Unreachable
+from twhin_core.tracking.tracker import FAILED, FINISHED, Gone, Point, Refused
 
 
 class Kept:

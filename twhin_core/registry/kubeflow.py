@@ -7,9 +7,8 @@ from typing import Any
 
 import requests
 
-from twhin_core.errors import UserError, one_line
+from twhin_core.errors import Unreachable, UserError, one_line
 from twhin_core.registry.lineage import Lineage
-from twhin_core.registry.registry import Unreachable
 
 API = "/api/model_registry/v1alpha3"
 TOKEN = "TWHIN_REGISTRY_TOKEN"  # noqa: S105 -- the name of a variable

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from twhin_core.errors import TwhinError
 from twhin_core.registry.lineage import Lineage
-
-
-class Unreachable(TwhinError):
-    """A registry does not answer, or not as it should."""
 
 
 class Registry(Protocol):

@@ -14,9 +14,8 @@ from google.api_core.client_options import ClientOptions
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import aiplatform_v1
 
-from twhin_core.errors import UserError, one_line
+from twhin_core.errors import Unreachable, UserError, one_line
 from twhin_core.registry.lineage import Lineage
-from twhin_core.registry.registry import Unreachable
 
 ENDPOINT = "https://{region}-aiplatform.googleapis.com"
 TIMEOUT = 120.0

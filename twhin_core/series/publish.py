@@ -10,7 +10,7 @@ from twhin_core import lease, storage
 from twhin_core.checkpoints.checkpoint import FINISHED
 from twhin_core.checksum import crc32c
 from twhin_core.config import Config
-from twhin_core.errors import GateFailed, StorageRefused, UserError
+from twhin_core.errors import GateFailed, StorageRefused, Unreachable, UserError
 from twhin_core.evaluation.gates import read_decision
 from twhin_core.evaluation.result import metrics_url
 from twhin_core.export.manifest import MANIFEST as EXPORT
@@ -20,7 +20,7 @@ from twhin_core.progress import log
 from twhin_core.published import Current, Entry, list_ids, read_generation, root_of
 from twhin_core.registry.lineage import read_lineage
 from twhin_core.registry.open import open_registries
-from twhin_core.registry.registry import Registry, Unreachable
+from twhin_core.registry.registry import Registry
 from twhin_core.removed import check_present
 from twhin_core.run import CURRENT, check_is_run, saved_config
 from twhin_core.series.versions import missed_gates

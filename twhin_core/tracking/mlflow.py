@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from twhin_core.errors import UserError, one_line
-from twhin_core.tracking.tracker import FAILED, FINISHED, STOPPED, TRAINING, Gone, Point, Refused, Unreachable
+from twhin_core.errors import Unreachable, UserError, one_line
+from twhin_core.tracking.tracker import FAILED, FINISHED, STOPPED, TRAINING, Gone, Point, Refused
 
 T = TypeVar("T")
 

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from twhin_core import storage
 from twhin_core.checksum import crc32c
-from twhin_core.errors import StorageError
+from twhin_core.errors import StorageError, Unreachable
 from twhin_core.progress import log
 from twhin_core.scratch import scratch
 from twhin_core.tracking.sent import Sent, read_sent, write_sent
-from twhin_core.tracking.tracker import Gone, Point, Refused, Tracker, Unreachable
+from twhin_core.tracking.tracker import Gone, Point, Refused, Tracker
 
 
 class About(NamedTuple):

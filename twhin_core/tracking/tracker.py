@@ -12,10 +12,6 @@ FINISHED, FAILED, STOPPED = "finished", "failed", "stopped"
 """How the last stage ended."""
 
 
-class Unreachable(TwhinError):
-    """The tracker does not answer, or not as it should. Nothing of the run depends on it."""
-
-
 class Refused(UserError):
     """The tracker answers that the request is wrong: another key, URL or name is needed."""
 
@@ -40,7 +36,7 @@ class Point(NamedTuple):
 class Tracker(Protocol):
     """One run in a tracker.
 
-    Every method may raise `Unreachable` or `Refused`.
+    Every method may raise `Unreachable`, on which nothing of the run depends, or `Refused`.
     """
 
     name: str

@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from twhin_core import storage
-from twhin_core.errors import UserError, one_line
-from twhin_core.tracking.tracker import FINISHED, TRAINING, Point, Refused, Unreachable
+from twhin_core.errors import Unreachable, UserError, one_line
+from twhin_core.tracking.tracker import FINISHED, TRAINING, Point, Refused
 
 SECONDS = 20
 """To wait for the server at the start and at the end of a stage. What is left then stays in the folder."""
