@@ -5,26 +5,16 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
-from collections.abc import Iterator
 from typing import Any
 
-import google.auth
-import requests
-from google.api_core import exceptions
-from google.api_core.client_options import ClientOptions
-from google.auth.exceptions import GoogleAuthError
 from google.cloud import aiplatform_v1
 
 from twhin.components.run_root import RUN
 from twhin.pipelines.submit import Outcome, Request
-from twhin_core.errors import LONGEST_ANSWER, Unreachable, UserError, in_one_line
+from twhin_core.errors import LONGEST_ANSWER, UserError, in_one_line
+from twhin_core.vertex_ai import ROLE, asking, client_arguments
 
-ENDPOINT = "https://{region}-aiplatform.googleapis.com"
 CONSOLE = "https://console.cloud.google.com/vertex-ai/locations/{region}/pipelines/{kind}/{run}?project={project}"
-TRANSIENT = (
-    exceptions.ServerError, exceptions.TooManyRequests, exceptions.RetryError, requests.ConnectionError,
-    requests.Timeout,
-)  # fmt: skip
 TIMEOUT = 60.0
 
 
@@ -36,10 +26,8 @@ class Vertex:
             raise UserError(f"--region {region}: expected the name of a region, such as europe-west4")
         self.project, self.region = project, region
         self._parent = f"projects/{project}/locations/{region}"
-        with self._asking():
-            credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
-        options = ClientOptions(api_endpoint=ENDPOINT.format(region=region))
-        self._how: dict[str, Any] = {"credentials": credentials, "transport": "rest", "client_options": options}
+        self._where = f"Vertex AI in {region}"
+        self._how = client_arguments(region, self._where)
         self._pipelines = aiplatform_v1.PipelineServiceClient(**self._how)
 
     def start(self, request: Request) -> str:
@@ -96,25 +84,10 @@ class Vertex:
             },
         )
 
-    @contextlib.contextmanager
-    def _asking(self, account: str | None = None) -> Iterator[None]:
-        """Turns errors of the client into one line."""
-        where = f"Vertex AI in {self.region}"
-        try:
-            yield
-        except TRANSIENT as error:
-            raise Unreachable(f"{where}: no response: {in_one_line(error, LONGEST_ANSWER)}") from None
-        except exceptions.Unauthorized as error:
-            raise UserError(f"{where}: not logged in: {_message(error)}") from None
-        except exceptions.Forbidden as error:
-            act = f", and roles/iam.serviceAccountUser on {account}" if account else ""
-            raise UserError(
-                f"{where}: no permission; it needs roles/aiplatform.user in {self.project}{act}: {_message(error)}"
-            ) from None
-        except exceptions.GoogleAPICallError as error:
-            raise UserError(f"{where}: {_message(error)}") from None
-        except GoogleAuthError as error:
-            raise UserError(f"{where}: no credentials: {in_one_line(error, LONGEST_ANSWER)}") from None
+    def _asking(self, account: str | None = None) -> contextlib.AbstractContextManager[None]:
+        """`account`: that of the run's tasks, which the caller must be allowed to act as."""
+        act = f", and roles/iam.serviceAccountUser on {account}" if account else ""
+        return asking(self._where, f"{ROLE} in {self.project}{act}")
 
 
 def _of_jobs(document: Any, parameter: str) -> Any:
@@ -122,8 +95,3 @@ def _of_jobs(document: Any, parameter: str) -> Any:
     inputs = [component.get("inputDefinitions", {}) for component in document["components"].values()]
     found = [part["parameters"][parameter] for part in inputs if parameter in part.get("parameters", {})]
     return next((default["defaultValue"] for default in found if "defaultValue" in default), None)
-
-
-def _message(error: exceptions.GoogleAPICallError) -> str:
-    """The API's message, without the URL that the client puts before it."""
-    return in_one_line(re.sub(r"^(GET|POST) \S+: ", "", error.message), LONGEST_ANSWER)

@@ -20,13 +20,13 @@ from tests.command_line import ROOT
 from tests.object_store import serve_bucket
 from tests.platform_server import PlatformServer
 from twhin.components import step
-from twhin.pipelines import cli, resources, submit, vertex_client, vertex_section
+from twhin.pipelines import cli, resources, submit, vertex_section
 from twhin.pipelines.compile import compile_pipeline
 from twhin.pipelines.kubeflow_client import TOKEN, Kubeflow
 from twhin.pipelines.resources import Target
 from twhin.pipelines.submit import RunFailed
 from twhin.pipelines.vertex_client import Vertex
-from twhin_core import storage
+from twhin_core import storage, vertex_ai
 from twhin_core.config import file as config_file
 from twhin_core.errors import GateFailed, Unreachable, UserError
 
@@ -47,7 +47,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[PlatformServer]:
     with platform_server.serve() as running:
-        monkeypatch.setattr(vertex_client, "ENDPOINT", running.url)
+        monkeypatch.setattr(vertex_ai, "ENDPOINT", running.url)
         monkeypatch.setattr(google.auth, "default", lambda **_: (AnonymousCredentials(), None))
         yield running
 
@@ -311,7 +311,7 @@ def test_a_host_that_is_not_there(
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
     with pytest.raises(Unreachable, match=f"{url}: no response:.*refused"):
         Kubeflow(url, None)
-    monkeypatch.setattr(vertex_client, "ENDPOINT", url)
+    monkeypatch.setattr(vertex_ai, "ENDPOINT", url)
     with pytest.raises(Unreachable, match=r"Vertex AI in europe-west4: no response:.*refused"):
         run(server, "vertex")
     arguments = ["submit", GPU, "--target", "kubeflow", "--host", url, "--run-root", ROOT_URL]

@@ -14,13 +14,12 @@ from google.auth.credentials import AnonymousCredentials
 
 from tests.conftest import SmallConfig
 from tests.registry import kubeflow_server, vertex_server
-from twhin_core import __version__
+from twhin_core import __version__, vertex_ai
 from twhin_core.checksum import crc32c
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.errors import UserError
 from twhin_core.published import read_current
-from twhin_core.registry import vertex
 from twhin_core.run import open_run, revision, saved_config
 from twhin_core.series.publish import publish, rollback
 from twhin_core.stages.evaluate import evaluate
@@ -56,7 +55,7 @@ def kubeflow() -> Iterator[kubeflow_server.Registry]:
 @pytest.fixture
 def of_vertex(monkeypatch: pytest.MonkeyPatch) -> Iterator[vertex_server.Registry]:
     with vertex_server.serve() as state:
-        monkeypatch.setattr(vertex, "ENDPOINT", state.url)
+        monkeypatch.setattr(vertex_ai, "ENDPOINT", state.url)
         monkeypatch.setattr(google.auth, "default", lambda **_: (AnonymousCredentials(), None))
         yield state
 

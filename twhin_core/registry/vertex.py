@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
 from typing import Any
 
-import google.auth
-import requests
 from google.api_core import exceptions
-from google.api_core.client_options import ClientOptions
-from google.auth.exceptions import GoogleAuthError
 from google.cloud import aiplatform_v1
 
-from twhin_core.errors import Unreachable, UserError, one_line
 from twhin_core.registry.lineage import Lineage
+from twhin_core.vertex_ai import asking, client_arguments
 
-ENDPOINT = "https://{region}-aiplatform.googleapis.com"
 TIMEOUT = 120.0
 PUBLISHED = "published"
 """The alias of the published version."""
-TRANSIENT = (
-    exceptions.ServerError, exceptions.TooManyRequests, exceptions.RetryError, requests.ConnectionError,
-    requests.Timeout,
-)  # fmt: skip
 LONGEST = 63
 """Of a label's key and value."""
 
@@ -36,11 +26,8 @@ class Vertex:
         """Raises UserError if there are no credentials."""
         self._parent, self._name = parent, name
         self._model = f"{parent}/models/{name}"
-        region = parent.rsplit("/", 1)[-1]
-        with self._asking():
-            credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
-        options = ClientOptions(api_endpoint=ENDPOINT.format(region=region))
-        how: dict[str, Any] = {"credentials": credentials, "transport": "rest", "client_options": options}
+        self._where = f"registry.vertex: {parent}"
+        how = client_arguments(parent.rsplit("/", 1)[-1], self._where)
         self._client = aiplatform_v1.ModelServiceClient(**how)
         self._metadata = aiplatform_v1.MetadataServiceClient(**how)
 
@@ -54,7 +41,7 @@ class Vertex:
             self._add_metrics(lineage, alias)
             self._upload(lineage, alias)
         else:
-            with self._asking():
+            with asking(self._where):
                 self._client.merge_version_aliases(
                     name=f"{self._model}@{alias}", version_aliases=[PUBLISHED], timeout=TIMEOUT
                 )
@@ -74,7 +61,7 @@ class Vertex:
             request["model_id"] = self._name
         else:
             request["parent_model"] = self._model
-        with self._asking():
+        with asking(self._where):
             uploading: Any = self._client.upload_model(request=request, timeout=TIMEOUT)
             uploading.result(timeout=TIMEOUT)
 
@@ -92,30 +79,15 @@ class Vertex:
             "artifact": artifact,
             "artifact_id": f"{self._name.replace('_', '-')}-{alias}",
         }
-        with self._asking(), contextlib.suppress(exceptions.Conflict):  # by a call that was interrupted
+        with asking(self._where), contextlib.suppress(exceptions.Conflict):  # by a call that was interrupted
             self._metadata.create_artifact(request=request, timeout=TIMEOUT)
 
     def _find(self, name: str) -> Any:
-        with self._asking():
+        with asking(self._where):
             try:
                 return self._client.get_model(name=name, timeout=TIMEOUT)
             except exceptions.NotFound:
                 return None
-
-    @contextlib.contextmanager
-    def _asking(self) -> Iterator[None]:
-        """Turns errors of the client into ours."""
-        where = f"registry.vertex: {self._parent}"
-        try:
-            yield
-        except TRANSIENT as error:
-            raise Unreachable(f"{where}: no response: {one_line(error)}") from None
-        except exceptions.Forbidden as error:
-            raise UserError(f"{where}: no permission; it needs roles/aiplatform.user: {one_line(error)}") from None
-        except exceptions.GoogleAPICallError as error:
-            raise UserError(f"{where}: {one_line(error)}") from None
-        except GoogleAuthError as error:
-            raise UserError(f"{where}: no credentials: {one_line(error)}") from None
 
 
 def _label(name: str, value: str) -> tuple[str, str]:
