@@ -27,6 +27,26 @@ class Answers:
         self.wfile.write(content)
 
 
+class Api(Answers, BaseHTTPRequestHandler):
+    """Serves an API whose bodies are JSON."""
+
+    def serve(self, method: str, body: Any) -> None:
+        """Answers a request; `body` is None for a GET."""
+        raise NotImplementedError
+
+    def do_GET(self) -> None:
+        self.serve("GET", None)
+
+    def do_POST(self) -> None:
+        self.serve("POST", self._body())
+
+    def do_PATCH(self) -> None:
+        self.serve("PATCH", self._body())
+
+    def _body(self) -> Any:
+        return json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+
+
 @contextlib.contextmanager
 def serving(handler: type[BaseHTTPRequestHandler], state: Any) -> Iterator[str]:
     """Answers by `handler`, whose `state` is that, for as long as the block runs; gives the server's URL."""

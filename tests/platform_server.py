@@ -6,10 +6,8 @@ What is sent is parsed as strictly as the platforms do. How a run goes is up to 
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -17,7 +15,7 @@ from google.cloud.aiplatform_v1.types import PipelineJob, Schedule
 from google.protobuf import json_format
 
 from tests import strict
-from tests.loopback import Answers, serving
+from tests.loopback import Api, serving
 
 PARENT = "projects/my-project/locations/europe-west4"
 
@@ -48,16 +46,10 @@ def serve() -> Iterator[PlatformServer]:
         yield state
 
 
-class _Handler(Answers, BaseHTTPRequestHandler):
+class _Handler(Api):
     state: PlatformServer
 
-    def do_GET(self) -> None:
-        self._serve(None)
-
-    def do_POST(self) -> None:
-        self._serve(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-
-    def _serve(self, body: Any) -> None:
+    def serve(self, method: str, body: Any) -> None:
         state, path = self.state, urlsplit(self.path).path
         if state.page is not None:
             return self.send(200, state.page.encode(), "text/html")

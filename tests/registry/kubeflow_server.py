@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import jsonschema
 
-from tests.loopback import Answers, serving
+from tests.loopback import Api, serving
 
 API = "/api/model_registry/v1alpha3/"
 ID = {"type": "string", "pattern": "^[1-9][0-9]{0,8}$"}
@@ -98,22 +96,10 @@ def serve() -> Iterator[Registry]:
         yield state
 
 
-class _Handler(Answers, BaseHTTPRequestHandler):
+class _Handler(Api):
     state: Registry
 
-    def do_GET(self) -> None:
-        self._serve("GET", None)
-
-    def do_POST(self) -> None:
-        self._serve("POST", self._read())
-
-    def do_PATCH(self) -> None:
-        self._serve("PATCH", self._read())
-
-    def _read(self) -> Any:
-        return json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-
-    def _serve(self, method: str, body: Any) -> None:
+    def serve(self, method: str, body: Any) -> None:
         if self.state.failures:
             return self._refuse(self.state.failures.pop(0), "as asked")
         if self.state.token and self.headers["Authorization"] != f"Bearer {self.state.token}":

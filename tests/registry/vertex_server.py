@@ -6,18 +6,16 @@ Bodies are parsed into the API's own messages, which refuses unknown fields, and
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from google.cloud.aiplatform_v1.types import Artifact, MergeVersionAliasesRequest, UploadModelRequest
 from google.protobuf import json_format
 
-from tests.loopback import Answers, serving
+from tests.loopback import Api, serving
 
 PARENT = "projects/my-project/locations/europe-west4"
 ALIAS = r"[a-z][a-zA-Z0-9-]{0,126}[a-z0-9]"
@@ -40,16 +38,10 @@ def serve() -> Iterator[Registry]:
         yield state
 
 
-class _Handler(Answers, BaseHTTPRequestHandler):
+class _Handler(Api):
     state: Registry
 
-    def do_GET(self) -> None:
-        self._serve(None)
-
-    def do_POST(self) -> None:
-        self._serve(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-
-    def _serve(self, body: Any) -> None:
+    def serve(self, method: str, body: Any) -> None:
         if self.state.failures:
             return self._refuse(self.state.failures.pop(0))
         parts = urlsplit(self.path)
