@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TypedDict
 
 from twhin_core import lease, storage
-from twhin_core.errors import Damaged, Preempted, StorageError, one_line
+from twhin_core.errors import Preempted, StorageError, one_line
 from twhin_core.progress import Figures, figures
 
 WRITTEN_EVERY = 10.0
@@ -60,10 +60,7 @@ def noted(root: str, stage: str) -> Iterator[None]:
 
 def read_activity(root: str, stage: str) -> Activity | None:
     """The record of the last call that worked on `stage`, if there is a whole one."""
-    try:
-        found: Activity | None = storage.find_json(_url(root, stage))
-    except Damaged:
-        return None
+    found: Activity | None = storage.find_whole_json(_url(root, stage))
     return found
 
 

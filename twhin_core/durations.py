@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import TypedDict
 
 from twhin_core import limits, storage
-from twhin_core.errors import Damaged
 from twhin_core.output import Cell, Column, Listing
 from twhin_core.progress import log
 from twhin_core.sizes import readable
@@ -126,11 +125,7 @@ def _gpus() -> list[str]:
 
 
 def _read(root: str, stage: str) -> Duration | None:
-    try:
-        found: Duration | None = storage.find_json(_url(root, stage))
-    except Damaged as error:
-        log.warning("%s: its time starts anew: %s", stage, error)
-        return None
+    found: Duration | None = storage.find_whole_json(_url(root, stage), f"{stage}: its time starts anew")
     return found
 
 

@@ -7,7 +7,6 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from twhin_core import storage
-from twhin_core.errors import Damaged
 from twhin_core.graph.manifest import read_as
 from twhin_core.parquet import FileEntry
 from twhin_core.schema import Side
@@ -193,7 +192,7 @@ def record_path(format_name: str, name: str) -> str:
 def read_record(kind: type[R], root: str, path: str, made_from: str) -> R | None:
     """The record, or None if there is none that is whole, or it is of files that were made from something else."""
     try:
-        record = kind.model_validate(storage.find_json(storage.join(root, path)))
-    except (ValidationError, Damaged):  # no record, or one of another version, or a damaged one
+        record = kind.model_validate(storage.find_whole_json(storage.join(root, path)))
+    except ValidationError:  # no whole record, or one of another version
         return None
     return record if record.made_from == made_from else None

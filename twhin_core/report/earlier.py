@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from twhin_core import storage
-from twhin_core.errors import Damaged
-from twhin_core.progress import log
 from twhin_core.report.figures import Table
 from twhin_core.training.earlier import ANCHOR, EARLIER, START
 
@@ -22,11 +20,9 @@ class FromEarlier:
 
 def collect(root: str) -> FromEarlier | None:
     """What `training/earlier.json` says; None if the run neither started from another version nor stayed near one."""
-    try:
-        records: dict[str, Any] = storage.find_json(storage.join(root, EARLIER)) or {}
-    except Damaged as error:
-        log.warning("report: shows nothing of the earlier version: %s", error)
-        return None
+    records: dict[str, Any] = (
+        storage.find_whole_json(storage.join(root, EARLIER), "report: shows nothing of the earlier version") or {}
+    )
     start, anchor = records.get(START, {}), records.get(ANCHOR, {})
     said, rows = [], None
     if "tables" in start:

@@ -12,7 +12,6 @@ from twhin_core.checkpoints.checkpoint import FINISHED, FOLDER
 from twhin_core.config import Config, Relation
 from twhin_core.config.optimizer import Optimizer
 from twhin_core.durations import Duration, describe_gpus, describe_memory, in_words, read_durations
-from twhin_core.errors import Damaged
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.graph.manifest import Manifest, read_manifest, relations_of
 from twhin_core.progress import log
@@ -182,14 +181,11 @@ def _relation(of: Relation) -> list[str]:
 
 def _plan(root: str) -> Table | None:
     """The sharding of each table, with the largest part of any rank; None if the plan is missing or damaged."""
-    try:
-        plan = storage.find_json(storage.join(root, PLAN))
-    except Damaged as error:
-        log.warning("report: shows no plan: %s", error)
-        return None
+    url = storage.join(root, PLAN)
+    plan = storage.find_whole_json(url, "report: shows no plan")
     if plan is None:
-        if storage.exists(storage.join(root, FINISHED)):
-            log.warning("report: shows no plan: %s is missing", storage.join(root, PLAN))
+        if storage.exists(storage.join(root, FINISHED)) and not storage.exists(url):
+            log.warning("report: shows no plan: %s is missing", url)
         return None
     rows = []
     for table in plan:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from twhin_core import storage
-from twhin_core.errors import Damaged
-from twhin_core.progress import log
 
 TRACKERS = ("mlflow", "wandb")
 
@@ -30,11 +28,7 @@ class Sent(BaseModel):
 
 def read_sent(root: str, tracker: str) -> Sent | None:
     """None if nothing was sent, or if the record is damaged: then the run is tracked anew."""
-    try:
-        found = storage.find_json(_url(root, tracker))
-    except Damaged as error:
-        log.warning("tracking.%s: the run is tracked anew: %s", tracker, error)
-        return None
+    found = storage.find_whole_json(_url(root, tracker), f"tracking.{tracker}: the run is tracked anew")
     return None if found is None else Sent.model_validate(found)
 
 
