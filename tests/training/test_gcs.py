@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import gcsfs
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +20,7 @@ from tests.training.same_result import assert_same_result
 from twhin_core.config import Config
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.train import train
+from twhin_core.stores.gcs import GCSFileSystem
 
 BUCKET = "follows_tml_01"
 FOLDER = f"{BUCKET}/tweet_eng/2023-01-23/large/edges"
@@ -31,7 +31,7 @@ EDGES = 10_500  # train takes 9,990, validation the 10 after them, and some are 
 def server() -> Iterator[str]:
     """The address of a server whose bucket holds edges in three files."""
     with serve_bucket(BUCKET) as proxy:
-        files = gcsfs.GCSFileSystem(token="anon", endpoint_url=proxy.url)
+        files = GCSFileSystem(token="anon", endpoint_url=proxy.url)
         rng = np.random.default_rng(0)
         for part, rows in enumerate(np.array_split(np.arange(EDGES), 3)):
             table = pa.table(
@@ -58,7 +58,7 @@ def test_it_trains_and_restarts_from_its_checkpoint(server: str, root: str, tmp_
     assert again.returncode == 0, again.stderr
     assert "resumes from the checkpoint of step 100" in again.stderr
 
-    files = gcsfs.GCSFileSystem(token="anon", endpoint_url=server, use_listings_cache=False)
+    files = GCSFileSystem(token="anon", endpoint_url=server, use_listings_cache=False)
     if root.startswith("gs"):
         assert len(files.glob(f"{root}/training/events*")) == 1, "TensorBoard's, of the one run that had steps to take"
     log = f"{root}/training/metrics.jsonl"
