@@ -16,10 +16,10 @@ from tests.command_line import ROOT
 # A module or folder of twhin_core imports only from those before it here.
 LAYERS = [
     "errors", "limits", "plugins", "sizes", "conditions", "progress", "output", "checksum", "stores", "storage",
-    "scratch", "paths", "parquet", "config", "schema", "lease", "activity", "heartbeat", "run", "removed", "published",
-    "dependents", "durations", "libraries", "vertex_ai", "tracking", "synthetic", "graph", "data", "model", "vectors",
-    "distributed", "checkpoints", "ranking", "training", "evaluation", "export", "registry", "series", "inductive",
-    "embeddings", "recommend", "serving", "report", "stages", "tuning",
+    "records", "scratch", "paths", "parquet", "config", "schema", "lease", "activity", "heartbeat", "run", "removed",
+    "published", "dependents", "durations", "libraries", "vertex_ai", "tracking", "synthetic", "graph", "data", "model",
+    "vectors", "distributed", "checkpoints", "ranking", "training", "evaluation", "export", "registry", "series",
+    "inductive", "embeddings", "recommend", "serving", "report", "stages", "tuning",
 ]  # fmt: skip
 
 # Where torch may be imported with a module; elsewhere functions import it, and the type checker.

@@ -14,6 +14,7 @@ from typing import TypedDict
 from twhin_core import lease, storage
 from twhin_core.errors import Preempted, StorageError, one_line
 from twhin_core.progress import Figures, figures
+from twhin_core.records import find_whole
 
 WRITTEN_EVERY = 10.0
 """Seconds."""
@@ -60,7 +61,7 @@ def noted(root: str, stage: str) -> Iterator[None]:
 
 def read_activity(root: str, stage: str) -> Activity | None:
     """The record of the last call that worked on `stage`, if there is a whole one."""
-    found: Activity | None = storage.find_whole_json(_url(root, stage))
+    found: Activity | None = find_whole(_url(root, stage))
     return found
 
 

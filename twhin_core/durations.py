@@ -14,6 +14,7 @@ from typing import TypedDict
 from twhin_core import limits, storage
 from twhin_core.output import Cell, Column, Listing
 from twhin_core.progress import log
+from twhin_core.records import find_whole
 from twhin_core.sizes import readable
 
 FOLDER = "durations"
@@ -125,7 +126,7 @@ def _gpus() -> list[str]:
 
 
 def _read(root: str, stage: str) -> Duration | None:
-    found: Duration | None = storage.find_whole_json(_url(root, stage), f"{stage}: its time starts anew")
+    found: Duration | None = find_whole(_url(root, stage), f"{stage}: its time starts anew")
     return found
 
 

@@ -19,8 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import fsspec
 
 from twhin_core import checksum
-from twhin_core.errors import Damaged, StorageError, StorageRefused, UserError, damaged, one_line
-from twhin_core.progress import log
+from twhin_core.errors import StorageError, StorageRefused, UserError, damaged, one_line
 from twhin_core.stores.interface import scheme_of
 
 if TYPE_CHECKING:
@@ -157,20 +156,6 @@ def find_json(url: str) -> Any:
     try:
         return read_json(url)
     except FileNotFoundError:
-        return None
-
-
-def find_whole_json(url: str, loss: str | None = None) -> Any:
-    """Like `find_json`, but None for a damaged file too.
-
-    Args:
-        loss: what becomes of a damaged file, for the log; None says nothing.
-    """
-    try:
-        return find_json(url)
-    except Damaged as error:
-        if loss is not None:
-            log.warning("%s: %s", loss, error)
         return None
 
 

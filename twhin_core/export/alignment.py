@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from twhin_core import storage
 from twhin_core.errors import UserError
 from twhin_core.export.earlier import ALIGN, EarlierExport, earlier_root, open_aligned
-from twhin_core.export.manifest import FINISHED, FOLDER, Aligned, AlignedTable, Record, read_record
+from twhin_core.export.manifest import FINISHED, FOLDER, Aligned, AlignedTable
 from twhin_core.export.npy import read_array, write_array
 from twhin_core.graph.copies import copy_file
 from twhin_core.progress import log
+from twhin_core.records import Record, read_record
 from twhin_core.scratch import scratch
 
 if TYPE_CHECKING:
@@ -117,5 +118,5 @@ def _write_record(root: str, made_from: str, aligned: Aligned) -> None:
 
 
 def _read_record(root: str, made_from: str) -> Aligned | None:
-    record = read_record(RotationRecord, root, RECORD, made_from)
+    record = read_record(RotationRecord, storage.join(root, RECORD), made_from)
     return record.aligned if record is not None and record.aligned.rotation.is_whole(root) else None

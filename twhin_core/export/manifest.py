@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from twhin_core import storage
 from twhin_core.graph.manifest import read_as
 from twhin_core.parquet import FileEntry
+from twhin_core.records import Record, read_record
 from twhin_core.schema import Side
 
 FOLDER = "embeddings"
@@ -153,16 +154,6 @@ class ExportManifest(BaseModel):
         return f"{self.run}-{self.checkpoint}-{self.normalized}-{rotation}"
 
 
-class Record(BaseModel):
-    """The record of files that are complete."""
-
-    made_from: str
-    """Digest of everything that the files depend on."""
-
-
-R = TypeVar("R", bound=Record)
-
-
 class Finished(Record):
     """The record of a format and table."""
 
@@ -176,7 +167,7 @@ def read_export_manifest(root: str) -> ExportManifest | None:
 
 def read_finished(root: str, format_name: str, name: str, made_from: str) -> FormatExport | None:
     """The files of a format and name, or None if they are not finished, made from something else, or incomplete."""
-    record = read_record(Finished, root, record_path(format_name, name), made_from)
+    record = read_record(Finished, storage.join(root, record_path(format_name, name)), made_from)
     return record.export if record is not None and all(file.is_there(root) for file in record.export.files) else None
 
 
@@ -187,12 +178,3 @@ def write_finished(root: str, format_name: str, name: str, made_from: str, expor
 
 def record_path(format_name: str, name: str) -> str:
     return f"{FINISHED}/{format_name}/{name}.json"
-
-
-def read_record(kind: type[R], root: str, path: str, made_from: str) -> R | None:
-    """The record, or None if there is none that is whole, or it is of files that were made from something else."""
-    try:
-        record = kind.model_validate(storage.find_whole_json(storage.join(root, path)))
-    except ValidationError:  # no whole record, or one of another version
-        return None
-    return record if record.made_from == made_from else None

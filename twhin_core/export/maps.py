@@ -15,13 +15,14 @@ from twhin_core.dependents import same_root
 from twhin_core.errors import UserError
 from twhin_core.evaluation.drift import best, common
 from twhin_core.export.earlier import MAP, earlier_root, open_mapped
-from twhin_core.export.manifest import FINISHED, FOLDER, Record, TableMap, VersionMap, read_record
+from twhin_core.export.manifest import FINISHED, FOLDER, TableMap, VersionMap
 from twhin_core.export.npy import write_array
 from twhin_core.export.shared_nodes import Shared, SharedNodes
 from twhin_core.export.vector_set import TrainedRun, exported_rows
 from twhin_core.graph.copies import copy_file
 from twhin_core.progress import log
 from twhin_core.published import series_of
+from twhin_core.records import Record, read_record
 from twhin_core.scratch import scratch
 from twhin_core.vectors.linear_map import Pairs
 from twhin_core.vectors.rows import Rows
@@ -59,7 +60,7 @@ def write_maps(run: TrainedRun, made_from: str) -> VersionMap | None:
     if same_root(root, run.root):
         raise UserError(f"{MAP}: {root} is this run; name an earlier version")
     made_from = _made_from(run, made_from, root)
-    kept = read_record(MapRecord, run.root, RECORD, made_from)
+    kept = read_record(MapRecord, storage.join(run.root, RECORD), made_from)
     if kept is not None and all(of.matrix.is_whole(run.root) for of in kept.map.tables.values()):
         return kept.map
     earlier = open_mapped(run.config, root, run.schema.tables)

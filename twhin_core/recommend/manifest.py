@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from urllib.parse import quote
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from twhin_core import storage
-from twhin_core.errors import Damaged
 from twhin_core.graph.manifest import read_as
 from twhin_core.parquet import FileEntry
+from twhin_core.records import Record, read_record
 
 FOLDER = "recommendations"
 """Under a run root; has a folder for each relation."""
@@ -41,10 +41,9 @@ class ListsManifest(BaseModel):
     files: list[FileEntry]
 
 
-class Part(BaseModel):
-    """The record of a file that is complete."""
+class Part(Record):
+    """The record of a file."""
 
-    made_from: str
     file: FileEntry
     compared: tuple[int, int] = (0, 0)
     """As `Found.compared`."""
@@ -62,11 +61,8 @@ def read_lists_manifest(folder: str) -> ListsManifest | None:
 
 def read_part(folder: str, part: int, made_from: str) -> Part | None:
     """The record of a part, or None if it is not finished, made from something else, or incomplete."""
-    try:
-        record = Part.model_validate(storage.find_json(record_url(folder, part)))
-    except (ValidationError, Damaged):  # no record, or one of another version, or a damaged one
-        return None
-    return record if record.made_from == made_from and record.file.is_there(folder) else None
+    record = read_record(Part, record_url(folder, part), made_from)
+    return record if record is not None and record.file.is_there(folder) else None
 
 
 def write_finished_part(folder: str, part: int, record: Part) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from twhin_core import storage
+from twhin_core.records import find_whole
 from twhin_core.report.figures import Table
 from twhin_core.training.earlier import ANCHOR, EARLIER, START
 
@@ -21,7 +22,7 @@ class FromEarlier:
 def collect(root: str) -> FromEarlier | None:
     """What `training/earlier.json` says; None if the run neither started from another version nor stayed near one."""
     records: dict[str, Any] = (
-        storage.find_whole_json(storage.join(root, EARLIER), "report: shows nothing of the earlier version") or {}
+        find_whole(storage.join(root, EARLIER), "report: shows nothing of the earlier version") or {}
     )
     start, anchor = records.get(START, {}), records.get(ANCHOR, {})
     said, rows = [], None

@@ -15,6 +15,7 @@ from twhin_core.durations import Duration, describe_gpus, describe_memory, in_wo
 from twhin_core.evaluation.metrics import Metrics
 from twhin_core.graph.manifest import Manifest, read_manifest, relations_of
 from twhin_core.progress import log
+from twhin_core.records import find_whole
 from twhin_core.report import costs
 from twhin_core.report.figures import Table
 
@@ -182,7 +183,7 @@ def _relation(of: Relation) -> list[str]:
 def _plan(root: str) -> Table | None:
     """The sharding of each table, with the largest part of any rank; None if the plan is missing or damaged."""
     url = storage.join(root, PLAN)
-    plan = storage.find_whole_json(url, "report: shows no plan")
+    plan = find_whole(url, "report: shows no plan")
     if plan is None:
         if storage.exists(storage.join(root, FINISHED)) and not storage.exists(url):
             log.warning("report: shows no plan: %s is missing", url)

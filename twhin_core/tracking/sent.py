@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from twhin_core import storage
+from twhin_core.records import find_whole
 
 TRACKERS = ("mlflow", "wandb")
 
@@ -28,7 +29,7 @@ class Sent(BaseModel):
 
 def read_sent(root: str, tracker: str) -> Sent | None:
     """None if nothing was sent, or if the record is damaged: then the run is tracked anew."""
-    found = storage.find_whole_json(_url(root, tracker), f"tracking.{tracker}: the run is tracked anew")
+    found = find_whole(_url(root, tracker), f"tracking.{tracker}: the run is tracked anew")
     return None if found is None else Sent.model_validate(found)
 
 
