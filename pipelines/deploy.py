@@ -122,6 +122,13 @@ def submit(
         str | None, typer.Option(metavar="URL", help="The series to refresh. Default: that of the compiled file.")
     ] = None,
     run_name: Annotated[str | None, typer.Option(help="The run's name. Default: twhin and the time.")] = None,
+    experiment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The run's experiment, created if it does not exist. Default: twhin on Kubeflow, none on Vertex AI.",
+        ),
+    ] = None,
     cron: Annotated[
         str | None,
         typer.Option(metavar="LINE", help="Create a recurring run: five fields, UTC. A run root must contain {run}."),
@@ -149,7 +156,9 @@ def submit(
 
     from twhin.pipelines import submit as submitting
 
-    request = submitting.read(compiled, target, run_root, overrides or (), run_name, service_account, cron, series)
+    request = submitting.read(
+        compiled, target, run_root, overrides or (), run_name, service_account, cron, series, experiment
+    )
     platform: submitting.Platform
     if target == "kubeflow":
         from twhin.pipelines.kubeflow_client import Kubeflow

@@ -22,6 +22,7 @@ from twhin_core.errors import LONGEST_ANSWER, Unreachable, UserError, in_one_lin
 TOKEN = "TWHIN_KFP_TOKEN"  # noqa: S105 -- the name of a variable
 """Environment variable with a bearer token. Without it, the token that Kubernetes mounts into a pod is used, if any."""
 EXPERIMENT = "twhin"
+"""Of runs that name none."""
 SUCCEEDED, FAILED = "SUCCEEDED", ("FAILED", "CANCELED", "SKIPPED")
 TRANSIENT = (0, 408, 429, 500, 502, 503, 504)
 """Status codes worth a retry; 0 means no response."""
@@ -60,7 +61,7 @@ class Kubeflow:
     def start(self, request: Request) -> str:
         with self._asking("runs"):
             run = self._client.run_pipeline(
-                self._experiment(), request.name, request.path, request.parameters,
+                self._experiment(request), request.name, request.path, request.parameters,
                 service_account=request.service_account,
             )  # fmt: skip
             return str(run.run_id)
@@ -68,7 +69,7 @@ class Kubeflow:
     def schedule(self, request: Request) -> str:
         with self._asking("recurring runs"):
             made = self._client.create_recurring_run(
-                self._experiment(), request.name, cron_expression=f"0 {request.cron}", no_catchup=True,
+                self._experiment(request), request.name, cron_expression=f"0 {request.cron}", no_catchup=True,
                 params=request.parameters, pipeline_package_path=request.path, service_account=request.service_account,
             )  # fmt: skip
             return str(made.recurring_run_id)
@@ -90,8 +91,10 @@ class Kubeflow:
         has_missed_gate = any(task.state == "SKIPPED" for task in tasks)
         return Outcome(state, has_succeeded or state in FAILED, has_succeeded, failures, has_missed_gate)
 
-    def _experiment(self) -> str:
-        return str(self._client.create_experiment(EXPERIMENT, namespace=self.namespace).experiment_id)
+    def _experiment(self, request: Request) -> str:
+        """The id of the run's experiment, which is created if it does not exist."""
+        made = self._client.create_experiment(request.experiment or EXPERIMENT, namespace=self.namespace)
+        return str(made.experiment_id)
 
     @contextlib.contextmanager
     def _asking(self, what: str) -> Iterator[None]:

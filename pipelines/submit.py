@@ -49,6 +49,7 @@ class Request:
     name: str
     service_account: str | None = None
     cron: str | None = None
+    experiment: str | None = None
 
     @property
     def root_name(self) -> str:
@@ -100,6 +101,7 @@ def read(
     service_account: str | None = None,
     cron: str | None = None,
     series: str | None = None,
+    experiment: str | None = None,
 ) -> Request:
     """Reads the compiled pipeline at `path` and checks that `target` can run it.
 
@@ -150,7 +152,7 @@ def read(
         )
     parameters = {"config": text, "overrides": overrides, root_name: root}
     name = name or f"twhin {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
-    return Request(path, documents, parameters, name, service_account, cron)
+    return Request(path, documents, parameters, name, service_account, cron, experiment)
 
 
 def with_short_parameters(request: Request) -> Request:

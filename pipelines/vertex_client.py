@@ -5,17 +5,23 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
+import time
 from typing import Any
 
 from google.cloud import aiplatform_v1
 
 from twhin.components.run_root import RUN
+from twhin.pipelines import vertex_experiment
 from twhin.pipelines.submit import Outcome, Request
-from twhin_core.errors import LONGEST_ANSWER, UserError, in_one_line
+from twhin_core.errors import LONGEST_ANSWER, Unreachable, UserError, in_one_line
+from twhin_core.progress import log
 from twhin_core.vertex_ai import ROLE, asking, client_arguments
 
 CONSOLE = "https://console.cloud.google.com/vertex-ai/locations/{region}/pipelines/{kind}/{run}?project={project}"
 TIMEOUT = 60.0
+CONTEXT_S = 120.0
+"""Seconds to wait for a run's context in ML Metadata. Vertex AI makes it when the run starts."""
+CONTEXT_POLL_S = 2.0
 
 
 class Vertex:
@@ -29,6 +35,7 @@ class Vertex:
         self._where = f"Vertex AI in {region}"
         self._how = client_arguments(region, self._where)
         self._pipelines = aiplatform_v1.PipelineServiceClient(**self._how)
+        self._metadata = aiplatform_v1.MetadataServiceClient(**self._how)
 
     def start(self, request: Request) -> str:
         made = {
@@ -37,10 +44,38 @@ class Vertex:
             "pipeline_job_id": f"twhin-{secrets.token_hex(8)}",
         }
         with self._asking(request.service_account):
+            if request.experiment is not None:
+                experiment = vertex_experiment.find_or_create(self._metadata, self._parent, request.experiment)
             job = self._pipelines.create_pipeline_job(request=made, timeout=TIMEOUT)
+        if request.experiment is not None:
+            self._add_to(experiment, job.name)
         return str(job.name).rpartition("/")[2]
 
+    def _add_to(self, experiment: str, job: str) -> None:
+        """Adds the run to the experiment once it has a context. It runs already, so a failure costs a warning."""
+        given_up = time.monotonic() + CONTEXT_S
+        try:
+            with self._asking():
+                context = self._context(job)
+                while not context and time.monotonic() < given_up:
+                    time.sleep(CONTEXT_POLL_S)
+                    context = self._context(job)
+                if context:
+                    return vertex_experiment.add_run(self._metadata, experiment, context)
+            why = f"it has no context in ML Metadata after {CONTEXT_S:.0f} s"
+        except (Unreachable, UserError) as error:
+            why = str(error)
+        log.warning("submit: the run has started, but is not in the experiment: %s", why)
+        return None
+
+    def _context(self, job: str) -> str:
+        """The resource name of the run's context; empty as long as there is none."""
+        found = self._pipelines.get_pipeline_job(name=job, timeout=TIMEOUT)
+        return str(found.job_detail.pipeline_run_context.name)
+
     def schedule(self, request: Request) -> str:
+        if request.experiment is not None:
+            raise UserError(f"--experiment {request.experiment}: Vertex AI puts no run of a schedule into one")
         made = {"parent": self._parent, "pipeline_job": self._job(request)}
         schedule = aiplatform_v1.Schedule(
             display_name=request.name, cron=request.cron, max_concurrent_run_count=1, create_pipeline_job_request=made

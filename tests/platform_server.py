@@ -16,6 +16,7 @@ from google.protobuf import json_format
 
 from tests import strict
 from tests.loopback import Api, serving
+from tests.metadata_store import Metadata
 
 PARENT = "projects/my-project/locations/europe-west4"
 
@@ -37,6 +38,7 @@ class PlatformServer:
     experiments: list[Any] = field(default_factory=list)
     made: list[tuple[str, Any]] = field(default_factory=list)
     """Kind and body of what was created."""
+    metadata: Metadata = field(default_factory=lambda: Metadata(PARENT))
 
 
 @contextlib.contextmanager
@@ -60,7 +62,13 @@ class _Handler(Api):
             if path.startswith("/apis/"):
                 return self.answer({"code": 7, "message": message}, status)
             return self.answer({"error": {"code": status, "message": message}}, status)
+        if path.startswith(f"/v1/{PARENT}/metadataStores"):
+            status, answer = state.metadata.respond(path.removeprefix(f"/v1/{PARENT}/"), self._query(), body)
+            return self.answer(answer, status)
         return self.answer(self._kubeflow(path, body) if path.startswith("/apis/") else self._vertex(path, body))
+
+    def _query(self) -> dict[str, str]:
+        return {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
 
     def _kubeflow(self, path: str, body: Any) -> Any:
         state, kind = self.state, path.removeprefix("/apis/v2beta1/")
@@ -84,7 +92,7 @@ class _Handler(Api):
 
     def _vertex(self, path: str, body: Any) -> Any:
         kind = path.removeprefix(f"/v1/{PARENT}/")
-        query = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
+        query = self._query()
         if body is None:
             assert kind == self.state.made[0][0].replace(":", "/")
             return {"name": f"{PARENT}/{kind}", **self._look()}

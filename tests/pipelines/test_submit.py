@@ -18,9 +18,9 @@ from kfp.client import KF_PIPELINES_SA_TOKEN_ENV
 from tests import golden, platform_server
 from tests.command_line import ROOT
 from tests.object_store import serve_bucket
-from tests.platform_server import PlatformServer
+from tests.platform_server import PARENT, PlatformServer
 from twhin.components import step
-from twhin.pipelines import cli, resources, submit, vertex_section
+from twhin.pipelines import cli, resources, submit, vertex_client, vertex_section
 from twhin.pipelines.compile import compile_pipeline
 from twhin.pipelines.kubeflow_client import TOKEN, Kubeflow
 from twhin.pipelines.resources import Target
@@ -40,6 +40,7 @@ ROOT_URL = "gs://bucket/run"
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submit, "POLL_S", 0.01)
+    monkeypatch.setattr(vertex_client, "CONTEXT_POLL_S", 0.01)
     monkeypatch.delenv(TOKEN, raising=False)
     monkeypatch.delenv(KF_PIPELINES_SA_TOKEN_ENV, raising=False)
 
@@ -194,6 +195,62 @@ def vertex_look(state: str, **tasks: tuple[str, str]) -> dict[str, Any]:
 
 
 LOOKS = [("kubeflow", kubeflow_look), ("vertex", vertex_look)]
+
+
+def test_a_run_on_kubeflow_is_in_the_experiment_of_its_name(server: PlatformServer) -> None:
+    run(server, "kubeflow", "--experiment", "Clicks, 2026")
+    assert [made["display_name"] for made in server.experiments] == ["Clicks, 2026"]
+
+
+CONTEXT = f"{PARENT}/metadataStores/default/contexts/the-run"
+HAS_CONTEXT = {"state": "PIPELINE_STATE_RUNNING", "jobDetail": {"pipelineRunContext": {"name": CONTEXT}}}
+
+
+@pytest.mark.parametrize("before", ["no store", "no experiment", "made by another meanwhile", "an experiment"])
+def test_a_run_on_vertex_is_put_into_the_experiment_once_it_has_a_context(
+    server: PlatformServer, before: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.metadata.exists = before != "no store"
+    if before == "an experiment":
+        server.metadata.contexts["clicks"] = {"schemaTitle": "system.Experiment"}
+    elif before.startswith("made"):
+        server.metadata.taken = ["clicks"]
+    server.looks = [vertex_look("PENDING"), vertex_look("RUNNING"), HAS_CONTEXT]
+    run(server, "vertex", "--experiment", "clicks")
+    assert server.metadata.contexts["clicks"]["schemaTitle"] == "system.Experiment"
+    assert server.metadata.children == {"clicks": [CONTEXT]}
+    assert len(server.made) == 1
+    assert not capsys.readouterr().err
+
+
+def test_a_run_that_gets_no_context_runs_outside_of_the_experiment(
+    server: PlatformServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(vertex_client, "CONTEXT_S", 0.05)
+    server.looks = [vertex_look("PENDING")]
+    run(server, "vertex", "--experiment", "clicks")
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "the run has started, but is not in the experiment" in warning
+    assert len(server.made) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "why"),
+    [
+        *[(name, (), "expected 4 to 128") for name in ("Clicks", "ads", "-ads", "a" * 129, "my_clicks", "clicks ")],
+        ("taken", (), "a context of that name exists, and it is a system.PipelineRun"),
+        ("clicks", ("--cron", "0 4 * * *", "--run-root", f"{ROOT_URL}/{{run}}"), "puts no run of a schedule into one"),
+    ],
+)
+def test_an_experiment_that_vertex_would_not_take(
+    server: PlatformServer, name: str, arguments: tuple[str, ...], why: str
+) -> None:
+    server.metadata.contexts["taken"] = {"schemaTitle": "system.PipelineRun"}
+    with pytest.raises(UserError) as refused:
+        run(server, "vertex", f"--experiment={name}", *arguments)
+    assert str(refused.value).startswith(f"--experiment {name}: ")
+    assert why in str(refused.value)
+    assert not server.made
 
 
 @pytest.mark.parametrize(("target", "look"), LOOKS)
