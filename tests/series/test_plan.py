@@ -125,6 +125,30 @@ def test_content_that_is_new_or_was_written_again_makes_a_version(tmp_path: Path
     assert content.nodes == len({*range(0, 40, 3), *range(30, 50, 2)})
 
 
+def test_a_version_does_not_go_on_with_other_vectors_than_it_began_with(
+    tmp_path: Path, small_config: SmallConfig
+) -> None:
+    relations = [{"name": "fav", "lhs": "user", "rhs": "tweet"}]
+    tree = small_config(model={"relations": relations}, training={"num_epochs": 1}).model_dump(exclude_unset=True)
+    tree["model"]["embeddings"]["tables"][1]["initial"] = {"path": str(tmp_path / "v.parquet"), "column": "v"}
+    days = Days(tmp_path, config_file.validate(Config, tree, "test"))
+    days.arrive(1)
+
+    def write(tweets: range) -> None:
+        vectors = {"id": [f"t{at}" for at in tweets], "v": [[float(at), 1.0] for at in tweets]}
+        pq.write_table(pa.table(vectors), tmp_path / "v.parquet")
+
+    write(range(0, 40, 3))
+    first = days.plan()
+    days.work(first, prepare)
+    write(range(0, 40, 2))
+    assert days.plan() == first, "training will read the vectors of now"
+    days.work(first, train)
+    assert days.plan() == first
+    write(range(30, 50, 2))
+    assert days.plan().version == "2", "training would refuse to go on with others"
+
+
 def test_what_was_rolled_back_does_not_come_back(days: Days) -> None:
     for day in (1, 2):
         days.arrive(day)

@@ -86,6 +86,25 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_initial(self) -> Config:
+        with_features = {of.table for of in self.prepare.features} if self.prepare is not None else set()
+        for position, table in enumerate(self.model.embeddings.tables):
+            if table.initial is None:
+                continue
+            key = f"model.embeddings.tables.{position}.initial"
+            if table.name in with_features:
+                raise ValueError(
+                    f"{key}: {table.name} has prepare.features, which adds to its rows and moves those of nodes "
+                    "without training edges to what it predicts; remove either"
+                )
+            if self.training.initial_checkpoint_dir is not None and not table.initial.frozen:
+                raise ValueError(
+                    f"{key}: has no effect with training.initial_checkpoint_dir, which gives every row its weights, "
+                    "unless frozen; remove either"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _check_data(self) -> Config:
         for section, data in (("train_data", self.train_data), ("validation_data", self.validation_data)):
             if data is None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from twhin_core import plugins
+from twhin_core.config.initial import Initial
 from twhin_core.config.numbers import Count, Location, Name, Scale, Strength
 from twhin_core.config.optimizer import Optimizer
 from twhin_core.config.section import Section
@@ -47,6 +48,11 @@ class Table(Section):
         None,
         description="Folder of Parquet files (index: int64, id) with the rows' ids, for tables that `prepare` does not "
         "make. Default: each row's index is its id.",
+    )
+    initial: Initial | None = Field(
+        None,
+        description="(ours) Vectors from outside, at which rows start. See [vectors from outside](initial.md). "
+        "Default: random ones.",
     )
 
     @model_validator(mode="after")

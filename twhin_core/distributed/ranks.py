@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -20,6 +21,9 @@ T = TypeVar("T")
 
 # Long enough for anything that ranks wait for, such as an upload to a bucket. A dead rank is noticed at once.
 TIMEOUT = timedelta(minutes=10)
+
+WAIT_SECONDS = 20.0
+"""After which the first rank, which works, tells the others that it is there."""
 
 # Errors of gloo and nccl when another process has exited.
 LOST = re.compile("Connection (closed|reset) by peer|Broken pipe|remote process exited", re.IGNORECASE)
@@ -60,6 +64,16 @@ class Ranks:
         dist.broadcast_object_list(made)
         found: T = made[0]
         return found
+
+    def of_first_in_time(self, make: Callable[[], T]) -> T:
+        """As `of_first`, where `make` may take longer than `TIMEOUT`. A collective."""
+        if self.world_size == 1:
+            return make()
+        with ThreadPoolExecutor(1) as pool:
+            work = pool.submit(make) if self.is_first else None
+            while not self.of_first(lambda: work is not None and bool(wait([work], WAIT_SECONDS).done)):
+                pass
+            return self.of_first(make if work is None else work.result)  # the others call neither
 
     def of_all(self, value: T) -> list[T]:
         """The values of all ranks, in their order. A collective."""

@@ -14,6 +14,7 @@ from twhin_core.progress import log
 from twhin_core.published import list_ids, number_of, read_current, root_of
 from twhin_core.removed import read_removed
 from twhin_core.series.continued import with_previous
+from twhin_core.training.outside_record import read_record
 
 CONFIG = "refresh.yaml"
 """The config of a version, under its run root, before its first stage has saved it."""
@@ -73,11 +74,13 @@ def plan(text: str, series: str, overrides: tuple[str, ...] = (), origin: str = 
 
 
 class RawFiles(NamedTuple):
-    """The raw files of now: those of sources, and those of content, which may be written again."""
+    """The raw files of now: those of sources, and those of content and of vectors, which may be written again."""
 
     sources: set[str]
     content: set[tuple[str, int, int]]
     """Path, size and version."""
+    outside: set[tuple[str, int, int]]
+    """The same of vectors from outside, at which tables start."""
 
 
 def _raw_files(config: Config) -> RawFiles:
@@ -85,7 +88,9 @@ def _raw_files(config: Config) -> RawFiles:
     assert config.prepare is not None
     sources = {file.url for source in config.prepare.sources for file in find_files(source.path)}
     content = [file for features in config.prepare.features for file in find_files(features.path)]
-    return RawFiles(sources, {(file.url, file.size, file.version) for file in content})
+    tables = config.model.embeddings.tables
+    outside = [file for table in tables if table.initial is not None for file in find_files(table.initial.path)]
+    return RawFiles(sources, *({(file.url, file.size, file.version) for file in files} for files in (content, outside)))
 
 
 def _new(files: RawFiles, root: str) -> bool:
@@ -97,11 +102,17 @@ def _new(files: RawFiles, root: str) -> bool:
     return bool(files.sources - manifest.taken.keys() or files.content - known)
 
 
+def _read_others(files: RawFiles, root: str) -> bool:
+    """Whether training of the version at `root` has begun with other vectors from outside than those of now."""
+    read = {(of.path, of.size, of.version) for entry in read_record(root).values() for of in entry.raw_files}
+    return bool(read) and read != files.outside
+
+
 def _goes_on(config: Config, files: RawFiles, root: str) -> bool:
     """Whether a version that was begun can be finished with this config, and will have taken all files then."""
     if read_removed(root) is not None or not storage.exists(storage.join(root, CONFIG)):
         return False
-    if read_manifest(root) is not None and _new(files, root):
+    if read_manifest(root) is not None and (_new(files, root) or _read_others(files, root)):
         return False
     try:
         run.check_goes_on(config, root)

@@ -21,7 +21,7 @@ from twhin_core.graph.manifest import MANIFEST, Manifest, find_manifest, read_ma
 from twhin_core.progress import log
 from twhin_core.published import find_root
 from twhin_core.run import check_same_graph, working
-from twhin_core.stages.refusals import check_earlier, check_relations, check_sizes
+from twhin_core.stages.refusals import check_earlier, check_initial, check_relations, check_sizes
 from twhin_core.stages.track import tracking
 from twhin_core.synthetic.generate import generate
 
@@ -55,6 +55,7 @@ def prepare(config: Config, root: str) -> Manifest:
 
 
 def _build(config: Config, settings: Prepare, root: str) -> Manifest:
+    check_initial(config)
     for earlier in check_earlier(config):
         note_use(earlier, root)
     sources = settings.sources

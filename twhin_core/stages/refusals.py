@@ -8,6 +8,7 @@ from twhin_core.evaluation.task import check_ranking
 from twhin_core.export import fits
 from twhin_core.export.earlier import ALIGN, MAP, earlier_root, open_aligned, open_mapped
 from twhin_core.schema import Schema
+from twhin_core.scratch import scratch
 
 
 def check_earlier(config: Config) -> list[str]:
@@ -23,6 +24,17 @@ def check_earlier(config: Config) -> list[str]:
     if export.map is not None:
         roots.append(open_mapped(config, earlier_root(MAP, export.map.to, config), tables).root)
     return roots
+
+
+def check_initial(config: Config) -> None:
+    """Reads the vectors from outside at which tables start. Raises UserError if training would refuse them."""
+    tables = config.model.embeddings.tables
+    if any(table.initial is not None for table in tables):
+        from twhin_core.vectors.outside import outside_vectors  # imports DuckDB and Ibis
+
+        with scratch("prepare") as folder:
+            for vectors in outside_vectors(tables).values():
+                vectors.check(folder)
 
 
 def check_relations(config: Config, relations: list[str]) -> None:

@@ -28,6 +28,8 @@ from twhin_core.recommend.manifest import MANIFEST, read_lists_manifest
 from twhin_core.report.trained import PLAN
 from twhin_core.report.training import LOG
 from twhin_core.run import check_is_run, saved_config
+from twhin_core.training.outside_record import FOLDER as ROWS
+from twhin_core.training.outside_record import RECORD, read_record
 
 T = TypeVar("T")
 Check = Callable[[], object]
@@ -135,6 +137,9 @@ def _results(root: str) -> Iterator[tuple[str, Check]]:
     """What training and evaluation published."""
     for path in (PLAN, FINISHED):
         yield from _json(root, path)
+    yield from _json(root, RECORD)
+    for table, entry in (_or_none(partial(read_record, root)) or {}).items():
+        yield from _files(root, f"{ROWS}/{table}", entry.rows)
     for split in get_args(Split):
         for name in ("metrics.json", "gates.json"):
             yield from _json(root, f"{folder(split)}/{name}")

@@ -15,6 +15,7 @@ from torchrec import JaggedTensor, KeyedJaggedTensor
 from twhin_core.config import Model
 from twhin_core.config.optimizer import Adam
 from twhin_core.schema import Schema
+from twhin_core.training.frozen_rows import FrozenRows
 from twhin_core.training.row_optimizer import STATE_NAMES, state_shapes
 from twhin_core.training.schedules import rate
 
@@ -81,6 +82,9 @@ class JoinedTables(nn.Module):
             settings.betas if isinstance(settings, Adam) else (0.0, 0.0),
         )
         self._read = []
+
+    def freeze(self, frozen: FrozenRows) -> None:
+        """Nothing to do: `LocalModel.can_hold` has no frozen rows here."""
 
     def start(self, step: int) -> None:
         """Sets the rates of `step`, counted from 1."""

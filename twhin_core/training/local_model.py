@@ -38,13 +38,14 @@ class LocalModel(nn.Module):
     def can_hold(model: Model, device: torch.device, world_size: int, has_content: bool = False) -> bool:
         """Whether the tables can be local; on a GPU, Triton must be there and all tables have the same optimizer.
 
-        Joined tables on a GPU have no content.
+        Joined tables on a GPU have no content and no frozen rows.
         """
         tables = model.embeddings.tables
         if world_size > 1 or any(table.data_type != "fp32" for table in tables):
             return False
         same = all(table.optimizer == tables[0].optimizer for table in tables)
-        return device.type == "cpu" or (same and not has_content and fused_softmax.has_triton())
+        plain = not has_content and not any(table.initial is not None and table.initial.frozen for table in tables)
+        return device.type == "cpu" or (same and plain and fused_softmax.has_triton())
 
     def forward(self, batch: Batch) -> Tensor:
         loss: Tensor = self.module(batch)

@@ -13,6 +13,7 @@ from torchrec import JaggedTensor, KeyedJaggedTensor
 from twhin_core.config import Model
 from twhin_core.model.threads import map_in_threads
 from twhin_core.schema import Schema
+from twhin_core.training.frozen_rows import FrozenRows
 from twhin_core.training.row_optimizer import RowOptimizer
 
 
@@ -53,6 +54,11 @@ class LocalTables(nn.Module):
         self._steps_before = steps
         for optimizer in self._optimizers.values():
             optimizer.steps_before = steps
+
+    def freeze(self, frozen: FrozenRows) -> None:
+        """As `RowOptimizer.freeze`."""
+        for optimizer in self._optimizers.values():
+            optimizer.freeze(frozen)
 
     def start(self, step: int) -> None:
         """Nothing to clear: each step's rows have their own gradients."""

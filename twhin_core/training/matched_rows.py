@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
@@ -49,6 +50,10 @@ class MatchedTable:
         """Like `of`, but also -1 for rows that had no training edge."""
         earlier = self.of(rows)
         return earlier if self.degrees is None else np.where(self.degrees[earlier] > 0, earlier, -1)
+
+    def is_known(self, rows: Ints) -> npt.NDArray[np.bool_]:
+        """Which rows that this rank needs are not new."""
+        return self.of(rows) >= 0
 
     def of(self, rows: Ints) -> Ints:
         """The earlier rows of rows that this rank needs; -1 for new ones."""

@@ -92,6 +92,7 @@ def fill_from_neighbors(
     matched: Mapping[str, MatchedTable],
     known: Mapping[str, Rows],
     targets: Mapping[str, Whole],
+    settled: Mapping[str, npt.NDArray[np.bool_]],
     unit: set[str],
     added: Mapping[str, Callable[[Ints], Tensor]],
     is_first: bool,
@@ -100,12 +101,13 @@ def fill_from_neighbors(
 
     Where content adds to rows, that mean is what both give together.
 
-    Streams the edges once. Rows without such an edge stay as they are.
+    Streams the edges once. Rows without such an edge stay as they are, and so do `settled` ones.
 
     Args:
         matched: by table, where all its rows were.
         known: the earlier vectors, by table.
         targets: the tables, of which this rank fills its part.
+        settled: by table, which of the rows that this rank holds stay as they are.
         unit: the tables of rows of length 1.
         added: by table, what content adds to rows: int64 [n] → float32 [n, dim].
         is_first: whether this rank counts the rows that all ranks hold.
@@ -113,7 +115,9 @@ def fill_from_neighbors(
     Returns:
         How many rows were set, by table, so that those of all ranks add up.
     """
-    means = {table: _Means(target, table in unit, added.get(table)) for table, target in targets.items()}
+    means = {
+        table: _Means(target, settled[table], table in unit, added.get(table)) for table, target in targets.items()
+    }
     found: dict[Kind, list[Ends]] = {}
     count = 0
 
@@ -150,6 +154,7 @@ def _ends_of_new(
             held = means[table[side]].rows
             is_mine = (node[side] >= held.start) & (node[side] < held.stop)
             wanted = np.flatnonzero(is_mine & (earlier[side] < 0) & (earlier[OTHER[side]] >= 0))
+            wanted = wanted[~means[table[side]].settled[node[side][wanted] - held.start]]
             if len(wanted):
                 rel = some.rel[wanted]
                 ends = Ends(
@@ -161,8 +166,14 @@ def _ends_of_new(
 class _Means:
     """The means of a table's rows so far, in the place of the rows."""
 
-    def __init__(self, target: Whole, is_unit: bool, added: Callable[[Ints], Tensor] | None) -> None:
-        self.rows = held_rows(target)
+    def __init__(
+        self,
+        target: Whole,
+        settled: npt.NDArray[np.bool_],
+        is_unit: bool,
+        added: Callable[[Ints], Tensor] | None,
+    ) -> None:
+        self.rows, self.settled = held_rows(target), settled
         self._target, self._is_unit, self._added = target, is_unit, added
         self._total = torch.zeros(len(self.rows), dtype=torch.float64)
 

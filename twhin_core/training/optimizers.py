@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed import DistributedModelParallel
@@ -20,9 +21,11 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 from twhin_core.config import Config
 from twhin_core.config.optimizer import Optimizer
 from twhin_core.model.twhin import Twhin
+from twhin_core.training.frozen_rows import FrozenRows, KeptRows, kernels_of
 from twhin_core.training.local_model import LocalModel
 from twhin_core.training.row_optimizer import RowOptimizer, positive_eps
 from twhin_core.training.schedules import rate
+from twhin_core.training.shard_rows import ShardRows
 
 CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -91,7 +94,7 @@ class Optimizers:
     """All optimizers of a model. `start` sets the rates of a step; `finish` updates after its backward pass."""
 
     def __init__(
-        self, config: Config, model: DistributedModelParallel | LocalModel, shards: Sequence[TableOptimizer] = ()
+        self, config: Config, model: DistributedModelParallel | LocalModel, shards: Sequence[ShardRows] = ()
     ) -> None:
         """`shards`: optimizers of rows whose kernels do not update them."""
         self._steps = torch.zeros((), dtype=torch.int64)
@@ -112,7 +115,9 @@ class Optimizers:
         if isinstance(model, LocalModel):
             self._tables.append(model.tables)
             return
-        self._tables += [FusedTables(model, _distinct_optimizers(config), config.model.dim), *shards]
+        updated = [shard.kernel for shard in shards]
+        own = [kernel for kernel in kernels_of(model) if all(kernel is not of for of in updated)]
+        self._tables += [FusedTables(model, own, _distinct_optimizers(config), config.model.dim), *shards]
         for table in config.model.embeddings.tables:
             if table.sharding == "data_parallel":
                 weight = model.module.tables.embeddings[table.name].weight
@@ -126,6 +131,11 @@ class Optimizers:
         self._before = int(self._steps) - step
         for table in self._tables:
             table.steps_before = self._before
+
+    def freeze(self, frozen: FrozenRows) -> None:
+        """Leaves frozen rows as they are from now on."""
+        for table in self._tables:
+            table.freeze(frozen)
 
     def start(self) -> None:
         """Clears the gradients and sets the rates of the next step."""
@@ -166,6 +176,8 @@ class TableOptimizer(Protocol):
     steps_before: int
     """Steps of an earlier version that its state includes."""
 
+    def freeze(self, frozen: FrozenRows) -> None: ...
+
     def start(self, step: int) -> None: ...
 
     def finish(self, step: int) -> None: ...
@@ -176,12 +188,23 @@ class TableOptimizer(Protocol):
 class FusedTables:
     """Tables that the backward pass updates."""
 
-    def __init__(self, model: DistributedModelParallel, distinct: list[Optimizer], dim: int) -> None:
-        self._dim = dim
+    def __init__(
+        self,
+        model: DistributedModelParallel,
+        own: Sequence[SplitTableBatchedEmbeddingBagsCodegen],
+        distinct: list[Optimizer],
+        dim: int,
+    ) -> None:
+        """`own`: the kernels that update their rows."""
+        self._dim, self._own = dim, own
+        self._kept: list[KeptRows] = []
         self._fused = model.fused_optimizer
         self._groups = [(group, distinct[round(float(group["lr"]))]) for group in self._fused.param_groups]
         self._kernels_count = False
         self.steps_before = 0
+
+    def freeze(self, frozen: FrozenRows) -> None:
+        self._kept = [KeptRows(kernel, frozen) for kernel in self._own]
 
     def start(self, step: int) -> None:
         if self._groups and not self._kernels_count:
@@ -195,7 +218,9 @@ class FusedTables:
         self._fused.step()  # passes the rates to the kernels; the backward pass does the update
 
     def finish(self, step: int) -> None:
-        """Nothing to do: the backward pass has updated the rows."""
+        """Puts frozen rows back: the backward pass has updated all."""
+        for kept in self._kept:
+            kept.put_back()
 
     def optimizer_state(self) -> dict[str, ShardedTensor]:
         state = {}
@@ -215,6 +240,9 @@ class ReplicatedTable:
         self._weight = weight
         self._optimizer = RowOptimizer(name, optimizer, weight)
         self.steps_before = 0
+
+    def freeze(self, frozen: FrozenRows) -> None:
+        self._optimizer.freeze(frozen)
 
     def start(self, step: int) -> None:
         if self._weight.grad is not None:

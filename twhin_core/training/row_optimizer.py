@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from twhin_core.config.optimizer import Adam, Optimizer
+from twhin_core.training.frozen_rows import FrozenRows
 from twhin_core.training.schedules import rate
 
 STATE_NAMES = {
@@ -49,6 +50,11 @@ class RowOptimizer:
         self._eps = positive_eps(optimizer.choice.model_dump().get("eps", 0.0))
         self.steps_before = 0
         """Steps of an earlier version that the state includes."""
+        self._frozen: Tensor | None = None
+
+    def freeze(self, frozen: FrozenRows) -> None:
+        """Leaves frozen rows, and their state, as they are from now on."""
+        self._frozen = frozen.of(self._weight)
 
     @torch.no_grad()
     def update(self, rows: Tensor, values: Tensor, gradient: Tensor, step: int) -> None:
@@ -59,6 +65,9 @@ class RowOptimizer:
             values: float32 [n, dim], the current rows; may be overwritten.
             gradient: float32 [n, dim].
         """
+        if self._frozen is not None:
+            free = (~self._frozen[rows]).nonzero().squeeze(1)
+            rows, values, gradient = rows[free], values[free], gradient[free]
         lr = rate(self._optimizer, step)
         if self._optimizer.name == "sgd":
             values.sub_(gradient, alpha=lr)

@@ -12,6 +12,7 @@ from torch import Tensor, index_select, is_grad_enabled, zeros
 from torchrec.distributed import DistributedModelParallel
 
 from twhin_core.config import Config
+from twhin_core.training.frozen_rows import FrozenRows, kernels_of
 from twhin_core.training.row_optimizer import RowOptimizer
 
 
@@ -19,7 +20,7 @@ class ShardRows:
     """The rows of one kernel: shards of tables whose optimizers have the same arguments."""
 
     def __init__(self, config: Config, kernel: SplitTableBatchedEmbeddingBagsCodegen) -> None:
-        self._weights = kernel.split_embedding_weights()
+        self.kernel, self._weights = kernel, kernel.split_embedding_weights()
         self._table_of_feature = kernel.feature_table_map
         self._optimizers = []
         for number, (name, weight) in enumerate(zip(kernel.table_names, self._weights, strict=True)):
@@ -40,6 +41,11 @@ class ShardRows:
         found.requires_grad_(is_grad_enabled())
         self._looked_up = parts, found
         return found
+
+    def freeze(self, frozen: FrozenRows) -> None:
+        """As `RowOptimizer.freeze`."""
+        for optimizer in self._optimizers:
+            optimizer.freeze(frozen)
 
     def start(self, step: int) -> None:
         """Nothing to clear: each step's rows have their own gradients."""
@@ -64,9 +70,4 @@ class ShardRows:
 
 def use_row_optimizers(config: Config, model: DistributedModelParallel) -> list[ShardRows]:
     """Replaces the kernels of this CPU rank's fp32 tables."""
-    return [
-        ShardRows(config, module)
-        for lookup in model.module.tables._lookups  # modules() does not list them
-        for module in lookup.modules()
-        if isinstance(module, SplitTableBatchedEmbeddingBagsCodegen) and module.weights_precision == SparseType.FP32
-    ]
+    return [ShardRows(config, kernel) for kernel in kernels_of(model) if kernel.weights_precision == SparseType.FP32]

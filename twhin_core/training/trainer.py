@@ -41,6 +41,7 @@ from twhin_core.training.earlier import open_anchored, open_start
 from twhin_core.training.frequencies import count_together
 from twhin_core.training.initialise import normalise_rows
 from twhin_core.training.metrics_log import Interval, MetricsLog, peak_memory
+from twhin_core.training.outside import OutsideRows
 from twhin_core.training.relation_weights import RelationWeights
 from twhin_core.training.schedules import until
 from twhin_core.training.validation import Patience, validation_loss
@@ -74,6 +75,7 @@ class Trainer:
         self.start = open_start(config, root, self.schema, ranks, resumes)
         self.anchored_to = None if resumes else open_anchored(config, root, self.schema, ranks, resumes)
         self.edges = open_split(config, root, self.schema, "train")
+        self.outside = OutsideRows(config, root, self.schema, ranks, resumes)
         self.frequencies = self._count_frequencies()
         self.source = self._connect(readers)
         self.batches = Batches(config, self.schema, self.edges, config.train_data, ranks, self.frequencies, self.source)
@@ -190,16 +192,15 @@ class Trainer:
 
     def _resume(self) -> None:
         """Loads the newest checkpoint of the run or, if there is none, what the config says to start from."""
-        newest, initial = self.newest, self.training.initial_checkpoint_dir
+        newest, initial, state = self.newest, self.training.initial_checkpoint_dir, self.model.state()
         if newest is not None:
             newest.check_fits(self.description)
-            checkpoint.load(newest, self.model.state())
+            checkpoint.load(newest, state)
             self._say("train: resumes from the checkpoint of step %d", newest.step)
         elif self.start is not None:
-            state = self.model.state()
-            WarmStart(self.start, self.config, self.root, self.schema, state, self.ranks).run(self.edges)
+            start = WarmStart(self.start, self.config, self.root, self.schema, state, self.ranks, self.outside)
+            start.run(self.edges)
         elif initial is not None:
-            state = self.model.state()
             if self.ranks.is_first:
                 note_use(checkpoint.root_of_checkpoint(initial), self.root)
             found = checkpoint.load_initial(initial, state, self.description)
@@ -207,6 +208,9 @@ class Trainer:
                 if table.is_spherical:  # the other model's rows may have any length
                     normalise_rows(state[f"tables.embeddings.{table.name}.weight"])
             self._say("train: starts from the weights of %s", found.url)
+        if newest is None and self.start is None:
+            self.outside.fill(state)
+        self.model.optimizers.freeze(self.outside.frozen(state))
         self.model.optimizers.count_from(self.position.step)
 
     def _anchor(self, earlier: EarlierRun) -> None:

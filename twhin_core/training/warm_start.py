@@ -24,6 +24,7 @@ from twhin_core.training.earlier import START, Record, keep_record
 from twhin_core.training.initialise import normalise_rows
 from twhin_core.training.matched_rows import MatchedTable, Whole, copy_rows, count_known, held_rows
 from twhin_core.training.new_nodes import fill_from_neighbors
+from twhin_core.training.outside import OutsideRows
 from twhin_core.vectors.content import content_of
 from twhin_core.vectors.ids import Ints
 from twhin_core.vectors.names import open_ids
@@ -36,13 +37,24 @@ class WarmStart:
     """Fills a model's state from an earlier run that fits it (see `earlier.check_start`)."""
 
     def __init__(
-        self, earlier: EarlierRun, config: Config, root: str, schema: Schema, state: State, ranks: Ranks
+        self,
+        earlier: EarlierRun,
+        config: Config,
+        root: str,
+        schema: Schema,
+        state: State,
+        ranks: Ranks,
+        outside: OutsideRows,
     ) -> None:
-        """`state`: with initial values, which new rows and relations keep."""
+        """
+        Args:
+            state: with initial values, which new rows and relations keep.
+            outside: vectors that new rows have, and frozen ones.
+        """
         assert config.training.warm_start is not None
         self._settings = config.training.warm_start
         self._earlier, self._config, self._schema, self._state = earlier, config, schema, state
-        self._root, self._ranks = root, ranks
+        self._root, self._ranks, self._outside = root, ranks, outside
         self._carried = tables_carried(earlier, config, root, schema)
         self._ids = {table: open_ids(config, root, table, rows) for table, rows in schema.tables.items()}
 
@@ -66,6 +78,7 @@ class WarmStart:
             for table in self._schema.tables:
                 if table in self._earlier.schema.tables:
                     self._copy_table(table, matched[table])
+            self._outside.fill(self._state, {table: of.is_known for table, of in matched.items()})
             self._copy_relations()
             filled = Counter[str]()
             if self._settings.new_nodes == "neighbors":
@@ -152,8 +165,9 @@ class WarmStart:
         targets = {table: self._weight(table) for table in self._schema.tables}
         unit = {table for table in self._schema.tables if self._config.model.table(table).is_spherical}
         added = {table: self._added(table) for table in self._carried}
+        settled = {table: self._outside.has_vector(table, held_rows(of)) for table, of in targets.items()}
         is_first = self._ranks.is_first
-        return fill_from_neighbors(scorer, self._schema, edges, matched, known, targets, unit, added, is_first)
+        return fill_from_neighbors(scorer, self._schema, edges, matched, known, targets, settled, unit, added, is_first)
 
     def _added(self, table: str) -> Callable[[Ints], Tensor]:
         """What content adds to the rows of a table."""

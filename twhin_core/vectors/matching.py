@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import duckdb
 import numpy as np
@@ -16,11 +16,19 @@ import pyarrow as pa
 
 from twhin_core import limits
 from twhin_core.errors import StorageRefused, TwhinError, UserError, one_line
-from twhin_core.vectors.ids import SCHEMA, Ids
+from twhin_core.vectors.ids import SCHEMA
 
 IDS_AT_ONCE = 131_072
 ERRORS = (duckdb.Error, pa.ArrowException, OSError, MemoryError)
 LEAST_MEGABYTES = 128
+
+
+class IdBatches(Protocol):
+    """Ids that can be read one after another, such as `Ids`."""
+
+    def batches(self, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        """All ids as (index: int64, id: string), in ascending order, at most `batch_rows` at a time."""
+        ...
 
 
 class Names(NamedTuple):
@@ -36,7 +44,7 @@ class Names(NamedTuple):
     """The config's key that limits the memory; None if none does."""
 
 
-def match(path: Path, rows: range, here: Ids, there: Ids, memory: int, names: Names) -> None:
+def match(path: Path, rows: range, here: IdBatches, there: IdBatches, memory: int, names: Names) -> None:
     """Writes to `path` the row of `there` that has the id of each of `rows` of `here`, or -1, as int64 [len(rows)].
 
     An inner join without a sort stays within DuckDB's limit: 20 million ids on each side fit into 128 MiB.
@@ -110,7 +118,7 @@ def reserve(path: Path, size: int) -> None:
         raise _no_room(error) from error
 
 
-def _join(path: Path, rows: range, here: Ids, there: Ids, memory: int) -> None:
+def _join(path: Path, rows: range, here: IdBatches, there: IdBatches, memory: int) -> None:
     reserve(path, 8 * max(len(rows), 1))  # an empty file cannot be mapped
     found = np.memmap(path, np.int64, "r+")
     found[:] = -1
@@ -144,7 +152,7 @@ def open_database(path: Path, memory: int) -> Iterator[duckdb.DuckDBPyConnection
         path.unlink(missing_ok=True)
 
 
-def _within(ids: Ids, rows: range) -> Iterator[pa.RecordBatch]:
+def _within(ids: IdBatches, rows: range) -> Iterator[pa.RecordBatch]:
     """The ids of `rows`, in order; reads no further."""
     for batch in ids.batches(IDS_AT_ONCE):
         first, last = np.searchsorted(batch["index"].to_numpy(), [rows.start, rows.stop])
