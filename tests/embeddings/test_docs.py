@@ -86,7 +86,7 @@ def test_the_notebook_example_runs(quickstart: str, capsys: pytest.CaptureFixtur
 
 
 def test_the_example_of_the_readme_runs(quickstart: str) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    example, _ = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     names: dict[str, Any] = {}
     exec(compile(example, "README.md", "exec"), names)
     assert (names["vector"].dtype, names["vector"].shape) == (np.float32, (64,))

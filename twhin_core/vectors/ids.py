@@ -32,15 +32,7 @@ MAX_IDS_TO_COMPARE = 10_000_000
 IDS_PER_BATCH = 1 << 16
 
 
-class IdBatches(Protocol):
-    """Ids that can be read one after another."""
-
-    def batches(self, batch_rows: int) -> Iterator[pa.RecordBatch]:
-        """All ids as (index: int64, id: string), in ascending order, at most `batch_rows` at a time."""
-        ...
-
-
-class Ids(IdBatches, Protocol):
+class Ids(Protocol):
     """The ids of a table."""
 
     @property
@@ -57,6 +49,10 @@ class Ids(IdBatches, Protocol):
 
     def at(self, positions: Ints) -> list[str]:
         """The ids at the given positions."""
+        ...
+
+    def batches(self, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        """All ids as (index: int64, id: string), in ascending order, at most `batch_rows` at a time."""
         ...
 
 
