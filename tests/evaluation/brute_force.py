@@ -42,6 +42,10 @@ class BruteForce:
             figures["mrr" + suffix] = sum(1 / rank for rank, _ in of) / len(of)
             for k in hits_at:
                 figures[f"hits@{k}{suffix}"] = sum(rank <= k for rank, _ in of) / len(of)
+            mean_rank = sum(rank for rank, _ in of) / len(of)
+            by_chance = [sum(range(1, negatives + 2)) / (negatives + 1) for _, negatives in of]
+            expected = sum(by_chance) / len(of)
+            figures["amri" + suffix] = 1 - (mean_rank - 1) / (expected - 1) if expected > 1 else 0.0
         both = ranks["lhs"] + ranks["rhs"]
         figures["auc"] = sum(1 - (rank - 1) / negatives if negatives else 0.5 for rank, negatives in both) / len(both)
         heads, tails = (self._whole_sets(side, held, recall_at) for side in ("lhs", "rhs"))

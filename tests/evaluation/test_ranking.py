@@ -328,6 +328,10 @@ def test_figures_of_a_graph_of_five_nodes_by_hand() -> None:
             "ndcg@1_lhs": 0,
             "ndcg@2_lhs": 2 * second / 3,
             "ndcg@3_lhs": (2 * second + 1 / math.log2(3.5)) / 3,
+            # Above their first ranks: 0, 1, 1.5 and 1, 1.5, 1; by chance .5, .5, 2 and three times 2.
+            "amri": 1 - 6 / 9,
+            "amri_rhs": 1 - 2.5 / 3,
+            "amri_lhs": 1 - 3.5 / 6,
             # Tails: 1 of 1 outscored, 0 of 1, 2.5 of 4; heads: 3 of 4, 2.5 of 4, 3 of 4.
             "auc": (1 + 0 + 2.5 / 4 + 3 / 4 + 2.5 / 4 + 3 / 4) / 6,
             "edges": 3,

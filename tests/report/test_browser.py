@@ -119,7 +119,7 @@ def nasty_run(small_config: SmallConfig, tmp_path: Path) -> Path:
 def _add_prefix(tree: object) -> None:
     """Makes every figure a sampled one."""
     if isinstance(tree, dict):
-        for key in [key for key in tree if str(key).startswith(("mrr", "hits", "recall", "ndcg", "auc"))]:
+        for key in [key for key in tree if str(key).startswith(("mrr", "hits", "recall", "ndcg", "auc", "amri"))]:
             tree[f"sampled_{key}"] = tree.pop(key)
         for child in tree.values():
             _add_prefix(child)

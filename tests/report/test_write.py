@@ -85,7 +85,7 @@ def test_sampled_figures_are_said_to_be_sampled(small_config: SmallConfig, metri
     assert "12,345 nodes drawn uniformly" in page.text
     headings = [text for text in page.texts if text in ("Figures of all relations", "By relation", "By degree")]
     assert page.texts.count("sampled") == len(headings) == 3
-    wrong = [row for row in page.rows if row[0].startswith(("mrr", "hits", "recall", "ndcg", "auc"))]
+    wrong = [row for row in page.rows if row[0].startswith(("mrr", "hits", "recall", "ndcg", "auc", "amri"))]
     assert not wrong
     assert ["sampled_mrr", "0.3000", "0.2900 – 0.3200", "0.2000", "0.1000", "0.2800"] in page.rows
     assert "planted optimum" not in page.texts  # it is exact
@@ -99,6 +99,9 @@ def test_the_decision_of_the_gates_is_shown_with_its_reasons(
          "passed": True, "reason": "test.all.mrr is 0.3, within its bounds"},
         {"metric": "test.fav.auc", "value": 0.5, "previous": None, "bounds": {"min": 0.75, "max": None},
          "passed": False, "reason": "test.fav.auc is 0.5, 0.25 below its gate of at least 0.75"},
+        {"metric": "lists.fav.recall@10", "value": 0.5, "previous": None, "passed": True, "baseline": 0.25,
+         "bounds": {"min": 0.1, "at_least_baseline": "item-item", "factor": 1.5},
+         "reason": "lists.fav.recall@10 is 0.5, within its bounds"},
     ]  # fmt: skip
     decision: dict[str, Any] = {"passed": False, "checkpoint": 4321, "gates": gates}
     (tmp_path / "evaluation").mkdir()
@@ -108,6 +111,8 @@ def test_the_decision_of_the_gates_is_shown_with_its_reasons(
     bounds = "at least 0.25, at most 0.01 below the previous run"
     assert ["test.all.mrr", "0.3", "0.29", bounds, "✓ 0.3, within its bounds"] in page.rows
     assert ["test.fav.auc", "0.5", "–", "at least 0.75", "✗ 0.5, 0.25 below its gate of at least 0.75"] in page.rows
+    bounds = "at least 0.1, at least 1.5 times the 0.25 of item-item"
+    assert ["lists.fav.recall@10", "0.5", "–", bounds, "✓ 0.5, within its bounds"] in page.rows
     (tmp_path / "evaluation/gates.json").write_text(json.dumps(decision | {"checkpoint": 1}))
     assert "Gates" not in report(small_config(), metrics, tmp_path).texts
 
@@ -230,7 +235,7 @@ def test_what_is_easily_misread_has_a_footnote(
     expected = plain | {
         name
         for name in of
-        if is_sampled or name.startswith(("recall", "ndcg", "auc"))
+        if is_sampled or name.startswith(("recall", "ndcg", "auc", "amri"))
         if not name.endswith(("_lhs", "_rhs"))  # they are in tables that say the side
     }
     assert noted - {"sampled_mrr_rhs", "sampled_mrr_lhs", "sampled_hits@10_rhs"} == expected

@@ -142,6 +142,15 @@ def test_other_settings_are_evaluated_anew(trained: tuple[Config, str]) -> None:
     assert evaluate(limited, root)["test"]["all"]["edges"] == 7
 
 
+def test_metrics_of_a_release_that_had_fewer_figures_are_made_anew(trained: tuple[Config, str]) -> None:
+    config, root = trained
+    metrics = evaluate(config, root)
+    fewer = {name: {key: of for key, of in figures.items() if "amri" not in key}
+             for name, figures in metrics["test"].items()}  # fmt: skip
+    storage.write_json(f"{root}/evaluation/metrics.json", metrics | {"test": fewer})
+    assert evaluate(changed(config, headline="amri_rhs"), root) == metrics | {"headline": "amri_rhs"}
+
+
 @pytest.mark.parametrize("splits", [("test", "validation"), ("validation", "test"), ("test", "validation", "test")])
 @pytest.mark.parametrize("by", [evaluate, follow])
 def test_the_results_of_a_split_stay_when_the_other_is_evaluated(

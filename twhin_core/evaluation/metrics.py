@@ -48,7 +48,7 @@ prefix `sampled_`, so that none is mistaken for an exact one.
 """
 
 ALL = "all"
-MRR, AUC, EDGES = "mrr", "auc", "edges"
+MRR, AMRI, AUC, EDGES = "mrr", "amri", "auc", "edges"
 AUC_REFERENCE = "auc_reference"
 """Only of `all`, and only of models: see `reference_auc.py`."""
 SAMPLED = "sampled_"
@@ -70,7 +70,7 @@ def prefix(evaluation: Evaluation) -> str:
 
 def names(evaluation: Evaluation, lists: bool = True) -> list[str]:
     """The metrics of a relation, in order. `lists`: including recall and ndcg, which single answers do not have."""
-    both = [MRR, *(f"hits@{k}" for k in evaluation.hits_at)]
+    both = [MRR, *(f"hits@{k}" for k in evaluation.hits_at), AMRI]
     of_sides = [f"{name}_{side}" for side in SIDES for name in both]
     of_lists = [f"{name}@{k}" for name in ("recall", "ndcg") for k in evaluation.recall_at if lists]
     lists_of_sides = [f"{name}_{side}" for side in SIDES for name in of_lists]
@@ -125,6 +125,11 @@ class Ranking:
         auc = np.where(negatives > 0, 1 - (rank - 1) / np.maximum(negatives, 1), 0.5)
         return {MRR: 1 / rank, **hits, AUC: auc}
 
+    def gains(self, side: Side) -> tuple[Floats, Floats]:
+        """([H] how far the rank of each held-out edge is below its expectation, [H] how far it could be), by chance."""
+        most = self.results[side].negatives / 2  # a rank by chance is uniform on 1 … negatives + 1
+        return most - (self.ranks[side].rank - 1), most
+
 
 @dataclass(frozen=True)
 class Sums:
@@ -164,6 +169,9 @@ def sum_up(ranking: Ranking, evaluation: Evaluation, label: Mapping[Side, Ints])
             of = _sum(label[side], values * edges, size)
             for key in (name, f"{name}_{side}"):
                 sums.add(key, of, over)
+        gained, most = (_sum(label[side], values * edges, size) for values in ranking.gains(side))
+        for key in (AMRI, f"{AMRI}_{side}"):
+            sums.add(key, gained, most)
         held = ranking.held[side]
         of_queries = label[side][held.first]
         for name, values, has_list in _of_lists(held, ranking.ranks[side], evaluation.recall_at):
@@ -178,6 +186,9 @@ def of_relations(sums: Sums, relations: list[str], evaluation: Evaluation) -> Fi
 
     - `mrr`, `hits@k`: mean over edges of 1/rank and of rank ≤ k, filtered, over both sides; `_lhs` and `_rhs` of the
       queries for that side alone.
+    - `amri`: the adjusted mean rank index (Berrendorf et al., 2020), 1 - (mean rank - 1) / (expected mean rank - 1),
+      of the same ranks; 1 if all are 1, 0 as expected by chance. The expectation is of the candidates that each query
+      has after filtering. 0 if there are no negatives.
     - `recall@k`: mean over queries (lhs, rel, ?) of the share of their held-out answers with a list rank of at most k.
       It is the same as `recall@k_rhs`; `recall@k_lhs` is that of the queries (?, rel, rhs). So is ndcg.
     - `ndcg@k`: mean over the same queries of the discounted gain of these answers, divided by that of

@@ -51,6 +51,12 @@ NOTES = (
         lambda name: name.removeprefix("sampled_").startswith(("recall@", "ndcg@")) and not name.endswith("_lhs"),
     ),
     Note(
+        "amri",
+        "is 1 if every answer ranks first and 0 if ranks are as chance would have them, however many candidates there "
+        "are. It is a mean of ranks, so a few very bad ones weigh more than they do in the others.",
+        lambda name: name.removeprefix("sampled_") == "amri",
+    ),
+    Note(
         "auc",
         "counts a rank of 100 among 100,000 as nearly perfect, because most candidates are easy. Do not choose a model "
         "by it.",

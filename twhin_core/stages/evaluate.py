@@ -12,7 +12,7 @@ from twhin_core.errors import Damaged
 from twhin_core.evaluation.gates import Decision, check_names, decide, decision_url, read_decision
 from twhin_core.evaluation.kept_ranks import has_ranks, write_ranks
 from twhin_core.evaluation.list_metrics import LISTS
-from twhin_core.evaluation.metrics import Metrics, headline_name
+from twhin_core.evaluation.metrics import ALL, Metrics, headline_name, names
 from twhin_core.evaluation.result import headline, is_current, metrics_url, read_metrics
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import log, log_of
@@ -56,7 +56,7 @@ def _find_or_measure(config: Config, root: str, ranks: Ranks) -> Metrics:
 
     # Ranks must agree on the checkpoint, and training may add or remove one at any time.
     split = config.evaluation.split
-    checkpoint, metrics = ranks.of_first(lambda: (last(root), _find_results(root, split)))
+    checkpoint, metrics = ranks.of_first(lambda: (last(root), _find_results(config, root)))
     if checkpoint is None:
         raise NoCheckpoint(root)
     log_of(step=checkpoint.step)
@@ -97,10 +97,13 @@ def with_lists(metrics: Metrics, config: Config, root: str, checkpoint: Checkpoi
     return metrics | {LISTS: measure_lists(run, ranks) | {"config": digest}}
 
 
-def _find_results(root: str, split: Split) -> Metrics | None:
-    """The metrics on `split`, if the ranks that they are made of are there too."""
+def _find_results(config: Config, root: str) -> Metrics | None:
+    """The metrics, if no figure is missing, as in those of earlier releases, and the ranks that they are made of."""
+    split = config.evaluation.split
     metrics = read_metrics(root, split)
-    return metrics if metrics is not None and has_ranks(root, metrics) else None
+    if metrics is None or not set(names(config.evaluation)) <= metrics[split][ALL].keys():
+        return None
+    return metrics if has_ranks(root, metrics) else None
 
 
 def _update(config: Config, root: str, metrics: Metrics, stated: Metrics) -> None:
