@@ -57,7 +57,9 @@ def test_set_overrides_one_value_and_keeps_the_rest() -> None:
     after = config_file.load(LOCAL, overrides).model_dump()
     before["training"]["num_epochs"] = 7
     before["model"]["embeddings"]["tables"][1]["num_embeddings"] = 10
-    before["evaluation"]["gates"] = {"a": {"min": 1.0, "max": None, "max_drop": None}}
+    before["evaluation"]["gates"] = {
+        "a": {"min": 1.0, "max": None, "max_drop": None, "at_least_baseline": None, "factor": None}
+    }
     assert after == before
 
 

@@ -296,9 +296,11 @@ def test_follow_measures_the_lists_of_each_checkpoint(trained: Trained) -> None:
         ("lists.fav.recall@5", {"min": 0.99}, "lists.fav.recall@5 is 0."),
         ("lists.fav.gini@10", {"max": 1}, None),
         ("lists.fav.coverage@5", {"min": 0.01}, None),
+        ("lists.fav.coverage@5", {"at_least_baseline": "item-item", "factor": 1000.0}, "lists.fav.coverage@5 is "),
+        ("lists.fav.coverage@5", {"at_least_baseline": "popularity", "factor": 0.001}, None),
     ],
 )
-def test_gates_may_name_figures_of_lists(trained: Trained, gate: str, bounds: dict[str, float], reason: str) -> None:
+def test_gates_may_name_figures_of_lists(trained: Trained, gate: str, bounds: dict[str, Any], reason: str) -> None:
     config, root = trained
     evaluate(with_lists(config, {"fav": {"k": 10}}, lists={"k": [5, 10]}, gates={gate: bounds}), root)
     decision = read_decision(root)

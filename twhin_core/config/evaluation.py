@@ -6,8 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from twhin_core.config.numbers import BatchSize, Count, Drop, Exponent, Few, Figure, Location, Memory, Seed
+from twhin_core.config.numbers import BatchSize, Count, Drop, Exponent, Few, Figure, Location, Memory, Scale, Seed
 from twhin_core.config.section import Section
+
+Baseline = Literal["popularity", "random", "item-item"]
 
 
 class Gate(Section):
@@ -20,11 +22,21 @@ class Gate(Section):
         description="Largest drop below the value of `evaluation.previous` that passes; for figures of the data, below "
         "that of `prepare.previous`, as a share of it.",
     )
+    at_least_baseline: Baseline | None = Field(
+        None,
+        description="Passes only a value that is at least that of this baseline in the same run: `popularity` or "
+        "`random`, and for lists what `evaluation.lists.baselines` names.",
+    )
+    factor: Scale | None = Field(
+        None, description="Times which the value of `at_least_baseline` must be reached: 1.1 asks for a tenth more."
+    )
 
     @model_validator(mode="after")
     def _check_bounds(self) -> Gate:
-        if self.min is None and self.max is None and self.max_drop is None:
-            raise ValueError("needs min, max or max_drop")
+        if self.factor is not None and self.at_least_baseline is None:
+            raise ValueError("factor: needs at_least_baseline, whose value it multiplies")
+        if all(of is None for of in (self.min, self.max, self.max_drop, self.at_least_baseline)):
+            raise ValueError("needs min, max, max_drop or at_least_baseline")
         return self
 
 
@@ -33,9 +45,6 @@ class Drift(Section):
 
     nodes: Few = Field(1000, description="Nodes sampled per table, and held-out queries and edges per relation.")
     k: Few = Field(10, le=1000, description="Length of the lists of neighbors and answers that are compared.")
-
-
-ListBaseline = Literal["popularity", "random", "item-item"]
 
 
 class Lists(Section):
@@ -50,7 +59,7 @@ class Lists(Section):
     users: Count | None = Field(
         10_000, description="Measure so many users of each relation, drawn with `evaluation.seed`; null measures all."
     )
-    baselines: list[ListBaseline] = Field(
+    baselines: list[Baseline] = Field(
         ["popularity", "random", "item-item"],
         description="What makes lists for the same users beside the model: the most popular candidates, chance, and "
         "those that were linked to together with the user's own (cosine).",
@@ -126,7 +135,7 @@ class Evaluation(Section):
         default_factory=dict,
         description="Bounds that metrics must meet before export: `test.all.mrr: {min: 0.1}`, "
         "`test.follows.hits@10: {max_drop: 0.01}`, `test.degrees.query.0.mrr: {min: 0.05}`, "
-        "`lists.follows.recall@50: {min: 0.2}`. Those on the data must "
+        "`lists.follows.recall@50: {at_least_baseline: item-item}`. Those on the data must "
         "be met before training: `data.edges: {max_drop: 0.2}`, `data.follows.psi: {max: 0.25}`.",
     )
 
@@ -144,4 +153,22 @@ class Evaluation(Section):
                     raise ValueError(f"gates.{path}: needs evaluation.lists")
                 if gate.max_drop is not None:
                     raise ValueError(f"gates.{path}.max_drop: lists of earlier versions are not measured; set min")
+            if gate.at_least_baseline is not None:
+                self._check_baseline(f"gates.{path}.at_least_baseline", path, gate.at_least_baseline)
         return self
+
+    def _check_baseline(self, key: str, path: str, name: Baseline) -> None:
+        """Raises ValueError unless the baseline `name` has the figure that a gate names."""
+        if path.startswith("lists."):
+            assert self.lists is not None
+            if name not in self.lists.baselines:
+                raise ValueError(f"{key}: {name} is not computed; add it to evaluation.lists.baselines")
+            return
+        computed: tuple[Baseline, ...] = ("popularity", "random")
+        if path.startswith(f"{self.split}.degrees."):
+            computed = ("popularity",)
+        elif not path.startswith(f"{self.split}.") or path.endswith("auc_reference"):
+            raise ValueError(f"{key}: no baseline has this figure; set min or max")
+        if name not in computed:
+            hint = "; it makes lists, whose figures are lists.<relation>.<metric>" if name == "item-item" else ""
+            raise ValueError(f"{key}: {name} is not computed for this figure, as {' and '.join(computed)} is{hint}")

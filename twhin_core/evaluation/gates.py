@@ -4,7 +4,8 @@ A gate names its metric as `<split>.<relation or all>.<metric>`, such as `test.a
 bucket, as `<split>.degrees.<query or answer>.<bucket>.<metric>`, such as `test.degrees.query.1-9.mrr`. What is measured
 against an earlier version is `drift.<table or relation>.<metric>`, such as `drift.user.neighbors@10`; what is measured
 of lists of candidates is `lists.<relation>.<metric>`, such as `lists.follow.recall@50`. Names of relations may contain
-dots; those of splits, buckets and metrics do not. `data_gates` has those on the data.
+dots; those of splits, buckets and metrics do not. Bounds are numbers, or the same figure of an earlier version or of a
+baseline. `data_gates` has those on the data.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ DEGREES = "degrees"
 
 Decision = dict[str, Any]
 """{"passed": …, "checkpoint": step, "gates": [{"metric", "value", "previous", "bounds", "passed", "reason"}, …]};
-`previous` is null if there is no earlier version to compare with, or if it has no such figure."""
+`previous` is null if there is no earlier version to compare with, or if it has no such figure. Gates with
+`at_least_baseline` have the value of that as `baseline`."""
 
 
 def check_names(config: Config, found: Iterable[str] | None = None) -> None:
@@ -114,9 +116,8 @@ def _check_drift(path: str, name: str, metric: str, config: Config, relations: C
 
 def decide(config: Config, metrics: Metrics) -> Decision:
     """Judges `metrics` by the gates of the config. Raises UserError if a gate names no metric."""
-    split, degrees = split_of(metrics)[0], metrics.get("degrees", {})
-    figures = named_figures(metrics)
-    before = _paths(split, metrics["baselines"].get(PREVIOUS, {}), degrees.get(PREVIOUS, {}))
+    split = split_of(metrics)[0]
+    figures, before = named_figures(metrics), _of_baseline(metrics, PREVIOUS)
     differences = {
         f"{split}.{relation}.{name}": values[0]
         for relation, of in metrics.get(DIFFERENCES, {}).items()
@@ -127,15 +128,18 @@ def decide(config: Config, metrics: Metrics) -> Decision:
         if path.startswith(DATA):  # prepare has decided
             continue
         value, previous = figures.get(path), before.get(path)
+        baseline = None if gate.at_least_baseline is None else _of_baseline(metrics, gate.at_least_baseline).get(path)
         if value is not None:
             drop = None if previous is None else -differences.get(path, value - previous)
-            misses = _misses(gate, value, previous, drop)
+            misses = _misses(gate, value, previous, drop) + _misses_of_baseline(gate, value, baseline)
             reason = f"{path} is {value:.6g}, {' and '.join(misses) or 'within its bounds'}"
         else:
             relations = {relation.name for relation in config.model.relations}
             _check_path(path, config, relations | metrics[split].keys())
             misses = [reason := f"{path} has no value: {_why_none(path, config)}"]
         entry = {"metric": path, "value": value, "previous": previous, "bounds": gate.model_dump(exclude_none=True)}
+        if gate.at_least_baseline is not None:
+            entry["baseline"] = baseline
         gates.append({**entry, "passed": not misses, "reason": reason})
     return {"passed": all(gate["passed"] for gate in gates), "checkpoint": metrics["checkpoint"], "gates": gates}
 
@@ -196,10 +200,28 @@ def _misses(gate: Gate, value: float, previous: float | None, drop: float | None
     return misses
 
 
+def _misses_of_baseline(gate: Gate, value: float, baseline: float | None) -> list[str]:
+    if gate.at_least_baseline is None:
+        return []
+    if baseline is None:
+        return [f"{gate.at_least_baseline} has no value to compare with"]
+    factor = 1.0 if gate.factor is None else gate.factor
+    if value >= factor * baseline:
+        return []
+    times = "" if gate.factor is None else f"{factor:g} times "
+    return [f"{factor * baseline - value:.3g} below {times}the {baseline:.6g} of {gate.at_least_baseline}"]
+
+
 def named_figures(metrics: Metrics) -> dict[str, float]:
     """The figures of the model that a gate can name, by path."""
     (split, result), degrees = split_of(metrics), metrics.get("degrees", {})
     return _paths(split, result, degrees.get(MODEL, {})) | _of_drift(metrics) | figures_of_lists(metrics)
+
+
+def _of_baseline(metrics: Metrics, name: str) -> dict[str, float]:
+    """The figures of a baseline or of the earlier version, by the paths of the model's."""
+    split, degrees = split_of(metrics)[0], metrics.get("degrees", {})
+    return _paths(split, metrics["baselines"].get(name, {}), degrees.get(name, {})) | figures_of_lists(metrics, name)
 
 
 def _paths(split: str, by_relation: Figures, by_degree: dict[str, Figures]) -> dict[str, float]:

@@ -60,12 +60,12 @@ def list_names(at: Iterable[int], stems: Sequence[str] = (*ACCURACY, *SHOWN, *CA
     return [f"{stem}@{k}" for stem in stems for k in lengths]
 
 
-def figures_of_lists(metrics: Metrics) -> dict[str, float]:
-    """The figures of the model's lists that are among `metrics`, by the names that gates give them."""
+def figures_of_lists(metrics: Metrics, source: str = MODEL) -> dict[str, float]:
+    """The figures of the lists of the model, or of a baseline, by the names that gates give them."""
     return {
         f"{LISTS}.{relation}.{name}": float(value)
         for relation, of in metrics.get(LISTS, {"relations": {}})["relations"].items()
-        for name, value in of["figures"][MODEL].items()
+        for name, value in of["figures"].get(source, {}).items()
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from twhin_core.evaluation.gates import read_decision
@@ -19,9 +20,7 @@ def collect(metrics: Metrics, root: str) -> dict[str, Any] | None:
         gate
         | {
             "value": _number(gate["value"]),
-            "bounds": ", ".join(
-                BOUNDS[key].format(bound) for key, bound in gate["bounds"].items() if bound is not None
-            ),
+            "bounds": ", ".join(_bounds(gate)),
             "previous": _number(gate.get("previous")),
             "reason": gate["reason"].removeprefix(f"{gate['metric']} is "),
         }
@@ -29,6 +28,14 @@ def collect(metrics: Metrics, root: str) -> dict[str, Any] | None:
     ]
     has_previous = any(gate.get("previous") is not None for gate in decision["gates"])
     return {"passed": decision["passed"], "gates": gates, "has_previous": has_previous}
+
+
+def _bounds(gate: dict[str, Any]) -> Iterator[str]:
+    bounds = {key: bound for key, bound in gate["bounds"].items() if bound is not None}
+    yield from (text.format(bounds[key]) for key, text in BOUNDS.items() if key in bounds)
+    if (name := bounds.get("at_least_baseline")) is not None:
+        times = f"{bounds['factor']:g} times " if "factor" in bounds else ""
+        yield f"at least {times}the {_number(gate['baseline'])} of {name}"
 
 
 def _number(value: float | None) -> str:
