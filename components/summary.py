@@ -12,6 +12,7 @@ from twhin_core.config import Config
 from twhin_core.evaluation.list_metrics import LISTS, figures_of_lists
 from twhin_core.evaluation.metrics import ALL, Metrics
 from twhin_core.export.manifest import Aligned, ExportManifest, VersionMap
+from twhin_core.evaluation.probe_names import PROBE, VECTORS, figures_of_probe
 from twhin_core.graph.manifest import SPLITS, Manifest
 from twhin_core.recommend.manifest import ListsManifest
 from twhin_core.report.exports import MAP_COLUMNS, map_rows
@@ -84,7 +85,8 @@ def training_text(root: str) -> str:
 
 def evaluation_figures(config: Config, metrics: Metrics) -> Figures:
     split = config.evaluation.split
-    return {f"{split}.{ALL}.{name}": value for name, value in metrics[split][ALL].items()} | figures_of_lists(metrics)
+    of_all = {f"{split}.{ALL}.{name}": value for name, value in metrics[split][ALL].items()}
+    return of_all | figures_of_lists(metrics) | figures_of_probe(metrics)
 
 
 def evaluation_text(config: Config, metrics: Metrics, missed: Sequence[str]) -> str:
@@ -97,7 +99,7 @@ def evaluation_text(config: Config, metrics: Metrics, missed: Sequence[str]) -> 
     rows = [(relation, *(_figure(figures.get(name)) for name in names)) for relation, figures in metrics[split].items()]
     head = (split, *names)
     title = f"Evaluation of step {metrics['checkpoint']:,}"
-    return _page(title, verdict, _table(head, rows), *_measured_lists(metrics))
+    return _page(title, verdict, _table(head, rows), *_measured_lists(metrics), *_probed(metrics))
 
 
 def _measured_lists(metrics: Metrics) -> list[str]:
@@ -109,6 +111,15 @@ def _measured_lists(metrics: Metrics) -> list[str]:
         rows = [(name, *(_figure(each.get(name)) for each in figures.values())) for name in names]
         parts.append(_table((f"lists of {relation}", *figures), rows))
     return parts
+
+
+def _probed(metrics: Metrics) -> list[str]:
+    """A table of the probe: a row for what the label is predicted from."""
+    if PROBE not in metrics:
+        return []
+    of = metrics[PROBE]
+    rows = [(name, *(_figure(value) for value in figures.values())) for name, figures in of["figures"].items()]
+    return [_table((f"{of['column']} of {of['table']}", *of["figures"][VECTORS]), rows)]
 
 
 def export_figures(manifest: ExportManifest) -> Figures:

@@ -18,9 +18,10 @@ from tests.stages.test_evaluate import changed
 from twhin_core.checkpoints.checkpoint import newest
 from twhin_core.config import Config
 from twhin_core.errors import UserError
-from twhin_core.evaluation.downstream import auc, carry_over
+from twhin_core.evaluation.downstream import carry_over
 from twhin_core.evaluation.drift import jaccard, rank_biased_overlap
 from twhin_core.evaluation.gates import check_names, read_decision
+from twhin_core.evaluation.logistic import auc
 from twhin_core.stages.evaluate import evaluate
 
 __all__ = ["smaller"]  # a fixture

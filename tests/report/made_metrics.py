@@ -53,6 +53,30 @@ def with_everything(metrics: Metrics) -> Metrics:
     }
 
 
+def made_probe(table: str, column: str, classes: list[str]) -> dict[str, Any]:
+    """The part `probe`, with every figure another number."""
+    inputs = ("majority", "degree", "vectors", "features", "features_and_vectors")
+    figures = {
+        name: {"auc": 0.5 + position / 10, "accuracy": 0.51 + position / 10} for position, name in enumerate(inputs)
+    }
+    gain = {"auc": [0.125, 0.0625, 0.1875], "accuracy": [-0.0312, -0.0512, 0.0112]}
+    return {
+        "config": "0",
+        "table": table,
+        "column": column,
+        "classes": {name: 100 + position for position, name in enumerate(classes)},
+        "counts": {"labels": 2000, "incomplete": 1234, "unmatched": 345, "repeated": 56, "unused": 7},
+        "fitted": 1400,
+        "held_out": 600,
+        "figures": figures,
+        "intervals": {
+            name: {key: [value - 0.01, value + 0.02] for key, value in of.items()} for name, of in figures.items()
+        },
+        "differences": {"vectors": gain, "features_and_vectors": gain},
+        "ridge": {},
+    }
+
+
 def _figures(relations: list[str], of: list[str], base: float) -> Figures:
     return {
         relation: {name: round(base + position / 100 + row / 10_000, 4) for row, name in enumerate(of)}

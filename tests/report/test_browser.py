@@ -15,7 +15,7 @@ from PIL import Image
 from tests.conftest import SmallConfig
 from tests.report.browser import Browser, is_missing, started
 from tests.report.made_exports import write_exports
-from tests.report.made_metrics import with_everything
+from tests.report.made_metrics import made_probe, with_everything
 from twhin_core import storage
 from twhin_core.config import Config
 from twhin_core.report.write import write_report
@@ -98,6 +98,7 @@ def nasty_run(small_config: SmallConfig, tmp_path: Path) -> Path:
     lists = metrics.pop("lists")  # which are never sampled
     _add_prefix(metrics)
     metrics["lists"] = lists
+    metrics["probe"] = made_probe(table, NASTY[3], [*NASTY, "no", "yes", "x", "y"])
     metrics["headline"] = "sampled_mrr_rhs"
     metrics["differences"] = {
         of: {name: [-0.0123, -0.02, 0.001] for name in figures} for of, figures in metrics["test"].items()

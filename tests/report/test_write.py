@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import SmallConfig
-from tests.report.made_metrics import BUCKETS, made_metrics, with_everything
+from tests.report.made_metrics import BUCKETS, made_metrics, made_probe, with_everything
 from tests.report.page import Page
 from twhin_core import __version__, limits
 from twhin_core.config import Config
@@ -115,6 +115,18 @@ def test_the_decision_of_the_gates_is_shown_with_its_reasons(
     assert ["lists.fav.recall@10", "0.5", "–", bounds, "✓ 0.5, within its bounds"] in page.rows
     (tmp_path / "evaluation/gates.json").write_text(json.dumps(decision | {"checkpoint": 1}))
     assert "Gates" not in report(small_config(), metrics, tmp_path).texts
+
+
+def test_the_probe_shows_what_each_input_predicts_and_what_vectors_add(
+    small_config: SmallConfig, metrics: Metrics, tmp_path: Path
+) -> None:
+    page = report(small_config(), metrics | {"probe": made_probe("user", "churned", ["no", "yes"])}, tmp_path)
+    assert ["vectors", "0.7000", "0.6900 – 0.7200", "0.7100", "0.7000 – 0.7300"] in page.rows
+    gain = ["+0.1250", "+0.0625 – +0.1875", "-0.0312", "-0.0512 – +0.0112"]
+    assert ["vectors over training degree", *gain] in page.rows
+    assert ["features and vectors over features alone", *gain] in page.rows
+    assert "345 are of ids that the table does not have" in " ".join(page.texts)
+    assert "Probe" not in report(small_config(), metrics, tmp_path).texts
 
 
 def test_names_from_outside_are_escaped(small_config: SmallConfig, tmp_path: Path) -> None:

@@ -135,6 +135,8 @@ class Config(Section):
         tables = [table.name for table in self.model.embeddings.tables]
         relations = [relation.name for relation in self.model.relations]
         _check_names("export.tables", self.export.tables or [], "table", tables)
+        if self.evaluation.probe is not None:
+            _check_names("evaluation.probe.table", [self.evaluation.probe.table], "table", tables)
         if self.evaluation.lists is not None and not self.recommend:
             raise ValueError("evaluation.lists: needs the section recommend, which says what lists are made of")
         if "*" not in relations:

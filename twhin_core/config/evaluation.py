@@ -7,9 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from twhin_core.config.numbers import BatchSize, Count, Drop, Exponent, Few, Figure, Location, Memory, Scale, Seed
+from twhin_core.config.probe import Probe
 from twhin_core.config.section import Section
 
-Baseline = Literal["popularity", "random", "item-item"]
+ListBaseline = Literal["popularity", "random", "item-item"]
+Baseline = Literal[ListBaseline, "majority", "degree", "features"]
 
 
 class Gate(Section):
@@ -25,7 +27,8 @@ class Gate(Section):
     at_least_baseline: Baseline | None = Field(
         None,
         description="Passes only a value that is at least that of this baseline in the same run: `popularity` or "
-        "`random`, and for lists what `evaluation.lists.baselines` names.",
+        "`random`; for lists, what `evaluation.lists.baselines` names; for the probe, `majority`, `degree` or "
+        "`features`.",
     )
     factor: Scale | None = Field(
         None, description="Times which the value of `at_least_baseline` must be reached: 1.1 asks for a tenth more."
@@ -59,7 +62,7 @@ class Lists(Section):
     users: Count | None = Field(
         10_000, description="Measure so many users of each relation, drawn with `evaluation.seed`; null measures all."
     )
-    baselines: list[Baseline] = Field(
+    baselines: list[ListBaseline] = Field(
         ["popularity", "random", "item-item"],
         description="What makes lists for the same users beside the model: the most popular candidates, chance, and "
         "those that were linked to together with the user's own (cosine).",
@@ -76,6 +79,10 @@ class Lists(Section):
     def at(self, k: int) -> list[int]:
         """The lengths at which lists of `k` candidates are measured."""
         return sorted({min(of, k) for of in self.k})
+
+
+NOT_COMPARED = {"lists": "lists of earlier versions are not measured", "probe": "earlier versions are not probed"}
+"""Sections with figures of their own, in which there is no drop."""
 
 
 class Evaluation(Section):
@@ -130,6 +137,10 @@ class Evaluation(Section):
         description="Also measure the lists of candidates of each relation in `recommend`; `{}` measures with the "
         "defaults.",
     )
+    probe: Probe | None = Field(
+        None,
+        description="Also measure what the vectors say of a label: see [probe](probe.md).",
+    )
     seed: Seed = Field(0, description="Seeds the random baselines, all samples and the bootstrap.")
     gates: dict[str, Gate] = Field(
         default_factory=dict,
@@ -145,14 +156,19 @@ class Evaluation(Section):
             raise ValueError("candidates_power: has no effect without candidates; remove it")
         if sorted(set(self.degree_buckets)) != self.degree_buckets:
             raise ValueError(f"degree_buckets: must be strictly ascending; got {self.degree_buckets}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_gates(self) -> Evaluation:
         for path, gate in self.gates.items():
             if gate.max_drop is not None and self.previous is None and not path.startswith("data."):
                 raise ValueError(f"gates.{path}.max_drop: needs evaluation.previous, the run to compare with")
-            if path.startswith("lists."):
-                if self.lists is None:
-                    raise ValueError(f"gates.{path}: needs evaluation.lists")
-                if gate.max_drop is not None:
-                    raise ValueError(f"gates.{path}.max_drop: lists of earlier versions are not measured; set min")
+            for section, why_no_drop in NOT_COMPARED.items():
+                if path.startswith(f"{section}."):
+                    if getattr(self, section) is None:
+                        raise ValueError(f"gates.{path}: needs evaluation.{section}")
+                    if gate.max_drop is not None:
+                        raise ValueError(f"gates.{path}.max_drop: {why_no_drop}; set min")
             if gate.at_least_baseline is not None:
                 self._check_baseline(f"gates.{path}.at_least_baseline", path, gate.at_least_baseline)
         return self
@@ -165,7 +181,11 @@ class Evaluation(Section):
                 raise ValueError(f"{key}: {name} is not computed; add it to evaluation.lists.baselines")
             return
         computed: tuple[Baseline, ...] = ("popularity", "random")
-        if path.startswith(f"{self.split}.degrees."):
+        if path.startswith("probe."):
+            computed = ("majority", "degree")
+            if self.probe is not None and self.probe.features:
+                computed += ("features",)
+        elif path.startswith(f"{self.split}.degrees."):
             computed = ("popularity",)
         elif not path.startswith(f"{self.split}.") or path.endswith("auc_reference"):
             raise ValueError(f"{key}: no baseline has this figure; set min or max")

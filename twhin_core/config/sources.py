@@ -136,6 +136,12 @@ class ContentSource(NodeSource):
     categories: list[str]
 
 
+class LabelSource(NodeSource):
+    """Rows of nodes with a label and some numbers, which are the columns `numbers`."""
+
+    numbers: list[str]
+
+
 class Features(Section):
     """Content of nodes, in Parquet files: a vector of a model of texts or images, categories, or both."""
 

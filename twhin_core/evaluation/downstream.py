@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from twhin_core.evaluation.logistic import auc, fit
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -17,7 +19,6 @@ FEWEST = 20
 """Edges, and pairs, in either half; with fewer there is nothing to fit or to measure."""
 RIDGE = 1e-3
 """The weight of the squared coefficients beside the mean loss."""
-STEPS = 100
 
 
 class Carried(NamedTuple):
@@ -42,35 +43,7 @@ def carry_over(before: Tensor, now: Tensor, is_edge: npt.NDArray[np.bool_], rng:
     if any(np.bincount(is_edge[half], minlength=2).min() < FEWEST for half in (fitted, scored)):
         return None
     mean, scale = before[fitted].mean(0), before[fitted].std(0).clamp(min=1e-12)
-    coefficients = _fit((before[fitted] - mean) / scale, torch.from_numpy(is_edge[fitted]).double())
+    model = fit((before[fitted] - mean) / scale, torch.from_numpy(is_edge[fitted]).long(), 2, RIDGE)
     return Carried(
-        *(auc((((of[scored] - mean) / scale) @ coefficients).numpy(), is_edge[scored]) for of in (before, now))
+        *(auc(model.logits((of[scored] - mean) / scale)[:, 1].numpy(), is_edge[scored]) for of in (before, now))
     )
-
-
-def _fit(features: Tensor, target: Tensor) -> Tensor:
-    """The coefficients of a logistic regression, [dim]. Its intercept does not change the order of scores."""
-    import torch
-
-    coefficients = torch.zeros(features.shape[1], dtype=torch.float64, requires_grad=True)
-    intercept = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([coefficients, intercept], max_iter=STEPS, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        logits = features @ coefficients + intercept
-        value = torch.nn.functional.binary_cross_entropy_with_logits(logits, target)
-        value = value + RIDGE * coefficients.square().sum()
-        value.backward()
-        return value
-
-    optimizer.step(loss)
-    return coefficients.detach()
-
-
-def auc(scores: npt.NDArray[np.float64], is_positive: npt.NDArray[np.bool_]) -> float:
-    """How often a positive scores higher than a negative; a tie counts half."""
-    negatives = np.sort(scores[~is_positive])
-    lower = np.searchsorted(negatives, scores[is_positive])
-    not_higher = np.searchsorted(negatives, scores[is_positive], side="right")
-    return float((lower + not_higher).mean() / (2 * len(negatives)))

@@ -4,7 +4,8 @@ A gate names its metric as `<split>.<relation or all>.<metric>`, such as `test.a
 bucket, as `<split>.degrees.<query or answer>.<bucket>.<metric>`, such as `test.degrees.query.1-9.mrr`. What is measured
 against an earlier version is `drift.<table or relation>.<metric>`, such as `drift.user.neighbors@10`; what is measured
 of lists of candidates is `lists.<relation>.<metric>`, such as `lists.follow.recall@50`. Names of relations may contain
-dots; those of splits, buckets and metrics do not. Bounds are numbers, or the same figure of an earlier version or of a
+dots; those of splits, buckets and metrics do not. What is measured of a label is `probe.<input>.<metric>`, such as
+`probe.vectors.auc`. Bounds are numbers, or the same figure of an earlier version or of a
 baseline. `data_gates` has those on the data.
 """
 
@@ -38,6 +39,7 @@ from twhin_core.evaluation.metrics import (
     prefix,
     split_of,
 )
+from twhin_core.evaluation.probe_names import PROBE, figures_of_probe, probe_names
 from twhin_core.evaluation.result import place
 from twhin_core.ranking.queries import Split
 
@@ -88,6 +90,10 @@ def _check_path(path: str, config: Config, relations: Collection[str]) -> None:
         raise UserError(f"evaluation.gates: {path}: {relation} is derived (prepare.derive), so none of it is held out")
     if split == LISTS:
         if path not in (known := _of_lists(config)):
+            raise _no_metric(path, known)
+        return
+    if split == PROBE:
+        if path not in (known := probe_names(config.evaluation)):
             raise _no_metric(path, known)
         return
     is_known = relation in relations or ("*" in relations and relation and not relation.startswith(f"{DEGREES}."))
@@ -149,6 +155,8 @@ def _why_none(path: str, config: Config) -> str:
         return "the earlier version has too little of it"
     if path.startswith(f"{LISTS}."):
         return "no user has a held-out edge of that relation"
+    if path.startswith(f"{PROBE}."):
+        return "the label has not been measured; run `twhin evaluate`"
     return f"no held-out edge {'is in that bucket' if path in _of_degrees(config) else 'has that relation'}"
 
 
@@ -215,13 +223,15 @@ def _misses_of_baseline(gate: Gate, value: float, baseline: float | None) -> lis
 def named_figures(metrics: Metrics) -> dict[str, float]:
     """The figures of the model that a gate can name, by path."""
     (split, result), degrees = split_of(metrics), metrics.get("degrees", {})
-    return _paths(split, result, degrees.get(MODEL, {})) | _of_drift(metrics) | figures_of_lists(metrics)
+    ranked = _paths(split, result, degrees.get(MODEL, {}))
+    return ranked | _of_drift(metrics) | figures_of_lists(metrics) | figures_of_probe(metrics)
 
 
 def _of_baseline(metrics: Metrics, name: str) -> dict[str, float]:
     """The figures of a baseline or of the earlier version, by the paths of the model's."""
     split, degrees = split_of(metrics)[0], metrics.get("degrees", {})
-    return _paths(split, metrics["baselines"].get(name, {}), degrees.get(name, {})) | figures_of_lists(metrics, name)
+    ranked = _paths(split, metrics["baselines"].get(name, {}), degrees.get(name, {}))
+    return ranked | figures_of_lists(metrics, name) | figures_of_probe(metrics, name)
 
 
 def _paths(split: str, by_relation: Figures, by_degree: dict[str, Figures]) -> dict[str, float]:

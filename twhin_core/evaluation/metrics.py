@@ -36,6 +36,7 @@ Metrics = dict[str, Any]
                                             like its figures, of the relations that both have
      "headline": "mrr_rhs",                 the figure that `evaluation.headline` names
      "lists": {"config": …, "relations": {…}},    of candidates, with evaluation.lists: see `list_metrics.py`
+     "probe": {"config": …, "figures": {…}, …},    of a label, with evaluation.probe: see `probe_names.py`
      "candidates": {"count": 1000, "power": 0.0},    null if ranks are among all nodes
      "planted": {"all": {…}, …},            for a generated network: the best figures that any model can reach
      "checkpoint": 1000,                    the step evaluated

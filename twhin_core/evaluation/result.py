@@ -52,7 +52,7 @@ def is_aligned(config: Config) -> bool:
 def digest(config: Config) -> str:
     """A digest of the settings that change the metrics and may differ between runs on one root."""
     settings: dict[str, Any] = {
-        "evaluation": config.evaluation.model_dump(exclude={"gates", "headline", "lists", "memory_limit"}),
+        "evaluation": config.evaluation.model_dump(exclude={"gates", "headline", "lists", "memory_limit", "probe"}),
         "test_data": config.test_data.model_dump() if config.test_data else None,
     } | ({"aligned": True} if is_aligned(config) else {})
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

@@ -18,6 +18,7 @@ from twhin_core.data.splits import open_split, open_splits
 from twhin_core.errors import UserError
 from twhin_core.evaluation import known_answers
 from twhin_core.evaluation.known_answers import KnownAnswers, QueryIndex
+from twhin_core.evaluation.labels import read_labels
 from twhin_core.graph.manifest import read_manifest, read_schema
 from twhin_core.ranking.candidates import CandidateSet, Sampler, candidate_sets, check_candidates
 from twhin_core.ranking.queries import Floats, HeldOut, Ints, held_out, split_by
@@ -222,11 +223,13 @@ def check_graph(config: Config, root: str) -> None:
     """Checks before training that the graph at `root` can be evaluated as configured.
 
     Raises:
-        UserError: as `RankingTask`.
+        UserError: as `RankingTask`; or as `read_labels`, with `evaluation.probe`.
     """
     schema = nodes_only(read_schema(config, root), root)
     check_candidates(config.evaluation, schema)
     _check_memory(config, len(open_split(config, root, schema, config.evaluation.split)))
+    if config.evaluation.probe is not None:
+        read_labels(config, root, schema, config.model.dim)
 
 
 def check_ranking(config: Config, nodes: Schema, edges: Mapping[str, int]) -> None:

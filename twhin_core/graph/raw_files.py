@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from twhin_core.conditions import Compare, IsNull, comparisons, parse
 from twhin_core.config import Relation
-from twhin_core.config.sources import ContentSource, Source
+from twhin_core.config.sources import ContentSource, LabelSource, Source
 from twhin_core.config.time_window import TimeWindow
 from twhin_core.errors import UserError
 from twhin_core.graph.filters import check_comparison
@@ -163,6 +163,8 @@ def _used_columns(source: Source) -> list[tuple[str, str]]:
     if isinstance(source, ContentSource):
         names = [names[0], *(((f"{source.key}.column"), source.vector),)]
         names += [(f"{source.key}.categories", name) for name in source.categories]
+    if isinstance(source, LabelSource):
+        names += [(f"{source.key}.features", name) for name in source.numbers]
     return [
         *((use, name) for use, name in names if name is not None),
         *(("where", leaf.column) for leaf in _leaves(source)),
@@ -194,7 +196,7 @@ def _check_parquet(found: FoundFile, source: Source) -> RawFile:
     time = _time_in_path(source, in_path)
     columns = [(field.name, _value_type(field.type)) for field in schema]
     for use, name in _used_columns(source):
-        if name not in schema.names or use == "where" or use.endswith((".column", ".categories")):
+        if name not in schema.names or use == "where" or use.endswith((".column", ".categories", ".features")):
             continue
         kind = dict(columns)[name]
         _check_type(url, use, name, kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import ibis
@@ -13,14 +14,18 @@ import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
 from twhin_core import limits, storage
-from twhin_core.config.sources import ContentSource
+from twhin_core.config.sources import ContentSource, LabelSource, Source
 from twhin_core.errors import UserError
 from twhin_core.graph.content_rows import CONTENT_SCHEMA, content_rows
+from twhin_core.graph.label_rows import label_rows
 from twhin_core.graph.raw_files import RawFile, RawSource
 from twhin_core.graph.rows import normalize
 from twhin_core.graph.text_files import DELIMITERS, QUOTES, verify_zipped
 from twhin_core.paths import MAGIC
 from twhin_core.stores.interface import scheme_of
+
+FORMS: dict[type[Source], Callable[..., ir.Table]] = {ContentSource: content_rows, LabelSource: label_rows}
+"""What brings the rows of a kind of source into one form; `normalize` for those of interactions."""
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("lhs", "relation", "rhs")]
@@ -54,7 +59,7 @@ def read_source(engine: Backend, raw: RawSource, position: int) -> ir.Table:
         split: null if the source specifies none.
         file, source: the URL of the file and the position.
 
-    Those of content have the columns of `CONTENT_SCHEMA`.
+    Those of content have the columns of `CONTENT_SCHEMA`, those of labels the ones that `label_rows` lists.
     """
     with ThreadPoolExecutor(limits.cores()) as pool:
         list(pool.map(verify_zipped, [file.url for file in raw.files if file.is_zipped]))
@@ -65,8 +70,8 @@ def read_source(engine: Backend, raw: RawSource, position: int) -> ir.Table:
     tables = []
     for files in layouts.values():
         table = _open(engine, files, has_header=raw.source.columns is None)
-        form = content_rows if isinstance(raw.source, ContentSource) else normalize
-        tables.append(form(table, files[0], raw.source, position))  # type: ignore[arg-type]  # of either kind
+        form: Callable[..., ir.Table] = FORMS.get(type(raw.source), normalize)
+        tables.append(form(table, files[0], raw.source, position))
     return functools.reduce(lambda one, other: one.union(other), tables)
 
 

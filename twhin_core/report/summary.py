@@ -6,6 +6,8 @@ from typing import Any
 
 from twhin_core.evaluation.list_metrics import LISTS
 from twhin_core.evaluation.metrics import ALL, EDGES, MODEL, Metrics, split_of
+from twhin_core.evaluation.probe_figures import ACCURACY, AUC
+from twhin_core.evaluation.probe_names import PROBE, Probed
 from twhin_core.output import Cell, Column, Listing
 
 RELATIONS_SHOWN = 10
@@ -38,7 +40,21 @@ def list_metrics(metrics: Metrics) -> list[Listing]:
         headings = [Column("relation"), Column(EDGES, ",d"), *figures]
         title = f"{main} by relation{sampled}"
         listings.append(Listing("relations", title, headings, of_relations, RELATIONS_SHOWN))
-    return listings + [_list_lists(*of) for of in metrics.get(LISTS, {"relations": {}})["relations"].items()]
+    listings += [_list_lists(*of) for of in metrics.get(LISTS, {"relations": {}})["relations"].items()]
+    return listings + ([_list_probe(metrics[PROBE])] if PROBE in metrics else [])
+
+
+def _list_probe(of: Probed) -> Listing:
+    """The figures of each input that a label is predicted from."""
+    columns = [Column("predicted from", keys=("input",))]
+    for key in (AUC, ACCURACY):
+        columns += [Column(key, ".4f"), Column(INTERVAL, ".4f", keys=(f"{key}_low", f"{key}_high"))]
+    rows: list[list[Cell]] = []
+    for name, figures in of["figures"].items():
+        cells = [(figures[key], tuple(of["intervals"][name][key])) for key in (AUC, ACCURACY)]
+        rows.append([name, *cells[0], *cells[1]])
+    title = f"{of['column']} of {of['held_out']:,} held-out {of['table']} nodes"
+    return Listing(PROBE, title, columns, rows)
 
 
 def _list_lists(relation: str, of: dict[str, Any]) -> Listing:

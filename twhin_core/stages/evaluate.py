@@ -13,6 +13,7 @@ from twhin_core.evaluation.gates import Decision, check_names, decide, decision_
 from twhin_core.evaluation.kept_ranks import has_ranks, write_ranks
 from twhin_core.evaluation.list_metrics import LISTS
 from twhin_core.evaluation.metrics import ALL, Metrics, headline_name, names
+from twhin_core.evaluation.probe_names import PROBE
 from twhin_core.evaluation.result import headline, is_current, metrics_url, read_metrics
 from twhin_core.graph.manifest import read_schema
 from twhin_core.progress import log, log_of
@@ -30,13 +31,13 @@ if TYPE_CHECKING:
 def evaluate(config: Config, root: str) -> Metrics:
     """Ranks the held-out edges with the newest checkpoint and the baselines, then publishes the metrics and the report.
 
-    With `evaluation.lists`, also measures the lists that `recommend` would make. Returns existing metrics if they are
-    from the same checkpoint and settings. Under torchrun the ranks share the queries and the users, and the first rank
-    writes the results.
+    With `evaluation.lists`, also measures the lists that `recommend` would make; with `evaluation.probe`, what the
+    vectors say of a label. Returns existing metrics if they are from the same checkpoint and settings. Under torchrun
+    the ranks share the queries and the users, and the first rank writes the results.
 
     Raises:
         UserError: there is no checkpoint, it is from a different model, the split has no edges, or a gate names an
-            unknown metric; or as `recommend`, for lists.
+            unknown metric; or as `recommend`, for lists, or as `measure_probe`, for the probe.
     """
     from twhin_core.distributed.ranks import joined
 
@@ -63,20 +64,38 @@ def _find_or_measure(config: Config, root: str, ranks: Ranks) -> Metrics:
     check_names(config, read_schema(config, root).names)
     if metrics is not None and is_current(metrics, config, checkpoint.step):
         log.info("evaluate: up to date: %s, step %d", metrics_url(root, split), checkpoint.step)
-        stated = with_lists(metrics | {"headline": headline_name(config.evaluation)}, config, root, checkpoint, ranks)
+        stated = with_probe(metrics | {"headline": headline_name(config.evaluation)}, config, root, checkpoint, ranks)
+        stated = with_lists(stated, config, root, checkpoint, ranks)
         if ranks.is_first:
             _update(config, root, metrics, stated)
         metrics = stated
     else:
         with measured(root, "evaluate", machines=ranks.machines) if ranks.is_first else contextlib.nullcontext():
+            probed = with_probe({}, config, root, checkpoint, ranks)  # first, as it may refuse the labels
             found = measure(config, root, checkpoint, ranks=ranks)
-            metrics = with_lists(found.metrics, config, root, checkpoint, ranks)
+            metrics = with_lists(found.metrics | probed, config, root, checkpoint, ranks)
         if ranks.is_first:
             publish(config, root, found._replace(metrics=metrics))
             log.info("evaluate: %s", headline(metrics))
     if ranks.is_first:
         report.draw_missing(config, root, checkpoint.step)
     return metrics
+
+
+def with_probe(metrics: Metrics, config: Config, root: str, checkpoint: Checkpoint, ranks: Ranks) -> Metrics:
+    """`metrics` of a checkpoint with the figures of the probe, which are measured unless they are there. A collective.
+
+    Raises:
+        UserError: as `measure_probe`.
+    """
+    if config.evaluation.probe is None:
+        return {name: of for name, of in metrics.items() if name != PROBE}
+    from twhin_core.evaluation.probe import measure_probe, probe_digest
+
+    digest = ranks.of_first(lambda: probe_digest(config))
+    if metrics.get(PROBE, {}).get("config") == digest:
+        return metrics
+    return metrics | {PROBE: ranks.of_first(lambda: measure_probe(config, root, checkpoint)) | {"config": digest}}
 
 
 def with_lists(metrics: Metrics, config: Config, root: str, checkpoint: Checkpoint, ranks: Ranks) -> Metrics:

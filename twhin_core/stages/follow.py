@@ -9,13 +9,14 @@ from twhin_core import storage
 from twhin_core.config import Config
 from twhin_core.errors import TimedOut, UserError
 from twhin_core.evaluation.gates import check_names
+from twhin_core.evaluation.labels import check_probe
 from twhin_core.evaluation.metrics import Metrics, Ranking
 from twhin_core.evaluation.result import headline, is_current, place, read_metrics
 from twhin_core.progress import log, waiting
 from twhin_core.ranking.queries import Split
 from twhin_core.run import stage
 from twhin_core.stages import report
-from twhin_core.stages.evaluate import publish, with_lists
+from twhin_core.stages.evaluate import publish, with_lists, with_probe
 from twhin_core.stages.track import track_after_training
 from twhin_core.tracking.open import open_trackers
 
@@ -41,6 +42,7 @@ def follow(config: Config, root: str, poll_s: float = 2.0) -> None:
     from twhin_core.stages.old_checkpoints import keep_after_success
 
     check_names(config)
+    check_probe(config.evaluation)
     open_trackers(config.tracking, root)  # refuses before any work, not at the end
     timeout, last_new = config.training.eval_timeout_in_s, time.monotonic()
     seen: set[int] = set()
@@ -87,8 +89,9 @@ def _evaluate(config: Config, root: str, checkpoint: Checkpoint, earlier: Earlie
             report.draw_missing(config, root, checkpoint.step)
             return done, None
     try:
+        probed = with_probe({}, config, root, checkpoint, alone())  # first, as it may refuse the labels
         found = measure(config, root, checkpoint, *(earlier or ()))
-        found = found._replace(metrics=with_lists(found.metrics, config, root, checkpoint, alone()))
+        found = found._replace(metrics=with_lists(found.metrics | probed, config, root, checkpoint, alone()))
     except (OSError, CheckpointException, UserError):
         if storage.exists(storage.join(checkpoint.url, MARKER)):
             raise

@@ -12,6 +12,7 @@ from twhin_core.durations import measured
 from twhin_core.errors import GateFailed, UserError
 from twhin_core.evaluation.data_gates import decide_data
 from twhin_core.evaluation.gates import check_names
+from twhin_core.evaluation.labels import check_probe
 from twhin_core.evaluation.task import nodes_only
 from twhin_core.graph.build import Checks, build_graph
 from twhin_core.graph.changes import check_unchanged
@@ -30,15 +31,16 @@ def prepare(config: Config, root: str) -> Manifest:
     """Builds the graph of the run under `root`, or makes another run's its own, unless it has one.
 
     Raises:
-        UserError: the config has no `prepare` section; a later stage would refuse the config, the relations or the
-            sizes of the tables; a raw file changed since the graph was built; the run of `prepare.graph` has no graph,
-            or made it from something else; or as `build_graph`.
+        UserError: the config has no `prepare` section; a later stage would refuse the config, the files of the probe,
+            the relations or the sizes of the tables; a raw file changed since the graph was built; the run of
+            `prepare.graph` has no graph, or made it from something else; or as `build_graph`.
         GateFailed: the data miss a gate.
     """
     settings = config.prepare
     if settings is None:
         raise UserError("prepare: the config has no such section; add it, or skip this stage")
     check_names(config)  # before the config claims the root
+    check_probe(config.evaluation)
     with working(config, root, "prepare"), tracking(config, root):
         manifest = read_manifest(root)
         if manifest is not None:

@@ -241,8 +241,9 @@ def measured(config: Config) -> Config:
         UserError: the metric does not exist.
     """
     metric = sweep_of(config).metric
-    alone = {"split": "validation", "previous": None, "lists": None, "bootstrap": 20, "gates": {metric: {"min": -1e15}}}
-    settings = {**config.evaluation.model_dump(mode="json"), **alone}
+    alone = {"split": "validation", "previous": None, "lists": None, "probe": None, "bootstrap": 20}
+    gates = {metric: {"min": -1e15}}
+    settings = {**config.evaluation.model_dump(mode="json"), **alone, "gates": gates}
     made = config.model_copy(update={"evaluation": type(config.evaluation).model_validate(settings)})
     try:
         check_names(made)
