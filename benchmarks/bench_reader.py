@@ -120,7 +120,7 @@ def whole_batches(path: Path) -> dict[str, float]:
     """The bytes per edge of a batch with its negatives, and the time to make it."""
     import torch
 
-    from twhin_core.model.batch import BatchMaker
+    from twhin_core.model.batch_maker import BatchMaker
 
     torch.set_num_threads(1)
     config = config_file.load(str(path))

@@ -41,7 +41,8 @@ from twhin_core.config import Config
 from twhin_core.data.edges import Edges
 from twhin_core.distributed.ranks import alone, process_group
 from twhin_core.model.alignment import falls_along
-from twhin_core.model.batch import Batch, BatchMaker
+from twhin_core.model.batch import Batch
+from twhin_core.model.batch_maker import BatchMaker
 from twhin_core.model.twhin import Twhin
 from twhin_core.schema import Schema
 from twhin_core.training.build import build

@@ -11,8 +11,8 @@ from twhin_core.checksum import unseal_lines
 from twhin_core.config import Config
 from twhin_core.evaluation.list_metrics import LISTS, figures_of_lists
 from twhin_core.evaluation.metrics import ALL, Metrics
-from twhin_core.export.manifest import Aligned, ExportManifest, VersionMap
 from twhin_core.evaluation.probe_names import PROBE, VECTORS, figures_of_probe
+from twhin_core.export.manifest import Aligned, ExportManifest, VersionMap
 from twhin_core.graph.manifest import SPLITS, Manifest
 from twhin_core.recommend.manifest import ListsManifest
 from twhin_core.report.exports import MAP_COLUMNS, map_rows

@@ -46,7 +46,8 @@ OF_A_CALL = "evaluation.split"
 """A call's choice of results, which are kept per split: alone, it does not change the saved config."""
 # Without a checkpoint, only what the graph was made from must stay; `num_embeddings` is compared with the vocabulary.
 MADE_THE_GRAPH = re.compile(
-    r"prepare|model\.relations(?!\.\d+\.(operator|weight)$)|model\.embeddings\.tables(\.\d+(\.name)?)?$"
+    r"prepare|model\.relations(?!\.\d+\.(operator|weight|negatives\.(per_positive|share))$)"
+    r"|model\.embeddings\.tables(\.\d+(\.name)?)?$"
 )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twhin_core.config import Model, Relation
+from twhin_core.config.relation import negative_relations
 from twhin_core.errors import UserError
 
 Side = Literal["lhs", "rhs"]
@@ -94,7 +95,8 @@ class Schema:
 
 def check_prior(model: Model, edges: Mapping[str, int]) -> None:
     """Raises UserError if there is a prior and a relation has no training edges. `edges`: their number by relation."""
-    empty = [name for name, count in edges.items() if not count]
+    never_trained = negative_relations(model.relations)
+    empty = [name for name, count in edges.items() if not count and name not in never_trained]
     if model.prior is not None and empty:
         found = empty[0] if len(empty) == 1 else f"{empty[0]} and {len(empty) - 1} more"
         raise UserError(

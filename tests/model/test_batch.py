@@ -9,7 +9,8 @@ import torch
 from tests.conftest import SmallConfig
 from twhin_core.config import Relation
 from twhin_core.data.edges import Edges
-from twhin_core.model.batch import Batch, BatchMaker
+from twhin_core.model.batch import Batch
+from twhin_core.model.batch_maker import BatchMaker
 from twhin_core.schema import Schema
 
 EDGES = Edges(

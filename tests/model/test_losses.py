@@ -114,3 +114,75 @@ def test_the_loss_is_exact_where_the_positive_has_nearly_all_or_nearly_nothing()
 def test_scores_as_large_as_they_come_do_not_overflow() -> None:
     assert loss_of(Softmax(0.01), 500.0, [499.0, -500.0]) == pytest.approx(0.0, abs=1e-6)
     assert loss_of(BinaryCrossEntropy(), -500.0, [500.0]) == pytest.approx(1000.0)
+
+
+def with_explicit(
+    loss: Loss, drawn: list[float], explicit: list[float], share: float, weight: float = 1.0, gone: tuple[int, ...] = ()
+) -> float:
+    """The loss of a positive of score 0 against drawn negatives that weigh `weight` each, and explicit ones."""
+    of_drawn = loss(
+        torch.tensor([[[0.0, *drawn]]]),
+        torch.tensor([], dtype=torch.int64),
+        torch.tensor([math.log(weight)]) if weight != 1 else None,
+    )
+    is_there = torch.tensor([[[place not in gone for place in range(len(explicit))]]])
+    logits, share_of = torch.tensor([[explicit]]) / loss.temperature, torch.tensor([[share]])
+    log_drawn = torch.tensor([math.log(weight * len(drawn))])
+    return loss.with_explicit(of_drawn, torch.zeros(1, 1), logits, is_there, share_of, log_drawn).item()
+
+
+LN2, LN3 = math.log(2), math.log(3)
+
+EXPLICIT = [
+    # The drawn weigh 2, so explicit ones of a share of 1/2 weigh 2 together: 1 / (1 + 1 + 3 + 2·2).
+    (Softmax(1.0), [0.0, LN3], [LN2], 0.5, 1, (), math.log(9)),
+    # Two of them weigh 1 each.
+    (Softmax(1.0), [0.0, LN3], [LN2, LN3], 0.5, 1, (), math.log(10)),
+    # A share of 1/3 is half the weight of the drawn: 1 / (1 + 1 + 3 + 1·2).
+    (Softmax(1.0), [0.0, LN3], [LN2], 1 / 3, 1, (), math.log(7)),
+    # Drawn ones that stand for 5 rows each: 1 / (1 + 5 + 15 + 10·2).
+    (Softmax(1.0), [0.0, LN3], [LN2], 0.5, 5, (), math.log(41)),
+    # Temperature 1/2 squares the odds: 1 / (1 + 1 + 9 + 2·4).
+    (Softmax(0.5), [0.0, LN3], [LN2], 0.5, 1, (), math.log(19)),
+    # Only one of two is there.
+    (Softmax(1.0), [0.0, LN3], [50.0, LN2], 0.5, 1, (0,), math.log(9)),
+    # ln 2 of the positive, half of ln 2 of the drawn, and half of -ln(1 - 3/4) of the explicit.
+    (BinaryCrossEntropy(), [0.0], [LN3], 0.5, 1, (), LN2 + LN2 / 2 + math.log(4) / 2),
+    (BinaryCrossEntropy(), [0.0], [LN3, 0.0], 0.25, 1, (), LN2 + 0.75 * LN2 + 0.25 * (math.log(4) + LN2) / 2),
+    (BinaryCrossEntropy(), [0.0], [LN3, 9.0], 0.5, 1, (1,), LN2 + LN2 / 2 + math.log(4) / 2),
+    # Margins violated by 0.5 + 0 and 0.5 + 0.3, the latter with a share of 0.9.
+    (Ranking(0.5), [0.0], [0.3, -2.0], 0.9, 1, (1,), 0.1 * 0.5 + 0.9 * 0.8),
+    (Ranking(0.5), [0.0], [0.3, -2.0], 0.9, 1, (), 0.1 * 0.5 + 0.9 * 0.4),
+]
+
+
+@pytest.mark.parametrize(("loss", "drawn", "explicit", "share", "weight", "gone", "expected"), EXPLICIT)
+def test_explicit_negatives_by_hand(
+    loss: Loss,
+    drawn: list[float],
+    explicit: list[float],
+    share: float,
+    weight: float,
+    gone: tuple[int, ...],
+    expected: float,
+) -> None:
+    assert with_explicit(loss, drawn, explicit, share, weight, gone) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", [BinaryCrossEntropy(), Softmax(0.7), Ranking(0.9)], ids=["bce", "softmax", "ranking"])
+def test_without_explicit_negatives_or_a_share_the_loss_and_its_gradient_stay_as_they_are(loss: Loss) -> None:
+    generator = torch.Generator().manual_seed(3)
+    scores, logits = (torch.randn(2, 3, columns, generator=generator) for columns in (5, 4))
+    none, is_there = torch.tensor([], dtype=torch.int64), torch.ones(2, 3, 4, dtype=torch.bool)
+    for there, share in ((~is_there, 0.4), (is_there, 0.0)):
+        plain, mixed = (scores.clone().requires_grad_() for _ in range(2))
+        explicit = logits.clone().requires_grad_()
+        expected = loss(plain * 1.0, none)
+        of_drawn, positive = loss(mixed * 1.0, none), mixed[..., 0] / loss.temperature
+        shares, log_drawn = torch.full((2, 3), share), torch.full((2,), math.log(4))
+        found = loss.with_explicit(of_drawn, positive, explicit, there, shares, log_drawn)
+        assert torch.equal(found, expected)
+        found.sum().backward()
+        expected.sum().backward()
+        assert torch.equal(mixed.grad, plain.grad)
+        assert explicit.grad.abs().max() == 0

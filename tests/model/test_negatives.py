@@ -9,7 +9,7 @@ import torch
 from tests.conftest import SmallConfig
 from twhin_core.config import Relation
 from twhin_core.data.edges import Edges
-from twhin_core.model.batch import BatchMaker
+from twhin_core.model.batch_maker import BatchMaker
 from twhin_core.model.losses import Softmax
 from twhin_core.model.negatives import Negatives, draw, draw_edges, lay_out_chunks, note_small_tables
 from twhin_core.schema import Schema

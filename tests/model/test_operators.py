@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from twhin_core.config import Relation
-from twhin_core.config.model import ROTATABLE_OPERATORS
+from twhin_core.config.relation import ROTATABLE_OPERATORS
 from twhin_core.model.operators import OPERATORS, Operator
 from twhin_core.model.relation_operators import RelationOperators
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ class PlainQuery:
     negatives: list[int]
     has_self: bool = False
     """Whether the query's own node is one more negative, if it is in the same table."""
+    explicit: list[int] = field(default_factory=list)
+    """Its explicit negatives."""
 
 
 @dataclass
@@ -62,6 +64,8 @@ class PlainModel:
     """Whether the negatives together weigh as much as all rows of their table."""
     at_most: tuple[int, int] | None = None
     """N in-batch and M global negatives, if a table may have fewer than M rows, which then count as so many."""
+    explicit_share: float = 0.0
+    """What explicit negatives weigh together, as a share of the weight of all negatives."""
     prior: Tensor | None = None
     """The weights of the prior by relation and side, lhs before rhs."""
     log_share: Callable[[str, int, int], float] = lambda *_: 0.0
@@ -87,7 +91,9 @@ class PlainModel:
                 corrections[1:] = [
                     correction - math.log(weight / len(query.negatives)) for correction in corrections[1:]
                 ]
-            total = total + query.weight * (self._loss(scores, corrections) + self._penalty(query))
+            explicit = [self._score(query, node) for node in query.explicit]
+            drawn = weight or len(query.negatives)
+            total = total + query.weight * (self._loss(scores, corrections, explicit, drawn) + self._penalty(query))
         return total / len(queries)
 
     def _weight(self, query: PlainQuery) -> int | None:
@@ -133,14 +139,19 @@ class PlainModel:
         product = (a * b).sum()
         return product / (a.norm() * b.norm()) if self.cosine else product
 
-    def _loss(self, scores: list[Tensor], corrections: list[float]) -> Tensor:
-        """The loss of the positive, which comes first, against its negatives."""
+    def _loss(self, scores: list[Tensor], corrections: list[float], explicit: list[Tensor], drawn: int) -> Tensor:
+        """The loss of the positive, which comes first, against its negatives, of which `drawn` weigh 1 each."""
+        share = self.explicit_share if explicit else 0.0
         if self.loss == "softmax":
             logits = torch.stack(scores) / self.temperature - torch.tensor(corrections)
-            return -torch.log(torch.exp(logits[0]) / torch.exp(logits).sum())
+            total = torch.exp(logits).sum()
+            for score in explicit:  # together share · (drawn + theirs), not corrected
+                total = total + share / (1 - share) * drawn / len(explicit) * torch.exp(score / self.temperature)
+            return -torch.log(torch.exp(logits[0]) / total)
         positive, *negatives = [score - correction for score, correction in zip(scores, corrections, strict=True)]
-        wrong = [-torch.log(1 - torch.sigmoid(score)) for score in negatives]
-        return -torch.log(torch.sigmoid(positive)) + (sum(wrong) / len(wrong) if wrong else 0.0)
+        wrong, known = ([-torch.log(1 - torch.sigmoid(score)) for score in of] for of in (negatives, explicit))
+        loss = -torch.log(torch.sigmoid(positive)) + (1 - share) * (sum(wrong) / len(wrong) if wrong else 0.0)
+        return loss + share * sum(known) / len(known) if known else loss
 
     def step(self, queries: list[PlainQuery], update: Update, lr_relations: float) -> float:
         """Trains on `queries`: tables by `update`, relations by plain gradient descent."""

@@ -13,7 +13,7 @@ from torchrec import KeyedJaggedTensor
 
 from tests.training.dense import PlainQuery
 from twhin_core.data.edges import Edges
-from twhin_core.model.batch import Batch, Queries
+from twhin_core.model.batch import Batch, Explicit, Queries
 from twhin_core.schema import SIDES
 
 Row = tuple[int, int]
@@ -69,16 +69,28 @@ def plain_queries(batch: Batch, edges: Edges, sizes: Sequence[int] = ()) -> list
             [looked_up[index][1] for index in batch.gathers[gather].tolist()]
             for gather in (slots.node, slots.answer, slots.candidate)
         )
-        count, mine = len(candidates) // chunks, []
+        count, mine, explicit = len(candidates) // chunks, [], _explicit(batch, slots, looked_up)
         for slot, (rel, weight) in enumerate(zip(slots.rel.flatten().tolist(), slots.weight.flatten(), strict=True)):
             if weight > 0:
                 lhs, rhs = (answer[slot], node[slot]) if side == "lhs" else (node[slot], answer[slot])
                 chunk = slot // length
                 negatives = candidates[chunk * count : (chunk + 1) * count]
-                mine.append(PlainQuery(side, lhs, rel, rhs, float(weight), negatives, slots.has_self))
+                mine.append(PlainQuery(side, lhs, rel, rhs, float(weight), negatives, slots.has_self, explicit[slot]))
         assert sorted((query.lhs, query.rel, query.rhs, query.weight) for query in mine) == expected
         queries += mine
     return queries
+
+
+def _explicit(batch: Batch, slots: Queries, looked_up: list[Row]) -> list[list[int]]:
+    """The explicit negatives of each slot."""
+    if slots.explicit is None:
+        return [[] for _ in range(slots.rel.numel())]
+    nodes = [looked_up[index][1] for index in batch.gathers[slots.explicit.gather].tolist()]
+    columns = slots.explicit.is_there.shape[-1]
+    return [
+        [node for node, there in zip(nodes[columns * slot :], is_there, strict=False) if there]
+        for slot, is_there in enumerate(slots.explicit.is_there.flatten(0, 1).tolist())
+    ]
 
 
 def rows_of(batch: Batch) -> list[Row]:
@@ -127,4 +139,25 @@ def _merge_queries(
         numbers[name] = len(gathers)
         gathers.append(torch.cat(rows))
     tensors = {name: torch.cat(values) if values else None for name, values in merged.items()}
-    return Queries(**numbers, **tensors, has_self=queries[0].has_self)
+    explicit = _merge_explicit(queries, batches, indices, gathers)
+    return Queries(**numbers, **tensors, has_self=queries[0].has_self, explicit=explicit)
+
+
+def _merge_explicit(
+    queries: list[Queries], batches: list[Batch], indices: list[Tensor], gathers: list[Tensor]
+) -> Explicit | None:
+    """As `_merge_queries`, of the explicit negatives, if there are any."""
+    longest = max(one.rel.shape[1] for one in queries)
+    parts: dict[str, list[Tensor]] = {name: [] for name in ("gather", "is_there", "share", "log_share")}
+    for one, batch, index in zip(queries, batches, indices, strict=True):
+        if one.explicit is None:
+            return None
+        padding = longest - one.rel.shape[1]
+        rows = index[batch.gathers[one.explicit.gather]].view(one.explicit.is_there.shape)
+        parts["gather"].append(torch.cat([rows, rows[:, :1].expand(-1, padding, -1)], 1).flatten())
+        parts["is_there"].append(F.pad(one.explicit.is_there, (0, 0, 0, padding)))
+        parts["share"].append(F.pad(one.explicit.share, (0, padding)))
+        if one.explicit.log_share is not None:
+            parts["log_share"].append(F.pad(one.explicit.log_share, (0, 0, 0, padding)))
+    gathers.append(torch.cat(parts.pop("gather")))
+    return Explicit(len(gathers) - 1, **{name: torch.cat(values) for name, values in parts.items() if values})

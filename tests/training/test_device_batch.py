@@ -18,16 +18,21 @@ from tests.training.test_step import (
     CASES,
     COMBINED,
     EDGES_PER_RANK,
+    EXPLICIT,
     SIZES,
     STEPS,
     Case,
     make_config,
     make_edges,
+    make_lists,
+    make_schema,
     plain_model,
     whole_weights,
 )
 from twhin_core.data.edges import Edges
 from twhin_core.data.frequencies import count_ends
+from twhin_core.data.negative_lists import make_lists as make_negative_lists
+from twhin_core.data.negative_lists import pairs_of
 from twhin_core.distributed.ranks import Ranks, process_group
 from twhin_core.model import device_batch, fused_softmax
 from twhin_core.model.batch import Batch
@@ -51,9 +56,10 @@ def step_edges(step: int) -> Edges:
 
 def make_maker(case: Case, device: torch.device, are_joined: bool = False) -> DeviceBatchMaker:
     config = make_config(case)
-    schema = Schema(SIZES, config.model.relations)
+    schema = make_schema(config, case)
     frequencies = count_ends(map(step_edges, range(STEPS)), schema)
-    return DeviceBatchMaker(schema, config.model, config.train_data, frequencies, device, are_joined)
+    lists = make_lists(case, schema)
+    return DeviceBatchMaker(schema, config.model, config.train_data, frequencies, device, are_joined, lists)
 
 
 ONE_RANK = [case for case in CASES if case not in COMBINED or case.sharding == "row_wise"]
@@ -78,7 +84,7 @@ def test_a_step_equals_the_dense_one(case: Case, way: str, ranks: Ranks, monkeyp
     monkeypatch.setattr(LocalModel, "can_hold", staticmethod(lambda *_: way == "joined"))
     monkeypatch.setattr(local_model, "LocalTables", lambda *of: JoinedTables(*of, ranks.device))  # on a CPU too
     config = make_config(case)
-    model = build(config, Schema(SIZES, config.model.relations), ranks)
+    model = build(config, make_schema(config, case), ranks)
     maker = make_maker(case, ranks.device, way == "joined")
     generator = torch.Generator().manual_seed(5)
     for parameter in model.model.module.scorer.parameters():
@@ -105,6 +111,27 @@ def test_the_seed_alone_decides_on_the_negatives(case: Case, ranks: Ranks) -> No
     one, same, other = (maker.lay_out(step_edges(0), 2 * EDGES_PER_RANK, seed).to(ranks.device) for seed in (1, 1, 2))
     assert rows_of(one) == rows_of(same)
     assert rows_of(one) != rows_of(other)
+
+
+def test_one_relation_beside_its_explicit_negatives_is_uniform(ranks: Ranks) -> None:
+    """Every edge has the same layout, and its query's own explicit negatives."""
+    case = Case("sgd", "row_wise", explicit=(0.3, 4))
+    config, whole = make_config(case), make_schema(make_config(case), case)
+    fav, dislike = whole.relations[1], whole.relations[4]
+    schema = Schema(SIZES, [dislike, fav])
+    pairs = [(0, lhs, rhs) for lhs, listed in EXPLICIT[1].items() for rhs in listed]
+    rel, lhs, rhs = np.array(pairs).T
+    known = Edges(lhs, rel, rhs, np.ones(len(pairs), np.float32))
+    lists = make_negative_lists([pairs_of([known], schema)], schema)
+    maker = DeviceBatchMaker(schema, config.model, config.train_data, None, ranks.device, explicit=lists)
+    assert maker.is_uniform
+    edges = Edges(np.arange(13), np.ones(13, np.int64), np.arange(13) * 3, np.ones(13, np.float32))
+    batch = maker.lay_out(edges, 13, seed=1).to(ranks.device)
+    found = {query.lhs: query for query in plain_queries(batch, edges, list(SIZES.values())) if query.side == "rhs"}
+    assert set(found) == set(range(13))
+    for user, query in found.items():
+        assert sorted(query.explicit) == sorted(set(EXPLICIT[1][user]) - {query.rhs})
+        assert set(query.negatives[: case.in_batch]) <= {3 * other for other in range(13)}
 
 
 def test_the_ids_of_a_table_are_spread_over_many_warps(ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:

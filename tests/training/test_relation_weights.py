@@ -27,7 +27,7 @@ from twhin_core.data.edges import Edges
 from twhin_core.distributed.ranks import Ranks, alone, process_group
 from twhin_core.errors import UserError
 from twhin_core.model.alignment import falls_along
-from twhin_core.model.batch import BatchMaker
+from twhin_core.model.batch_maker import BatchMaker
 from twhin_core.schema import Schema
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.train import train

@@ -22,10 +22,14 @@ from tests.training import dense
 from tests.training.surgery import merge, plain_queries
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
+from twhin_core.config.relation import ExplicitNegatives
+from twhin_core.data import negative_lists
 from twhin_core.data.edges import Edges
 from twhin_core.data.frequencies import count_ends
+from twhin_core.data.negative_lists import NegativeLists, pairs_of
 from twhin_core.distributed.ranks import Ranks, process_group
-from twhin_core.model.batch import Batch, BatchMaker
+from twhin_core.model.batch import Batch
+from twhin_core.model.batch_maker import BatchMaker
 from twhin_core.schema import Schema
 from twhin_core.training.build import TrainableModel, build
 
@@ -57,6 +61,8 @@ class Case:
     penalty: tuple[float, float, int] = (0.0, 0.0, 3)
     prior: str | float | None = None
     prior_sides: tuple[str, ...] = ("rhs", "lhs")
+    explicit: tuple[float, int] | None = None
+    """The share and the most per positive of explicit negatives, for the relations follow and fav."""
 
 
 SHARDINGS = ("data_parallel", "table_wise", "row_wise", "column_wise")
@@ -112,6 +118,10 @@ CASES = [
     Case("sgd", "row_wise", reciprocal=True, has_self=True, in_batch=0, prior="learned"),
     Case("sgd", "data_parallel", "softmax", "cos", operator="linear", full=True, prior=0.5, prior_sides=("lhs",)),
     Case("rowwise_adagrad", "table_wise", "bce", uniform=0, prior=2),
+    Case("rowwise_adagrad", "row_wise", explicit=(0.3, 3)),
+    Case("adagrad", "table_wise", "softmax", "cos", explicit=(0.5, 5), logq=True, has_self=True, prior="learned"),
+    Case("sgd", "row_wise", "bce", "cos", explicit=(0.25, 2), reciprocal=True, logq=True, prior=0.5),
+    Case("sgd", "row_wise", explicit=(0.4, 4), in_batch=0, full=True),
 ]
 
 
@@ -164,11 +174,41 @@ def make_penalty(case: Case) -> dict[str, Any] | None:
     return {"tables": tables, "relations": relations, "power": power} if tables or relations else None
 
 
-def make_batches(config: Config, step: int) -> tuple[list[Edges], list[Batch]]:
+def make_schema(config: Config, case: Case | None) -> Schema:
+    """With `block` and `dislike`, relations of explicit negatives, of which there are never other edges."""
+    if case is None or case.explicit is None:
+        return Schema(SIZES, config.model.relations)
+    share, most = case.explicit
+    follow, fav, by = config.model.relations
+    block, dislike = (of.model_copy(update={"name": name}) for of, name in ((follow, "block"), (fav, "dislike")))
+    follow, fav = (
+        of.model_copy(update={"negatives": ExplicitNegatives(relation=name, share=share, per_positive=most)})
+        for of, name in ((follow, "block"), (fav, "dislike"))
+    )
+    return Schema(SIZES, [follow, fav, by, block, dislike])
+
+
+EXPLICIT = {
+    rel: {lhs: [(7 * lhs + 3 * place + rel) % rows for place in range(lhs % 5)] for lhs in range(SIZES["user"])}
+    for rel, rows in ((0, SIZES["user"]), (1, SIZES["tweet"]))
+}
+"""By relation and lhs, 0 to 4 explicit negatives, which some positives are too."""
+
+
+def make_lists(case: Case | None, schema: Schema) -> NegativeLists | None:
+    if case is None or case.explicit is None:
+        return None
+    pairs = [(rel + 3, lhs, rhs) for rel, of in EXPLICIT.items() for lhs, listed in of.items() for rhs in listed]
+    rel, lhs, rhs = np.array(pairs[::-1]).T
+    edges = Edges(lhs, rel, rhs, np.ones(len(pairs), np.float32))
+    return negative_lists.make_lists([pairs_of([edges], schema)], schema)
+
+
+def make_batches(config: Config, step: int, case: Case | None = None) -> tuple[list[Edges], list[Batch]]:
     """A step's edges and batches of rank 0 and of rank 1."""
-    schema = Schema(SIZES, config.model.relations)
+    schema = make_schema(config, case)
     frequencies = count_ends(chain.from_iterable(map(make_edges, range(STEPS))), schema)
-    maker = BatchMaker(schema, config.model, config.train_data, frequencies)
+    maker = BatchMaker(schema, config.model, config.train_data, frequencies, make_lists(case, schema))
     edges = make_edges(step)
     return edges, [
         maker.make(edges[rank], 2 * EDGES_PER_RANK, torch.Generator().manual_seed(2 * step + rank)) for rank in range(2)
@@ -229,19 +269,19 @@ def _listed(edges: Edges) -> list[dict[str, int]]:
 def prior_weights(case: Case, before: dict[str, Tensor]) -> Tensor | None:
     if case.prior == "learned":
         return before["scorer.prior"].clone()
-    return None if case.prior is None else torch.full((3, 2), float(case.prior))
+    return None if case.prior is None else torch.full((3 if case.explicit is None else 5, 2), float(case.prior))
 
 
 def some_steps(case: Case, whole: bool, ranks: Ranks) -> dict[str, Any]:
     """The losses, and the full weights before and after. `whole`: one rank takes both ranks' batches."""
     config = make_config(case)
-    model = build(config, Schema(SIZES, config.model.relations), ranks)
+    model = build(config, make_schema(config, case), ranks)
     generator = torch.Generator().manual_seed(5)
     for parameter in model.model.module.scorer.parameters():
         parameter.data.normal_(0.0, 0.5, generator=generator)
     before, losses = whole_weights(model), []
     for step in range(STEPS):
-        _, batches = make_batches(config, step)
+        _, batches = make_batches(config, step, case)
         losses.append(ranks.sum(model.step(merge(batches) if whole else batches[ranks.rank])))
     kinds = [table.sharding for table in model.plan]
     return {"losses": losses, "before": before, "after": whole_weights(model), "kinds": kinds}
@@ -273,7 +313,7 @@ def plain_model(case: Case, before: dict[str, Tensor]) -> dense.PlainModel:
     config = make_config(case)
     return dense.PlainModel(
         tables={name: before[f"tables.embeddings.{name}.weight"].clone() for name in SIZES},
-        relation_tables=[(relation.lhs, relation.rhs) for relation in config.model.relations],
+        relation_tables=[(relation.lhs, relation.rhs) for relation in make_schema(config, case).relations],
         operate=dense.OPERATORS[case.operator],
         relations=before[f"scorer.operator.{case.operator}"].clone(),
         inverse=before[f"scorer.inverse.{case.operator}"].clone() if case.reciprocal else None,
@@ -284,6 +324,7 @@ def plain_model(case: Case, before: dict[str, Tensor]) -> dense.PlainModel:
         penalty=case.penalty,
         full=case.full,
         at_most=(case.in_batch, case.uniform),
+        explicit_share=0.0 if case.explicit is None else case.explicit[0],
         prior=prior_weights(case, before),
         log_share=cache(lambda side, *of: log_share(side, *of) if side in case.prior_sides else 0.0),
         learns_prior=case.prior == "learned",
@@ -310,7 +351,7 @@ def test_two_ranks_equal_one_and_dense_steps(index: int, results: list[tuple[dic
     plain = plain_model(case, before)
     losses, update = [], dense.UPDATES[case.optimizer]()
     for step in range(STEPS):
-        edges, batches = make_batches(config, step)
+        edges, batches = make_batches(config, step, case)
         both = [query for rank in range(2) for query in plain_queries(batches[rank], edges[rank])]
         losses.append(plain.step(both, update, lr_relations=0.2))
 

@@ -10,10 +10,11 @@ from twhin_core.config.data import EdgeData, TrainData
 from twhin_core.config.earlier import PREVIOUS
 from twhin_core.config.evaluation import Evaluation
 from twhin_core.config.export import Export
-from twhin_core.config.model import ROTATABLE_OPERATORS, Model
+from twhin_core.config.model import Model
 from twhin_core.config.prepare import Prepare
 from twhin_core.config.recommend import Recommend
 from twhin_core.config.registry import Registry
+from twhin_core.config.relation import ROTATABLE_OPERATORS, negative_relations
 from twhin_core.config.report import Report
 from twhin_core.config.runtime import Runtime
 from twhin_core.config.section import Section
@@ -102,6 +103,30 @@ class Config(Section):
                     f"{key}: has no effect with training.initial_checkpoint_dir, which gives every row its weights, "
                     "unless frozen; remove either"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_negatives(self) -> Config:
+        names = negative_relations(self.model.relations)
+        if not names:
+            return self
+        position = next(at for at, of in enumerate(self.model.relations) if of.negatives is not None)
+        key = f"model.relations.{position}.negatives"
+        if self.prepare is None:
+            raise ValueError(f"{key}: needs a prepare section, which sets explicit negatives apart from other edges")
+        if self.prepare.previous is not None:
+            raise ValueError(
+                f"{key}: a later negative may contradict an edge of prepare.previous, which is not made again; remove "
+                "previous, and prepare all files at once"
+            )
+        used: dict[str, set[str | None]] = {
+            **{f"prepare.derive.{name}": {name, of.relation} for name, of in self.prepare.derive.items()},
+            "export.query_side": {self.export.query_side},
+            **{f"recommend.{name}": {name} for name in self.recommend},
+        }
+        for where, of in used.items():
+            if found := sorted(names & of):
+                raise ValueError(f"{where}: {found[0]} has explicit negatives alone, which are not trained on as edges")
         return self
 
     @model_validator(mode="after")

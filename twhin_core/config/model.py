@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from twhin_core import plugins
 from twhin_core.config.initial import Initial
 from twhin_core.config.numbers import Count, Location, Name, Scale, Strength
 from twhin_core.config.optimizer import Optimizer
+from twhin_core.config.relation import Relation, check_negatives, negative_relations
 from twhin_core.config.section import Section
-
-OPERATORS = ("identity", "translation", "diagonal", "complex_diagonal", "linear", "affine")
-"""Built-in operators; other packages can add more."""
-ROTATABLE_OPERATORS = ("identity", "translation", "linear", "affine")
-"""Those that remain of their kind, with other parameters, if an orthogonal matrix multiplies all vectors."""
-Operator = Annotated[str, AfterValidator(lambda name: plugins.check_name(plugins.OPERATORS, name, OPERATORS))]
 
 
 class Table(Section):
@@ -93,34 +87,6 @@ class Embeddings(Section):
         if len({table.embedding_dim for table in self.tables}) > 1:
             dims = ", ".join(f"{table.name} {table.embedding_dim}" for table in self.tables)
             raise ValueError(f"tables: embedding_dim must be equal in all tables; got {dims}")
-        return self
-
-
-class Relation(Section):
-    """A type of edge."""
-
-    name: Name = Field(
-        description="Unique. `*` matches every value of the source's relation column that has no entry of its own.",
-    )
-    lhs: str = Field(description="Table of the edge's source.")
-    rhs: str = Field(description="Table of the edge's target.")
-    operator: Operator = Field(
-        "translation",
-        description="Transforms the lhs x. `identity`: x; `translation`: x + θ; `diagonal`: θ ∘ x; `complex_diagonal`: "
-        "θ ∘ x as complex numbers (real parts in the first half); `linear`: A·x; `affine`: A·x + b; or the name of an "
-        "entry point in the group `twhin.operators`.",
-    )
-    weight: Scale = Field(1.0, description="(ours) Multiplies the weights of its edges in the loss.")
-    symmetric: bool = Field(
-        False,
-        description="(ours) For relations without direction, such as friendship. `prepare` treats a pair and its "
-        "reverse as one edge, which it puts in one split and writes in both directions. Needs both ends in one table.",
-    )
-
-    @model_validator(mode="after")
-    def _check_symmetry(self) -> Relation:
-        if self.symmetric and self.lhs != self.rhs:
-            raise ValueError(f"symmetric: needs both ends in one table, not {self.lhs} and {self.rhs}")
         return self
 
 
@@ -225,6 +191,11 @@ class Model(Section):
     def _check_relation_prediction(self) -> Model:
         if not self.relation_prediction:
             return self
+        if apart := sorted(negative_relations(self.relations)):
+            raise ValueError(
+                f"relation_prediction: would predict {apart[0]}, which has explicit negatives alone; remove it, or the "
+                "negatives"
+            )
         operators = {relation.operator for relation in self.relations}
         if self.comparator != "dot":
             raise ValueError(f"relation_prediction: needs comparator: dot, not {self.comparator}")
@@ -248,6 +219,7 @@ class Model(Section):
                     raise ValueError(
                         f"relations.{position}.{side}: no table named {table!r}; there are {', '.join(sorted(tables))}"
                     )
+        check_negatives(self.relations)
         for key, default, loss in (("temperature", 1.0, "softmax"), ("margin", 0.1, "ranking")):
             if self.loss != loss and getattr(self, key) != default:
                 raise ValueError(f"{key}: has no effect on the {self.loss} loss; set loss: {loss} or remove it")
@@ -268,6 +240,8 @@ class Model(Section):
             return self
         if self.target not in names:
             raise ValueError(f"target: no relation named {self.target!r}; there are {', '.join(names)}")
+        if self.target in negative_relations(self.relations):
+            raise ValueError(f"target: {self.target} has explicit negatives alone, which are not trained on as edges")
         if len(names) == 1:
             raise ValueError("target: has no effect, there is no other relation to weigh; remove it")
         return self

@@ -46,6 +46,23 @@ def open_split(config: Config, root: str, schema: Schema, split: str) -> EdgeFil
     return files
 
 
+def open_negatives(config: Config, root: str, schema: Schema, split: str) -> EdgeFiles | None:
+    """The explicit negatives in a split of prepare's, as edges of the relation that holds them; None if it has none."""
+    graph = read_manifest(root) if config.prepare is not None else None
+    entry = None if graph is None else graph.negatives.get(split)
+    if graph is None or entry is None or not entry.edges:
+        return None
+    listed = [file.under(graph.holder(root)) for file in entry.files]
+    footers = {file.url: file.footer for file in listed if file.footer is not None}
+    return EdgeFiles([file.url for file in listed], schema, footers=footers)
+
+
+def open_known(config: Config, root: str, schema: Schema) -> list[EdgeFiles]:
+    """All edges that the graph has of a node: those of every split, and its explicit negatives."""
+    found = [open_negatives(config, root, schema, split) for split in SPLITS]
+    return [*open_splits(config, root, schema, ["train"]).values(), *(files for files in found if files is not None)]
+
+
 def open_splits(config: Config, root: str, schema: Schema, needed: Collection[str]) -> dict[str, EdgeFiles]:
     """All splits that have edges, by name. Raises UserError as `open_split`, also if one that is `needed` has none."""
     return {

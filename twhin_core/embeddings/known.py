@@ -79,7 +79,7 @@ def known_sides(schema: Schema, query: Query, relations: Sequence[str], key: str
     """
     sides = dict[int, Side]()
     for name in relations:
-        rel = relation_named(schema, name)
+        rel = relation_named(schema, name, is_asked=False)
         side = schema.side_between(rel, query.table, query.candidates, OTHER[query.side])
         if side is None:
             raise UserError(f"{key}: relation {name} does not lead between tables {query.table} and {query.candidates}")

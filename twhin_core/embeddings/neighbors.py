@@ -10,7 +10,7 @@ import numpy as np
 
 from twhin_core.config import file as config_file
 from twhin_core.config.recommend import Choice, not_by_index
-from twhin_core.data.splits import open_splits
+from twhin_core.data.splits import open_known
 from twhin_core.embeddings.known import OneNode, known_sides, left_out
 from twhin_core.embeddings.result import Result
 from twhin_core.embeddings.search import Among, Query, candidates_of, find_nearest
@@ -93,10 +93,10 @@ def _left_out(result: Result, query: Query, position: int, choice: Choice, folde
     """Positions of what is left out of the node's answers. Reads all edges if known ones are."""
     source, schema = result.scored, result.schema
     sides = known_sides(schema, query, choice.exclude or ())
-    splits = open_splits(result.config, result.root, schema, ["train"]) if sides else {}
+    splits = open_known(result.config, result.root, schema) if sides else []
     index = source.ids(query.table).index
     node = OneNode(position if index is None else int(index[position]))
-    pairs = left_out(source, query, sides, choice, splits.values(), node, folder)
+    pairs = left_out(source, query, sides, choice, splits, node, folder)
     rows = np.unique(np.concatenate([np.empty(0, np.int64), *(row for _, row in pairs)]))
     positions, is_named = find_positions(source.ids(query.candidates).index, rows)
     return positions[is_named]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from twhin_core.config.relation import negative_relations
 from twhin_core.errors import NotFound, UserError, suggest
 from twhin_core.schema import OTHER, Schema, Side
 from twhin_core.vectors import top_k
@@ -54,15 +55,22 @@ def make_query(schema: Schema, table: str, relation: str | None, side: Side | No
     return Query(table, schema.table_of(rel, wanted), rel, wanted)
 
 
-def relation_named(schema: Schema, name: str, prefix: str = "") -> int:
-    """The id of a relation. Raises NotFound, with suggestions, if there is no such relation.
+def relation_named(schema: Schema, name: str, prefix: str = "", *, is_asked: bool = True) -> int:
+    """The id of a relation.
 
     Args:
         prefix: of the message.
+        is_asked: whether it is to have scores.
+
+    Raises:
+        NotFound: there is no such relation; with suggestions.
+        UserError: it was not trained on, but has explicit negatives alone.
     """
     names = [relation.name for relation in schema.relations]
     if name not in names:
         raise NotFound(f"{prefix}no relation named {name!r}; {suggest(name, names)}")
+    if is_asked and name in negative_relations(schema.relations):
+        raise UserError(f"{prefix}{name} has explicit negatives alone, which were not trained on as edges")
     return names.index(name)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from twhin_core import storage
 from twhin_core.config import Config, Gate
+from twhin_core.config.relation import negative_relations
 from twhin_core.errors import UserError, suggest
 from twhin_core.evaluation.data_gates import DATA, check_data_gate
 from twhin_core.evaluation.drift import metric_names
@@ -27,6 +28,7 @@ from twhin_core.evaluation.metrics import (
     AUC_REFERENCE,
     DIFFERENCES,
     DRIFT,
+    GAUC,
     MODEL,
     PREVIOUS,
     QUERY,
@@ -88,6 +90,8 @@ def _check_path(path: str, config: Config, relations: Collection[str]) -> None:
         return
     if config.prepare is not None and relation in config.prepare.derive and split == measured:
         raise UserError(f"evaluation.gates: {path}: {relation} is derived (prepare.derive), so none of it is held out")
+    if split == measured and relation in negative_relations(config.model.relations):
+        raise UserError(f"evaluation.gates: {path}: {relation} has explicit negatives alone, which are not ranked")
     if split == LISTS:
         if path not in (known := _of_lists(config)):
             raise _no_metric(path, known)
@@ -100,7 +104,7 @@ def _check_path(path: str, config: Config, relations: Collection[str]) -> None:
     if split == measured and metric in metrics and is_known:
         return
     known = [f"{measured}.{ALL}.{metric}" for metric in (*metrics, prefix(config.evaluation) + AUC_REFERENCE)]
-    known += _of_degrees(config)
+    known += [*_of_degrees(config), *_of_negatives(config)]
     if path not in known:
         near = difflib.get_close_matches(relation, relations, n=20) or list(relations)[:20]
         known += [f"{measured}.{relation}.{metric}" for relation in near for metric in metrics]
@@ -157,6 +161,8 @@ def _why_none(path: str, config: Config) -> str:
         return "no user has a held-out edge of that relation"
     if path.startswith(f"{PROBE}."):
         return "the label has not been measured; run `twhin evaluate`"
+    if path in _of_negatives(config):
+        return "no held-out edge has a query with held-out explicit negatives"
     return f"no held-out edge {'is in that bucket' if path in _of_degrees(config) else 'has that relation'}"
 
 
@@ -184,6 +190,12 @@ def _of_degrees(config: Config) -> list[str]:
         for bucket in buckets(evaluation)
         for metric in metrics
     ]
+
+
+def _of_negatives(config: Config) -> list[str]:
+    """The paths of the figures of relations with explicit negatives; a `*` among these stands for none."""
+    named = [of.name for of in config.model.relations if of.negatives is not None]
+    return [f"{config.evaluation.split}.{name}.{GAUC}" for name in (ALL, *named)] if named else []
 
 
 def _of_lists(config: Config) -> list[str]:

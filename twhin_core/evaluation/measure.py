@@ -13,6 +13,7 @@ from twhin_core.dependents import note_use
 from twhin_core.evaluation.baselines import Popularity, rank_at_random
 from twhin_core.evaluation.drift import measure_drift
 from twhin_core.evaluation.gates import check_names
+from twhin_core.evaluation.group_auc import group_auc
 from twhin_core.evaluation.intervals import (
     Intervals,
     group_queries,
@@ -216,6 +217,10 @@ def _of_model(
     figures = _by_relation(task, ranking)
     auc = reference_auc(scorer, tables, task.schema, task.held_out_edges(), task.config, prior)
     figures[ALL] |= {prefix(task.config.evaluation) + AUC_REFERENCE: auc}
+    lists = task.explicit_negatives()
+    if lists is not None:
+        for name, of in group_auc(scorer, tables, task.schema, task.held_out_edges(), lists, prior).items():
+            figures[name] |= of
     return figures
 
 

@@ -14,7 +14,8 @@ from twhin_core import sizes
 from twhin_core.config import Config, EdgeData, Model
 from twhin_core.data.edges import Edges
 from twhin_core.data.frequencies import Counter, StoredFrequencies
-from twhin_core.data.splits import open_split, open_splits
+from twhin_core.data.negative_lists import NegativeLists, make_lists, pairs_of
+from twhin_core.data.splits import open_negatives, open_split, open_splits
 from twhin_core.errors import UserError
 from twhin_core.evaluation import known_answers
 from twhin_core.evaluation.known_answers import KnownAnswers, QueryIndex
@@ -132,6 +133,11 @@ class RankingTask:
     def held_out_edges(self) -> Edges:
         """The held-out edges in data set order."""
         return self._splits[self.config.evaluation.split].all()
+
+    def explicit_negatives(self) -> NegativeLists | None:
+        """Those of the held-out edges' queries, of the same split; None if it has none."""
+        files = open_negatives(self.config, self.root, self.schema, self.config.evaluation.split)
+        return None if files is None else make_lists([pairs_of(files.chunks(), self.schema)], self.schema)
 
     def rank(self, rankers: Mapping[str, Ranker]) -> dict[Side, RankingResult]:
         """Ranks all held-out edges. A collective."""

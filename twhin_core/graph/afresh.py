@@ -11,6 +11,8 @@ import ibis.expr.types as ir
 
 from twhin_core.config import Relation
 from twhin_core.config.prepare import Prepare, Split
+from twhin_core.config.relation import negative_relations
+from twhin_core.graph.contradictions import contradicted
 from twhin_core.graph.degrees import at, count_degrees, find_low_degree_nodes, without
 from twhin_core.graph.edges import EDGE, collapse, encode, find_repeats, renumber
 from twhin_core.graph.engine import Engine
@@ -65,11 +67,15 @@ def make(
         found = found.union(with_content).distinct()
     nodes = engine.keep("nodes", number_nodes(found))
     encoded = engine.keep("encoded", encode(valid, nodes, seed=0 if split is None else split.seed))
+    dropped = []
+    if negative_relations(relations):
+        dropped.append(engine.keep("contradicted", contradicted(encoded, relations)))
+        encoded = engine.keep("consistent", encoded.anti_join(dropped[0], EDGE))
     repeats = engine.keep("repeats", find_repeats(encoded))
     by_weight = merging(settings, by_age)
     collapsed = engine.keep("collapsed", collapse(encoded.semi_join(repeats, EDGE), by_weight))
     edges = encoded.anti_join(repeats, EDGE).union(collapsed.filter(collapsed.reason.isnull()).drop("reason"))
-    dropped = [collapsed.filter(collapsed.reason.notnull())]
+    dropped.append(collapsed.filter(collapsed.reason.notnull()))
 
     if settings.min_degree:
         low_degree = find_low_degree_nodes(engine, edges, settings.min_degree, settings.min_degree_rounds)

@@ -20,7 +20,7 @@ from twhin_core.graph.content_before import find_content
 from twhin_core.graph.content_rows import check_content
 from twhin_core.graph.earlier import Earlier, check_new, find_earlier, without_taken
 from twhin_core.graph.forgotten import Blocked, blocked_at
-from twhin_core.graph.manifest import SPLITS, Manifest
+from twhin_core.graph.manifest import NEGATIVES, SPLITS, Manifest
 from twhin_core.graph.plan import Graph, plan
 from twhin_core.graph.raw_files import RawSource, check_sources, id_kinds
 from twhin_core.graph.reverses import describe_reversed
@@ -146,6 +146,7 @@ def _check_counts(config: Config, sources: list[RawSource], split: Split | None,
             raise UserError(
                 f"prepare: the {name} split is empty; edges: {_listed(edges)}; rejected: {_listed(counts.rejected)}"
             )
+    _check_negatives(counts, graph)
     if config.train_data.data_root is None:
         names = [relation.name for relation in graph.relations]
         check_prior(config.model, dict(zip(names, counts.edges["train"], strict=True)))
@@ -157,6 +158,17 @@ def _check_counts(config: Config, sources: list[RawSource], split: Split | None,
             raise UserError(
                 f"model.embeddings.tables: {table.name} has num_embeddings {table.num_embeddings} but its vocabulary "
                 f"has {rows}"
+            )
+
+
+def _check_negatives(counts: Counts, graph: Graph) -> None:
+    rels = {relation.name: rel for rel, relation in enumerate(graph.relations)}
+    for relation in graph.relations:
+        negatives = relation.negatives
+        if negatives is not None and not counts.edges[NEGATIVES + "train"][rels[negatives.relation]]:
+            raise UserError(
+                f"model.relations: the negatives of {relation.name}, {negatives.relation}, have no edges in train; "
+                f"rejected: {_listed(counts.rejected)}"
             )
 
 
@@ -174,6 +186,9 @@ def _shortened(value: str | None) -> str:
 
 def _log(counts: Counts) -> None:
     log.info("prepare: edges: %s", _listed({name: sum(counts.edges[name]) for name in SPLITS}))
+    negatives = {name: sum(counts.edges[NEGATIVES + name]) for name in SPLITS}
+    if any(negatives.values()):
+        log.info("prepare: explicit negatives: %s", _listed(negatives))
     log.info("prepare: rejected: %s", _listed(counts.rejected))
     log.info("prepare: vocabulary: %s", _listed(counts.nodes))
 

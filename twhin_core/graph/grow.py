@@ -25,7 +25,6 @@ from twhin_core.graph.degrees import at, count_degrees
 from twhin_core.graph.earlier import Earlier
 from twhin_core.graph.edges import EDGE, collapse, encode, find_repeats, renumber
 from twhin_core.graph.engine import Engine
-from twhin_core.graph.manifest import SPLITS
 from twhin_core.graph.reverses import in_order, mirrored, of_one_table, with_reverses
 from twhin_core.graph.splits import with_splits
 from twhin_core.graph.vocabulary import find_nodes, number_nodes
@@ -76,10 +75,10 @@ def read_before(engine: Engine, earlier: Earlier, relations: list[Relation]) -> 
         for number, entry in enumerate(earlier.manifest.tables)
     ]
     splits = [
-        engine.read_files(f"earlier_{split}", earlier.stored(earlier.manifest.splits[split].files), EDGES).mutate(
+        engine.read_files(f"earlier_{split.replace('/', '_')}", earlier.stored(entry.files), EDGES).mutate(
             split=ibis.literal(split)
         )
-        for split in SPLITS
+        for split, entry in earlier.manifest.all_splits.items()
     ]
     edges = _union(splits)
     edges = edges.mutate(weight=edges.weight.cast("float64").fill_null(1.0), hash=ibis.literal(""))

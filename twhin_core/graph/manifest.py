@@ -19,6 +19,8 @@ from twhin_core.schema import Schema
 
 MANIFEST = "graph/manifest.json"
 SPLITS = ("train", "validation", "test")
+NEGATIVES = "negatives/"
+"""Before the name of the split that an explicit negative is in."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -128,7 +130,7 @@ class Manifest(BaseModel):
 
     `rules`: how rows became edges, which the next version must keep to (see `rules.rules_of`). `newest`: the newest
     time of a row, in the unit of `times`. Both are missing in the manifests of versions up to 0.1. `forgotten`: the
-    records of forgotten nodes that it was made with.
+    records of forgotten nodes that it was made with. `negatives`: explicit ones by split, which `splits` do not have.
     """
 
     version: str
@@ -136,6 +138,7 @@ class Manifest(BaseModel):
     tables: list[TableEntry]
     relations: list[RelationEntry]
     splits: dict[str, SplitEntry]
+    negatives: dict[str, SplitEntry] = {}
     rejected: RejectedEntry
     raw_files: list[RawFileEntry] = []
     raw_rows: int = 0
@@ -150,6 +153,11 @@ class Manifest(BaseModel):
     def holder(self, root: str) -> str:
         """The run root that holds the files of the graph that the run at `root` uses."""
         return self.shared_by or root
+
+    @property
+    def all_splits(self) -> dict[str, SplitEntry]:
+        """The splits of edges, then those of explicit negatives, whose names begin with `NEGATIVES`."""
+        return self.splits | {NEGATIVES + split: entry for split, entry in self.negatives.items()}
 
     @property
     def taken(self) -> dict[str, RawFileEntry]:

@@ -66,6 +66,8 @@ def _of_relations(relations: list[Relation], derive: Collection[str], before: Ma
             was, is_ = getattr(entry, key), getattr(relation, key)
             if was != is_:
                 yield f"model.relations: {key} of {entry.name} was {was!r} and is {is_!r}"
+        if entry.negatives is not None and relation.negatives is None:
+            yield f"model.relations: negatives of {entry.name} were {entry.negatives.relation!r} and are none"
         if entry.derived is None and any(entry.edges.values()) and entry.name in derive:
             yield f"prepare.derive: {entry.name} was read from rows and is derived"
 

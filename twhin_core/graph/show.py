@@ -21,7 +21,8 @@ def list_graph(manifest: Manifest) -> list[Listing]:
     weights = [_weights(manifest)] if manifest.weighted else []
     content = [_content(manifest)] if any(entry.content for entry in manifest.tables) else []
     derived = [_derived(manifest)] if any(of.derived is not None for of in manifest.relations) else []
-    listings = [_splits(manifest), _tables(manifest), *content, *_relations(manifest), *derived, *weights]
+    negatives = [_negatives(manifest)] if manifest.negatives else []
+    listings = [_splits(manifest), _tables(manifest), *content, *_relations(manifest), *negatives, *derived, *weights]
     return [*listings, _rejected(manifest)]
 
 
@@ -76,6 +77,17 @@ def _relations(manifest: Manifest) -> tuple[Listing, Listing]:
             [Column("relation"), Column("side"), Column("table"), *DEGREES], degrees, 2 * RELATIONS_SHOWN,
         ),
     )  # fmt: skip
+
+
+def _negatives(manifest: Manifest) -> Listing:
+    entries = {entry.name: entry for entry in manifest.relations}
+    rows: list[list[Cell]] = [
+        [entry.name, entry.negatives.relation, *map(entries[entry.negatives.relation].edges.get, SPLITS)]
+        for entry in manifest.relations
+        if entry.negatives is not None
+    ]
+    columns = [Column("relation"), Column("negatives"), *(Column(split, ",d") for split in SPLITS)]
+    return Listing("negatives", "explicit negatives by relation", columns, rows, RELATIONS_SHOWN)
 
 
 def _derived(manifest: Manifest) -> Listing:

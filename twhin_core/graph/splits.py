@@ -10,7 +10,9 @@ import ibis.expr.types as ir
 
 from twhin_core.config import Relation
 from twhin_core.config.prepare import Split
+from twhin_core.config.relation import negative_relations
 from twhin_core.graph.hashes import below
+from twhin_core.graph.manifest import NEGATIVES
 
 PROBES = 15  # values that a pass counts at; each pass narrows the range to a sixteenth
 
@@ -18,8 +20,19 @@ PROBES = 15  # values that a pass counts at; each pass narrows the range to a si
 def with_splits(edges: ir.Table, split: Split | None, relations: list[Relation]) -> ir.Table:
     """Sets the column `split` by hash, by time or to the last edges of each lhs. None keeps the sources' splits.
 
-    `relations` in the order of ids.
+    Explicit negatives are split by themselves, into splits whose names begin with `NEGATIVES`. `relations` in the order
+    of ids.
     """
+    names = negative_relations(relations)
+    if not names:
+        return _of_relations(edges, split, relations)
+    is_negative = edges.rel.isin([rel for rel, relation in enumerate(relations) if relation.name in names])
+    positives, negatives = (_of_relations(edges.filter(of), split, relations) for of in (~is_negative, is_negative))
+    negatives = negatives.mutate(split=ibis.literal(NEGATIVES) + negatives.split.fill_null("train"))
+    return positives.select(*edges.columns).union(negatives.select(*edges.columns))
+
+
+def _of_relations(edges: ir.Table, split: Split | None, relations: list[Relation]) -> ir.Table:
     if split is None:
         return edges
     if split.relations is None:

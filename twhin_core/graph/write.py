@@ -14,6 +14,7 @@ from twhin_core.graph.copies import copy_file
 from twhin_core.graph.earlier import Earlier
 from twhin_core.graph.engine import Engine
 from twhin_core.graph.manifest import (
+    NEGATIVES,
     SPLITS,
     Manifest,
     RejectedEntry,
@@ -39,7 +40,8 @@ REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("source", "lhs", "
 class Counts:
     """Indices by table, edges by split and relation (in the order of ids), cold edges by split, rejects by reason.
 
-    Cold edges have a node without training edges. `edges_before`: the rejected ones that are edges of the graph before.
+    The splits are those of edges and of explicit negatives. Cold edges have a node without training edges.
+    `edges_before`: the rejected ones that are edges of the graph before.
     """
 
     nodes: dict[str, int]
@@ -53,14 +55,15 @@ def count_graph(graph: Graph, earlier: Earlier | None) -> Counts:
     vocabulary, edges, rejected = graph.made.vocabulary, graph.made.edges, graph.rejected
     nodes = _counts(vocabulary.group_by("table").agg(count=vocabulary.count()))
     by_reason = _counts(rejected.group_by("reason").agg(count=rejected.count()))
-    by_relation = {split: [0] * len(graph.relations) for split in SPLITS}
+    splits = [*SPLITS, *(NEGATIVES + split for split in SPLITS)]
+    by_relation = {split: [0] * len(graph.relations) for split in splits}
     for row in edges.group_by("split", "rel").agg(count=edges.count()).to_pyarrow().to_pylist():
         by_relation[row["split"]][row["rel"]] = row["count"]
     cold = _counts(graph.made.cold.group_by("split").agg(count=graph.made.cold.count()))
     return Counts(
         nodes={table: nodes.get(table, 0) + graph.made.gaps.get(table, 0) for table in graph.tables},
         edges=by_relation,
-        cold={split: cold.get(split, 0) for split in SPLITS},
+        cold={split: cold.get(split, 0) for split in splits},
         rejected=by_reason,
         edges_before=int(rejected.filter(rejected.source == earlier.root).count().execute()) if earlier else 0,
     )
@@ -94,14 +97,9 @@ def write_graph(engine: Engine, graph: Graph, counts: Counts, root: str, earlier
         )
         for table in graph.tables
     ]
-    splits = {
-        split: SplitEntry(
-            edges=sum(counts.edges[split]),
-            cold_edges=counts.cold[split],
-            files=_write_split(engine, graph, split, root, earlier),
-        )
-        for split in SPLITS
-    }
+    splits = _write_splits(engine, graph, counts, root, earlier)
+    has_negatives = any(relation.negatives is not None for relation in graph.relations)
+    negatives = _write_splits(engine, graph, counts, root, earlier, NEGATIVES) if has_negatives else {}
     rejected_files = engine.write(graph.rejected, REJECTED_SCHEMA.names, REJECTED_SCHEMA, root, "graph/rejected")
     reversed_ = _count_reversed(graph, earlier)
     return Manifest(
@@ -112,7 +110,7 @@ def write_graph(engine: Engine, graph: Graph, counts: Counts, root: str, earlier
         relations=[
             RelationEntry(
                 **relation.model_dump(),
-                edges={split: counts.edges[split][rel] for split in SPLITS},
+                edges={split: counts.edges[split][rel] + counts.edges[NEGATIVES + split][rel] for split in SPLITS},
                 degrees=degrees_of,
                 reversed=_in_order(reversed_.get(rel, {})),
                 weights=weights_of,
@@ -123,6 +121,7 @@ def write_graph(engine: Engine, graph: Graph, counts: Counts, root: str, earlier
             )
         ],
         splits=splits,
+        negatives=negatives,
         raw_rows=graph.raw_rows,
         rejected=RejectedEntry(
             rows=sum(counts.rejected.values()),
@@ -178,6 +177,20 @@ def _added(table: str, nodes: int, earlier: Earlier | None) -> list[int]:
     return [*entry.sorted_runs, nodes - entry.num_embeddings]
 
 
+def _write_splits(
+    engine: Engine, graph: Graph, counts: Counts, root: str, earlier: Earlier | None, kind: str = ""
+) -> dict[str, SplitEntry]:
+    """Writes the splits of edges, or with `NEGATIVES` those of explicit negatives."""
+    return {
+        split: SplitEntry(
+            edges=sum(counts.edges[kind + split]),
+            cold_edges=counts.cold[kind + split],
+            files=_write_split(engine, graph, kind + split, root, earlier),
+        )
+        for split in SPLITS
+    }
+
+
 def _write_split(engine: Engine, graph: Graph, split: str, root: str, earlier: Earlier | None) -> list[FileEntry]:
     """Writes the edges in the order of their hash, so that any contiguous range is a random sample.
 
@@ -205,7 +218,7 @@ def _write_split(engine: Engine, graph: Graph, split: str, root: str, earlier: E
 def _keep_files(earlier: Earlier, split: str, root: str, folder: str, first: int) -> list[FileEntry]:
     """Copies the files of a split of the earlier graph, after the `first` files in the folder."""
     kept = []
-    for number, entry in enumerate(earlier.manifest.splits[split].files, first):
+    for number, entry in enumerate(earlier.manifest.all_splits[split].files, first):
         path = part_path(folder, number)
         copy_file(storage.join(earlier.root, entry.path), storage.join(root, path))
         kept.append(entry.model_copy(update={"path": path}))

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from twhin_core.config.relation import negative_relations
 from twhin_core.errors import UserError, one_line
 from twhin_core.parquet import open_parquet
 from twhin_core.paths import find_files
@@ -142,14 +143,19 @@ def blocks(
 
 
 def _load(database: duckdb.DuckDBPyConnection, schema: Schema, known: Known, edges: Iterable[pa.RecordBatch]) -> None:
-    """Creates the tables edges, relations, and ids: the positions of all trained nodes."""
+    """Creates the tables edges, relations, and ids: the positions of all trained nodes.
+
+    Relations of explicit negatives are not among the relations: they have no operator that was trained.
+    """
     fill(database, "edges", SCHEMA, edges)
+    never_trained = negative_relations(schema.relations)
     relations = pa.table({
         "name": pa.array(schema.names, pa.string()),
         "rel": np.arange(len(schema.relations)),
         "rel_weight": np.array([of.weight for of in schema.relations]),
         **{f"{side}_table": schema.table_numbers[side] for side in SIDES},
     })  # fmt: skip
+    relations = relations.filter(pa.array([name not in never_trained for name in schema.names], pa.bool_()))
     fill(database, "relations", relations.schema, relations.to_batches())
     for number, name in enumerate(schema.tables):
         fill(database, f"ids_{number}", IDS, known.trained(name))

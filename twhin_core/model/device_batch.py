@@ -11,7 +11,6 @@ host then need not see the edges at all, which can be shuffled on the device (se
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
@@ -22,11 +21,17 @@ from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
 from twhin_core.config import Model, TrainData
+from twhin_core.config.relation import negative_relations
 from twhin_core.data.edges import Edges
 from twhin_core.data.frequencies import Frequencies
-from twhin_core.model.batch import BaseMaker, Batch, Queries
+from twhin_core.data.negative_lists import NegativeLists
+from twhin_core.model.batch import Batch, Queries
+from twhin_core.model.batch_maker import BaseMaker
 from twhin_core.model.device_edges import DeviceEdges
+from twhin_core.model.explicit_negatives import Chosen
 from twhin_core.model.negatives import ChunkLayout, draw_edges, lay_out_chunks
+from twhin_core.model.row_requests import RowRequest, repeated
+from twhin_core.model.sorting import sort_on_device
 from twhin_core.schema import OTHER, SIDES, Schema, Side
 
 Sided = dict[Side, Tensor]
@@ -77,16 +82,20 @@ class DeviceBatchMaker(BaseMaker):
         frequencies: Frequencies | None,
         device: torch.device,
         are_joined: bool = False,
+        explicit: NegativeLists | None = None,
     ) -> None:
         """`are_joined`: whether the tables are the parts of a single one, whose rows batches then name."""
-        super().__init__(schema, model, data, frequencies, device)
+        super().__init__(schema, model, data, frequencies, device, explicit)
         self.device, self.generator = device, torch.Generator(device)
         self._host_table = {side: self._table[side].cpu() for side in SIDES}
         weights = [relation.weight for relation in schema.relations]
         self._weight = torch.tensor(weights, device=device) if any(weight != 1 for weight in weights) else None
         self._first_row = self._size.cumsum(0) - self._size if are_joined else None
+        never_trained = negative_relations(schema.relations)
+        trained = [rel for rel, name in enumerate(schema.names) if name not in never_trained]
+        self._one_relation = trained[0]
         self.is_uniform = all(
-            len(schema.relations) == 1 or (self._by_table[side] and len(set(self._host_table[side].tolist())) == 1)
+            len(trained) == 1 or (self._by_table[side] and len(set(self._host_table[side][trained].tolist())) == 1)
             for side in SIDES
         )
         """Whether all edges share their candidates, on either side."""
@@ -110,7 +119,8 @@ class DeviceBatchMaker(BaseMaker):
     def _uniform_sides(self, count: int) -> dict[Side, LaidOutSide]:
         """The layout of `count` edges, on the device."""
         if count not in self._uniform:
-            of_first = {side: self._lay_out_side(side, torch.zeros(count, dtype=torch.int64)) for side in SIDES}
+            rel = torch.full((count,), self._one_relation)
+            of_first = {side: self._lay_out_side(side, rel) for side in SIDES}
             self._uniform[count] = {
                 side: replace(
                     of, chunks=self._chunks(of.chunks, count, self.device), table=_moved(of.table, self.device)
@@ -149,14 +159,8 @@ class DeviceBatchMaker(BaseMaker):
         chunks = {side: self._chunks(host.sides[side].chunks, len(rel), device) for side in SIDES}
         table = {side: _moved(host.sides[side].table, device) for side in SIDES}
         uniform = {side: self._sampler.draw(table[side], generator) for side in SIDES}
-        if self._first_row is None:
-            lookups, index = self._lookups(self._requests(host, node, rel, table, uniform))
-            edges: Sided = {"lhs": index[0], "rhs": index[2]}
-            drawn: Sided = {"lhs": index[1], "rhs": index[3]}
-        else:
-            lookups = None
-            edges = {side: self._joined(node[side], self._table[side], rel) for side in SIDES}
-            drawn = {side: self._joined(uniform[side], table[side][:, None], None) for side in SIDES}
+        chosen = self._choose(chunks["rhs"], rel, node, generator)
+        lookups, edges, drawn, explicit = self._rows(host, node, rel, table, uniform, chosen)
         gathers: list[Tensor] = []
         queries: dict[Side, Queries] = {}
         for side, layout in chunks.items():
@@ -186,10 +190,31 @@ class DeviceBatchMaker(BaseMaker):
             ends = edges[OTHER[side]], edges[side]
             gathers += ends if layout.is_identity else [layout.lay_out(end).flatten() for end in ends]
             gathers.append(candidate.flatten())
+        if chosen is not None and explicit is not None:
+            queries["rhs"] = self._with_explicit(queries["rhs"], chosen, len(gathers))
+            gathers.append(explicit)
         if lookups is None:
             return Batch(None, gathers, None, None, queries, host.step_edges)
-        order, start = _sort_by_index(gathers, len(lookups.values()))
+        order, start = sort_on_device(gathers, len(lookups.values()))
         return Batch(lookups, gathers, order, start, queries, host.step_edges)
+
+    def _rows(
+        self, host: LaidOutEdges, node: Sided, rel: Tensor, table: Sided, uniform: Sided, chosen: Chosen | None
+    ) -> tuple[KeyedJaggedTensor | None, Sided, Sided, Tensor | None]:
+        """The lookups, and the rows there of the edges, the drawn candidates and the explicit negatives.
+
+        Without lookups, they are rows of the joined tables.
+        """
+        if self._first_row is None:
+            lookups, index = self._lookups(self._requests(host, node, rel, table, uniform, chosen))
+            edges: Sided = {"lhs": index[0], "rhs": index[2]}
+            drawn: Sided = {"lhs": index[1], "rhs": index[3]}
+            return lookups, edges, drawn, None if chosen is None else index[4]
+        edges = {side: self._joined(node[side], self._table[side], rel) for side in SIDES}
+        drawn = {side: self._joined(uniform[side], table[side][:, None], None) for side in SIDES}
+        if chosen is None:
+            return None, edges, drawn, None
+        return None, edges, drawn, self._joined(chosen.node.flatten(1), table["rhs"][:, None], None).flatten()
 
     def _joined(self, node: Tensor, table: Tensor, rel: Tensor | None) -> Tensor:
         """Rows of the joined tables. `table`: of each node, or of each relation if these are given."""
@@ -199,14 +224,20 @@ class DeviceBatchMaker(BaseMaker):
         first = self._first_row[table]
         return node + (first if rel is None else first[rel])
 
-    def _requests(self, host: LaidOutEdges, node: Sided, rel: Tensor, table: Sided, uniform: Sided) -> list[_Request]:
-        """For each side, the edges' nodes, then the candidates drawn from the tables."""
+    def _requests(
+        self, host: LaidOutEdges, node: Sided, rel: Tensor, table: Sided, uniform: Sided, chosen: Chosen | None
+    ) -> list[RowRequest]:
+        """For each side, the edges' nodes, then the candidates drawn from the tables; last, explicit negatives."""
         requests = []
         for side in SIDES:
             laid_out, drawn = host.sides[side], uniform[side].shape[1]
-            requests.append(_Request(node[side], partial(self._table[side].take, rel), laid_out.edges_of_table))
+            requests.append(RowRequest(node[side], partial(self._table[side].take, rel), laid_out.edges_of_table))
             counts = [drawn * count for count in laid_out.chunks_of_table]
-            requests.append(_Request(uniform[side].flatten(), partial(_repeated, table[side], drawn), counts))
+            requests.append(RowRequest(uniform[side].flatten(), partial(repeated, table[side], drawn), counts))
+        if chosen is not None:
+            each = chosen.node[0].numel()
+            counts = [each * count for count in host.sides["rhs"].chunks_of_table]
+            requests.append(RowRequest(chosen.node.flatten(), partial(repeated, table["rhs"], each), counts))
         return requests
 
     def _chunks(self, chunks: ChunkLayout, edges: int, device: torch.device) -> ChunkLayout:
@@ -219,7 +250,7 @@ class DeviceBatchMaker(BaseMaker):
             moved["filled"] = torch.ones(chunks.edge.shape, dtype=torch.bool, device=device)
         return replace(chunks, **moved)
 
-    def _lookups(self, requests: list[_Request]) -> tuple[KeyedJaggedTensor, list[Tensor]]:
+    def _lookups(self, requests: list[RowRequest]) -> tuple[KeyedJaggedTensor, list[Tensor]]:
         """All requested rows, sorted by table, and for each request the indices of its rows there."""
         per_table = np.sum([request.counts for request in requests], 0)
         if all(request.table is not None for request in requests):
@@ -248,29 +279,6 @@ class DeviceBatchMaker(BaseMaker):
         return lookups, index
 
 
-@dataclass(frozen=True)
-class _Request:
-    """Rows to look up."""
-
-    node: Tensor
-    """int64 [n]."""
-    of_table: Callable[[], Tensor]
-    """Returns the table of each row: int64 [n]."""
-    counts: list[int]
-    """How many rows each table has among them."""
-
-    @property
-    def table(self) -> int | None:
-        """The table of all rows; None if they come from several."""
-        some = [number for number, count in enumerate(self.counts) if count]
-        return None if len(some) > 1 else some[0] if some else 0
-
-
-def _repeated(values: Tensor, times: int) -> Tensor:
-    """Repeats each value: [n] → [n · times]."""
-    return values[:, None].expand(-1, times).flatten()
-
-
 def _copied(chunks: ChunkLayout) -> dict[str, Tensor]:
     """The tensors of a layout that are copied to the device, by name; the others are made there."""
     made = ("edge", "order", "filled") if chunks.is_identity else ()
@@ -280,9 +288,3 @@ def _copied(chunks: ChunkLayout) -> dict[str, Tensor]:
 
 def _moved(value: Tensor, device: torch.device) -> Tensor:
     return value.to(device, non_blocking=True)
-
-
-def _sort_by_index(gathers: list[Tensor], looked_up: int) -> tuple[Tensor, Tensor]:
-    """As `sorting.sort_by_index`, on the gathers' device."""
-    index, order = torch.cat(gathers).sort(stable=True)
-    return order, torch.searchsorted(index, torch.arange(looked_up + 1, device=index.device))

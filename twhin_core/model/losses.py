@@ -11,6 +11,9 @@ from torch import Tensor
 
 from twhin_core.config import Model
 
+NONE = -1e30
+"""The logit of a negative that is not there: finite, since the gradient of a sum of none but -inf is NaN."""
+
 
 class Correction(NamedTuple):
     """What is subtracted from logits: the correction of logQ, less the prior."""
@@ -44,8 +47,35 @@ class Loss(ABC):
             log_weight: [C], log of the weight of each negative, for softmax only; None means weight 1.
         """
 
+    @abstractmethod
+    def with_explicit(
+        self, losses: Tensor, positive: Tensor, negatives: Tensor, is_there: Tensor, share: Tensor, log_drawn: Tensor
+    ) -> Tensor:
+        """The losses [C, L] against the explicit negatives of each query too; unchanged for a query without any.
 
-class BinaryCrossEntropy(Loss):
+        Args:
+            losses: [C, L], against the drawn negatives.
+            positive: [C, L], the logit of each positive.
+            negatives: [C, L, n], the logits of explicit negatives.
+            is_there: bool [C, L, n], which of these count.
+            share: [C, L], what these weigh together, as a share of the weight of all negatives; below 1.
+            log_drawn: [C], log of what the drawn negatives of a query weigh together.
+        """
+
+
+class _MeanOfNegatives(Loss):
+    """A loss that is the mean of its values for each negative, so that a share of it can be that of explicit ones."""
+
+    def with_explicit(
+        self, losses: Tensor, positive: Tensor, negatives: Tensor, is_there: Tensor, share: Tensor, log_drawn: Tensor
+    ) -> Tensor:
+        scores = torch.cat([positive[..., None], negatives], -1)
+        missing = F.pad(~is_there, (1, 0)).flatten().nonzero().squeeze(1)
+        share = share * is_there.any(-1)
+        return (1 - share) * losses + share * self(scores, missing)
+
+
+class BinaryCrossEntropy(_MeanOfNegatives):
     """Positives are labelled 1, negatives 0; the negatives of a positive weigh as much together as the positive.
 
     softplus(-f) + mean_k softplus(f_k).
@@ -61,7 +91,7 @@ class BinaryCrossEntropy(Loss):
         return F.softplus(-scores[..., 0]) + _mean_of_negatives(F.softplus(scores), masked)
 
 
-class Ranking(Loss):
+class Ranking(_MeanOfNegatives):
     """Each negative must score below the positive by a margin: mean_k max(0, margin - f + f_k)."""
 
     is_shift_invariant = True
@@ -80,6 +110,8 @@ class Ranking(Loss):
 
 class Softmax(Loss):
     """Cross-entropy of the positive among its negatives: -log( e^{f/τ} / (e^{f/τ} + e^h·Σ_k e^{f_k/τ}) ).
+
+    Explicit negatives are further summands, of the weight share / (1 - share) · K·e^h together.
 
     h is the log weight, 0 by default: with log(rows of the table / K), uniform negatives estimate the sum over the
     table (Jean et al., 2015, equation 9).
@@ -100,6 +132,15 @@ class Softmax(Loss):
         parts = correction or (None, None, None)
         loss, _ = _CrossEntropy.apply(scores, masked, log_weight, *parts, 1 / self.temperature)  # type: ignore[no-untyped-call]
         return loss  # type: ignore[no-any-return]
+
+    def with_explicit(
+        self, losses: Tensor, positive: Tensor, negatives: Tensor, is_there: Tensor, share: Tensor, log_drawn: Tensor
+    ) -> Tensor:
+        # e^loss is 1 + (sum of the drawn) / e^positive, to which the explicit ones add another summand.
+        count = is_there.sum(-1).clamp(min=1)
+        log_each = (share / (1 - share) / count).log() + log_drawn[:, None]
+        total = negatives.masked_fill(~is_there, NONE).logsumexp(-1)
+        return torch.logaddexp(losses, total + log_each - positive)
 
 
 class _CrossEntropy(torch.autograd.Function):

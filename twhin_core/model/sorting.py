@@ -46,3 +46,9 @@ def stable_argsort(values: Tensor, limit: int) -> Tensor:
         order = order[np.argsort((numbers >> digit).astype(np.uint16)[order], kind="stable")]
         digit += 16
     return torch.from_numpy(order)
+
+
+def sort_on_device(gathers: list[Tensor], looked_up: int) -> tuple[Tensor, Tensor]:
+    """As `sort_by_index`, on the gathers' device."""
+    index, order = torch.cat(gathers).sort(stable=True)
+    return order, torch.searchsorted(index, torch.arange(looked_up + 1, device=index.device))

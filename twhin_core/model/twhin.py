@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from torchrec.modules.embedding_configs import DataType
 from twhin_core.config import Model
 from twhin_core.model import both_sides, fused_softmax
 from twhin_core.model.anchor import Anchors
-from twhin_core.model.batch import Batch, Queries
+from twhin_core.model.batch import Batch, Explicit, Queries
 from twhin_core.model.content import ContentTables, Predictor
 from twhin_core.model.losses import Correction, Softmax, make_loss
 from twhin_core.model.regularizer import Regularizer
@@ -175,6 +176,35 @@ class Twhin(nn.Module):
 
     def _losses(self, whole: Batch, side: Side, rows: Sequence[Tensor]) -> Tensor:
         """The losses [C, L] of the batch's queries for `side`."""
+        losses, explicit = self._losses_of_drawn(whole, side, rows), whole.queries[side].explicit
+        return losses if explicit is None else self._with_explicit(whole, side, rows, losses, explicit)
+
+    def _with_explicit(
+        self, whole: Batch, side: Side, rows: Sequence[Tensor], losses: Tensor, explicit: Explicit
+    ) -> Tensor:
+        """The losses [C, L] with the explicit negatives of the queries, given those against drawn negatives."""
+        batch, shape = whole.queries[side], explicit.is_there.shape
+        node, answer = (rows[of].view(*batch.rel.shape, -1) for of in (batch.node, batch.answer))
+        nodes = rows[explicit.gather].view(*shape, -1)
+        queries, offset = self.scorer.queries(side, batch.rel, node), self.scorer.offset(side, batch.rel, node)
+        answers = self.scorer.answers(side, batch.rel, answer)
+        of_each = self.scorer.answers(side, batch.rel[..., None].expand(shape), nodes)
+        positive = self.scorer.one_to_one(queries, answers, offset) / self.loss.temperature
+        offset = None if offset is None else offset[..., None]
+        negatives = self.scorer.one_to_one(queries[..., None, :], of_each, offset) / self.loss.temperature
+        if (correction := self._correction(side, batch)) is not None:
+            positive = positive - correction.answers
+        if explicit.log_share is not None:
+            prior = self.scorer.prior_logits(side, batch.rel.flatten(), explicit.log_share.flatten(0, 1))
+            negatives = negatives + prior.view(shape)
+        drawn = len(rows[batch.candidate]) // len(batch.rel)
+        log_drawn = torch.full_like(positive[:, 0], math.log(drawn))
+        if batch.log_weight is not None:
+            log_drawn = log_drawn + batch.log_weight
+        return self.loss.with_explicit(losses, positive, negatives, explicit.is_there, explicit.share, log_drawn)
+
+    def _losses_of_drawn(self, whole: Batch, side: Side, rows: Sequence[Tensor]) -> Tensor:
+        """The losses [C, L] of the batch's queries for `side` against the drawn negatives."""
         batch = whole.queries[side]
         gathers = (batch.node, batch.answer, batch.candidate)
         node, answer, candidates = (rows[of].view(len(batch.rel), -1, rows[of].shape[-1]) for of in gathers)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from twhin_core.config.recommend import Recommend
 from twhin_core.data.files import EdgeFiles
+from twhin_core.data.splits import open_negatives
 from twhin_core.embeddings.candidates import degrees, find_rows
 from twhin_core.embeddings.known import numbered
 from twhin_core.evaluation.list_metrics import lengths_of
@@ -91,7 +92,9 @@ def find_held_out(
     number = numbered(rows, schema.tables[lhs]).number
     users = NumberedUsers(rows, number, max(1, ENTRIES_AT_ONCE // settings.fetched))
     candidates, _ = candidates_of(run, rel, settings, folder)
-    before = [splits[name] for name in REMOVED[evaluation.split] if name in splits]
+    removed = REMOVED[evaluation.split]
+    negatives = (open_negatives(run.config, run.root, schema, name) for name in removed)
+    before = [splits[name] for name in removed if name in splits] + [files for files in negatives if files is not None]
     pairs = known.left_out(run, rel, settings, before, users, folder)
     of_users = number[user] >= 0
     return HeldOutLists(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from twhin_core import __version__, plugins, sizes, storage
 from twhin_core.config.recommend import Recommend
-from twhin_core.data.splits import open_splits
+from twhin_core.data.splits import open_known
 from twhin_core.embeddings.index import open_index
 from twhin_core.embeddings.result import open_result
 from twhin_core.embeddings.rule import AppliedRule
@@ -79,7 +79,7 @@ class _Writer:
         self._made_from, self._ranks, self._files = made_from, ranks, files
         self._memory = sizes.in_bytes(config.evaluation.memory_limit)
         self._rel = schema.names.index(relation)
-        self._splits = open_splits(config, run.root, schema, ["train"])
+        self._splits = open_known(config, run.root, schema)
         self._excluded = [relation] if settings.exclude is None else settings.exclude
         known.sides_of_users(schema, self._rel, settings)  # refuses before any work
 
@@ -102,7 +102,7 @@ class _Writer:
         mine = [part for part in range(users.parts) if part % self._ranks.world_size == self._ranks.rank]
         todo = [part for part in mine if read_part(self._folder, part, self._made_from) is None]
         if todo:
-            left_out = known.left_out(run, self._rel, settings, self._splits.values(), users, self._files)
+            left_out = known.left_out(run, self._rel, settings, self._splits, users, self._files)
             pairs = known.collect(left_out, users, todo, self._files)
             finder = make_finder(run, settings, of, self._ranks.device)
             if rule is not None:

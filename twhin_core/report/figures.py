@@ -12,6 +12,7 @@ from twhin_core.evaluation.metrics import (
     AUC,
     DIFFERENCES,
     EDGES,
+    GAUC,
     MODEL,
     MRR,
     POPULARITY,
@@ -73,6 +74,7 @@ def collect(metrics: Metrics, evaluation: Evaluation) -> dict[str, Any]:
         "overall": (overall := _overall(metrics, listed)),
         "by_side": _by_side(metrics, [name for name in names if name.endswith(SIDED)]),
         "has_intervals": bool(metrics.get("intervals")),
+        "has_gauc": GAUC in names,
         "main": main,
         "side": side.removeprefix("_"),
         "notes": (noted := notes.collect(headed := [*overall.headings, *(name for _, name in previous), *names])),
@@ -87,7 +89,7 @@ def collect(metrics: Metrics, evaluation: Evaluation) -> dict[str, Any]:
         "degree_metric": found,
         "degrees": _degree_charts(metrics, found),
         "degree_series": [*series, *previous],
-        "degree_table": _degree_table(metrics, chosen),
+        "degree_table": _degree_table(metrics, [name for name in chosen if name != GAUC]),
     }
 
 
@@ -95,7 +97,7 @@ def _chosen(evaluation: Evaluation, prefix: str, side: str) -> list[str]:
     """The metrics shown as tiles and in the tables by relation and degree, for the side of the headline."""
     recall = f"recall@{evaluation.recall_at[len(evaluation.recall_at) // 2]}{side if side == '_lhs' else ''}"
     stems = [MRR, f"{MRR}_lhs", f"{MRR}_rhs", f"hits@{evaluation.hits_at[-1]}{side}", recall, AUC]
-    return [prefix + stem for stem in stems]
+    return [*(prefix + stem for stem in stems), GAUC]
 
 
 def _not_on_tiles(main: str, prefix: str) -> set[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from twhin_core.config import Config
+from twhin_core.config.relation import negative_relations
 from twhin_core.graph.manifest import Manifest, read_manifest
 from twhin_core.model.scorer import Scorer
 from twhin_core.parquet import open_parquet
@@ -175,5 +176,10 @@ def _choose(root: str, table: str, size: int, manifest: Manifest | None) -> list
 def _relations_of(table: str, tables: set[str], schema: Schema, manifest: Manifest | None) -> list[int]:
     """The relations with the most training edges that start at `table` and end at one of `tables`."""
     edges = {entry.name: entry.edges.get("train", 0) for entry in manifest.relations} if manifest else {}
-    starting = [rel for rel, of in enumerate(schema.relations) if of.lhs == table and of.rhs in tables]
+    never_trained = negative_relations(schema.relations)
+    starting = [
+        rel
+        for rel, of in enumerate(schema.relations)
+        if of.lhs == table and of.rhs in tables and of.name not in never_trained
+    ]
     return sorted(starting, key=lambda rel: -edges.get(schema.relations[rel].name, 0))[:RELATIONS_PER_TABLE]

@@ -216,7 +216,7 @@ def _led_to(
     """Positions of the candidates that edges of some relations lead to, by the node at the given side of each."""
     found: dict[str, list[int]] = {}
     for edge in edges:
-        side = sides.get(relation_named(schema, edge.relation))
+        side = sides.get(relation_named(schema, edge.relation, is_asked=False))
         if side is not None:
             position = candidates.find(getattr(edge, OTHER[side]))
             if position is not None:

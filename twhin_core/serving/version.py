@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from twhin_core.data.splits import open_splits
+from twhin_core.data.splits import open_known
 from twhin_core.embeddings.index import Index, open_index, read_index, search_index
 from twhin_core.embeddings.known import known_sides
 from twhin_core.embeddings.result import Result, open_result
@@ -180,8 +180,8 @@ class Version:
         with self._lock, scratch("serve") as folder:
             missing = [end for end in ends if end not in self._known]
             if missing:
-                splits = open_splits(self.result.config, self.result.root, self.schema, ["train"])
-                self._known |= read_adjacencies(splits.values(), self.schema, missing, folder)
+                splits = open_known(self.result.config, self.result.root, self.schema)
+                self._known |= read_adjacencies(splits, self.schema, missing, folder)
 
     def known(self, query: Query, node: int, ends: Sequence[End], chosen: Chosen | None = None) -> Ints:
         """Positions of the candidates that known edges of the node at a position lead to. See `read_known`.

@@ -105,7 +105,7 @@ def _graph(root: str) -> Iterator[tuple[str, Check]]:
             yield from _files(holder, f"graph/features/{table.name}", table.content.files)
             if table.content.names:
                 yield from _files(holder, f"graph/categories/{table.name}", table.content.names)
-    for name, split in manifest.splits.items():
+    for name, split in manifest.all_splits.items():
         yield from _files(holder, f"graph/edges/{name}", split.files)
     yield from _files(holder, "graph/rejected", manifest.rejected.files)
 

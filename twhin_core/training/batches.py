@@ -12,11 +12,13 @@ from twhin_core.config import Config, TrainData
 from twhin_core.data.epochs import EdgeReader, EpochReader, InProcess, State, Step
 from twhin_core.data.files import EdgeFiles
 from twhin_core.data.frequencies import Frequencies
+from twhin_core.data.negative_lists import NegativeLists
 from twhin_core.data.prefetch import Ahead
 from twhin_core.data.windows import Windows
 from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import UserError
-from twhin_core.model.batch import Batch, BatchMaker
+from twhin_core.model.batch import Batch
+from twhin_core.model.batch_maker import BatchMaker
 from twhin_core.model.device_batch import DeviceBatchMaker, LaidOutEdges
 from twhin_core.schema import Schema
 from twhin_core.training.device_source import OnDevice, reading_threads
@@ -41,21 +43,23 @@ class Batches:
         ranks: Ranks,
         frequencies: Frequencies | None = None,
         source: EdgeReader | None = None,
+        explicit: NegativeLists | None = None,
     ) -> None:
         """
         Args:
             frequencies: of the training edges; needed if `data.needs_frequencies`.
             source: reads the edges of `files`; None reads them in this process.
+            explicit: the explicit negatives of the edges' queries; None without any.
         """
         self._data, self._ranks, self._source = data, ranks, source
         self._seed = config.training.seed
         self._windows = Windows(files, self._seed, data.shuffle_buffer)
         self._maker: BatchMaker | DeviceBatchMaker
         if ranks.device.type == "cpu":
-            self._maker = BatchMaker(schema, config.model, data, frequencies)
+            self._maker = BatchMaker(schema, config.model, data, frequencies, explicit)
         else:
             is_local = LocalModel.can_hold(config.model, ranks.device, ranks.world_size, bool(schema.content))
-            self._maker = DeviceBatchMaker(schema, config.model, data, frequencies, ranks.device, is_local)
+            self._maker = DeviceBatchMaker(schema, config.model, data, frequencies, ranks.device, is_local, explicit)
             if source is None and ranks.world_size == 1 and self._maker.is_uniform:
                 self._windows = Windows(files, self._seed, data.shuffle_buffer, held=reading_threads())
                 # Its edges are tensors, which pass through the reader like arrays.

@@ -15,7 +15,8 @@ from twhin_core.data.files import EdgeFiles
 from twhin_core.data.frequencies import Frequencies
 from twhin_core.distributed.ranks import Ranks
 from twhin_core.model.alignment import falls_along
-from twhin_core.model.batch import Batch, BatchMaker
+from twhin_core.model.batch import Batch
+from twhin_core.model.batch_maker import BatchMaker
 from twhin_core.model.twhin import Twhin
 from twhin_core.schema import Schema
 from twhin_core.training.compared_edges import choose, number_of_target

@@ -21,8 +21,8 @@ from twhin_core.training.row_optimizer import positive_eps
 KINDS = ("sgd", "adagrad", "rowwise_adagrad", "adam", "spherical_adagrad")
 """The optimizers, by the kernel's number for each."""
 
-MOST_PIECES = 6
-"""The most tensors of rows: three for each side of the edges."""
+MOST_PIECES = 7
+"""The most tensors of rows: three for each side of the edges, and explicit negatives."""
 
 MOST_SHARED = 2
 """The most of them that have two gradients."""
@@ -38,7 +38,7 @@ def _at(piece, begin, position, D, column):
 
 @triton.jit
 def _update(
-    sorted_rows, order, p0, p1, p2, p3, p4, p5, s0, s1, e0, e1, e2, e3, e4, shared_end,
+    sorted_rows, order, p0, p1, p2, p3, p4, p5, p6, s0, s1, e0, e1, e2, e3, e4, e5, shared_end,
     weight, first_state, second_state, rates, eps, beta1, beta2, count, D,
     kind: tl.constexpr, pieces: tl.constexpr, shared: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
@@ -66,6 +66,8 @@ def _update(
                 pointer = tl.where((position < e3)[:, None], pointer, _at(p4, e3, position, D, column))
             if pieces > 5:
                 pointer = tl.where((position < e4)[:, None], pointer, _at(p5, e4, position, D, column))
+            if pieces > 6:
+                pointer = tl.where((position < e5)[:, None], pointer, _at(p6, e5, position, D, column))
             values = tl.load(pointer, is_of_row[:, None] & in_columns[None, :], other=0.0)
             if shared > 0:
                 pointer = _at(s0, 0, position, D, column)

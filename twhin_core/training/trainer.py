@@ -38,6 +38,7 @@ from twhin_core.training.compared_edges import number_of_target
 from twhin_core.training.content import fill_content
 from twhin_core.training.divergence import STEPS_BETWEEN_CHECKS, LossGuard, advice
 from twhin_core.training.earlier import open_anchored, open_start
+from twhin_core.training.explicit import explicit_negatives
 from twhin_core.training.frequencies import count_together
 from twhin_core.training.initialise import normalise_rows
 from twhin_core.training.metrics_log import Interval, MetricsLog, peak_memory
@@ -78,7 +79,10 @@ class Trainer:
         self.outside = OutsideRows(config, root, self.schema, ranks, resumes)
         self.frequencies = self._count_frequencies()
         self.source = self._connect(readers)
-        self.batches = Batches(config, self.schema, self.edges, config.train_data, ranks, self.frequencies, self.source)
+        explicit = explicit_negatives(config, root, self.schema, "train", ranks)
+        self.batches = Batches(
+            config, self.schema, self.edges, config.train_data, ranks, self.frequencies, self.source, explicit
+        )
         self.validation = self._read_validation()
         self.metrics = MetricsLog(root, self.position.step, ranks, sinks)
         self.patience = Patience(self.training.early_stopping, self.metrics.past("validation_loss"))
@@ -182,7 +186,8 @@ class Trainer:
         as_training = config.train_data.model_copy(update={"limit": None, "offset": 0, "remainder": "short"})
         data = config.validation_data or as_training
         held_out = open_split(config, self.root, self.schema, "validation")
-        return Batches(config, self.schema, held_out, data, self.ranks, self.frequencies)
+        explicit = explicit_negatives(config, self.root, self.schema, "validation", self.ranks)
+        return Batches(config, self.schema, held_out, data, self.ranks, self.frequencies, explicit=explicit)
 
     def _last_step(self) -> int:
         """The last step of training, unless it stops early."""

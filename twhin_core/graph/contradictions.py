@@ -1,0 +1,34 @@
+"""Finds edges that are both positive and explicitly negative.
+
+Ibis expressions over encoded edges (see `edges`), which all engines evaluate identically.
+"""
+
+from __future__ import annotations
+
+import ibis
+import ibis.expr.types as ir
+import numpy as np
+
+from twhin_core.config import Relation
+from twhin_core.graph.edges import EDGE
+
+
+def contradicted(rows: ir.Table, relations: list[Relation]) -> ir.Table:
+    """The encoded rows of the edges that lose to a contrary one with the same ends, with the `reason`.
+
+    The later wins: the edge with the latest row. The positive does if both are as late, or the time of either is
+    unknown. `relations` in the order of ids.
+    """
+    number = {relation.name: rel for rel, relation in enumerate(relations)}
+    pairs = [(rel, number[of.negatives.relation]) for rel, of in enumerate(relations) if of.negatives is not None]
+    of, holds = np.array(pairs, np.int32).T
+    table = ibis.memtable({"rel": of, "holds": holds}, schema={"rel": "int32", "holds": "int32"})
+    latest = rows.filter(rows.rel.isin(np.unique(pairs).tolist()))
+    latest = latest.group_by(*EDGE).agg(latest=latest.time.max())
+    negatives = latest.select("lhs", "rhs", holds="rel", later="latest")
+    both = latest.inner_join(table, "rel").inner_join(negatives, ["lhs", "rhs", "holds"])
+    is_later = (both.later > both.latest).fill_null(False)
+    positive = both.filter(is_later).select(*EDGE, reason=ibis.literal("later_negative"))
+    negative = both.filter(~is_later).select("lhs", "rhs", rel="holds", reason=ibis.literal("also_positive"))
+    lost = positive.union(negative.select(*positive.columns)).distinct()
+    return rows.inner_join(lost, EDGE).select(*rows.columns, "reason")
