@@ -32,6 +32,7 @@ from twhin_core.checkpoints.writer import CheckpointWriter
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.distributed.ranks import Ranks, process_group
+from twhin_core.errors import Diverged
 from twhin_core.stages.prepare import prepare
 
 MODEL = ModelDescription.model_construct(
@@ -101,6 +102,22 @@ def test_the_next_checkpoint_waits_and_older_ones_are_removed_once_it_is_complet
         assert steps(tmp_path)[0] == 2
     assert steps(tmp_path) == [3]
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
+
+
+def test_without_a_copy_a_checkpoint_is_complete_before_training_goes_on(ranks: Ranks, tmp_path: Path) -> None:
+    weight = torch.arange(12.0).view(3, 4)
+    with CheckpointWriter(str(tmp_path), MODEL, None, ranks, copies=False) as writer:
+        writer.save({"weight": weight}, Position(step=1))
+        assert steps(tmp_path) == [1]
+        weight.fill_(-1)
+        assert writer.wait()
+        weight[0, 0] = torch.nan
+        writer.save({"weight": weight}, Position(step=2))
+        with pytest.raises(Diverged, match="step 2 made values in weight that are not finite"):
+            writer.wait()
+    assert steps(tmp_path) == [1]
+    stored = StoredTensor(str(tmp_path / "checkpoints/1"), "weight").read(0, 3)
+    assert stored.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
 
 
 def test_leftovers_of_a_killed_run_are_removed(ranks: Ranks, tmp_path: Path) -> None:

@@ -231,15 +231,19 @@ def load(checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:
     from torch.distributed.checkpoint.api import CheckpointException
 
     from twhin_core.checkpoints.io import make_reader
+    from twhin_core.checkpoints.large import fill, is_large
 
+    large = {name: value for name, value in state.items() if is_large(value)}
     try:
         reader = or_gone(checkpoint.url, lambda: make_reader(checkpoint.url, checkpoint.marker.files))
-        dcp.load(dict(state), storage_reader=reader)
+        dcp.load({name: value for name, value in state.items() if name not in large}, storage_reader=reader)
     except CheckpointException as failure:
         for error, _ in failure.failures.values():
             if isinstance(error, TwhinError):
                 raise error from None
         raise
+    for name, value in large.items():
+        fill(value, checkpoint.stored(name))
 
 
 def load_initial(url: str, state: Mapping[str, Any], model: ModelDescription) -> Checkpoint:

@@ -1,4 +1,7 @@
-"""Writes checkpoints while training continues: copies the state to main memory, then writes it in a thread."""
+"""Writes checkpoints while training continues: copies the state to main memory, then writes it in a thread.
+
+Where main memory has no room for a copy, training waits until the state itself is written.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ import copy
 import io
 import pickle
 from collections.abc import Callable, Mapping
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
@@ -44,9 +49,13 @@ class CheckpointWriter:
     group, so that they never interleave with training's.
     """
 
-    def __init__(self, root: str, model: ModelDescription, keep: int | None, ranks: Ranks) -> None:
-        """`keep`: how many complete checkpoints to keep; older ones are removed after each new one. None keeps all."""
-        self._root, self._model, self._keep, self._ranks = root, model, keep, ranks
+    def __init__(self, root: str, model: ModelDescription, keep: int | None, ranks: Ranks, copies: bool = True) -> None:
+        """
+        Args:
+            keep: how many complete checkpoints to keep; older ones are removed after each new one. None keeps all.
+            copies: whether to copy what is in main memory already. If not, `save` returns once it is written.
+        """
+        self._root, self._model, self._keep, self._ranks, self._copies = root, model, keep, ranks, copies
         self._group = dist.new_group(backend="gloo")
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._running: Future[None] | None = None
@@ -59,8 +68,12 @@ class CheckpointWriter:
         """Waits for the previous checkpoint, then starts one. `state` may change once this returns."""
         self.wait()
         self._step = position.step
-        copies = {name: _copy_to_cpu(value) for name, value in state.items()}
-        self._running = self._thread.submit(self._write, copies, position)
+        to_cpu = _copy if self._copies else _in_main_memory
+        self._running = self._thread.submit(
+            self._write, {name: _map(value, to_cpu) for name, value in state.items()}, position
+        )
+        if not self._copies:
+            futures.wait([self._running])  # `wait` tells how it ended
 
     def wait(self) -> bool:
         """Waits for the checkpoint being written, if any. Returns whether the last one started is complete.
@@ -172,18 +185,30 @@ def _local_tensors(value: Tensor | ShardedTensor) -> list[Tensor]:
     return [shard.tensor for shard in value.local_shards()] if isinstance(value, ShardedTensor) else [value]
 
 
-def _copy_to_cpu(value: Tensor | ShardedTensor) -> Tensor | ShardedTensor:
-    """A copy in main memory; of this rank's shards if the tensor is sharded."""
+def _copy(value: Tensor) -> Tensor:
+    return value.detach().to("cpu", copy=True)
+
+
+def _in_main_memory(value: Tensor) -> Tensor:
+    """The tensor itself if it is in main memory, of which fbgemm's managed memory is a part; else a copy."""
+    value = value.detach()
+    if value.is_cuda and torch.ops.fbgemm.is_uvm_tensor(value):
+        torch.cuda.synchronize()  # the cache has just been written back
+        return torch.ops.fbgemm.uvm_to_cpu(value)  # type: ignore[no-any-return]  # fbgemm is untyped
+    return value.cpu()
+
+
+def _map(value: Tensor | ShardedTensor, to_cpu: Callable[[Tensor], Tensor]) -> Tensor | ShardedTensor:
+    """The tensor on the CPU; this rank's shards if it is sharded."""
     if not isinstance(value, ShardedTensor):
-        return value.detach().to("cpu", copy=True)
+        return to_cpu(value)
     metadata = copy.deepcopy(value.metadata())
     for entry in metadata.shards_metadata:
         assert entry.placement is not None
         entry.placement = _remote_device(f"rank:{entry.placement.rank()}/cpu")
     metadata_at = {tuple(entry.shard_offsets): entry for entry in metadata.shards_metadata}
     shards = [
-        Shard(shard.tensor.detach().to("cpu", copy=True), metadata_at[tuple(shard.metadata.shard_offsets)])
-        for shard in value.local_shards()
+        Shard(to_cpu(shard.tensor), metadata_at[tuple(shard.metadata.shard_offsets)]) for shard in value.local_shards()
     ]
     copied: ShardedTensor = ShardedTensor._init_from_local_shards_and_global_metadata(shards, metadata)
     return copied
