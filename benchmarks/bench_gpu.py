@@ -19,6 +19,7 @@ PARTS: dict[str, tuple[list[str], float]] = {
     "kernels": (["benchmarks.gpu.correctness", "--only", "kernels"], 60),
     "fused": (["benchmarks.gpu.fused"], 60),
     "step": (["benchmarks.gpu.step"], 80),
+    "larger": (["benchmarks.gpu.larger"], 90),
     "others": (["benchmarks.gpu.others"], 40),
     "quality": (["benchmarks.gpu.quality"], 150),
     "ranking": (["benchmarks.gpu.ranking"], 45),

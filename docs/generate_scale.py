@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from twhin_core.training.placement import Placement, Room, StoredTable, place
+from twhin_core.training.plan import RESERVED
+
 PAGE = Path(__file__).parent / "scale.md"
 MEASUREMENTS = Path(__file__).parent / "measurements.json"
 
@@ -36,6 +39,11 @@ class Setting:
     negatives: int = 1_000
     network: float = 50e9
     """Bytes per second and GPU between machines (400 Gbit/s)."""
+    single_gpu_memory: float = 80e9
+    host_memory: float = 1e12
+    """Main memory of a machine with a single GPU."""
+    bus: float = 64e9
+    """Bytes per second between that memory and the GPU, in either direction (PCIe 5.0 x16)."""
     cores_per_executor: int = 8
     executors: tuple[int, ...] = field(default=(16, 64, 256))
     epochs: int = 1
@@ -62,6 +70,15 @@ def all_to_all_bytes(rows: int, dim: int, ranks: int) -> float:
 def between_machines(rows: int, dim: int, ranks: int, ranks_per_machine: int) -> float:
     """The part of `all_to_all_bytes` that leaves the machine."""
     return rows * (8 + 2 * 4 * dim) * (ranks - ranks_per_machine) / ranks
+
+
+def cached_share(at: Setting, bytes_per_value: int) -> float:
+    """The share of rows that a GPU caches of a table that is in main memory, as training chooses it."""
+    table = StoredTable("node", at.nodes, at.dim * bytes_per_value, row_state=4, kernel="cached")
+    room = Room(int(at.single_gpu_memory * (1 - RESERVED)), int(at.host_memory * (1 - RESERVED)))
+    placed = place([table], room, 1, step=(at.batch + 8) * (8 + 4 * at.dim))
+    assert isinstance(placed, dict), placed
+    return placed["node"].cache or 0.0
 
 
 def seconds_for(amount: float, rate: float, workers: float = 1) -> float:
@@ -115,6 +132,10 @@ def _page(at: Setting, measured: dict[str, Any]) -> str:
         f"| main memory per machine for the copy that a checkpoint is written from | "
         f"{_size(table / at.gpus * at.gpus_per_machine)} |",
         "",
+        "## One GPU, with the table in main memory",
+        "",
+        *_single(at, measured, rows),
+        "",
         "## A step",
         "",
         f"{at.batch:,} edges per GPU; {at.negatives:,} negatives per side, shared by chunks of {at.chunk:,}. Each row",
@@ -155,6 +176,42 @@ def _page(at: Setting, measured: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _single(at: Setting, measured: dict[str, Any], looked_up: int) -> list[str]:
+    """`looked_up`: rows of a step."""
+    write = _written(measured)
+    lines = [
+        f"{_count(at.nodes)} rows x {at.dim} on one GPU (an H100 of {_size(at.single_gpu_memory)}) with "
+        f"{_size(at.host_memory)} of main memory:",
+        "`kernel: cached`, which `auto` chooses ([gpu.md](gpu.md#tables-larger-than-the-gpu)). Of either memory "
+        f"{100 * RESERVED:.0f} % are",
+        f"kept free. The bus moves {_size(at.bus)}/s in each direction. None of this has run on a GPU.",
+        "",
+        "| | fp32 weights | fp16 weights |",
+        "| --- | --- | --- |",
+    ]
+    figures: dict[str, list[str]] = {}
+    for size in (4, 2):
+        table = StoredTable("node", at.nodes, at.dim * size, row_state=4)
+        share = cached_share(at, size)
+        on_host, copy = table.on_host(Placement("cached", share)), table_bytes(at.nodes, at.dim, size)
+        has_copy = on_host + copy <= at.host_memory * (1 - RESERVED)
+        bus = looked_up * table.weights / at.bus
+        waits = f"no: training waits {_time(copy / write)} for each checkpoint"
+        for name, figure in (
+            ("main memory: weights", _size(on_host)),
+            ("main memory: while the cache's map is built, beside", _size(16 * at.nodes)),
+            ("main memory: room for the copy of a checkpoint", "yes" if has_copy else waits),
+            ("GPU: optimizer state", _size(4 * at.nodes)),
+            ("GPU: the cache's map of the table", _size(4 * at.nodes)),
+            ("GPU: cache", _size(share * at.nodes * table.slot_bytes)),
+            ("rows in the cache", f"{_count(share * at.nodes)}, {_share(share)}"),
+            (f"rows over the bus per step, if the cache has none of {looked_up:,}", f"{1000 * bus:.1f} ms"),
+            ("resulting bound", f"{_count(at.batch / bus)} edges/s"),
+        ):
+            figures.setdefault(name, []).append(figure)
+    return lines + [f"| {name} | {' | '.join(both)} |" for name, both in figures.items()]
+
+
 def _training(at: Setting, measured: dict[str, Any], bound: float) -> list[str]:
     """`bound`: the edges/s that the network allows one GPU."""
     gpu, cpu = _rate(measured, "train_gpu", "edges_per_s"), _rate(measured, "train_cpu", "edges_per_s")
@@ -179,8 +236,7 @@ def _training(at: Setting, measured: dict[str, Any], bound: float) -> list[str]:
 
 
 def _checkpoints(at: Setting, measured: dict[str, Any], table: int) -> list[str]:
-    checkpoint = measured["checkpoint"]["result"]
-    write = checkpoint["checkpoint_mib"] * 2**20 / checkpoint["write_ms"] * 1000
+    checkpoint, write = measured["checkpoint"]["result"], _written(measured)
     copy = checkpoint["checkpoint_mib"] * 2**20 / checkpoint["copy_ms"] * 1000
     rows = _rate(measured, "export", "rows_per_s")
     export = NOT_MEASURED
@@ -202,6 +258,12 @@ def _checkpoints(at: Setting, measured: dict[str, Any], table: int) -> list[str]
         "",
         "Export is a single process; its time grows with the number of nodes.",
     ]
+
+
+def _written(measured: dict[str, Any]) -> float:
+    """Bytes of a checkpoint that a rank writes per second."""
+    checkpoint = measured["checkpoint"]["result"]
+    return float(checkpoint["checkpoint_mib"] * 2**20 / checkpoint["write_ms"] * 1000)
 
 
 def _prepare(at: Setting, measured: dict[str, Any]) -> list[str]:

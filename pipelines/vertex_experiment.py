@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from google.api_core import exceptions
 
@@ -48,7 +48,7 @@ def _create(client: MetadataServiceClient, parent: str, name: str) -> None:
     try:
         client.get_metadata_store(name=f"{parent}/{STORE}", timeout=TIMEOUT)
     except exceptions.NotFound:  # nothing has run in this region yet
-        making = client.create_metadata_store(
+        making: Any = client.create_metadata_store(
             request={"parent": parent, "metadata_store": {}, "metadata_store_id": "default"}, timeout=TIMEOUT
         )
         making.result(timeout=TIMEOUT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,8 @@ from docs.generate_scale import Setting
 # Small enough to follow: 1,000 nodes, 4 dimensions, 4 GPUs on 2 machines.
 SMALL = Setting(
     nodes=1_000, edges=1_000_000, dim=4, gpus=4, gpus_per_machine=2, gpu_memory=10_000, batch=100, chunk=30,
-    negatives=5, network=1_000, cores_per_executor=2, executors=(5,),
+    negatives=5, network=1_000, cores_per_executor=2, executors=(5,), single_gpu_memory=20_000, host_memory=50_000,
+    bus=2_000,
 )  # fmt: skip
 
 MEASURED = {
@@ -51,6 +53,17 @@ def test_the_formulas() -> None:
         "| the same with fp16 weights | 3 kB |",
         "| with Adam instead (8 bytes per value) | 12 kB |",
         "| main memory per machine for the copy that a checkpoint is written from | 10 kB |",
+        # 16 and 8 bytes a row; state, and the map, 4 each. 42,500 bytes hold weights and a copy.
+        "| main memory: weights | 16 kB | 8 kB |",
+        "| main memory: while the cache's map is built, beside | 16 kB | 16 kB |",
+        "| main memory: room for the copy of a checkpoint | yes | yes |",
+        "| GPU: optimizer state | 4 kB | 4 kB |",
+        "| GPU: the cache's map of the table | 4 kB | 4 kB |",
+        # 17,000 less 8,000 and the lookups of 108 edges, 24 bytes each, leave 6,408: slots of 32 or 24 bytes.
+        "| GPU: cache | 6.41 kB | 6.41 kB |",
+        "| rows in the cache | 200, 20 % | 267, 27 % |",
+        "| rows over the bus per step, if the cache has none of 240 | 1920.0 ms | 960.0 ms |",
+        "| resulting bound | 52 edges/s | 104 edges/s |",
         "| rows looked up | 240 |",
         "| all-to-all: ids out, vectors back, gradients out | 7.2 kB |",
         "| of that, between machines of 2 GPUs | 4.8 kB |",
@@ -75,6 +88,12 @@ def test_the_formulas() -> None:
 )
 def test_the_page_of_a_small_setting(row: str) -> None:
     assert row in generate_scale._page(SMALL, MEASURED).splitlines()
+
+
+def test_training_waits_for_checkpoints_where_memory_has_no_room_for_a_copy() -> None:
+    page = generate_scale._page(replace(SMALL, host_memory=40_000), MEASURED)  # 34,000, for 16,000 and 20,000
+    row = "| main memory: room for the copy of a checkpoint | no: training waits 0.02 s for each checkpoint | yes |"
+    assert row in page.splitlines()
 
 
 def test_missing_measurements_are_marked() -> None:

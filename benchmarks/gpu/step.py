@@ -35,8 +35,10 @@ from twhin_core.training.joined_tables import JoinedTables
 LR = 0.1
 
 
-def make_config(sizes: Sizes, negatives: int) -> Config:
+def make_config(sizes: Sizes, negatives: int, **settings: Any) -> Config:
+    """`settings`: of the table."""
     table = {"num_embeddings": sizes.rows, "embedding_dim": sizes.dim, "optimizer": {"rowwise_adagrad": {"lr": LR}}}
+    table |= settings
     tree = {
         "runtime": {"enable_amp": True},
         "model": {

@@ -29,6 +29,7 @@ from twhin_core.schema import Schema
 from twhin_core.training import build
 from twhin_core.training.local_model import LocalModel
 from twhin_core.training.optimizers import fuse
+from twhin_core.training.placement import Room
 from twhin_core.training.plan import _plan
 
 GIB = 2**30
@@ -44,10 +45,10 @@ def make_model(config: Config) -> tuple[Schema, Twhin]:
 
 
 def plan_for(kind: str, optimizer: str, tweets: int, memory: int) -> Any:
-    """The plan for four GPUs of `memory` bytes, or the reason why there is none."""
+    """The plan for four GPUs of `memory` bytes without main memory for tables, or the reason why there is none."""
     config = make_config(kind, optimizer, tweets)
     schema, twhin = make_model(config)
-    return _plan(config, schema, twhin, FOUR_GPUS, memory)
+    return _plan(config, schema, twhin, FOUR_GPUS, Room(memory))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adagrad", "rowwise_adagrad"])
@@ -102,7 +103,7 @@ def test_the_kernel_is_asked_for_with_arguments_that_it_takes(
     schema, twhin = make_model(config)
     ranks = Ranks(0, 1, torch.device("cuda", 0))
     build._check_kernels(config, ranks)
-    plan = _plan(config, schema, twhin, ranks, 80 * GIB)
+    plan = _plan(config, schema, twhin, ranks, Room(80 * GIB))
     with process_group(), pytest.raises(ReachedError):
         DistributedModelParallel(twhin, device=ranks.device, plan=plan, sharders=[EmbeddingCollectionSharder()])
     assert asked["optimizer"] == kind

@@ -82,7 +82,7 @@ def test_a_step_equals_the_dense_one(case: Case, way: str, ranks: Ranks, monkeyp
         pytest.importorskip("triton", reason="requirements/dev_cpu.txt installs it; PyTorch for CUDA brings it")
     monkeypatch.setattr(fused_softmax, "is_available", lambda *_: way == "fused")
     monkeypatch.setattr(LocalModel, "can_hold", staticmethod(lambda *_: way == "joined"))
-    monkeypatch.setattr(local_model, "LocalTables", lambda *of: JoinedTables(*of, ranks.device))  # on a CPU too
+    monkeypatch.setattr(local_model, "LocalTables", lambda *of: JoinedTables(*of[:2], ranks.device))  # on a CPU too
     config = make_config(case)
     model = build(config, make_schema(config, case), ranks)
     maker = make_maker(case, ranks.device, way == "joined")

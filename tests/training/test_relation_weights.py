@@ -270,7 +270,7 @@ def test_losses_fall_together_alike_in_joined_tables(monkeypatch: pytest.MonkeyP
     found = []
     for is_joined in (False, True):
         if is_joined:  # those of a GPU, on a CPU
-            monkeypatch.setattr(local_model, "LocalTables", lambda *of: JoinedTables(*of, torch.device("cpu")))
+            monkeypatch.setattr(local_model, "LocalTables", lambda *of: JoinedTables(*of[:2], torch.device("cpu")))
         twhin = build(config, schema, alone()).model.module
         assert isinstance(twhin.tables, JoinedTables) == is_joined
         found.append(falls_along(twhin, batch, 0, {"user", "item"}))

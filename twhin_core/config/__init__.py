@@ -11,6 +11,6 @@ from twhin_core.config.evaluation import Evaluation as Evaluation
 from twhin_core.config.evaluation import Gate as Gate
 from twhin_core.config.model import Model as Model
 from twhin_core.config.model import Regularization as Regularization
-from twhin_core.config.model import Table as Table
 from twhin_core.config.relation import Relation as Relation
+from twhin_core.config.tables import Table as Table
 from twhin_core.config.training import EarlyStopping as EarlyStopping

@@ -22,7 +22,7 @@ from twhin_core.model.batch_maker import BatchMaker
 from twhin_core.model.device_batch import DeviceBatchMaker, LaidOutEdges
 from twhin_core.schema import Schema
 from twhin_core.training.device_source import OnDevice, reading_threads
-from twhin_core.training.local_model import LocalModel
+from twhin_core.training.plan import is_local
 
 PreparedBatch = Batch | LaidOutEdges
 """A batch made on the CPU, or the edges that a batch is made of on a GPU; `to` returns the batch on the device."""
@@ -58,8 +58,8 @@ class Batches:
         if ranks.device.type == "cpu":
             self._maker = BatchMaker(schema, config.model, data, frequencies, explicit)
         else:
-            is_local = LocalModel.can_hold(config.model, ranks.device, ranks.world_size, bool(schema.content))
-            self._maker = DeviceBatchMaker(schema, config.model, data, frequencies, ranks.device, is_local, explicit)
+            are_joined = is_local(config, schema, ranks)
+            self._maker = DeviceBatchMaker(schema, config.model, data, frequencies, ranks.device, are_joined, explicit)
             if source is None and ranks.world_size == 1 and self._maker.is_uniform:
                 self._windows = Windows(files, self._seed, data.shuffle_buffer, held=reading_threads())
                 # Its edges are tensors, which pass through the reader like arrays.

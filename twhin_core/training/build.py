@@ -34,9 +34,11 @@ from twhin_core.training.captured_step import CapturedStep
 from twhin_core.training.initialise import initialise_table
 from twhin_core.training.joined_tables import JoinedTables
 from twhin_core.training.local_model import LocalModel
+from twhin_core.training.memory import Footprint, footprint
 from twhin_core.training.optimizers import Optimizers, fuse
 from twhin_core.training.pipeline import Pipeline
-from twhin_core.training.plan import TablePlan, check_single_rank, make_plan, summarize
+from twhin_core.training.placement import stored_tables
+from twhin_core.training.plan import TablePlan, is_local, make_plan, memory_of, place_alone, summarize
 from twhin_core.training.shard_rows import ShardRows, use_row_optimizers
 
 Tag = TypeVar("Tag")
@@ -52,6 +54,7 @@ class TrainableModel:
     model: DistributedModelParallel | LocalModel
     optimizers: Optimizers
     plan: list[TablePlan]
+    memory: Footprint
     amp: bool
     degrees: dict[str, Tensor] = field(default_factory=dict)
     """What `model.prior` is computed from, for the checkpoint."""
@@ -134,25 +137,40 @@ class TrainableModel:
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.amp)
 
 
-def build(config: Config, schema: Schema, ranks: Ranks, frequencies: Frequencies | None = None) -> TrainableModel:
-    """The model of `config` with its initial weights, sharded over `ranks`.
+def build(
+    config: Config, schema: Schema, ranks: Ranks, frequencies: Frequencies | None = None, edges: int | None = None
+) -> TrainableModel:
+    """The model of `config` with its initial weights, sharded over `ranks`. Logs the memory that it will need first.
 
     Args:
         frequencies: of the training edges; needed with `model.prior`.
+        edges: the number of training edges, if known.
 
     Raises:
         UserError: a table's optimizer has no kernel for this device, or the ranks cannot hold the tables.
+        StorageRefused: the disk cannot hold a table that memory is too small for.
     """
     torch.set_float32_matmul_precision("high" if config.runtime.enable_tensorfloat32 else "highest")
     in_batch = config.train_data.in_batch_negatives
     anchors = None if config.training.anchor is None else Anchors(config.model, schema, in_batch, ranks.device)
     twhin = Twhin(config.model, schema, table_device=torch.device("meta"), device=ranks.device, anchors=anchors)
-    model: DistributedModelParallel | LocalModel
-    if LocalModel.can_hold(config.model, ranks.device, ranks.world_size, bool(schema.content)):
-        check_single_rank(config, schema, ranks)
-        model, plan, shards = LocalModel(config.model, schema, twhin, ranks.device), None, list[ShardRows]()
+    sharding, mapped = None, frozenset[str]()
+    if is_local(config, schema, ranks):
+        mapped = place_alone(config, schema, ranks)
     else:
-        model, plan = _shard(config, schema, twhin, ranks)
+        _check_kernels(config, ranks)
+        fuse(config, twhin)
+        sharding = make_plan(config, schema, twhin, ranks)
+    plan = summarize(config, schema, sharding, ranks.world_size, mapped)
+    memory = footprint(config, stored_tables(config, schema), plan, ranks, memory_of(ranks), edges, frequencies)
+    if ranks.is_first:
+        memory.show()
+    model: DistributedModelParallel | LocalModel
+    shards = list[ShardRows]()
+    if sharding is None:
+        model = LocalModel(config.model, schema, twhin, ranks.device, mapped)
+    else:
+        model = _shard(config, twhin, sharding, ranks)
         shards = use_row_optimizers(config, model) if ranks.device.type == "cpu" else []
     state = model.state_dict()
     for table in config.model.embeddings.tables:
@@ -162,7 +180,8 @@ def build(config: Config, schema: Schema, ranks: Ranks, frequencies: Frequencies
     return TrainableModel(
         model=model,
         optimizers=Optimizers(config, model, shards),
-        plan=summarize(config, schema, plan, ranks.world_size),
+        plan=plan,
+        memory=memory,
         amp=config.runtime.enable_amp,
         degrees=_degrees(config, frequencies),
     )
@@ -184,17 +203,14 @@ def warn_of_slow_products(config: Config, ranks: Ranks) -> None:
         log.warning("runtime.enable_amp: this CPU has no AMX, so bf16 products are slower than fp32; set it to false")
 
 
-def _shard(config: Config, schema: Schema, twhin: Twhin, ranks: Ranks) -> tuple[DistributedModelParallel, ShardingPlan]:
-    _check_kernels(config, ranks)
-    fuse(config, twhin)
-    plan = make_plan(config, schema, twhin, ranks)
+def _shard(config: Config, twhin: Twhin, plan: ShardingPlan, ranks: Ranks) -> DistributedModelParallel:
     model = DistributedModelParallel(twhin, device=ranks.device, plan=plan, sharders=[EmbeddingCollectionSharder()])
     if ranks.device.type == "cpu":
         _unpool_replicated(model)
     else:
         fused = (table for table in config.model.embeddings.tables if table.sharding != "data_parallel")
         twhin.project_gradients_of = {table.name for table in fused if table.is_spherical}
-    return model, plan
+    return model
 
 
 def _check_kernels(config: Config, ranks: Ranks) -> None:

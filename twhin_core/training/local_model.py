@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -21,13 +23,16 @@ class LocalModel(nn.Module):
 
     tables: LocalTables | JoinedTables
 
-    def __init__(self, model: Model, schema: Schema, twhin: Twhin, device: torch.device) -> None:
+    def __init__(
+        self, model: Model, schema: Schema, twhin: Twhin, device: torch.device, mapped: Collection[str] = ()
+    ) -> None:
+        """`mapped`: the tables to keep in files, on a CPU. Raises as `LocalTables`."""
         super().__init__()
         self.module, self.device = twhin, device
-        self.tables = LocalTables(model, schema) if device.type == "cpu" else JoinedTables(model, schema, device)
+        is_cpu = device.type == "cpu"
+        self.tables = LocalTables(model, schema, mapped) if is_cpu else JoinedTables(model, schema, device)
         twhin.tables = self.tables
         if twhin.anchors is not None:
-            is_cpu = device.type == "cpu"
             twhin.anchors.tables = LocalAnchors(model, schema) if is_cpu else JoinedAnchors(model, schema, device)
 
         if twhin.content is not None:
@@ -44,7 +49,7 @@ class LocalModel(nn.Module):
         if world_size > 1 or any(table.data_type != "fp32" for table in tables):
             return False
         same = all(table.optimizer == tables[0].optimizer for table in tables)
-        plain = not has_content and not any(table.initial is not None and table.initial.frozen for table in tables)
+        plain = not has_content and not any(table.is_frozen for table in tables)
         return device.type == "cpu" or (same and plain and fused_softmax.has_triton())
 
     def forward(self, batch: Batch) -> Tensor:

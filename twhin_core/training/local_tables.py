@@ -1,10 +1,14 @@
 """The tables of a single rank on a CPU: plain tensors, each row looked up and updated at most once per step.
 
+Those that memory is too small for are in files; a step then reads and writes the pages of its rows alone.
+
 torchrec's unpooled lookup spends most of a CPU step in its backward kernel. Here a batch looks up each row once, so the
 gradients of repeated rows arrive already summed.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -14,22 +18,29 @@ from twhin_core.config import Model
 from twhin_core.model.threads import map_in_threads
 from twhin_core.schema import Schema
 from twhin_core.training.frozen_rows import FrozenRows
-from twhin_core.training.row_optimizer import RowOptimizer
+from twhin_core.training.mapped import mapped_zeros
+from twhin_core.training.row_optimizer import RowOptimizer, state_shapes
 
 
 class LocalTables(nn.Module):
     """Replaces a sharded EmbeddingCollection, with the same names of weights and optimizer state."""
 
-    def __init__(self, model: Model, schema: Schema) -> None:
+    def __init__(self, model: Model, schema: Schema, mapped: Collection[str] = ()) -> None:
+        """`mapped`: the tables to keep in files. Raises as `mapped_zeros`."""
         super().__init__()
         self.embeddings = nn.ModuleDict()
         self._weights, self._optimizers = {}, {}
         for table in model.embeddings.tables:
-            weight = torch.empty(schema.tables[table.name], model.dim)
+            shape, state = (schema.tables[table.name], model.dim), None
+            if table.name in mapped:
+                weight = mapped_zeros(*shape)
+                state = [mapped_zeros(*of_state) for of_state in state_shapes(table.optimizer, *shape)]
+            else:
+                weight = torch.empty(shape)
             self.embeddings[table.name] = nn.Module()
             self.embeddings[table.name].register_buffer("weight", weight)
             self._weights[table.name] = weight
-            self._optimizers[table.name] = RowOptimizer(table.name, table.optimizer, weight)
+            self._optimizers[table.name] = RowOptimizer(table.name, table.optimizer, weight, state)
         self._looked_up: list[tuple[str, Tensor, Tensor]] = []
         self._steps_before = 0
 

@@ -28,6 +28,9 @@ CHANGE = 0.1
 OTHERS = 0.1
 """The most that the edges of all other relations together weigh, relative to the target's."""
 
+MOST_LISTED = 10
+"""Relations whose weights are logged at the end."""
+
 STREAM = 2
 """Separates the negatives from those of training and validation."""
 
@@ -92,3 +95,9 @@ class RelationWeights:
         assert twhin.relation_weights is not None
         weights = zip(self._names, twhin.relation_weights.tolist(), strict=True)
         return {name: round(weight, 4) for rel, (name, weight) in enumerate(weights) if rel != self._target}
+
+    def listed(self, twhin: Twhin) -> str:
+        """The largest of them, and how many more there are."""
+        found = sorted(self.found(twhin).items(), key=lambda one: -one[1])
+        more = f" and {len(found) - MOST_LISTED:,} more" if len(found) > MOST_LISTED else ""
+        return ", ".join(f"{name} {weight:g}" for name, weight in found[:MOST_LISTED]) + more

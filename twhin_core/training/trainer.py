@@ -6,8 +6,6 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from twhin_core import storage
 from twhin_core.checkpoints import checkpoint
@@ -34,7 +32,6 @@ from twhin_core.training import plan
 from twhin_core.training.anchored import fill_anchors
 from twhin_core.training.batches import Batches, PreparedBatch
 from twhin_core.training.build import build, warn_of_slow_products
-from twhin_core.training.compared_edges import number_of_target
 from twhin_core.training.content import fill_content
 from twhin_core.training.divergence import STEPS_BETWEEN_CHECKS, LossGuard, advice
 from twhin_core.training.earlier import open_anchored, open_start
@@ -43,13 +40,11 @@ from twhin_core.training.frequencies import count_together
 from twhin_core.training.initialise import normalise_rows
 from twhin_core.training.metrics_log import Interval, MetricsLog, peak_memory
 from twhin_core.training.outside import OutsideRows
+from twhin_core.training.placement import check_devices
 from twhin_core.training.relation_weights import RelationWeights
 from twhin_core.training.schedules import until
-from twhin_core.training.validation import Patience, validation_loss
+from twhin_core.training.validation import Patience, target_alone, validation_loss
 from twhin_core.training.warm_start import WarmStart
-
-MOST_LISTED = 10
-"""Relations whose weights are logged at the end."""
 
 
 class Trainer:
@@ -65,6 +60,7 @@ class Trainer:
     def __init__(
         self, config: Config, root: str, ranks: Ranks, readers: Sequence[str] = (), sinks: Sequence[Sink] = ()
     ) -> None:
+        check_devices(config.model.embeddings.tables, ranks.device.type == "cuda", ranks.world_size)
         self.config, self.training, self.root, self.ranks = config, config.training, root, ranks
         self.schema = read_schema(config, root)
         if ranks.is_first:
@@ -88,7 +84,8 @@ class Trainer:
         self.patience = Patience(self.training.early_stopping, self.metrics.past("validation_loss"))
         if resumes and self.has_steps_left:  # a run that is done needs the earlier one no more
             self.anchored_to = open_anchored(config, root, self.schema, ranks, resumes)
-        self.model = build(until(self._last_step(), config), self.schema, ranks, self.frequencies)
+        until_end = until(self._last_step(), config)
+        self.model = build(until_end, self.schema, ranks, self.frequencies, len(self.edges))
         if ranks.is_first:
             warn_of_slow_products(config, ranks)
             plan.show(self.model.plan)
@@ -99,11 +96,7 @@ class Trainer:
         if self.anchored_to is not None:
             self._anchor(self.anchored_to)
         self.weights = self._weigh_relations()
-        self.counted: Tensor | None = None
-        """As `validation_loss` takes it."""
-        if self.config.model.target is not None:
-            self.counted = torch.zeros(len(self.schema.relations), device=ranks.device)
-            self.counted[number_of_target(self.config.model, self.schema)] = 1.0
+        self.counted = target_alone(config.model, self.schema, ranks.device)
 
     def run(self) -> None:
         """Trains to the end and leaves a checkpoint of the last step."""
@@ -119,7 +112,8 @@ class Trainer:
         if self.ranks.is_first:
             storage.remove(storage.join(self.root, FINISHED))
         guard = LossGuard(self._relations_after, STEPS_BETWEEN_CHECKS[self.ranks.device.type], self.ranks)
-        writer = CheckpointWriter(self.root, self.description, training.checkpoint_max_to_keep, self.ranks)
+        kept, copies = training.checkpoint_max_to_keep, self.model.memory.copies
+        writer = CheckpointWriter(self.root, self.description, kept, self.ranks, copies)
         with (
             Preemption(self.ranks) as preemption, writer, self.metrics, self._progress() as progress,
             self.source or contextlib.nullcontext(),
@@ -267,10 +261,8 @@ class Trainer:
     def _finish(self) -> None:
         step, reason = self.position.step, checkpoint.ALL_DONE
         if self.weights is not None:
-            found = sorted(self.weights.found(self.model.model.module).items(), key=lambda one: -one[1])
-            listed = ", ".join(f"{name} {weight:g}" for name, weight in found[:MOST_LISTED])
-            more = f" and {len(found) - MOST_LISTED:,} more" if len(found) > MOST_LISTED else ""
-            self._say("train: weights found for %s: %s%s", self.config.model.target, listed, more)
+            of = self.weights.listed(self.model.model.module)
+            self._say("train: weights found for %s: %s", self.config.model.target, of)
         if self.patience.is_over:
             reason = f"the validation loss has not fallen since step {self.patience.best_step}"
         if self.ranks.is_first:

@@ -8,11 +8,22 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from twhin_core.config import EarlyStopping
+from twhin_core.config import EarlyStopping, Model
 from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import UserError
+from twhin_core.schema import Schema
 from twhin_core.training.batches import Batches
 from twhin_core.training.build import TrainableModel
+from twhin_core.training.compared_edges import number_of_target
+
+
+def target_alone(model: Model, schema: Schema, device: torch.device) -> Tensor | None:
+    """What `validation_loss` counts of a model with a target; None without one."""
+    if model.target is None:
+        return None
+    counted = torch.zeros(len(schema.relations), device=device)
+    counted[number_of_target(model, schema)] = 1.0
+    return counted
 
 
 def validation_loss(
