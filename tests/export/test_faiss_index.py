@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -15,8 +16,9 @@ import pytest
 from tests.conftest import SmallConfig
 from tests.export.exporting import export_as, vocabulary, weights
 from twhin_core.config import Config
+from twhin_core.config.export import Export
 from twhin_core.errors import UserError
-from twhin_core.export import recall
+from twhin_core.export import faiss_index, fits, recall
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.train import train
 
@@ -102,6 +104,83 @@ def test_the_recall_of_an_ivf_pq_index_is_what_a_brute_force_finds(small_config:
     share = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, found, strict=True)])
     assert 0.2 < share < 0.95, "else this test says nothing"
     assert figures["recall@10"] == pytest.approx(share, abs=0.08)  # of 200 of the 400 nodes, drawn at random
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows", "expected"),
+    [
+        (None, 1, "flat"),
+        (None, 1_000_000, "flat"),
+        (None, 1_000_001, "opq_ivf_pq"),
+        ({}, 10**9, "opq_ivf_pq"),
+        ({"kind": "auto"}, 10**6, "flat"),
+        ({"kind": "flat"}, 10**9, "flat"),
+        ({"kind": "hnsw"}, 10**9, "hnsw"),
+        ({"kind": "ivf_pq"}, 300, "ivf_pq"),
+        ({"kind": "opq_ivf_pq"}, 300, "opq_ivf_pq"),
+        ({"tables": {"node": "hnsw"}}, 10**9, "hnsw"),
+        ({"tables": {"other": "hnsw"}}, 10**9, "opq_ivf_pq"),
+        ({"kind": "hnsw", "tables": {"node": "auto"}}, 10**9, "opq_ivf_pq"),
+    ],
+)
+def test_only_large_tables_are_compressed_by_default(settings: Any, rows: int, expected: str) -> None:
+    export = Export.model_validate({"formats": ["faiss"], "faiss": settings})
+    assert fits.index_kind(export, "node", rows) == expected
+
+
+@pytest.mark.parametrize(
+    ("dim", "rows", "subspaces", "expected"),
+    [
+        (128, 10**9, 32, "OPQ32_128,IVF65536_HNSW32,PQ32"),  # 4 · 31,622 lists are too many
+        (128, 1_000_001, 32, "OPQ32_128,IVF4000_HNSW32,PQ32"),
+        (64, 1_000_001, 16, "OPQ16_64,IVF4000_HNSW32,PQ16"),
+        (129, 10**8, 33, "Pad132,OPQ33_132,IVF40000_HNSW32,PQ33"),
+        (9, 400, 3, "OPQ3_9,IVF10_HNSW32,PQ3"),
+        (13, 400, 4, "Pad16,OPQ4_16,IVF10_HNSW32,PQ4"),
+    ],
+)
+def test_the_string_is_one_that_faiss_makes_an_index_from(dim: int, rows: int, subspaces: int, expected: str) -> None:
+    assert faiss_index.factory(dim, fits.index_lists(Export(), rows), subspaces) == expected
+    index = faiss.index_factory(dim, expected, faiss.METRIC_INNER_PRODUCT)
+    assert (index.d, faiss.extract_index_ivf(index).metric_type) == (dim, faiss.METRIC_INNER_PRODUCT)
+
+
+def test_a_large_table_is_compressed_and_its_recall_is_what_a_brute_force_finds(
+    small_config: SmallConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fits, "LARGE_TABLE", 399)
+    run = random_run(tmp_path, small_config, 400)
+    figures = export_as(run, "faiss", faiss={"ivf_pq": {"probes": 5}}).formats["faiss"]["node"].figures
+    assert (figures["kind"], figures["factory"]) == ("opq_ivf_pq", "OPQ2_8,IVF10_HNSW32,PQ2")
+    assert "WARNING" not in capfd.readouterr().err
+    index = faiss.read_index(f"{run[1]}/embeddings/faiss/node.index")
+    assert (type(index), index.ntotal, faiss.extract_index_ivf(index).nprobe) == (faiss.IndexPreTransform, 400, 5)
+    export_as(run, "parquet")
+    nodes = np.array(pq.read_table(f"{run[1]}/embeddings/node")["embedding"].to_pylist(), np.float32)
+    (relation,) = pq.read_table(f"{run[1]}/embeddings/relations.parquet")["embedding"].to_pylist()
+    queries = nodes + np.array(relation, np.float32)
+    exact, found = brute_force(queries @ nodes.T, 10), index.search(queries, 10)[1].tolist()
+    share = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, found, strict=True)])
+    assert 0.2 < share < 0.95, "else this test says nothing"
+    assert figures["recall@10"] == pytest.approx(share, abs=0.08)
+
+
+def test_a_rotation_finds_more_where_few_coordinates_vary() -> None:
+    rng = np.random.default_rng(0)
+    drawn = rng.standard_normal((1000, 8)).astype(np.float32)
+    drawn[:, 4:] /= 20  # one of two subspaces has nearly all that product quantization must keep
+    best, recall = brute_force(drawn[:100] @ drawn.T, 10), {}
+    for kind in ("ivf_pq", "opq_ivf_pq"):
+        if kind == "ivf_pq":
+            index = faiss_index.ivf_pq(faiss, 8, 2, 2, faiss.METRIC_INNER_PRODUCT)
+        else:
+            index = faiss.index_factory(8, faiss_index.factory(8, 2, 2), faiss.METRIC_INNER_PRODUCT)
+        faiss_index.train(faiss, index, drawn)
+        index.add(drawn)
+        faiss.extract_index_ivf(index).nprobe = 2
+        found = index.search(drawn[:100], 10)[1].tolist()
+        recall[kind] = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(best, found, strict=True)])
+    assert recall["opq_ivf_pq"] > recall["ivf_pq"] + 0.05
 
 
 def test_what_was_not_found_and_what_is_as_good(trained: tuple[Config, str], monkeypatch: pytest.MonkeyPatch) -> None:

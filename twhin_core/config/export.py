@@ -13,7 +13,10 @@ from twhin_core.config.section import Section
 FORMATS = ("parquet", "npy", "faiss", "pq", "vertex-vector-search", "tensorboard-projector")
 """Built-in formats; other packages can add more."""
 Format = Annotated[str, AfterValidator(lambda name: plugins.check_name(plugins.EXPORT_FORMATS, name, FORMATS))]
-IndexKind = Literal["flat", "hnsw", "ivf_pq"]
+IndexKind = Literal["auto", "flat", "hnsw", "ivf_pq", "opq_ivf_pq"]
+
+LARGE_TABLE = 1_000_000
+"""Rows above which the index is compressed by default."""
 
 QUERY_FORMATS: tuple[Format, ...] = ("parquet", "npy")
 """Formats that `query_side` is written in; the others store what is searched, not the queries."""
@@ -41,7 +44,9 @@ class Hnsw(Section):
 class IvfPq(Section):
     """Settings of an IVF-PQ index (Jégou et al., 2011): product-quantized vectors in lists, a few of them searched."""
 
-    lists: Few | None = Field(None, description="Number of lists. Default: 4·√rows, or rows / 39 if that is smaller.")
+    lists: Few | None = Field(
+        None, description="Number of lists. Default: 4·√rows, or rows / 39 if that is smaller, and at most 65,536."
+    )
     probes: Few = Field(32, description="Lists read per search; saved with the index.")
     subspaces: Few | None = Field(
         None,
@@ -54,20 +59,21 @@ class Faiss(Section):
     """One faiss index per table."""
 
     kind: IndexKind = Field(
-        "flat",
+        "auto",
         description="`flat`: all vectors, exact search. `hnsw`: all vectors and a graph, fast search. `ivf_pq`: "
-        "compressed, for tables that do not fit in memory.",
+        "compressed, for tables that do not fit in memory. `opq_ivf_pq`: the same after a rotation that loses less "
+        "(Ge et al., 2013). `auto`: `flat` up to 1,000,000 rows, `opq_ivf_pq` above.",
     )
     tables: dict[str, IndexKind] = Field(
         default_factory=dict, description="Tables with an index of another kind: `{user: ivf_pq}`."
     )
     hnsw: Hnsw | None = Field(None, description="Settings of hnsw. Default: theirs.")
-    ivf_pq: IvfPq | None = Field(None, description="Settings of ivf_pq. Default: theirs.")
+    ivf_pq: IvfPq | None = Field(None, description="Settings of ivf_pq and opq_ivf_pq. Default: theirs.")
 
     @model_validator(mode="after")
     def _check_kinds(self) -> Faiss:
-        for kind in ("hnsw", "ivf_pq"):
-            if getattr(self, kind) is not None and kind not in (self.kind, *self.tables.values()):
+        for kind, users in (("hnsw", {"hnsw"}), ("ivf_pq", {"ivf_pq", "opq_ivf_pq", "auto"})):
+            if getattr(self, kind) is not None and not users & {self.kind, *self.tables.values()}:
                 raise ValueError(f"{kind}: has no effect, no table has this kind; remove it")
         return self
 

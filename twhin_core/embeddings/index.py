@@ -33,7 +33,7 @@ class Index:
     url: str
     file: FileEntry
     kind: str
-    """`flat`, `hnsw` or `ivf_pq`."""
+    """`flat`, `hnsw`, `ivf_pq` or `opq_ivf_pq`."""
     recall: float
     """recall@10, measured at export."""
     measure: str

@@ -5,22 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from twhin_core.config.export import Export, Faiss, Format, IndexKind, IvfPq, Pq
+from twhin_core.config.export import LARGE_TABLE, Export, Faiss, Format, IndexKind, IvfPq, Pq
 from twhin_core.errors import UserError, suggest
 
 CENTROIDS = 256
-"""Centroids per subspace of ivf_pq, for codes of one byte."""
+"""Centroids per subspace of ivf_pq and opq_ivf_pq, for codes of one byte."""
+MOST_LISTS = 65_536
+"""By default. To learn twice as many takes four times as long."""
 MOST_FILES = 5_000
 """Of a batch update of Vertex AI Vector Search."""
 
 
 def check(name: Format, export: Export, table: str, rows: int) -> None:
     """Raises UserError if a format cannot hold a table of so many rows."""
-    if name == "faiss" and index_kind(export, table) == "ivf_pq":
+    if name == "faiss" and (kind := index_kind(export, table, rows)).endswith("ivf_pq"):
         for what, centroids in (("lists", index_lists(export, rows)), ("centroids per subspace", CENTROIDS)):
             if centroids > rows:
                 raise UserError(
-                    f"export.faiss: ivf_pq with {centroids} {what} needs at least as many rows, but {table} has "
+                    f"export.faiss: {kind} with {centroids} {what} needs at least as many rows, but {table} has "
                     f"{rows}; choose another kind for it: `tables: {{{table}: flat}}`"
                 )
     bits = (export.pq or Pq()).bits
@@ -45,13 +47,16 @@ def check_query_side(export: Export, relations: Sequence[str]) -> None:
         )
 
 
-def index_kind(export: Export, table: str) -> IndexKind:
-    """The kind of faiss index of a table."""
+def index_kind(export: Export, table: str, rows: int) -> IndexKind:
+    """The kind of faiss index of a table of so many rows; never `auto`."""
     options = export.faiss or Faiss()
-    return options.tables.get(table, options.kind)
+    kind = options.tables.get(table, options.kind)
+    if kind == "auto":
+        return "opq_ivf_pq" if rows > LARGE_TABLE else "flat"
+    return kind
 
 
 def index_lists(export: Export, rows: int) -> int:
-    """The number of lists of an ivf_pq index."""
+    """The number of lists of an ivf_pq or opq_ivf_pq index."""
     configured = ((export.faiss or Faiss()).ivf_pq or IvfPq()).lists
-    return configured or max(1, min(4 * math.isqrt(rows), rows // 39))
+    return configured or max(1, min(4 * math.isqrt(rows), rows // 39, MOST_LISTS))
