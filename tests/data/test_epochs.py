@@ -67,7 +67,7 @@ def lhs_of(steps: list[Step]) -> list[int]:
     return numbers
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(LAYOUTS, BATCHES, WORLDS, BUFFERS, st.integers(0, 50), st.none() | st.integers(1, 100))
 def test_each_edge_reaches_one_rank_once_and_all_ranks_take_the_same_number_of_steps(
     layout: list[list[int]], batch: int, world: int, buffer: int, offset: int, limit: int | None
@@ -87,7 +87,7 @@ def test_each_edge_reaches_one_rank_once_and_all_ranks_take_the_same_number_of_s
         assert all(step.step_edges == batch * world for step in taken[0][:-1])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(LAYOUTS, st.data(), BUFFERS)
 def test_reading_resumes_exactly_from_any_state_on_any_number_of_ranks(
     layout: list[list[int]], data: st.DataObject, buffer: int

@@ -75,7 +75,7 @@ def days(draw: st.DrawFn) -> tuple[list[list[Row]], dict[str, Any]]:
 CASE = {"case": days(), "symmetric": st.booleans()}
 
 
-@some(8, derandomize=True)
+@some(4, derandomize=True)
 @given(**CASE)
 def test_days_one_by_one_are_all_days_at_once(
     small_config: SmallConfig, case: tuple[list[list[Row]], dict[str, Any]], symmetric: bool

@@ -190,7 +190,7 @@ CASE = {"case": cases(), "form": st.sampled_from(["parquet", "csv"]), "order": s
 CASE["symmetric"] = st.booleans()
 
 
-@some(15, derandomize=True)
+@some(8, derandomize=True)
 @given(**CASE)
 def test_prepare_follows_the_rules_for_any_files(
     small_config: SmallConfig, case: tuple[list[Row], dict[str, Any]], form: str, order: Any, symmetric: bool
