@@ -56,6 +56,19 @@ def test_what_is_tried_does_not_depend_on_which_processes_ask(config: Config, tm
         assert values["train_data.global_negatives"] in range(4, 65)
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("trials", [3, 12])
+def test_keys_that_only_some_trials_have_get_no_importance(config: Config, tmp_path: Path, trials: int) -> None:
+    study = Study(config, str(tmp_path))
+    with_key = ["model.init_std" in values for values in run(study, trials)]
+    assert any(with_key)
+    assert not all(with_key)
+    found = study.importances()
+    assert set(found) == {key for key, of in SPACE.items() if "when" not in of}
+    assert sum(found.values()) == pytest.approx(1.0)
+    assert trials < 12 or max(found, key=found.__getitem__) == "model.temperature"
+
+
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 def test_the_table_starts_with_the_best_also_if_its_training_ended_early(
     direction: str, small_config: SmallConfig, tmp_path: Path

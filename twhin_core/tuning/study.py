@@ -128,10 +128,12 @@ class Study:
         """The share of each key that all complete trials have in how good they are; none from too few trials."""
         import optuna
 
-        if len(self.in_state("COMPLETE")) < TRIALS_TO_COMPARE:
+        complete = self.in_state("COMPLETE")
+        if len(complete) < TRIALS_TO_COMPARE:
             return {}
+        shared = sorted(set.intersection(*(set(trial.params) for trial in complete)))
         evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.5)
-        return dict(optuna.importance.get_param_importances(self._study, evaluator=evaluator))
+        return dict(optuna.importance.get_param_importances(self._study, evaluator=evaluator, params=shared))
 
 
 def read_states(root: str) -> dict[int, str]:
