@@ -27,6 +27,7 @@ from twhin_core import storage
 from twhin_core.checkpoints import checkpoint
 from twhin_core.config import Config
 from twhin_core.config.earlier import Anchor
+from twhin_core.distributed.parts import local_parts
 from twhin_core.distributed.ranks import process_group
 from twhin_core.errors import UserError
 from twhin_core.model.batch import Batch
@@ -35,7 +36,6 @@ from twhin_core.stages.prepare import prepare
 from twhin_core.stages.train import train
 from twhin_core.training.build import build
 from twhin_core.training.earlier import ANCHOR, EARLIER
-from twhin_core.training.initialise import local_parts
 from twhin_core.training.trainer import Trainer
 
 __all__ = ["days"]

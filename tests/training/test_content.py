@@ -22,6 +22,7 @@ from tests.training.test_step import DIM, SIZES, STEPS, Case, make_batches, make
 from twhin_core.checkpoints import checkpoint
 from twhin_core.config import Config
 from twhin_core.data.edges import Edges
+from twhin_core.distributed.parts import local_parts
 from twhin_core.distributed.ranks import Ranks, process_group
 from twhin_core.embeddings import Embeddings
 from twhin_core.errors import UserError
@@ -32,7 +33,6 @@ from twhin_core.stages.export import export
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.train import train
 from twhin_core.training.build import build
-from twhin_core.training.initialise import local_parts
 from twhin_core.vectors.content import Towers
 
 RATES = {"towers": 0.03, "predictors": 0.3}

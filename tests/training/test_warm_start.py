@@ -20,12 +20,12 @@ from twhin_core import storage
 from twhin_core.checkpoints import checkpoint
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
+from twhin_core.distributed.parts import local_parts
 from twhin_core.distributed.ranks import process_group
 from twhin_core.errors import UserError
 from twhin_core.stages.train import train
 from twhin_core.training import matched_rows
 from twhin_core.training.earlier import EARLIER, START
-from twhin_core.training.initialise import local_parts
 from twhin_core.training.trainer import Trainer
 
 Array = npt.NDArray[Any]

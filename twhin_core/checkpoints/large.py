@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from twhin_core.checkpoints.stored_tensor import PIECE_BYTES, StoredTensor
+from twhin_core.distributed.parts import local_parts
 
 LARGE_BYTES = 1 << 30
 
@@ -20,24 +19,11 @@ def is_large(value: Tensor | ShardedTensor) -> bool:
 def fill(value: Tensor | ShardedTensor, stored: StoredTensor) -> None:
     """Sets a tensor, or this rank's shards of it, to what is stored. Raises as `StoredTensor.read`."""
     assert tuple(value.size()) == tuple(stored.shape)
-    for part, first_row, columns in _parts(value):
-        step = max(1, PIECE_BYTES // (4 * stored.dim))
-        for start in range(0, len(part), step):
-            target = part[start : start + step]
-            rows = stored.read(first_row + start, first_row + start + len(target))
+    step = max(1, PIECE_BYTES // (4 * stored.dim))
+    for part in local_parts(value):
+        values = part.values.detach()
+        columns = slice(part.first_column, part.first_column + values[:1].numel())
+        for start in range(0, len(values), step):
+            target = values[start : start + step]
+            rows = stored.read(part.first_row + start, part.first_row + start + len(target))
             target.copy_(rows[:, columns].view_as(target))
-
-
-def _parts(value: Tensor | ShardedTensor) -> Iterator[tuple[Tensor, int, slice]]:
-    """This rank's parts, each with its first row and its columns."""
-    if not isinstance(value, ShardedTensor):
-        yield value.detach(), 0, slice(None)
-        return
-    for shard in value.local_shards():
-        first_row, *first_column = shard.metadata.shard_offsets
-        tensor = shard.tensor.detach()
-        yield (
-            tensor,
-            first_row,
-            slice(first_column[0], first_column[0] + tensor.shape[1]) if first_column else slice(None),
-        )

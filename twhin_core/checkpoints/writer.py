@@ -35,6 +35,7 @@ from twhin_core.checkpoints.checkpoint import FOLDER, Marker, Position
 from twhin_core.checkpoints.description import ModelDescription
 from twhin_core.checkpoints.index import INDEX
 from twhin_core.checkpoints.io import CheckedFiles, location
+from twhin_core.distributed.parts import local_parts
 from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import Diverged, UserError, one_line
 from twhin_core.progress import log
@@ -174,15 +175,11 @@ class _FinitePlanner(DefaultSavePlanner):
 
     def create_local_plan(self) -> SavePlan:
         for name, value in self.state_dict.items():
-            for part in _local_tensors(value):
+            for values in (part.values for part in local_parts(value)):
                 # The minimum and maximum suffice, and need no mask as large as the table.
-                if part.numel() and not all(bool(end.isfinite()) for end in part.aminmax()):
+                if values.numel() and not all(bool(end.isfinite()) for end in values.aminmax()):
                     raise NotFiniteError(f"values in {name} that are not finite")
         return super().create_local_plan()
-
-
-def _local_tensors(value: Tensor | ShardedTensor) -> list[Tensor]:
-    return [shard.tensor for shard in value.local_shards()] if isinstance(value, ShardedTensor) else [value]
 
 
 def _copy(value: Tensor) -> Tensor:

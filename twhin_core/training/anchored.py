@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from twhin_core.checkpoints.earlier import EarlierRun
 from twhin_core.config import Config
 from twhin_core.data.files import EdgeFiles
+from twhin_core.distributed.parts import Part, local_parts
 from twhin_core.distributed.ranks import Ranks
 from twhin_core.progress import log
 from twhin_core.schema import SIDES, Schema
 from twhin_core.scratch import scratch
 from twhin_core.sizes import readable
 from twhin_core.training.earlier import ANCHOR, keep_record
-from twhin_core.training.initialise import Part, local_parts
 from twhin_core.training.matched_rows import Known, MatchedTable, Whole, count_known, held_rows, known_rows
 from twhin_core.vectors.ids import Ints
 from twhin_core.vectors.names import open_ids

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from twhin_core.distributed.parts import local_parts
 from twhin_core.schema import Schema
-from twhin_core.training.initialise import local_parts
 from twhin_core.training.matched_rows import Whole
 from twhin_core.vectors.content import content_of
 

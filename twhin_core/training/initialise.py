@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,27 +13,9 @@ from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from twhin_core import limits
+from twhin_core.distributed.parts import Part, local_parts
 
 ROWS_PER_BLOCK = 16_384
-
-
-class Part(NamedTuple):
-    """A rank's part of a table or of its optimizer's state."""
-
-    values: Tensor
-    """[rows, columns], or [rows] of a state with one value per row."""
-    first_row: int
-    first_column: int
-
-
-def local_parts(whole: Tensor | ShardedTensor) -> Iterator[Part]:
-    """This rank's parts of a table or of its optimizer's state."""
-    if isinstance(whole, ShardedTensor):
-        for shard in whole.local_shards():
-            first_row, *first_column = shard.metadata.shard_offsets
-            yield Part(shard.tensor, first_row, first_column[0] if first_column else 0)
-    else:
-        yield Part(whole, 0, 0)
 
 
 def initialise_table(name: str, weight: Tensor | ShardedTensor, std: float | None, seed: int) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from twhin_core.checkpoints.earlier import EarlierRun
-from twhin_core.training.initialise import Part, local_parts
+from twhin_core.distributed.parts import Part, local_parts
 from twhin_core.vectors.ids import Ids, Ints
 from twhin_core.vectors.rows import Rows
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from twhin_core.data.edges import Edges
 from twhin_core.data.files import EdgeFiles
+from twhin_core.distributed.parts import Part, local_parts
 from twhin_core.model.scorer import Scorer
 from twhin_core.schema import OTHER, SIDES, Schema, Side
-from twhin_core.training.initialise import Part, local_parts
 from twhin_core.training.matched_rows import MatchedTable, Whole, counted_parts, held_rows
 from twhin_core.vectors.ids import Ints
 from twhin_core.vectors.rows import Rows

@@ -15,6 +15,7 @@ import torch
 
 from twhin_core import storage
 from twhin_core.config import Config, Table
+from twhin_core.distributed.parts import local_parts
 from twhin_core.distributed.ranks import Ranks
 from twhin_core.errors import UserError, damaged
 from twhin_core.graph.changes import refuse_changes
@@ -23,8 +24,7 @@ from twhin_core.progress import log
 from twhin_core.schema import Schema
 from twhin_core.scratch import scratch
 from twhin_core.training.frozen_rows import FrozenRows
-from twhin_core.training.initialise import local_parts
-from twhin_core.training.matched_rows import Whole, held_rows, set_rows
+from twhin_core.training.matched_rows import ROWS_AT_ONCE, Whole, held_rows, set_rows
 from twhin_core.training.outside_record import FOLDER, RECORD, OutsideEntry, read_record
 from twhin_core.vectors.ids import Ints
 from twhin_core.vectors.matching import match
@@ -36,7 +36,6 @@ Known = Callable[[Ints], Bools]
 """Which of rows an earlier version has."""
 
 SCHEMA = pa.schema([("row", pa.int64())])
-ROWS_AT_ONCE = 1 << 17
 
 
 class OutsideRows:
