@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from benchmarks.communities import lead_within
 from benchmarks.quality import ours
 from benchmarks.quality.graph import Graph, measure
 from twhin_core.config import file as config_file
@@ -52,9 +53,7 @@ def generate(folder: Path, exponent: float) -> None:
     user, group_of_item = rng.integers(USERS, size=EDGES), np.arange(ITEMS) % GROUPS
     item = rng.choice(ITEMS, EDGES, p=share / share.sum())
     is_within = rng.random(EDGES) < SHARE_WITHIN
-    for group in range(GROUPS):
-        mine, items = np.flatnonzero(is_within & (user % GROUPS == group)), np.flatnonzero(group_of_item == group)
-        item[mine] = rng.choice(items, len(mine), p=share[items] / share[items].sum())
+    lead_within(item, is_within, user % GROUPS, group_of_item, share, rng)
     edges = np.unique(np.stack([user, item], 1), axis=0)
     is_test = rng.random(len(edges)) < SHARE_HELD_OUT
     folder.mkdir(parents=True)

@@ -37,6 +37,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from benchmarks.communities import Ints, lead_within
 from twhin_core.config import Config
 from twhin_core.data.edges import Edges
 from twhin_core.distributed.ranks import alone, process_group
@@ -49,7 +50,6 @@ from twhin_core.training.build import build
 from twhin_core.training.relation_weights import ADJUSTMENTS, CHANGE, RelationWeights
 from twhin_core.training.schedules import until
 
-Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 NETWORKS = ("helpful", "useless", "misleading", "shifted")
@@ -73,9 +73,7 @@ def draw(count: int, lhs: Ints, rhs: Ints, popularity: Floats, within: float, rn
     """About `count` distinct pairs; a share `within` of them joins equal communities. `lhs`, `rhs`: of each node."""
     left, right = rng.integers(len(lhs), size=count), rng.choice(len(rhs), count, p=popularity)
     inside = rng.random(count) < within
-    for community in range(rhs.max() + 1):
-        mine, nodes = np.flatnonzero(inside & (lhs[left] == community)), np.flatnonzero(rhs == community)
-        right[mine] = rng.choice(nodes, len(mine), p=popularity[nodes] / popularity[nodes].sum())
+    lead_within(right, inside, lhs[left], rhs, popularity, rng)
     return rng.permutation(np.unique(np.stack([left, right], 1), axis=0))
 
 

@@ -27,23 +27,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from benchmarks.communities import Ints, lead_within
 from benchmarks.quality import ours
 from benchmarks.quality.graph import Graph, measure
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 from twhin_core.stages.prepare import prepare
 
-Ints = npt.NDArray[np.int64]
-
 RECOMMENDED = (64, 4000, 3.0)
 """Dimensions, batch size and learning rate."""
-SETTINGS = [(64, 4000, rate) for rate in (1.0, 3.0, 9.0)]
-SETTINGS += [(64, 1000, rate) for rate in (1.0, 3.0, 9.0)] + [(16, 4000, rate) for rate in (1.0, 3.0, 9.0)]
+SETTINGS = [(*size, rate) for size in ((64, 4000), (64, 1000), (16, 4000)) for rate in (1.0, 3.0, 9.0)]
 SHARE_WITHIN, SHARE_HELD_OUT, POPULARITY = 0.8, 0.1, -0.7
 
 
@@ -91,9 +88,7 @@ def _items(shape: Shape, user: Ints, relation: Ints, rng: np.random.Generator) -
     leads_to = np.stack([rng.permutation(shape.communities) for _ in range(shape.relations)])
     of_item, goal = np.arange(shape.items) % shape.communities, leads_to[relation, user % shape.communities]
     is_within = rng.random(shape.edges) < SHARE_WITHIN
-    for community in range(shape.communities):
-        mine, nodes = np.flatnonzero(is_within & (goal == community)), np.flatnonzero(of_item == community)
-        item[mine] = rng.choice(nodes, len(mine), p=share[nodes] / share[nodes].sum())
+    lead_within(item, is_within, goal, of_item, share, rng)
     return item
 
 
