@@ -52,26 +52,22 @@ class Vertex:
         return str(job.name).rpartition("/")[2]
 
     def _add_to(self, experiment: str, job: str) -> None:
-        """Adds the run to the experiment once it has a context. It runs already, so a failure costs a warning."""
-        given_up = time.monotonic() + CONTEXT_S
+        """Adds the run to the experiment. It runs already, so a failure costs a warning."""
         try:
             with self._asking():
-                context = self._context(job)
-                while not context and time.monotonic() < given_up:
-                    time.sleep(CONTEXT_POLL_S)
-                    context = self._context(job)
-                if context:
-                    return vertex_experiment.add_run(self._metadata, experiment, context)
-            why = f"it has no context in ML Metadata after {CONTEXT_S:.0f} s"
+                vertex_experiment.add_run(self._metadata, experiment, self._context(job))
         except (Unreachable, UserError) as error:
-            why = str(error)
-        log.warning("submit: the run has started, but is not in the experiment: %s", why)
-        return None
+            log.warning("submit: the run has started, but is not in the experiment: %s", error)
 
     def _context(self, job: str) -> str:
-        """The resource name of the run's context; empty as long as there is none."""
-        found = self._pipelines.get_pipeline_job(name=job, timeout=TIMEOUT)
-        return str(found.job_detail.pipeline_run_context.name)
+        """The resource name of the run's context, once it has one. Raises Unreachable if it has none in time."""
+        given_up = time.monotonic() + CONTEXT_S
+        while time.monotonic() < given_up:
+            found = self._pipelines.get_pipeline_job(name=job, timeout=TIMEOUT)
+            if found.job_detail.pipeline_run_context.name:
+                return str(found.job_detail.pipeline_run_context.name)
+            time.sleep(CONTEXT_POLL_S)
+        raise Unreachable(f"it has no context in ML Metadata after {CONTEXT_S:.0f} s")
 
     def schedule(self, request: Request) -> str:
         if request.experiment is not None:

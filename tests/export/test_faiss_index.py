@@ -89,20 +89,25 @@ def random_run(folder: Path, small_config: SmallConfig, rows: int, **table: obje
     return config, root
 
 
+def share_found(run: tuple[Config, str], index: Any) -> float:
+    """The share of the 10 nearest nodes, by a brute force, that an index finds; what pyarrow reads of both."""
+    export_as(run, "parquet")
+    nodes = np.array(pq.read_table(f"{run[1]}/embeddings/node")["embedding"].to_pylist(), np.float32)
+    (relation,) = pq.read_table(f"{run[1]}/embeddings/relations.parquet")["embedding"].to_pylist()
+    queries = nodes + np.array(relation, np.float32)  # the relation is a translation
+    exact, found = brute_force(queries @ nodes.T, 10), index.search(queries, 10)[1].tolist()
+    share = float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, found, strict=True)]))
+    assert 0.2 < share < 0.95, "else the test says nothing"
+    return share
+
+
 def test_the_recall_of_an_ivf_pq_index_is_what_a_brute_force_finds(small_config: SmallConfig, tmp_path: Path) -> None:
     run = random_run(tmp_path, small_config, 400)
     options = {"kind": "ivf_pq", "ivf_pq": {"lists": 7, "probes": 3, "subspaces": 4}}
     figures = export_as(run, "faiss", faiss=options).formats["faiss"]["node"].figures
     index = faiss.read_index(f"{run[1]}/embeddings/faiss/node.index")
     assert (type(index), index.nlist, index.nprobe, index.pq.M, index.ntotal) == (faiss.IndexIVFPQ, 7, 3, 4, 400)
-    # The relation is a translation; its vector and the nodes' as pyarrow reads them.
-    export_as(run, "parquet")
-    nodes = np.array(pq.read_table(f"{run[1]}/embeddings/node")["embedding"].to_pylist(), np.float32)
-    (relation,) = pq.read_table(f"{run[1]}/embeddings/relations.parquet")["embedding"].to_pylist()
-    queries = nodes + np.array(relation, np.float32)
-    exact, found = brute_force(queries @ nodes.T, 10), index.search(queries, 10)[1].tolist()
-    share = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, found, strict=True)])
-    assert 0.2 < share < 0.95, "else this test says nothing"
+    share = share_found(run, index)
     assert figures["recall@10"] == pytest.approx(share, abs=0.08)  # of 200 of the 400 nodes, drawn at random
 
 
@@ -155,13 +160,7 @@ def test_a_large_table_is_compressed_and_its_recall_is_what_a_brute_force_finds(
     assert "WARNING" not in capfd.readouterr().err
     index = faiss.read_index(f"{run[1]}/embeddings/faiss/node.index")
     assert (type(index), index.ntotal, faiss.extract_index_ivf(index).nprobe) == (faiss.IndexPreTransform, 400, 5)
-    export_as(run, "parquet")
-    nodes = np.array(pq.read_table(f"{run[1]}/embeddings/node")["embedding"].to_pylist(), np.float32)
-    (relation,) = pq.read_table(f"{run[1]}/embeddings/relations.parquet")["embedding"].to_pylist()
-    queries = nodes + np.array(relation, np.float32)
-    exact, found = brute_force(queries @ nodes.T, 10), index.search(queries, 10)[1].tolist()
-    share = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, found, strict=True)])
-    assert 0.2 < share < 0.95, "else this test says nothing"
+    share = share_found(run, index)
     assert figures["recall@10"] == pytest.approx(share, abs=0.08)
 
 

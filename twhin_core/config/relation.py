@@ -54,7 +54,6 @@ class Relation(Section):
         description="(ours) For relations without direction, such as friendship. `prepare` treats a pair and its "
         "reverse as one edge, which it puts in one split and writes in both directions. Needs both ends in one table.",
     )
-
     negatives: ExplicitNegatives | None = Field(
         None,
         description="(ours) Pairs that are known to be negative, such as dislikes, mutes, or impressions without a "

@@ -41,11 +41,6 @@ class ExplicitSampler:
         self._node = torch.from_numpy(lists.node).to(device)
         self._rows = lists.rows
 
-    @property
-    def most(self) -> int:
-        """n."""
-        return len(self._columns)
-
     def choose(self, rel: Tensor, lhs: Tensor, answer: Tensor, generator: torch.Generator) -> Chosen:
         """Those of slots with these edges, int64 [C, L] each.
 

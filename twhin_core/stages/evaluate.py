@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from twhin_core import lease, storage
@@ -93,9 +94,7 @@ def with_probe(metrics: Metrics, config: Config, root: str, checkpoint: Checkpoi
     from twhin_core.evaluation.probe import measure_probe, probe_digest
 
     digest = ranks.of_first(lambda: probe_digest(config))
-    if metrics.get(PROBE, {}).get("config") == digest:
-        return metrics
-    return metrics | {PROBE: ranks.of_first(lambda: measure_probe(config, root, checkpoint)) | {"config": digest}}
+    return _with(metrics, PROBE, digest, lambda: ranks.of_first(lambda: measure_probe(config, root, checkpoint)))
 
 
 def with_lists(metrics: Metrics, config: Config, root: str, checkpoint: Checkpoint, ranks: Ranks) -> Metrics:
@@ -109,11 +108,17 @@ def with_lists(metrics: Metrics, config: Config, root: str, checkpoint: Checkpoi
     from twhin_core.export.vector_set import TrainedRun
     from twhin_core.recommend.measure import lists_digest, measure_lists
 
-    digest = ranks.of_first(lambda: lists_digest(config))
-    if metrics.get(LISTS, {}).get("config") == digest:
+    def measure() -> Metrics:
+        return measure_lists(TrainedRun(config, root, checkpoint, read_schema(config, root)), ranks)
+
+    return _with(metrics, LISTS, ranks.of_first(lambda: lists_digest(config)), measure)
+
+
+def _with(metrics: Metrics, section: str, digest: str, measure: Callable[[], Metrics]) -> Metrics:
+    """The metrics with a section, which is measured unless they have it with the same digest of what it depends on."""
+    if metrics.get(section, {}).get("config") == digest:
         return metrics
-    run = TrainedRun(config, root, checkpoint, read_schema(config, root))
-    return metrics | {LISTS: measure_lists(run, ranks) | {"config": digest}}
+    return metrics | {section: measure() | {"config": digest}}
 
 
 def _find_results(config: Config, root: str) -> Metrics | None:

@@ -24,14 +24,13 @@ from twhin_core.graph.content_rows import check_content
 from twhin_core.graph.raw_files import MAX_OPEN_FILES, check_sources
 from twhin_core.parquet import open_parquet
 from twhin_core.vectors.ids import SCHEMA, Ints
-from twhin_core.vectors.matching import Names, fill, in_one_line, open_database
+from twhin_core.vectors.matching import IDS_AT_ONCE, Names, fill, in_one_line, open_database
 
 Doubles = npt.NDArray[np.float64]
 
 BATCH_BYTES = 16 << 20
 """Of the vectors that are in memory at once."""
 BUFFER_BYTES = 1 << 20
-IDS_AT_ONCE = 131_072
 MATCHING_BYTES = 1 << 30
 """Memory of the database that ids are compared in."""
 SEED = 0
@@ -88,13 +87,14 @@ class OutsideVectors:
         Raises:
             UserError: a file is broken, or a row has no id.
         """
+        first = 0
         for url, start, batch in self._read(self._id, batch_rows):
             ids = _as_text(batch)
             if ids.null_count:
                 row = start + pc.index(ids.is_null(), True).as_py()
                 raise UserError(f"{url}: row {row} has no id in {self._id!r} ({self.key}.id)")
-            first = self._first(url) + start
             yield pa.RecordBatch.from_arrays([pa.array(np.arange(first, first + len(ids))), ids], schema=SCHEMA)
+            first += len(ids)
 
     def vectors(self) -> Iterator[Doubles]:
         """All vectors, [n, width] at a time.
@@ -143,10 +143,6 @@ class OutsideVectors:
     def names(self) -> Names:
         """What errors call them where ids are matched."""
         return Names(f"{self.size:,} vectors of {self.path}", self.key, f"table {self._table.name}", None)
-
-    def _first(self, url: str) -> int:
-        """The position of a file's first row."""
-        return sum(self._rows[: self._urls.index(url)])
 
     def _read(self, column: str, batch_rows: int) -> Iterator[tuple[str, int, pa.Array]]:
         """The URL of a file, the number of a row in it, and the values from there on."""
