@@ -85,6 +85,7 @@ def neighbors(
     min_degree: options.MinDegree = None,
     rule: options.RuleName = None,
     fetch: options.Fetch = None,
+    prior: options.Prior = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the neighbors of a node, with their scores.
@@ -103,6 +104,7 @@ def neighbors(
         exclude_edges,
         rule,
         fetch,
+        prior,
     )
     embeddings = _load(run_root)
 
@@ -110,7 +112,7 @@ def neighbors(
     from twhin_core.output import show
 
     found = embeddings[table].neighbors(node, relation, k, side, index, exclude or (), **choice)
-    by = embeddings[table].describe(relation, side, index)
+    by = embeddings[table].describe(relation, side, index, prior)
     show([list_neighbors(embeddings, table, node, relation, side, by, found)], as_json)
 
 
@@ -119,6 +121,7 @@ def score(
     relation: Annotated[str, typer.Argument(metavar="RELATION", help="The relation of the edge.")],
     lhs: Annotated[str, typer.Argument(metavar="LHS", help="The id of its source.")],
     rhs: Annotated[str, typer.Argument(metavar="RHS", help="The id of its target.")],
+    prior: options.Prior = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the model's score of one edge, and the rank of each end among all nodes of its table.
@@ -130,7 +133,8 @@ def score(
     from twhin_core.embeddings.show import list_score
     from twhin_core.output import show
 
-    show([list_score(embeddings, relation, lhs, rhs, embeddings.score(relation, lhs, rhs))], as_json)
+    found = embeddings.score(relation, lhs, rhs, prior)
+    show([list_score(embeddings, relation, lhs, rhs, found, prior)], as_json)
 
 
 def compare(

@@ -56,6 +56,15 @@ RuleName = Annotated[
 Fetch = Annotated[int | None, typer.Option(metavar="N", help="How many candidates --rule is asked about.")]
 
 
+Prior = Annotated[
+    float | None,
+    typer.Option(
+        metavar="WEIGHT",
+        help="Weight of the popularity prior in scores: 0 leaves it out. Default: as exported, or else as trained.",
+    ),
+]
+
+
 def choice_settings(
     candidates: str | None,
     candidates_id: str | None,
@@ -66,6 +75,7 @@ def choice_settings(
     exclude_edges: str | None,
     rule: str | None,
     fetch: int | None,
+    prior: float | None,
 ) -> dict[str, Any]:
     """What these options say, as keys of the section `recommend`. Raises UserError if one needs another."""
     catalog = _given(id=candidates_id, where=candidates_where, timestamp=candidates_timestamp, max_age=max_age)
@@ -79,6 +89,7 @@ def choice_settings(
         min_degree=min_degree,
         exclude_edges=exclude_edges,
         rule=None if rule is None else {"name": rule, "fetch": fetch},
+        prior=prior,
     )
 
 

@@ -43,6 +43,7 @@ def recommend(
     exclude_edges: options.ExcludeEdges = None,
     rule: options.RuleName = None,
     fetch: options.Fetch = None,
+    prior: options.Prior = None,
     index: Annotated[
         bool, typer.Option("--index", help="Search the exported faiss index instead of scoring every candidate.")
     ] = False,
@@ -69,6 +70,7 @@ def recommend(
         exclude_edges,
         rule,
         fetch,
+        prior,
     )
     given = {"k": k, "users": users, "exclude": exclude, "index": index or None}
     settings |= {name: value for name, value in given.items() if value is not None}

@@ -210,6 +210,7 @@ MISTAKES: list[tuple[str, Any, int, str]] = [
     ("/neighbors", {"table": "user", "ids": [f"u{n}" for n in range(51)]}, 413, "ids: 51 are more than the 50"),
     ("/neighbors", {"table": "user", "ids": ["u3"], "exclude": ["fav"]}, 422, "between tables user and user"),
     ("/neighbors", {"ids": ["u3"]}, 422, "table: Field required"),
+    ("/recommend", {**FAV, "prior": 1}, 422, "prior: the model was trained without one for the rhs (model.prior)"),
     ("/recommend", {**FAV, "kk": 3}, 422, "kk: Extra inputs are not permitted"),
     ("/recommend", {"relation": "fav"}, 422, "ids: name a user, or give edges of one"),
     ("/recommend", {**FAV, "k": 0}, 422, "k: Input should be greater than or equal to 1"),

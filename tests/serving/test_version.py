@@ -91,7 +91,8 @@ def test_scores_are_those_of_the_end_that_is_asked_for(root: str) -> None:
         lhs_at = np.array([version.vectors.ids("user").find(name) for name in ("u3", "u17", "u39")])
         rhs_at = np.array([version.vectors.ids(table).find(name) for name in rhs])
         for side in ("lhs", "rhs"):
-            scores = version.vectors.scores(rel, side, lhs_at, rhs_at)  # type: ignore[arg-type]
+            query = version.query("user" if side == "rhs" else table, relation, side)  # type: ignore[arg-type]
+            scores = version.vectors.scores(query, lhs_at, rhs_at)
             assert scores == pytest.approx([getattr(edge, side).score for edge in edges], abs=1e-5)
 
 

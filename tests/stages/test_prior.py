@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import shutil
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,12 +16,12 @@ import pytest
 import torch
 
 from tests.conftest import SmallConfig
-from tests.evaluation.brute_force import BruteForce, Triple
+from tests.evaluation.brute_force import BruteForce
 from tests.export.exporting import changed as with_section
 from tests.stages.test_evaluate import RELATIONS, TABLES, changed
+from tests.stages.with_prior import REL, ROWS, SIDES, Run
 from twhin_core import storage
 from twhin_core.checkpoints.checkpoint import newest, remove
-from twhin_core.config import Config
 from twhin_core.embeddings import Embeddings
 from twhin_core.errors import UserError
 from twhin_core.stages.evaluate import evaluate
@@ -31,70 +29,11 @@ from twhin_core.stages.export import export
 from twhin_core.stages.prepare import prepare
 from twhin_core.stages.train import train
 
-ROWS = {"user": 40, "tweet": 30}
-SIDES = ("lhs", "rhs")
-REL = {"follow": 0, "fav": 1}
-
 MODELS = {
     "learned": {"prior": {}},
     "one side, fixed": {"prior": {"weight": 2, "sides": ["rhs"]}},
     "reciprocal cosine": {"prior": {}, "reciprocal": True, "comparator": "cos", "temperature": 0.2},
 }
-
-
-class Run:
-    def __init__(self, config: Config, root: str) -> None:
-        self.config, self.root = config, root
-        self.checkpoint = newest(root)
-        assert self.checkpoint is not None
-        self.splits = {
-            split: [
-                (row["lhs"], row["rel"], row["rhs"])
-                for path in sorted(Path(root, "graph/edges", split).glob("*.parquet"))
-                for row in pq.read_table(path).to_pylist()
-            ]
-            for split in ("train", "validation", "test")
-        }
-        self.edges = Counter(rel for _, rel, _ in self.splits["train"])
-        ends = [(rel, "lhs", lhs) for lhs, rel, _ in self.splits["train"]]
-        self.degrees = Counter(ends + [(rel, "rhs", rhs) for _, rel, rhs in self.splits["train"]])
-        self.vectors = {name: self.checkpoint.rows(name).read(0, rows).double() for name, rows in ROWS.items()}
-        self.scorer = self.checkpoint.scorer(config.model, config.model.relations).double().requires_grad_(False)
-
-    def prior(self, side: str, rel: int, node: int) -> float:
-        """weight · temperature · log(p · rows); every node has one edge more than it has."""
-        settings = self.config.model.prior
-        if settings is None or side not in settings.sides:
-            return 0.0
-        rows = ROWS[TABLES[rel][SIDES.index(side)]]
-        share = (self.degrees[rel, side, node] + 1) / (self.edges[rel] + rows)
-        weight = self.scorer.prior[rel, SIDES.index(side)].item()
-        if settings.weight != "learned":
-            assert weight == settings.weight
-        return weight * self.config.model.temperature * math.log(share * rows)
-
-    def similarity(self, side: str, edge: Triple) -> float:
-        lhs, rel, rhs = edge
-        head, tail = self.vectors[TABLES[rel][0]][lhs], self.vectors[TABLES[rel][1]][rhs]
-        if side == "lhs" and self.scorer.inverse is not None:
-            one, other = tail + self.scorer.inverse.of(rel), head
-        else:
-            one, other = head + self.scorer.operator.of(rel), tail
-        product = float((one * other).sum())
-        return product / float(one.norm() * other.norm()) if self.config.model.comparator == "cos" else product
-
-    def score(self, side: str, edge: Triple) -> float:
-        return self.similarity(side, edge) + self.prior(side, edge[1], edge[0 if side == "lhs" else 2])
-
-    def ids(self, table: str) -> list[str]:
-        return pq.read_table(Path(self.root, "graph/vocab", table)).sort_by("index")["id"].to_pylist()
-
-    def answers(self, side: str, rel: int, node: int) -> list[tuple[float, int]]:
-        """(score, candidate) of all but the node itself, best first."""
-        same = TABLES[rel][0] == TABLES[rel][1]
-        nodes = [other for other in range(ROWS[TABLES[rel][SIDES.index(side)]]) if not (same and other == node)]
-        edges = [(node, rel, other) if side == "rhs" else (other, rel, node) for other in nodes]
-        return sorted(((self.score(side, edge), other) for edge, other in zip(edges, nodes, strict=True)), reverse=True)
 
 
 MakeRun = Callable[..., Run]
@@ -193,7 +132,7 @@ def test_exports_rank_as_the_model_does(make_run: MakeRun, comparator: str) -> N
     values, rows = index.search(queries, 30)
     np.testing.assert_allclose(values, -np.sort(-expected, axis=1), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(np.take_along_axis(expected, rows, 1), values, rtol=1e-4, atol=1e-5)
-    assert manifest.formats["faiss"]["tweet"].prior.model_dump() == {"relation": "fav", "side": "rhs"}
+    assert manifest.formats["faiss"]["tweet"].prior.is_of("fav", "rhs")
     assert manifest.formats["npy"]["user"].prior is None, "one of three, which differ"
 
     ids, embeddings = {name: run.ids(name) for name in ROWS}, Embeddings.load(run.root)

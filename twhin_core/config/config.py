@@ -204,6 +204,23 @@ class Config(Section):
                 raise ValueError(f"recommend.{name}.index: needs faiss in export.formats")
 
     @model_validator(mode="after")
+    def _check_prior(self) -> Config:
+        if self.export.prior is not None and self.model.prior is None:
+            raise ValueError("export.prior: needs model.prior, whose weight it is; remove it, or train with a prior")
+        for name, settings in self.recommend.items():
+            if settings.prior is not None and not self.model.has_prior("rhs"):
+                raise ValueError(
+                    f"recommend.{name}.prior: needs model.prior with the side rhs, whose weight it is; remove it, or "
+                    "train with a prior"
+                )
+        return self
+
+    def prior_of_lists(self, relation: str) -> float | None:
+        """The weight of the prior in lists of a relation; None for the trained one."""
+        settings = self.recommend.get(relation)
+        return self.export.prior if settings is None or settings.prior is None else settings.prior
+
+    @model_validator(mode="after")
     def _check_earlier(self) -> Config:
         warm_start, anchor = self.training.warm_start, self.training.anchor
         places = {

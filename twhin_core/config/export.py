@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from twhin_core import plugins
-from twhin_core.config.numbers import Count, Few, Location
+from twhin_core.config.numbers import Count, Few, Location, PriorWeight
 from twhin_core.config.section import Section
 
 FORMATS = ("parquet", "npy", "faiss", "pq", "vertex-vector-search", "tensorboard-projector")
@@ -133,6 +133,11 @@ class Export(Section):
         None,
         description="Also writes matrices that map vectors to the space of an earlier version. Default: none. Needs "
         "the format parquet.",
+    )
+    prior: PriorWeight | None = Field(
+        None,
+        description="The weight of log p in the exported priors, for all relations and sides; queries of the run take "
+        "it too, unless they name one. Default: the trained weights.",
     )
     query_side: str | None = Field(
         None,

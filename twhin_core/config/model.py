@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from twhin_core.config.numbers import Name, Scale, Strength
+from twhin_core.config.numbers import Name, PriorWeight, Scale, Strength
 from twhin_core.config.optimizer import Optimizer
 from twhin_core.config.relation import Relation, check_negatives, negative_relations
 from twhin_core.config.section import Section
@@ -34,7 +34,7 @@ class Regularization(Section):
 class Prior(Section):
     """Adds weight · log p to the logit of every candidate: p is its share of the relation's training edges."""
 
-    weight: Literal["learned"] | Annotated[float, Field(ge=0, le=10)] = Field(
+    weight: Literal["learned"] | PriorWeight = Field(
         "learned",
         description="The weight of log p: a number for all relations and sides, or `learned`, which starts at 0.5 and "
         "is learned for each relation and side.",

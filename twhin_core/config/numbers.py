@@ -36,6 +36,8 @@ Scale = Annotated[float, Field(ge=1e-9, le=1e6)]
 """A positive factor or width. Its inverse fits into fp32 too."""
 Strength = Annotated[float, Field(ge=0, le=1e6)]
 """A factor that is off at 0."""
+PriorWeight = Annotated[float, Field(ge=0, le=10)]
+"""Of log p in a logit."""
 Exponent = Annotated[float, Field(ge=0, le=10)]
 """Of a degree: 10^15 to the tenth fits into fp64."""
 Epsilon = Annotated[float, Field(ge=0, le=1)]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from twhin_core import conditions, plugins
-from twhin_core.config.numbers import Count, CountOrNone, Duration, Few, Location, Name
+from twhin_core.config.numbers import Count, CountOrNone, Duration, Few, Location, Name, PriorWeight
 from twhin_core.config.section import Section
 from twhin_core.config.sources import NodeSource
 
@@ -91,7 +91,7 @@ class Mixture(Section):
 
 
 class Choice(Section):
-    """Which nodes an answer may have."""
+    """Which nodes an answer may have, and how much it counts that they are popular."""
 
     candidates: Annotated[Catalog | None, BeforeValidator(_as_catalog)] = Field(
         None,
@@ -108,6 +108,11 @@ class Choice(Section):
         None, description="Parquet files, a path or pattern, of more pairs to leave out: columns lhs and rhs, with ids."
     )
     rule: Rule | None = Field(None, description="Business rules that drop candidates. Default: none.")
+    prior: PriorWeight | None = Field(
+        None,
+        description="The weight of log p in scores, in place of the trained one of `model.prior`: 0 leaves popularity "
+        "out. Default: that of `export.prior`, or else the trained one.",
+    )
 
     @model_validator(mode="after")
     def _check_exclude(self) -> Choice:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import pyarrow as pa
 
 from twhin_core.config import Relation
+from twhin_core.embeddings.neighbors import read_choice
 from twhin_core.embeddings.result import Result, open_result
-from twhin_core.embeddings.search import NodeRank, Query, find_rank, relation_named
+from twhin_core.embeddings.search import NodeRank, Query, find_rank, relation_named, with_prior_of_any
 from twhin_core.embeddings.table import TableEmbeddings
 from twhin_core.errors import NotFound, suggest
 from twhin_core.graph.manifest import read_manifest
@@ -135,20 +136,25 @@ class Embeddings(Mapping[str, TableEmbeddings]):
         texts = [id_text(name) for name in names]
         return read_labels(manifest, self._result.root, table, texts) if has_labels(manifest, table) else None
 
-    def score(self, relation: str, lhs: Id, rhs: Id) -> EdgeScore:
+    def score(self, relation: str, lhs: Id, rhs: Id, prior: float | None = None) -> EdgeScore:
         """The model's score of an edge, and the rank of each end among all nodes of its table.
 
-        Both scores are equal unless `model.reciprocal` is set.
+        Both scores are equal unless the model has reciprocal relations or a prior.
+
+        Args:
+            prior: as in `TableEmbeddings.neighbors`, of those ends whose scores have a prior.
 
         Raises:
             UserError: there is no such relation, or an id is not in the relation's table.
         """
+        weight = read_choice({"prior": prior}, "score").prior
         schema, source = self._result.schema, self._result.scored
         rel = relation_named(schema, relation)
         tables = schema.table_of(rel, "lhs"), schema.table_of(rel, "rhs")
         names = id_text(lhs), id_text(rhs)
         ends = [find_or_refuse(source.ids(table), table, name) for table, name in zip(tables, names, strict=True)]
+        queries = Query(tables[0], tables[1], rel, "rhs"), Query(tables[1], tables[0], rel, "lhs")
+        for_rhs, for_lhs = with_prior_of_any(self._result, queries, weight)
         return EdgeScore(
-            rhs=find_rank(source, Query(tables[0], tables[1], rel, "rhs"), ends[0], ends[1]),
-            lhs=find_rank(source, Query(tables[1], tables[0], rel, "lhs"), ends[1], ends[0]),
+            rhs=find_rank(source, for_rhs, ends[0], ends[1]), lhs=find_rank(source, for_lhs, ends[1], ends[0])
         )

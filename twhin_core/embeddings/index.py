@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from twhin_core import storage
 from twhin_core.embeddings.result import Result
-from twhin_core.embeddings.search import Query
+from twhin_core.embeddings.search import Query, has_prior_factor, prior_factor, score_words
 from twhin_core.errors import UserError, one_line
 from twhin_core.export import faiss_library
 from twhin_core.export.manifest import ExportManifest, FormatExport, PriorOf
@@ -44,9 +44,8 @@ class Index:
     """Whether it finds the nearest, and not those with the largest products."""
     normalized: bool
     """Whether the indexed vectors have length 1, but for the prior."""
-    prior_coordinate: float | None
-    """The last coordinate of queries: 1 adds the prior of this query's candidates, 0 leaves out another; None if there
-    is none."""
+    prior: PriorOf | None
+    """Of which the last coordinate of the indexed vectors is; None if they have no prior."""
 
     @property
     def words(self) -> str:
@@ -69,21 +68,26 @@ def open_index(result: Result, query: Query) -> Index:
     (file,) = (file for file in entry.files if file.path.endswith(".index"))
     normalized = entry.figures["metric"] == "cosine"
     is_model_score = query.rel is not None and normalized == (manifest.comparator == "cos")
-    adds_prior = False
-    if query.rel is not None and result.config.model.has_prior(query.side):
-        adds_prior = entry.prior == PriorOf(relation=result.schema.names[query.rel], side=query.side)
-        is_model_score = is_model_score and adds_prior
+    if query.rel is not None and query.prior != 0 and result.config.model.has_prior(query.side):
+        is_model_score = is_model_score and _adds_prior(result, query, entry.prior)
     return Index(
         storage.join(result.root, file.path),
         file,
         entry.figures["kind"],
         entry.figures["recall@10"],
-        f"the model's score ({manifest.comparator})" if is_model_score else _measure(manifest, entry),
+        score_words(manifest.comparator, query) if is_model_score else _measure(manifest, entry),
         is_model_score,
         entry.figures["metric"] == "l2",
         normalized,
-        None if entry.prior is None else float(adds_prior),
+        entry.prior,
     )
+
+
+def _adds_prior(result: Result, query: Query, prior: PriorOf | None) -> bool:
+    """Whether it is the prior of the query's candidates, and can have the query's weight."""
+    if prior is None or query.rel is None or not prior.is_of(result.schema.names[query.rel], query.side):
+        return False
+    return has_prior_factor(query, prior.weight)
 
 
 def _measure(manifest: ExportManifest, entry: FormatExport) -> str:
@@ -128,18 +132,25 @@ def search_index(
         scorer: of the run. Default: it is read.
 
     Raises:
-        UserError: it cannot answer for this side.
+        UserError: it cannot answer for this side, or with the prior that is asked for.
     """
     import torch
 
+    if not entry.is_model_score and query.prior not in (None, 0, result.manifest and result.manifest.prior):
+        raise UserError(
+            f"prior: the index of {query.candidates} ranks by {entry.measure}, without the prior of this relation and "
+            "side; leave out one of them"
+        )
     offset: Tensor | None = None
     if query.rel is not None:
         with torch.no_grad():
             given, offset = _project(scorer or result.scored.scorer(), query, given)
     if entry.normalized:
         given = torch.nn.functional.normalize(given)
-    if entry.prior_coordinate is not None:
-        given = torch.cat([given, torch.full((len(given), 1), entry.prior_coordinate)], 1)
+    if entry.prior is not None:
+        # 0 leaves out the prior, where it is another query's.
+        factor = prior_factor(query, entry.prior.weight) if _adds_prior(result, query, entry.prior) else 0.0
+        given = torch.cat([given, torch.full((len(given), 1), factor)], 1)
     values, rows = index.search(given.numpy(), k)
     scores = _scores(entry, values, result.config.model.comparator)
     return scores if offset is None or not entry.is_model_score else scores + offset[:, None].numpy(), rows

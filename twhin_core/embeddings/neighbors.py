@@ -20,9 +20,9 @@ from twhin_core.vectors.ids import Ints, find_positions
 from twhin_core.vectors.rows import SelectedRows
 
 
-def read_choice(settings: Mapping[str, Any]) -> Choice:
+def read_choice(settings: Mapping[str, Any], command: str = "neighbors") -> Choice:
     """Raises UserError with one line that names the key."""
-    return config_file.validate(Choice, settings, "neighbors")
+    return config_file.validate(Choice, settings, command)
 
 
 def find_neighbors(

@@ -74,10 +74,20 @@ class ExportedVectors:
         rows = self.rows(table)
         if not self.config.model.has_prior(side):
             return rows
-        (priors,) = (entry.priors for entry in self.manifest.tables if entry.name == table)
-        number = priors.index(PriorOf(relation=self.schema.names[rel], side=side))
+        number, priors = self._prior(side, rel)
         of_rows = ParquetRows(self.files(table), len(priors), PRIOR_COLUMN)
         return WithColumn(rows, lambda positions: of_rows.gather(positions)[:, number])
+
+    def prior_weight(self, side: Side, rel: int) -> float | None:
+        """As `ScoredVectors.prior_weight`."""
+        number, priors = self._prior(side, rel)
+        return priors[number].weight
+
+    def _prior(self, side: Side, rel: int) -> tuple[int, list[PriorOf]]:
+        """The place in the lists of the column `prior`, and all that these have."""
+        table, name = self.schema.table_of(rel, side), self.schema.names[rel]
+        (priors,) = (entry.priors for entry in self.manifest.tables if entry.name == table)
+        return next(place for place, of in enumerate(priors) if of.is_of(name, side)), priors
 
     def prior_of_counts(self, side: Side, rel: int, counts: Ints) -> Tensor:
         """As `TrainedRun.prior_of_counts`. Raises UserError: the weights of the prior are not exported."""

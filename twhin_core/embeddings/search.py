@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +33,8 @@ class Query:
     """The id of the relation; None for neighbors within the table."""
     side: Side = "rhs"
     """The end of the relation that is asked for."""
+    prior: float | None = None
+    """The weight of the prior in scores; None for the trained one, or if there is no prior."""
 
 
 def make_query(schema: Schema, table: str, relation: str | None, side: Side | None) -> Query:
@@ -53,6 +56,50 @@ def make_query(schema: Schema, table: str, relation: str | None, side: Side | No
         hint = f"; side {given} asks for its other end" if schema.table_of(rel, wanted) == table else ""
         raise UserError(f"relation {relation} does not {verb} at table {table}: it leads from {lhs} to {rhs}{hint}")
     return Query(table, schema.table_of(rel, wanted), rel, wanted)
+
+
+def with_prior(result: Result, query: Query, weight: float | None) -> Query:
+    """The query with the `weight` of the prior, by default that of the export, if `export.prior` gave it one.
+
+    Raises:
+        UserError: a weight is given, and scores have no prior.
+    """
+    has_prior = query.rel is not None and result.config.model.has_prior(query.side)
+    if weight is not None and not has_prior:
+        why = f"the model was trained without one for the {query.side} (model.prior)"
+        raise UserError(f"prior: {'the cosine has none; name a relation' if query.rel is None else why}")
+    exported = result.manifest.prior if result.manifest is not None and has_prior else None
+    return replace(query, prior=exported if weight is None else weight)
+
+
+def with_prior_of_any(result: Result, queries: Sequence[Query], weight: float | None) -> list[Query]:
+    """As `with_prior` for those of a relation's queries whose scores have a prior; raises if none of them does."""
+    model = result.config.model
+    has_any = any(model.has_prior(query.side) for query in queries)
+    return [
+        with_prior(result, query, weight if model.has_prior(query.side) or not has_any else None) for query in queries
+    ]
+
+
+def has_prior_factor(query: Query, weight: float | None) -> bool:
+    """Whether priors with that `weight` of log p can be given the query's; None: it was not recorded."""
+    return bool(weight) or query.prior in (None, 0, weight)
+
+
+def prior_factor(query: Query, weight: float | None) -> float:
+    """What a query multiplies the candidates' priors by, which have that `weight` of log p.
+
+    Raises:
+        UserError: `has_prior_factor` is false.
+    """
+    if query.prior is None or query.prior == weight:
+        return 1.0
+    if not has_prior_factor(query, weight):
+        raise UserError(
+            f"prior: cannot be {query.prior:g}, because the exported priors "
+            f"{'all are 0' if weight == 0 else 'do not tell their weight, as those of earlier releases'}; export again"
+        )
+    return query.prior / weight if weight else 0.0
 
 
 def relation_named(schema: Schema, name: str, prefix: str = "", *, is_asked: bool = True) -> int:
@@ -119,7 +166,12 @@ def find_nearest(
 
 def exact_words(result: Result, query: Query) -> str:
     """What `find_nearest` ranks by."""
-    return "cosine" if query.rel is None else f"the model's score ({result.config.model.comparator})"
+    return "cosine" if query.rel is None else score_words(result.config.model.comparator, query)
+
+
+def score_words(comparator: str, query: Query) -> str:
+    """The score of a query with a relation, in words."""
+    return f"the model's score ({comparator}{'' if query.prior is None else f', prior {query.prior:g}'})"
 
 
 @dataclass(frozen=True)
@@ -153,4 +205,7 @@ def candidates_of(vectors: ScoredVectors, query: Query) -> Rows:
 def _score(vectors: ScoredVectors, query: Query, given: Tensor) -> Score:
     if query.rel is None:
         return similar(given)
-    return answers(vectors.scorer(), query.side, query.rel, given)
+    scorer, factor = vectors.scorer(), 1.0
+    if query.side in scorer.prior_sides:
+        factor = prior_factor(query, vectors.prior_weight(query.side, query.rel))
+    return answers(scorer, query.side, query.rel, given, factor)

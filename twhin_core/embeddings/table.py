@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from twhin_core.embeddings.neighbors import find_neighbors, read_choice
 from twhin_core.embeddings.result import Result
-from twhin_core.embeddings.search import exact_words, make_query
+from twhin_core.embeddings.search import exact_words, make_query, with_prior
 from twhin_core.embeddings.vector_table import VectorTable
 from twhin_core.errors import UserError
 from twhin_core.export.map_chain import read_map
@@ -65,6 +65,7 @@ class TableEmbeddings(VectorTable):
         candidates: str | Mapping[str, Any] | None = None,
         min_degree: int = 0,
         rule: Mapping[str, Any] | None = None,
+        prior: float | None = None,
     ) -> list[Neighbor]:
         """The k nodes that score highest for the node `name`, best first, without the node itself.
 
@@ -82,6 +83,8 @@ class TableEmbeddings(VectorTable):
             candidates: a file with the ids of the nodes that may be found, or a mapping as in the section `recommend`.
             min_degree: only nodes with at least as many training edges of the relation.
             rule: a business rule as in the section `recommend`, `{"name": …, "fetch": …}`.
+            prior: the weight of `model.prior` in scores, from 0 for none. Default: that of the export, or else the
+                trained one.
 
         Raises:
             UserError: there is no such id, no such relation at this table, or no index; k < 1; nothing is a candidate,
@@ -91,15 +94,17 @@ class TableEmbeddings(VectorTable):
             raise UserError(f"k: {k} is less than 1")
         choice = read_choice(
             {"exclude": list(exclude), "exclude_edges": exclude_edges, "candidates": candidates,
-             "min_degree": min_degree, "rule": rule}
+             "min_degree": min_degree, "rule": rule, "prior": prior}
         )  # fmt: skip
-        query = make_query(self._result.schema, self.name, relation, side)
+        query = with_prior(self._result, make_query(self._result.schema, self.name, relation, side), choice.prior)
         name = id_text(name)
         position = find_or_refuse(self._ids, self.name, name)
         found = find_neighbors(self._result, query, position, name, k, choice, index)
         return [Neighbor(*of) for of in found]
 
-    def describe(self, relation: str | None = None, side: Side | None = None, index: bool = False) -> str:
+    def describe(
+        self, relation: str | None = None, side: Side | None = None, index: bool = False, prior: float | None = None
+    ) -> str:
         """What `neighbors` ranks by, and the step, in words.
 
         Raises:
@@ -107,6 +112,6 @@ class TableEmbeddings(VectorTable):
         """
         from twhin_core.embeddings.index import open_index
 
-        query = make_query(self._result.schema, self.name, relation, side)
+        query = with_prior(self._result, make_query(self._result.schema, self.name, relation, side), prior)
         by = open_index(self._result, query).words if index else exact_words(self._result, query)
         return f"by {by}, step {self._result.scored.step:,}"

@@ -27,11 +27,11 @@ class BuiltIn(NamedTuple):
 
 
 FORMATS: dict[Format, BuiltIn] = {
-    "parquet": BuiltIn(parquet.write, {"rows_per_file"}),
-    "npy": BuiltIn(npy.write, {"query_side"}),
-    "faiss": BuiltIn(faiss_index.write, {"faiss", "query_side"}),
-    "pq": BuiltIn(product_quantization.write, {"rows_per_file", "pq"}),
-    "vertex-vector-search": BuiltIn(vertex.write, {"rows_per_file", "query_side"}),
+    "parquet": BuiltIn(parquet.write, {"rows_per_file", "prior"}),
+    "npy": BuiltIn(npy.write, {"query_side", "prior"}),
+    "faiss": BuiltIn(faiss_index.write, {"faiss", "query_side", "prior"}),
+    "pq": BuiltIn(product_quantization.write, {"rows_per_file", "pq", "prior"}),
+    "vertex-vector-search": BuiltIn(vertex.write, {"rows_per_file", "query_side", "prior"}),
     "tensorboard-projector": BuiltIn(projector.write, {"projector"}),
 }
 

@@ -23,6 +23,11 @@ class PriorOf(BaseModel):
 
     relation: str
     side: Side
+    weight: float | None = None
+    """Of log p. None in what earlier releases wrote."""
+
+    def is_of(self, relation: str, side: Side) -> bool:
+        return (self.relation, self.side) == (relation, side)
 
 
 class TableExport(BaseModel):
@@ -124,6 +129,8 @@ class ExportManifest(BaseModel):
     normalized: bool
     """Whether every vector has length 1."""
     reciprocal: bool
+    prior: float | None = None
+    """The weight of the prior that `export.prior` asked for; None for the trained ones."""
     aligned: Aligned | None = None
     """None unless `export.align` is set."""
     map: VersionMap | None = None

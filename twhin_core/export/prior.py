@@ -24,7 +24,7 @@ class PriorColumn:
     """The column `prior` of Parquet files: fixed_size_list<float>, with a number for each of `prior_ends`."""
 
     def __init__(self, vector_set: VectorSet) -> None:
-        prior, ends = vector_set.run.prior, vector_set.prior_ends
+        prior, ends = vector_set.prior, vector_set.prior_ends
         self._columns = [] if prior is None else [prior.column(side, rel) for side, rel in ends]
         self._type = pa.list_(pa.float32(), len(ends))
 
@@ -51,14 +51,15 @@ def extended(vector_set: VectorSet) -> tuple[VectorSet, PriorOf | None]:
     """
     import torch
 
-    prior, model = vector_set.run.prior, vector_set.run.config.model
+    prior, model = vector_set.prior, vector_set.run.config.model
     if prior is None or (model.comparator == "cos") != vector_set.is_normalized:
         return vector_set, None
     if vector_set.relation is not None:
         if "rhs" not in prior.sides:
             return vector_set, None
         ones = WithColumn(vector_set.rows, lambda rows: torch.ones(len(rows)))
-        return replace(vector_set, rows=ones), PriorOf(relation=vector_set.relation, side="rhs")
+        rel = vector_set.run.schema.names.index(vector_set.relation)
+        return replace(vector_set, rows=ones), vector_set.prior_of(("rhs", rel))
     end = _end(vector_set)
     if end is None:
         return vector_set, None
@@ -73,7 +74,7 @@ def extended(vector_set: VectorSet) -> tuple[VectorSet, PriorOf | None]:
 def _end(vector_set: VectorSet) -> tuple[Side, int] | None:
     """The queries whose prior the candidates get."""
     ends, query_side = vector_set.prior_ends, vector_set.run.config.export.query_side
-    named = [end for end in ends if vector_set.prior_of(end) == PriorOf(relation=query_side or "", side="rhs")]
+    named = [end for end in ends if vector_set.prior_of(end).is_of(query_side or "", "rhs")]
     if len(named or ends) > 1:
         log.info(
             "export: %s is written without a prior, of which it has one for each of %d queries; choose a relation with "

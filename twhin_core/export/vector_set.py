@@ -85,6 +85,11 @@ class TrainedRun:
             scorer.rotate(self.rotation)
         return scorer
 
+    def prior_weight(self, side: Side, rel: int) -> float:
+        """The weight of log p in the priors of `candidates`."""
+        assert self.prior is not None
+        return self.prior.weight(side, rel)
+
     @cached_property
     def prior(self) -> Prior | None:
         return self.checkpoint.prior(self.scorer(), self.schema.relations)
@@ -110,18 +115,25 @@ class VectorSet:
     """Whether the vectors have length 1."""
 
     @cached_property
+    def prior(self) -> Prior | None:
+        """The prior with the weight that `export.prior` gives it."""
+        prior = self.run.prior
+        return None if prior is None else prior.with_weight(self.run.config.export.prior)
+
+    @cached_property
     def prior_ends(self) -> list[tuple[Side, int]]:
         """The (side, relation) of all queries whose candidates are these nodes, and whose scores include a prior."""
-        if self.run.prior is None or self.relation is not None:
+        if self.prior is None or self.relation is not None:
             return []
-        schema, sides = self.run.schema, self.run.prior.sides
+        schema, sides = self.run.schema, self.prior.sides
         relations = range(len(schema.relations))
         return [(side, rel) for rel in relations for side in sides if schema.table_of(rel, side) == self.table]
 
     def prior_of(self, end: tuple[Side, int]) -> PriorOf:
         """One of `prior_ends` as the manifest names it."""
+        assert self.prior is not None
         side, rel = end
-        return PriorOf(relation=self.run.schema.names[rel], side=side)
+        return PriorOf(relation=self.run.schema.names[rel], side=side, weight=self.prior.weight(side, rel))
 
     @property
     def dim(self) -> int:

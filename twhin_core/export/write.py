@@ -84,6 +84,7 @@ def write_export(run: TrainedRun) -> ExportManifest:
         comparator=config.model.comparator,
         normalized=config.export.normalize,
         reciprocal=config.model.reciprocal,
+        prior=config.export.prior,
         aligned=aligned,
         map=mapped,
         tables=[_describe(vector_set, formats) for vector_set in vector_sets if vector_set.relation is None],

@@ -41,6 +41,10 @@ class ScoredVectors(TrainedVectors, Protocol):
         """The vectors of the candidates for `side` of a relation, by position; followed by their priors, if any."""
         ...
 
+    def prior_weight(self, side: Side, rel: int) -> float | None:
+        """The weight of log p in the priors of `candidates`; None if an earlier release did not record it."""
+        ...
+
     def prior_of_counts(self, side: Side, rel: int, counts: Ints) -> Tensor:
         """The priors of candidates that have `counts` [n] training edges: float32 [n]."""
         ...

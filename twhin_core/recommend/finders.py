@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -36,14 +38,16 @@ def make_finder(run: TrainedRun, settings: Recommend, of: CandidateSet, device: 
     scorer, arithmetic = run.scorer(), Arithmetic("fp32", device)
     memory = sizes.in_bytes(run.config.evaluation.memory_limit) // 4
     tables = {name: run.checkpoint.rows(name) for name in run.schema.tables}
+    mixture, rel = settings.mixture, int(of.relations[0])
+    weight = run.config.prior_of_lists(run.schema.names[rel])
+    prior = None if run.prior is None else run.prior.with_weight(weight)
 
     def projections() -> Projections:
-        return Projections(scorer, run.schema, tables, arithmetic, memory, run.prior)
+        return Projections(scorer, run.schema, tables, arithmetic, memory, prior)
 
     exact = ExactFinder(scorer, projections(), of, settings.fetched)
-    mixture, rel = settings.mixture, int(of.relations[0])
     if settings.index:
-        return open_finder(exact, open_result(run.root), query_of(run.schema, rel))
+        return open_finder(exact, open_result(run.root), replace(query_of(run.schema, rel), prior=weight))
     if mixture is None:
         return exact
     users, items = tables[run.schema.table_of(rel, "lhs")], tables[of.table]

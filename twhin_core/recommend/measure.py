@@ -65,7 +65,7 @@ def lists_digest(config: Config) -> str:
         UserError: a file that the settings name does not exist.
     """
     lists = config.evaluation.lists
-    settings = {name: identified(of) for name, of in config.recommend.items()}
+    settings = {name: identified(of, config.prior_of_lists(name)) for name, of in config.recommend.items()}
     content = [None if lists is None else lists.model_dump(), settings]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -157,12 +157,12 @@ def _digest(run: TrainedRun, relation: str, settings: Recommend) -> str:
     if settings.index:
         query = query_of(run.schema, run.schema.names.index(relation))
         index = open_index(open_result(run.root), query).file.sha256
-    parts = [identify(run), run.step, relation, *identified(settings), index]
+    parts = [identify(run), run.step, relation, *identified(settings, run.config.prior_of_lists(relation)), index]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def identified(settings: Recommend) -> list[Any]:
-    """The settings, with what identifies the files and the rule that they name.
+def identified(settings: Recommend, prior: float | None) -> list[Any]:
+    """The settings, with what identifies the files and the rule that they name. `prior`: its weight, if not trained.
 
     Raises:
         UserError: a file does not exist.
@@ -174,4 +174,4 @@ def identified(settings: Recommend) -> list[Any]:
         if pattern is not None
     }
     rule = None if settings.rule is None else plugins.release(plugins.RULES, settings.rule.name)
-    return [settings.model_dump(), files, rule]
+    return [settings.model_dump() | {"prior": prior}, files, rule]

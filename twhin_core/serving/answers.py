@@ -42,7 +42,7 @@ class Answers:
 
     async def neighbors(self, asked: models.NeighborsRequest) -> models.FoundAnswer:
         with self._service.running() as running:
-            query = running.version.query(asked.table, asked.relation, asked.side)
+            query = running.version.query(asked.table, asked.relation, asked.side, asked.prior)
             return await self._find(running, query, asked, asked.exclude)
 
     async def recommend(self, asked: models.RecommendRequest) -> models.FoundAnswer:
@@ -53,7 +53,8 @@ class Answers:
             if excluded is None:
                 settings = version.result.config.recommend.get(asked.relation)
                 excluded = [asked.relation] if settings is None or settings.exclude is None else settings.exclude
-            query = version.query(version.schema.table_of(rel, "lhs"), asked.relation, "rhs")
+            prior = version.result.config.prior_of_lists(asked.relation) if asked.prior is None else asked.prior
+            query = version.query(version.schema.table_of(rel, "lhs"), asked.relation, "rhs", prior)
             new = await self._embed(version, query.table, asked.edges, "fit") if asked.edges else ([], [])
             return await self._find(running, query, asked, excluded, version.chosen.get(rel), *new)
 
@@ -74,11 +75,12 @@ class Answers:
                 name = asked.pairs[0].rhs if side else asked.pairs[0].lhs
                 raise await self._unknown(version.vectors.ids(tables[side]), tables[side], name)
             ends = [np.array([end for end, known in zip(of, is_known, strict=True) if known]) for of in (lhs, rhs)]
-            scores = iter(version.vectors.scores(rel, asked.side, *ends))
+            query = version.query(tables[asked.side == "lhs"], asked.relation, asked.side, asked.prior)
+            scores = iter(version.vectors.scores(query, *ends))
             return models.ScoreAnswer(
                 version=version.name,
                 step=version.step,
-                by=version.words(Query(tables[0], tables[1], rel), by_index=False),
+                by=version.words(query, by_index=False),
                 scores=[
                     models.ScoredPair(lhs=pair.lhs, rhs=pair.rhs, score=next(scores) if known else None)
                     for pair, known in zip(asked.pairs, is_known, strict=True)

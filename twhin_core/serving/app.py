@@ -64,7 +64,8 @@ def _add_endpoints(app: FastAPI, answers: Answers, metrics: Metrics) -> None:
     async def get_score(asked: Annotated[models.ScoreQuery, Query()]) -> Response:
         """The model's score of an edge."""
         pairs = [models.Pair(lhs=asked.lhs, rhs=asked.rhs)]
-        return _json(await answers.score(models.ScoreRequest(relation=asked.relation, pairs=pairs, side=asked.side)))
+        given = asked.model_dump(exclude={"lhs", "rhs"})
+        return _json(await answers.score(models.ScoreRequest(pairs=pairs, **given)))
 
     @app.post("/score", response_model=models.ScoreAnswer)
     async def post_score(asked: models.ScoreRequest) -> Response:

@@ -20,6 +20,17 @@ ByIndex = Annotated[
 ]
 
 
+Prior = Annotated[
+    float | None,
+    Field(
+        ge=0,
+        le=10,
+        description="The weight of the popularity prior in scores; 0 leaves it out. Default: as exported, or else as "
+        "trained.",
+    ),
+]
+
+
 class Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -40,6 +51,7 @@ class NeighborsRequest(Request):
     )
     exclude: list[str] = Field([], description="Relations: leaves out the nodes that their known edges lead to.")
     index: ByIndex = None
+    prior: Prior = None
 
 
 class RecommendQuery(Request):
@@ -54,6 +66,7 @@ class RecommendQuery(Request):
         "else the relation itself. In a body, [] leaves nothing out.",
     )
     index: ByIndex = None
+    prior: Prior = None
 
 
 class Pair(Request):
@@ -90,6 +103,7 @@ class ScoreRequest(Request):
     relation: str
     pairs: list[Pair] = Field(min_length=1)
     side: Side = Field("rhs", description="With `model.reciprocal` or a prior, the end that the score asks for.")
+    prior: Prior = None
 
 
 class ScoreQuery(Request):
@@ -99,6 +113,7 @@ class ScoreQuery(Request):
     lhs: str
     rhs: str
     side: Side = "rhs"
+    prior: Prior = None
 
 
 class EmbedRequest(Request):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from twhin_core.config import Config
 from twhin_core.embeddings.result import Vectors
+from twhin_core.embeddings.search import Query, prior_factor
 from twhin_core.model.scorer import Scorer
 from twhin_core.schema import OTHER, SIDES, Schema, Side
 from twhin_core.vectors.held import BLOCK_BYTES, hold_ids, hold_rows
@@ -65,6 +66,10 @@ class HeldVectors:
         rows, prior = self.rows(self._schema.table_of(rel, side)), self._priors.get((side, rel))
         return rows if prior is None else WithColumn(rows, lambda positions: prior[torch.from_numpy(positions)])
 
+    def prior_weight(self, side: Side, rel: int) -> float | None:
+        """As `ScoredVectors.prior_weight`."""
+        return self._source.prior_weight(side, rel)
+
     def prior_of_counts(self, side: Side, rel: int, counts: Ints) -> Tensor:
         """As `TrainedRun.prior_of_counts`."""
         return self._source.prior_of_counts(side, rel, counts)
@@ -77,15 +82,18 @@ class HeldVectors:
     def _scorer(self) -> Scorer:
         return self._source.scorer().requires_grad_(False)
 
-    def scores(self, rel: int, side: Side, lhs: Ints, rhs: Ints) -> list[float]:
-        """The scores of edges [n] as answers to their queries for `side`, by the positions of their ends."""
+    def scores(self, query: Query, lhs: Ints, rhs: Ints) -> list[float]:
+        """The scores of edges [n] as answers to their queries, by the positions of their ends."""
+        rel, side = query.rel, query.side
+        assert rel is not None
         given, asked = (lhs, rhs) if side == "rhs" else (rhs, lhs)
         nodes = self.rows(self._schema.table_of(rel, OTHER[side])).gather(given)
         answers = self.rows(self._schema.table_of(rel, side)).gather(asked)
         ends = (nodes, answers) if side == "rhs" else (answers, nodes)
         scores = self.scorer().edges(side, torch.full((len(lhs),), rel), *ends)
         if (side, rel) in self._priors:
-            scores = scores + self._priors[side, rel][torch.from_numpy(asked)]
+            factor = prior_factor(query, self.prior_weight(side, rel))
+            scores = scores + factor * self._priors[side, rel][torch.from_numpy(asked)]
         found: list[float] = scores.tolist()
         return found
 

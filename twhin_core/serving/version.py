@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from twhin_core.data.splits import open_known
-from twhin_core.embeddings.index import Index, open_index, read_index, search_index
+from twhin_core.embeddings.index import open_index, read_index, search_index
 from twhin_core.embeddings.known import known_sides
 from twhin_core.embeddings.result import Result, open_result
-from twhin_core.embeddings.search import Among, Query, exact_words, find_nearest, make_query
+from twhin_core.embeddings.search import Among, Query, exact_words, find_nearest, make_query, with_prior
 from twhin_core.errors import NotFound, UserError, suggest
 from twhin_core.export import faiss_library
 from twhin_core.progress import log
@@ -79,7 +79,6 @@ class Version:
         self.result, self.schema, self.vectors = result, result.schema, vectors
         self.name = result.root.rstrip("/").rsplit("/", 1)[-1] if is_version(result.root) else None
         self._known, self._indices, self.chosen, self._reading = known, indices, chosen, reading
-        self._entries: dict[Query, Index] = {}
         self._lock = threading.Lock()
         self.fold_in = FoldIn(result, vectors)
 
@@ -93,12 +92,12 @@ class Version:
         if self._reading is not None:
             self._reading.close()
 
-    def query(self, table: str, relation: str | None, side: Side | None) -> Query:
-        """Raises UserError if there is no such table or relation, or the relation is not of this table."""
+    def query(self, table: str, relation: str | None, side: Side | None, prior: float | None = None) -> Query:
+        """Raises UserError if there is no such table, relation or prior, or the relation is not of this table."""
         tables = self.result.vectors.tables
         if table not in tables:
             raise NotFound(f"no table named {table!r}; {suggest(table, tables)}")
-        return make_query(self.schema, table, relation, side)
+        return with_prior(self.result, make_query(self.schema, table, relation, side), prior)
 
     def uses_index(self, query: Query, wanted: bool | None) -> bool:
         """Whether the exported index answers. By default, it does where it ranks as an exact search would.
@@ -108,7 +107,7 @@ class Version:
         """
         if wanted is False or (wanted is None and query.candidates not in self._indices):
             return False
-        entry = self._entry(query)
+        entry = open_index(self.result, query)
         if wanted:
             if query.candidates not in self._indices:
                 faiss_library.load()  # raises: it is not installed
@@ -117,14 +116,9 @@ class Version:
             return entry.measure == "cosine"
         return entry.is_model_score and self.vectors.scorer().shares_candidates(query.side)
 
-    def _entry(self, query: Query) -> Index:
-        if query not in self._entries:
-            self._entries[query] = open_index(self.result, query)
-        return self._entries[query]
-
     def words(self, query: Query, by_index: bool) -> str:
         """What answers are ranked by, as `twhin neighbors` says it."""
-        return self._entry(query).words if by_index else exact_words(self.result, query)
+        return open_index(self.result, query).words if by_index else exact_words(self.result, query)
 
     def candidates(self, query: Query, is_chosen: bool = False) -> int:
         """How many nodes may be an answer, at most."""
@@ -151,7 +145,7 @@ class Version:
         if not question.by_index:
             positions = np.array([node.position for node in nodes], np.int64)
             return find_nearest(self.vectors, query, given, positions, question.count, self._among(question))
-        entry, is_own_table = self._entry(query), query.candidates == query.table
+        entry, is_own_table = open_index(self.result, query), query.candidates == query.table
         # A search of a graph or of lists takes less time than waking other threads up, and other cores have requests
         # to read. The setting is this thread's own.
         faiss_library.load().omp_set_num_threads(torch.get_num_threads() if entry.kind == "flat" else 1)

@@ -64,10 +64,11 @@ def rank_of(score: Score, candidates: Rows, row: int, exclude: int | None = None
 
 
 @torch.no_grad()
-def answers(scorer: Scorer, side: Side, rel: int, given: Tensor) -> Score:
+def answers(scorer: Scorer, side: Side, rel: int, given: Tensor, prior: float = 1.0) -> Score:
     """Scores candidates for `side` as answers to the queries of the nodes `given`, float32 [Q, dim], and a relation.
 
-    With `model.prior` for that side, the candidates are [n, dim + 1], the last number their prior.
+    With `model.prior` for that side, the candidates are [n, dim + 1], the last number their prior, of which `prior` is
+    the factor.
     """
     rels = torch.full((1, len(given)), rel)
     queries, offset = scorer.queries(side, rels, given[None]), scorer.offset(side, rels, given[None])
@@ -77,7 +78,7 @@ def answers(scorer: Scorer, side: Side, rel: int, given: Tensor) -> Score:
 
     if side not in scorer.prior_sides:
         return score
-    return lambda candidates: score(candidates[:, :-1]) + candidates[:, -1]
+    return lambda candidates: score(candidates[:, :-1]) + prior * candidates[:, -1]
 
 
 def similar(given: Tensor) -> Score:
