@@ -96,7 +96,7 @@ class Task:
 
     def measure(self, settings: Recommend) -> dict[str, float]:
         started = time.perf_counter()
-        finder = make_finder(self.run, settings, self.of, torch.device("cpu"))
+        finder = make_finder(self.run, settings, self.of, torch.device("cpu"), self.run.prior)
         made = time.perf_counter()
         with Progress("lists", 1, "scores", quiet=True) as progress:
             found = finder.find(self.users, tuple(np.divmod(self.known, self.of.size)), progress)

@@ -130,7 +130,7 @@ def find(root: str, users: int, k: int, index: bool) -> tuple[tuple[float, float
     settings = Recommend(k=k, index=index)
     with tempfile.TemporaryDirectory() as folder:
         of, _ = candidates_of(run, 0, settings, Path(folder))
-    finder = make_finder(run, settings, of, torch.device("cpu"))
+    finder = make_finder(run, settings, of, torch.device("cpu"), run.prior)
     rows = np.random.default_rng(0).choice(run.schema.tables["user"], users, replace=False)
     with Progress("bench", 1, "scores", quiet=True) as progress:
         finder.find(rows[:LINES], (NOTHING, NOTHING), progress)  # reads vectors and the index

@@ -109,6 +109,7 @@ def test_it_passes_what_is_at_least_the_factor_times_the_baseline(
          "popularity is not computed; add it to evaluation.lists.baselines"),
         ("lists.fav.recall@10", {"at_least_baseline": "random"}, {"lists": None}, "needs evaluation.lists"),
         ("lists.fav.recall@10", {"at_least_baseline": "item_cf"}, {}, "at_least_baseline: .*item-item"),
+        ("lists.fav.recall@10", {"at_least_baseline": "without prior"}, {}, "at_least_baseline: .*item-item"),
         ("test.all.mrr", {"at_least_baseline": "item-item"}, {},
          r"gates\.test\.all\.mrr\.at_least_baseline: item-item is not computed for this figure, as popularity and "
          "random is; it makes lists"),

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twhin_core.evaluation.list_metrics import accuracy, coverage, diversity, gini, novelty, self_information
+from twhin_core.evaluation.list_metrics import (
+    accuracy,
+    coverage,
+    diversity,
+    gini,
+    novelty,
+    popularity,
+    self_information,
+)
 
 LOG = math.log2
 
@@ -74,6 +82,21 @@ def test_novelty_is_the_mean_of_what_is_there() -> None:
     assert found["novelty@1"].tolist()[:2] == [1, 4]
     assert found["novelty@2"].tolist()[:2] == found["novelty@5"].tolist()[:2] == [1.5, 4]
     assert np.isnan(found["novelty@5"][2])
+
+
+@given(
+    lists=st.lists(st.lists(st.integers(0, 40), max_size=6), min_size=1, max_size=5),
+    at=st.lists(st.integers(1, 9), min_size=1, max_size=3, unique=True).map(sorted),
+)
+@settings(max_examples=60, deadline=None)
+def test_popularity_is_the_mean_of_the_edges(lists: list[list[int]], at: list[int]) -> None:
+    edges = np.array([of + [99] * (7 - len(of)) for of in lists])
+    is_there = np.arange(7) < np.array([[len(of)] for of in lists])
+    found = popularity(edges, is_there, at)
+    assert set(found) == {f"popularity@{k}" for k in at}
+    for k, (user, of) in itertools.product(at, enumerate(lists)):
+        value = found[f"popularity@{k}"][user]
+        assert value == pytest.approx(sum(of[:k]) / len(of[:k])) if of else np.isnan(value)
 
 
 @given(data=st.data())

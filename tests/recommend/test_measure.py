@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from tests.command_line import twhin
 from tests.conftest import SmallConfig
+from tests.evaluation.test_deciles import plain_deciles
 from tests.ranks import run_ranks
 from tests.recommend.test_lists import Graph
 from twhin.components.summary import evaluation_figures, evaluation_text
@@ -28,9 +30,10 @@ from twhin_core.evaluation import measure as ranking
 from twhin_core.evaluation.gates import read_decision
 from twhin_core.recommend import held_out
 from twhin_core.recommend.baselines import PopularityFinder
+from twhin_core.recommend.write import identified
 from twhin_core.stages.evaluate import evaluate
 from twhin_core.stages.follow import follow, metrics_url
-from twhin_core.storage import read_json
+from twhin_core.storage import read_json, write_json
 
 Trained = tuple[Config, str]
 TABLES = {"fav": "tweet", "follow": "user"}
@@ -67,8 +70,8 @@ class Expected:
             user: [name for name, _ in graph.best(relation, table, user, left_out, k, among)] for user in self.answers
         }
         train = graph.known(relation, ("train",))
-        degree, nodes = Counter(item for _, item in train), graph.tables[table]
-        self._bits = {item: -math.log2((degree[item] + 1) / (len(train) + len(nodes))) for item in nodes}
+        self._degree, nodes = Counter(item for _, item in train), graph.tables[table]
+        self._bits = {item: -math.log2((self._degree[item] + 1) / (len(train) + len(nodes))) for item in nodes}
 
     def buckets(self) -> dict[str, list[str]]:
         """The users by the bucket of their degree."""
@@ -79,7 +82,7 @@ class Expected:
         return {name: [user for user in of if of[user] == name] for name in BUCKETS if name in of.values()}
 
     def figures(self, users: list[str], k: int) -> dict[str, float]:
-        recall, hit, ndcg, average, bits, different = ([] for _ in range(6))
+        recall, hit, ndcg, average, bits, edges, different = ([] for _ in range(7))
         shown = Counter[str]()
         for user in users:
             listed, answers = self.lists[user][:k], self.answers[user]
@@ -93,6 +96,7 @@ class Expected:
             shown.update(listed)
             if listed:
                 bits.append(float(np.mean([self._bits[item] for item in listed])))
+                edges.append(float(np.mean([self._degree[item] for item in listed])))
             if len(listed) > 1:
                 vectors = [self._graph.tables[TABLES[self._relation]][item] for item in listed]
                 cosines = [
@@ -102,12 +106,24 @@ class Expected:
                 different.append(1 - float(np.mean(cosines)))
         every = [shown[item] for item in self._among]
         values = {
-            "recall": recall, "hit_rate": hit, "ndcg": ndcg, "map": average, "novelty": bits, "diversity": different,
+            "recall": recall, "hit_rate": hit, "ndcg": ndcg, "map": average, "novelty": bits, "popularity": edges,
+            "diversity": different,
         }  # fmt: skip
         differences = sum(abs(one - other) for one, other in itertools.product(every, every))
         means = {name: float(np.mean(of)) for name, of in values.items() if of}
         gini = differences / (2 * len(every) * sum(every)) if sum(every) else 0.0
         return means | {"coverage": len(shown) / len(self._among), "gini": gini}
+
+    def deciles(self, at: list[int]) -> list[dict[str, Any]]:
+        """The answers by their degree, with their ranks."""
+        return plain_deciles(
+            [
+                (self._degree[item], self.lists[user].index(item) + 1 if item in self.lists[user] else None)
+                for user, answers in self.answers.items()
+                for item in answers
+            ],
+            at,
+        )
 
 
 def assert_measured(found: dict[str, Any], expected: Expected, at: list[int]) -> None:
@@ -132,7 +148,18 @@ def assert_measured(found: dict[str, Any], expected: Expected, at: list[int]) ->
     assert set(found["intervals"]["model"]) == {
         f"{name}@{k}" for name in ("recall", "hit_rate", "ndcg", "map") for k in at
     }
-    assert list(found["figures"]) == ["model", *BASELINES]
+    assert list(found["figures"]) == list(found["deciles"]) == ["model", *BASELINES]
+    assert found["deciles"]["model"] == expected.deciles(at)
+    assert_conserved(found)
+
+
+def assert_conserved(found: dict[str, Any]) -> None:
+    """The deciles of each source have all answers, and all hits that the source has."""
+    for source, groups in found["deciles"].items():
+        assert sum(group["answers"] for group in groups) == found["answers"]
+        for k in found["at"]:
+            hits = sum(round(group[f"recall@{k}"] * group["answers"]) for group in groups)
+            assert hits == sum(of[f"hits@{k}"] for of in found["sources"][source].values())
 
 
 @pytest.mark.parametrize(("relation", "split"), [("fav", "test"), ("fav", "validation"), ("follow", "test")])
@@ -229,6 +256,7 @@ def test_ranks_that_share_the_users_find_the_same(trained: Trained) -> None:
     for relation, of in whole.items():
         for name in ("model", "popularity", "item-item"):  # the random one draws for the users at once
             assert first[relation]["figures"][name] == pytest.approx(of["figures"][name])
+            assert first[relation]["deciles"][name] == of["deciles"][name]
 
 
 def test_few_users_are_in_memory_at_once(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,6 +309,23 @@ def test_lists_are_measured_again_without_ranking_again(trained: Trained, monkey
     assert not calls
 
 
+def test_lists_that_an_earlier_release_measured_are_measured_again(trained: Trained) -> None:
+    """It had fewer figures, and a digest of the settings alone."""
+    config, root = trained
+    config = with_lists(config, {"fav": {"k": 5}})
+    now, url = evaluate(config, root), f"{root}/evaluation/metrics.json"
+    earlier = read_json(url)
+    of = earlier["lists"]["relations"]["fav"]
+    del of["deciles"]
+    for figures in of["figures"].values():
+        del figures["popularity@5"]
+    assert config.evaluation.lists is not None
+    settings = [config.evaluation.lists.model_dump(), {"fav": identified(config.recommend["fav"], None)}]
+    earlier["lists"]["config"] = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    write_json(url, earlier)
+    assert evaluate(config, root) == now == read_json(url)
+
+
 def test_follow_measures_the_lists_of_each_checkpoint(trained: Trained) -> None:
     config, root = trained
     config = with_lists(config, {"fav": {"k": 5}})
@@ -295,6 +340,8 @@ def test_follow_measures_the_lists_of_each_checkpoint(trained: Trained) -> None:
     [
         ("lists.fav.recall@5", {"min": 0.99}, "lists.fav.recall@5 is 0."),
         ("lists.fav.gini@10", {"max": 1}, None),
+        ("lists.fav.popularity@10", {"max": 300}, None),
+        ("lists.fav.popularity@5", {"max": 0.5}, "lists.fav.popularity@5 is "),
         ("lists.fav.coverage@5", {"min": 0.01}, None),
         ("lists.fav.coverage@5", {"at_least_baseline": "item-item", "factor": 1000.0}, "lists.fav.coverage@5 is "),
         ("lists.fav.coverage@5", {"at_least_baseline": "popularity", "factor": 0.001}, None),

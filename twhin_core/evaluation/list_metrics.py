@@ -9,6 +9,7 @@ Of a user with the held-out answers R and the list L, of which the first k count
   Manning, Raghavan and Schütze, 2008, cut off at k).
 - `novelty@k`: the mean self-information -log2 p of the listed candidates, in bits (Zhou et al., 2010); p is a
   candidate's share of the relation's training edges, (edges + 1) / (all edges + nodes of the table).
+- `popularity@k`: the mean number of training edges of the relation that the listed candidates have.
 - `diversity@k`: 1 - the mean cosine of the vectors of all pairs in the list (1 - the intra-list similarity of Ziegler
   et al., 2005). A list of fewer than two candidates has none.
 
@@ -36,8 +37,13 @@ LISTS = "lists"
 """Key of these figures in the metrics, and the first word of their names in gates."""
 
 ACCURACY = ("recall", "hit_rate", "ndcg", "map")
-SHOWN = ("novelty", "diversity")
+SHOWN = ("novelty", "popularity", "diversity")
 CATALOG = ("coverage", "gini")
+
+DECILES = "deciles"
+
+WITHOUT_PRIOR = "without prior"
+"""The source of lists by the same vectors, where `model.prior` counts in the model's."""
 
 Lists = dict[str, Any]
 """The figures of lists in `evaluation/metrics.json`, in this shape:
@@ -50,7 +56,12 @@ Lists = dict[str, Any]
         "figures": {"model": {"recall@10": …, …}, "popularity": {…}},
         "intervals": {"model": {"recall@10": [low, high], …}, …},           95 %, over users
         "degrees": {"model": {"1-9": {"users": …, "recall@10": …, …}, …}, …},    of the users, in all relations
+        "deciles": {"model": [{"from": 0, "to": 3, "answers": 123, "recall@10": …, …}, …], …},
+                                                    of the answers by their training edges: see `deciles.py`
         "sources": {"model": {"vector": {"listed@10": …, "hits@10": …, …}}, …}}}}
+
+Beside `model` are `without prior`, if the model has a prior for the rhs, and the baselines. Metrics of earlier releases
+lack the deciles.
 """
 
 
@@ -110,9 +121,19 @@ def novelty(information: Floats, is_there: npt.NDArray[np.bool_], at: Sequence[i
         information: [U, K] of each candidate of a list, best first.
         is_there: [U, K] False behind the last candidate.
     """
-    total, count = np.cumsum(np.where(is_there, information, 0), 1), np.cumsum(is_there, 1, dtype=np.int64)
+    return _means("novelty", information, is_there, at)
+
+
+def popularity(edges: Ints, is_there: npt.NDArray[np.bool_], at: Sequence[int]) -> dict[str, Floats]:
+    """As `novelty`. `edges`: [U, K] training edges of each candidate of a list, best first."""
+    return _means("popularity", edges.astype(np.float64), is_there, at)
+
+
+def _means(stem: str, values: Floats, is_there: npt.NDArray[np.bool_], at: Sequence[int]) -> dict[str, Floats]:
+    """The mean of the first k `values` that are there."""
+    total, count = np.cumsum(np.where(is_there, values, 0), 1), np.cumsum(is_there, 1, dtype=np.int64)
     lasts = {k: min(k, is_there.shape[1]) - 1 for k in at}
-    return {f"novelty@{k}": _quotient(total[:, last], count[:, last]) for k, last in lasts.items()}
+    return {f"{stem}@{k}": _quotient(total[:, last], count[:, last]) for k, last in lasts.items()}
 
 
 def diversity(

@@ -94,6 +94,10 @@ class TrainedRun:
     def prior(self) -> Prior | None:
         return self.checkpoint.prior(self.scorer(), self.schema.relations)
 
+    def prior_of_lists(self, relation: str) -> Prior | None:
+        """The prior with the weight that lists of a relation give it."""
+        return None if self.prior is None else self.prior.with_weight(self.config.prior_of_lists(relation))
+
 
 @dataclass(frozen=True)
 class VectorSet:

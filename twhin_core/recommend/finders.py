@@ -26,10 +26,16 @@ from twhin_core.recommend.mixture import Mixtures
 from twhin_core.recommend.mixture_finder import MixtureFinder
 from twhin_core.scratch import scratch
 from twhin_core.vectors.adjacency import End, read_adjacencies
+from twhin_core.vectors.prior import Prior
 
 
-def make_finder(run: TrainedRun, settings: Recommend, of: CandidateSet, device: torch.device) -> Finder:
+def make_finder(
+    run: TrainedRun, settings: Recommend, of: CandidateSet, device: torch.device, prior: Prior | None
+) -> Finder:
     """What finds `settings.fetched` of the candidates `of` a relation for each of its users.
+
+    Args:
+        prior: is part of the scores.
 
     Raises:
         UserError: no index was exported, mixtures need faiss, more clusters are asked for than nodes, or a number is
@@ -39,14 +45,13 @@ def make_finder(run: TrainedRun, settings: Recommend, of: CandidateSet, device: 
     memory = sizes.in_bytes(run.config.evaluation.memory_limit) // 4
     tables = {name: run.checkpoint.rows(name) for name in run.schema.tables}
     mixture, rel = settings.mixture, int(of.relations[0])
-    weight = run.config.prior_of_lists(run.schema.names[rel])
-    prior = None if run.prior is None else run.prior.with_weight(weight)
 
     def projections() -> Projections:
         return Projections(scorer, run.schema, tables, arithmetic, memory, prior)
 
     exact = ExactFinder(scorer, projections(), of, settings.fetched)
     if settings.index:
+        weight = run.config.prior_of_lists(run.schema.names[rel])
         return open_finder(exact, open_result(run.root), replace(query_of(run.schema, rel), prior=weight))
     if mixture is None:
         return exact

@@ -1,4 +1,7 @@
-"""Measures the lists that `recommend` makes, and those of baselines, by the held-out edges of their users."""
+"""Measures the lists that `recommend` makes, by the held-out edges of their users.
+
+Beside them are those without the prior, if the model has one, and those of the baselines.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from twhin_core.data.files import EdgeFiles
 from twhin_core.data.splits import open_splits
 from twhin_core.embeddings.rule import AppliedRule
 from twhin_core.embeddings.search import relation_named
-from twhin_core.evaluation.list_metrics import Lists
+from twhin_core.evaluation.list_metrics import ACCURACY, CATALOG, DECILES, SHOWN, WITHOUT_PRIOR, Lists
 from twhin_core.evaluation.metrics import MODEL, POPULARITY, RANDOM
 from twhin_core.export.vector_set import TrainedRun
 from twhin_core.progress import Progress, log
@@ -59,14 +62,17 @@ def measure_lists(run: TrainedRun, ranks: Ranks) -> Lists:
 
 
 def lists_digest(config: Config) -> str:
-    """A digest of what lists depend on beside the checkpoint and the section `evaluation`.
+    """A digest of what the figures of lists depend on beside the checkpoint and the section `evaluation`.
+
+    That includes which figures there are: those of an earlier release that lack some are measured again.
 
     Raises:
         UserError: a file that the settings name does not exist.
     """
     lists = config.evaluation.lists
     settings = {name: identified(of, config.prior_of_lists(name)) for name, of in config.recommend.items()}
-    content = [None if lists is None else lists.model_dump(), settings]
+    figures = [*ACCURACY, *SHOWN, *CATALOG, DECILES]
+    content = [None if lists is None else lists.model_dump(), settings, figures]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -76,7 +82,7 @@ def _measure(run: TrainedRun, name: str, splits: dict[str, EdgeFiles], ranks: Ra
     if task is None:
         return None
     units, tallies = _units(run, task.candidates.table), {}
-    scores = len(task.users.row) * task.candidates.size * len(_names(run.config)) // ranks.world_size
+    scores = len(task.users.row) * task.candidates.size * len(_sources(run.config)) // ranks.world_size
     with Progress(f"evaluate lists of {name}", scores, "scores", quiet=not ranks.is_first) as progress:
         for source, finder in _finders(run, task, splits["train"], ranks.device):
             tally = Tally(task, units)
@@ -86,19 +92,21 @@ def _measure(run: TrainedRun, name: str, splits: dict[str, EdgeFiles], ranks: Ra
     return summary(task, tallies, run.config.evaluation)
 
 
-def _names(config: Config) -> list[str]:
+def _sources(config: Config) -> list[str]:
+    """What makes lists."""
     assert config.evaluation.lists is not None
-    return [MODEL, *config.evaluation.lists.baselines]
+    without = [WITHOUT_PRIOR] if config.model.has_prior("rhs") else []
+    return [MODEL, *without, *config.evaluation.lists.baselines]
 
 
 def _finders(
     run: TrainedRun, task: HeldOutLists, train: EdgeFiles, device: torch.device
 ) -> Iterator[tuple[str, Finder]]:
-    """The model's finder, then those of the baselines, all with the same rule."""
+    """The finder of each of `_sources`, all with the same rule."""
     relation = run.schema.names[task.rel]
     settings = run.config.recommend[relation]
     lhs, rhs = (run.ids(run.schema.table_of(task.rel, side)) for side in SIDES)
-    for name in _names(run.config):
+    for name in _sources(run.config):
         finder = _finder(name, run, settings, task, train, device)
         if settings.rule is not None:
             finder = RuledFinder(
@@ -111,9 +119,10 @@ def _finder(
     name: str, run: TrainedRun, settings: Recommend, task: HeldOutLists, train: EdgeFiles, device: torch.device
 ) -> Finder:
     evaluation, of, k = run.config.evaluation, task.candidates, settings.fetched
-    if name == MODEL:
+    relation = run.schema.names[task.rel]
+    if name in (MODEL, WITHOUT_PRIOR):
         exact = settings.model_copy(update={"index": False})  # which is exported after evaluation
-        return make_finder(run, exact, of, device)
+        return make_finder(run, exact, of, device, run.prior_of_lists(relation) if name == MODEL else None)
     if name == POPULARITY:
         return PopularityFinder(of, task.edges, k, device)
     if name == RANDOM:

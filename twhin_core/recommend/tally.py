@@ -11,10 +11,12 @@ import numpy.typing as npt
 
 from twhin_core.config import Evaluation
 from twhin_core.data.frequencies import sum_by_key
+from twhin_core.evaluation.deciles import Histogram, deciles
 from twhin_core.evaluation.intervals import MOST_GROUPS, bootstrap
 from twhin_core.evaluation.list_metrics import (
     ACCURACY,
     CATALOG,
+    DECILES,
     SHOWN,
     accuracy,
     coverage,
@@ -22,6 +24,7 @@ from twhin_core.evaluation.list_metrics import (
     gini,
     list_names,
     novelty,
+    popularity,
     self_information,
 )
 from twhin_core.evaluation.metrics import buckets
@@ -48,6 +51,10 @@ class Counts:
     """[U] by figure, of each user; nan where there is none."""
     shown: dict[int, tuple[Ints, Ints]]
     """By length: bucket · N + row, ascending, and how many lists of users in the bucket have the row."""
+    answered: Histogram
+    """All answers, by their training edges."""
+    hits: dict[int, Histogram]
+    """By length: those that are in the list of their user."""
     sources: dict[str, dict[str, int]] = field(default_factory=dict)
     """By the source of candidates: how many of each are listed, and how many of these are answers."""
     answers: int = 0
@@ -57,12 +64,14 @@ class Counts:
         """Adds the counts of other users."""
         for name, values in self.values.items():
             np.copyto(values, other.values[name], where=~np.isnan(other.values[name]))
-        for k, shown in self.shown.items():
-            self.shown[k] = sum_by_key(*(np.concatenate(of) for of in zip(shown, other.shown[k], strict=True)))
-        for source, counts in other.sources.items():
-            mine = self.sources.setdefault(source, dict.fromkeys(counts, 0))
-            for name, count in counts.items():
-                mine[name] += count
+        for mine, others in ((self.shown, other.shown), (self.hits, other.hits)):
+            for k, counts in mine.items():
+                mine[k] = _sum(counts, others[k])
+        self.answered = _sum(self.answered, other.answered)
+        for source, of_source in other.sources.items():
+            total = self.sources.setdefault(source, dict.fromkeys(of_source, 0))
+            for name, count in of_source.items():
+                total[name] += count
         self.answers, self.reachable = self.answers + other.answers, self.reachable + other.reachable
 
 
@@ -95,6 +104,7 @@ class Tally:
         for name, values in self._of_lists(rows, is_there).items():
             self._counts.values[name][users] = values
         self._count_shown(rows, is_there, task.bucket[users])
+        self._count_answers(answers, rows, hits)
         self._count_sources(found, is_there, hits)
         self._counts.answers += len(answers)
         self._counts.reachable += int(task.are_candidates(answers).sum())
@@ -103,6 +113,7 @@ class Tally:
         """[U] the figures that do not ask what was hit."""
         at, some = self._task.at, np.where(is_there, rows, 0)
         values = novelty(self._information[some], is_there, at)
+        values |= popularity(self._task.edges[some], is_there, at)
         users = max(1, VECTORS_AT_ONCE // (rows.shape[1] * self._units.dim))
         parts = []
         for start in range(0, len(rows), users):
@@ -115,9 +126,15 @@ class Tally:
         keys = bucket[:, None] * len(self._task.edges) + rows
         for k, (shown, times) in self._counts.shown.items():
             more = keys[:, :k][is_there[:, :k]]
-            self._counts.shown[k] = sum_by_key(
-                np.concatenate([shown, more]), np.concatenate([times, np.ones_like(more)])
-            )
+            self._counts.shown[k] = _sum((shown, times), (more, np.ones_like(more)))
+
+    def _count_answers(self, answers: Ints, rows: Ints, hits: npt.NDArray[np.bool_]) -> None:
+        edges, counts = self._task.edges, self._counts
+        of_answers = edges[answers % len(edges)]
+        counts.answered = _sum(counts.answered, (of_answers, np.ones_like(of_answers)))
+        for k, before in counts.hits.items():
+            of_hits = edges[rows[:, :k][hits[:, :k]]]
+            counts.hits[k] = _sum(before, (of_hits, np.ones_like(of_hits)))
 
     def _count_sources(self, found: Found, is_there: npt.NDArray[np.bool_], hits: npt.NDArray[np.bool_]) -> None:
         for number, source in enumerate(found.sources):
@@ -138,7 +155,14 @@ class Tally:
 def _nothing(task: HeldOutLists) -> Counts:
     users, none = len(task.users.row), np.empty(0, np.int64)
     names = list_names(task.at, (*ACCURACY, *SHOWN))
-    return Counts({name: np.full(users, np.nan) for name in names}, dict.fromkeys(task.at, (none, none)))
+    nothing = none, none
+    values = {name: np.full(users, np.nan) for name in names}
+    return Counts(values, dict.fromkeys(task.at, nothing), nothing, dict.fromkeys(task.at, nothing))
+
+
+def _sum(one: Histogram, other: Histogram) -> Histogram:
+    """The sums of counts by key."""
+    return sum_by_key(*(np.concatenate(of) for of in zip(one, other, strict=True)))
 
 
 def summary(task: HeldOutLists, counts: Mapping[str, Counts], evaluation: Evaluation) -> dict[str, Any]:
@@ -154,6 +178,7 @@ def summary(task: HeldOutLists, counts: Mapping[str, Counts], evaluation: Evalua
         "figures": {name: _figures(task, of, everyone, 0, None) for name, of in counts.items()},
         "intervals": {name: _intervals(task, of, evaluation) for name, of in counts.items()},
         "degrees": {name: _by_degree(task, of, evaluation) for name, of in counts.items()},
+        DECILES: {name: deciles(of.answered, of.hits) for name, of in counts.items()},
         "sources": {name: of.sources for name, of in counts.items()},
     }
 

@@ -104,7 +104,7 @@ class _Writer:
         if todo:
             left_out = known.left_out(run, self._rel, settings, self._splits, users, self._files)
             pairs = known.collect(left_out, users, todo, self._files)
-            finder = make_finder(run, settings, of, self._ranks.device)
+            finder = make_finder(run, settings, of, self._ranks.device, run.prior_of_lists(self._relation))
             if rule is not None:
                 finder = RuledFinder(finder, rule, run.ids(lhs), run.ids(rhs), settings.k)
             self._write_parts(todo, Lists(finder, users, run.ids(rhs), pairs))

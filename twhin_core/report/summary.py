@@ -62,7 +62,7 @@ def _list_lists(relation: str, of: dict[str, Any]) -> Listing:
     sources = of["figures"]
     columns = [
         Column("metric"), Column("result", ".4f"), Column(INTERVAL, ".4f", keys=("low", "high")),
-        *(Column(name, ".4f") for name in sources if name != MODEL),
+        *(Column(name, ".4f", keys=(name.replace(" ", "_"),)) for name in sources if name != MODEL),
     ]  # fmt: skip
     rows: list[list[Cell]] = []
     for metric in dict.fromkeys(metric for figures in sources.values() for metric in figures):
