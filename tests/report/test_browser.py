@@ -82,6 +82,7 @@ def nasty_run(small_config: SmallConfig, tmp_path: Path) -> Path:
             "relations": [{"name": name, "lhs": table, "rhs": table} for name in relations],
             "translation_optimizer": {"adagrad": {"lr": 0.1}, "learning_rate": {"linear_ramp_to_cosine": cosine}},
             "comparator": "cos",
+            "prior": {},
         },
         training={"eval_log_every_n": 2},
         evaluation={"lists": {"k": [5, 1000]}},

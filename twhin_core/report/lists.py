@@ -1,11 +1,13 @@
-"""Lists of candidates: their figures beside the baselines', by degree of the user, and a funnel by source."""
+"""Lists of candidates: their figures beside the baselines', by degree of the user and of the candidate, and a funnel by
+source.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from twhin_core.evaluation.list_metrics import LISTS
+from twhin_core.evaluation.list_metrics import DECILES, LISTS, WITHOUT_PRIOR
 from twhin_core.evaluation.metrics import MODEL, POPULARITY, Metrics
 from twhin_core.report.charts import BarChart, bar_chart
 from twhin_core.report.figures import Table
@@ -13,7 +15,11 @@ from twhin_core.report.figures import Table
 SHOWN = 5
 """Relations."""
 
-SERIES = {MODEL: ("result", "this run"), **{name: (name, name) for name in (POPULARITY, "item-item")}}
+SERIES = {
+    MODEL: ("result", "this run"),
+    WITHOUT_PRIOR: ("without-prior", WITHOUT_PRIOR),
+    **{name: (name, name) for name in (POPULARITY, "item-item")},
+}
 """Class and name of the bars; chance is next to nothing."""
 
 
@@ -26,9 +32,13 @@ class OfRelation:
     candidates: str
     figures: Table
     by_degree: BarChart
+    by_decile: BarChart | None
+    """None without answers, or if an earlier release has measured the lists."""
     recall: str
-    """The figure that the chart by degree shows."""
+    """The figure that the charts by degree show."""
     series: list[tuple[str, str]]
+    has_prior: bool
+    """Whether there are lists without it."""
     funnel: BarChart
     sources: Table
 
@@ -56,11 +66,30 @@ def _of_relation(name: str, of: dict[str, Any]) -> OfRelation:
                 for source, (label, _) in shown.items()
             },
         ),
+        by_decile=_by_decile(of, recall, shown),
         recall=recall,
         series=list(shown.values()),
+        has_prior=WITHOUT_PRIOR in shown,
         funnel=_funnel(of),
         sources=_sources(of),
     )
+
+
+def _by_decile(of: dict[str, Any], recall: str, shown: dict[str, tuple[str, str]]) -> BarChart | None:
+    """The recall of the answers of each group, by the range of their training edges."""
+    deciles: dict[str, Any] = of.get(DECILES, {})
+    groups = deciles.get(MODEL)
+    if not groups:
+        return None
+    return bar_chart(
+        names=[_range(group["from"], group["to"]) for group in groups],
+        notes=[f"{group['answers']:,}\u00a0answers" for group in groups],
+        series={label: [group[recall] for group in deciles[source]] for source, (label, _) in shown.items()},
+    )
+
+
+def _range(low: int, high: int) -> str:
+    return f"{low:,}" if low == high else f"{low:,}-{high:,}"
 
 
 def _figures(of: dict[str, Any]) -> Table:
@@ -94,7 +123,7 @@ def _sources(of: dict[str, Any]) -> Table:
         for source, counts in sources.items():
             listed, hits = counts[f"listed@{k}"], counts[f"hits@{k}"]
             rows.append([
-                source if name == MODEL else f"{name} (baseline)",
+                {MODEL: source, WITHOUT_PRIOR: f"{source}, {WITHOUT_PRIOR}"}.get(name, f"{name} (baseline)"),
                 f"{listed:,}",
                 f"{hits:,}",
                 _text(hits / listed if listed else None),
