@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.quality.graph import Graph, measure
+from benchmarks.quality.graph import Graph, Scores, measure, pause
 from tests.command_line import ROOT
 from twhin_core.config import Relation
 from twhin_core.data.edges import Edges
@@ -40,6 +41,25 @@ def test_quality_by_hand() -> None:
     # Items' ranks without other known ones: (0, 1) 2nd, (0, 3) 2nd, (1, 0) 3rd.
     # Users' ranks: (0, 1) 1st of both; (0, 3) 1st, user 1 being known; (1, 0) 1st, user 0 being known.
     assert measure(graph, "mrr")(scores) == pytest.approx((1 / 2 + 1 / 2 + 1 / 3 + 1 + 1 + 1) / 6)
+
+
+def test_steps_alone_take_time_by_the_clock_that_is_given() -> None:
+    """Of a clock on which a step takes 3 seconds and a measurement 100, after 5 seconds of preparation."""
+    now = 1000.0
+
+    def steps() -> Iterator[None]:
+        nonlocal now
+        for _ in range(5):
+            now += 3
+            yield
+
+    def scores() -> Scores:
+        nonlocal now
+        now += 100
+        return lambda *_: torch.zeros(0)
+
+    points = pause(steps(), per_epoch=2, every=1, scores=scores, taken=5.0, clock=lambda: now)
+    assert [point[:2] for point in points] == [(11, 1), (17, 2), (20, 2.5)]
 
 
 @pytest.mark.slow

@@ -47,21 +47,26 @@ class Graph:
 
 
 def pause(
-    steps: Iterator[object], per_epoch: float, every: float, scores: Callable[[], Scores], taken: float = 0.0
+    steps: Iterator[object],
+    per_epoch: float,
+    every: float,
+    scores: Callable[[], Scores],
+    taken: float = 0.0,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[Point]:
     """Takes the steps, whose work is done as they are iterated; gives the model every so many epochs and at the end.
 
-    `taken`: seconds of training before them.
+    `taken`: seconds of training before them, by the same clock.
     """
     due, number, measured = every, 0, 0
-    started = time.perf_counter()
+    started = clock()
     for number, _ in enumerate(steps, start=1):
         if number / per_epoch >= due - 1e-9:
-            taken += time.perf_counter() - started
+            taken += clock() - started
             yield taken, number / per_epoch, scores()
-            due, measured, started = due + every, number, time.perf_counter()
+            due, measured, started = due + every, number, clock()
     if number > measured:
-        yield taken + time.perf_counter() - started, number / per_epoch, scores()
+        yield taken + clock() - started, number / per_epoch, scores()
 
 
 class Queries:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -23,19 +23,21 @@ from twhin_core.training.schedules import until
 from twhin_core.vectors.prior import Prior
 
 
-def train(config: Config, root: str, graph: Graph, every: float) -> Iterator[Point]:
+def train(
+    config: Config, root: str, graph: Graph, every: float, clock: Callable[[], float] = time.perf_counter
+) -> Iterator[Point]:
     """Trains as the config says; gives the model every so many epochs. Counting nodes is part of the time."""
     with process_group() as ranks:
         edges = open_split(config, root, graph.schema, "train")
-        started = time.perf_counter()
+        started = clock()
         frequencies = count_together(edges, graph.schema, ranks) if config.needs_frequencies else None
         batches = Batches(config, graph.schema, edges, config.train_data, ranks, frequencies)
         begin, epochs = State(epoch=0, edges=0), config.training.num_epochs
         last = batches.steps_left(begin, epochs)
-        taken = time.perf_counter() - started
+        taken = clock() - started
         model = build(until(last, config), graph.schema, ranks, frequencies)
         steps = model.steps(batches.epochs(begin, epochs))
-        yield from pause(steps, last / epochs, every, lambda: scores_of(model, graph, frequencies), taken)
+        yield from pause(steps, last / epochs, every, lambda: scores_of(model, graph, frequencies), taken, clock)
 
 
 def scores_of(model: TrainableModel, graph: Graph, frequencies: Frequencies | None) -> Scores:
