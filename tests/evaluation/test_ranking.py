@@ -89,7 +89,7 @@ def test_metrics_equal_brute_force_under_ties(seed: int, evaluated: Split) -> No
 def counted_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How scores are counted: as on a CPU, or as on a GPU."""
     if request.param == "kernel":
-        pytest.importorskip("triton", reason="requirements/dev_cpu.txt installs it; PyTorch for CUDA brings it")
+        pytest.importorskip("tests.kernels")
     monkeypatch.setattr(compare, "has_kernel", lambda _: request.param == "kernel")
     return str(request.param)
 

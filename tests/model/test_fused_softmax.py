@@ -10,13 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.kernels import DEVICE
 from tests.model.softmax_losses import in_float64
-
-pytest.importorskip("triton", reason="requirements/dev_cpu.txt installs it; PyTorch for CUDA brings it")
-
 from twhin_core.model.softmax_function import METRICS, SoftmaxLosses
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)

@@ -7,12 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("triton", reason="requirements/dev_cpu.txt installs it; PyTorch for CUDA brings it")
-
+from tests.kernels import DEVICE
 from twhin_core.ranking import rank_kernels
 from twhin_core.ranking.rank_kernels import count_above
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)

@@ -228,7 +228,7 @@ def moved(operator: str, parameters: list[float], vectors: torch.Tensor) -> torc
     values = torch.tensor(parameters)
     if operator in ("linear", "affine"):
         values = values.view(DIM, -1)
-    return torch.stack([OPERATORS[operator](values, vector) for vector in vectors])
+    return OPERATORS[operator](values, vectors)
 
 
 def compare(comparator: str, one: torch.Tensor, other: torch.Tensor) -> float:

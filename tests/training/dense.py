@@ -1,4 +1,4 @@
-"""Training steps on dense tables, edge by edge, written without the model's code."""
+"""Training steps on dense tables, query by query, written without the model's code."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import torch
 from torch import Tensor
 
 Operate = Callable[[Tensor, Tensor], Tensor]
-"""Applies a relation's parameters to a vector."""
+"""Applies a relation's parameters to vectors, one a row."""
 
 
-def complex_product(parameters: Tensor, vector: Tensor) -> Tensor:
-    product = torch.complex(*parameters.chunk(2)) * torch.complex(*vector.chunk(2))
-    return torch.cat([product.real, product.imag])
+def complex_product(parameters: Tensor, vectors: Tensor) -> Tensor:
+    product = torch.complex(*parameters.chunk(2)) * torch.complex(*vectors.chunk(2, 1))
+    return torch.cat([product.real, product.imag], 1)
 
 
 OPERATORS: dict[str, Operate] = {
-    "identity": lambda _, vector: vector,
-    "translation": lambda parameters, vector: vector + parameters,
-    "diagonal": lambda parameters, vector: vector * parameters,
+    "identity": lambda _, vectors: vectors,
+    "translation": lambda parameters, vectors: vectors + parameters,
+    "diagonal": lambda parameters, vectors: vectors * parameters,
     "complex_diagonal": complex_product,
-    "linear": lambda parameters, vector: parameters @ vector,
-    "affine": lambda parameters, vector: parameters[:, :-1] @ vector + parameters[:, -1],
+    "linear": lambda parameters, vectors: vectors @ parameters.T,
+    "affine": lambda parameters, vectors: vectors @ parameters[:, :-1].T + parameters[:, -1],
 }
 
 
@@ -82,18 +82,18 @@ class PlainModel:
         for query in queries:
             true = query.lhs if query.side == "lhs" else query.rhs
             nodes = [true, *(node for node in query.negatives if node != true)]
-            scores = [self._score(query, node) for node in nodes]
             corrections = [math.log(self.favour(query.side, query.rel, node)) for node in nodes]
             if query.has_self and self._is_within(query) and query.lhs != query.rhs:
-                scores.append(self._score(query, query.lhs if query.side == "rhs" else query.rhs))
+                nodes.append(query.lhs if query.side == "rhs" else query.rhs)
                 corrections.append(0.0)
             if weight := self._weight(query):
                 corrections[1:] = [
                     correction - math.log(weight / len(query.negatives)) for correction in corrections[1:]
                 ]
-            explicit = [self._score(query, node) for node in query.explicit]
-            drawn = weight or len(query.negatives)
-            total = total + query.weight * (self._loss(scores, corrections, explicit, drawn) + self._penalty(query))
+            scores = self._scores(query, nodes + query.explicit)
+            drawn, explicit = scores[: len(nodes)], scores[len(nodes) :]
+            loss = self._loss(drawn, corrections, explicit, weight or len(query.negatives))
+            total = total + query.weight * (loss + self._penalty(query))
         return total / len(queries)
 
     def _weight(self, query: PlainQuery) -> int | None:
@@ -122,36 +122,39 @@ class PlainModel:
         coordinates = torch.complex(*vector.chunk(2)) if self.is_complex else vector
         return (coordinates.abs() ** power).sum()
 
-    def _score(self, query: PlainQuery, node: int) -> Tensor:
-        """The score of the query's edge with `node` on the query's side."""
+    def _scores(self, query: PlainQuery, nodes: list[int]) -> Tensor:
+        """The scores of the query's edge with each of `nodes` on the query's side."""
         lhs_table, rhs_table = (self.tables[name] for name in self.relation_tables[query.rel])
-        s = lhs_table[node if query.side == "lhs" else query.lhs]
-        t = rhs_table[node if query.side == "rhs" else query.rhs]
+        s = lhs_table[nodes if query.side == "lhs" else [query.lhs]]
+        t = rhs_table[nodes if query.side == "rhs" else [query.rhs]]
         prior = torch.zeros(())
         if self.prior is not None:
             weight = self.prior[query.rel, 0 if query.side == "lhs" else 1]
-            prior = weight * self.temperature * self.log_share(query.side, query.rel, node)
+            log_shares = torch.tensor([self.log_share(query.side, query.rel, node) for node in nodes])
+            prior = weight * self.temperature * log_shares
         if query.side == "lhs" and self.inverse is not None:
             return self._compare(self.operate(self.inverse[query.rel], t), s) + prior
         return self._compare(self.operate(self.relations[query.rel], s), t) + prior
 
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
-        product = (a * b).sum()
-        return product / (a.norm() * b.norm()) if self.cosine else product
+        products = (a * b).sum(1)
+        return products / (a.norm(dim=1) * b.norm(dim=1)) if self.cosine else products
 
-    def _loss(self, scores: list[Tensor], corrections: list[float], explicit: list[Tensor], drawn: int) -> Tensor:
+    def _loss(self, scores: Tensor, corrections: list[float], explicit: Tensor, drawn: int) -> Tensor:
         """The loss of the positive, which comes first, against its negatives, of which `drawn` weigh 1 each."""
-        share = self.explicit_share if explicit else 0.0
+        share = self.explicit_share if len(explicit) else 0.0
         if self.loss == "softmax":
-            logits = torch.stack(scores) / self.temperature - torch.tensor(corrections)
+            logits = scores / self.temperature - torch.tensor(corrections)
             total = torch.exp(logits).sum()
-            for score in explicit:  # together share · (drawn + theirs), not corrected
-                total = total + share / (1 - share) * drawn / len(explicit) * torch.exp(score / self.temperature)
+            if len(explicit):  # together share · (drawn + theirs), not corrected
+                total = total + share / (1 - share) * drawn * torch.exp(explicit / self.temperature).mean()
             return -torch.log(torch.exp(logits[0]) / total)
-        positive, *negatives = [score - correction for score, correction in zip(scores, corrections, strict=True)]
-        wrong, known = ([-torch.log(1 - torch.sigmoid(score)) for score in of] for of in (negatives, explicit))
-        loss = -torch.log(torch.sigmoid(positive)) + (1 - share) * (sum(wrong) / len(wrong) if wrong else 0.0)
-        return loss + share * sum(known) / len(known) if known else loss
+        corrected = scores - torch.tensor(corrections)
+        wrong, known = (-torch.log(1 - torch.sigmoid(of)) for of in (corrected[1:], explicit))
+        loss = -torch.log(torch.sigmoid(corrected[0]))
+        if len(wrong):
+            loss = loss + (1 - share) * wrong.mean()
+        return loss + share * known.mean() if len(known) else loss
 
     def step(self, queries: list[PlainQuery], update: Update, lr_relations: float) -> float:
         """Trains on `queries`: tables by `update`, relations by plain gradient descent."""

@@ -79,7 +79,7 @@ def ways(case: Case) -> list[str]:
 @pytest.mark.parametrize(("case", "way"), [(case, way) for case in ONE_RANK for way in ways(case)], ids=str)
 def test_a_step_equals_the_dense_one(case: Case, way: str, ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
     if way != "in memory":
-        pytest.importorskip("triton", reason="requirements/dev_cpu.txt installs it; PyTorch for CUDA brings it")
+        pytest.importorskip("tests.kernels")
     monkeypatch.setattr(fused_softmax, "is_available", lambda *_: way == "fused")
     monkeypatch.setattr(LocalModel, "can_hold", staticmethod(lambda *_: way == "joined"))
     monkeypatch.setattr(local_model, "LocalTables", lambda *of: JoinedTables(*of[:2], ranks.device))  # on a CPU too
@@ -92,7 +92,8 @@ def test_a_step_equals_the_dense_one(case: Case, way: str, ranks: Ranks, monkeyp
     before = {name: torch.from_numpy(value) for name, value in whole_weights(model).items()}
     plain = plain_model(case, before)
     update = dense.UPDATES[case.optimizer]()
-    for step in range(STEPS):
+    # In Triton's interpreter a step is slow; the second meets the state that the first left.
+    for step in range(STEPS if way == "in memory" else 2):
         edges = step_edges(step)
         batch = maker.lay_out(edges, len(edges), seed=step).to(ranks.device)
         expected = plain.step(plain_queries(batch, edges, list(SIZES.values())), update, lr_relations=0.2)

@@ -7,14 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("triton", reason="requirements/dev_cpu.txt installs it; PyTorch for CUDA brings it")
-
+from tests.kernels import DEVICE
 from twhin_core.config import file as config_file
 from twhin_core.config.optimizer import Optimizer
 from twhin_core.training.row_kernels import GRADIENTS_AT_ONCE, KINDS, MOST_PIECES, MOST_SHARED, update_rows
 from twhin_core.training.row_optimizer import RowOptimizer, state_shapes
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROWS = 12
 SETTINGS = {
     "sgd": {"lr": 0.3},
