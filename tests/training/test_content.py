@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.conftest import SmallConfig
+from tests.conftest import SmallConfig, small_configs
 from tests.graph.reading import ids, rows
 from tests.ranks import run_ranks
 from tests.training import dense
@@ -199,12 +200,21 @@ def with_content(small_config: SmallConfig, folder: Path, **sections: Any) -> Co
     return small_config(prepare={"features": [features], **sections.pop("prepare", {})}, **sections)
 
 
-@pytest.fixture
-def done(small_config: SmallConfig, tmp_path: Path) -> tuple[Config, Path]:
-    config, root = with_content(small_config, tmp_path), tmp_path / "run"
+@pytest.fixture(scope="module")
+def done_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
+    """What `done` copies from."""
+    folder = tmp_path_factory.mktemp("done")
+    config, root = with_content(small_configs(folder), folder), folder / "run"
     prepare(config, str(root))
     train(config, str(root))
     return config, root
+
+
+@pytest.fixture
+def done(done_once: tuple[Config, Path], tmp_path: Path) -> tuple[Config, Path]:
+    """The config and root of a trained run; each test has a copy of its own."""
+    config, root = done_once
+    return config, shutil.copytree(root, tmp_path / "run")
 
 
 def composed(root: Path, unit: bool = False) -> dict[str, np.ndarray]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from tests.conftest import SmallConfig, write_raw
+from tests.conftest import small_configs, write_raw
 from tests.graph.reading import ids, rows
 from tests.graph.test_next_day import write
 from tests.training.test_content import PARTS, composed, prepare_manifest, write_content
@@ -33,8 +36,8 @@ class Days:
     Vectors of the second day are longer, so that all are scaled by another factor.
     """
 
-    def __init__(self, small_config: SmallConfig, folder: Path, optimizer: str = "rowwise_adagrad") -> None:
-        self._small_config, self.folder, self.optimizer = small_config, folder, optimizer
+    def __init__(self, folder: Path, optimizer: str) -> None:
+        self._small_config, self.folder, self.optimizer = small_configs(folder), folder, optimizer
         self.first, self.second = folder / "first", folder / "second"
         for name in ("raw", "content"):
             (folder / name).mkdir()
@@ -48,6 +51,10 @@ class Days:
         names = [*CHANGED, *(f"t{at}" for at in range(60, 106, 2))]
         write_content(folder / "content/day-1.parquet", names, 8, kinds=4, length=4.0)
         prepare(self.config(previous=True), str(self.second))
+
+    def begin_second(self, root: Path) -> str:
+        """A run root with the graph of the second day."""
+        return str(shutil.copytree(self.second, root))
 
     def config(
         self, previous: bool = False, sharding: str = "auto", categories: tuple[str, ...] = ("kind",), **training: Any
@@ -64,6 +71,15 @@ class Days:
             model={"embeddings": {"tables": [{"name": name, **table} for name in ("user", "tweet")]}},
             training=training,
         )
+
+
+DaysOf = Callable[[str], Days]
+
+
+@pytest.fixture(scope="module")
+def days_of(tmp_path_factory: pytest.TempPathFactory) -> DaysOf:
+    """The days by optimizer. Tests share them and leave them as they are."""
+    return cache(lambda optimizer: Days(tmp_path_factory.mktemp("days"), optimizer))
 
 
 def of_tweets(root: Path) -> tuple[list[str], Array, dict[str, dict[str, Any]]]:
@@ -96,10 +112,10 @@ CASES = [
 
 @pytest.mark.parametrize(("optimizer", "sharding", "ranks"), CASES)
 def test_a_warm_start_carries_what_was_learned(
-    small_config: SmallConfig, tmp_path: Path, optimizer: str, sharding: str, ranks: int
+    days_of: DaysOf, tmp_path: Path, optimizer: str, sharding: str, ranks: int
 ) -> None:
-    days = Days(small_config, tmp_path, optimizer)
-    first, second = str(days.first), str(days.second)
+    days = days_of(optimizer)
+    first, second = str(days.first), days.begin_second(tmp_path / "second")
     config = days.config(True, sharding, warm_start={"from": "previous"})
     found = state(config, second, ranks)
     ratio = scale_of(days.first) / scale_of(days.second)
@@ -148,8 +164,8 @@ def test_a_warm_start_carries_what_was_learned(
     assert kinds == {"trained", "cold", "filled, with content", "filled"}
 
 
-def test_content_of_other_columns_is_learned_anew(small_config: SmallConfig, tmp_path: Path) -> None:
-    days = Days(small_config, tmp_path)
+def test_content_of_other_columns_is_learned_anew(days_of: DaysOf, tmp_path: Path) -> None:
+    days = days_of("rowwise_adagrad")
     config, root = days.config(True, categories=(), warm_start={"from": "previous"}), tmp_path / "other"
     prepare(config, str(root))
     found = state(config, str(root))
@@ -160,17 +176,16 @@ def test_content_of_other_columns_is_learned_anew(small_config: SmallConfig, tmp
 
 
 @pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "spherical_adagrad"])
-def test_a_second_day_resumes_and_exports(small_config: SmallConfig, tmp_path: Path, optimizer: str) -> None:
-    days = Days(small_config, tmp_path, optimizer)
-    found = []
+def test_a_second_day_resumes_and_exports(days_of: DaysOf, tmp_path: Path, optimizer: str) -> None:
+    days, found = days_of(optimizer), []
     for number, stops in enumerate(([12], [5, 12])):
         root = tmp_path / f"run{number}"
+        days.begin_second(root)
         for steps in stops:
             anchor = {"to": "previous", "weight": 0.1}
             config = days.config(
                 True, warm_start={"from": "previous"}, anchor=anchor, num_train_steps=steps, num_epochs=3
             )
-            prepare(config, str(root))
             train(config, str(root))
         newest = checkpoint.newest(str(root))
         assert newest is not None
@@ -188,17 +203,16 @@ def test_a_second_day_resumes_and_exports(small_config: SmallConfig, tmp_path: P
 
 
 @pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "spherical_adagrad"])
-def test_a_strong_anchor_holds_whole_vectors(small_config: SmallConfig, tmp_path: Path, optimizer: str) -> None:
-    days = Days(small_config, tmp_path, optimizer)
+def test_a_strong_anchor_holds_whole_vectors(days_of: DaysOf, tmp_path: Path, optimizer: str) -> None:
+    days = days_of(optimizer)
     before, degrees, _ = of_tweets(days.first)
     held = [name for name, degree in zip(before, degrees, strict=True) if degree and name not in CHANGED]
     unit, moved = optimizer == "spherical_adagrad", []
     for number, weight in enumerate((1e-9, 30.0)):
         root, anchor = tmp_path / f"run{number}", {"to": "previous", "weight": weight, "by_degree": False}
         training = {"warm_start": {"from": "previous", "optimizer_state": False}, "anchor": anchor, "num_epochs": 8}
-        config = days.config(True, **training)
-        prepare(config, str(root))
-        train(config, str(root))
+        days.begin_second(root)
+        train(days.config(True, **training), str(root))
         then, now = composed(days.first, unit), composed(root, unit)
         moved.append(sum(np.linalg.norm(then[name] - now[name]) for name in held))
     assert moved[1] < 0.3 * moved[0]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import SmallConfig
+from tests.conftest import SmallConfig, small_configs
 from tests.training.same_result import assert_same_result
 from twhin_core.checkpoints import checkpoint
 from twhin_core.config import Config
@@ -24,6 +25,14 @@ def cosine(last: int | None) -> dict[str, Any]:
     """A translation optimizer whose rate falls until the step `last`, or until the last of training."""
     falling = {"learning_rate": 0.1, "final_learning_rate": 0.0, "num_ramp_steps": 2, "final_num_steps": last}
     return {"adagrad": {"lr": 0.1}, "learning_rate": {"linear_ramp_to_cosine": falling}}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[SmallConfig, str]:
+    """A `small_config`, and the root of a run that is prepared by it and that tests leave as it is."""
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare(small_configs(folder)(), str(folder / "run"))
+    return small_configs(folder), str(folder / "run")
 
 
 def run(config: Config, root: str) -> int:
@@ -59,9 +68,10 @@ LONGER: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
 
 @pytest.mark.parametrize(("first", "then", "last"), LONGER.values(), ids=LONGER)
 def test_a_run_that_is_trained_longer_equals_one_that_was_from_the_start(
-    first: dict[str, Any], then: dict[str, Any], last: int, small_config: SmallConfig, tmp_path: Path
+    first: dict[str, Any], then: dict[str, Any], last: int, prepared: tuple[SmallConfig, str], tmp_path: Path
 ) -> None:
-    extended, straight = str(tmp_path / "extended"), str(tmp_path / "straight")
+    small_config, root = prepared
+    extended, straight = (str(shutil.copytree(root, tmp_path / name)) for name in ("extended", "straight"))
     assert run(small_config(training=first), extended) < last
     assert run(small_config(training=then), extended) == run(small_config(training=then), straight) == last
     assert_same_result(extended, straight)
@@ -120,7 +130,11 @@ def test_what_has_an_effect_is_refused(
     assert f"made with another config: {message}; use another --run-root" in str(refused.value)
 
 
-def test_a_rate_that_falls_until_the_end_binds_the_end(small_config: SmallConfig, tmp_path: Path) -> None:
+def test_a_rate_that_falls_until_the_end_binds_the_end(prepared: tuple[SmallConfig, str], tmp_path: Path) -> None:
+    small_config, root = prepared
+    for name in ("open", "fixed", "straight"):
+        shutil.copytree(root, tmp_path / name)
+
     def config(epochs: int, last: int | None) -> Config:
         return small_config(training={"num_epochs": epochs}, model={"translation_optimizer": cosine(last)})
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import SmallConfig
+from tests.conftest import SmallConfig, small_configs
 from tests.training.test_warm_start import Array, saved, state
 from twhin_core import storage
 from twhin_core.config import Config
@@ -55,19 +55,23 @@ class Days:
         return found
 
 
-@pytest.fixture(params=range(3))
-def days(request: pytest.FixtureRequest, tmp_path: Path) -> Days:
-    return Days(tmp_path, request.param)
-
-
 def config_of(small_config: SmallConfig, sources: list[dict[str, Any]], **sections: Any) -> Config:
     return small_config(prepare={"sources": sources, "split": None}, **sections)
 
 
-def first_day(days: Days, small_config: SmallConfig, root: str) -> None:
-    config = config_of(small_config, days.sources(train=days.train, test=days.test))
+@pytest.fixture(scope="module", params=range(3))
+def days(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Days:
+    return Days(tmp_path_factory.mktemp("days"), request.param)
+
+
+@pytest.fixture(scope="module")
+def before(days: Days, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The root of the first day's run, which tests leave as it is."""
+    folder = tmp_path_factory.mktemp("first")
+    config, root = config_of(small_configs(folder), days.sources(train=days.train, test=days.test)), str(folder / "run")
     prepare(config, root)
     train(config, root)
+    return root
 
 
 def ids(root: str, table: str) -> list[str]:
@@ -100,9 +104,10 @@ def predicted(days: Days, before: str, known: dict[str, set[str]]) -> dict[tuple
 
 
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_they_start_from_their_neighbors(days: Days, small_config: SmallConfig, tmp_path: Path, ranks: int) -> None:
-    before, root = str(tmp_path / "first"), str(tmp_path / "second")
-    first_day(days, small_config, before)
+def test_they_start_from_their_neighbors(
+    days: Days, before: str, small_config: SmallConfig, tmp_path: Path, ranks: int
+) -> None:
+    root = str(tmp_path / "second")
     config = config_of(small_config, days.sources(train=days.second), training={"warm_start": {"from": before}})
     prepare(config, root)
     found = state(config, root, ranks)
@@ -138,9 +143,8 @@ def test_they_start_from_their_neighbors(days: Days, small_config: SmallConfig, 
     assert tables["user"]["untrained"] > 2
 
 
-def test_they_are_not_anchored(days: Days, small_config: SmallConfig, tmp_path: Path) -> None:
-    before, root = str(tmp_path / "first"), str(tmp_path / "second")
-    first_day(days, small_config, before)
+def test_they_are_not_anchored(days: Days, before: str, small_config: SmallConfig, tmp_path: Path) -> None:
+    root = str(tmp_path / "second")
     training = {"anchor": {"to": before, "weight": 0.1}, "num_epochs": 1}
     config = config_of(small_config, days.sources(train=days.second), training=training)
     prepare(config, root)
@@ -149,9 +153,8 @@ def test_they_are_not_anchored(days: Days, small_config: SmallConfig, tmp_path: 
     assert held == {table: len(nodes(days.train, table) & set(ids(root, table))) for table in ("user", "tweet")}
 
 
-def test_they_are_no_drift(days: Days, small_config: SmallConfig, tmp_path: Path) -> None:
-    before, root = str(tmp_path / "first"), str(tmp_path / "second")
-    first_day(days, small_config, before)
+def test_they_are_no_drift(days: Days, before: str, small_config: SmallConfig, tmp_path: Path) -> None:
+    root = str(tmp_path / "second")
     sources = days.sources(train=days.second, test=days.test)
     config = config_of(small_config, sources, training={"num_epochs": 1}, evaluation={"previous": before})
     prepare(config, root)
@@ -165,9 +168,7 @@ def test_they_are_no_drift(days: Days, small_config: SmallConfig, tmp_path: Path
         assert tables[table]["all"]["cosine"] == pytest.approx(np.mean(cosines), abs=1e-5)
 
 
-def test_they_are_embedded_like_new_nodes(days: Days, small_config: SmallConfig, tmp_path: Path) -> None:
-    before = str(tmp_path / "first")
-    first_day(days, small_config, before)
+def test_they_are_embedded_like_new_nodes(days: Days, before: str) -> None:
     trained = {table: nodes(days.train, table) for table in ("user", "tweet")}
     expected = predicted(days, before, trained)
     edges = pa.table(dict(zip(("lhs", "relation", "rhs"), map(list, zip(*days.second, strict=True)), strict=True)))
