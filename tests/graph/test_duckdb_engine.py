@@ -53,11 +53,27 @@ def test_a_tmpdir_that_does_not_exist(
     prepare(small_config(prepare={"temp_directory": str(tmp_path / "new")}), str(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("place", ["temp_directory", "TMPDIR"])
-@pytest.mark.parametrize("kilobytes", [16, 300, 1000, 2000, 8000])
-def test_a_full_disk(small_config: SmallConfig, tmp_path: Path, place: str, kilobytes: int) -> None:
+@pytest.fixture(scope="module")
+def many_edges(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("raw") / "raw.parquet"
+    write_raw(path, users=3000, tweets=3000, edges=600_000)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kilobytes", "place"),
+    [
+        (16, "temp_directory"),
+        (16, "TMPDIR"),
+        (300, "temp_directory"),
+        (1000, "TMPDIR"),
+        (2000, "temp_directory"),
+        (8000, "TMPDIR"),
+    ],
+)
+def test_a_full_disk(kilobytes: int, place: str, many_edges: Path, small_config: SmallConfig, tmp_path: Path) -> None:
     """Limits files in a child process; the database exceeds that first, in whatever DuckDB is doing then."""
-    write_raw(tmp_path / "raw.parquet", users=3000, tweets=3000, edges=600_000)
+    (tmp_path / "raw.parquet").symlink_to(many_edges)
     (tmp_path / "scratch").mkdir()
     folder = {place: str(tmp_path / "scratch")}
     config = tmp_path / "config.yaml"
