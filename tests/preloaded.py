@@ -16,5 +16,6 @@ CONTEXT.set_forkserver_preload(
         "twhin.pipelines.cli",
         "twhin.pipelines.local",
         *(f"twhin_core.stages.{stage}" for stage in ("prepare", "train", "evaluate", "export")),
+        "torch._dynamo",  # which PyTorch imports in the first step of an optimizer
     ]
 )
