@@ -68,7 +68,7 @@ def test_recall_is_drawn_by_the_ranges_of_degrees() -> None:
 def test_the_page_shows_what_the_prior_trades(small_config: SmallConfig, tmp_path: Path, has_prior: bool) -> None:
     sources = ["model", *["without prior"] * has_prior, "popularity"]
     shown = page(small_config, tmp_path, made_lists(sources))
-    values = [f"{number / 10 + 0.01:.4f}" for number in range(1, 1 + len(sources))]
+    values = [f"{number / 10 + 0.01:.1f}" for number in range(1, 1 + len(sources))]
     assert ["metric", "this run", "95\u00a0% interval", *sources[1:]] in shown.rows
     assert ["popularity@5", values[0], "–", *values[1:]] in shown.rows
     assert any(row[0] == "vector, without prior" for row in shown.rows) == has_prior

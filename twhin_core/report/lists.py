@@ -98,7 +98,8 @@ def _figures(of: dict[str, Any]) -> Table:
     for metric in dict.fromkeys(metric for each in figures.values() for metric in each):
         low, high = intervals.get(metric, (None, None))
         interval = "–" if low is None else f"{low:.4f} – {high:.4f}"
-        first, *others = (_text(each.get(metric)) for each in figures.values())
+        decimals = 1 if metric.startswith("popularity") else 4
+        first, *others = (_text(each.get(metric), decimals) for each in figures.values())
         rows.append([metric, first, interval, *others])
     return Table(["metric", "this run", "95\u00a0% interval", *list(figures)[1:]], rows)
 
@@ -137,5 +138,5 @@ def _users(count: int) -> str:
     return f"{count:,} {'user' if count == 1 else 'users'}"
 
 
-def _text(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+def _text(value: float | None, decimals: int = 4) -> str:
+    return "–" if value is None else f"{value:,.{decimals}f}"
