@@ -44,8 +44,9 @@ class Index:
     """Whether it finds the nearest, and not those with the largest products."""
     normalized: bool
     """Whether the indexed vectors have length 1, but for the prior."""
-    prior: PriorOf | None
-    """Of which the last coordinate of the indexed vectors is; None if they have no prior."""
+    prior_coordinate: float | None
+    """The last coordinate of queries: the factor of the prior of this query's candidates, or 0, which leaves out
+    another; None if there is none."""
 
     @property
     def words(self) -> str:
@@ -68,8 +69,9 @@ def open_index(result: Result, query: Query) -> Index:
     (file,) = (file for file in entry.files if file.path.endswith(".index"))
     normalized = entry.figures["metric"] == "cosine"
     is_model_score = query.rel is not None and normalized == (manifest.comparator == "cos")
+    coordinate = None if entry.prior is None else _prior_coordinate(result, query, entry.prior)
     if query.rel is not None and query.prior != 0 and result.config.model.has_prior(query.side):
-        is_model_score = is_model_score and _adds_prior(result, query, entry.prior)
+        is_model_score = is_model_score and bool(coordinate)
     return Index(
         storage.join(result.root, file.path),
         file,
@@ -79,15 +81,14 @@ def open_index(result: Result, query: Query) -> Index:
         is_model_score,
         entry.figures["metric"] == "l2",
         normalized,
-        entry.prior,
+        coordinate,
     )
 
 
-def _adds_prior(result: Result, query: Query, prior: PriorOf | None) -> bool:
-    """Whether it is the prior of the query's candidates, and can have the query's weight."""
-    if prior is None or query.rel is None or not prior.is_of(result.schema.names[query.rel], query.side):
-        return False
-    return has_prior_factor(query, prior.weight)
+def _prior_coordinate(result: Result, query: Query, prior: PriorOf) -> float:
+    """0 unless it is the prior of the query's candidates, and can have the query's weight."""
+    is_own = query.rel is not None and prior.is_of(result.schema.names[query.rel], query.side)
+    return prior_factor(query, prior.weight) if is_own and has_prior_factor(query, prior.weight) else 0.0
 
 
 def _measure(manifest: ExportManifest, entry: FormatExport) -> str:
@@ -147,10 +148,8 @@ def search_index(
             given, offset = _project(scorer or result.scored.scorer(), query, given)
     if entry.normalized:
         given = torch.nn.functional.normalize(given)
-    if entry.prior is not None:
-        # 0 leaves out the prior, where it is another query's.
-        factor = prior_factor(query, entry.prior.weight) if _adds_prior(result, query, entry.prior) else 0.0
-        given = torch.cat([given, torch.full((len(given), 1), factor)], 1)
+    if entry.prior_coordinate is not None:
+        given = torch.cat([given, torch.full((len(given), 1), entry.prior_coordinate)], 1)
     values, rows = index.search(given.numpy(), k)
     scores = _scores(entry, values, result.config.model.comparator)
     return scores if offset is None or not entry.is_model_score else scores + offset[:, None].numpy(), rows

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from twhin_core.config.numbers import PriorWeight
 from twhin_core.schema import Side
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -21,10 +22,8 @@ ByIndex = Annotated[
 
 
 Prior = Annotated[
-    float | None,
+    PriorWeight | None,
     Field(
-        ge=0,
-        le=10,
         description="The weight of the popularity prior in scores; 0 leaves it out. Default: as exported, or else as "
         "trained.",
     ),
