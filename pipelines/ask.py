@@ -133,8 +133,7 @@ def score(
     from twhin_core.embeddings.show import list_score
     from twhin_core.output import show
 
-    found = embeddings.score(relation, lhs, rhs, prior)
-    show([list_score(embeddings, relation, lhs, rhs, found, prior)], as_json)
+    show([list_score(embeddings, relation, lhs, rhs, embeddings.score(relation, lhs, rhs, prior))], as_json)
 
 
 def compare(

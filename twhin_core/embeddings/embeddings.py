@@ -11,7 +11,7 @@ import pyarrow as pa
 from twhin_core.config import Relation
 from twhin_core.embeddings.neighbors import read_choice
 from twhin_core.embeddings.result import Result, open_result
-from twhin_core.embeddings.search import NodeRank, Query, find_rank, relation_named, with_prior_of_any
+from twhin_core.embeddings.search import NodeRank, Query, exact_words, find_rank, relation_named, with_prior_of_any
 from twhin_core.embeddings.table import TableEmbeddings
 from twhin_core.errors import NotFound, suggest
 from twhin_core.graph.manifest import read_manifest
@@ -33,6 +33,8 @@ class EdgeScore(NamedTuple):
     """The rhs among all answers to (lhs, relation, ?)."""
     lhs: NodeRank
     """The lhs among all answers to (?, relation, rhs)."""
+    by: str
+    """What the scores are, in words."""
 
 
 class Embeddings(Mapping[str, TableEmbeddings]):
@@ -156,5 +158,7 @@ class Embeddings(Mapping[str, TableEmbeddings]):
         queries = Query(tables[0], tables[1], rel, "rhs"), Query(tables[1], tables[0], rel, "lhs")
         for_rhs, for_lhs = with_prior_of_any(self._result, queries, weight)
         return EdgeScore(
-            rhs=find_rank(source, for_rhs, ends[0], ends[1]), lhs=find_rank(source, for_lhs, ends[1], ends[0])
+            rhs=find_rank(source, for_rhs, ends[0], ends[1]),
+            lhs=find_rank(source, for_lhs, ends[1], ends[0]),
+            by=exact_words(self._result, for_lhs if for_rhs.prior is None else for_rhs),
         )

@@ -45,14 +45,12 @@ def list_neighbors(
     return Listing("neighbors", title, columns, rows, has_header=False)
 
 
-def list_score(
-    embeddings: Embeddings, relation: str, lhs: str, rhs: str, score: EdgeScore, prior: float | None = None
-) -> Listing:
-    """One row for each end of the edge. `prior`: its weight, if it is not the default."""
+def list_score(embeddings: Embeddings, relation: str, lhs: str, rhs: str, score: EdgeScore) -> Listing:
+    """One row for each end of the edge."""
     ends = embeddings.relations[relation]
     title = (
-        f"({ends.lhs} {printable(lhs)}, {relation}, {ends.rhs} {printable(rhs)}) by the model's score "
-        f"({embeddings.comparator}{'' if prior is None else f', prior {prior:g}'}), step {embeddings.step:,}"
+        f"({ends.lhs} {printable(lhs)}, {relation}, {ends.rhs} {printable(rhs)}) by {score.by}, "
+        f"step {embeddings.step:,}"
     )
     columns = [
         Column("asked for", keys=("end",)), Column("id"), SCORE, Column("rank", ",.12g", plain=".12g"),
