@@ -65,10 +65,14 @@ class Browser:
         return [entry["message"] for entry in self._driver.get_log("browser")]
 
     def requests(self) -> list[str]:
-        """All that was asked of the network or the disk since this was asked last."""
+        """All that pages have asked of the network or the disk since this was asked last.
+
+        Without what the browser's own first page asks for, which is late on a busy machine.
+        """
         entries = self._driver.get_log("performance")
         events = [json.loads(entry["message"])["message"] for entry in entries]
-        return [of["params"]["request"]["url"] for of in events if of["method"] == "Network.requestWillBeSent"]
+        sent = [of["params"] for of in events if of["method"] == "Network.requestWillBeSent"]
+        return [of["request"]["url"] for of in sent if not of["documentURL"].startswith("chrome")]
 
     def _call(self, method: str, **arguments: Any) -> Any:
         return self._driver.execute_cdp_cmd(method, arguments)

@@ -136,8 +136,7 @@ def test_it_looks_right_at_every_width(
     for width, scheme, media in VIEWS:
         view = f"{media}-{width}-{scheme}"
         browser.open(page, width, scheme, media)
-        # Those of the browser's own first page arrive late on a busy machine.
-        others = [url for url in browser.requests() if not url.startswith(("file:", "data:", "chrome:", "chrome-untr"))]
+        others = [url for url in browser.requests() if not url.startswith(("file://", "chrome://", "data:image/gif"))]
         if found := [*browser.run(LOOKS), *browser.log(), *others]:
             wrong[view] = found
         assert _shades(browser.screenshot(tmp_path / f"{view}.png")) > 30
