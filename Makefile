@@ -10,7 +10,7 @@ PACKAGES := twhin_core twhin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help image run refresh-demo test test-all lint goldens docs hashes sbom clean
+.PHONY: help image run refresh-demo test test-all fuzz lint goldens docs hashes sbom clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | column -t -s '|'
@@ -29,6 +29,9 @@ test: $(INSTALLED) ## run the tests but the slow ones
 
 test-all: test ## run the slow tests too; the image needs Debian's buildah and mmdebstrap
 	$(PYTEST) -m slow
+
+fuzz: $(INSTALLED) ## run the tests of drawn inputs on others than `make test-all` draws
+	$(PYTEST) -m hypothesis --hypothesis-profile fuzz
 
 lint: $(INSTALLED) ## check style, types, the Dockerfile and, where it can be reached, the list of vulnerabilities
 	$(BIN)/ruff check .

@@ -13,12 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import settings
 
 from twhin_core.config import Config
 from twhin_core.config import file as config_file
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: so its kernels run on a CPU
+
+# Drawn inputs are the same in every run, so that a change is judged by what it changed. `make fuzz` draws others.
+settings.register_profile("fixed", deadline=None, derandomize=True)
+settings.register_profile("fuzz", deadline=None, print_blob=True)
+settings.load_profile("fixed")
 
 SmallConfig = Callable[..., Config]
 

@@ -33,7 +33,7 @@ def encodable(tree: Any) -> bool:
     return True
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(TREES.filter(encodable))
 def test_what_was_written_is_read(tree: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -47,7 +47,6 @@ def test_what_was_written_is_read(tree: dict[str, Any]) -> None:
     assert checksum == f"{bitwise_crc32c(json.dumps(tree, ensure_ascii=False).encode()):08x}"
 
 
-@settings(deadline=None)
 @given(TREES.filter(encodable), st.data())
 def test_a_changed_bit_is_refused_or_changes_nothing(tree: dict[str, Any], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:

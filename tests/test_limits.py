@@ -80,7 +80,7 @@ def test_limits_are_those_of_the_container(
     assert (limits.cores(root), limits.memory(root)) == (cores, memory)
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50)
 @given(quotas=st.lists(st.none() | st.integers(1_000, 10_000_000), min_size=1, max_size=4))
 def test_the_tightest_of_nested_quotas_counts(
     quotas: list[int | None], tmp_path_factory: pytest.TempPathFactory

@@ -199,7 +199,7 @@ def _letter(match: re.Match[str]) -> str:
 @given(trees, patterns)
 @example({"day=1/_temporary/p1.csv", "day=1/p1.csv"}, ["**", "*.csv"])
 @example({"_temporary/p1.csv"}, ["**", "_*"])
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.filter_too_much])
 def test_drawn_trees_on_a_disk(files: set[str], parts: list[str]) -> None:
     files = without_clashes(files)
     with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.test_storage import bitwise_crc32c
@@ -40,7 +40,6 @@ def by_hand(content: bytes) -> bytes:
 
 
 @small_blocks()
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=50), max_size=6))
 def test_the_checksums_are_those_of_the_blocks_however_they_are_written(parts: list[bytes]) -> None:
     writer = BlockWriter(io.BytesIO())
@@ -51,7 +50,6 @@ def test_the_checksums_are_those_of_the_blocks_however_they_are_written(parts: l
 
 
 @small_blocks()
-@settings(deadline=None)
 @given(st.data())
 def test_a_range_is_read_unless_a_block_that_it_touches_has_changed(data: st.DataObject) -> None:
     content = data.draw(st.binary(min_size=1, max_size=200))

@@ -88,13 +88,13 @@ SCALARS = st.none() | st.booleans() | st.integers(-(10**18), 10**18) | st.floats
 TREES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TREES)
 def test_what_yaml_writes_is_read_back(tree: object) -> None:
     assert read_yaml(to_yaml(tree), "here") == tree
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.text(st.sampled_from("&*a[]{}:,-!<>|'\"#%@\n \t0x1._e+?~\x00\x85é"), max_size=40))
 def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
     message = ""

@@ -234,7 +234,7 @@ def test_row_groups_and_batches_cost_nothing_per_relation(tmp_path: Path) -> Non
     assert looks[1] == 0
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(*[st.sampled_from(["a", "b", "c"])] * 2), min_size=1, max_size=20))
 def test_a_schema_knows_the_tables_of_its_relations(pairs: list[tuple[str, str]]) -> None:
     sizes = {"c": 7, "a": 5, "b": 9}

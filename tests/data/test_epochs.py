@@ -67,7 +67,7 @@ def lhs_of(steps: list[Step]) -> list[int]:
     return numbers
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(LAYOUTS, BATCHES, WORLDS, BUFFERS, st.integers(0, 50), st.none() | st.integers(1, 100))
 def test_each_edge_reaches_one_rank_once_and_all_ranks_take_the_same_number_of_steps(
     layout: list[list[int]], batch: int, world: int, buffer: int, offset: int, limit: int | None
@@ -87,7 +87,7 @@ def test_each_edge_reaches_one_rank_once_and_all_ranks_take_the_same_number_of_s
         assert all(step.step_edges == batch * world for step in taken[0][:-1])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(LAYOUTS, st.data(), BUFFERS)
 def test_reading_resumes_exactly_from_any_state_on_any_number_of_ranks(
     layout: list[list[int]], data: st.DataObject, buffer: int
@@ -120,7 +120,7 @@ def test_reading_resumes_exactly_from_any_state_on_any_number_of_ranks(
     assert counts == {(epoch, number): 1 for epoch in range(2) for number in range(sum(map(sum, layout)))}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(LAYOUTS, BATCHES, st.integers(2, 4), BUFFERS)
 def test_ranks_take_the_same_steps_as_one_rank_with_a_larger_batch(
     layout: list[list[int]], batch: int, world: int, buffer: int
@@ -133,7 +133,7 @@ def test_ranks_take_the_same_steps_as_one_rank_with_a_larger_batch(
         assert lhs_of([whole]) == lhs_of(parts)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(LAYOUTS, BATCHES, WORLDS, st.integers(0, 100))
 def test_drop_skips_edges_that_do_not_fill_a_step(layout: list[list[int]], batch: int, world: int, start: int) -> None:
     count = sum(map(sum, layout))
@@ -154,7 +154,7 @@ def test_drop_skips_edges_that_do_not_fill_a_step(layout: list[list[int]], batch
     assert sorted(taken) == sorted(whole[start : start + steps * batch * world])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 60), st.integers(0, 60), BATCHES, WORLDS, st.data())
 def test_the_positions_of_ranks_match_their_shares(
     start: int, length: int, batch: int, world: int, data: st.DataObject

@@ -68,7 +68,7 @@ def bytes_of(steps: list[Step]) -> list[Any]:
     ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(LAYOUTS, BATCHES, WORLDS, st.integers(20, 150), st.integers(1, 3), st.data())
 def test_edges_from_readers_equal_those_read_in_process(
     layout: list[list[int]], batch: int, world: int, buffer: int, readers: int, data: st.DataObject

@@ -59,7 +59,7 @@ ASKED: list[tuple[str, str | None, Side | None]] = [
 
 
 @given(data=st.data())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_drawn_questions_and_choices(trained: Trained, graph: Graph, tmp_path: Path, data: st.DataObject) -> None:
     table, relation, side = data.draw(st.sampled_from(ASKED))
     node = data.draw(st.sampled_from(sorted(graph.tables[table])))

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.stages.test_evaluate import changed
@@ -49,7 +49,6 @@ def test_it_is_the_mean_rank_between_chance_and_the_first() -> None:
     assert of["c"]["amri"] == of["c"]["amri_lhs"] == pytest.approx(-1)
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_perfect_ranks_have_1_ties_0_and_the_worst_minus_1(rows: list[tuple[int, int, int]]) -> None:
     negatives, edges, rel = map(list, zip(*rows, strict=True))
@@ -71,7 +70,6 @@ def test_ranks_by_chance_have_about_0(negatives: int) -> None:
     assert abs(found) < 5 * deviation
 
 
-@settings(deadline=None)
 @given(st.integers(1, 10**6), st.lists(st.floats(0, 1), min_size=1, max_size=50))
 def test_with_as_many_candidates_for_all_it_is_twice_the_auc_minus_1(negatives: int, shares: list[float]) -> None:
     ranks = [1 + share * negatives for share in shares]

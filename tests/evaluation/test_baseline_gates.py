@@ -86,9 +86,7 @@ def test_the_value_of_the_baseline_is_the_bound(
     assert decided["bounds"] == gate
 
 
-@settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)  # it makes a config, and keeps none
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # it makes a config, and keeps none
 @given(st.floats(0, 1), st.floats(0, 1), st.one_of(st.none(), st.floats(0.01, 100)))
 def test_it_passes_what_is_at_least_the_factor_times_the_baseline(
     small_config: SmallConfig, value: float, baseline: float, factor: float | None

@@ -32,7 +32,7 @@ lists = st.integers(1, 6).flatmap(
 
 
 @given(lists)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_overlaps_are_those_of_the_definitions(pair: tuple[list[int], list[int]]) -> None:
     a, b = pair
     k, p = len(a), 0.9
@@ -50,7 +50,7 @@ def test_rank_biased_overlap_by_hand() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=20))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_auc_counts_all_pairs(drawn: list[tuple[int, bool]]) -> None:
     scores, is_positive = np.array([score for score, _ in drawn], float), np.array([flag for _, flag in drawn])
     if is_positive.all() or not is_positive.any():

@@ -65,7 +65,7 @@ def test_without_negatives_of_the_queries_there_is_no_figure() -> None:
 pairs = st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0, 1]), st.integers(0, 3)), min_size=1, max_size=14)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pairs, pairs, st.lists(st.integers(0, 2), min_size=24, max_size=24), st.sampled_from([1, 3, 1000]))
 def test_all_pairs(positive: list[Triple], listed: list[Triple], values: list[int], at_once: int) -> None:
     scores = np.array(values, np.float32).reshape(4, 6)

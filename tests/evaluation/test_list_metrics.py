@@ -51,7 +51,7 @@ def test_a_list_shorter_than_k_counts_as_it_is() -> None:
     more=st.integers(1, 8),
     at=st.lists(st.integers(1, 9), min_size=1, max_size=3, unique=True).map(sorted),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_accuracy_is_that_of_plain_python(lists: list[list[bool]], more: int, at: list[int]) -> None:
     answers = [sum(of) + more for of in lists]
     found = accuracy(np.array(lists), np.array(answers), at)
@@ -88,7 +88,7 @@ def test_novelty_is_the_mean_of_what_is_there() -> None:
     lists=st.lists(st.lists(st.integers(0, 40), max_size=6), min_size=1, max_size=5),
     at=st.lists(st.integers(1, 9), min_size=1, max_size=3, unique=True).map(sorted),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_popularity_is_the_mean_of_the_edges(lists: list[list[int]], at: list[int]) -> None:
     edges = np.array([of + [99] * (7 - len(of)) for of in lists])
     is_there = np.arange(7) < np.array([[len(of)] for of in lists])
@@ -100,7 +100,7 @@ def test_popularity_is_the_mean_of_the_edges(lists: list[list[int]], at: list[in
 
 
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_diversity_is_one_minus_the_mean_cosine_of_all_pairs(data: st.DataObject) -> None:
     users, k, dim = (data.draw(st.integers(1, most)) for most in (4, 6, 3))
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
@@ -134,7 +134,7 @@ def test_gini_by_hand(times: list[int], candidates: int, value: float) -> None:
 
 
 @given(times=st.lists(st.integers(1, 50), max_size=12), others=st.integers(1, 9), factor=st.integers(2, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_gini_is_the_mean_difference_and_obeys_its_laws(times: list[int], others: int, factor: int) -> None:
     every = [*times, *[0] * others]
     total = sum(every) or 1

@@ -189,14 +189,14 @@ def check(small_config: SmallConfig, case: Case, **engine: Any) -> None:
                 assert entry == plain_of[entry.name]
 
 
-@some(4, derandomize=True)
+@some(4)
 @given(case=cases())
 def test_derived_edges_lead_to_the_most_similar_nodes(small_config: SmallConfig, case: Case) -> None:
     check(small_config, case)
 
 
 @pytest.mark.slow
-@some(20, derandomize=False)
+@some(20)
 @given(case=cases())
 def test_derived_edges_lead_to_the_most_similar_nodes_in_many_cases(small_config: SmallConfig, case: Case) -> None:
     check(small_config, case)

@@ -115,7 +115,7 @@ def kept(path: Path, where: str) -> list[int]:
     return sorted(int(row["lhs"]) for row in rows if not row["filtered"])
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25)
 @given(tree=TREES)
 def test_any_condition_keeps_what_python_keeps(files: list[Path], tree: tuple[str, Any]) -> None:
     text, test = tree

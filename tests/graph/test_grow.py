@@ -75,7 +75,7 @@ def days(draw: st.DrawFn) -> tuple[list[list[Row]], dict[str, Any]]:
 CASE = {"case": days(), "symmetric": st.booleans()}
 
 
-@some(4, derandomize=True)
+@some(4)
 @given(**CASE)
 def test_days_one_by_one_are_all_days_at_once(
     small_config: SmallConfig, case: tuple[list[list[Row]], dict[str, Any]], symmetric: bool
@@ -85,7 +85,7 @@ def test_days_one_by_one_are_all_days_at_once(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@some(20, derandomize=False)
+@some(20)
 @given(**CASE)
 def test_days_one_by_one_are_all_days_at_once_in_many_cases(
     small_config: SmallConfig, case: tuple[list[list[Row]], dict[str, Any]], symmetric: bool

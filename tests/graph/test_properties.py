@@ -180,17 +180,17 @@ def one_thread(prepared: Prepare) -> Iterator[DuckDBEngine]:
         yield engine
 
 
-def some(examples: int, derandomize: bool) -> settings:
+def some(examples: int) -> settings:
     """Fixtures are made once for all examples here, and each example is two runs of prepare."""
     checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-    return settings(max_examples=examples, deadline=None, derandomize=derandomize, suppress_health_check=checks)
+    return settings(max_examples=examples, suppress_health_check=checks)
 
 
 CASE = {"case": cases(), "form": st.sampled_from(["parquet", "csv"]), "order": st.randoms(use_true_random=False)}
 CASE["symmetric"] = st.booleans()
 
 
-@some(8, derandomize=True)
+@some(8)
 @given(**CASE)
 def test_prepare_follows_the_rules_for_any_files(
     small_config: SmallConfig, case: tuple[list[Row], dict[str, Any]], form: str, order: Any, symmetric: bool
@@ -200,7 +200,7 @@ def test_prepare_follows_the_rules_for_any_files(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@some(50, derandomize=False)
+@some(50)
 @given(**CASE)
 def test_prepare_follows_the_rules_in_many_cases(
     small_config: SmallConfig, case: tuple[list[Row], dict[str, Any]], form: str, order: Any, symmetric: bool

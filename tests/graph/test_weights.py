@@ -29,7 +29,7 @@ def ranges_of(weights: list[float]) -> list[tuple[int, int, float, float]]:
     return [(each, len(values), float(values.sum()), float(values.max())) for each, values in of.items()]
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(
     count=st.integers(1, 5000),
     sigma=st.floats(0, 4),

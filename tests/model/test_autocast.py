@@ -47,7 +47,7 @@ def scores_of(scorer: Scorer, side: Side, vectors: tuple[Tensor, Tensor, Tensor]
     return scorer.one_to_negatives(queries, right, wrong, scorer.offset(side, rel, nodes))
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(
     seed=numbers,
     far=st.sampled_from([0.0, 0.1, 1.0, 30.0]),
@@ -69,7 +69,7 @@ def test_a_vector_scores_alike_as_the_answer_and_as_a_negative(
     torch.testing.assert_close(as_negative, scores[..., 0], rtol=2 * UNIT, atol=left)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(seed=numbers, far=st.sampled_from([0.0, 1.0, 30.0]), near=st.sampled_from([0.0, 0.01, 1.0]))
 def test_scores_are_the_distances_of_the_rounded_points(seed: int, far: float, near: float) -> None:
     nodes, answers, candidates = drawn(seed, far, near, 8)
@@ -115,7 +115,7 @@ def test_the_fused_loss_of_an_answer_against_itself_is_log_2(comparator: str, fa
     torch.testing.assert_close(losses.detach(), torch.full_like(losses, 2.0).log(), rtol=0, atol=left)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(seed=numbers, far=st.sampled_from([0.0, 1e-30, 1.0, 30.0, 1e30]), name=st.sampled_from(["l2", "squared_l2"]))
 def test_the_points_of_fused_distances_are_rounded_before_any_of_them(seed: int, far: float, name: str) -> None:
     """The kernels then take exact distances of the same points, whichever dtype they multiply in."""

@@ -49,7 +49,7 @@ given_lists = st.dictionaries(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(given_lists, st.integers(1, 3), st.integers(0, 99))
 def test_every_query_gets_its_own_and_as_many_as_there_are(lists: Lists, parts: int, seed: int) -> None:
     sampler = ExplicitSampler(SCHEMA, lists_of(lists, parts))

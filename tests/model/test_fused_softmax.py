@@ -15,7 +15,7 @@ from tests.model.softmax_losses import in_float64
 from twhin_core.model.softmax_function import METRICS, SoftmaxLosses
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20)
 @given(
     shape=st.tuples(st.integers(1, 2), st.integers(1, 70), st.integers(1, 70), st.sampled_from([8, 20])),
     metric=st.sampled_from(["dot", "l2", "squared_l2"]),

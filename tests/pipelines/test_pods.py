@@ -359,7 +359,7 @@ OWN = st.fixed_dictionaries(
 TOPOLOGY = st.fixed_dictionaries({}, optional={"together": KEYS, "apart": KEYS, "required": st.booleans()})
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(general=GENERAL, trainers=OWN, reading=OWN, topology=TOPOLOGY, disk=st.none() | AMOUNTS)
 def test_pods_have_one_mount_a_path_or_are_refused_and_nothing_is_lost(
     general: Any, trainers: Any, reading: Any, topology: Any, disk: str | None, tmp_path: Path

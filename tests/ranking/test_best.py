@@ -33,7 +33,7 @@ def find(
     width=st.sampled_from([64, 128]),
     distinct=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_lists_are_the_heads_of_all_scores_in_order(
     seed: int, queries: int, size: int, k: int, lines: int, width: int, distinct: bool
 ) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twhin_core.ranking.many_answers import group_answers
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(
     counts=st.lists(st.integers(0, 40), min_size=1, max_size=12),
     width=st.integers(1, 70),

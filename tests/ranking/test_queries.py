@@ -13,14 +13,14 @@ from twhin_core.schema import SIDES
 TRIPLES = st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=40)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.integers(-3, 5), max_size=30))
 def test_labels_are_split_by_value(labels: list[int]) -> None:
     found = [(label, indices.tolist()) for label, indices in split_by(np.array(labels, np.int64))]
     assert found == [(value, [at for at, of in enumerate(labels) if of == value]) for value in sorted(set(labels))]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(TRIPLES, st.data())
 def test_the_answers_of_some_queries_are_those_that_belong_to_them(
     triples: list[tuple[int, int, int]], data: st.DataObject

@@ -12,7 +12,7 @@ from twhin_core.ranking import rank_kernels
 from twhin_core.ranking.rank_kernels import count_above
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(st.integers(1, 4), st.integers(1, 70), st.lists(st.integers(0, 3), max_size=9), st.integers(0, 2**31))
 def test_counts_equal_those_of_a_loop(lines: int, width: int, rows: list[int], seed: int) -> None:
     """Scores are small integers, so that many tie; some are nan."""

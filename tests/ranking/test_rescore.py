@@ -20,7 +20,7 @@ from twhin_core.ranking.best import NONE
     k=st.integers(1, 12),
     at_once=st.sampled_from([1, 50, 1 << 20]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_best_of_those_given_in_order(seed: int, queries: int, found: int, k: int, at_once: int) -> None:
     rng = np.random.default_rng(seed)
     vectors, table = (torch.from_numpy(rng.integers(-9, 10, (of, 3)).astype(np.float32)) for of in (queries, 30))

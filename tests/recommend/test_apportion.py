@@ -33,7 +33,7 @@ def ideal_places(shares: list[int], places: int, supply: list[int]) -> list[Frac
 
 
 @given(data=st.data(), places=st.integers(1, 60), width=st.integers(1, 6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_places_are_divided_by_largest_remainders(data: st.DataObject, places: int, width: int) -> None:
     numbers = st.lists(st.integers(0, 40), min_size=width, max_size=width)
     lines = data.draw(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=4))
@@ -69,7 +69,7 @@ def test_places_by_hand(shares: list[float], places: int, supply: list[int], exp
 
 
 @given(data=st.data(), width=st.integers(1, 8), share=st.sampled_from([0.2, 0.5, 0.75, 1.0]), at_once=st.integers(1, 3))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_lists_take_turns(data: st.DataObject, width: int, share: float, at_once: int) -> None:
     lists = st.lists(st.integers(0, 9), max_size=width, unique=True)
     drawn = data.draw(st.lists(st.tuples(lists, lists), max_size=5))

@@ -102,7 +102,7 @@ def item_scores(edges: Pairs, rows: list[int] | None, without: Pairs) -> dict[tu
 
 
 @given(edges=graphs, rows=subsets, without=left_out, k=st.integers(1, 15), at_once=st.sampled_from([1, 20, 1 << 22]))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_item_item_scores_are_sums_of_cosines(
     edges: Pairs, rows: list[int] | None, without: Pairs, k: int, at_once: int, tmp_path: Path
 ) -> None:
@@ -116,7 +116,7 @@ def test_item_item_scores_are_sums_of_cosines(
 
 
 @given(edges=graphs, seed=st.integers(0, 99))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_item_item_does_not_depend_on_the_numbers_of_items(edges: Pairs, seed: int, tmp_path: Path) -> None:
     new = np.random.default_rng(seed).permutation(ITEMS)
     scores = []
@@ -155,7 +155,7 @@ def test_item_item_refuses_more_than_fits(tmp_path: Path) -> None:
 
 
 @given(edges=graphs, rows=subsets, without=left_out, k=st.integers(1, 15))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_popularity_lists_the_candidates_with_the_most_edges(
     edges: Pairs, rows: list[int] | None, without: Pairs, k: int
 ) -> None:
@@ -172,7 +172,7 @@ def test_popularity_lists_the_candidates_with_the_most_edges(
 
 
 @given(rows=subsets, without=left_out, k=st.integers(1, 15), seed=st.integers(0, 9))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_random_lists_are_full_distinct_and_repeatable(
     rows: list[int] | None, without: Pairs, k: int, seed: int
 ) -> None:

@@ -43,7 +43,7 @@ def kept(row: dict[str, Any], newest: datetime.datetime | None, max_age: int | N
     return newest is not None and row["made"] is not None and newest - row["made"] <= datetime.timedelta(days=max_age)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=ROWS, form=st.sampled_from(["parquet", "csv"]), max_age=st.none() | st.integers(1, 9))
 def test_rows_are_chosen_by_their_columns(
     tmp_path: Path, rows: list[dict[str, Any]], form: str, max_age: int | None

@@ -112,7 +112,7 @@ def test_each_user_gets_the_best_without_what_it_knows(trained: Trained, relatio
 
 
 @given(data=st.data())
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_drawn_users_candidates_degrees_and_exclusions(trained: Trained, tmp_path: Path, data: st.DataObject) -> None:
     config, root = trained
     graph = Graph(config, root)
@@ -288,7 +288,7 @@ def test_ranks_that_share_the_users_write_the_same_files(trained: Trained, tmp_p
 
 
 @given(count=st.integers(0, 50), per_part=st.integers(1, 20), at_once=st.integers(1, 9))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_parts_divide_the_users_in_the_order_of_their_ids(
     count: int, per_part: int, at_once: int, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

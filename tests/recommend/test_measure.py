@@ -176,7 +176,7 @@ def test_figures_are_those_of_the_definitions(trained: Trained, relation: str, s
 
 
 @given(data=st.data())
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_settings_of_lists_apply(trained: Trained, tmp_path: Path, data: st.DataObject) -> None:
     config, root = trained
     graph = Graph(config, root)

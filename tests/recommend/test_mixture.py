@@ -62,7 +62,7 @@ def average(lists: list[Floats], clusters: int) -> Floats:
 
 
 @given(data=st.data(), users=st.integers(1, 9), clusters=st.integers(1, 4), smoothing=st.sampled_from([0.0, 0.3, 1.0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_mixtures_are_smoothed_multinomials(data: st.DataObject, users: int, clusters: int, smoothing: float) -> None:
     edges = data.draw(st.lists(st.tuples(st.integers(0, users - 1), st.integers(0, 5)), max_size=40))
     cluster = np.array(data.draw(st.lists(st.integers(0, clusters - 1), min_size=6, max_size=6)))
@@ -244,7 +244,7 @@ def test_lists_are_those_of_plain_loops(
 
 
 @given(data=st.data())
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_list_is_full_and_has_nothing_known(trained: Trained, tmp_path: Path, data: st.DataObject) -> None:
     pytest.importorskip("faiss")
     config, root = trained

@@ -39,7 +39,7 @@ def sweeps(draw: st.DrawFn) -> list[Tried]:
     return sorted(found, key=lambda of: (of.state != "complete", -of.share, -(of.value or 0.0)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(trials=sweeps())
 def test_the_page_shows_every_trial_and_nothing_runs(trials: list[Tried], tmp_path_factory: object) -> None:
     path = Path(tmp_path_factory.getbasetemp()) / "sweep.html"  # type: ignore[attr-defined]

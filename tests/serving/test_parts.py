@@ -36,7 +36,7 @@ def by_hash(names: list[str]) -> list[str]:
     return sorted(names, key=lambda name: hashlib.md5(name.encode(), usedforsecurity=False).digest())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(NAMES, NAMES, st.sampled_from(["hashed", "two runs", "gaps", "listed"]))
 def test_held_ids_are_found_and_named_as_a_list_has_them(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], others: list[str], kind: str
@@ -66,7 +66,7 @@ def test_numbers_are_held_as_they_are() -> None:
 EDGES = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1), st.integers(0, 4)), min_size=1, max_size=60)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(EDGES, st.integers(1, 9))
 def test_known_edges_are_those_of_the_files(
     tmp_path_factory: pytest.TempPathFactory, edges: list[tuple[int, int, int]], rows_per_group: int

@@ -77,7 +77,7 @@ def given_table(relation: str, side: str) -> str:
     return TABLES[REL[relation]][SIDES.index("lhs" if side == "rhs" else "rhs")]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(weight=WEIGHTS, end=st.sampled_from(ENDS), node=st.integers(0, 29), kept=st.booleans())
 def test_neighbors_and_scores_by_any_weight(
     run: Run, without_checkpoint: str, weight: float, end: tuple[str, str], node: int, kept: bool
@@ -95,7 +95,7 @@ def test_neighbors_and_scores_by_any_weight(
         assert getattr(score, of).score == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(weight=WEIGHTS, node=st.integers(0, 39))
 def test_the_index_answers_by_any_weight(run: Run, weight: float, node: int) -> None:
     pytest.importorskip("faiss")

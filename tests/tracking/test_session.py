@@ -81,7 +81,7 @@ ACTS = st.lists(st.sampled_from(["step", "figure", "send", "fail", "stage", "kil
 
 
 @given(ACTS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_point_arrives_once_and_in_order(tmp_path_factory: pytest.TempPathFactory, acts: list[str]) -> None:
     root, tracker = tmp_path_factory.mktemp("root"), Kept()
     file: list[Point] = []  # as `training/metrics.jsonl`

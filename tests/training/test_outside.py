@@ -153,7 +153,7 @@ def test_other_dimensions_are_mapped(width: int, is_unit: bool, graph: Graph, tm
 
 
 @given(st.integers(1, 300), st.sampled_from([64, 128, 256]), st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_the_map_keeps_lengths_and_angles_on_average(width: int, dim: int, seed: int) -> None:
     """Of one vector, |v·G|² is |v|²·χ²(dim)/dim: the mean of many coordinates is within six standard deviations."""
     rng = np.random.default_rng(seed)
@@ -321,7 +321,7 @@ def test_files_on_an_object_store(
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_vectors_match_as_a_dictionary_does(data: st.DataObject, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path, ignore_errors=True)
     text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=4)

@@ -299,7 +299,7 @@ def test_weights_found_act_as_those_of_the_config(ranks: Ranks) -> None:
         torch.testing.assert_close(one, other)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), parts=st.integers(1, 7))
 def test_a_sample_does_not_depend_on_how_edges_are_read(seed: int, parts: int) -> None:
     rng = np.random.default_rng(seed)

@@ -23,7 +23,7 @@ SETTINGS = {
 }
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(
     kind=st.sampled_from(KINDS),
     lengths=st.lists(st.integers(1, 3 * GRADIENTS_AT_ONCE), min_size=1, max_size=MOST_PIECES),

@@ -139,7 +139,7 @@ def combinations(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
     return space, drawn
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(made=combinations())
 def test_a_trial_differs_from_the_config_in_the_values_that_count(
     made: tuple[dict[str, Any], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory

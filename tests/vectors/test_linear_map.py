@@ -45,7 +45,7 @@ def with_ridge(now: np.ndarray, before: np.ndarray) -> np.ndarray:
 
 
 @given(seeds, dims, dims, st.integers(1, 40))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_linear_map_is_that_of_least_squares(seed: int, dim: int, dim_before: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     now, before = drawn(rng, count, dim), drawn(rng, count, dim_before)
@@ -55,7 +55,7 @@ def test_the_linear_map_is_that_of_least_squares(seed: int, dim: int, dim_before
 
 
 @given(seeds, dims, st.integers(0, 30))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_planted_rotation_is_found(seed: int, dim: int, more: int) -> None:
     rng = np.random.default_rng(seed)
     before, planted = drawn(rng, dim + more, dim), orthogonal(rng, dim)
@@ -67,7 +67,7 @@ def test_a_planted_rotation_is_found(seed: int, dim: int, more: int) -> None:
 
 
 @given(seeds, st.integers(1, 9))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_no_angle_of_the_plane_has_a_smaller_error(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     now, before = rng.normal(size=(count, 2)) * rng.uniform(0.1, 10, (count, 1)), rng.normal(size=(count, 2))

@@ -33,7 +33,7 @@ def stored(index: dict[str, int], folder: Path, name: str) -> ListedIds:
     return ListedIds([str(path)], str(path))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(here=vocabularies(), there=vocabularies(), bounds=st.tuples(st.integers(0, 61), st.integers(0, 61)))
 def test_each_row_finds_the_row_of_its_id(here: dict[str, int], there: dict[str, int], bounds: tuple[int, int]) -> None:
     rows = range(min(bounds), max(bounds))

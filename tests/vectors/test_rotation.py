@@ -35,7 +35,7 @@ def overlap_of(now: torch.Tensor, before: torch.Tensor) -> Overlap:
 
 
 @given(seeds, st.integers(1, 7), st.integers(0, 30))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_planted_rotation_is_found_whatever_the_lengths(seed: int, dim: int, more: int) -> None:
     rng = np.random.default_rng(seed)
     before, planted = drawn(rng, dim + more, dim), orthogonal(rng, dim)
@@ -49,7 +49,7 @@ def test_a_planted_rotation_is_found_whatever_the_lengths(seed: int, dim: int, m
 
 
 @given(seeds, st.integers(1, 9))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_no_angle_of_the_plane_is_better(seed: int, pairs: int) -> None:
     rng = np.random.default_rng(seed)
     now, before = rng.normal(size=(pairs, 2)), rng.normal(size=(pairs, 2))
