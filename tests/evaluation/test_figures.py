@@ -14,7 +14,7 @@ from rich.console import Console
 from tests.stages.test_evaluate import brute_force, changed
 from twhin_core.config import Config, Evaluation
 from twhin_core.errors import UserError
-from twhin_core.evaluation.intervals import Groups, intervals
+from twhin_core.evaluation.intervals import Groups, intervals, quantiles
 from twhin_core.evaluation.metrics import Sums, bucket_of, buckets
 from twhin_core.output import print_tables
 from twhin_core.report.summary import list_metrics
@@ -68,6 +68,15 @@ def test_figures_by_degree_are_those_of_the_edges_in_each_bucket(trained: tuple[
             assert ("recall@10" in found[name]) == (kind == "query" and asks_for_rhs)
     assert sum(figures["edges"] for figures in found.values()) == 2 * metrics["test"]["all"]["edges"]
     assert set(metrics["degrees"]) == {"model", "popularity"}
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.2, 0.9])
+def test_quantiles_leave_out_what_is_missing(missing: float) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(200, 30)).round(1)
+    values[1:][rng.random((199, 30)) < missing] = np.nan
+    shares = [0, 0.025, 0.3, 0.5, 0.975, 1]
+    np.testing.assert_allclose(quantiles(values, shares), np.nanquantile(values, shares, axis=0), atol=1e-12)
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:

@@ -115,13 +115,22 @@ def bootstrap(
     times = np.bincount(drawn.ravel(), minlength=resamples * count).reshape(resamples, count).astype(np.float64)
     figures = [_resampled(times, of, over) for of, over in parts]
     found = figures[-1] if len(figures) == 1 else figures[1] - figures[0]
-    missing = np.isnan(found)
-    found[:, missing.all(0)] = 0  # like the figure itself if there is nothing to average
-    bounds = np.quantile(found, QUANTILES, axis=0)
-    for column in np.flatnonzero(missing.any(0) & ~missing.all(0)).tolist():  # nanquantile is slow
-        bounds[:, column] = np.nanquantile(found[:, column], QUANTILES)
-    low, high = bounds
+    found[:, np.isnan(found).all(0)] = 0  # like the figure itself if there is nothing to average
+    low, high = quantiles(found, QUANTILES)
     return low, high
+
+
+def quantiles(values: Floats, shares: Sequence[float]) -> Floats:
+    """[shares, columns] the quantiles of each column of `values`, by linear interpolation, leaving out NaN.
+
+    As np.nanquantile, which takes far longer because it goes through the columns one by one. No column may be all NaN.
+    """
+    ordered, last = np.sort(values, axis=0), np.count_nonzero(~np.isnan(values), axis=0) - 1  # NaN sort to the end
+    place = np.outer(shares, last)
+    below = np.floor(place).astype(np.int64)
+    low, high = (np.take_along_axis(ordered, at, 0) for at in (below, np.minimum(below + 1, last)))
+    found: Floats = low + (high - low) * (place - below)
+    return found
 
 
 def _resampled(times: Floats, of: Floats, over: Floats) -> Floats:
