@@ -17,7 +17,7 @@ from tests.conftest import SmallConfig
 from tests.export.exporting import changed
 from tests.fault_proxy import FaultProxy
 from tests.full_disk import small_files
-from tests.object_store import GS_FIRST, STORES, reach, serve_bucket, settings
+from tests.object_store import STORES, reach, serve_bucket, settings
 from tests.preloaded import CONTEXT
 from tests.training.same_result import assert_same_result
 from twhin_core import lease, storage
@@ -90,8 +90,13 @@ def finish(stage: str, config: Config, root: str) -> float:
 
 
 @pytest.mark.parametrize("stage", ["prepare", "export"])
-@pytest.mark.parametrize("place", ["local", *GS_FIRST])
-@pytest.mark.parametrize("kills", [2, pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("place", "kills"),
+    [
+        ("local", 2), ("gs", 2),
+        *(pytest.param(*of, marks=pytest.mark.slow) for of in (("s3", 2), ("abfs", 2), ("local", 6), ("gs", 6))),
+    ],
+)  # fmt: skip
 def test_the_result_is_the_same_after_repeated_kills(
     kills: int,
     place: str,

@@ -196,7 +196,7 @@ def test_derived_edges_lead_to_the_most_similar_nodes(small_config: SmallConfig,
 
 
 @pytest.mark.slow
-@some(20)
+@some(10)
 @given(case=cases())
 def test_derived_edges_lead_to_the_most_similar_nodes_in_many_cases(small_config: SmallConfig, case: Case) -> None:
     check(small_config, case)

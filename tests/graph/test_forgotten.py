@@ -45,7 +45,7 @@ def test_what_is_left_is_what_the_other_rows_make(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@some(20)
+@some(10)
 @given(**CASE)
 def test_what_is_left_is_what_the_other_rows_make_in_many_cases(
     small_config: SmallConfig,

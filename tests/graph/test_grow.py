@@ -85,7 +85,7 @@ def test_days_one_by_one_are_all_days_at_once(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@some(20)
+@some(10)
 @given(**CASE)
 def test_days_one_by_one_are_all_days_at_once_in_many_cases(
     small_config: SmallConfig, case: tuple[list[list[Row]], dict[str, Any]], symmetric: bool

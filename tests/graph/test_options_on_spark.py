@@ -10,10 +10,11 @@ import pytest
 
 from tests.conftest import SmallConfig
 from tests.graph.brute_force import SPLITS, Row, expect
-from tests.graph.spark_session import SPARK
+from tests.graph.spark_session import SPARK, session
 from tests.graph.test_properties import assert_graph, assert_reversed, config_of, write
 from twhin_core.stages.prepare import prepare
 
+__all__ = ["session"]  # a fixture
 NONE: dict[str, Any] = {
     "time_window": None,
     "self_loops": "keep",

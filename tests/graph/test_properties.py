@@ -200,7 +200,7 @@ def test_prepare_follows_the_rules_for_any_files(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@some(50)
+@some(20)
 @given(**CASE)
 def test_prepare_follows_the_rules_in_many_cases(
     small_config: SmallConfig, case: tuple[list[Row], dict[str, Any]], form: str, order: Any, symmetric: bool

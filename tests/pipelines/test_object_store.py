@@ -132,6 +132,7 @@ def test_a_store_that_is_down_for_a_while_costs_only_the_checkpoints_of_that_whi
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("server", ["gs"], indirect=True)
 def test_the_command_runs_the_dag_and_refuses_another_config(local: str, server: FaultProxy) -> None:
     root, where = f"{server.store}://bucket/dag", environment(server)
     options = [option for override in SMALL for option in ("--set", override)]

@@ -21,7 +21,7 @@ from tests.series.test_plan import Days
 from twhin_core.graph.manifest import find_manifest
 from twhin_core.published import find_root, list_ids, read_current
 
-KILLS = 20
+KILLS = 8
 
 
 @pytest.fixture
@@ -77,12 +77,12 @@ def test_a_refresh_that_is_killed_publishes_once_and_ends_as_an_undisturbed_one(
     shutil.copytree(undisturbed, disturbed)
     days.arrive(2)
     rng = random.Random(0)
-    for _ in range(KILLS):
+    for number in range(KILLS):
         process = subprocess.Popen(
             [*COMMAND, "refresh", str(path), str(disturbed)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
             start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        time.sleep(rng.uniform(0.05, 1) * whole)
+        time.sleep((number + rng.uniform(0.1, 1)) / KILLS * whole)  # in each part of a run
         process.send_signal(signal.SIGKILL)
         process.wait()
         deadline = time.monotonic() + 10

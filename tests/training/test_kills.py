@@ -78,14 +78,14 @@ def finish(config: Config, root: Path) -> None:
     assert (root / FINISHED).exists()
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_run_killed_again_and_again_ends_as_the_undisturbed_one(
     kills: int, small_config: SmallConfig, tmp_path: Path
 ) -> None:
     """Mid-epoch (an epoch has 8 steps) and shuffled, one rank, bit for bit."""
     config = small_config(
         training={
-            "num_epochs": 60 * kills,
+            "num_epochs": 25 * kills,
             "checkpoint_every_n": 7,
             "checkpoint_max_to_keep": 2,
             "train_log_every_n": 10,
