@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-TABLES = {"follow": ("user", "user"), "fav": ("user", "tweet")}
+TABLES = {
+    **dict.fromkeys(["follow", "mute", "friend", "block"], ("user", "user")),
+    **dict.fromkeys(["fav", "click", "dislike"], ("user", "tweet")),
+}
 SPLITS = ["train", "validation", "test"]
+NEGATIVES = "negatives/"
 
 
 class Row(NamedTuple):
@@ -27,12 +31,15 @@ class Row(NamedTuple):
 @dataclass
 class Expected:
     """The graph: edges (lhs, relation, rhs) → weight of each split in their order, the nodes of each table with their
-    degrees in the order of their numbers, rejected rows (lhs, relation, rhs, reason), and cold edges a split."""
+    degrees in the order of their numbers, rejected rows (lhs, relation, rhs, reason), cold edges a split, and times.
+
+    The splits of explicit negatives begin with `NEGATIVES`; a graph without has none."""
 
     edges: dict[str, dict[tuple[str, str, str], float]] = field(default_factory=dict)
     nodes: dict[str, dict[str, int]] = field(default_factory=dict)
     rejected: Counter[tuple[Any, ...]] = field(default_factory=Counter)
     cold: dict[str, int] = field(default_factory=dict)
+    times: dict[tuple[str, str, str], int | None] = field(default_factory=dict)
 
     @property
     def by_reason(self) -> dict[str, int]:
@@ -48,16 +55,17 @@ def expect(
     symmetric: Collection[str] = (),
     settled: dict[tuple[str, str, str], str] | None = None,
     now: int | None = None,
+    negatives: Mapping[str, str] | None = None,
 ) -> Expected:
     """`options` are those of the config's section `prepare`, all of them given but `split` where rows have one.
 
     `settled`: the splits of the edges of an earlier day, if the sources have splits; `now`: what ages count from, by
-    default the newest time.
+    default the newest time; `negatives`: by relation, the one that holds its explicit negatives.
     """
     result = Expected()
     rows = [row._replace(lhs=row.lhs or None, relation=row.relation or None, rhs=row.rhs or None) for row in rows]
     rows = [_with_ordered_ends(row) if row.relation in symmetric else row for row in rows]
-    newest = max((row.time for row in rows if row.time is not None and not _unsound(row, options)), default=0)
+    newest = newest_of(rows, options)
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         if reason := _unsound(row, options) or _too_old(row, newest if now is None else now, options):
@@ -65,6 +73,8 @@ def expect(
         else:
             edge = str(row.lhs), str(row.relation), str(row.rhs)
             groups.setdefault(edge, []).append(_decayed(row, newest if now is None else now, options))
+    for edge, reason in _overruled(groups, negatives or {}).items():
+        result.rejected[*edge, reason] += len(groups.pop(edge))
     edges = dict(_collapsed(groups, options["repeats"], result.rejected, settled or {}))
     rounds = options["min_degree_rounds"]
     while rounds is None or rounds > 0:
@@ -76,7 +86,7 @@ def expect(
             result.rejected[*edge, "low_degree"] += 1
             del edges[edge]
         rounds = None if rounds is None else rounds - 1
-    splits = _splits(edges, options)
+    splits = _with_negatives(edges, options, set((negatives or {}).values()))
     trained = _degrees([edge for edge in edges if splits[edge] == "train"])
     cold = {edge for edge in edges if splits[edge] != "train" and any(node not in trained for node in _ends(edge))}
     if options["cold_nodes"] == "drop":
@@ -86,15 +96,42 @@ def expect(
         cold = set()
     order = _order_with_reverses(edges, splits, cold, (options["split"] or {}).get("seed", 0), symmetric)
     trained = _degrees([edge for edge in edges if splits[edge] == "train"])
-    for split in SPLITS:
+    result.times = {edge: row.time for edge, row in edges.items()}
+    for split in [*SPLITS, *(NEGATIVES + split for split in SPLITS if negatives)]:
         chosen = sorted((edge for edge in edges if splits[edge] == split), key=order.__getitem__)
         result.edges[split] = {edge: edges[edge].weight or 0.0 for edge in chosen}
         result.cold[split] = sum(splits[edge] == split for edge in cold)
+    result.nodes = _nodes(edges, trained)
+    return result
+
+
+def _nodes(edges: Collection[tuple[str, str, str]], trained: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
+    found = {}
     for table in ("user", "tweet"):
         names = {name for of, name in _degrees(edges) if of == table}
         ordered = sorted(names, key=lambda name: hashlib.md5(name.encode()).hexdigest())
-        result.nodes[table] = {name: trained[table, name] for name in ordered}
-    return result
+        found[table] = {name: trained[table, name] for name in ordered}
+    return found
+
+
+def newest_of(rows: list[Row], options: dict[str, Any]) -> int:
+    return max((row.time for row in rows if row.time is not None and not _unsound(row, options)), default=0)
+
+
+def _overruled(
+    groups: dict[tuple[str, str, str], list[Row]], negatives: Mapping[str, str]
+) -> dict[tuple[str, str, str], str]:
+    """Each edge that a contrary one overrules, with the reason."""
+    found = {}
+    for lhs, relation, rhs in groups:
+        positive, negative = (lhs, relation, rhs), (lhs, negatives.get(relation, ""), rhs)
+        if negative in groups:
+            first, second = ([row.time for row in groups[of] if row.time is not None] for of in (positive, negative))
+            if first and second and max(second) > max(first):
+                found[positive] = "later_negative"
+            else:
+                found[negative] = "also_positive"
+    return found
 
 
 def _too_old(row: Row, now: int, options: dict[str, Any]) -> str | None:
@@ -169,6 +206,7 @@ def _collapsed(
         first_split = settled.get(
             edge, min((row.split for row in rows), key=lambda split: SPLITS.index(split or "train"))
         )
+        first_split = first_split and first_split.removeprefix(NEGATIVES)
         same = [row for row in rows if row.split == first_split]
         timed = [row for row in same if row.time is not None]
         if timed:
@@ -184,6 +222,15 @@ def _collapsed(
         merged = len(same) - 1 if repeats in weights else 0
         rejected[*edge, "merged"] += merged
         rejected[*edge, "duplicate"] += len(rows) - 1 - merged
+
+
+def _with_negatives(
+    edges: dict[tuple[str, str, str], Row], options: dict[str, Any], hold: Collection[str]
+) -> dict[tuple[str, str, str], str]:
+    """The splits of the edges, and by themselves those of the explicit negatives, the relations in `hold`."""
+    apart = _splits({edge: row for edge, row in edges.items() if edge[1] in hold}, options)
+    others = _splits({edge: row for edge, row in edges.items() if edge[1] not in hold}, options)
+    return others | {edge: NEGATIVES + (split or "train") for edge, split in apart.items()}
 
 
 def _splits(edges: dict[tuple[str, str, str], Row], options: dict[str, Any]) -> dict[tuple[str, str, str], str]:

@@ -184,16 +184,6 @@ def test_forgotten_nodes_leave_explicit_negatives_too(small_config: SmallConfig,
         assert manifest.all_splits[name].edges == len(left)
 
 
-def test_a_graph_with_explicit_negatives_is_not_continued_without(small_config: SmallConfig, tmp_path: Path) -> None:
-    prepare(config_of(small_config, tmp_path, rows_of(0)), str(tmp_path / "run"))
-    plain = [{key: value for key, value in of.items() if key != "negatives"} for of in RELATIONS]
-    sources = write(rows_of(1), tmp_path / "second", "parquet", files=1)
-    split = {"by": "hash", "validation": 0.2, "test": 0.2}
-    settings = {"sources": sources, "split": split, "previous": str(tmp_path / "run")}
-    with pytest.raises(UserError, match=r"model\.relations: negatives of fav were 'dislike' and are none"):
-        prepare(small_config(model={"relations": plain}, prepare=settings), str(tmp_path / "next"))
-
-
 def test_negatives_without_training_edges_are_refused(small_config: SmallConfig, tmp_path: Path) -> None:
     rows = [row for row in rows_of(0) if row.relation != "dislike"]
     with pytest.raises(UserError, match=r"the negatives of fav, dislike, have no edges in train"):
@@ -215,10 +205,18 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"relation": "dislike", "per_positive": 0}, {}, "model.relations.0.negatives.per_positive: input should be great"),
     ({"relation": "dislike", "weight": 1}, {}, "model.relations.0.negatives.weight: unknown key"),
     ({}, {}, "model.relations.0.negatives.relation: is required"),
+    *(
+        (
+            {"relation": "dislike"},
+            {"prepare": {"previous": "/runs/1", "repeats": repeats}},
+            f"prepare.repeats: {repeats} keeps no edge's latest time, which tells on a later day whether model",
+        )
+        for repeats in ("first", "count", "sum")
+    ),
     (
         {"relation": "dislike"},
-        {"prepare": {"previous": "/runs/1"}},
-        "model.relations.0.negatives: a later negative may",
+        {"prepare": {"previous": "/runs/1", "repeats": "last"}},
+        "prepare.repeats: last needs a timestamp column in some source",
     ),
     (
         {"relation": "dislike"},

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import SmallConfig
 from tests.graph import reading
-from tests.graph.brute_force import SPLITS, Expected, Row, expect
+from tests.graph.brute_force import NEGATIVES, SPLITS, Expected, Row, expect
 from tests.graph.test_properties import assert_reversed, config_of, is_refused, some, write
 from twhin_core.errors import UserError
 from twhin_core.graph.manifest import Manifest
@@ -147,16 +147,18 @@ def split_of(expected: Expected) -> dict[Edge, str]:
 
 
 def assert_splits(root: Path, manifest: Manifest, expected: Expected) -> None:
-    for split in SPLITS:
-        edges = reading.edges(root, manifest, split)
-        stored = [row.get("weight", 1.0) or 1.0 for row in reading.rows(root / "graph/edges" / split)]
-        assert len(set(edges)) == len(edges) == manifest.splits[split].edges
+    assert manifest.all_splits.keys() == expected.edges.keys()
+    counts = Counter[tuple[int, str]]()
+    for split in expected.edges:
+        edges, rows = reading.edges(root, manifest, split), reading.rows(root / "graph/edges" / split)
+        stored = [row.get("weight", 1.0) or 1.0 for row in rows]
+        assert len(set(edges)) == len(edges) == manifest.all_splits[split].edges
         assert set(edges) == set(expected.edges[split])
         assert stored == pytest.approx([expected.edges[split][edge] for edge in edges], rel=1e-5)
-        assert manifest.splits[split].cold_edges == expected.cold[split]
-        for number, entry in enumerate(manifest.relations):
-            rows = reading.rows(root / "graph/edges" / split)
-            assert entry.edges[split] == sum(row["rel"] == number for row in rows)
+        assert manifest.all_splits[split].cold_edges == expected.cold[split]
+        counts.update((row["rel"], split.removeprefix(NEGATIVES)) for row in rows)
+    for number, entry in enumerate(manifest.relations):
+        assert entry.edges == {split: counts[number, split] for split in SPLITS}
 
 
 def assert_edges(root: Path, manifest: Manifest, expected: Expected) -> None:

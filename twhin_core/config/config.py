@@ -114,10 +114,11 @@ class Config(Section):
         key = f"model.relations.{position}.negatives"
         if self.prepare is None:
             raise ValueError(f"{key}: needs a prepare section, which sets explicit negatives apart from other edges")
-        if self.prepare.previous is not None:
+        if self.prepare.previous is not None and self.prepare.repeats != "last":
             raise ValueError(
-                f"{key}: a later negative may contradict an edge of prepare.previous, which is not made again; remove "
-                "previous, and prepare all files at once"
+                f"prepare.repeats: {self.prepare.repeats} keeps no edge's latest time, which tells on a later day "
+                f"whether {key} or the edges that they contradict are later; use last, from the first version on, or "
+                "remove previous"
             )
         used: dict[str, set[str | None]] = {
             **{f"prepare.derive.{name}": {name, of.relation} for name, of in self.prepare.derive.items()},

@@ -1,7 +1,7 @@
 """Continues a graph with the rows of new files.
 
-The edges of the earlier graph take part as indices, without their ids: only those that a new row repeats are joined
-with rows, and where none of the others changes, its files stay as they are.
+The edges of the earlier graph take part as indices, without their ids: only those that a new row repeats or contradicts
+are joined with rows, and where none of the others changes, its files stay as they are.
 
 Ibis expressions that all engines evaluate identically.
 """
@@ -19,18 +19,19 @@ import pyarrow as pa
 
 from twhin_core.config import Relation
 from twhin_core.config.prepare import Prepare, Split
+from twhin_core.config.relation import negative_relations
 from twhin_core.graph.afresh import Made, merging
 from twhin_core.graph.ages import Ages, ages_of
+from twhin_core.graph.contradictions import contradicted
 from twhin_core.graph.degrees import at, count_degrees
 from twhin_core.graph.earlier import Earlier
 from twhin_core.graph.edges import EDGE, collapse, encode, find_repeats, renumber
 from twhin_core.graph.engine import Engine
-from twhin_core.graph.reverses import in_order, mirrored, of_one_table, with_reverses
+from twhin_core.graph.near import OLD, as_rows, find_near, paired
+from twhin_core.graph.reverses import in_order, mirrored, with_reverses
 from twhin_core.graph.splits import with_splits
 from twhin_core.graph.vocabulary import find_nodes, number_nodes
 
-OLD = -1
-"""The source of an edge of the earlier graph, among the positions of sources."""
 VOCABULARY = pa.schema([("index", pa.int64()), ("id", pa.string()), ("degree", pa.int64())])
 EDGES = pa.schema(
     [("lhs", pa.int64()), ("rel", pa.int32()), ("rhs", pa.int64()), ("weight", pa.float32()), ("time", pa.int64())]
@@ -120,18 +121,23 @@ def grow(
     expired = ages.expired(before.edges)
     old = engine.view("old", ages.aged(before.edges.filter(~expired), since))
 
-    near = engine.keep("near", _near(old, encoded, relations))
-    again = engine.keep("again", before.with_tables(_repeated(near, earlier.root, keeps_split=split is None)))
-    rows = encoded.union(again.select(*encoded.columns))
+    near = engine.keep("near", find_near(old, encoded, relations))
+    again = engine.keep("again", before.with_tables(as_rows(near, earlier.root, keeps_split=split is None)))
+    rows, dropped = encoded.union(again.select(*encoded.columns)), []
+    if negative_relations(relations):
+        dropped.append((engine.keep("contradicted", contradicted(rows, relations)), nodes))
+        rows = engine.keep("consistent", rows.anti_join(dropped[0][0], EDGE))
     repeats = engine.keep("repeats", find_repeats(rows))
     by_weight = merging(settings, ages.half_life is not None)
     known = again.select(*EDGE, split_before="split")
     collapsed = engine.keep("collapsed", collapse(rows.semi_join(repeats, EDGE), by_weight, known))
-    chosen = collapsed.filter(collapsed.reason.isnull()).drop("reason")
-    keeps = chosen.filter(chosen.source == OLD) if settings.repeats in ("first", "last") else chosen.limit(0)
+    chosen, alone = collapsed.filter(collapsed.reason.isnull()).drop("reason"), rows.anti_join(repeats, EDGE)
+    dropped.append((collapsed.filter(collapsed.reason.notnull()), nodes))
+    stays = chosen.union(alone) if settings.repeats in ("first", "last") else alone
+    keeps = stays.filter(stays.source == OLD)
     changed = engine.keep("changed", again.select(*EDGE).anti_join(keeps, EDGE))
 
-    new = encoded.anti_join(repeats, EDGE).union(chosen.anti_join(keeps, EDGE))
+    new = alone.filter(alone.source != OLD).union(chosen.anti_join(keeps, EDGE))
     if settings.repeats == "sum":  # which rejects edges that are too heavy, and so may leave new nodes without any
         numbered = engine.keep("numbered", _renumbered(nodes, new, before.starts, with_content))
         new, nodes_left = renumber(new, numbered.rename(before="old_index")), numbered
@@ -156,14 +162,13 @@ def grow(
     vocabulary = vocabulary.drop("was")
     held_out = before.with_tables(edges.filter(edges.split != "train"))
     cold = engine.keep("cold", at(held_out, vocabulary.filter(vocabulary.degree == 0)))
-    dropped = [(collapsed.filter(collapsed.reason.notnull()), nodes)]
     if left_count:
         pairs = before.with_tables(left)
         pairs = in_order(pairs, before.vocabulary, relations) if symmetric else pairs
         reason = pairs.time.isnull().ifelse("null_timestamp", "outside_window")
         dropped.append((pairs.mutate(reason=reason, file=ibis.literal(earlier.root)), before.vocabulary))
-    paired = _paired(near, new) if keeps_files else None
-    return Made(vocabulary, edges, cold, dropped, new, keeps_files, paired, _counts(lost), before.gaps)
+    new_pairs = paired(near, new) if keeps_files else None
+    return Made(vocabulary, edges, cold, dropped, new, keeps_files, new_pairs, _counts(lost), before.gaps)
 
 
 def earlier_labels(engine: Engine, earlier: Earlier) -> list[ir.Table]:
@@ -175,36 +180,6 @@ def earlier_labels(engine: Engine, earlier: Earlier) -> list[ir.Table]:
         for number, entry in enumerate(earlier.manifest.tables)
         if entry.labels
     ]
-
-
-def _near(old: ir.Table, rows: ir.Table, relations: list[Relation]) -> ir.Table:
-    """The earlier edges that occur in `rows`, with the `row_hash` there, and those whose reverse does (`is_reverse`).
-
-    Both at once, because the pass over all earlier edges is what takes time.
-    """
-    edges = rows.group_by(*EDGE).agg(row_hash=rows["hash"].max())
-    reverses = of_one_table(edges, relations).mutate(is_reverse=ibis.literal(True))
-    reverses = reverses.rename(lhs="rhs", rhs="lhs")
-    keys = edges.mutate(is_reverse=ibis.literal(False))
-    return old.inner_join(keys.union(reverses.select(*keys.columns)), EDGE).drop("position")
-
-
-def _repeated(near: ir.Table, origin: str, *, keeps_split: bool) -> ir.Table:
-    """The earlier edges that occur in the new rows, as rows; without their split if the hash gives it anyhow."""
-    found = near.filter(~near.is_reverse)
-    return found.mutate(
-        hash=found.row_hash,
-        split=found.split if keeps_split else ibis.null("string"),
-        file=ibis.literal(origin),
-        source=ibis.literal(OLD, type="int32"),
-    ).drop("row_hash", "is_reverse")
-
-
-def _paired(near: ir.Table, new: ir.Table) -> ir.Table:
-    """The `new` edges, and the earlier ones whose reverse is new: all pairs that were not in the earlier graph."""
-    columns = (*EDGE, "split")
-    old = near.filter(near.is_reverse).select(*columns)
-    return new.select(*columns).union(old.semi_join(new.select("rel", lhs="rhs", rhs="lhs"), EDGE))
 
 
 def _number(engine: Engine, found: ir.Table, before: Before) -> ir.Table:

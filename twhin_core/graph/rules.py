@@ -11,7 +11,8 @@ from typing import Any
 from twhin_core.config import Config, Relation
 from twhin_core.config.numbers import in_seconds
 from twhin_core.config.prepare import Prepare, Split
-from twhin_core.graph.manifest import Manifest, TableEntry
+from twhin_core.config.relation import negative_relations
+from twhin_core.graph.manifest import Manifest, RelationEntry, TableEntry
 
 
 def rules_of(settings: Prepare, split: Split | None) -> dict[str, Any]:
@@ -32,6 +33,7 @@ def differences(config: Config, rules: dict[str, Any], before: Manifest) -> Iter
     assert before.rules is not None
     yield from _of_tables(config, before.tables)
     yield from _of_relations(config.model.relations, config.prepare.derive if config.prepare else (), before)
+    yield from _of_negatives(config.model.relations, before.relations)
     for key in ("repeats", "self_loops", "time_window", "edge_decay"):
         if rules[key] != before.rules[key]:
             yield f"prepare.{key} was {before.rules[key]!r} and is {rules[key]!r}"
@@ -66,10 +68,22 @@ def _of_relations(relations: list[Relation], derive: Collection[str], before: Ma
             was, is_ = getattr(entry, key), getattr(relation, key)
             if was != is_:
                 yield f"model.relations: {key} of {entry.name} was {was!r} and is {is_!r}"
-        if entry.negatives is not None and relation.negatives is None:
-            yield f"model.relations: negatives of {entry.name} were {entry.negatives.relation!r} and are none"
         if entry.derived is None and any(entry.edges.values()) and entry.name in derive:
             yield f"prepare.derive: {entry.name} was read from rows and is derived"
+
+
+def _of_negatives(relations: list[Relation], before: list[RelationEntry]) -> Iterator[str]:
+    """A relation that is new may hold the negatives of one that is not, since it has no edges yet."""
+    given = {relation.name: relation for relation in relations}
+    old, held, hold = {entry.name for entry in before}, negative_relations(before), negative_relations(relations)
+    for entry in before:
+        relation = given.get(entry.name) or given.get("*")
+        was, is_ = (None if of is None or of.negatives is None else of.negatives.relation for of in (entry, relation))
+        if relation is not None and was != is_ and (was is not None or is_ in old):
+            names = ["none" if name is None else repr(name) for name in (was, is_)]
+            yield f"model.relations: negatives of {entry.name} were {names[0]} and are {names[1]}"
+        elif entry.name in hold - held:
+            yield f"model.relations: {entry.name} held edges to train on and holds negatives"
 
 
 def _of_splits(then: dict[str, Any] | None, now: dict[str, Any] | None) -> Iterator[str]:

@@ -208,17 +208,19 @@ def _write_split(engine: Engine, graph: Graph, split: str, root: str, earlier: E
         return write(made.edges, [])
     if not made.keeps_files:
         return write(made.edges, ["position"])
-    new = write(made.new, [])
+    new, before = write(made.new, []), earlier.manifest.all_splits.get(split)
+    if before is None:
+        return new
     if not any(entry.rows for entry in new):
         storage.remove(storage.join(root, folder))
         new = []
-    return new + _keep_files(earlier, split, root, folder, len(new))
+    return new + _keep_files(earlier, before, root, folder, len(new))
 
 
-def _keep_files(earlier: Earlier, split: str, root: str, folder: str, first: int) -> list[FileEntry]:
+def _keep_files(earlier: Earlier, split: SplitEntry, root: str, folder: str, first: int) -> list[FileEntry]:
     """Copies the files of a split of the earlier graph, after the `first` files in the folder."""
     kept = []
-    for number, entry in enumerate(earlier.manifest.all_splits[split].files, first):
+    for number, entry in enumerate(split.files, first):
         path = part_path(folder, number)
         copy_file(storage.join(earlier.root, entry.path), storage.join(root, path))
         kept.append(entry.model_copy(update={"path": path}))
