@@ -89,6 +89,7 @@ def test_a_later_day_s_dislike_takes_a_fav_and_a_fav_of_the_next_day_takes_it_ba
     figures = read_changes(str(series.root(2)))
     assert figures is not None
     assert (figures["edges"], figures["dislike.edges"], figures["rejected"]) == ((2, 3), (2, 1), (0, 0))
+    assert figures["psi"].now == 0, "explicit negatives are no share of the edges"
     third = series.add(("a", "fav", "t", 6), relations=relations)
     assert series.edges(third) == (ALL_FAVS, {("b", "dislike", "s")})
     assert third.rejected.by_reason == {"also_positive": 1}

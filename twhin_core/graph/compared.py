@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from twhin_core import storage
+from twhin_core.config.relation import negative_relations
 from twhin_core.schema import SIDES
 
 if TYPE_CHECKING:
-    from twhin_core.graph.manifest import DegreeEntry, Manifest
+    from twhin_core.graph.manifest import DegreeEntry, Manifest, RelationEntry
 
 CHANGES = "graph/changes.json"
 SMALLEST_SHARE = 1e-4
@@ -104,17 +105,24 @@ def _figures(manifest: Manifest) -> dict[str, float]:
     return found
 
 
+def _trained(manifest: Manifest) -> list[RelationEntry]:
+    """The relations without those that hold explicit negatives."""
+    held = negative_relations(manifest.relations)
+    return [entry for entry in manifest.relations if entry.name not in held]
+
+
 def _of_degrees(entry: DegreeEntry) -> dict[str, float]:
     return dict(zip(OF_DEGREES, (entry.mean, *entry.quantiles.values(), entry.top_share), strict=True))
 
 
 def _indices(now: Manifest, before: Manifest) -> dict[str, float]:
     """Indices of the relations' shares of all edges, and of the shares that popular nodes have of a relation's."""
-    old = {entry.name: entry for entry in before.relations}
-    totals = [max(1, sum(sum(entry.edges.values()) for entry in of.relations)) for of in (before, now)]
+    trained = [_trained(of) for of in (before, now)]
+    old = {entry.name: entry for entry in trained[0]}
+    totals = [max(1, sum(sum(entry.edges.values()) for entry in of)) for of in trained]
     mix: list[list[float]] = [[], []]
     found: dict[str, float] = {}
-    for entry in now.relations:
+    for entry in trained[1]:
         then = old.get(entry.name)
         mix[0].append(sum(then.edges.values()) / totals[0] if then else 0.0)
         mix[1].append(sum(entry.edges.values()) / totals[1])
