@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import torch
 
 from tests.ranks import run_ranks
@@ -54,6 +55,7 @@ def local(value: Any) -> torch.Tensor:
     return torch.cat(parts) if parts else torch.zeros(0)
 
 
+@pytest.mark.slow
 def test_large_tensors_are_loaded_block_by_block(tmp_path: Path) -> None:
     for found in run_ranks(2, load_in_both_ways, str(tmp_path)):
         assert found == [(kind, True) for kind in KINDS for _ in range(2)]

@@ -93,6 +93,7 @@ def windows_of(config: Config) -> tuple[Windows, Served]:
     return Windows(files, config.training.seed, config.train_data.shuffle_buffer), served_edges(config, files)
 
 
+@pytest.mark.slow
 def test_no_edge_is_lost_or_repeated_if_readers_are_killed_repeatedly(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -94,6 +94,7 @@ def test_the_same_graph_as_duckdb(small_config: SmallConfig, tmp_path: Path) -> 
     assert_same_graph(tmp_path / "duckdb", tmp_path / "spark", manifest, prepare(spark, str(tmp_path / "spark")))
 
 
+@pytest.mark.slow
 def test_the_options_of_a_source(small_config: SmallConfig, tmp_path: Path) -> None:
     """Filters, lists and weights; follows have no times and stay in train. As DuckDB, and as counted here."""
     rng = random.Random(9)
@@ -303,6 +304,7 @@ def test_a_full_disk(spark_yaml: Callable[..., Path], tmp_path: Path) -> None:
 # --- names and broken files, as for DuckDB -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_files_of_every_name(small_config: SmallConfig, tmp_path: Path) -> None:
     """Also in a temporary folder of such a name, and with columns from the folders' names."""
     write_named(f"{tmp_path}/raw[1]", NAMES + ON_A_DISK)
@@ -314,6 +316,7 @@ def test_files_of_every_name(small_config: SmallConfig, tmp_path: Path) -> None:
     assert found == expected_rows(f"{tmp_path}/raw[1]", NAMES + ON_A_DISK)
 
 
+@pytest.mark.slow
 def test_partition_folders(small_config: SmallConfig, tmp_path: Path) -> None:
     for day, kind in ((1, "follow"), (2, "fav"), (3, "fav")):
         folder = tmp_path / f"raw/kind={kind}/day=2023-01-0{day}"

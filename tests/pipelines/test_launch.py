@@ -80,6 +80,7 @@ def test_a_mistake_of_the_users_is_not_to_be_tried_again(config: Path, tmp_path:
             assert "run `twhin prepare` first" in said
 
 
+@pytest.mark.slow
 def test_sigterm_is_passed_on_and_asks_for_another_try(small_config: SmallConfig, tmp_path: Path) -> None:
     config = small_config(training={"num_epochs": 5000, "checkpoint_every_n": 100_000, "train_log_every_n": 10})
     path, root = tmp_path / "config.yaml", tmp_path / "run"

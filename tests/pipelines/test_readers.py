@@ -111,6 +111,7 @@ def test_a_reader_whose_task_is_gone_ends_without_being_restarted(
         assert process.wait(60) == 0  # Kubernetes starts a reader that failed again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", [20_000], indirect=True)
 def test_without_readers_training_ends_so_that_a_retry_goes_on(graph: tuple[Path, Path]) -> None:
     config, root = graph

@@ -210,6 +210,7 @@ def publish_on_and_on(series: str, begins: Event) -> None:
         publish(series, version)
 
 
+@pytest.mark.slow
 def test_a_publisher_that_is_killed_leaves_one_whole_version(series: str) -> None:
     publish(series, "1")
     for delay in (0.0, 0.003, 0.01, 0.03, 0.1):

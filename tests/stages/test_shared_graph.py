@@ -109,6 +109,7 @@ def test_a_run_on_a_shared_graph_equals_a_run_on_its_own(
     run_through(sharing, tmp_path / "sharing")  # finds everything done
 
 
+@pytest.mark.slow
 def test_every_command_finds_the_graph(base: Path, small_config: SmallConfig, tmp_path: Path) -> None:
     config, root = small_config(prepare={"graph": str(base)}), tmp_path / "run"
     (tmp_path / "shared.yaml").write_text(config_file.to_yaml(config))

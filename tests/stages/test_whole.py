@@ -21,6 +21,7 @@ from twhin_core.embeddings import Embeddings
 from twhin_core.errors import GateFailed, UserError
 
 
+@pytest.mark.slow
 def test_it_ends_as_the_command_does(small_config: SmallConfig, tmp_path: Path) -> None:
     config, path = small_config(recommend={"fav": {"k": 3}}), tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(exclude_unset=True)))
