@@ -17,6 +17,7 @@ from twhin_core.graph.manifest import SPLITS, Manifest
 from twhin_core.recommend.manifest import ListsManifest
 from twhin_core.report.exports import MAP_COLUMNS, map_rows
 from twhin_core.schema import SIDES
+from twhin_core.sizes import count_of
 
 Figures = dict[str, float]
 TRAINED = ("loss", "validation_loss", "edges_per_s", "data_wait")
@@ -48,7 +49,7 @@ def graph_text(manifest: Manifest) -> str:
         "Graph",
         _table(("table", "nodes"), tables),
         _table(("relation", "tables", *SPLITS), relations),
-        f"{rejected.rows:,} rows rejected{':' if reasons else '.'}{reasons}",
+        f"{count_of(rejected.rows, 'row')} rejected{':' if reasons else '.'}{reasons}",
     )
 
 

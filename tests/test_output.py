@@ -8,11 +8,13 @@ import io
 import json
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from twhin_core.output import Cell, Column, Listing, print_json, print_lines, print_tables, printable, show
+from twhin_core.sizes import count_of
 
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 figures = st.none() | st.floats(-1e9, 1e9) | st.integers(-(10**12), 10**12)
@@ -81,3 +83,8 @@ def test_several_tables_are_separated_by_an_empty_line() -> None:
     for write in (print_lines, print_json):
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             write([])
+
+
+@pytest.mark.parametrize(("number", "words"), [(0, "0 files"), (1, "1 file"), (2, "2 files"), (12_345, "12,345 files")])
+def test_one_thing_is_not_many(number: int, words: str) -> None:
+    assert count_of(number, "file") == words

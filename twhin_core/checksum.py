@@ -14,6 +14,7 @@ import google_crc32c
 
 from twhin_core.errors import Damaged, damaged
 from twhin_core.progress import log
+from twhin_core.sizes import count_of
 
 MAX_LAG = 8
 """The number of writes by which the checksum may lag behind the file."""
@@ -71,7 +72,7 @@ def unseal_lines(content: bytes, url: str) -> list[dict[str, Any]]:
         except (ValueError, Damaged):
             broken.append(number)
     if broken:
-        log.warning("%s: left out %d lines that are not whole, the first of them line %d", url, len(broken), broken[0])
+        log.warning("%s: left out %s as damaged, the first at line %d", url, count_of(len(broken), "line"), broken[0])
     return [line for line in found if isinstance(line, dict)]
 
 

@@ -1,4 +1,4 @@
-"""Parses and formats amounts of memory."""
+"""Parses and formats amounts of memory, and formats counts."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ def readable(size: float) -> str:
             return f"{size:.4g} {unit}"
         size /= 1024
     return f"{size:,.1f} TiB"
+
+
+def count_of(number: int, noun: str) -> str:
+    """Formats a number of things, as in `1 file` or `2,000 files`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

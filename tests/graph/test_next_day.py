@@ -59,7 +59,7 @@ def test_only_new_files_are_read_and_the_others_named(
     write(tmp_path / "raw/day-1.parquet", ("u1", "fav", "new"), ("new-user", "follow", "u2"))
     caplog.set_level("INFO")
     manifest = prepare(continued(small_config, first), str(tmp_path / "second"))
-    assert "left out 1 files that were taken before, such as " + str(tmp_path / "raw/day-0.parquet") in caplog.text
+    assert "left out 1 file taken before, such as " + str(tmp_path / "raw/day-0.parquet") in caplog.text
     assert [entry.path for entry in manifest.raw_files] == [str(tmp_path / "raw/day-1.parquet")]
     assert sum(entry.edges for entry in manifest.splits.values()) == 602
     assert manifest.previous is not None

@@ -228,7 +228,7 @@ def test_the_command(embeddings: Embeddings, trained: tuple[Config, str], tmp_pa
     command = ("embed", trained[1], tmp_path / "edges.parquet", "--table", "user", "--output", output)
     ran = twhin(*command)
     assert ran.returncode == 0, ran.stderr
-    assert "embed: 4 edges lead from a new node of user to a trained one" in ran.stderr
+    assert "embed: 4 edges from a new node of user to a trained one" in ran.stderr
     assert "1 of 8 edges are of relations that were not trained" in ran.stderr
     assert pq.read_table(output).equals(embeddings.embed("user", EDGES))
     assert_refused(twhin(*command[:-1], output, "--share", "3/2"), "--share 3/2: expected I/N")

@@ -390,7 +390,7 @@ def test_an_interrupted_call_is_completed_by_the_same_call(
     assert calls == 1
     assert series.version in ("1", "2")
     for others in ([user(6)], [user(GONE), user(6)]):
-        with pytest.raises(UserError, match=r"ada began on .* to forget 1 ids of user, which has not finished"):
+        with pytest.raises(UserError, match=r"ada began on .* to forget 1 id of user, which has not finished"):
             forget(series.root, "user", others, "ada")
     record = forget(series.root, "user", [user(GONE)], "ada")
     assert (series.version, record.version, record.replaced_by, record.removed) == ("2", "1", "2", ["1"])

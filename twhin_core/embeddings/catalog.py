@@ -16,6 +16,7 @@ from twhin_core.graph.sources import read_source
 from twhin_core.paths import find_files
 from twhin_core.progress import log
 from twhin_core.series.id_list import read_ids
+from twhin_core.sizes import count_of
 from twhin_core.vectors.matching import in_one_line
 
 
@@ -44,7 +45,7 @@ def read_catalog(catalog: Catalog, key: str, folder: Path, memory: int) -> list[
         if catalog.max_age is not None:
             lacking = int(chosen.time.isnull().sum().fill_null(0).execute())
             if lacking:
-                log.warning("%s: %s rows of %s have no time and are left out", key, f"{lacking:,}", catalog.path)
+                log.warning("%s: left out %s of %s without a time", key, count_of(lacking, "row"), catalog.path)
             chosen = chosen.filter(chosen.time >= rows.time.max().as_scalar() - in_seconds(catalog.max_age))
         ids: list[str] = chosen.select(id=chosen.lhs).distinct().order_by(ibis._.id).to_pyarrow()["id"].to_pylist()
     if not ids:

@@ -18,6 +18,7 @@ from twhin_core.graph.copies import copy_file
 from twhin_core.progress import log
 from twhin_core.records import Record, read_record
 from twhin_core.scratch import scratch
+from twhin_core.sizes import count_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,9 +86,9 @@ def fit(run: TrainedRun, earlier: EarlierExport) -> tuple[Tensor, dict[str, Alig
             nodes=of.pairs, cosine_before=of.cosine(), cosine_after=of.cosine(rotation)
         )
         log.info(
-            "export: table %s: aligned with step %s of %s: mean cosine %.4f instead of %.4f, of %s nodes",
+            "export: table %s: aligned with step %s of %s: mean cosine %.4f instead of %.4f, of %s",
             table, f"{earlier.manifest.checkpoint:,}", earlier.root, found.cosine_after, found.cosine_before,
-            f"{found.nodes:,}",
+            count_of(found.nodes, "node"),
         )  # fmt: skip
     return rotation.float(), tables
 

@@ -25,6 +25,7 @@ from twhin_core.graph.forgotten import Blocked
 from twhin_core.graph.raw_files import RawSource
 from twhin_core.graph.rows import MAX_ID_SIZE, bit_length
 from twhin_core.progress import log
+from twhin_core.sizes import count_of
 
 RARE = 5
 """Values of a category with fewer nodes share one number."""
@@ -209,7 +210,8 @@ def _count_rejected(rows: ir.Table, source: ContentSource) -> dict[str, int]:
     found = counted.to_pyarrow().to_pylist()
     for row in found:
         at = row["file"] if row["id"] is None else f"id {row['id']!r} in {row['file']}"
-        log.warning("prepare: %s: left out %s rows: %s, such as %s", source.key, f"{row['count']:,}", row["reason"], at)
+        rows_of = count_of(row["count"], "row")
+        log.warning("prepare: %s: left out %s: %s, such as %s", source.key, rows_of, row["reason"], at)
     return {row["reason"]: row["count"] for row in found}
 
 

@@ -17,6 +17,7 @@ from twhin_core.graph.engine import Engine
 from twhin_core.graph.raw_files import RawSource, check_sources
 from twhin_core.paths import FoundFile
 from twhin_core.progress import log
+from twhin_core.sizes import count_of
 
 
 def find_content(sources: list[ContentSource], earlier: Earlier | None) -> list[RawSource]:
@@ -90,5 +91,5 @@ def _without_known(found: list[FoundFile], entry: ContentEntry) -> list[FoundFil
     known = {(file.path, file.size, file.version) for file in entry.raw_files}
     left = [file for file in found if (file.url, file.size, file.version) not in known]
     if len(left) < len(found):
-        log.info("prepare: left out %d files whose content is known", len(found) - len(left))
+        log.info("prepare: left out %s whose content is known", count_of(len(found) - len(left), "file"))
     return left

@@ -12,6 +12,7 @@ import ibis.expr.types as ir
 
 from twhin_core.graph.engine import Engine
 from twhin_core.progress import log
+from twhin_core.sizes import count_of
 
 
 def count_degrees(edges: ir.Table) -> ir.Table:
@@ -53,7 +54,7 @@ def find_low_degree_nodes(engine: Engine, edges: ir.Table, minimum: dict[str, in
         found = degrees.filter(degrees.ends < least).select("table", "index")
         nodes = engine.keep("low_degree_nodes", found if nodes is None else nodes.union(found))
         before, count = count, int(nodes.count().execute())
-        log.info("prepare: %s nodes have too few edges (round %d)", f"{count:,}", round_)
+        log.info("prepare: %s with too few edges (round %d)", count_of(count, "node"), round_)
         if count == before:
             break
     assert nodes is not None

@@ -16,6 +16,7 @@ from twhin_core.parquet import FileEntry, StoredFile
 from twhin_core.paths import FoundFile
 from twhin_core.progress import log
 from twhin_core.published import find_root
+from twhin_core.sizes import count_of
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def without_taken(found: list[FoundFile], earlier: Earlier, keep_changed: bool) 
                 "or add --set prepare.changed_files=keep to leave it out"
             )
     if old:
-        log.info("prepare: left out %d files that were taken before, such as %s", len(old), old[-1].url)
+        log.info("prepare: left out %s taken before, such as %s", count_of(len(old), "file"), old[-1].url)
     return [file for file in found if file.url not in taken]
 
 

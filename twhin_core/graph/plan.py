@@ -31,6 +31,7 @@ from twhin_core.graph.raw_files import RawSource
 from twhin_core.graph.rows import find_relations, with_reasons
 from twhin_core.graph.vocabulary import find_labels
 from twhin_core.progress import log
+from twhin_core.sizes import count_of
 
 DROPPED = ("lhs_table", "lhs", "rel", "rhs_table", "rhs", "file", "reason")
 
@@ -168,5 +169,5 @@ def _check_rows(rows: ir.Table, sources: list[RawSource]) -> int:
             raise UserError(f"prepare.sources.{position}: {which} {'has' if raw.is_whole else 'have'} no rows")
     files = sum(len(raw.files) for raw in sources)
     total = sum(counts.values())
-    log.info("prepare: read %s rows from %d %s", f"{total:,}", files, "file" if files == 1 else "files")
+    log.info("prepare: read %s from %s", count_of(total, "row"), count_of(files, "file"))
     return total

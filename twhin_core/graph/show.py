@@ -5,6 +5,7 @@ from __future__ import annotations
 from twhin_core.graph.compared import Figure
 from twhin_core.graph.manifest import SPLITS, DegreeEntry, Manifest, RelationEntry
 from twhin_core.output import Cell, Column, Listing
+from twhin_core.sizes import count_of
 
 RELATIONS_SHOWN = 20
 CHANGES_SHOWN = 40
@@ -36,7 +37,7 @@ def _splits(manifest: Manifest) -> Listing:
         Column("edges", ",d"), Column("share", ".1%"), Column("with a cold node", ",d", keys=("cold_edges",)),
         Column("files", ",d"),
     ]  # fmt: skip
-    return Listing("splits", f"{total:,} edges", [Column("split"), *counts], rows)
+    return Listing("splits", count_of(total, "edge"), [Column("split"), *counts], rows)
 
 
 def _tables(manifest: Manifest) -> Listing:
@@ -126,7 +127,7 @@ def _rejected(manifest: Manifest) -> Listing:
     reasons = sorted(manifest.rejected.by_reason.items(), key=lambda item: -item[1])
     listed: list[list[Cell]] = [[reason, count, count / rows] for reason, count in reasons]
     columns = [Column("reason"), Column("rows", ",d"), Column("share", ".1%")]
-    return Listing("rejected", f"{rows:,} rows rejected", columns, listed)
+    return Listing("rejected", f"{count_of(rows, 'row')} rejected", columns, listed)
 
 
 def list_changes(figures: dict[str, Figure]) -> Listing:

@@ -23,7 +23,7 @@ from twhin_core.parquet import write_part
 from twhin_core.progress import log
 from twhin_core.schema import OTHER, SIDES, Schema
 from twhin_core.scratch import scratch
-from twhin_core.sizes import in_bytes
+from twhin_core.sizes import count_of, in_bytes
 from twhin_core.training.new_nodes import Ends, predicted_sums
 from twhin_core.vectors.degrees import read_degrees
 from twhin_core.vectors.named import vector_array
@@ -122,7 +122,7 @@ def schema(dim: int) -> pa.Schema:
 
 
 def _log_counts(counts: Counts, table: str) -> None:
-    log.info("embed: %s edges lead from a new node of %s to a trained one", f"{counts.ends:,}", table)
+    log.info("embed: %s from a new node of %s to a trained one", count_of(counts.ends, "edge"), table)
     if counts.unknown_relations:
         log.warning("embed: %s of %s edges are of relations that were not trained",
                     f"{counts.unknown_relations:,}", f"{counts.edges:,}")  # fmt: skip

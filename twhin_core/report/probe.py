@@ -8,6 +8,7 @@ from twhin_core.evaluation.metrics import Metrics
 from twhin_core.evaluation.probe_figures import ACCURACY, AUC
 from twhin_core.evaluation.probe_names import BOTH, DEGREE, FEATURES, MAJORITY, PROBE, VECTORS, Probed
 from twhin_core.report.figures import Table
+from twhin_core.sizes import count_of
 
 TITLES = {
     MAJORITY: "the most frequent class",
@@ -66,7 +67,7 @@ def collect(metrics: Metrics) -> ProbePanel | None:
 def _classes(classes: list[tuple[str, int]]) -> Table:
     rows = [[name, f"{nodes:,}"] for name, nodes in classes[:CLASSES_SHOWN]]
     if others := classes[CLASSES_SHOWN:]:
-        rows.append([f"{len(others):,} others", f"{sum(nodes for _, nodes in others):,}"])
+        rows.append([count_of(len(others), "other"), f"{sum(nodes for _, nodes in others):,}"])
     return Table(["class", "labeled nodes"], rows)
 
 

@@ -18,6 +18,7 @@ from twhin_core.progress import log
 from twhin_core.records import find_whole
 from twhin_core.report import costs
 from twhin_core.report.figures import Table
+from twhin_core.sizes import count_of
 
 PLAN = "training/plan.json"
 CONFIG = "config.yaml"
@@ -112,7 +113,7 @@ def evaluated(root: str) -> str:
     of = read_durations(root).get("evaluate")
     if of is None:
         return ""
-    cores = f"{of['cores']:,} core{'s' if of['cores'] > 1 else ''}"
+    cores = count_of(of["cores"], "core")
     machine = ", ".join(filter(None, (cores, describe_memory(of), describe_gpus(of) or "no GPU")))
     return f"Evaluated {time_in_words(of)} on {of['machine']} ({machine})"
 

@@ -19,6 +19,7 @@ from twhin_core.removed import read_removed
 from twhin_core.run import CONFIG, saved_config
 from twhin_core.series.publish import publish
 from twhin_core.series.retention import remove_version
+from twhin_core.sizes import count_of
 from twhin_core.stages.rewrite import rewrite
 from twhin_core.vectors.ids import IDS_PER_BATCH
 from twhin_core.vectors.names import open_ids
@@ -119,7 +120,7 @@ def _finish(series: str, url: str, record: Record, names: list[str]) -> Record:
     held = {version: None if ids is None else len(ids) for version, ids in found.items() if ids is None or ids}
     record = record.model_copy(update={"finished": _now(), "held": held})
     _write(url, record)
-    log.info("forget: removed %s nodes with %s edges: %s", f"{record.nodes:,}", f"{record.edges:,}", url)
+    log.info("forget: removed %s with %s: %s", count_of(record.nodes, "node"), count_of(record.edges, "edge"), url)
     return record
 
 
@@ -131,8 +132,8 @@ def _begin(series: str, table: str, names: list[str], by: str) -> tuple[str, Rec
         if record.finished is None:
             if record.table != table or hashes != set(record.hashes):
                 raise UserError(
-                    f"{url}: {record.by} began on {record.begun} to forget {record.ids:,} ids of {record.table}, which "
-                    "has not finished; run that command again first"
+                    f"{url}: {record.by} began on {record.begun} to forget {count_of(record.ids, 'id')} of "
+                    f"{record.table}, which has not finished; run that command again first"
                 )
             return url, record
     for url, record in records.items():

@@ -16,7 +16,7 @@ from twhin_core.distributed.ranks import Ranks
 from twhin_core.progress import log
 from twhin_core.schema import SIDES, Schema
 from twhin_core.scratch import scratch
-from twhin_core.sizes import readable
+from twhin_core.sizes import count_of, readable
 from twhin_core.training.earlier import ANCHOR, keep_record
 from twhin_core.training.matched_rows import Known, MatchedTable, Whole, count_known, held_rows, known_rows
 from twhin_core.vectors.ids import Ints
@@ -113,7 +113,7 @@ def _record(
         size = sum(part.values.nbytes for target in targets.values() for part in local_parts(target))
         log.info(
             "train: holds %s near step %d of %s, %s on the first rank",
-            ", ".join(f"{count:,} nodes of {table}" for table, count in counts.items()),
+            ", ".join(f"{count_of(count, 'node')} of {table}" for table, count in counts.items()),
             earlier.checkpoint.step,
             earlier.root,
             readable(size),

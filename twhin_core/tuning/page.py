@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from twhin_core.output import Cell, Column, Listing
 from twhin_core.report.sweep import Ranged, Tried, write_sweep_report
+from twhin_core.sizes import count_of
 from twhin_core.tuning.space import free, labels, short_names
 from twhin_core.tuning.study import CURVE, REASON, Study, seconds_of
 
@@ -52,7 +53,7 @@ def list_trials(study: Study) -> Listing:
         [of.number, of.state, of.value, of.share, of.seconds, *(_cell(of.values.get(key)) for key in names)]
         for of in tried(study)
     ]
-    return Listing("trials", f"{len(rows)} trials, the best first", columns, rows, SHOWN)
+    return Listing("trials", f"{count_of(len(rows), 'trial')}, the best first", columns, rows, SHOWN)
 
 
 def _cell(value: Any) -> Cell:
