@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from twhin_core.report.axes import compact, round_steps
 from twhin_core.report.charts import HEIGHT, WIDTH, bar_chart, histograms, line_chart
@@ -119,6 +121,21 @@ def test_steps_are_few_even_and_enclose_the_values(low: float, high: float, most
     assert steps[-1] >= high - 1e-9
     assert np.diff(steps) == pytest.approx(steps[1] - steps[0])
     assert 2 <= len(steps) <= most + 2
+
+
+@settings(max_examples=300)
+@given(ends=st.tuples(st.floats(-1e12, 1e12), st.floats(-1e12, 1e12)).map(sorted), most=st.sampled_from([5, 6, 8]))
+@example(ends=[0.0, 5e-324], most=6)
+@example(ends=[0.5, 0.5 + 2e-16], most=6)
+@example(ends=[-1.0, -1.0 + 2e-9], most=6)
+def test_steps_ascend_and_enclose_any_values(ends: list[float], most: int) -> None:
+    low, high = ends
+    steps = round_steps(low, high, most)
+    assert all(np.diff(steps) > 0)
+    assert 2 <= len(steps) <= most + 2
+    slack = max(1e-8 * max(abs(low), abs(high)), 1e-300)
+    assert steps[0] <= low + slack
+    assert steps[-1] >= high - slack
 
 
 def test_labels_of_ticks_are_short() -> None:
