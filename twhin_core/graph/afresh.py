@@ -11,8 +11,7 @@ import ibis.expr.types as ir
 
 from twhin_core.config import Relation
 from twhin_core.config.prepare import Prepare, Split
-from twhin_core.config.relation import negative_relations
-from twhin_core.graph.contradictions import contradicted
+from twhin_core.graph.contradictions import settle
 from twhin_core.graph.degrees import at, count_degrees, find_low_degree_nodes, without
 from twhin_core.graph.edges import EDGE, collapse, encode, find_repeats, renumber
 from twhin_core.graph.engine import Engine
@@ -67,10 +66,7 @@ def make(
         found = found.union(with_content).distinct()
     nodes = engine.keep("nodes", number_nodes(found))
     encoded = engine.keep("encoded", encode(valid, nodes, seed=0 if split is None else split.seed))
-    dropped = []
-    if negative_relations(relations):
-        dropped.append(engine.keep("contradicted", contradicted(encoded, relations)))
-        encoded = engine.keep("consistent", encoded.anti_join(dropped[0], EDGE))
+    encoded, dropped = settle(engine, encoded, relations)
     repeats = engine.keep("repeats", find_repeats(encoded))
     by_weight = merging(settings, by_age)
     collapsed = engine.keep("collapsed", collapse(encoded.semi_join(repeats, EDGE), by_weight))

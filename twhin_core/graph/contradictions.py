@@ -11,7 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from twhin_core.config import Relation
+from twhin_core.config.relation import negative_relations
 from twhin_core.graph.edges import EDGE
+from twhin_core.graph.engine import Engine
+
+
+def settle(engine: Engine, rows: ir.Table, relations: list[Relation]) -> tuple[ir.Table, list[ir.Table]]:
+    """The encoded rows without those of edges that lose to a contrary one, and apart those, with the `reason`."""
+    if not negative_relations(relations):
+        return rows, []
+    lost = engine.keep("contradicted", contradicted(rows, relations))
+    return engine.keep("consistent", rows.anti_join(lost, EDGE)), [lost]
 
 
 def contradicted(rows: ir.Table, relations: list[Relation]) -> ir.Table:

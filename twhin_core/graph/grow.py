@@ -19,10 +19,9 @@ import pyarrow as pa
 
 from twhin_core.config import Relation
 from twhin_core.config.prepare import Prepare, Split
-from twhin_core.config.relation import negative_relations
 from twhin_core.graph.afresh import Made, merging
 from twhin_core.graph.ages import Ages, ages_of
-from twhin_core.graph.contradictions import contradicted
+from twhin_core.graph.contradictions import settle
 from twhin_core.graph.degrees import at, count_degrees
 from twhin_core.graph.earlier import Earlier
 from twhin_core.graph.edges import EDGE, collapse, encode, find_repeats, renumber
@@ -123,16 +122,13 @@ def grow(
 
     near = engine.keep("near", find_near(old, encoded, relations))
     again = engine.keep("again", before.with_tables(as_rows(near, earlier.root, keeps_split=split is None)))
-    rows, dropped = encoded.union(again.select(*encoded.columns)), []
-    if negative_relations(relations):
-        dropped.append((engine.keep("contradicted", contradicted(rows, relations)), nodes))
-        rows = engine.keep("consistent", rows.anti_join(dropped[0][0], EDGE))
+    rows, lost_rows = settle(engine, encoded.union(again.select(*encoded.columns)), relations)
     repeats = engine.keep("repeats", find_repeats(rows))
     by_weight = merging(settings, ages.half_life is not None)
     known = again.select(*EDGE, split_before="split")
     collapsed = engine.keep("collapsed", collapse(rows.semi_join(repeats, EDGE), by_weight, known))
     chosen, alone = collapsed.filter(collapsed.reason.isnull()).drop("reason"), rows.anti_join(repeats, EDGE)
-    dropped.append((collapsed.filter(collapsed.reason.notnull()), nodes))
+    dropped = [(of, nodes) for of in (*lost_rows, collapsed.filter(collapsed.reason.notnull()))]
     stays = chosen.union(alone) if settings.repeats in ("first", "last") else alone
     keeps = stays.filter(stays.source == OLD)
     changed = engine.keep("changed", again.select(*EDGE).anti_join(keeps, EDGE))

@@ -58,9 +58,7 @@ def _of_tables(config: Config, before: list[TableEntry]) -> Iterator[str]:
 
 
 def _of_relations(relations: list[Relation], derive: Collection[str], before: Manifest) -> Iterator[str]:
-    given = {relation.name: relation for relation in relations}
-    for entry in before.relations:
-        relation = given.get(entry.name) or given.get("*")
+    for entry, relation in _matched(relations, before.relations):
         if relation is None:
             yield f"model.relations: {entry.name} is missing"
             continue
@@ -72,12 +70,17 @@ def _of_relations(relations: list[Relation], derive: Collection[str], before: Ma
             yield f"prepare.derive: {entry.name} was read from rows and is derived"
 
 
+def _matched(relations: list[Relation], before: list[RelationEntry]) -> Iterator[tuple[RelationEntry, Relation | None]]:
+    """Each relation of the earlier graph, with the config's entry for it, if any."""
+    given = {relation.name: relation for relation in relations}
+    for entry in before:
+        yield entry, given.get(entry.name) or given.get("*")
+
+
 def _of_negatives(relations: list[Relation], before: list[RelationEntry]) -> Iterator[str]:
     """A relation that is new may hold the negatives of one that is not, since it has no edges yet."""
-    given = {relation.name: relation for relation in relations}
     old, held, hold = {entry.name for entry in before}, negative_relations(before), negative_relations(relations)
-    for entry in before:
-        relation = given.get(entry.name) or given.get("*")
+    for entry, relation in _matched(relations, before):
         was, is_ = (None if of is None or of.negatives is None else of.negatives.relation for of in (entry, relation))
         if relation is not None and was != is_ and (was is not None or is_ in old):
             names = ["none" if name is None else repr(name) for name in (was, is_)]
