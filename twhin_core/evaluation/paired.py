@@ -20,6 +20,7 @@ from twhin_core.progress import log
 from twhin_core.ranking.queries import Ints, Split
 from twhin_core.run import saved_config
 from twhin_core.schema import SIDES, Schema
+from twhin_core.sizes import count_of
 from twhin_core.vectors.names import name_rows, open_ids
 
 RELATIONS_SHOWN = 10
@@ -95,7 +96,7 @@ def list_comparison(of: Comparison) -> list[Listing]:
     ]  # fmt: skip
     runs = [f"{root} (step {step:,})" for root, step in zip(of.roots, of.steps, strict=True)]
     edges = int(of.first[ALL][EDGES])
-    title = f"A: {runs[0]}\nB: {runs[1]}\n{of.split}, {edges:,} edges"
+    title = f"A: {runs[0]}\nB: {runs[1]}\n{of.split}, {count_of(edges, 'edge')}"
     rows = [[name, *_row(of, ALL, name)] for name in of.first[ALL] if name != EDGES]
     relations = sorted((name for name in of.first if name != ALL), key=lambda name: -of.first[name][EDGES])
     by_relation: list[list[Cell]] = [

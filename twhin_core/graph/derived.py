@@ -23,6 +23,7 @@ from twhin_core.graph.engine import Engine
 from twhin_core.graph.hashes import edge_hash, node_key
 from twhin_core.progress import log
 from twhin_core.schema import OTHER
+from twhin_core.sizes import count_of
 
 UNITS = 2**32
 """What a shared neighbor of weight 1 counts."""
@@ -60,7 +61,7 @@ def with_derived(
             reverse = nearest.select("similarity", node="other", other="node")
             nearest = nearest.union(reverse.select(*nearest.columns), distinct=True)
         edges = engine.keep(f"derived_{rel}", _as_edges(nearest, made.vocabulary, relations[rel], rel, seed))
-        log.info("prepare: derived %s edges of %s", f"{int(edges.count().execute()):,}", name)
+        log.info("prepare: derived %s of %s", count_of(int(edges.count().execute()), "edge"), name)
         parts.append(edges)
     columns = [*COLUMNS, *(["position"] if "position" in made.edges.columns else [])]
     all_ = functools.reduce(lambda one, other: one.union(other), [part.select(*columns) for part in parts])

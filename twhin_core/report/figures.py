@@ -24,6 +24,7 @@ from twhin_core.evaluation.metrics import (
 from twhin_core.report import notes
 from twhin_core.report.charts import BarChart, bar_chart
 from twhin_core.report.summary import compared, largest
+from twhin_core.sizes import count_of
 
 RELATIONS_SHOWN = 20
 
@@ -187,7 +188,7 @@ def _relations(metrics: Metrics, shown: list[str], main: str, series: Sequence[s
     columns, planted = compared(metrics), metrics.get("planted", {})
     return bar_chart(
         names=shown,
-        notes=[f"{columns['result'][name][EDGES]:,} edges" for name in shown],
+        notes=[count_of(columns["result"][name][EDGES], "edge") for name in shown],
         series={label: [columns[label].get(name, {}).get(main) for name in shown] for label in series},
         intervals={"result": [_interval(metrics, name, main) for name in shown]},
         marks=[planted.get(name, {}).get(main) for name in shown],

@@ -9,6 +9,7 @@ from twhin_core.evaluation.metrics import ALL, EDGES, MODEL, Metrics, split_of
 from twhin_core.evaluation.probe_figures import ACCURACY, AUC
 from twhin_core.evaluation.probe_names import PROBE, Probed
 from twhin_core.output import Cell, Column, Listing
+from twhin_core.sizes import count_of
 
 RELATIONS_SHOWN = 10
 
@@ -30,7 +31,7 @@ def list_metrics(metrics: Metrics) -> list[Listing]:
     main = metrics["headline"]
     both = [name for name in result[ALL] if name != EDGES and not name.endswith(("_lhs", "_rhs"))]
     rows: list[list[Cell]] = [[metric, *_row(metrics, columns, ALL, metric)] for metric in dict.fromkeys([main, *both])]
-    title = f"{split}, {result[ALL][EDGES]:,} edges{sampled}"
+    title = f"{split}, {count_of(int(result[ALL][EDGES]), 'edge')}{sampled}"
     listings = [Listing("metrics", title, [Column("metric"), *figures], rows)]
     if len(result) > 2:
         of_relations: list[list[Cell]] = [
